@@ -1,0 +1,103 @@
+"""The one datum: an Example is a conversation with an identity.
+
+Training rows, test rows, items of a suite and live traffic are all Examples. A row of text and
+label is a question and its answer; a plain document is one message of the role `document`.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+Role = Literal["system", "user", "assistant", "tool", "document"]
+ROLES: tuple[str, ...] = get_args(Role)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. `weight` scales the loss of an assistant turn (0 = read, never learnt)."""
+
+    role: Role
+    content: str
+    weight: float = 1.0
+
+    @property
+    def learnt(self) -> bool:
+        """Whether the loss sees this turn."""
+        return self.role in ("assistant", "document") and self.weight > 0
+
+
+Conversation = tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A conversation that can be trained on, tested with or recorded.
+
+    Attributes:
+        id: stable across runs: a hash of the content unless the row brought one.
+        messages: the turns in order; the last assistant turn is what is expected.
+        label: the class where the row has one.
+        group: rows of one group never straddle a split.
+        source: `file:line` the row came from, for messages to the user.
+    """
+
+    id: str
+    messages: Conversation
+    label: str | None = None
+    group: str | None = None
+    source: str = ""
+
+    @property
+    def prompt(self) -> Conversation:
+        """The turns before the last assistant turn; a document has none."""
+        return self.messages[: self._answer_index()]
+
+    @property
+    def expected(self) -> str:
+        """The content of the last assistant turn (a document: its text; else empty)."""
+        index = self._answer_index()
+        return self.messages[index].content if index < len(self.messages) else ""
+
+    @property
+    def question(self) -> str:
+        """The last user turn, as a person would quote the row."""
+        turns = [message.content for message in self.prompt if message.role == "user"]
+        return turns[-1] if turns else ""
+
+    def _answer_index(self) -> int:
+        answers = [
+            index
+            for index, message in enumerate(self.messages)
+            if message.role in ("assistant", "document")
+        ]
+        return answers[-1] if answers else len(self.messages)
+
+    def to_row(self) -> dict[str, Any]:
+        """The JSON form, OpenAI's chat format with our identity beside it."""
+        messages: list[dict[str, Any]] = []
+        for message in self.messages:
+            turn: dict[str, Any] = {"role": message.role, "content": message.content}
+            if message.weight != 1.0:
+                turn["weight"] = message.weight
+            messages.append(turn)
+        extras = {"label": self.label, "group": self.group, "source": self.source or None}
+        return {"id": self.id, "messages": messages} | {
+            key: value for key, value in extras.items() if value is not None
+        }
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "Example":
+        """Reads back what `to_row` wrote."""
+        messages = tuple(
+            Message(turn["role"], turn["content"], turn.get("weight", 1.0))
+            for turn in row["messages"]
+        )
+        return cls(row["id"], messages, row.get("label"), row.get("group"), row.get("source") or "")
+
+
+def content_id(messages: Conversation) -> str:
+    """A 16-digit hash of the turns: equal conversations have equal ids on every machine."""
+    turns = [[message.role, message.content, message.weight] for message in messages]
+    return hashlib.sha256(json.dumps(turns, ensure_ascii=False).encode()).hexdigest()[:16]

@@ -1,0 +1,50 @@
+"""The error tree.
+
+    BurnishError
+    ├── UserError         what was seen + the remedy; exit code 2, no traceback
+    │   ├── RecipeError   every problem of one recipe at once
+    │   ├── DataError     rows or files that cannot be used
+    │   ├── ModelError    a model or adapter that cannot be had or does not fit
+    │   └── RunError      a run directory that is missing, half written or in the way
+    └── InterruptedRunError  the user or the system stopped the run; a checkpoint was written
+
+Anything else that escapes is our own mistake and shows its traceback.
+"""
+
+
+class BurnishError(Exception):
+    """Root of every error that Burnish raises on purpose."""
+
+
+class UserError(BurnishError):
+    """A mistake that the user can mend: one sentence with the value seen, then the remedy.
+
+    Args:
+        seen: what was found, naming the value, without a final full stop.
+        remedy: what to do about it, as an imperative sentence without a final full stop.
+    """
+
+    def __init__(self, seen: str, remedy: str) -> None:
+        super().__init__(f"{seen}: {remedy}.")
+        self.seen = seen
+        self.remedy = remedy
+
+
+class RecipeError(UserError):
+    """One or several problems of one recipe."""
+
+
+class DataError(UserError):
+    """Rows or files that cannot be used."""
+
+
+class ModelError(UserError):
+    """A model or an adapter that cannot be had or does not fit."""
+
+
+class RunError(UserError):
+    """A run directory that is missing, half written or in the way."""
+
+
+class InterruptedRunError(BurnishError):
+    """The run was stopped from outside after a checkpoint was written."""

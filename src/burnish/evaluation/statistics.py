@@ -1,0 +1,363 @@
+"""Intervals, tests and sample sizes for comparing a tuned model with its base on the same items.
+
+Differences are always tuned minus base, so a negative one is a loss. Rates and their differences
+are fractions, not percentages. Input without items or outside its range raises ValueError; no
+function answers it with a zero.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import ceil, hypot, sqrt
+from statistics import NormalDist, fmean
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import bdtr
+
+BoolArray: TypeAlias = NDArray[np.bool_]
+FloatArray: TypeAlias = NDArray[np.float64]
+IntArray: TypeAlias = NDArray[np.intp]
+
+_NORMAL = NormalDist()
+_DRAWS_AT_ONCE = 4_000_000  # 32 MB of indices, the peak of one bootstrap chunk
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A two-sided confidence interval [low, high] at `confidence`, e.g. 0.95."""
+
+    low: float
+    high: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Right-or-wrong outcomes of two models on the same `n` items.
+
+    `interval` is for display. `lower_bound` is for decisions: the one-sided bound that the true
+    difference exceeds at the same confidence, so the test `lower_bound > -margin` has an error
+    rate of 1 - confidence, where the lower end of `interval` would have half of that.
+    """
+
+    n: int
+    base: float  # share of items the base model got right
+    tuned: float
+    delta: float
+    lost: int  # base right, tuned wrong
+    gained: int  # base wrong, tuned right
+    interval: Interval
+    lower_bound: float
+    p: float  # two-sided, McNemar mid-p
+
+
+@dataclass(frozen=True)
+class MacroPaired:
+    """Unweighted means over `sections` sections of a suite; fields as in `Paired`."""
+
+    sections: int
+    base: float
+    tuned: float
+    delta: float
+    interval: Interval
+    lower_bound: float
+
+
+def paired_outcomes(base: BoolArray, tuned: BoolArray, *, confidence: float = 0.95) -> Paired:
+    """Compare two models' outcomes, both [items], True where the answer is right."""
+    lost, gained = _discordant(base, tuned)
+    n = base.size
+    return Paired(
+        n=n,
+        base=float(base.mean()),
+        tuned=float(tuned.mean()),
+        delta=(gained - lost) / n,
+        lost=lost,
+        gained=gained,
+        interval=tango(lost, gained, n, confidence),
+        lower_bound=tango(lost, gained, n, _two_sided(confidence)).low,
+        p=mcnemar_midp(lost, gained),
+    )
+
+
+def tango(lost: int, gained: int, n: int, confidence: float = 0.95) -> Interval:
+    """Score interval of (gained - lost) / n, the difference of paired proportions.
+
+    Tango 1998, Statistics in Medicine 17:891-908, eqs 24-26: the differences that the score test
+    does not reject. It stays inside [-1, 1] and has width even when no item changed.
+    """
+    _check_counts(lost, gained, n)
+    z = _two_sided_z(confidence)
+    # Swapping the models negates the difference, so the high end is a low end too.
+    return Interval(_tango_low(lost, gained, n, z), -_tango_low(gained, lost, n, z), confidence)
+
+
+def mcnemar_midp(lost: int, gained: int) -> float:
+    """Two-sided McNemar mid-p value that losses and gains are equally likely.
+
+    Fagerland, Lydersen, Laake 2013, BMC Medical Research Methodology 13:91: the exact conditional
+    p less half the probability of the observed split, doubled. No changed item gives 1.
+    """
+    fewer, discordant = min(lost, gained), lost + gained
+    _check_counts(lost, gained, max(discordant, 1))
+    if discordant == 0:
+        return 1.0
+    at_most = float(bdtr(fewer, discordant, 0.5))
+    below = float(bdtr(fewer - 1, discordant, 0.5)) if fewer else 0.0
+    if lost == gained:  # both tails contain the observed split, whose probability counts once
+        return 1 - (at_most - below) / 2
+    return at_most + below
+
+
+def paired_bootstrap(
+    base: FloatArray,
+    tuned: FloatArray,
+    *,
+    seed: int,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+) -> Interval:
+    """BCa interval of the mean difference of graded scores, both [items].
+
+    Efron 1987, JASA 82:171-185; for a mean, the jackknife acceleration (eq. 6.6) is one sixth of
+    the skewness over sqrt(items). Equal differences throughout give an interval of no width.
+    """
+    _check_shapes(base.shape, tuned.shape)
+    differences = np.asarray(tuned, dtype=np.float64) - base
+    if not np.isfinite(differences).all():
+        raise ValueError(f"{np.sum(~np.isfinite(differences))} score differences are not finite")
+    mean = float(differences.mean())
+    deviations = differences - mean
+    largest = float(np.abs(deviations).max())
+    if largest <= 1e-12 * abs(mean):  # also catches all-zero; below rounding there is no spread
+        return Interval(mean, mean, confidence)
+    deviations = deviations / largest  # keeps the third moment in range for any unit
+    means = _resampled_means(deviations, resamples, seed)
+    low, high = np.quantile(means, _bca_levels(means, deviations, confidence))
+    return Interval(mean + float(low) * largest, mean + float(high) * largest, confidence)
+
+
+def paired_bootstrap_metric(
+    base: Callable[[IntArray], float],
+    tuned: Callable[[IntArray], float],
+    n: int,
+    *,
+    seed: int,
+    confidence: float = 0.95,
+    resamples: int = 1_000,
+) -> Interval:
+    """Percentile interval of a corpus metric's difference, such as that of two macro-F1 values.
+
+    Koehn 2004, EMNLP, section 4: both models are scored on the same resampled items. `base` and
+    `tuned` score their own model on the items at the given indices [n], which repeat.
+    """
+    _check_bootstrap(n, resamples)
+    rng = np.random.default_rng(seed)
+    draws = (rng.integers(n, size=n) for _ in range(resamples))
+    differences = np.array([tuned(items) - base(items) for items in draws], dtype=np.float64)
+    if not np.isfinite(differences).all():
+        raise ValueError(f"the metric's difference was {differences.sum()} on resampled items")
+    low, high = np.quantile(differences, [_tail(confidence), 1 - _tail(confidence)])
+    return Interval(float(low), float(high), confidence)
+
+
+def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
+    """Score interval of one proportion: Wilson 1927, JASA 22:209-212."""
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes of {n} items are not a proportion")
+    z = _two_sided_z(confidence)
+    share, scale = successes / n, 1 + z * z / n
+    centre = (share + z * z / (2 * n)) / scale
+    half = z * sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / scale
+    # At the extremes one end is the observed share itself, which rounding would miss.
+    low = centre - half if successes else 0.0
+    high = centre + half if successes < n else 1.0
+    return Interval(low, high, confidence)
+
+
+def macro_paired(
+    sections: Mapping[str, tuple[BoolArray, BoolArray]], confidence: float = 0.95
+) -> MacroPaired:
+    """Compare the unweighted means of section accuracies; each section is (base, tuned) [items].
+
+    Each section counts the same however many items it has. The interval of the mean of the
+    sections' independent differences recovers each section's variance from its Tango interval
+    (MOVER: Zou & Donner 2008, Statistics in Medicine 27:1693-1702, eq. 3; for k terms of weight
+    1/k: Zou, Huang, Zhang 2009, Computational Statistics & Data Analysis 53:1080-1085).
+    """
+    if not sections:
+        raise ValueError("a mean over sections needs at least one section; 0 were given")
+    pairs = [paired_outcomes(*arrays, confidence=confidence) for arrays in sections.values()]
+    delta = fmean(pair.delta for pair in pairs)
+    low = delta - _mover_width(pairs, [pair.interval.low for pair in pairs])
+    high = delta + _mover_width(pairs, [pair.interval.high for pair in pairs])
+    return MacroPaired(
+        sections=len(pairs),
+        base=fmean(pair.base for pair in pairs),
+        tuned=fmean(pair.tuned for pair in pairs),
+        delta=delta,
+        interval=Interval(low, high, confidence),
+        lower_bound=delta - _mover_width(pairs, [pair.lower_bound for pair in pairs]),
+    )
+
+
+def items_needed(
+    delta: float, discordance: float, margin: float, power: float = 0.8, alpha: float = 0.05
+) -> int | None:
+    """Paired items with which Tango's one-sided bound exceeds -margin with probability `power`.
+
+    Normal approximation with the null variance at the constrained estimate: Nam 1997, Biometrics
+    53:1422-1430. `delta` is the true difference, `discordance` the true share of items on which
+    the models differ.
+
+    Returns:
+        None when delta <= -margin: no number of items shows what is not so.
+    """
+    if not 0 <= margin < 1:
+        raise ValueError(f"margin is {margin}; it must be at least 0 and below 1")
+    spread = _design_spread(delta, discordance, margin, power, alpha)
+    if delta <= -margin:
+        return None
+    return max(1, ceil((spread / (delta + margin)) ** 2))
+
+
+def smallest_margin(
+    n: int, discordance: float, power: float = 0.8, alpha: float = 0.05
+) -> float | None:
+    """Smallest margin that `n` items can rule out when the models are truly equal.
+
+    The inverse of `items_needed` at delta 0, before rounding up to whole items.
+
+    Returns:
+        None when `n` is too small for any margin below 1.
+    """
+    if n < 1:
+        raise ValueError(f"n is {n}; a margin needs at least one item")
+
+    def surplus(margin: float) -> float:
+        return sqrt(n) * margin - _design_spread(0.0, discordance, margin, power, alpha)
+
+    if surplus(1.0) <= 0:
+        return None
+    # The null variance is at least margin * (1 - margin), so no root lies below z^2 / (n + z^2);
+    # halving keeps rounding from hiding the sign there.
+    z = _NORMAL.inv_cdf(1 - alpha)
+    return float(brentq(surplus, z * z / (n + z * z) / 2, 1.0))
+
+
+def _tango_low(lost: int, gained: int, n: int, z: float) -> float:
+    """The difference at which the score statistic T equals z."""
+    if lost == n:
+        return -1.0
+    # T is infinite at -1; T / sqrt(1 + T^2) falls with T and stays finite, as brentq needs.
+    target = z / hypot(1, z)
+
+    def excess(delta: float) -> float:
+        distance = gained - lost - n * delta
+        if distance == 0:  # T is 0 at the estimate, also where its variance is 0 too
+            return -target
+        return distance / sqrt(distance**2 + _null_variance(lost, gained, n, delta)) - target
+
+    return float(brentq(excess, -1.0, (gained - lost) / n, xtol=1e-15))
+
+
+def _null_variance(lost: float, gained: float, n: float, delta: float) -> float:
+    """Variance of gained - lost when the true difference is `delta`: Tango 1998, eqs 24-26.
+
+    The probability of a loss is its maximum-likelihood estimate under that constraint, the larger
+    root of the quadratic a x^2 + b x + c.
+    """
+    if delta < 0:  # for delta >= 0, c <= 0 and neither branch below cancels
+        return _null_variance(gained, lost, n, -delta)
+    a = 2 * n
+    b = (2 * n - gained + lost) * delta - lost - gained
+    c = -lost * delta * (1 - delta)
+    root = sqrt(b * b - 4 * a * c)
+    loss_rate = -2 * c / (b + root) if b > 0 else (root - b) / (2 * a)
+    return n * (2 * loss_rate + delta * (1 - delta))
+
+
+def _mover_width(pairs: list[Paired], ends: list[float]) -> float:
+    """Distance from the mean difference to its limit, given each section's limit."""
+    return hypot(*(pair.delta - end for pair, end in zip(pairs, ends, strict=True))) / len(pairs)
+
+
+def _resampled_means(values: FloatArray, resamples: int, seed: int) -> FloatArray:
+    """Means [resamples] of `values` [n] drawn with replacement, in chunks of bounded memory."""
+    n = values.size
+    _check_bootstrap(n, resamples)
+    rng = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    rows = max(1, _DRAWS_AT_ONCE // n)
+    for start in range(0, resamples, rows):
+        count = min(rows, resamples - start)
+        means[start : start + count] = values[rng.integers(n, size=(count, n))].mean(axis=1)
+    return means
+
+
+def _bca_levels(means: FloatArray, deviations: FloatArray, confidence: float) -> list[float]:
+    """Levels at which to read the resampled `means` of centred values: Efron 1987, eq. 2.3."""
+    tied = np.abs(means) < 1e-12
+    below = float(np.mean((means < 0) & ~tied) + tied.mean() / 2)
+    edge = 0.5 / means.size  # a share of 0 or 1 has no normal quantile
+    bias = _NORMAL.inv_cdf(min(max(below, edge), 1 - edge))
+    acceleration = float(np.sum(deviations**3) / (6 * np.sum(deviations**2) ** 1.5))
+    shifted = (bias - _two_sided_z(confidence), bias + _two_sided_z(confidence))
+    return [_NORMAL.cdf(bias + at / (1 - acceleration * at)) for at in shifted]
+
+
+def _design_spread(
+    delta: float, discordance: float, margin: float, power: float, alpha: float
+) -> float:
+    """sqrt(items) * (delta + margin) at which a test at `alpha` has `power`: Nam 1997."""
+    if not abs(delta) <= discordance <= 1:
+        raise ValueError(f"discordance is {discordance}; it must lie between {abs(delta)} and 1")
+    if not 0.5 <= power < 1 or not 0 < alpha < 0.5:
+        raise ValueError(f"power {power} and alpha {alpha} must lie in [0.5, 1) and (0, 0.5)")
+    lost, gained = (discordance - delta) / 2, (discordance + delta) / 2
+    null = sqrt(_null_variance(lost, gained, 1.0, -margin))
+    true = sqrt(max(0.0, discordance - delta * delta))
+    return _NORMAL.inv_cdf(1 - alpha) * null + _NORMAL.inv_cdf(power) * true
+
+
+def _discordant(base: BoolArray, tuned: BoolArray) -> tuple[int, int]:
+    """(lost, gained) of outcomes [items]."""
+    if base.dtype != np.bool_ or tuned.dtype != np.bool_:
+        raise ValueError(f"outcomes are {base.dtype} and {tuned.dtype}; both must be bool")
+    _check_shapes(base.shape, tuned.shape)
+    return int(np.sum(base & ~tuned)), int(np.sum(~base & tuned))
+
+
+def _check_shapes(base: tuple[int, ...], tuned: tuple[int, ...]) -> None:
+    if base != tuned or len(base) != 1 or base[0] == 0:
+        raise ValueError(f"shapes {base} and {tuned} are not two equal, non-empty lists of items")
+
+
+def _check_counts(lost: int, gained: int, n: int) -> None:
+    if n < 1 or lost < 0 or gained < 0 or lost + gained > n:
+        raise ValueError(f"{lost} lost and {gained} gained of {n} items is not a paired table")
+
+
+def _check_bootstrap(n: int, resamples: int) -> None:
+    if n < 2 or resamples < 1:
+        raise ValueError(f"{resamples} resamples of {n} items; at least 1 of 2 items are needed")
+
+
+def _two_sided(confidence: float) -> float:
+    """Confidence of the two-sided interval whose low end is the one-sided bound."""
+    if not 0.5 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}; a one-sided bound needs 0.5 to 1")
+    return 2 * confidence - 1
+
+
+def _two_sided_z(confidence: float) -> float:
+    return -_NORMAL.inv_cdf(_tail(confidence))
+
+
+def _tail(confidence: float) -> float:
+    """Probability beyond either end of a two-sided interval."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}; it must lie between 0 and 1")
+    return (1 - confidence) / 2

@@ -1,0 +1,74 @@
+"""Which weights learn, and how they are kept: PEFT makes the adapters and owns their format."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft.utils import load_peft_weights
+from safetensors.torch import load_model, save_model
+
+from burnish.errors import ModelError
+
+_ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+_MLP = ["gate_proj", "up_proj", "down_proj"]
+Target = Literal["all-linear", "attention", "mlp"]
+
+
+def add_lora(
+    model: Any, *, rank: int, alpha: float, dropout: float, target: Target, seed: int
+) -> Any:
+    """Wraps the model in a fresh LoRA adapter; only the adapter learns.
+
+    Raises:
+        ModelError: the model has no layers of the names that `target` stands for.
+    """
+    modules: Any = {"all-linear": "all-linear", "attention": _ATTENTION, "mlp": _MLP}[target]
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=modules,
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(seed)
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise ModelError(
+            f"the model has no {target} layers to adapt", "set lora.target to all-linear"
+        ) from error
+
+
+def load_adapter(model: Any, folder: Path) -> Any:
+    """Puts a saved adapter on its base.
+
+    Raises:
+        ModelError: the folder holds no adapter, or it was made for another base.
+    """
+    if not (folder / "adapter_config.json").exists():
+        raise ModelError(f"{folder} holds no adapter", "name a folder with adapter_config.json")
+    try:
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"the adapter {folder} was made for another base model ({str(error).splitlines()[0][:120]})",
+            "load it on the model that its adapter_config.json names",
+        ) from error
+
+
+def save_weights(model: Any, folder: Path) -> None:
+    """The adapter in PEFT's format, or all weights of a fully tuned model."""
+    if isinstance(model, PeftModel):
+        model.save_pretrained(str(folder))
+    else:
+        save_model(model, str(folder / "model.safetensors"))
+        model.config.save_pretrained(str(folder))
+
+
+def load_weights(model: Any, folder: Path) -> None:
+    """Puts weights that `save_weights` wrote back into the same model."""
+    if isinstance(model, PeftModel):
+        set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
+    else:
+        load_model(model, str(folder / "model.safetensors"))

@@ -1,0 +1,256 @@
+"""Trunk and branches: log-probabilities of sequences that begin alike, each token computed once.
+
+The trunk is run once (with gradient when training), its key/value cache is expanded over the
+branches, the branches are one batch on top, and the vocabulary projection is computed only at the
+positions that are asked for. Causal attention makes this exact: what a branch sees of its trunk is
+what it would see in the plain forward pass, so loss and gradients are equal within float
+tolerance.
+
+Shapes: B rows, T tokens already computed, L new tokens, H hidden size, N positions asked for.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from burnish.errors import ModelError
+
+# Positions a vocabulary projection: 512 x 50,000 float32 logits are 100 MB, and more is no faster.
+_PROJECTED_AT_ONCE = 512
+
+Tokens = Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A sequence and, for each token, the weight of predicting it (0 = only read).
+
+    The first token has nothing before it: its weight must be 0.
+    """
+
+    tokens: Tokens
+    weights: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Logprobs:
+    """Log-probabilities (nats) of the tokens with a weight, rows one after the other."""
+
+    values_N: Tensor
+    weights_N: Tensor
+    rows_N: Tensor
+
+    def sums(self, rows: int) -> Tensor:
+        """Weighted sum of each row; shape (rows,)."""
+        zeros = self.values_N.new_zeros(rows)
+        return zeros.index_add(0, self.rows_N, self.values_N * self.weights_N)
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """What has been computed so far: the cache, which places hold tokens, the last hidden state."""
+
+    cache: DynamicCache | None
+    real_B_T: Tensor
+    last_B_H: Tensor | None
+
+    @property
+    def padded(self) -> bool:
+        return not bool(self.real_B_T.all())
+
+
+class Network:
+    """A causal language model taken apart into backbone and vocabulary projection."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.config: Any = model.config.get_text_config()
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def window(self) -> int | None:
+        """Tokens of the narrowest attention window; None where every layer sees all."""
+        kinds = getattr(self.config, "layer_types", None)
+        if kinds is not None and "sliding_attention" not in kinds:
+            return None
+        if getattr(self.config, "use_sliding_window", True) is False:
+            return None
+        return getattr(self.config, "sliding_window", None)
+
+    def start(self) -> Prefix:
+        """Nothing computed yet, one row."""
+        return Prefix(None, torch.ones(1, 0, dtype=torch.long, device=self.device), None)
+
+    def extend(
+        self, prefix: Prefix, rows: Sequence[Tokens], parents: Sequence[int], *, left: bool
+    ) -> tuple[Prefix, Tensor]:
+        """Runs `rows` after the prefix rows that `parents` names; returns hidden states (B, L, H).
+
+        `left` pads at the left, so that the last place of every row is real and can be extended
+        again; otherwise at the right, where no real token looks.
+
+        Raises:
+            ModelError: the model's cache cannot branch, or padding would shift its window.
+        """
+        tokens_B_L, new_B_L = _pad(rows, left=left, device=self.device)
+        index_B = torch.tensor(parents, device=self.device)
+        before_B_T = prefix.real_B_T[index_B]
+        real_B_K = torch.cat([before_B_T, new_B_L], dim=1)
+        seen_B_K = torch.cat([before_B_T, torch.ones_like(new_B_L)], 1) if not left else real_B_K
+        needs_mask = not bool(seen_B_K.all())
+        self._check_window(real_B_K.shape[1], needs_mask)
+        positions_B_L = (real_B_K.cumsum(1) - 1).clamp(min=0)[:, before_B_T.shape[1] :]
+        cache = _expand(prefix.cache, index_B) if prefix.cache is not None else DynamicCache()
+        hidden_B_L_H: Tensor = self.model.base_model(
+            input_ids=tokens_B_L,
+            attention_mask=seen_B_K if needs_mask else None,
+            position_ids=positions_B_L,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        return Prefix(cache, real_B_K, hidden_B_L_H[:, -1] if left else None), hidden_B_L_H
+
+    def logits(self, hidden_N_H: Tensor) -> Tensor:
+        """Vocabulary projection with the scalings that some families put behind it."""
+        head = self.model.get_output_embeddings()
+        if not isinstance(head, nn.Module):
+            raise ModelError(f"{type(self.model).__name__} has no vocabulary", "use a causal model")
+        logits_N_V: Tensor = head(hidden_N_H)
+        if scale := getattr(self.config, "logit_scale", None):
+            logits_N_V = logits_N_V * scale
+        if scale := getattr(self.config, "logits_scaling", None):
+            logits_N_V = logits_N_V / scale
+        if cap := getattr(self.config, "final_logit_softcapping", None):
+            logits_N_V = torch.tanh(logits_N_V / cap) * cap
+        return logits_N_V.float()
+
+    def logprobs(self, hidden_N_H: Tensor, targets_N: Tensor) -> Tensor:
+        """log p(target) in nats; in pieces, recomputed for the gradient, so memory stays flat."""
+        pieces = zip(
+            hidden_N_H.split(_PROJECTED_AT_ONCE), targets_N.split(_PROJECTED_AT_ONCE), strict=True
+        )
+        again = torch.is_grad_enabled() and len(targets_N) > _PROJECTED_AT_ONCE
+        parts = [
+            checkpoint(self._piece, hidden, targets, use_reentrant=False)
+            if again
+            else self._piece(hidden, targets)
+            for hidden, targets in pieces
+        ]
+        return torch.cat(parts) if parts else hidden_N_H.new_zeros(0)
+
+    def _piece(self, hidden_N_H: Tensor, targets_N: Tensor) -> Tensor:
+        return -functional.cross_entropy(self.logits(hidden_N_H), targets_N, reduction="none")
+
+    def _check_window(self, length: int, padded: bool) -> None:
+        if padded and self.window is not None and length > self.window:
+            raise ModelError(
+                f"{length} padded tokens exceed the model's window of {self.window}",
+                "give rows of equal trunk length, padding would shift the window",
+            )
+
+
+def branch_logprobs(network: Network, rows: Sequence[Row]) -> Logprobs:
+    """Log-probabilities of the weighted tokens of rows that may begin alike.
+
+    The trunk is the longest common beginning in which nothing is asked for. One row, or rows that
+    share nothing, are a plain forward pass.
+    """
+    trunk = trunk_length(rows)
+    prefix = network.start()
+    if trunk:
+        prefix, _ = network.extend(prefix, [rows[0].tokens[:trunk]], [0], left=True)
+    return finish(network, prefix, [cut(row, trunk) for row in rows], [0] * len(rows))
+
+
+def finish(
+    network: Network, prefix: Prefix, rows: Sequence[Row], parents: Sequence[int]
+) -> Logprobs:
+    """Log-probabilities of rows that continue `prefix`; nothing comes after them."""
+    _, hidden_B_L_H = network.extend(prefix, [row.tokens for row in rows], parents, left=False)
+    device = network.device
+    asked = [(r, t) for r, row in enumerate(rows) for t, w in enumerate(row.weights) if w]
+    rows_N = torch.tensor([r for r, _ in asked], dtype=torch.long, device=device)
+    place_N = torch.tensor([t for _, t in asked], dtype=torch.long, device=device)
+    targets_N = torch.tensor([rows[r].tokens[t] for r, t in asked], dtype=torch.long, device=device)
+    weights_N = torch.tensor([rows[r].weights[t] for r, t in asked], device=device)
+    # The token at place t is predicted at place t - 1, the first one at the prefix's last token.
+    if prefix.last_B_H is not None:
+        last_B_H = prefix.last_B_H[torch.tensor(parents, device=device)]
+        hidden_B_L_H = torch.cat([last_B_H[:, None], hidden_B_L_H], dim=1)
+        place_N = place_N + 1
+    hidden_N_H = hidden_B_L_H[rows_N, place_N - 1]
+    return Logprobs(network.logprobs(hidden_N_H, targets_N), weights_N, rows_N)
+
+
+def trunk_length(rows: Sequence[Row]) -> int:
+    """Tokens that all rows begin with and none asks for; every branch keeps at least one."""
+    if len(rows) < 2:
+        return 0
+    limit = min(min(_first_asked(row), len(row.tokens) - 1) for row in rows)
+    return shared(*(row.tokens[:limit] for row in rows))
+
+
+def shared(*sequences: Tokens) -> int:
+    """Length of the longest common beginning."""
+    # The smallest and the largest sequence in dictionary order differ first of all.
+    low, high = list(min(sequences, key=list)), list(max(sequences, key=list))
+    for place, (a, b) in enumerate(zip(low, high, strict=False)):
+        if a != b:
+            return place
+    return min(len(low), len(high))
+
+
+def cut(row: Row, length: int) -> Row:
+    """The row without its first `length` tokens."""
+    return Row(row.tokens[length:], row.weights[length:])
+
+
+def _first_asked(row: Row) -> int:
+    return next((t for t, weight in enumerate(row.weights) if weight), len(row.tokens))
+
+
+def _pad(rows: Sequence[Tokens], *, left: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Tokens and a mask of the real ones, both (B, L). The padding token itself is never seen."""
+    longest = max(len(row) for row in rows)
+    tokens = [
+        [0] * (longest - len(r)) + [*r] if left else [*r] + [0] * (longest - len(r)) for r in rows
+    ]
+    real = [
+        [0] * (longest - len(r)) + [1] * len(r) if left else [1] * len(r) + [0] * (longest - len(r))
+        for r in rows
+    ]
+    return torch.tensor(tokens, device=device), torch.tensor(real, device=device)
+
+
+def _expand(cache: DynamicCache, index_B: Tensor) -> DynamicCache:
+    """The cache with its rows repeated; gradients of the copies add up in the original."""
+    expanded = DynamicCache()
+    for layer in cache.layers:
+        if type(layer) is not DynamicLayer:
+            raise ModelError(
+                f"the model keeps a {type(layer).__name__}, which cannot branch",
+                "use a model whose layers are plain attention",
+            )
+        expanded.layers.append(_expand_layer(layer, index_B))
+    return expanded
+
+
+def _expand_layer(layer: DynamicLayer, index_B: Tensor) -> DynamicLayer:
+    copy = DynamicLayer()
+    copy.lazy_initialization(layer.keys, layer.values)
+    if layer.keys.shape[0] == 1:  # a view costs no memory; the next update copies once
+        size = (len(index_B), -1, -1, -1)
+        copy.keys, copy.values = layer.keys.expand(size), layer.values.expand(size)
+    else:
+        copy.keys, copy.values = layer.keys[index_B], layer.values[index_B]
+    return copy

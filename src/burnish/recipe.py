@@ -1,0 +1,237 @@
+"""The recipe: frozen and strict; every value knows where it came from.
+
+A recipe names a model, data, a method, an objective, what is measured and what may be forgotten.
+Unknown keys, wrong types and impossible values are all reported at once, with a spelling hint.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic_core import ErrorDetails
+
+from burnish.errors import RecipeError
+
+Origin = Literal["default", "recipe", "command line", "derived"]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class Split(_Section):
+    """Shares of the rows held out where the recipe names no files for them."""
+
+    validation: Fraction = Field(0.1, description="share held out to choose checkpoints")
+    test: Fraction = Field(0.25, description="share held out to measure the gain")
+
+
+class Data(_Section):
+    """Where rows come from and how they are read."""
+
+    train: Path = Field(description="JSON Lines, CSV or Parquet file to learn from")
+    validation: Path | None = Field(None, description="file instead of a split")
+    test: Path | None = Field(None, description="file instead of a split")
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="our field (text, label, prompt, completion, messages, group) to the column",
+    )
+    system: str | None = Field(None, description="system message put before every row")
+    split: Split = Field(default_factory=Split)
+    group_by: str | None = Field(None, description="column whose rows never straddle a split")
+    drop_bad: bool = Field(False, description="go on without bad rows")
+    limit: int | None = Field(None, gt=0, description="use only the first rows of each file")
+
+
+class Lora(_Section):
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685)."""
+
+    rank: int = Field(16, gt=0)
+    alpha: float = Field(32, gt=0)
+    dropout: Fraction = 0.0
+    target: Literal["all-linear", "attention", "mlp"] = "all-linear"
+
+
+class Training(_Section):
+    """How the weights move."""
+
+    epochs: float = Field(3, gt=0)
+    batch_size: int = Field(8, gt=0, description="rows in one forward pass")
+    accumulation: int = Field(1, gt=0, description="forward passes an optimizer step")
+    learning_rate: float | Literal["auto"] = "auto"
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    warmup: Fraction = Field(0.05, description="share of the steps")
+    weight_decay: float = Field(0.0, ge=0)
+    clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    max_length: int | None = Field(None, gt=1, description="tokens; the model's context if null")
+    evaluations: int = Field(4, ge=0, description="validation passes in the whole run")
+    patience: int = Field(3, gt=0, description="passes without progress before stopping early")
+    checkpoints: int = Field(4, ge=1, description="checkpoints in the whole run")
+
+
+class Evaluate(_Section):
+    """What is measured on base and tuned."""
+
+    target: tuple[str, ...] = Field(("accuracy", "macro_f1"), description="scorers, first decides")
+    answer: Literal["generate", "likelihood"] = Field(
+        "generate", description="write the answer, or rank the labels by likelihood"
+    )
+    general: str | None = Field("core", description="general suite; null measures none")
+    max_new_tokens: int = Field(64, gt=0)
+    batch_size: int = Field(32, gt=0)
+    limit: int | None = Field(None, gt=0, description="test rows, taken by seed")
+
+
+class Budget(_Section):
+    """What may be forgotten."""
+
+    general: float = Field(2.0, gt=0, description="points the suite mean may fall")
+
+
+class Recipe(_Section):
+    """One run, resolved. `origins` maps each dotted key to where its value came from."""
+
+    name: str = "run"
+    model: str = "smollm2-135m"
+    data: Data
+    method: Literal["lora", "full"] = "lora"
+    objective: Literal["sft"] = "sft"
+    lora: Lora = Field(default_factory=Lora)
+    training: Training = Field(default_factory=Training)
+    evaluate: Evaluate = Field(default_factory=Evaluate)
+    budget: Budget = Field(default_factory=Budget)
+    output: Path = Path("runs")
+    seed: int = Field(0, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    _origins: dict[str, Origin] = PrivateAttr(default_factory=dict)
+
+    @property
+    def origins(self) -> dict[str, Origin]:
+        return dict(self._origins)
+
+
+def load_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Reads a YAML recipe; `overrides` is nested or dotted and wins.
+
+    Relative data paths are taken from the recipe's folder, so that a recipe runs from anywhere.
+
+    Raises:
+        RecipeError: the file is missing or no YAML, or any key or value is wrong.
+    """
+    path = Path(path)
+    written = _read_yaml(path)
+    forced = _flatten(overrides or {})
+    if isinstance(written.get("data"), dict):
+        _anchor(written["data"], path.parent)
+    values = _nest(_flatten(written) | forced)
+    values.setdefault("name", path.parent.resolve().name if path.stem == "recipe" else path.stem)
+    return build_recipe(values, recipe_keys=set(_flatten(written)), command_keys=set(forced))
+
+
+def build_recipe(
+    values: Mapping[str, Any], *, recipe_keys: set[str], command_keys: set[str]
+) -> Recipe:
+    """Validates nested values; every problem is in the one error that is raised."""
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        problems = [_sentence(problem) for problem in error.errors()]
+        count = f"{len(problems)} problems in the recipe" if len(problems) > 1 else "the recipe"
+        raise RecipeError(
+            f"{count}: " + "; ".join(problems), "correct it, `burnish run --explain` shows the keys"
+        ) from error
+    derived = set(_flatten(values)) - recipe_keys - command_keys
+    for key, _ in flat_values(recipe):
+        recipe._origins[key] = _origin(key, recipe_keys, command_keys, derived)
+    return recipe
+
+
+def flat_values(recipe: Recipe) -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values in the order of the classes, for `--explain` and the manifest."""
+    yield from _flatten(recipe.model_dump(mode="json"), empty=True).items()
+
+
+def known_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
+    """Every dotted key a recipe may have."""
+    keys: list[str] = []
+    for name, info in section.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            keys += known_keys(info.annotation, f"{prefix}{name}.")
+    return keys
+
+
+def _origin(key: str, recipe: set[str], command: set[str], derived: set[str]) -> Origin:
+    for origin, keys in (("command line", command), ("recipe", recipe), ("derived", derived)):
+        if any(key == k or key.startswith(k + ".") or k.startswith(key + ".") for k in keys):
+            return origin  # type: ignore[return-value]
+    return "default"
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        near = difflib.get_close_matches(path.name, _siblings(path), n=1)
+        hint = f"did you mean {path.parent / near[0]}" if near else "name a recipe file"
+        raise RecipeError(f"there is no recipe {path}", hint) from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        what = " ".join(str(error).split())
+        raise RecipeError(f"{path} is no readable YAML ({what})", "correct the file") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path} holds no keys", "write at least `data: {train: FILE}`")
+    return values
+
+
+def _siblings(path: Path) -> list[str]:
+    return [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+
+
+def _anchor(data: dict[str, Any], folder: Path) -> None:
+    for key in ("train", "validation", "test"):
+        if isinstance(data.get(key), str):
+            data[key] = str(folder / data[key])
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "", empty: bool = False) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flatten(value, f"{prefix}{key}.", empty)
+        elif not isinstance(value, Mapping) or empty:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *parents, last = key.split(".")
+        place = nested
+        for parent in parents:
+            inner = place.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                inner = place[parent] = {}
+            place = inner
+        place[last] = value
+    return nested
+
+
+def _sentence(problem: ErrorDetails) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.5)
+        return f"unknown key {key}" + (f" (did you mean {near[0]}?)" if near else "")
+    if problem["type"] == "missing":
+        return f"{key} is missing"
+    value = problem["input"]
+    return f"{key} is {value!r}, but {_expected(problem)}"
+
+
+def _expected(problem: ErrorDetails) -> str:
+    return problem["msg"][0].lower() + problem["msg"][1:]

@@ -1,0 +1,269 @@
+"""What a run directory holds, read once and worded for people: the page and the card share it.
+
+A stage that has not run yet is None or empty; a file that is half written raises RunError. A
+number that was not measured is written as a dash, never as 0.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from burnish.errors import RunError
+from burnish.run_directory import (
+    Finding,
+    ItemResult,
+    LedgerRow,
+    Manifest,
+    RunDirectory,
+    Verdict,
+    read_lines,
+)
+
+MISSING = "–"
+SPLITS = ("train", "validation", "test")
+Pairs = list[tuple[ItemResult, ItemResult]]
+
+
+@dataclass(frozen=True, slots=True)
+class SplitFile:
+    """One split as it lies in the run directory."""
+
+    name: str
+    rows: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """All that the reports know. `pairs` maps a task to (base, tuned) items with equal ids."""
+
+    path: Path
+    manifest: Manifest
+    splits: list[SplitFile]
+    findings: list[Finding] | None
+    events: list[dict[str, Any]]
+    ledger: list[LedgerRow]
+    verdict: Verdict | None
+    answers: list[ItemResult]  # the tuned model on the target test
+    pairs: dict[str, Pairs]
+
+    @property
+    def budget(self) -> float | None:
+        """Points that general ability may fall; None where the recipe sets none."""
+        if self.verdict is not None:
+            return self.verdict.budget
+        value = flat(self.manifest.recipe).get("budget.general")
+        return None if value is None else float(value)
+
+    @property
+    def command(self) -> str | None:
+        """The command line that made the run, where it was recorded."""
+        command = self.manifest.host.get("command")
+        return None if command is None else str(command)
+
+    @property
+    def next_command(self) -> str:
+        """What continues an unfinished run."""
+        command = self.command or "burnish run recipe.yaml"
+        return command if "--resume" in command else f"{command} --resume"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of the pipeline, and what its absence means for the reader."""
+
+    name: str
+    done: bool
+    missing: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A ledger row in words: points with one decimal, or nats a token with three."""
+
+    source: LedgerRow
+    name: str
+    n: str
+    base: str
+    tuned: str
+    delta: str
+    interval: str
+    bound: str
+    lost: str
+    gained: str
+    p: str
+    tone: str  # better, worse or level: whether the interval leaves zero, and to which side
+
+
+def read_contents(run: RunDirectory) -> Contents:
+    """Reads every file once.
+
+    Raises:
+        RunError: a file is half written, or a certified run lacks its ledger or its verdict.
+    """
+    manifest = run.manifest()
+    certified = manifest.state == "certified"
+    with _readable(run):
+        ledger = run.ledger() if certified or (run.path / "ledger.json").exists() else []
+        return Contents(
+            path=run.path,
+            manifest=manifest,
+            splits=_splits(run),
+            findings=run.findings() if (run.path / "data" / "findings.jsonl").exists() else None,
+            events=run.events(),
+            ledger=ledger,
+            verdict=run.verdict() if certified or (run.path / "verdict.json").exists() else None,
+            answers=run.results("tuned", "target"),
+            pairs={task: _pairs(run, task) for task in _item_tasks(ledger)},
+        )
+
+
+def stages(contents: Contents) -> list[Stage]:
+    """The pipeline in order, for a run that stopped on the way."""
+    state = contents.manifest.state
+    trained = state in ("trained", "evaluated", "certified")
+    evaluated = state in ("evaluated", "certified")
+    return [
+        Stage("Data checked", bool(contents.splits), "No split is written yet."),
+        Stage("Trained", trained, "There is no finished adapter yet."),
+        Stage("Measured", evaluated, "Base and tuned are not compared on all tasks yet."),
+        Stage(
+            "Certified",
+            contents.verdict is not None,
+            "Gain and forgetting are not certified, so there is no decision yet.",
+        ),
+    ]
+
+
+def ledger_groups(rows: Iterable[LedgerRow]) -> list[tuple[str, list[Row]]]:
+    """Rows by what they measure; the mean of the suite stands before its sections."""
+    rows = list(rows)
+    general = [r for r in rows if r.kind == "general"] + [r for r in rows if r.kind == "section"]
+    groups = [
+        ("Target", [r for r in rows if r.kind == "target"]),
+        ("General ability", general),
+        ("Text loss", [r for r in rows if r.kind == "text_loss"]),
+    ]
+    return [(name, [worded(row) for row in group]) for name, group in groups if group]
+
+
+def worded(row: LedgerRow) -> Row:
+    """The numbers of one row as they are shown everywhere."""
+    loss = row.kind == "text_loss"
+    unit, digits = (1.0, 3) if loss else (100.0, 1)
+    return Row(
+        source=row,
+        name="suite mean" if row.kind == "general" else row.task.removeprefix("core."),
+        n=count(row.n),
+        base=number(row.base * unit, digits),
+        tuned=number(row.tuned * unit, digits),
+        delta=signed(row.delta * unit, digits),
+        interval=f"{signed(row.low * unit, digits)} to {signed(row.high * unit, digits)}",
+        bound=signed(None if row.bound is None else row.bound * unit, digits),
+        lost=count(row.lost),
+        gained=count(row.gained),
+        p=probability(row.p),
+        tone=_tone(-row.high, -row.low) if loss else _tone(row.low, row.high),
+    )
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys; an empty mapping counts as None."""
+    pairs: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            pairs |= flat(value, f"{prefix}{key}.")
+        else:
+            pairs[f"{prefix}{key}"] = None if value == {} else value
+    return pairs
+
+
+def number(value: float | None, digits: int) -> str:
+    """A fixed number of decimals with a true minus; a value that rounds to 0 has no sign."""
+    if value is None:
+        return MISSING
+    return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "−")
+
+
+def signed(value: float | None, digits: int) -> str:
+    """As `number`, with a plus before gains."""
+    return ("+" if value is not None and round(value, digits) > 0 else "") + number(value, digits)
+
+
+def count(value: int | None) -> str:
+    return MISSING if value is None else f"{value:,}"
+
+
+def probability(p: float | None) -> str:
+    if p is None:
+        return MISSING
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def plain(value: Any) -> str:
+    """Any value of the manifest."""
+    if value is None or value in ("", [], ()):
+        return MISSING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(plain(item) for item in value)
+    return str(value)
+
+
+def moment(value: float | None) -> str:
+    """Seconds since 1970 as a date in UTC; a smaller number as a duration."""
+    if value is None:
+        return MISSING
+    if value > 1e9:
+        return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    minutes, seconds = divmod(value, 60)
+    hours, minutes = divmod(int(minutes), 60)
+    if hours or minutes:
+        return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds:.0f} s"
+    return f"{seconds:.1f} s"
+
+
+@contextmanager
+def _readable(run: RunDirectory) -> Iterator[None]:
+    try:
+        yield
+    except (TypeError, KeyError, ValueError) as error:
+        raise RunError(
+            f"{run.path} holds a file that is half written or of another version ({error})",
+            "continue it with `burnish run --resume`, or delete it and run again",
+        ) from error
+
+
+def _splits(run: RunDirectory) -> list[SplitFile]:
+    paths = [(name, run.path / "data" / f"{name}.jsonl") for name in SPLITS]
+    return [_split(name, path) for name, path in paths if path.exists()]
+
+
+def _split(name: str, path: Path) -> SplitFile:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return SplitFile(name, sum(1 for _ in read_lines(path)), digest)
+
+
+def _item_tasks(ledger: list[LedgerRow]) -> list[str]:
+    """Tasks whose items can be lost or gained; before the ledger only the target is known."""
+    tasks = ["target", *(row.task for row in ledger if row.kind in ("target", "section"))]
+    return list(dict.fromkeys(tasks))
+
+
+def _pairs(run: RunDirectory, task: str) -> Pairs:
+    base = {item.id: item for item in run.results("base", task)}
+    return [(base[item.id], item) for item in run.results("tuned", task) if item.id in base]
+
+
+def _tone(low: float, high: float) -> str:
+    if low > 0:
+        return "better"
+    return "worse" if high < 0 else "level"

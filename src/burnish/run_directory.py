@@ -1,0 +1,297 @@
+"""The run directory: the only interface between the stages.
+
+Every file is written whole (temporary name, flush, rename) or appended line by line, so a reader
+never sees half a file. Reports and monitors read this and never a live object.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from burnish.chat import Example
+from burnish.errors import RunError
+
+Decision = Literal["release", "hold", "inconclusive"]
+State = Literal["created", "training", "trained", "evaluated", "certified"]
+Kind = Literal["target", "general", "section", "text_loss"]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemResult:
+    """One item of one task under one model.
+
+    `score` is 1.0 or 0.0 for a yes/no item, a grade in [0, 1], or nats a token for text loss.
+    `logprob` is the log-probability (nats, summed) of the answer where one was computed.
+    """
+
+    id: str
+    prompt: str
+    expected: str
+    answer: str
+    score: float
+    logprob: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """Base against tuned on one task. Rates and scores lie in [0, 1], text loss in nats a token.
+
+    `low` and `high` bound the paired difference `delta` = tuned - base two-sided at `confidence`;
+    `bound` is the one-sided 95 % bound on the side that the decision looks at. `lost` and
+    `gained` count flips of yes/no items; `p` is McNemar's mid-p. What does not apply is None.
+    """
+
+    task: str
+    kind: Kind
+    metric: str
+    n: int
+    base: float
+    tuned: float
+    delta: float
+    low: float
+    high: float
+    confidence: float = 0.95
+    bound: float | None = None
+    lost: int | None = None
+    gained: int | None = None
+    p: float | None = None
+    budget: float | None = None
+    passed: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The decision and its reasons in words. Gains and drops are in points (1 = 0.01)."""
+
+    decision: Decision
+    reasons: tuple[str, ...]
+    budget: float
+    confidence: float
+    certified_target_gain: float | None
+    certified_general_drop: float | None
+    items_missing: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that the data check saw: `severity` error stops, warning and info do not."""
+
+    kind: str
+    severity: Literal["error", "warning", "info"]
+    message: str
+    count: int
+    where: tuple[str, ...] = ()
+
+
+@dataclass
+class Manifest:
+    """All that is needed to repeat the run."""
+
+    name: str
+    state: State
+    recipe: dict[str, Any]
+    origins: dict[str, str]
+    versions: dict[str, str] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    host: dict[str, Any] = field(default_factory=dict)
+    times: dict[str, float] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+class RunDirectory:
+    """Typed reading and atomic writing of one run's files.
+
+    Raises:
+        RunError: the directory cannot be made, is not a run, or is half written.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def create(cls, path: Path, manifest: Manifest) -> "RunDirectory":
+        """A new run; refuses to write into a directory that already holds anything."""
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunError(
+                f"{path} already exists", "choose another --name, or continue it with --resume"
+            )
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            run = cls(path)
+            run.write_manifest(manifest)
+        except OSError as error:
+            raise RunError(
+                f"{path} cannot be written ({error.strerror})",
+                "name a folder that you may write to with --output",
+            ) from error
+        return run
+
+    @classmethod
+    def open(cls, path: Path | str) -> "RunDirectory":
+        """An existing run; its manifest must be readable."""
+        run = cls(path)
+        run.manifest()
+        return run
+
+    @property
+    def adapter(self) -> Path:
+        """The tuned weights: `adapter/` in PEFT format, or `model/` after full tuning."""
+        full = self.path / "model"
+        return full if full.exists() else self.path / "adapter"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def manifest(self) -> Manifest:
+        row = self._read_json("manifest.json")
+        known = {item.name for item in fields(Manifest)}
+        if not {"name", "state", "recipe", "origins"} <= row.keys() <= known:
+            raise RunError(f"{self.path}/manifest.json is no Burnish manifest", "name a run folder")
+        return Manifest(**row)
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        self._write_json("manifest.json", asdict(manifest))
+
+    def write_split(self, split: str, examples: Iterable[Example]) -> None:
+        write_lines(self.path / "data" / f"{split}.jsonl", (e.to_row() for e in examples))
+
+    def split(self, split: str) -> list[Example]:
+        return [Example.from_row(row) for row in self._lines(f"data/{split}.jsonl")]
+
+    def write_findings(self, findings: Iterable[Finding]) -> None:
+        write_lines(self.path / "data" / "findings.jsonl", (asdict(f) for f in findings))
+
+    def findings(self) -> list[Finding]:
+        rows = self._lines("data/findings.jsonl")
+        return [Finding(**{**row, "where": tuple(row["where"])}) for row in rows]
+
+    def log(self, phase: str, **values: Any) -> None:
+        """Appends one event; the line is flushed before this returns."""
+        row = {"time": round(time.time(), 3), "phase": phase} | values
+        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def events(self, phase: str | None = None) -> list[dict[str, Any]]:
+        """Events in order, a torn last line left out; empty before the first one."""
+        if not (self.path / "events.jsonl").exists():
+            return []
+        rows = self._lines("events.jsonl")
+        return [row for row in rows if phase is None or row["phase"] == phase]
+
+    def results_path(self, label: str, task: str) -> Path:
+        return self.path / "results" / label / f"{task}.jsonl"
+
+    def results(self, label: str, task: str) -> list[ItemResult]:
+        return read_results(self.results_path(label, task))
+
+    def write_ledger(self, rows: Iterable[LedgerRow]) -> None:
+        self._write_json("ledger.json", [asdict(row) for row in rows])
+
+    def ledger(self) -> list[LedgerRow]:
+        return [LedgerRow(**row) for row in self._read_json("ledger.json")]
+
+    def write_verdict(self, verdict: Verdict) -> None:
+        self._write_json("verdict.json", asdict(verdict))
+
+    def verdict(self) -> Verdict:
+        row = self._read_json("verdict.json")
+        return Verdict(**{**row, "reasons": tuple(row["reasons"])})
+
+    def _write_json(self, name: str, value: Any) -> None:
+        write_atomic(self.path / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+    def _read_json(self, name: str) -> Any:
+        path = self.path / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise RunError(
+                f"{path} is missing, so {self.path} is no finished run",
+                "name a run folder, or continue it with `burnish run --resume`",
+            ) from error
+        except json.JSONDecodeError as error:
+            raise RunError(f"{path} is half written", "delete the folder and run again") from error
+
+    def _lines(self, name: str) -> list[dict[str, Any]]:
+        path = self.path / name
+        if not path.exists():
+            raise RunError(
+                f"{path} is missing, so {self.path} is half written",
+                "continue it with `burnish run --resume`, or delete it and run again",
+            )
+        return list(read_lines(path))
+
+
+def read_results(path: Path) -> list[ItemResult]:
+    """Items on disk in order; empty where there are none yet. A torn last line is left out."""
+    if not path.exists():
+        return []
+    return [ItemResult(**row) for row in read_lines(path)]
+
+
+def append_results(path: Path, items: Iterable[ItemResult]) -> None:
+    """Appends finished items, so that an interrupted evaluation goes on where it stopped."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """JSON Lines; the last line is skipped when it was cut off by a kill."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines):
+        if not line:
+            continue
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines) - 1:
+                return
+            raise RunError(
+                f"{path}:{number + 1} is no JSON", "delete the folder and run again"
+            ) from error
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes JSON Lines atomically, one row in memory at a time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        _sync(file)
+    temporary.replace(path)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Writes the whole file or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        _sync(file)
+    temporary.replace(path)
+
+
+def replace_directory(new: Path, target: Path) -> None:
+    """Puts a finished folder in place of another; a kill leaves the old one or the new one."""
+    if target.exists():
+        old = target.with_name(f".{target.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        target.replace(old)
+        new.replace(target)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        new.replace(target)
+
+
+def _sync(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())

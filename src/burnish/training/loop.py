@@ -1,0 +1,232 @@
+"""The loop: model, batches, an objective and callbacks are its arguments; it knows no recipe."""
+
+import errno
+import math
+import resource
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from burnish.errors import InterruptedRunError, RunError, UserError
+from burnish.models.branches import Network, Row, branch_logprobs
+from burnish.training import checkpoint
+from burnish.training.batches import Batches
+from burnish.training.checkpoint import Progress
+from burnish.training.objectives import Objective
+from burnish.training.schedule import rate_factor
+
+Listener = Callable[[str, dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the weights move. `warmup` is a share of the steps, `patience` counts validations."""
+
+    learning_rate: float
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    warmup: float = 0.05
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    evaluations: int = 4
+    checkpoints: int = 4
+    patience: int = 3
+
+
+@dataclass
+class Loop:
+    """One training run.
+
+    Args:
+        model: a transformers or PEFT model; its parameters that require a gradient learn.
+        batches: the rows of each step.
+        objective: turns log-probabilities into a loss.
+        settings: how the weights move.
+        validation: rows for early stopping; without any the last step is the best.
+        folder: where checkpoints go.
+        listen: called with (phase, values) after every step, validation and checkpoint.
+    """
+
+    model: Any
+    batches: Batches
+    objective: Objective
+    settings: Settings
+    validation: Sequence[Row]
+    folder: Path
+    listen: Listener
+
+    def __post_init__(self) -> None:
+        learning = [p for p in self.model.parameters() if p.requires_grad]
+        self.parameters = learning
+        self.optimizer = torch.optim.AdamW(
+            learning,
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+            fused=True,
+        )
+        peft = hasattr(self.model, "peft_config")
+        self.network = Network(self.model.get_base_model() if peft else self.model)
+        self.progress = Progress()
+
+    def run(self, *, resume: bool = False) -> Progress:
+        """Trains to the end, then puts the best checkpoint's weights back.
+
+        Raises:
+            InterruptedRunError: SIGINT or SIGTERM came; a checkpoint was written.
+            UserError: the loss is not finite, memory or disk ran out; the last checkpoint stays.
+        """
+        steps = self.batches.steps
+        if resume and (saved := checkpoint.saved_steps(self.folder)):
+            self.progress = checkpoint.load(
+                self.folder / f"step-{saved[-1]}", self.model, self.optimizer
+            )
+        with _stop_requests() as stop, self._accidents():
+            while self.progress.step < steps and not self.progress.stopped:
+                self._step(steps)
+                self._after_step(steps)
+                if stop.is_set() and self.progress.step < steps:
+                    self._save()
+                    raise InterruptedRunError(f"stopped at step {self.progress.step} of {steps}")
+            self._restore_best()
+        return self.progress
+
+    def _step(self, steps: int) -> None:
+        started = time.perf_counter()
+        self.model.train()
+        passes = self.batches.step(self.progress.step)
+        units = sum(self.objective.units(rows) for rows in passes)
+        loss = sum(self._backward(rows, units) for rows in passes)
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss became {loss} at step {self.progress.step + 1}",
+                f"lower training.learning_rate (now {self.settings.learning_rate:g})",
+            )
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+        rate = self._set_rate(steps)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.progress.step += 1
+        learnt = sum(1 for rows in passes for row in rows for weight in row.weights if weight)
+        read = sum(len(row.tokens) for rows in passes for row in rows)
+        self.progress.tokens += read
+        seconds = time.perf_counter() - started
+        self.listen(
+            "train",
+            {
+                "step": self.progress.step,
+                "steps": steps,
+                "loss": loss,
+                "learning_rate": rate,
+                "gradient_norm": float(norm),
+                "learnt_tokens": learnt,
+                "tokens": read,
+                "tokens_per_second": round(read / seconds, 1),
+                "learnt_tokens_per_second": round(learnt / seconds, 1),
+                "memory_mb": peak_memory_mb(),
+            },
+        )
+
+    def _backward(self, rows: Sequence[Row], units: float) -> float:
+        loss = self.objective.loss(branch_logprobs(self.network, rows)) / units
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+    def _set_rate(self, steps: int) -> float:
+        warmup = round(self.settings.warmup * steps)
+        factor = rate_factor(self.progress.step, steps, warmup, self.settings.schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate * factor
+        return self.settings.learning_rate * factor
+
+    def _after_step(self, steps: int) -> None:
+        step = self.progress.step
+        due = _is_due(step, steps, self.settings.evaluations)
+        if due and self.validation:
+            self._validate()
+        if due or _is_due(step, steps, self.settings.checkpoints) or step == steps:
+            self._save()
+
+    def _validate(self) -> None:
+        loss = validation_loss(self.network, self.objective, self.validation)
+        self.listen("validation", {"step": self.progress.step, "loss": loss})
+        if self.progress.best_loss is None or loss < self.progress.best_loss:
+            self.progress.best_loss, self.progress.best_step = loss, self.progress.step
+            self.progress.passes_without_progress = 0
+            return
+        self.progress.passes_without_progress += 1
+        self.progress.stopped = self.progress.passes_without_progress >= self.settings.patience
+
+    def _save(self) -> None:
+        checkpoint.save(self.folder, self.model, self.optimizer, self.progress)
+        checkpoint.drop_optimizers(self.folder, keep=self.progress.step)
+        self.listen("checkpoint", {"step": self.progress.step})
+
+    def _restore_best(self) -> None:
+        best = self.progress.best_step
+        if best is not None and best != self.progress.step:
+            checkpoint.load_weights(self.model, self.folder / f"step-{best}")
+            self.listen("restored", {"step": best})
+
+    @contextmanager
+    def _accidents(self) -> Iterator[None]:
+        """Memory and disk that run out end the run with one sentence."""
+        try:
+            yield
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise UserError(
+                f"memory ran out at step {self.progress.step + 1}",
+                "lower training.batch_size and raise training.accumulation by the same factor",
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise RunError(
+                f"the disk is full at {self.folder}", "free some room, then continue with --resume"
+            ) from error
+
+
+@torch.no_grad()
+def validation_loss(
+    network: Network, objective: Objective, rows: Sequence[Row], at_once: int = 16
+) -> float:
+    """Loss a unit over all rows, in batches of like length."""
+    network.model.eval()
+    ordered = sorted(rows, key=lambda row: len(row.tokens))
+    pieces = [ordered[start : start + at_once] for start in range(0, len(ordered), at_once)]
+    total = sum(float(objective.loss(branch_logprobs(network, piece))) for piece in pieces)
+    return total / objective.units(rows)
+
+
+def peak_memory_mb() -> float:
+    """Peak resident memory of this process, or the device's peak under CUDA."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _is_due(step: int, steps: int, times: int) -> bool:
+    """Whether `step` is one of `times` evenly spaced ones, the last step among them."""
+    return times > 0 and (step * times) // steps > ((step - 1) * times) // steps
+
+
+@contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """Turns SIGINT and SIGTERM into a flag, so that a step is never cut in half."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
