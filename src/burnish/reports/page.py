@@ -110,7 +110,7 @@ def _render(contents: Contents) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"plain": plain, "moment": moment, "count": count, "fold": fold}
+    environment.filters.update(plain=plain, count=count, fold=fold)
     manifest = contents.manifest
     return environment.get_template("report.html.j2").render(
         contents=contents,
@@ -120,7 +120,9 @@ def _render(contents: Contents) -> str:
         decision=_decision(contents.verdict),
         figures=_figures(contents.verdict),
         stages=stages(contents),
-        groups=[_drawn(name, rows, contents.budget) for name, rows in _groups(contents)],
+        groups=[
+            _drawn(name, rows, contents.budget) for name, rows in ledger_groups(contents.ledger)
+        ],
         confidence=_confidence(contents),
         flips=_flips(contents),
         confusion=confusion(contents.answers),
@@ -190,10 +192,6 @@ def _figures(verdict: Verdict | None) -> list[Figure]:
         missing = count(verdict.items_missing)
         figures.append(Figure("Items missing", missing, "general items more would decide"))
     return figures
-
-
-def _groups(contents: Contents) -> list[tuple[str, list[Row]]]:
-    return ledger_groups(contents.ledger)
 
 
 def _drawn(name: str, rows: list[Row], budget: float | None) -> DrawnGroup:

@@ -1,0 +1,77 @@
+"""Runs a task on a model: results go to disk chunk by chunk and are never computed twice."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from burnish.evaluation.tasks import Task
+from burnish.models.verbs import Model
+from burnish.run_directory import ItemResult, append_results, read_results, write_atomic
+
+_CHUNK = 256
+
+Advance = Callable[[int], None]
+
+
+def run_task(
+    model: Model,
+    task: Task,
+    path: Path,
+    *,
+    cache: Path | None = None,
+    advance: Advance | None = None,
+) -> list[ItemResult]:
+    """Results of all items, at `path` on disk; an interrupted run goes on where it stopped.
+
+    Args:
+        model: anything that speaks the three verbs.
+        task: what to ask.
+        path: the JSON Lines file of the results; those of another model or task are replaced.
+        cache: a folder that keeps finished results by model and task, for base models.
+        advance: called with the number of items finished since the last call.
+    """
+    key = f"{model.fingerprint}-{task.hash}"
+    kept = cache / f"{key}.jsonl" if cache else None
+    if kept is not None and kept.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _copy(kept, path)
+        write_atomic(_key_path(path), key)
+        done = read_results(path)
+        _report(advance, len(done))
+        return done
+    done = _finished_before(path, key)
+    _report(advance, len(done))
+    for start in range(len(done), len(task), _CHUNK):
+        chunk = task.answer(model, start, min(start + _CHUNK, len(task)))
+        append_results(path, chunk)
+        done += chunk
+        _report(advance, len(chunk))
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        _copy(path, kept)
+    return done
+
+
+def _finished_before(path: Path, key: str) -> list[ItemResult]:
+    mark = _key_path(path)
+    if mark.exists() and mark.read_text() == key:
+        return read_results(path)
+    path.unlink(missing_ok=True)
+    write_atomic(mark, key)
+    return []
+
+
+def _key_path(path: Path) -> Path:
+    return path.with_suffix(".key")
+
+
+def _copy(source: Path, target: Path) -> None:
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    shutil.copyfile(source, temporary)
+    temporary.replace(target)
+
+
+def _report(advance: Advance | None, count: int) -> None:
+    if advance and count:
+        advance(count)

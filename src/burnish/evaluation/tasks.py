@@ -1,0 +1,156 @@
+"""A task = examples + prompt + scorers, in three shapes: generate, choose, text loss.
+
+Each shape turns some of its items into results through one of the model's verbs. `hash` changes
+when any answer could.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from burnish.chat import Conversation, Example, Message
+from burnish.evaluation.scorers import scorer
+from burnish.models.verbs import Choice, Model, Sampling
+from burnish.run_directory import ItemResult
+
+
+class Task(Protocol):
+    """What the runner needs to know."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def hash(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def answer(self, model: Model, start: int, stop: int) -> list[ItemResult]:
+        """Results of the items from `start` to `stop`, in order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateTask:
+    """The model writes an answer; `scorer` grades it against what is expected."""
+
+    name: str
+    examples: Sequence[Example]
+    scorer: str
+    sampling: Sampling
+
+    @property
+    def hash(self) -> str:
+        rows = [example.to_row() | {"source": None} for example in self.examples]
+        return _hash("generate", rows, self.scorer, asdict(self.sampling))
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def answer(self, model: Model, start: int, stop: int) -> list[ItemResult]:
+        examples = self.examples[start:stop]
+        answers = model.generate([example.prompt for example in examples], self.sampling)
+        grade = scorer(self.scorer).item
+        assert grade is not None, "recipes name item scorers first"
+        return [
+            ItemResult(
+                example.id,
+                example.question,
+                example.expected,
+                found.text,
+                grade(found.text, example.expected),
+                found.logprob,
+            )
+            for example, found in zip(examples, answers, strict=True)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceItem:
+    """A question whose answer is the likeliest of its choices; `answer` is a 0-based index."""
+
+    id: str
+    context: Conversation | str
+    choices: tuple[str, ...]
+    answer: int
+
+    @property
+    def question(self) -> str:
+        return self.context if isinstance(self.context, str) else self.context[-1].content
+
+
+@dataclass(frozen=True, slots=True)
+class ChooseTask:
+    """The model's likeliest choice; `by_length` divides log-probabilities by characters."""
+
+    name: str
+    items: Sequence[ChoiceItem]
+    by_length: bool = False
+
+    @property
+    def hash(self) -> str:
+        return _hash("choose", [asdict(item) for item in self.items], self.by_length)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def answer(self, model: Model, start: int, stop: int) -> list[ItemResult]:
+        items = self.items[start:stop]
+        scored = model.score([Choice(item.context, item.choices) for item in items])
+        results = []
+        for item, scores in zip(items, scored, strict=True):
+            lengths = scores.characters if self.by_length else (1,) * len(scores.logprobs)
+            values = [value / size for value, size in zip(scores.logprobs, lengths, strict=True)]
+            best = values.index(max(values))
+            results.append(
+                ItemResult(
+                    item.id,
+                    item.question,
+                    item.choices[item.answer].strip(),
+                    item.choices[best].strip(),
+                    float(best == item.answer),
+                    scores.logprobs[item.answer],
+                )
+            )
+        return results
+
+
+@dataclass(frozen=True, slots=True)
+class TextLossTask:
+    """How surprising fluent text is: the score is nats a token."""
+
+    name: str
+    texts: Sequence[tuple[str, str]]
+
+    @property
+    def hash(self) -> str:
+        return _hash("text loss", list(self.texts))
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def answer(self, model: Model, start: int, stop: int) -> list[ItemResult]:
+        rows = self.texts[start:stop]
+        losses = model.nll([text for _, text in rows])
+        return [
+            ItemResult(name, text, "", "", loss.nats / loss.tokens, -loss.nats)
+            for (name, text), loss in zip(rows, losses, strict=True)
+        ]
+
+
+def label_task(name: str, examples: Sequence[Example], labels: Sequence[str]) -> ChooseTask:
+    """Classification by likelihood: every label is a choice, the prompt is their trunk."""
+    places = {label: place for place, label in enumerate(labels)}
+    items = [ChoiceItem(e.id, e.prompt, tuple(labels), places[e.expected]) for e in examples]
+    return ChooseTask(name, items)
+
+
+def chat_context(question: str) -> Conversation:
+    """A user's single turn."""
+    return (Message("user", question),)
+
+
+def _hash(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:16]

@@ -1,0 +1,45 @@
+"""The cache folder, and digests that are computed once.
+
+<cache>/models/<entry>/   one finished model each
+<cache>/wheels/           wheels laid down by hand, for a machine without a network
+<cache>/hashes/           digests of files that lie elsewhere
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """$BURNISH_CACHE, or `burnish` in the user's cache folder; it need not exist yet."""
+    if chosen := os.environ.get("BURNISH_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "burnish"
+
+
+def remembered_sha256(files: Sequence[Path]) -> str:
+    """The digest of the files in turn, computed once for each (path, size, mtime)."""
+    stats = [(str(file.resolve()), file.stat()) for file in files]
+    stamp = json.dumps([(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats])
+    memory = cache_folder() / "hashes" / hashlib.sha256(stamp.encode()).hexdigest()
+    if memory.is_file():
+        return memory.read_text(encoding="ascii")
+    digest = sha256_of(files)
+    with suppress(OSError):  # a cache that cannot be written costs time, not the run
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        fresh = memory.with_suffix(f".{os.getpid()}")
+        fresh.write_text(digest, encoding="ascii")
+        fresh.replace(memory)
+    return digest
+
+
+def sha256_of(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,74 @@
+"""From a GGUF file to the folder that everything else loads."""
+
+import io
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from burnish.errors import ModelError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+# Vocabularies whose merges were learned with every digit split off (llama.cpp, llama-vocab.cpp).
+_DIGIT_SPLITTING = frozenset({"smollm", "starcoder", "refact", "command-r"})
+
+
+def convert_gguf(gguf: Path, target: Path) -> None:
+    """Dequantise `gguf` to float32 and save model and tokenizer into the folder `target`.
+
+    Raises:
+        ModelError: the file is no GGUF, or of an architecture that transformers does not read.
+    """
+    with gguf.open("rb") as stream:
+        if stream.read(4) != b"GGUF":
+            raise ModelError(f"{gguf.name} is no GGUF file", "download it again, it may be damaged")
+    try:
+        with Console(stderr=True).status(f"converting {gguf.name}"):
+            _convert(gguf, target)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"{gguf.name} cannot be converted ({str(error).partition(chr(10))[0]})",
+            "name the model's safetensors instead, as a folder or as hf:org/name",
+        ) from error
+
+
+def _convert(gguf: Path, target: Path) -> None:
+    # This takes seconds, and a cached model does not need it. It comes before the redirection,
+    # else torch's and transformers' loggers would keep the stream that ends here.
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    # The bars of the loader, which nothing turns off, would tear the status line.
+    with redirect_stderr(io.StringIO()):
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            gguf_file=gguf.name,
+            dtype="float32",
+            quantization_config=GgufConfig(dequantize=True),  # else it is not savable
+        )
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model.save_pretrained(target)
+    tokenizer.model_max_length = model.config.max_position_embeddings
+    _restore_digit_splitting(tokenizer.backend_tokenizer, gguf)
+    tokenizer.save_pretrained(target)
+
+
+def _restore_digit_splitting(tokenizer: "Tokenizer", gguf: Path) -> None:
+    """Split every digit off, as the vocabulary's merges were learned.
+
+    transformers 5 does not know these `tokenizer.ggml.pre` and falls back to GPT-2's splitting,
+    which makes "5  5" other tokens than the model was trained on.
+    """
+    from gguf import GGUFReader
+    from tokenizers import pre_tokenizers
+
+    field = GGUFReader(gguf).get_field("tokenizer.ggml.pre")
+    if field is not None and field.contents() in _DIGIT_SPLITTING:
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False),
+            ]
+        )

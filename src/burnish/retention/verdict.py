@@ -1,0 +1,88 @@
+"""The decision: superiority on the target, non-inferiority of general ability, both at 95 %."""
+
+from collections.abc import Sequence
+
+from burnish.evaluation.statistics import items_needed
+from burnish.run_directory import Decision, LedgerRow, Verdict
+
+
+def decide(ledger: Sequence[LedgerRow], budget_points: float) -> Verdict:
+    """`release` when both tests pass, `hold` when one surely fails, else `inconclusive`.
+
+    Each test is one-sided at 5 %. Both must pass (intersection-union test, Berger 1982), so the
+    chance of releasing a model that fails either stays at most 5 %.
+    """
+    target = next(row for row in ledger if row.kind == "target")
+    general = next((row for row in ledger if row.kind == "general"), None)
+    judged = [_judge_target(target)]
+    if general is not None:
+        judged.append(_judge_general(general, budget_points))
+    reasons = [reason for _, reason in judged]
+    if general is None:
+        reasons.append("General ability was not measured: the recipe names no general suite.")
+    missing = _items_missing(general) if general is not None else None
+    decision = _together([result for result, _ in judged], measured=general is not None)
+    return Verdict(
+        decision,
+        tuple(reasons),
+        budget=budget_points,
+        confidence=0.95,
+        certified_target_gain=_points(target.bound) if target.passed else None,
+        certified_general_drop=_points(-general.bound) if general and general.bound else None,
+        items_missing=missing if decision == "inconclusive" else None,
+    )
+
+
+def _together(results: Sequence[Decision], *, measured: bool) -> Decision:
+    if "hold" in results:
+        return "hold"
+    return "release" if measured and all(r == "release" for r in results) else "inconclusive"
+
+
+def _judge_target(row: LedgerRow) -> tuple[Decision, str]:
+    change = (
+        f"target {row.metric} {_percent(row.base)} -> {_percent(row.tuned)} "
+        f"({_signed(row.delta)} points, 95 % interval {_signed(row.low)} to {_signed(row.high)}, "
+        f"n = {row.n})"
+    )
+    if row.passed:
+        return "release", f"Better at its task: {change}."
+    if row.high <= 0:
+        return "hold", f"No better at its task: {change}."
+    return "inconclusive", f"A gain is not shown: {change}; more test rows would tell."
+
+
+def _judge_general(row: LedgerRow, budget: float) -> tuple[Decision, str]:
+    drop = (
+        f"suite mean {_percent(row.base)} -> {_percent(row.tuned)} ({_signed(row.delta)} points, "
+        f"95 % interval {_signed(row.low)} to {_signed(row.high)}, n = {row.n}, "
+        f"{row.lost} lost, {row.gained} gained)"
+    )
+    if row.passed:
+        return "release", f"General ability is kept within {budget:g} points: {drop}."
+    if row.high < -budget / 100:
+        return "hold", f"General ability fell by more than {budget:g} points: {drop}."
+    need = _items_missing(row)
+    tail = f"about {need} more items would tell" if need else "the drop itself is at the budget"
+    return "inconclusive", f"A drop beyond {budget:g} points cannot be ruled out: {drop}; {tail}."
+
+
+def _items_missing(row: LedgerRow) -> int | None:
+    """Items that 80 % power would still need, were the change and the flips as measured."""
+    assert row.lost is not None
+    assert row.gained is not None
+    assert row.budget is not None
+    needed = items_needed(row.delta, max(row.lost + row.gained, 1) / row.n, row.budget)
+    return max(0, needed - row.n) if needed is not None else None
+
+
+def _points(value: float | None) -> float | None:
+    return None if value is None else value * 100
+
+
+def _percent(value: float) -> str:
+    return f"{value * 100:.1f} %"
+
+
+def _signed(value: float) -> str:
+    return f"{value * 100:+.1f}"
