@@ -1,1 +1,24 @@
-"""Burnish: fine-tune a language model, see what it gained and forgot, release it in budget."""
+"""Burnish: fine-tune a language model, see what it gained and forgot, release it in budget.
+
+The verbs of the command line are functions here:
+
+    import burnish
+    run = burnish.run("recipe.yaml", training={"epochs": 2})
+    run.verdict()
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from burnish.pipeline import check, evaluate, open_tuned, report, run, train
+
+__all__ = ["check", "evaluate", "open_tuned", "report", "run", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, so that `burnish --help` does not wait for torch.
+    if name not in __all__:
+        raise AttributeError(f"module 'burnish' has no attribute {name!r}")
+    from burnish import pipeline
+
+    return getattr(pipeline, name)

@@ -76,13 +76,14 @@ class Training(_Section):
 class Evaluate(_Section):
     """What is measured on base and tuned."""
 
-    target: tuple[str, ...] = Field(("accuracy", "macro_f1"), description="scorers, first decides")
+    target: tuple[str, ...] | None = Field(
+        None, description="scorers, the first decides; null takes those that fit the rows"
+    )
     answer: Literal["generate", "likelihood"] = Field(
         "generate", description="write the answer, or rank the labels by likelihood"
     )
     general: str | None = Field("core", description="general suite; null measures none")
     max_new_tokens: int = Field(64, gt=0)
-    batch_size: int = Field(32, gt=0)
     limit: int | None = Field(None, gt=0, description="test rows, taken by seed")
 
 
@@ -154,6 +155,11 @@ def build_recipe(
 def flat_values(recipe: Recipe) -> Iterator[tuple[str, Any]]:
     """Dotted keys and values in the order of the classes, for `--explain` and the manifest."""
     yield from _flatten(recipe.model_dump(mode="json"), empty=True).items()
+
+
+def explain(recipe: Recipe) -> list[tuple[str, Any, Origin]]:
+    """Each dotted key with its value and where it came from."""
+    return [(key, value, recipe.origins[key]) for key, value in flat_values(recipe)]
 
 
 def known_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:

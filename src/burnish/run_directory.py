@@ -185,6 +185,12 @@ class RunDirectory:
         rows = self._lines("events.jsonl")
         return [row for row in rows if phase is None or row["phase"] == phase]
 
+    def drop_events_after(self, step: int) -> None:
+        """Forgets steps that a resumed run will take again, and a torn last line."""
+        kept = [row for row in self.events() if row.get("step", 0) <= step]
+        if kept or self.events():
+            write_lines(self.path / "events.jsonl", kept)
+
     def results_path(self, label: str, task: str) -> Path:
         return self.path / "results" / label / f"{task}.jsonl"
 

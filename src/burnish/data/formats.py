@@ -177,7 +177,9 @@ def _check_turns(turns: Conversation) -> None:
     if "assistant" not in roles:
         raise _Misfit("has no assistant turn to learn from", "add the answer, or delete the row")
     if roles[0] == "assistant":
-        raise _Misfit("starts with an assistant turn", "put a user turn before it, or set data.system")
+        raise _Misfit(
+            "starts with an assistant turn", "put a user turn before it, or set data.system"
+        )
 
 
 def _is_name(value: Any) -> bool:
@@ -297,7 +299,10 @@ def _alpaca(values: Mapping[str, Any]) -> Conversation:
 
 def _pair(question: str, answer: str) -> Callable[[Mapping[str, Any]], Conversation]:
     def convert(values: Mapping[str, Any]) -> Conversation:
-        turns = Message("user", _text(values, question)), Message("assistant", _text(values, answer))
+        turns = (
+            Message("user", _text(values, question)),
+            Message("assistant", _text(values, answer)),
+        )
         return turns
 
     return convert

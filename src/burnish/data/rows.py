@@ -61,7 +61,9 @@ def read_rows(path: Path) -> Iterator[Row | BadRow]:
         raise _missing(path)
     if reader is None:
         kinds = ", ".join(_READERS)
-        raise DataError(f"{path} is of no known kind ({path.suffix or 'no ending'})", f"use {kinds}")
+        raise DataError(
+            f"{path} is of no known kind ({path.suffix or 'no ending'})", f"use {kinds}"
+        )
     return _guarded(path, reader)
 
 
@@ -77,7 +79,9 @@ def _guarded(path: Path, reader: RowReader) -> Iterator[Row | BadRow]:
         yield from reader(path)
     except OSError as error:
         why = error.strerror or " ".join(str(error).split())
-        raise DataError(f"{path} cannot be read ({why})", "check the file and its rights") from error
+        raise DataError(
+            f"{path} cannot be read ({why})", "check the file and its rights"
+        ) from error
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
@@ -268,7 +272,9 @@ def _parquet(path: Path) -> Iterator[Row | BadRow]:
                     yield _parquet_row(batch.slice(index, 1), f"{path}:{number}")
     except pa.ArrowException as error:
         what = " ".join(str(error).split())
-        raise DataError(f"{path} is no readable Parquet ({what})", "write the file again") from error
+        raise DataError(
+            f"{path} is no readable Parquet ({what})", "write the file again"
+        ) from error
 
 
 def _parquet_row(batch: Any, source: str) -> Row | BadRow:

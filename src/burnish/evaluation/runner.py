@@ -3,11 +3,18 @@
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from burnish.evaluation.tasks import Task
 from burnish.models.verbs import Model
-from burnish.run_directory import ItemResult, append_results, read_results, write_atomic
+from burnish.run_directory import (
+    ItemResult,
+    append_results,
+    read_results,
+    write_atomic,
+    write_lines,
+)
 
 _CHUNK = 256
 
@@ -56,7 +63,9 @@ def run_task(
 def _finished_before(path: Path, key: str) -> list[ItemResult]:
     mark = _key_path(path)
     if mark.exists() and mark.read_text() == key:
-        return read_results(path)
+        done = read_results(path)
+        write_lines(path, (asdict(item) for item in done))  # without a torn last line
+        return done
     path.unlink(missing_ok=True)
     write_atomic(mark, key)
     return []

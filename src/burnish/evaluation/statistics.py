@@ -1,11 +1,10 @@
 """Intervals, tests and sample sizes for comparing a tuned model with its base on the same items.
 
-Differences are always tuned minus base, so a negative one is a loss. Rates and their differences
-are fractions, not percentages. Input without items or outside its range raises ValueError; no
-function answers it with a zero.
+Differences are tuned minus base, so a negative one is a loss; rates are fractions. Input without
+items or outside its range raises ValueError: no function answers it with a zero.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil, hypot, sqrt
 from statistics import NormalDist, fmean
@@ -20,7 +19,6 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.intp]
 
 _NORMAL = NormalDist()
-_DRAWS_AT_ONCE = 4_000_000  # 32 MB of indices, the peak of one bootstrap chunk
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,10 @@ class Paired:
 
 def paired_outcomes(base: BoolArray, tuned: BoolArray, *, confidence: float = 0.95) -> Paired:
     """Compare two models' outcomes, both [items], True where the answer is right."""
-    lost, gained = _discordant(base, tuned)
-    n = base.size
+    if base.dtype != np.bool_ or tuned.dtype != np.bool_:
+        raise ValueError(f"outcomes are {base.dtype} and {tuned.dtype}; both must be bool")
+    _check_shapes(base.shape, tuned.shape)
+    lost, gained, n = int(np.sum(base & ~tuned)), int(np.sum(~base & tuned)), base.size
     return Paired(
         n=n,
         base=float(base.mean()),
@@ -114,7 +114,8 @@ def paired_bootstrap(
     differences = np.asarray(tuned, dtype=np.float64) - base
     if not np.isfinite(differences).all():
         raise ValueError(f"{np.sum(~np.isfinite(differences))} score differences are not finite")
-    means = _resampled_means(differences, resamples, seed)
+    draws = _resampled_items(differences.size, resamples, seed)
+    means = np.array([differences[items].mean() for items in draws])
     low, high = np.quantile(means, _bca_levels(means, differences, confidence))
     return Interval(float(low), float(high), confidence)
 
@@ -133,10 +134,8 @@ def paired_bootstrap_metric(
     Koehn 2004, EMNLP: both models are scored on the same resampled items. `base` and `tuned` score
     their own model on the items at the given indices [n], which repeat. At least two items.
     """
-    _check_bootstrap(n, resamples)
-    rng = np.random.default_rng(seed)
-    draws = (rng.integers(n, size=n) for _ in range(resamples))
-    differences = np.array([tuned(items) - base(items) for items in draws], dtype=np.float64)
+    draws = _resampled_items(n, resamples, seed)
+    differences = np.array([tuned(items) - base(items) for items in draws])
     if not np.isfinite(differences).all():
         raise ValueError(f"the metric's difference was {differences.sum()} on resampled items")
     low, high = np.quantile(differences, [_tail(confidence), 1 - _tail(confidence)])
@@ -151,8 +150,7 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
     share, scale = successes / n, 1 + z * z / n
     centre = (share + z * z / (2 * n)) / scale
     half = z * sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / scale
-    # At the extremes one end is the observed share itself, which rounding would miss.
-    low = centre - half if successes else 0.0
+    low = centre - half if successes else 0.0  # the exact end, which rounding would miss
     high = centre + half if successes < n else 1.0
     return Interval(low, high, confidence)
 
@@ -188,7 +186,7 @@ def items_needed(
     """
     if not 0 <= margin < 1:
         raise ValueError(f"margin is {margin}; it must be at least 0 and below 1")
-    spread = _design_spread(delta, discordance, margin, power, alpha)
+    spread = _spread(delta, discordance, margin, power, alpha)
     if delta <= -margin:
         return None
     return max(1, ceil((spread / (delta + margin)) ** 2))
@@ -199,19 +197,17 @@ def smallest_margin(
 ) -> float | None:
     """Smallest margin that `n` items can rule out when the models are truly equal.
 
-    The inverse of `items_needed` at delta 0, before rounding up to whole items. None when `n` is
-    too small for any margin below 1.
+    The inverse of `items_needed` at delta 0. None when `n` is too small for any margin below 1.
     """
     if n < 1:
         raise ValueError(f"n is {n}; a margin needs at least one item")
 
     def surplus(margin: float) -> float:
-        return sqrt(n) * margin - _design_spread(0.0, discordance, margin, power, alpha)
+        return sqrt(n) * margin - _spread(0.0, discordance, margin, power, alpha)
 
     if surplus(1.0) <= 0:
         return None
-    # The null variance is at least margin * (1 - margin), so no root lies below z^2 / (n + z^2);
-    # halving keeps rounding from hiding the sign there.
+    # The null variance is at least margin * (1 - margin), so the root is above this low end.
     z = _NORMAL.inv_cdf(1 - alpha)
     return float(brentq(surplus, z * z / (n + z * z) / 2, 1.0))
 
@@ -248,17 +244,13 @@ def _null_variance(lost: float, gained: float, n: float, delta: float) -> float:
     return n * (2 * loss_rate + delta * (1 - delta))
 
 
-def _resampled_means(values: FloatArray, resamples: int, seed: int) -> FloatArray:
-    """Means [resamples] of `values` [n] drawn with replacement, in chunks of bounded memory."""
-    n = values.size
-    _check_bootstrap(n, resamples)
+def _resampled_items(n: int, resamples: int, seed: int) -> Iterator[IntArray]:
+    """Indices [n] drawn with replacement; one resample at a time keeps memory at n."""
+    if n < 2 or resamples < 1:
+        raise ValueError(f"{resamples} resamples of {n} items; at least 1 of 2 items are needed")
     rng = np.random.default_rng(seed)
-    means = np.empty(resamples)
-    rows = max(1, _DRAWS_AT_ONCE // n)
-    for start in range(0, resamples, rows):
-        count = min(rows, resamples - start)
-        means[start : start + count] = values[rng.integers(n, size=(count, n))].mean(axis=1)
-    return means
+    for _ in range(resamples):
+        yield rng.integers(n, size=n)
 
 
 def _bca_levels(means: FloatArray, values: FloatArray, confidence: float) -> list[float]:
@@ -274,9 +266,7 @@ def _bca_levels(means: FloatArray, values: FloatArray, confidence: float) -> lis
     return [_NORMAL.cdf(bias + at / (1 - acceleration * at)) for at in shifted]
 
 
-def _design_spread(
-    delta: float, discordance: float, margin: float, power: float, alpha: float
-) -> float:
+def _spread(delta: float, discordance: float, margin: float, power: float, alpha: float) -> float:
     """sqrt(items) * (delta + margin) at which a test at `alpha` has `power`: Nam 1997."""
     if not abs(delta) <= discordance <= 1:
         raise ValueError(f"discordance is {discordance}; it must lie between {abs(delta)} and 1")
@@ -288,14 +278,6 @@ def _design_spread(
     return _NORMAL.inv_cdf(1 - alpha) * null + _NORMAL.inv_cdf(power) * true
 
 
-def _discordant(base: BoolArray, tuned: BoolArray) -> tuple[int, int]:
-    """(lost, gained) of outcomes [items]."""
-    if base.dtype != np.bool_ or tuned.dtype != np.bool_:
-        raise ValueError(f"outcomes are {base.dtype} and {tuned.dtype}; both must be bool")
-    _check_shapes(base.shape, tuned.shape)
-    return int(np.sum(base & ~tuned)), int(np.sum(~base & tuned))
-
-
 def _check_shapes(base: tuple[int, ...], tuned: tuple[int, ...]) -> None:
     if base != tuned or len(base) != 1 or base[0] == 0:
         raise ValueError(f"shapes {base} and {tuned} are not two equal, non-empty lists of items")
@@ -304,11 +286,6 @@ def _check_shapes(base: tuple[int, ...], tuned: tuple[int, ...]) -> None:
 def _check_counts(lost: int, gained: int, n: int) -> None:
     if n < 1 or lost < 0 or gained < 0 or lost + gained > n:
         raise ValueError(f"{lost} lost and {gained} gained of {n} items is not a paired table")
-
-
-def _check_bootstrap(n: int, resamples: int) -> None:
-    if n < 2 or resamples < 1:
-        raise ValueError(f"{resamples} resamples of {n} items; at least 1 of 2 items are needed")
 
 
 def _two_sided_z(confidence: float) -> float:

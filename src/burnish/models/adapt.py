@@ -52,9 +52,13 @@ def load_adapter(model: Any, folder: Path) -> Any:
         return PeftModel.from_pretrained(model, str(folder), is_trainable=False)
     except (RuntimeError, ValueError, KeyError) as error:
         raise ModelError(
-            f"the adapter {folder} was made for another base model ({str(error).splitlines()[0][:120]})",
+            f"the adapter {folder} was made for another base model ({_first_line(error)})",
             "load it on the model that its adapter_config.json names",
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:120]
 
 
 def save_weights(model: Any, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """From a GGUF file to the folder that everything else loads."""
 
 import io
+import struct
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ def convert_gguf(gguf: Path, target: Path) -> None:
     try:
         with Console(stderr=True).status(f"converting {gguf.name}"):
             _convert(gguf, target)
-    except (KeyError, RuntimeError, ValueError) as error:
+    except (LookupError, RuntimeError, ValueError, struct.error) as error:
         raise ModelError(
             f"{gguf.name} cannot be converted ({str(error).partition(chr(10))[0]})",
             "name the model's safetensors instead, as a folder or as hf:org/name",

@@ -57,6 +57,7 @@ class LanguageModel:
         self.source_sha256 = source_sha256
         self.adapter_sha256: str | None = None
         self._adapter_on = True
+        self._base_weights: dict[str, Tensor] | None = None
 
     @property
     def network(self) -> Network:
@@ -77,15 +78,31 @@ class LanguageModel:
     @contextlib.contextmanager
     def base(self) -> Iterator["LanguageModel"]:
         """The same weights with the adapter switched off."""
-        if not hasattr(self.module, "peft_config"):
-            yield self
-            return
         self._adapter_on = False
         try:
-            with self.module.disable_adapter():
+            with self._switched_off():
                 yield self
         finally:
             self._adapter_on = True
+
+    def keep_base(self) -> None:
+        """Remembers today's weights as the base, before fully tuned ones are put in."""
+        self._base_weights = {k: v.clone() for k, v in self.module.state_dict().items()}
+
+    @contextlib.contextmanager
+    def _switched_off(self) -> Iterator[None]:
+        if hasattr(self.module, "peft_config"):
+            with self.module.disable_adapter():
+                yield
+        elif self._base_weights is None:
+            yield
+        else:
+            tuned = {k: v.clone() for k, v in self.module.state_dict().items()}
+            self.module.load_state_dict(self._base_weights)
+            try:
+                yield
+            finally:
+                self.module.load_state_dict(tuned)
 
     @torch.no_grad()
     def generate(

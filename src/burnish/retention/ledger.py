@@ -27,6 +27,34 @@ def text_loss_row(task: str, pair: Pair, seed: int) -> LedgerRow:
     return _graded_row(task, "text_loss", "nats/token", _scores(pair), seed)
 
 
+def perplexity_row(task: str, pair: Pair, seed: int) -> LedgerRow:
+    """Perplexity as a target: exp of the mean nats a token over texts; it has to fall."""
+    base, tuned = _scores(pair)
+    measures = [
+        lambda chosen, side=side: float(np.exp(side[chosen].mean())) for side in (base, tuned)
+    ]
+    intervals = [
+        statistics.paired_bootstrap_metric(
+            measures[0], measures[1], len(base), seed=seed, confidence=level
+        )
+        for level in (0.95, 0.90)
+    ]
+    before, after = float(np.exp(base.mean())), float(np.exp(tuned.mean()))
+    return LedgerRow(
+        task=task,
+        kind="target",
+        metric="perplexity",
+        n=len(base),
+        base=before,
+        tuned=after,
+        delta=after - before,
+        low=intervals[0].low,
+        high=intervals[0].high,
+        bound=intervals[1].high,
+        passed=intervals[1].high < 0,
+    )
+
+
 def general_row(suite: str, sections: Mapping[str, Pair], budget_points: float) -> LedgerRow:
     """The suite mean: unweighted over sections, interval by MOVER from the sections' own."""
     scores = {task: _scores(pair) for task, pair in sections.items()}

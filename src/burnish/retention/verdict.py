@@ -27,8 +27,10 @@ def decide(ledger: Sequence[LedgerRow], budget_points: float) -> Verdict:
         tuple(reasons),
         budget=budget_points,
         confidence=0.95,
-        certified_target_gain=_points(target.bound) if target.passed else None,
-        certified_general_drop=_points(-general.bound) if general and general.bound else None,
+        certified_target_gain=_certified_gain(target),
+        certified_general_drop=_points(-general.bound)
+        if general and general.bound is not None
+        else None,
         items_missing=missing if decision == "inconclusive" else None,
     )
 
@@ -40,16 +42,25 @@ def _together(results: Sequence[Decision], *, measured: bool) -> Decision:
 
 
 def _judge_target(row: LedgerRow) -> tuple[Decision, str]:
-    change = (
+    change = _target_change(row)
+    if row.passed:
+        return "release", f"Better at its task: {change}."
+    if (row.low >= 0) if row.metric == "perplexity" else (row.high <= 0):
+        return "hold", f"No better at its task: {change}."
+    return "inconclusive", f"A gain is not shown: {change}; more test rows would tell."
+
+
+def _target_change(row: LedgerRow) -> str:
+    if row.metric == "perplexity":
+        return (
+            f"perplexity {row.base:.2f} -> {row.tuned:.2f} ({row.delta:+.2f}, 95 % interval "
+            f"{row.low:+.2f} to {row.high:+.2f}, n = {row.n} texts)"
+        )
+    return (
         f"target {row.metric} {_percent(row.base)} -> {_percent(row.tuned)} "
         f"({_signed(row.delta)} points, 95 % interval {_signed(row.low)} to {_signed(row.high)}, "
         f"n = {row.n})"
     )
-    if row.passed:
-        return "release", f"Better at its task: {change}."
-    if row.high <= 0:
-        return "hold", f"No better at its task: {change}."
-    return "inconclusive", f"A gain is not shown: {change}; more test rows would tell."
 
 
 def _judge_general(row: LedgerRow, budget: float) -> tuple[Decision, str]:
@@ -74,6 +85,11 @@ def _items_missing(row: LedgerRow) -> int | None:
     assert row.budget is not None
     needed = items_needed(row.delta, max(row.lost + row.gained, 1) / row.n, row.budget)
     return max(0, needed - row.n) if needed is not None else None
+
+
+def _certified_gain(row: LedgerRow) -> float | None:
+    """Points; perplexity has no points."""
+    return _points(row.bound) if row.passed and row.metric != "perplexity" else None
 
 
 def _points(value: float | None) -> float | None:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 
 from burnish.errors import InterruptedRunError, RunError, UserError
+from burnish.models.adapt import load_weights
 from burnish.models.branches import Network, Row, branch_logprobs
 from burnish.training import checkpoint
 from burnish.training.batches import Batches
@@ -170,7 +171,7 @@ class Loop:
     def _restore_best(self) -> None:
         best = self.progress.best_step
         if best is not None and best != self.progress.step:
-            checkpoint.load_weights(self.model, self.folder / f"step-{best}")
+            load_weights(self.model, self.folder / f"step-{best}")
             self.listen("restored", {"step": best})
 
     @contextmanager

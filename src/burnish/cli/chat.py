@@ -1,0 +1,73 @@
+"""Talk to base and tuned side by side; an empty line or Ctrl-D ends it.
+
+Example: burnish chat runs/support-routing --message "where is my parcel"
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from burnish.chat import Conversation, Message
+from burnish.cli.options import Json
+from burnish.models.verbs import Model, Sampling
+from burnish.run_directory import RunDirectory
+
+
+def command(
+    run: Annotated[str, typer.Argument(help="a run folder")],
+    message: Annotated[str | None, typer.Option(help="ask this once and stop")] = None,
+    temperature: Annotated[float, typer.Option(help="0 always gives the likeliest answer")] = 0.0,
+    max_tokens: Annotated[int, typer.Option(help="longest answer")] = 200,
+    as_json: Json = False,
+) -> None:
+    from burnish import pipeline
+
+    directory = RunDirectory.open(run)
+    model = pipeline.open_tuned(directory)
+    system = directory.manifest().recipe["data"]["system"]
+    start: Conversation = (Message("system", system),) if system else ()
+    sampling = Sampling(max_new_tokens=max_tokens, temperature=temperature)
+    talks: dict[str, Conversation] = {"base": start, "tuned": start}
+    for question in [message] if message else _questions():
+        for label in talks:
+            asked = (*talks[label], Message("user", question))
+            if label == "base":
+                with model.base():
+                    answer = _ask(model, asked, sampling, label, quiet=as_json)
+            else:
+                answer = _ask(model, asked, sampling, label, quiet=as_json)
+            talks[label] = (*asked, Message("assistant", answer))
+        if as_json:
+            print(
+                json.dumps({"question": question, **{k: v[-1].content for k, v in talks.items()}})
+            )
+
+
+def _questions() -> Iterator[str]:
+    return iter(_typed, "")
+
+
+def _typed() -> str:
+    try:
+        return input("\nyou    ").strip()
+    except EOFError:
+        return ""
+
+
+def _ask(model: Model, asked: Conversation, sampling: Sampling, label: str, *, quiet: bool) -> str:
+    if not quiet:
+        Console(highlight=False).print(f"[bold]{label:6}[/] ", end="")
+
+    def stream(_: int, text: str) -> None:
+        if not quiet:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
+    answer = model.generate([asked], sampling, stream)[0].text
+    if not quiet:
+        print()
+    return answer

@@ -1,0 +1,52 @@
+"""Read a data file as a run would: findings, split sizes, rows with the learnt tokens in colour.
+
+Example: burnish check support.jsonl --model smollm2-135m --show 3
+"""
+
+import json
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from burnish.cli.options import DropBad, Json
+
+_COLOURS = {"error": "red", "warning": "yellow", "info": "dim"}
+
+
+def command(
+    data: Annotated[str, typer.Argument(help="JSON Lines, CSV, Parquet or text file")],
+    model: Annotated[
+        str, typer.Option(help="whose chat template and tokens to use")
+    ] = "smollm2-135m",
+    show: Annotated[int, typer.Option(help="rows to print, learnt tokens in colour")] = 0,
+    drop_bad: DropBad = False,
+    as_json: Json = False,
+) -> None:
+    from burnish import pipeline
+
+    checked = pipeline.check(data, model, drop_bad=drop_bad)
+    dataset = checked.dataset
+    sizes = {name: len(getattr(dataset, name)) for name in ("train", "validation", "test")}
+    learnt = sum(1 for row in checked.rendered for weight in row.weights if weight)
+    if as_json:
+        findings = [asdict(finding) for finding in checked.findings]
+        print(json.dumps({"rows": sizes, "learnt_tokens": learnt, "findings": findings}))
+        return
+    console = Console(highlight=False)
+    for finding in checked.findings:
+        console.print(f"[{_COLOURS[finding.severity]}]{finding.severity:8}[/] {finding.message}")
+    split = ", ".join(f"{name} {count}" for name, count in sizes.items())
+    console.print(f"rows     {split}; {learnt} tokens to be learnt in train")
+    for row in checked.rendered[:show]:
+        console.print(_coloured(row, pipeline.tokenizer_of(model)))
+    console.print(f"next     burnish run RECIPE with data: {{train: {data}}}", markup=False)
+
+
+def _coloured(row: Any, tokenizer: Any) -> Text:
+    text = Text("\n")
+    for token, weight in zip(row.tokens, row.weights, strict=True):
+        text.append(tokenizer.decode([token]), style="bold green" if weight else "dim")
+    return text

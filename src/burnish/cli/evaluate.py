@@ -1,0 +1,22 @@
+"""Measure base and tuned of a run on the same rows, fill the ledger and decide.
+
+Example: burnish evaluate runs/support-routing
+"""
+
+from typing import Annotated
+
+import typer
+
+from burnish.cli.options import Json, decision_exit, print_verdict
+
+
+def command(
+    run: Annotated[str, typer.Argument(help="a run folder")],
+    as_json: Json = False,
+) -> None:
+    from burnish import pipeline
+
+    directory = pipeline.evaluate(run, quiet=as_json)
+    pipeline.report(directory)
+    print_verdict(directory, as_json=as_json)
+    decision_exit(directory)

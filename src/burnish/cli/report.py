@@ -1,0 +1,26 @@
+"""Write a run's page (report.html) and model card (card.md) from its files.
+
+Example: burnish report runs/support-routing
+"""
+
+import json
+from typing import Annotated
+
+import typer
+
+from burnish.cli.options import Json
+from burnish.reports.card import write_card
+from burnish.reports.page import write_page
+from burnish.run_directory import RunDirectory
+
+
+def command(
+    run: Annotated[str, typer.Argument(help="a run folder")],
+    as_json: Json = False,
+) -> None:
+    directory = RunDirectory.open(run)
+    page, card = write_page(directory), write_card(directory)
+    if as_json:
+        print(json.dumps({"page": str(page), "card": str(card)}))
+        return
+    print(f"page   {page}\ncard   {card}")

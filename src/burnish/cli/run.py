@@ -1,0 +1,46 @@
+"""From rows to a verdict: train, measure base and tuned, decide, write the report.
+
+Example: burnish run recipe.yaml --set training.epochs=2
+"""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from burnish.cli.options import (
+    DropBad,
+    Json,
+    Name,
+    Output,
+    Resume,
+    Set,
+    decision_exit,
+    overrides,
+    print_verdict,
+)
+from burnish.recipe import explain, load_recipe
+
+
+def command(
+    recipe: Annotated[str, typer.Argument(help="a recipe file")],
+    settings: Set = None,
+    name: Name = None,
+    output: Output = None,
+    resume: Resume = False,
+    drop_bad: DropBad = False,
+    as_json: Json = False,
+    explained: Annotated[
+        bool, typer.Option("--explain", help="print each value with its origin; run nothing")
+    ] = False,
+) -> None:
+    chosen = load_recipe(recipe, overrides(settings, name, output, drop_bad))
+    if explained:
+        for key, value, origin in explain(chosen):
+            Console(highlight=False).print(f"{key:28} {value!s:32} {origin}", markup=False)
+        return
+    from burnish import pipeline
+
+    directory = pipeline.run(chosen, resume=resume, quiet=as_json)
+    print_verdict(directory, as_json=as_json)
+    decision_exit(directory)

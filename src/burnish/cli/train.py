@@ -1,0 +1,32 @@
+"""Train only; `burnish evaluate` measures and decides later.
+
+Example: burnish train recipe.yaml --resume
+"""
+
+import json
+from typing import Annotated
+
+import typer
+
+from burnish.cli.options import DropBad, Json, Name, Output, Resume, Set, overrides
+from burnish.recipe import load_recipe
+
+
+def command(
+    recipe: Annotated[str, typer.Argument(help="a recipe file")],
+    settings: Set = None,
+    name: Name = None,
+    output: Output = None,
+    resume: Resume = False,
+    drop_bad: DropBad = False,
+    as_json: Json = False,
+) -> None:
+    chosen = load_recipe(recipe, overrides(settings, name, output, drop_bad))
+    from burnish import pipeline
+
+    directory = pipeline.train(chosen, resume=resume, quiet=as_json)
+    if as_json:
+        print(json.dumps({"run": str(directory.path), "training": directory.manifest().training}))
+        return
+    print(f"trained {directory.path}")
+    print(f"next   burnish evaluate {directory.path}")

@@ -1,0 +1,301 @@
+"""Scorers of a model's answers against the expected ones, and the registry that names them.
+
+An item scorer rates one answer and its figure is the mean over items; a corpus scorer rates all
+answers together because its figure is no such mean. To add one, write it and list it in `SCORERS`.
+Third-party metrics are imported on first use, so that checking a recipe does not wait for them.
+"""
+
+import difflib
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Literal
+
+from burnish.errors import DataError, UserError
+
+ItemScorer = Callable[[str, str], float]
+CorpusScorer = Callable[[Sequence[str], Sequence[str]], float]
+
+_SENTENCE_ENDINGS = ".,;:!?…。，、；：！？।۔؟"  # not all of Unicode's punctuation: "C#" is not "C"
+# Scripts whose words run together: Thai and Lao, Burmese, Khmer, kana, Han.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u9fff"
+    "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
+)
+_UNREADABLE = (ValueError, RecursionError)  # what json raises for text that it cannot read
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A named scorer; exactly one of `item` and `corpus` is set.
+
+    `binary` says that every item scores 0 or 1, so that tests of paired proportions apply.
+    """
+
+    name: str
+    item: ItemScorer | None
+    corpus: CorpusScorer | None
+    binary: bool
+    description: str
+
+
+def scorer(name: str) -> Scorer:
+    """The scorer registered as `name`.
+
+    Raises:
+        UserError: no scorer has that name; the remedy gives the closest spelling.
+    """
+    if name in SCORERS:
+        return SCORERS[name]
+    close = difflib.get_close_matches(name.lower(), SCORERS, n=1)
+    remedy = f"use {close[0]!r}" if close else f"use one of {', '.join(SCORERS)}"
+    raise UserError(f"there is no scorer {name!r}", remedy)
+
+
+def exact_match(answer: str, expected: str) -> float:
+    """1 if the texts are equal but for whitespace around them, else 0."""
+    return float(answer.strip() == expected.strip())
+
+
+def accuracy(answer: str, expected: str) -> float:
+    """1 if the texts are equal but for case, spacing and punctuation at the end, else 0."""
+    return float(_normalised(answer) == _normalised(expected))
+
+
+def bleu(answer: str, expected: str) -> float:
+    """Sentence BLEU, 0 to 100: sacrebleu, 13a tokens, exponential smoothing, effective order.
+
+    13a splits words at spaces; prefer chrF for text written without them.
+    """
+    from sacrebleu import sentence_bleu
+
+    return sentence_bleu(answer, [expected], use_effective_order=True).score
+
+
+def chrf(answer: str, expected: str) -> float:
+    """Sentence chrF2, 0 to 100: Popović 2015 as in sacrebleu, character n-grams up to 6."""
+    from sacrebleu import sentence_chrf
+
+    return sentence_chrf(answer, [expected]).score
+
+
+def rouge1(answer: str, expected: str) -> float:
+    """ROUGE-1 F-measure, 0 to 1: shared words (Lin 2004)."""
+    return _rouge("rouge1")(answer, expected)
+
+
+def rouge2(answer: str, expected: str) -> float:
+    """ROUGE-2 F-measure, 0 to 1: shared pairs of adjacent words (Lin 2004)."""
+    return _rouge("rouge2")(answer, expected)
+
+
+def rouge_l(answer: str, expected: str) -> float:
+    """ROUGE-L F-measure, 0 to 1: longest common subsequence of words (Lin 2004)."""
+    return _rouge("rougeL")(answer, expected)
+
+
+def json_valid(answer: str, expected: str) -> float:
+    """1 if the whole answer is one JSON text (RFC 8259), else 0; `expected` is not read.
+
+    A code fence around it counts as invalid, as it does for a program that reads the answer.
+    """
+    try:
+        _parse_json(answer)
+    except _UNREADABLE:
+        return 0.0
+    return 1.0
+
+
+def json_fields(answer: str, expected: str) -> float:
+    """Share of the expected JSON fields that the answer holds with an equal value, 0 to 1.
+
+    Nested objects count by their innermost fields; a list is one value. Fields that were not
+    expected cost nothing, and an answer that is not JSON scores 0.
+
+    Raises:
+        DataError: `expected` is not JSON.
+    """
+    try:
+        wanted = _fields(_parse_json(expected))
+    except _UNREADABLE:
+        raise DataError(
+            f"the expected answer {expected[:80]!r} is not JSON",
+            "correct that row or choose a scorer that compares text",
+        ) from None
+    try:
+        found = _fields(_parse_json(answer))
+    except _UNREADABLE:
+        return 0.0
+    right = sum(path in found and _same_json(found[path], wanted[path]) for path in wanted)
+    return right / len(wanted)
+
+
+def macro_precision(answers: Sequence[str], expected: Sequence[str]) -> float:
+    """Mean over the expected labels of the precision, 0 where a label was never answered."""
+    return _classification(answers, expected, "precision", "macro")
+
+
+def macro_recall(answers: Sequence[str], expected: Sequence[str]) -> float:
+    """Mean over the expected labels of the recall."""
+    return _classification(answers, expected, "recall", "macro")
+
+
+def macro_f1(answers: Sequence[str], expected: Sequence[str]) -> float:
+    """Mean over the expected labels of F1."""
+    return _classification(answers, expected, "f1", "macro")
+
+
+def micro_precision(answers: Sequence[str], expected: Sequence[str]) -> float:
+    """Precision over all labels pooled; with one label per item it equals accuracy."""
+    return _classification(answers, expected, "precision", "micro")
+
+
+def micro_recall(answers: Sequence[str], expected: Sequence[str]) -> float:
+    """Recall over all labels pooled; with one label per item it equals accuracy."""
+    return _classification(answers, expected, "recall", "micro")
+
+
+def micro_f1(answers: Sequence[str], expected: Sequence[str]) -> float:
+    """F1 over all labels pooled; with one label per item it equals accuracy."""
+    return _classification(answers, expected, "f1", "micro")
+
+
+def corpus_bleu(answers: Sequence[str], expected: Sequence[str]) -> float:
+    """BLEU of all answers, 0 to 100: Papineni et al. 2002 as in sacrebleu, 13a tokens."""
+    import sacrebleu
+
+    _check_corpus(answers, expected)
+    return sacrebleu.corpus_bleu(answers, [expected]).score
+
+
+def corpus_chrf(answers: Sequence[str], expected: Sequence[str]) -> float:
+    """chrF2 of all answers, 0 to 100: Popović 2015 as in sacrebleu."""
+    import sacrebleu
+
+    _check_corpus(answers, expected)
+    return sacrebleu.corpus_chrf(answers, [expected]).score
+
+
+def _normalised(text: str) -> str:
+    words = " ".join(unicodedata.normalize("NFC", text).casefold().split())
+    # An answer of punctuation alone is kept: "?" and "!" are different answers.
+    return words.rstrip(_SENTENCE_ENDINGS + " ") or words
+
+
+def _classification(
+    answers: Sequence[str],
+    expected: Sequence[str],
+    figure: Literal["precision", "recall", "f1"],
+    average: Literal["macro", "micro"],
+) -> float:
+    """One figure of scikit-learn's classification scores over labels normalised as by `accuracy`.
+
+    An answer that is no expected label counts as a wrong class: it is a miss for the true label
+    and, in the pooled figures, a false alarm. Macro figures leave such classes out of their mean.
+    """
+    from sklearn.metrics import precision_recall_fscore_support
+
+    _check_corpus(answers, expected)
+    given, true = [_normalised(text) for text in answers], [_normalised(text) for text in expected]
+    labels = sorted(set(true) if average == "macro" else {*true, *given})
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        true, given, labels=labels, average=average, zero_division=0.0
+    )
+    return float({"precision": precision, "recall": recall, "f1": f1}[figure])
+
+
+def _check_corpus(answers: Sequence[str], expected: Sequence[str]) -> None:
+    if not answers or len(answers) != len(expected):
+        raise ValueError(
+            f"{len(answers)} answers cannot be scored against {len(expected)} expected ones"
+        )
+
+
+class _UnicodeTokenizer:
+    """rouge-score's own tokens on ASCII text, and tokens where it would find none on other text.
+
+    Its default tokenizer drops every character but a-z and 0-9. This one keeps letters, marks and
+    numbers of any script, and makes each character of a script without word spaces a token.
+    """
+
+    def tokenize(self, text: str) -> list[str]:
+        return "".join(map(_spaced, unicodedata.normalize("NFC", text).lower())).split()
+
+
+@lru_cache(maxsize=65_536)
+def _spaced(character: str) -> str:
+    if unicodedata.category(character)[0] not in "LMN":
+        return " "
+    return f" {character} " if _UNSPACED.match(character) else character
+
+
+@cache
+def _rouge(kind: str) -> ItemScorer:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    rouge = RougeScorer([kind], tokenizer=_UnicodeTokenizer())
+    return lambda answer, expected: float(rouge.score(expected, answer)[kind].fmeasure)
+
+
+def _parse_json(text: str) -> object:
+    value: object = json.loads(text, parse_constant=_refuse_constant)
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON, though Python reads it")
+
+
+def _fields(value: object, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:
+    """Innermost fields by path; a value that is no object, or an empty one, is its own field.
+
+    Paths are tuples because a key may itself contain a full stop.
+    """
+    if not isinstance(value, dict) or not value:
+        return {path: value}
+    fields: dict[tuple[str, ...], object] = {}
+    for key, inner in value.items():
+        fields |= _fields(inner, (*path, key))
+    return fields
+
+
+def _same_json(left: object, right: object) -> bool:
+    """Equality of JSON values: 1 equals 1.0 but, unlike in Python, not true."""
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(map(_same_json, left, right))
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(_same_json(left[k], right[k]) for k in left)
+    return isinstance(left, bool) == isinstance(right, bool) and left == right
+
+
+def _by_item(name: str, item: ItemScorer, description: str, *, binary: bool = False) -> Scorer:
+    return Scorer(name, item, None, binary, description)
+
+
+def _by_corpus(name: str, corpus: CorpusScorer, description: str) -> Scorer:
+    return Scorer(name, None, corpus, False, description)
+
+
+_REGISTERED = (
+    _by_item("exact_match", exact_match, "equal text, 0 or 1", binary=True),
+    _by_item("accuracy", accuracy, "equal but for case, spacing, final stop, 0 or 1", binary=True),
+    _by_item("bleu", bleu, "sentence BLEU, 0 to 100"),
+    _by_item("chrf", chrf, "sentence chrF2, 0 to 100"),
+    _by_item("rouge1", rouge1, "shared words (ROUGE-1 F), 0 to 1"),
+    _by_item("rouge2", rouge2, "shared word pairs (ROUGE-2 F), 0 to 1"),
+    _by_item("rougeL", rouge_l, "longest common word sequence (ROUGE-L F), 0 to 1"),
+    _by_item("json_valid", json_valid, "the answer is JSON, 0 or 1", binary=True),
+    _by_item("json_fields", json_fields, "share of expected JSON fields that are right, 0 to 1"),
+    _by_corpus("macro_precision", macro_precision, "mean precision of the labels, 0 to 1"),
+    _by_corpus("macro_recall", macro_recall, "mean recall of the labels, 0 to 1"),
+    _by_corpus("macro_f1", macro_f1, "mean F1 of the labels, 0 to 1"),
+    _by_corpus("micro_precision", micro_precision, "pooled precision, 0 to 1"),
+    _by_corpus("micro_recall", micro_recall, "pooled recall, 0 to 1"),
+    _by_corpus("micro_f1", micro_f1, "pooled F1, 0 to 1"),
+    _by_corpus("corpus_bleu", corpus_bleu, "BLEU of all answers, 0 to 100"),
+    _by_corpus("corpus_chrf", corpus_chrf, "chrF2 of all answers, 0 to 100"),
+)
+SCORERS: dict[str, Scorer] = {entry.name: entry for entry in _REGISTERED}

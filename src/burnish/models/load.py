@@ -1,0 +1,78 @@
+"""Loads a model by name onto the best device, in the number format that the device is fast in."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from burnish.errors import ModelError
+from burnish.models.adapt import load_adapter
+from burnish.models.language_model import LanguageModel, folder_sha256
+from burnish.models.sources import Source, resolve
+
+DeviceChoice = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a model computes and in which number format."""
+
+    device: str
+    dtype: torch.dtype
+
+    def __str__(self) -> str:
+        return f"{self.device}, {str(self.dtype).removeprefix('torch.')}"
+
+
+def place(choice: DeviceChoice) -> Placement:
+    """CUDA in bfloat16 where there is one, else the CPU in float32 (its bfloat16 is far slower).
+
+    Raises:
+        ModelError: CUDA was asked for and there is none.
+    """
+    if choice == "cuda" and not torch.cuda.is_available():
+        raise ModelError("device is cuda, but torch sees no GPU", "set device to auto or cpu")
+    if choice != "cpu" and torch.cuda.is_available():
+        return Placement("cuda", torch.bfloat16)
+    return Placement("cpu", torch.float32)
+
+
+def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
+    """The tokenizer of a resolved source."""
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(source.path))
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{source.name} has no tokenizer that can be read", "name a folder with tokenizer.json"
+        ) from error
+    return tokenizer
+
+
+def load_model(
+    name: str, device: DeviceChoice = "auto", adapter: Path | None = None
+) -> LanguageModel:
+    """A model and, where named, the adapter on it; switch it off with `model.base()`.
+
+    Raises:
+        ModelError: the model or the adapter cannot be had or does not fit.
+    """
+    source, placement = resolve(name), place(device)
+    logging.disable_progress_bar()
+    try:
+        module = AutoModelForCausalLM.from_pretrained(str(source.path), dtype=placement.dtype)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{name} is no causal language model ({str(error).splitlines()[0][:120]})",
+            "choose another; `burnish models` lists the built-in ones",
+        ) from error
+    module = module.to(placement.device)
+    model = LanguageModel(
+        module, load_tokenizer(source), name=source.name, source_sha256=source.sha256
+    )
+    if adapter is not None:
+        model.module = load_adapter(module, adapter)
+        model.adapter_sha256 = folder_sha256(adapter)
+    return model

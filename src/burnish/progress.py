@@ -1,0 +1,64 @@
+"""Progress bars for long work, in a terminal and in a notebook; silent where nobody looks."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+Advance = Callable[[int], None]
+
+
+class Bars:
+    """Bars one under another; `say` prints a line above them. All of it goes to stderr."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+
+    def say(self, text: str) -> None:
+        self.console.print(text)
+
+    @contextmanager
+    def items(self, description: str, total: int) -> Iterator[Advance]:
+        """A bar that counts finished items."""
+        with self._progress() as progress:
+            bar = progress.add_task(description, total=total, detail="")
+            yield lambda count: progress.advance(bar, count)
+
+    @contextmanager
+    def training(self, steps: int) -> Iterator[Callable[[str, dict[str, Any]], None]]:
+        """A bar that follows the loop's events: loss, learnt tokens a second, time left."""
+        with self._progress() as progress:
+            bar = progress.add_task("training", total=steps, detail="")
+            validation = ""
+
+            def listen(phase: str, values: dict[str, Any]) -> None:
+                nonlocal validation
+                if phase == "validation":
+                    validation = f" · validation {values['loss']:.3f}"
+                if phase == "train":
+                    rate = values["learnt_tokens_per_second"]
+                    detail = f"loss {values['loss']:.3f}{validation} · {rate:.0f} learnt tokens/s"
+                    progress.update(bar, completed=values["step"], detail=detail)
+
+            yield listen
+
+    def _progress(self) -> Progress:
+        return Progress(
+            TextColumn("[bold]{task.description:<18}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[detail]}"),
+            TimeElapsedColumn(),
+            TextColumn("·"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )

@@ -1,0 +1,81 @@
+"""The style, executable: who may import whom, and how long things may get."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import burnish
+from burnish.recipe import Recipe, known_keys
+
+SOURCE = Path(burnish.__file__).parent
+FILES = sorted(SOURCE.rglob("*.py"))
+# A stage imports only from those before it; `pipeline` and `cli` from all.
+ORDER = [
+    "errors", "chat", "recipe", "run_directory", "progress", "data", "models", "training",
+    "evaluation", "retention", "reports", "pipeline", "cli",
+]  # fmt: skip
+# file or function -> why it may be longer; this list may only shrink
+LONGER: dict[str, str] = {}
+FORBIDDEN_NAMES = {"utils", "helpers", "common", "manager", "misc"}
+
+
+def stage(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported_stages(tree: ast.AST) -> set[str]:
+    names = [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module]
+    return {name.split(".")[1] for name in names if name.startswith("burnish.")}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_file_follows_the_house(path: Path) -> None:
+    text = path.read_text()
+    tree = ast.parse(text)
+    own = stage(path)
+    if own != "__init__":
+        allowed = set(ORDER[: ORDER.index(own) + 1])
+        assert imported_stages(tree) <= allowed
+    assert not FORBIDDEN_NAMES & set(path.with_suffix("").parts)
+    assert not re.search(r"\b(TODO|FIXME|XXX)\b", text)
+    assert len(text.splitlines()) <= 400 or path.name in LONGER
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            length = (node.end_lineno or 0) - node.lineno + 1
+            assert length <= 60 or node.name in LONGER, f"{node.name} has {length} lines"
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            given = [a for a in arguments if a.arg not in ("self", "cls")]
+            is_verb = own == "cli" and node.name == "command"  # its arguments are the options
+            assert len(given) <= 6 or is_verb, f"{node.name} has {len(given)} parameters"
+
+
+def test_public_names_are_documented() -> None:
+    for path in FILES:
+        tree = ast.parse(path.read_text())
+        if path.read_text().strip():
+            assert ast.get_docstring(tree), f"{path} says nothing"
+
+
+def test_every_recipe_key_has_a_reader() -> None:
+    """A key that nothing reads is a dead knob."""
+    readers = "\n".join(p.read_text() for p in FILES if p.name != "recipe.py")
+    whole_sections = {"lora"}  # handed over whole by model_dump
+    for key in known_keys(Recipe):
+        section, _, last = key.rpartition(".")
+        if section not in whole_sections:
+            assert re.search(rf"\.{last}\b", readers), f"nothing reads {key}"
+
+
+def test_nothing_of_the_workplace_is_named() -> None:
+    root = SOURCE.parents[1]
+    words = re.compile(r"/work/|\.library|pypi-more|registry host", re.IGNORECASE)
+    for path in [
+        *FILES,
+        *root.glob("*.md"),
+        *(root / "docs").rglob("*.md"),
+        *(root / "bench").glob("*"),
+    ]:
+        if path.is_file():
+            assert not words.search(path.read_text()), path

@@ -1,0 +1,188 @@
+"""The loop's truths: accumulated = one batch, resumed = straight, the best weights come back."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from burnish.errors import InterruptedRunError, RunError, UserError
+from burnish.models.adapt import add_lora
+from burnish.models.branches import Row
+from burnish.training import checkpoint
+from burnish.training.batches import Batches
+from burnish.training.loop import Loop, Settings
+from burnish.training.objectives import OBJECTIVES, Objective, sft
+
+
+def tiny(seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=61,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    return add_lora(
+        LlamaForCausalLM(config), rank=4, alpha=8, dropout=0.0, target="all-linear", seed=seed
+    )
+
+
+def rows(count: int = 24) -> list[Row]:
+    chance = torch.Generator().manual_seed(3)
+    made = []
+    for index in range(count):
+        length = 4 + index % 5
+        tokens = [1, 2, 3, *torch.randint(4, 61, (length,), generator=chance).tolist()]
+        made.append(Row(tokens, [0.0] * 4 + [1.0] * (length - 1)))
+    return made
+
+
+def loop(folder: Path, model: Any = None, **changes: Any) -> tuple[Loop, list[tuple[str, Any]]]:
+    events: list[tuple[str, Any]] = []
+    batches = Batches(
+        rows(),
+        changes.pop("batch_size", 4),
+        changes.pop("accumulation", 1),
+        changes.pop("epochs", 2),
+        seed=changes.pop("seed", 0),
+    )
+    objective = changes.pop("objective", OBJECTIVES["sft"])
+    validation = changes.pop("validation", rows(6))
+    settings = Settings(**{"learning_rate": 1e-2, **changes})
+    made = Loop(
+        model or tiny(),
+        batches,
+        objective,
+        settings,
+        validation,
+        folder,
+        lambda phase, values: events.append((phase, values)),
+    )
+    return made, events
+
+
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def test_loss_falls(tmp_path: Path) -> None:
+    made, events = loop(tmp_path, epochs=10)
+    made.run()
+    losses = [values["loss"] for phase, values in events if phase == "train"]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_accumulated_equals_one_batch(tmp_path: Path) -> None:
+    whole, _ = loop(tmp_path / "whole", batch_size=24, epochs=3, evaluations=0)
+    parts, _ = loop(tmp_path / "parts", batch_size=5, accumulation=5, epochs=3, evaluations=0)
+    whole.run()
+    parts.run()
+    for name, value in weights(whole.model).items():
+        torch.testing.assert_close(weights(parts.model)[name], value, atol=2e-5, rtol=1e-4)
+
+
+def test_resumed_is_bit_identical(tmp_path: Path) -> None:
+    straight, _ = loop(tmp_path / "straight")
+    straight.run()
+    broken, events = loop(tmp_path / "broken")
+    original = broken.listen
+
+    def stop_at_five(phase: str, values: dict[str, Any]) -> None:
+        original(phase, values)
+        if phase == "train" and values["step"] == 5:
+            raise KeyboardInterrupt
+
+    broken.listen = stop_at_five
+    with pytest.raises(KeyboardInterrupt):
+        broken.run()
+    again, _ = loop(tmp_path / "broken", model=tiny(seed=9))
+    again.run(resume=True)
+    assert any(phase == "checkpoint" for phase, _ in events)
+    for name, value in weights(straight.model).items():
+        assert torch.equal(weights(again.model)[name], value), name
+
+
+def test_signal_writes_a_checkpoint(tmp_path: Path) -> None:
+    import os
+    import signal
+
+    made, _ = loop(tmp_path)
+    original = made.listen
+
+    def terminate(phase: str, values: dict[str, Any]) -> None:
+        original(phase, values)
+        if phase == "train" and values["step"] == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    made.listen = terminate
+    with pytest.raises(InterruptedRunError, match="step 2 of 12"):
+        made.run()
+    assert checkpoint.saved_steps(tmp_path)[-1] == 2
+
+
+def test_early_stopping_restores_the_best(tmp_path: Path) -> None:
+    made, events = loop(tmp_path, epochs=30, learning_rate=0.05, evaluations=30, patience=2)
+    progress = made.run()
+    losses = {v["step"]: v["loss"] for phase, v in events if phase == "validation"}
+    assert progress.stopped
+    assert progress.best_step == min(losses, key=lambda step: losses[step])
+    best = tmp_path / f"step-{progress.best_step}"
+    fresh = tiny(seed=5)
+    checkpoint.load_weights(fresh, best)
+    for name, value in weights(made.model).items():
+        assert torch.equal(weights(fresh)[name], value)
+
+
+def test_loss_that_is_no_number_ends_with_a_sentence(tmp_path: Path) -> None:
+    broken = Objective("broken", lambda found: sft.loss(found) * float("nan"), sft.units)
+    made, _ = loop(tmp_path, objective=broken)
+    with pytest.raises(
+        UserError, match=r"the loss became nan at step 1: lower training\.learning_rate"
+    ):
+        made.run()
+
+
+def test_full_disk_ends_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, _ = loop(tmp_path)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    made.run()
+    before = checkpoint.saved_steps(tmp_path)
+    monkeypatch.setattr(checkpoint, "save_weights", full)
+    again, _ = loop(tmp_path, epochs=4)
+    with pytest.raises(RunError, match="the disk is full"):
+        again.run()
+    assert checkpoint.saved_steps(tmp_path) == before
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_out_of_memory_ends_with_a_sentence(tmp_path: Path) -> None:
+    def hungry(_: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("no room")
+
+    made, _ = loop(tmp_path, objective=Objective("hungry", hungry, sft.units))
+    with pytest.raises(UserError, match=r"memory ran out at step 1: lower training\.batch_size"):
+        made.run()
+
+
+def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    made, _ = loop(tmp_path)
+    made.run()
+    last = tmp_path / f"step-{checkpoint.saved_steps(tmp_path)[-1]}"
+    (last / "adapter_model.safetensors").write_bytes(b"half")
+    again, _ = loop(tmp_path)
+    with pytest.raises(RunError, match="cannot be read"):
+        again.run(resume=True)
+
+
+def test_every_row_once_an_epoch() -> None:
+    batches = Batches(rows(23), 4, 2, 2.0, seed=1)
+    assert batches.steps == 6
+    seen = [tuple(row.tokens) for step in range(3) for batch in batches.step(step) for row in batch]
+    assert sorted(seen) == sorted(tuple(row.tokens) for row in rows(23))

@@ -1,0 +1,19 @@
+import pytest
+
+from burnish.training.schedule import automatic_rate, rate_factor
+
+
+def test_rate_by_hand() -> None:
+    # 10 steps, 2 of warm-up: 1/3, 2/3, then the schedule from its peak
+    assert rate_factor(0, 10, 2, "linear") == pytest.approx(1 / 3)
+    assert rate_factor(1, 10, 2, "linear") == pytest.approx(2 / 3)
+    assert rate_factor(2, 10, 2, "linear") == 1.0
+    assert rate_factor(6, 10, 2, "linear") == pytest.approx(0.5)
+    assert rate_factor(6, 10, 2, "cosine") == pytest.approx(0.5)
+    assert rate_factor(9, 10, 2, "constant") == 1.0
+
+
+def test_automatic_rate() -> None:
+    assert automatic_rate("full", 2000) == pytest.approx(5e-5)
+    assert automatic_rate("lora", 2000) == pytest.approx(5e-4)
+    assert automatic_rate("lora", 576) == pytest.approx(5e-4 * (2000 / 576) ** 0.781)
