@@ -33,7 +33,7 @@ _SHAREGPT_ROLES: dict[str, Role] = {
 }
 
 
-class _Misfit(Exception):
+class _MisfitError(Exception):
     """A row that does not fit its format."""
 
     def __init__(self, reason: str, remedy: str) -> None:
@@ -87,23 +87,17 @@ class Converter:
         try:
             values = self._rename(row.values)
             form = self._fitting(values)
-            turns = form.convert(values)
-            turns = self._with_system(turns, row)
+            turns = self._with_system(form.convert(values), row)
             _check_turns(turns)
-            example = self._example(turns, values, row)
-        except _Misfit as misfit:
+        except _MisfitError as misfit:
             return BadRow(row.source, misfit.reason, misfit.remedy)
         self.format = form
-        return example
-
-    def _example(self, turns: Conversation, values: Mapping[str, Any], row: Row) -> Example:
-        label = _label(values) if "label" in _of(values, self._mapped).required else None
         group = row.values.get(self._group) if self._group else None
         own = values.get("id")
         return Example(
             id=str(own) if _is_name(own) else content_id(turns),
             messages=turns,
-            label=label,
+            label=_label(values) if "label" in form.required else None,
             group=None if group is None or group == "" else str(group),
             source=row.source,
         )
@@ -114,7 +108,7 @@ class Converter:
         for field, column in self._columns.items():
             if column not in values and field != "group":
                 reason = f"has no column {column!r}, which data.columns names for {field}"
-                raise _Misfit(reason, _near(column, values, "correct data.columns"))
+                raise _MisfitError(reason, _near(column, values, "correct data.columns"))
         taken = set(self._columns.values())
         rest = {name: value for name, value in values.items() if name not in taken}
         mapped = {field: values.get(column) for field, column in self._columns.items()}
@@ -124,11 +118,11 @@ class Converter:
         expected = self.format
         for field in expected.required if expected else ():
             if field not in values:
-                raise _Misfit(f"has no {field}", _near(field, values, f"add the {field}"))
+                raise _MisfitError(f"has no {field}", _near(field, values, f"add the {field}"))
         found = _of(values, self._mapped)
         if expected and found is not expected:
             reason = f"is a {found.name} row among {expected.name} rows"
-            raise _Misfit(reason, "keep one format a file")
+            raise _MisfitError(reason, "keep one format a file")
         return found
 
     def _with_system(self, turns: Conversation, row: Row) -> Conversation:
@@ -159,7 +153,7 @@ def _of(values: Mapping[str, Any], mapped: set[str]) -> Format:
             return form
     fields = ", ".join(map(str, values)) or "none"
     known = ", ".join("/".join(form.required) for form in FORMATS)
-    raise _Misfit(
+    raise _MisfitError(
         f"is of no known format (its fields: {fields})",
         f"name its columns in data.columns, or use the fields of a format ({known})",
     )
@@ -175,9 +169,11 @@ def _check_turns(turns: Conversation) -> None:
     if roles == ["document"]:
         return
     if "assistant" not in roles:
-        raise _Misfit("has no assistant turn to learn from", "add the answer, or delete the row")
+        raise _MisfitError(
+            "has no assistant turn to learn from", "add the answer, or delete the row"
+        )
     if roles[0] == "assistant":
-        raise _Misfit(
+        raise _MisfitError(
             "starts with an assistant turn", "put a user turn before it, or set data.system"
         )
 
@@ -189,7 +185,7 @@ def _is_name(value: Any) -> bool:
 def _text(values: Mapping[str, Any], field: str, where: str = "") -> str:
     value = values.get(field)
     if not isinstance(value, str):
-        raise _Misfit(f"has {_kind(value)} as {where}{field}", "write text there")
+        raise _MisfitError(f"has {_kind(value)} as {where}{field}", "write text there")
     return value
 
 
@@ -206,9 +202,9 @@ def _kind(value: Any) -> str:
 def _label(values: Mapping[str, Any]) -> str:
     value = values.get("label")
     if not isinstance(value, bool | int | float | str) or value != value:
-        raise _Misfit(f"has {_kind(value)} as label", "write the class as text or a number")
+        raise _MisfitError(f"has {_kind(value)} as label", "write the class as text or a number")
     if not (label := str(value).strip()):
-        raise _Misfit("has an empty label", "write the class, or delete the row")
+        raise _MisfitError("has an empty label", "write the class, or delete the row")
     return label
 
 
@@ -222,9 +218,9 @@ def _chat(values: Mapping[str, Any]) -> Conversation:
 def _turns(values: Mapping[str, Any], field: str) -> list[Any]:
     turns = values.get(field)
     if not isinstance(turns, list):
-        raise _Misfit(f"has {_kind(turns)} as {field}", "write a list of turns")
+        raise _MisfitError(f"has {_kind(turns)} as {field}", "write a list of turns")
     if not turns:
-        raise _Misfit(f"has no turn in {field}", "add a question and its answer")
+        raise _MisfitError(f"has no turn in {field}", "add a question and its answer")
     return turns
 
 
@@ -232,7 +228,7 @@ def _chat_turn(turn: Any, where: str) -> Message:
     role = _role(turn, "role", _CHAT_ROLES, where)
     for call in ("tool_calls", "function_call"):
         if turn.get(call):
-            raise _Misfit(f"has {where}{call}", "write the call as text in content")
+            raise _MisfitError(f"has {where}{call}", "write the call as text in content")
     if isinstance(turn.get("content"), list):
         content = "".join(_part(part, where) for part in turn["content"])
     else:
@@ -242,23 +238,30 @@ def _chat_turn(turn: Any, where: str) -> Message:
 
 def _role(turn: Any, field: str, roles: Mapping[str, Role], where: str) -> Role:
     if not isinstance(turn, dict):
-        raise _Misfit(f"has {_kind(turn)} as {where[:-1]}", f"write an object with {field}")
+        raise _MisfitError(f"has {_kind(turn)} as {where[:-1]}", f"write an object with {field}")
     if field not in turn:
-        other = "messages" if field == "role" else "conversations"
-        is_other = ("from" if field == "role" else "role") in turn
-        swap = "conversations" if other == "messages" else "messages"
-        remedy = f"name the column {swap} for turns like these" if is_other else f"add the {field}"
-        raise _Misfit(f"has no {where}{field}", remedy)
+        raise _MisfitError(f"has no {where}{field}", _swap(turn, field))
     role = turn[field]
     if not isinstance(role, str) or role not in roles:
-        raise _Misfit(f"has {role!r} as {where}{field}", "use one of " + ", ".join(roles))
+        raise _MisfitError(f"has {role!r} as {where}{field}", "use one of " + ", ".join(roles))
     return roles[role]
+
+
+def _swap(turn: Mapping[str, Any], field: str) -> str:
+    """The remedy where the turns of one format stand in the column of another."""
+    if field == "role" and "from" in turn:
+        return "set data.columns to {conversations: messages}"
+    if field == "from" and "role" in turn:
+        return "set data.columns to {messages: conversations}"
+    return f"add the {field}"
 
 
 def _part(part: Any, where: str) -> str:
     if not isinstance(part, dict) or part.get("type") != "text":
         kind = part.get("type") if isinstance(part, dict) else part
-        raise _Misfit(f"has a part {kind!r} in {where}content", "leave only parts of type text")
+        raise _MisfitError(
+            f"has a part {kind!r} in {where}content", "leave only parts of type text"
+        )
     return _text(part, "text", f"{where}content.")
 
 
@@ -267,8 +270,10 @@ def _weight(turn: Mapping[str, Any], where: str) -> float:
     if weight is None:
         return 1.0
     number = isinstance(weight, int | float) and not isinstance(weight, bool)
-    if not number or not (0 <= weight and math.isfinite(weight)):
-        raise _Misfit(f"has {weight!r} as {where}weight", "write 0, 1 or another number from 0 up")
+    if not number or not (weight >= 0 and math.isfinite(weight)):
+        raise _MisfitError(
+            f"has {weight!r} as {where}weight", "write 0, 1 or another number from 0 up"
+        )
     return float(weight)
 
 

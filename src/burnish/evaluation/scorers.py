@@ -209,9 +209,7 @@ def _classification(
 
 def _check_corpus(answers: Sequence[str], expected: Sequence[str]) -> None:
     if not answers or len(answers) != len(expected):
-        raise ValueError(
-            f"{len(answers)} answers cannot be scored against {len(expected)} expected ones"
-        )
+        raise ValueError(f"{len(answers)} answers cannot be scored against {len(expected)} others")
 
 
 class _UnicodeTokenizer:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -67,11 +68,11 @@ class Prefix:
 
 
 class Network:
-    """A causal language model taken apart into backbone and vocabulary projection."""
+    """A causal language model, adapter included, as backbone and vocabulary projection."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model
-        self.config: Any = model.config.get_text_config()
+    def __init__(self, model: PreTrainedModel | PeftModel) -> None:
+        self.model: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        self.config: Any = self.model.config.get_text_config()
 
     @property
     def device(self) -> torch.device:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -62,8 +63,7 @@ class LanguageModel:
     @property
     def network(self) -> Network:
         """Backbone and vocabulary projection, the adapter's layers inside."""
-        peft = hasattr(self.module, "peft_config")
-        return Network(self.module.get_base_model() if peft else self.module)
+        return Network(self.module)
 
     @property
     def fingerprint(self) -> str:
@@ -91,7 +91,7 @@ class LanguageModel:
 
     @contextlib.contextmanager
     def _switched_off(self) -> Iterator[None]:
-        if hasattr(self.module, "peft_config"):
+        if isinstance(self.module, PeftModel):
             with self.module.disable_adapter():
                 yield
         elif self._base_weights is None:

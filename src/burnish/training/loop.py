@@ -71,8 +71,7 @@ class Loop:
             weight_decay=self.settings.weight_decay,
             fused=True,
         )
-        peft = hasattr(self.model, "peft_config")
-        self.network = Network(self.model.get_base_model() if peft else self.model)
+        self.network = Network(self.model)
         self.progress = Progress()
 
     def run(self, *, resume: bool = False) -> Progress:
