@@ -80,6 +80,7 @@ class TestTranslation:
 
     def test_scale(self) -> None:
         assert bleu("a b c d", "a b c d") == pytest.approx(100)
+        assert bleu("yes", "yes") == pytest.approx(100)  # effective order: no 2-grams to miss
         assert chrf("我爱北京", "我爱北京") == pytest.approx(100)
         assert bleu("", "a b c d") == chrf("", "a b c d") == 0.0
 

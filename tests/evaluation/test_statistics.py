@@ -14,9 +14,9 @@ from statsmodels.stats.proportion import proportion_confint  # type: ignore[impo
 
 from burnish.evaluation.statistics import (
     BoolArray,
-    FloatArray,
     IntArray,
     Interval,
+    Scores,
     items_needed,
     macro_paired,
     mcnemar_midp,
@@ -43,8 +43,8 @@ def outcomes(lost: int, gained: int, both: int, neither: int) -> tuple[BoolArray
     return base, np.repeat([False, True, True, False], counts)
 
 
-def score_statistic(lost: int, gained: int, n: int, delta: float) -> float:
-    """Tango's statistic with the constrained likelihood maximised by search, not closed form."""
+def null_variance(lost: float, gained: float, n: float, delta: float) -> float:
+    """Tango's null variance with the likelihood maximised by search, not in closed form."""
 
     def deviance(loss_rate: float) -> float:
         rates = (loss_rate, loss_rate + delta, 1 - 2 * loss_rate - delta)
@@ -54,7 +54,11 @@ def score_statistic(lost: int, gained: int, n: int, delta: float) -> float:
 
     bounds = (max(0.0, -delta), (1 - delta) / 2)
     rate = float(minimize_scalar(deviance, bounds=bounds, options={"xatol": 1e-12}).x)
-    return (gained - lost - n * delta) / sqrt(n * (2 * rate + delta * (1 - delta)))
+    return n * (2 * rate + delta * (1 - delta))
+
+
+def score_statistic(lost: int, gained: int, n: int, delta: float) -> float:
+    return (gained - lost - n * delta) / sqrt(null_variance(lost, gained, n, delta))
 
 
 class TestTango:
@@ -179,17 +183,16 @@ class TestPairedOutcomes:
 
 class TestPairedBootstrap:
     def test_agrees_with_scipy(self) -> None:
-        rng = np.random.default_rng(5)
-        base, tuned = rng.random(60), rng.random(60) ** 3
+        base = np.random.default_rng(5).random(80)
+        tuned = base + np.random.default_rng(0).lognormal(size=80)  # skewed, so every term counts
 
-        def mean_difference(base: FloatArray, tuned: FloatArray, axis: int = -1) -> FloatArray:
+        def mean_difference(base: Scores, tuned: Scores, axis: int = -1) -> Scores:
             return np.asarray(np.mean(tuned - base, axis=axis))
 
-        oracle = bootstrap(
-            (base, tuned), mean_difference, paired=True, method="BCa", rng=1
-        ).confidence_interval
+        found = bootstrap((base, tuned), mean_difference, paired=True, method="BCa", rng=1)
+        oracle = found.confidence_interval
         interval = paired_bootstrap(base, tuned, seed=2)
-        assert (interval.low, interval.high) == pytest.approx((oracle.low, oracle.high), abs=0.006)
+        assert (interval.low, interval.high) == pytest.approx((oracle.low, oracle.high), abs=0.015)
 
     def test_corrects_skew(self) -> None:
         """A long right tail moves both ends right of the symmetric normal interval's."""
@@ -299,26 +302,32 @@ class TestWilson:
 
 class TestMacroPaired:
     def test_one_section_is_its_tango_interval(self) -> None:
-        delta, interval = macro_paired({"facts": outcomes(7, 1, 1, 12)})
-        assert delta == pytest.approx(-6 / 21)
-        assert (interval.low, interval.high) == pytest.approx(
-            (tango(7, 1, 21).low, tango(7, 1, 21).high)
-        )
+        found = macro_paired({"facts": outcomes(7, 1, 1, 12)})
+        alone = paired_outcomes(*outcomes(7, 1, 1, 12))
+        assert (found.base, found.tuned, found.delta) == (alone.base, alone.tuned, alone.delta)
+        assert found.interval.low == pytest.approx(alone.interval.low)
+        assert found.interval.high == pytest.approx(alone.interval.high)
+        assert found.lower_bound == pytest.approx(alone.lower_bound)
 
     def test_sections_count_the_same(self) -> None:
         """(-6/21 + 10/1000) / 2, with each end's distances added in quadrature."""
         sections = {"facts": outcomes(7, 1, 1, 12), "arithmetic": outcomes(10, 20, 900, 70)}
-        delta, interval = macro_paired(sections, 0.90)
+        found = macro_paired(sections, 0.90)
+        delta, interval = found.delta, found.interval
         small, large = tango(7, 1, 21, 0.90), tango(10, 20, 1000, 0.90)
         assert delta == pytest.approx((-6 / 21 + 0.01) / 2)
         below = sqrt((-6 / 21 - small.low) ** 2 + (0.01 - large.low) ** 2) / 2
         above = sqrt((small.high + 6 / 21) ** 2 + (large.high - 0.01) ** 2) / 2
         assert (interval.low, interval.high) == pytest.approx((delta - below, delta + above))
         assert interval.confidence == 0.90
+        assert (found.base, found.tuned) == pytest.approx(
+            ((8 / 21 + 0.91) / 2, (2 / 21 + 0.92) / 2)
+        )
+        assert macro_paired(sections).lower_bound == pytest.approx(interval.low)
 
     def test_equal_sections_narrow_like_the_root(self) -> None:
-        one = macro_paired({"0": outcomes(5, 5, 50, 40)})[1]
-        four = macro_paired({str(k): outcomes(5, 5, 50, 40) for k in range(4)})[1]
+        one = macro_paired({"0": outcomes(5, 5, 50, 40)}).interval
+        four = macro_paired({str(k): outcomes(5, 5, 50, 40) for k in range(4)}).interval
         assert four.high - four.low == pytest.approx((one.high - one.low) / 2)
 
     def test_coverage(self) -> None:
@@ -329,7 +338,7 @@ class TestMacroPaired:
         for _ in range(400):
             tables = [rng.multinomial(n, [p, q, 0.5, 0.5 - p - q]) for n, p, q in rates]
             sections = {str(k): outcomes(*map(int, table)) for k, table in enumerate(tables)}
-            interval = macro_paired(sections)[1]
+            interval = macro_paired(sections).interval
             covered.append(interval.low <= truth <= interval.high)
         assert 0.92 < np.mean(covered) < 0.985
 
@@ -349,6 +358,19 @@ class TestDesign:
         """Connor 1987, Biometrics 43:207-211: (z_a sqrt(d) + z_b sqrt(d - D^2))^2 / D^2."""
         spread = norm.ppf(0.95) * sqrt(0.3) + norm.ppf(0.8) * sqrt(0.3 - 0.01)
         assert items_needed(0.1, 0.3, 0.0) == int(np.ceil((spread / 0.1) ** 2))
+
+    @pytest.mark.parametrize(
+        ("delta", "discordance", "margin"), [(0.05, 0.3, 0.02), (-0.03, 0.2, 0.05), (0.2, 0.3, 0.1)]
+    )
+    def test_nam(self, delta: float, discordance: float, margin: float) -> None:
+        """(z_a sqrt(v0) + z_b sqrt(v1))^2 / (delta + margin)^2, v0 found by search."""
+        rates = ((discordance - delta) / 2, (discordance + delta) / 2)
+        null = norm.ppf(0.95) * sqrt(null_variance(*rates, 1, -margin))
+        true = norm.ppf(0.8) * sqrt(discordance - delta**2)
+        expected = ((null + true) / (delta + margin)) ** 2
+        needed = items_needed(delta, discordance, margin)
+        assert needed is not None
+        assert expected - 0.01 <= needed <= expected + 1.01
 
     @pytest.mark.parametrize(("delta", "discordance"), [(0.0, 0.1), (0.01, 0.2), (-0.01, 0.05)])
     def test_reaches_its_power(self, delta: float, discordance: float) -> None:
@@ -381,9 +403,9 @@ class TestDesign:
     @pytest.mark.parametrize(
         ("arguments", "sentence"),
         [
-            ((0.2, 0.1, 0.05), "discordance is 0.1"),
-            ((0.0, 1.5, 0.05), "discordance is 1.5"),
-            ((0.0, 0.1, 1.0), "margin is 1.0"),
+            ((0.2, 0.1, 0.05), "delta 0.2, discordance 0.1"),
+            ((0.0, 1.5, 0.05), "discordance 1.5"),
+            ((0.0, 0.1, 1.5), "margin 1.5"),
             ((0.0, 0.1, 0.05, 1.0), "power 1.0"),
             ((0.0, 0.1, 0.05, 0.8, 0.5), "alpha 0.5"),
         ],

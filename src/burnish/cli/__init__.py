@@ -36,7 +36,8 @@ class _LazyGroup(click.Group):
         module = importlib.import_module(f"burnish.cli.{cmd_name}")
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
         app.command(name=cmd_name, help=module.__doc__)(module.command)
-        return typer.main.get_command(app)
+        verb: Any = typer.main.get_command(app)  # typer carries its own copy of click
+        return verb  # type: ignore[no-any-return]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):

@@ -4,22 +4,37 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Literal
 
-from burnish.chat import Conversation, Example
+from burnish.chat import Conversation, Example, content_id
 from burnish.run_directory import Finding
 
 _SHOWN = 5
 _FEW = 5
 _SKEW = 10
-_PUNCTUATION = re.compile(r"[^\w\s]+")
+# Between digits a sign is arithmetic or a date: 5-3 is not 5/3.
+_SIGN = re.compile(r"(?<=\d)\s*([^\w\s])\s*(?=\d)|[^\w\s]")
+_MEANINGFUL = "#@%&*/\\"  # C is not C#
 
 
 def normalised(conversation: Conversation) -> str:
-    """What a reader would call the same text: case, width, spaces and punctuation aside."""
-    text = "\n".join(turn.content for turn in conversation if turn.role != "system")
+    """What a reader would call the same text: case, width, spaces and punctuation aside.
+
+    System turns count, since they may hold the text that is asked about.
+    """
+    text = "\n".join(turn.content for turn in conversation)
     folded = unicodedata.normalize("NFKC", text).casefold()
-    bare = " ".join(_PUNCTUATION.sub(" ", folded).split())
+    bare = " ".join(_SIGN.sub(_without_punctuation, folded).split())
     return bare or " ".join(folded.split())
+
+
+def _without_punctuation(sign: re.Match[str]) -> str:
+    """Symbols stay: a review is told by its emoji, and C is not C++."""
+    char = sign[0]
+    if sign[1] is not None:
+        return sign[1]
+    return " " if unicodedata.category(char)[0] == "P" and char not in _MEANINGFUL else char
 
 
 def question_of(example: Example) -> str:
@@ -30,14 +45,29 @@ def question_of(example: Example) -> str:
 def without_duplicates(
     examples: Iterable[Example], split: str
 ) -> tuple[list[Example], list[Finding]]:
-    """Each conversation once, and how many were left out."""
+    """Each conversation once and each id once, and how many were left out or renamed.
+
+    Results are joined by id: another conversation under a used id gets the hash of its content.
+    """
     first: dict[Conversation, Example] = {}
+    ids: set[str] = set()
     doubles: list[Example] = []
+    renamed: list[Example] = []
     for example in examples:
-        if first.setdefault(example.messages, example) is not example:
+        if example.messages in first:
             doubles.append(example)
-    message = f"{len(doubles)} rows of {split} say the same as an earlier one and were left out"
-    return list(first.values()), found("duplicate", "warning", message, doubles)
+            continue
+        if example.id in ids:
+            renamed.append(example)
+            example = replace(example, id=content_id(example.messages))
+        ids.add(example.id)
+        first[example.messages] = example
+    repeated = f"{len(doubles)} rows of {split} say the same as an earlier one and were left out"
+    used = f"{len(renamed)} rows of {split} have the id of an earlier one and were given another"
+    return list(first.values()), [
+        *found("duplicate", "warning", repeated, doubles),
+        *found("id", "warning", used, renamed),
+    ]
 
 
 def without_overlap(
@@ -45,17 +75,22 @@ def without_overlap(
 ) -> tuple[list[Example], list[Finding]]:
     """The rows of `split` whose input, normalised, does not stand in `other`."""
     known = {question_of(example) for example in held_out}
+    same = {example.messages for example in held_out}
     inside = [question_of(example) in known for example in examples]
     shared = [example for example, yes in zip(examples, inside, strict=True) if yes]
-    message = f"{len(shared)} rows of {split} ask what {other} asks and were removed from {split}"
+    exact = sum(1 for example in shared if example.messages in same)
+    message = (
+        f"{len(shared)} rows of {split} ask what {other} asks ({exact} of them word for word) and "
+        f"were removed from {split}"
+    )
     kept = [example for example, yes in zip(examples, inside, strict=True) if not yes]
     return kept, found("overlap", "warning", message, shared)
 
 
-def empty_turns(examples: Iterable[Example]) -> list[Finding]:
+def empty_turns(examples: Iterable[Example], split: str) -> list[Finding]:
     """Rows in which somebody says nothing."""
     rows = [e for e in examples if any(not turn.content.strip() for turn in e.messages)]
-    return found("empty", "warning", f"{len(rows)} rows have an empty turn", rows)
+    return found("empty", "warning", f"{len(rows)} rows of {split} have an empty turn", rows)
 
 
 def conflicting_labels(examples: Iterable[Example]) -> list[Finding]:
@@ -65,7 +100,8 @@ def conflicting_labels(examples: Iterable[Example]) -> list[Finding]:
         if example.label is not None:
             rows[question_of(example)].append(example)
     torn = [group for group in rows.values() if len({e.label for e in group}) > 1]
-    message = f"{len(torn)} inputs have more than one label"
+    seen = " and ".join(sorted({str(example.label) for example in torn[0]})) if torn else ""
+    message = f"{len(torn)} inputs have more than one label, the first has {seen}"
     return found("conflict", "warning", message, [group[-1] for group in torn])
 
 
@@ -80,7 +116,9 @@ def label_balance(examples: Iterable[Example]) -> list[Finding]:
     return [Finding("balance", "warning" if skewed else "info", message, len(counts))]
 
 
-def found(kind: str, severity: str, message: str, rows: Sequence[Example]) -> list[Finding]:
+def found(
+    kind: str, severity: Literal["warning", "info"], message: str, rows: Sequence[Example]
+) -> list[Finding]:
     """One finding where there are rows, else none."""
     where = tuple(example.source for example in rows[:_SHOWN])
-    return [Finding(kind, severity, message, len(rows), where)] if rows else []  # type: ignore[arg-type]
+    return [Finding(kind, severity, message, len(rows), where)] if rows else []

@@ -304,11 +304,8 @@ def _alpaca(values: Mapping[str, Any]) -> Conversation:
 
 def _pair(question: str, answer: str) -> Callable[[Mapping[str, Any]], Conversation]:
     def convert(values: Mapping[str, Any]) -> Conversation:
-        turns = (
-            Message("user", _text(values, question)),
-            Message("assistant", _text(values, answer)),
-        )
-        return turns
+        user = Message("user", _text(values, question))
+        return user, Message("assistant", _text(values, answer))
 
     return convert
 

@@ -1,7 +1,10 @@
 """Files to a checked data set: one pass a file, every bad row told at once."""
 
+import difflib
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from burnish.chat import Example
@@ -13,7 +16,7 @@ from burnish.data.findings import (
     without_overlap,
 )
 from burnish.data.formats import Converter
-from burnish.data.rows import BadRow, read_rows
+from burnish.data.rows import BadRow, Row, read_rows
 from burnish.data.split import split
 from burnish.errors import DataError
 from burnish.recipe import Data
@@ -33,6 +36,32 @@ class Dataset:
     sha256: dict[str, str]
 
 
+@dataclass
+class _Reading:
+    """What the files gave so far; of the bad rows the first are kept, to be shown."""
+
+    bad: list[BadRow] = field(default_factory=list)
+    bad_count: int = 0
+    total: int = 0
+    columns: set[str] = field(default_factory=set)
+
+    def file(self, path: Path, data: Data) -> list[Example]:
+        converter = Converter(data.columns, data.system, data.group_by)
+        examples: list[Example] = []
+        for row in islice(read_rows(path), data.limit):
+            self.total += 1
+            if isinstance(row, Row):
+                self.columns.update(row.values)
+            converted = row if isinstance(row, BadRow) else converter.convert(row)
+            if isinstance(converted, Example):
+                examples.append(converted)
+            else:
+                self.bad_count += 1
+                if len(self.bad) < _SHOWN:
+                    self.bad.append(converted)
+        return examples
+
+
 def load(data: Data, seed: int) -> Dataset:
     """Reads, checks and splits.
 
@@ -40,58 +69,87 @@ def load(data: Data, seed: int) -> Dataset:
         DataError: a file cannot be used, has bad rows and `drop_bad` is off, is empty, has one
             label only, or the test set has labels that train never shows.
     """
-    findings: list[Finding] = []
     files = {"train": data.train, "validation": data.validation, "test": data.test}
-    read = {name: _read(path, data, findings) for name, path in files.items() if path}
-    rows, doubles = without_duplicates(read["train"], "train")
-    findings += [*empty_turns(rows), *doubles, *conflicting_labels(rows), *label_balance(rows)]
-    _check_labels(rows, data.train)
-    shares = {"test": data.split.test, "validation": data.split.validation}
-    wanted = [name for name in ("test", "validation") if name not in read]
-    train, held = split(rows, [shares[name] for name in wanted], seed)
-    parts = read | dict(zip(wanted, held, strict=True))
-    train, overlap = without_overlap(train, parts["test"], "train", "test")
-    validation, also = without_overlap(parts["validation"], parts["test"], "validation", "test")
-    train, third = without_overlap(train, validation, "train", "validation")
-    findings += [*overlap, *also, *third]
-    if not train:
-        raise DataError(f"no row of {data.train} is left to learn from", "lower data.split")
-    _check_unseen(train, parts["test"])
+    reading = _Reading()
+    read = {name: reading.file(path, data) for name, path in files.items() if path}
+    findings = _judge_bad(reading, data)
+    _check_read(read, files, data, reading.columns)
+    for name, rows in read.items():
+        read[name], doubles = without_duplicates(rows, name)
+        findings += [*empty_turns(read[name], name), *doubles]
+    findings += conflicting_labels(read["train"])
+    parts, overlap = _parts(read, data, seed)
+    findings += [*overlap, *label_balance(parts["train"])]
+    _check_left(parts, data)
+    _check_labels(parts["train"], data.train)
+    _check_unseen(parts["train"], parts["test"])
     hashes = {str(path): _sha256(path) for path in files.values() if path}
-    return Dataset(train, validation, parts["test"], findings, hashes)
+    return Dataset(parts["train"], parts["validation"], parts["test"], findings, hashes)
 
 
-def _read(path: Path, data: Data, findings: list[Finding]) -> list[Example]:
-    converter = Converter(data.columns, data.system, data.group_by)
-    examples: list[Example] = []
-    bad: list[BadRow] = []
-    count = 0
-    for row in read_rows(path):
-        converted = row if isinstance(row, BadRow) else converter.convert(row)
-        if isinstance(converted, Example):
-            examples.append(converted)
-            if len(examples) == data.limit:
-                break
-        else:
-            count += 1
-            bad = [*bad, converted] if len(bad) < _SHOWN else bad
-    if count and not data.drop_bad:
+def _parts(
+    read: dict[str, list[Example]], data: Data, seed: int
+) -> tuple[dict[str, list[Example]], list[Finding]]:
+    """The three parts; a row is kept in the last of train, validation and test that asks it."""
+    shares = {"test": data.split.test, "validation": data.split.validation}
+    wanted = [name for name in shares if name not in read]
+    train, held = split(read["train"], [shares[name] for name in wanted], seed)
+    parts = read | {"train": train} | dict(zip(wanted, held, strict=True))
+    findings: list[Finding] = []
+    for name, other in (("train", "test"), ("validation", "test"), ("train", "validation")):
+        parts[name], overlap = without_overlap(parts[name], parts[other], name, other)
+        findings += overlap
+    return parts, findings
+
+
+def _judge_bad(reading: _Reading, data: Data) -> list[Finding]:
+    count, shown = reading.bad_count, reading.bad
+    if not count:
+        return []
+    if not data.drop_bad:
+        lines = "".join(f"\n  {row.source} {row.reason} ({row.remedy})" for row in shown)
+        more = f"\n  and {count - len(shown)} more" if count > len(shown) else ""
         raise DataError(
-            _listing(path, bad, count), "correct them, or leave them out with --drop-bad"
+            f"{count} of {reading.total} rows cannot be used:{lines}{more}\nTo go on",
+            "correct them, or leave them out with --drop-bad",
         )
-    if count:
-        where = tuple(row.source for row in bad)
-        message = f"{count} bad rows of {path} were left out"
-        findings.append(Finding("bad", "warning", message, count, where))
-    if not examples:
-        raise DataError(f"{path} has no rows", "name a file with at least a few dozen")
-    return examples
+    message = (
+        f"{count} of {reading.total} rows cannot be used and were left out, the first: "
+        f"{shown[0].source} {shown[0].reason}"
+    )
+    return [Finding("bad", "warning", message, count, tuple(row.source for row in shown))]
 
 
-def _listing(path: Path, bad: list[BadRow], count: int) -> str:
-    lines = "".join(f"\n  {row.source} {row.reason} ({row.remedy})" for row in bad)
-    more = f"\n  and {count - len(bad)} more" if count > len(bad) else ""
-    return f"{count} bad row{'s' if count > 1 else ''} in {path}:{lines}{more}\n{count} in all"
+def _check_read(
+    read: dict[str, list[Example]],
+    files: Mapping[str, Path | None],
+    data: Data,
+    columns: set[str],
+) -> None:
+    for name, rows in read.items():
+        if not rows:
+            raise DataError(
+                f"{files[name]} has no rows that can be used",
+                "name a file with at least a few dozen",
+            )
+    # A misspelt column would leave every row alone, and groups would leak into test unseen.
+    if data.group_by and data.group_by not in columns:
+        near = difflib.get_close_matches(data.group_by, columns, n=1)
+        hint = f"did you mean {near[0]}" if near else "use one of " + ", ".join(sorted(columns))
+        raise DataError(f"no row has the column {data.group_by!r} of data.group_by", hint)
+
+
+def _check_left(parts: dict[str, list[Example]], data: Data) -> None:
+    if not parts["train"]:
+        raise DataError(
+            f"no row of {data.train} is left to learn from, since test and validation ask them all",
+            "name other files for them, or none to split them off",
+        )
+    if data.test is None and data.split.test and not parts["test"]:
+        raise DataError(
+            f"{data.train} has too few rows or groups to hold out {data.split.test:g} to test",
+            "add rows, or name a file as data.test",
+        )
 
 
 def _check_labels(rows: list[Example], path: Path) -> None:
@@ -104,11 +162,14 @@ def _check_labels(rows: list[Example], path: Path) -> None:
 
 def _check_unseen(train: list[Example], test: list[Example]) -> None:
     """A label that train never shows could not be learnt, so the measure would be unfair."""
-    unseen = {e.label for e in test if e.label is not None} - {e.label for e in train}
-    if unseen:
+    seen = {e.label for e in train if e.label is not None}
+    unseen = {e.label for e in test if e.label is not None} - seen
+    if seen and unseen:
         names = ", ".join(sorted(map(repr, unseen))[:_SHOWN])
+        shown = ", ".join(sorted(map(repr, seen))[:_SHOWN])
         raise DataError(
-            f"{len(unseen)} labels of the test set are never seen in train ({names})",
+            f"{len(unseen)} labels of the test set are never seen in train: {names}; seen are "
+            f"{shown}",
             "add rows of them to train, or take them out of the test set",
         )
 

@@ -1,5 +1,7 @@
 """Conversations to tokens through the model's own chat template, each with its loss weight."""
 
+import re
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -12,12 +14,14 @@ from burnish.errors import DataError
 from burnish.run_directory import Finding
 
 _AT_ONCE = 1000
+_SPACE = re.compile(r"\s*")
 # For models without a chat template. A role stands on its own line, so that the first token of an
-# answer is the same after the prompt alone and in the whole conversation.
+# answer is the same after the prompt alone and in the whole conversation. The break is an
+# expression because a bare one after a block tag is trimmed.
 PLAIN_TEMPLATE = (
     "{{ bos_token or '' }}{% for message in messages %}{{ message['role'] }}:\n"
-    "{{ message['content'] }}{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}\n"
-    "{% endfor %}{% if add_generation_prompt %}assistant:\n{% endif %}"
+    "{{ message['content'] }}{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
+    "{{ '\n' }}{% endfor %}{% if add_generation_prompt %}assistant:\n{% endif %}"
 )
 
 
@@ -32,11 +36,40 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """Characters [start, end) that are learnt with `weight`."""
+    """Characters [start, end) that are learnt with `weight`; a stop token is the last of them."""
 
     start: int
     end: int
     weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Marks:
+    """What a tokenizer puts around texts. Take it once: it walks through all added tokens."""
+
+    head: list[int]
+    tail: list[int]
+    stops: frozenset[str]
+    stop_lengths: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> "_Marks":
+        added = tokenizer.added_tokens_decoder.values()
+        stops = frozenset(token.content for token in added if token.special)
+        stops |= frozenset(tokenizer.all_special_tokens)
+        # A tokenizer may have a start token that it never writes: SmolLM2's opens chat turns.
+        start = tokenizer("")["input_ids"][:1]
+        return cls(
+            head=start if start == [tokenizer.bos_token_id] else [],
+            tail=[] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id],
+            stops=stops,
+            stop_lengths=tuple(sorted({len(stop) for stop in stops}, reverse=True)),
+        )
+
+    def stop_end(self, text: str, at: int) -> int | None:
+        """Where the stop token that stands at `at` ends, if one does."""
+        ends = (at + n for n in self.stop_lengths if text[at : at + n] in self.stops)
+        return next(ends, None)
 
 
 def render(example: Example, tokenizer: Any, *, max_length: int | None = None) -> Rendered:
@@ -48,8 +81,7 @@ def render(example: Example, tokenizer: Any, *, max_length: int | None = None) -
     rendered = next(_render([example], tokenizer))
     if max_length is not None and len(rendered.tokens) > max_length:
         raise DataError(
-            f"{example.source or example.id} has {len(rendered.tokens)} tokens, more than "
-            f"{max_length}",
+            f"{_where(example)} has {len(rendered.tokens)} tokens, more than {max_length}",
             "shorten it, or raise training.max_length",
         )
     return rendered
@@ -99,61 +131,103 @@ def render_prompt(conversation: Conversation, tokenizer: Any) -> list[int]:
 
 def _render(examples: Iterable[Example], tokenizer: Any) -> Iterator[Rendered]:
     rows = iter(examples)
+    marks = _Marks.of(tokenizer)
     while chunk := list(islice(rows, _AT_ONCE)):
-        texts, spans = zip(*(_text_and_spans(e, tokenizer) for e in chunk), strict=True)
-        encoded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
-        offsets = encoded["offset_mapping"]
-        for example, tokens, places, learnt in zip(
-            chunk, encoded["input_ids"], offsets, spans, strict=True
-        ):
-            yield _weighted(example, tokens, places, learnt, tokenizer.eos_token_id)
+        texts, spans = zip(*(_text_and_spans(e, tokenizer, marks) for e in chunk), strict=True)
+        encoded = tokenizer(
+            list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        for row, example in enumerate(chunk):
+            tokens = encoded["input_ids"][row]
+            if example.messages[0].role == "document":
+                yield _document(example, [*marks.head, *tokens, *marks.tail])
+            else:
+                weights = _weights(texts[row], encoded["offset_mapping"][row], spans[row])
+                yield Rendered(example.id, tuple(tokens), weights)
 
 
-def _text_and_spans(example: Example, tokenizer: Any) -> tuple[str, list[_Span]]:
+def _document(example: Example, tokens: Sequence[int]) -> Rendered:
+    weights = [0.0] + [example.messages[0].weight] * (len(tokens) - 1)
+    return Rendered(example.id, tuple(tokens), tuple(weights[: len(tokens)]))
+
+
+def _text_and_spans(example: Example, tokenizer: Any, marks: _Marks) -> tuple[str, list[_Span]]:
     turns = example.messages
     if turns[0].role == "document":
-        text = (tokenizer.bos_token or "") + turns[0].content + tokenizer.eos_token
-        return text, [_Span(0, len(text), turns[0].weight)]
-    text = _template(turns, tokenizer)
+        return turns[0].content, []
+    text = _template(turns, tokenizer, where=_where(example))
     spans = []
     for place, turn in enumerate(turns):
         if turn.role == "assistant" and turn.weight > 0:
-            before = _template(turns[:place], tokenizer, answer=True)
-            upto = text if place == len(turns) - 1 else _template(turns[: place + 1], tokenizer)
-            if not (text.startswith(before) and text.startswith(upto)):
+            start = _start(text, example, place, tokenizer)
+            end = _end(text, start, turn.content, marks)
+            if end is None:
                 raise DataError(
-                    f"the chat template renders turn {place + 1} of {example.source or example.id} "
-                    "otherwise when more turns follow",
-                    "split the conversation into rows that end at this turn",
+                    f"the chat template does not write turn {place + 1} of {_where(example)} as "
+                    "it stands with a stop token behind it",
+                    "take out what it changes in the turn, or use another model",
                 )
-            spans.append(_Span(len(before), len(upto), turn.weight))
+            spans.append(_Span(start, end, turn.weight))
     return text, spans
 
 
-def _weighted(
-    example: Example,
-    tokens: list[int],
-    places: list[tuple[int, int]],
-    spans: list[_Span],
-    stop: int,
-) -> Rendered:
-    weights = [0.0] * len(tokens)
-    at = 0
+def _where(example: Example) -> str:
+    return example.source or example.id
+
+
+def _start(text: str, example: Example, place: int, tokenizer: Any) -> int:
+    """Where the answer at `place` begins: what generation is given must be what is trained on."""
+    if place == 0:
+        raise DataError(
+            f"{_where(example)} starts with an assistant turn", "put a user turn before it"
+        )
+    turns = example.messages[:place]
+    before = _template(turns, tokenizer, answer=True, where=_where(example))
+    if not text.startswith(before):
+        raise DataError(
+            f"the chat template renders what stands before turn {place + 1} of "
+            f"{_where(example)} otherwise when more turns follow",
+            "split the conversation into rows that end at this turn, or use another model",
+        )
+    return len(before)
+
+
+def _end(text: str, start: int, content: str, marks: _Marks) -> int | None:
+    """The end of the stop token after the answer.
+
+    The answer is searched from the header on, because templates strip it, or put an empty thought
+    before it; found is the first place with nothing but white space up to a stop token.
+    """
+    wanted = content.strip()
+    at = text.find(wanted, start)
+    while at >= 0:
+        space = _SPACE.match(text, at + len(wanted))
+        if space and (end := marks.stop_end(text, space.end())) is not None:
+            return end
+        at = text.find(wanted, at + 1)
+    return None
+
+
+def _weights(
+    text: str, places: Sequence[tuple[int, int]], spans: Sequence[_Span]
+) -> tuple[float, ...]:
+    """Each span's weight on its tokens; behind the stop token all belongs to the next turn."""
+    weights = [0.0] * len(places)
+    starts = [start for start, _ in places]
     for span in spans:
-        while at < len(tokens) and places[at][0] < span.start:
-            at += 1
-        first = at
-        while at < len(tokens) and places[at][0] < span.end:
-            at += 1
-        # What the template puts behind the stop token (a line break) belongs to the next turn.
-        last = max((t for t in range(first, at) if tokens[t] == stop), default=at - 1)
-        weights[first : last + 1] = [span.weight] * (last + 1 - first)
-    if weights:
-        weights[0] = 0.0
-    return Rendered(example.id, tuple(tokens), tuple(weights))
+        first = bisect_left(starts, span.start)
+        # White space before the answer may melt into its first token: the token is the answer's.
+        if first and places[first - 1][1] > span.start:
+            first -= text[starts[first - 1] : span.start].isspace()
+        last = bisect_left(starts, span.end)
+        weights[first:last] = [span.weight] * (last - first)
+    weights[:1] = [0.0]
+    return tuple(weights)
 
 
-def _template(turns: Conversation, tokenizer: Any, *, answer: bool = False) -> str:
+def _template(
+    turns: Conversation, tokenizer: Any, *, answer: bool = False, where: str = "a prompt"
+) -> str:
     messages = [{"role": turn.role, "content": turn.content} for turn in turns]
     try:
         text: str = tokenizer.apply_chat_template(
@@ -164,7 +238,7 @@ def _template(turns: Conversation, tokenizer: Any, *, answer: bool = False) -> s
         )
     except TemplateError as error:
         raise DataError(
-            f"the model's chat template refuses a conversation ({error})",
+            f"the model's chat template refuses {where} ({error})",
             "order the turns as the model expects, user and assistant in turn",
         ) from error
     return text

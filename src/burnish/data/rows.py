@@ -222,7 +222,7 @@ def _csv(path: Path) -> Iterator[Row | BadRow]:
     # The limit is the process's: the default of 131,072 is less than a row may have.
     csv.field_size_limit(MAX_ROW_BYTES)
     with path.open("rb") as file:
-        lines = (line.decode("utf-8", "surrogateescape") for line in _lines(file))
+        lines = _CountedLines(file)
         reader = csv.reader(lines, strict=True)
         try:
             header = next(reader, [])
@@ -231,15 +231,35 @@ def _csv(path: Path) -> Iterator[Row | BadRow]:
         _check_header(path, header)
         while True:
             source = f"{path}:{reader.line_num + 1}"
+            lines.size = 0
             try:
                 fields = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                yield BadRow(source, f"is no CSV ({error})", "close and double its quotes")
+                broken = BadRow(source, f"is no CSV ({error})", "close and double its quotes")
+                yield _too_long(source) if lines.size > MAX_ROW_BYTES else broken
                 continue
-            if fields:
+            if lines.size > MAX_ROW_BYTES:
+                yield _too_long(source)
+            elif fields:
                 yield _csv_row(header, fields, source)
+
+
+class _CountedLines:
+    """Decoded lines; `size` counts their bytes, since the cut of a long line must not pass."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._lines = _lines(file)
+        self.size = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self.size += len(line.rstrip(b"\r\n"))
+        return line.decode("utf-8", "surrogateescape")
 
 
 def _check_header(path: Path, header: list[str]) -> None:
@@ -251,11 +271,8 @@ def _check_header(path: Path, header: list[str]) -> None:
 
 
 def _csv_row(header: list[str], fields: list[str], source: str) -> Row | BadRow:
-    line = "".join(fields)
-    if _SURROGATE.search(line):
+    if any(_SURROGATE.search(field) for field in fields):
         return _not_utf8(source)
-    if len(line) > MAX_ROW_BYTES or len(line.encode()) > MAX_ROW_BYTES:
-        return _too_long(source)
     if len(fields) != len(header):
         reason = f"has {len(fields)} fields where the header has {len(header)}"
         return BadRow(source, reason, "put quotes around fields that hold commas")
@@ -288,18 +305,19 @@ def _parquet_row(batch: Any, source: str) -> Row | BadRow:
 
 def _plain_text(path: Path) -> Iterator[Row | BadRow]:
     with path.open("rb") as file:
-        block, start = b"", 0
+        block, start = bytearray(), 0
         for number, line in enumerate(_lines(file), 1):
             if not line.strip():
                 yield from _document(block, f"{path}:{start}")
-                block = b""
+                block = bytearray()
                 continue
             start = start if block else number
-            block = block if len(block) > MAX_ROW_BYTES else block + line
+            if len(block) <= MAX_ROW_BYTES:
+                block += line
         yield from _document(block, f"{path}:{start}")
 
 
-def _document(block: bytes, source: str) -> Iterator[Row | BadRow]:
+def _document(block: bytearray, source: str) -> Iterator[Row | BadRow]:
     if len(block) > MAX_ROW_BYTES:
         yield _too_long(source)
     elif block:

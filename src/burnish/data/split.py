@@ -1,49 +1,86 @@
 """Splits by hash: seeded, stratified by label, groups whole, and the same in any row order."""
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 
 from burnish.chat import Example
+from burnish.data.findings import question_of
+from burnish.errors import DataError
+
+Groups = dict[str, list[Example]]
 
 
 def split(
     examples: Sequence[Example], shares: Sequence[float], seed: int
 ) -> tuple[list[Example], list[list[Example]]]:
-    """The rows that stay, and one list for each share held out.
+    """The rows that stay, and one list for each share held out, all in the order given.
 
-    Within each label whole groups are taken in the order of a hash of seed and group, until the
-    share is filled; the rows that stay are never fewer than one group a label. A group whose rows
-    differ in label counts for the label of its first row. O(n log n).
+    Within each label whole groups are taken in the order of a hash of seed and group. Every label
+    keeps at least one group among the rows that stay, so that it can be learnt; a group counts for
+    its commonest label. O(n log n).
+
+    Raises:
+        DataError: the shares leave nothing.
     """
-    groups: dict[str, list[Example]] = defaultdict(list)
-    for example in examples:
-        groups[example.group or f"\0{example.id}"].append(example)
-    strata: dict[str | None, list[str]] = defaultdict(list)
-    for name, rows in groups.items():
-        strata[min(rows, key=lambda row: row.id).label].append(name)
-    place: dict[str, int] = {}
-    for names in strata.values():
-        place |= _places(sorted(names, key=lambda name: _hash(seed, name)), groups, shares)
+    if sum(shares) >= 1:
+        seen = " and ".join(f"{share:g}" for share in shares)
+        raise DataError(
+            f"the shares {seen} in data.split leave nothing to learn from",
+            "lower their sum below 1",
+        )
+    group_of = [_group(example) for example in examples]
+    groups: Groups = defaultdict(list)
+    for example, name in zip(examples, group_of, strict=True):
+        groups[name].append(example)
+    place = _places(groups, sorted(groups, key=lambda name: _hash(seed, name)), shares)
     parts: list[list[Example]] = [[] for _ in range(len(shares) + 1)]
-    for example in examples:
-        parts[place[example.group or f"\0{example.id}"]].append(example)
+    for example, name in zip(examples, group_of, strict=True):
+        parts[place.get(name, 0)].append(example)
     return parts[0], parts[1:]
 
 
-def _places(
-    names: list[str], groups: dict[str, list[Example]], shares: Sequence[float]
-) -> dict[str, int]:
-    """0 = stays, k = share k; filled from the front, the last group always stays."""
-    total = sum(len(groups[name]) for name in names)
+def _group(example: Example) -> str:
+    """Rows without a group stand alone, but for those that ask the same in another spelling."""
+    return f"\0{question_of(example)}" if example.group is None else example.group
+
+
+def _places(groups: Groups, names: Sequence[str], shares: Sequence[float]) -> dict[str, int]:
+    """k = held out for share k, for names in the order of their hashes; the others stay."""
+    strata: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        strata[_stratum(groups[name])].append(name)
+    stay = _kept_for_labels(groups, names)
     places: dict[str, int] = {}
-    rest = iter(names[:-1])
-    for number, share in enumerate(shares, 1):
-        wanted = round(share * total)
-        while wanted > 0 and (name := next(rest, None)) is not None:
-            places[name] = number
-            wanted -= len(groups[name])
-    return {name: places.get(name, 0) for name in names}
+    # What a stratum cannot give exactly is carried to the next, or many rare labels give nothing.
+    owed = [0.0 for _ in shares]
+    for _, stratum in sorted(strata.items()):
+        rows = sum(len(groups[name]) for name in stratum)
+        owed = [left + share * rows for left, share in zip(owed, shares, strict=True)]
+        for name in stratum:
+            size = len(groups[name])
+            k = next((k for k, left in enumerate(owed) if left > 0 and size / 2 <= left), None)
+            if name not in stay and k is not None:
+                places[name] = k + 1
+                owed[k] -= size
+    return places
+
+
+def _stratum(rows: Iterable[Example]) -> str:
+    counts = Counter(row.label or "" for row in rows)
+    return min(counts, key=lambda label: (-counts[label], label))
+
+
+def _kept_for_labels(groups: Groups, names: Iterable[str]) -> set[str]:
+    """The first group of each label."""
+    seen: set[str | None] = set()
+    kept: set[str] = set()
+    for name in names:
+        labels = {row.label for row in groups[name]}
+        if not labels <= seen:
+            seen |= labels
+            kept.add(name)
+    return kept
 
 
 def _hash(seed: int, name: str) -> bytes:

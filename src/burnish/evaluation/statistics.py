@@ -15,7 +15,7 @@ from scipy.optimize import brentq
 from scipy.special import bdtr
 
 BoolArray = NDArray[np.bool_]
-FloatArray = NDArray[np.float64]
+Scores = NDArray[np.float64]
 IntArray = NDArray[np.intp]
 
 _NORMAL = NormalDist()
@@ -31,21 +31,27 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Paired:
-    """Right-or-wrong outcomes of two models on the same `n` items.
+class Comparison:
+    """Accuracies of two models on the same items, and their difference.
 
     `lower_bound` is one-sided: deciding by `lower_bound > -margin` errs with probability
     1 - confidence, where the low end of `interval`, which is for display, errs half as often.
     """
 
-    n: int
-    base: float  # share of items the base model got right
+    base: float
     tuned: float
     delta: float
-    lost: int  # base right, tuned wrong
-    gained: int  # base wrong, tuned right
     interval: Interval
     lower_bound: float
+
+
+@dataclass(frozen=True)
+class Paired(Comparison):
+    """The outcomes of `n` items behind a comparison."""
+
+    n: int
+    lost: int  # base right, tuned wrong
+    gained: int  # base wrong, tuned right
     p: float  # two-sided, McNemar mid-p
 
 
@@ -98,12 +104,7 @@ def mcnemar_midp(lost: int, gained: int) -> float:
 
 
 def paired_bootstrap(
-    base: FloatArray,
-    tuned: FloatArray,
-    *,
-    seed: int,
-    confidence: float = 0.95,
-    resamples: int = 10_000,
+    base: Scores, tuned: Scores, *, seed: int, confidence: float = 0.95, resamples: int = 10_000
 ) -> Interval:
     """BCa interval of the mean difference of graded scores, both [items].
 
@@ -157,14 +158,13 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
 
 def macro_paired(
     sections: Mapping[str, tuple[BoolArray, BoolArray]], confidence: float = 0.95
-) -> tuple[float, Interval]:
-    """Difference of the unweighted means of section accuracies, and its interval.
+) -> Comparison:
+    """Compare the unweighted means of section accuracies.
 
     Each section is (base, tuned), both [items], and counts the same however many items it has.
     The interval recovers each section's variance from its Tango interval, the sections being
     independent (MOVER: Zou & Donner 2008, Statistics in Medicine 27:1693-1702; for a weighted sum
     of k terms: Zou, Huang, Zhang 2009, Computational Statistics & Data Analysis 53:1080-1085).
-    The low end at confidence 0.90 is the one-sided 95 % bound.
     """
     if not sections:
         raise ValueError("a mean over sections needs at least one section; 0 were given")
@@ -172,7 +172,9 @@ def macro_paired(
     delta = fmean(pair.delta for pair in pairs)
     below = hypot(*(pair.delta - pair.interval.low for pair in pairs)) / len(pairs)
     above = hypot(*(pair.interval.high - pair.delta for pair in pairs)) / len(pairs)
-    return delta, Interval(delta - below, delta + above, confidence)
+    bound = delta - hypot(*(pair.delta - pair.lower_bound for pair in pairs)) / len(pairs)
+    base, tuned = fmean(pair.base for pair in pairs), fmean(pair.tuned for pair in pairs)
+    return Comparison(base, tuned, delta, Interval(delta - below, delta + above, confidence), bound)
 
 
 def items_needed(
@@ -184,8 +186,6 @@ def items_needed(
     53:1422-1430. `delta` is the true difference, `discordance` the true share of items on which
     the models differ. None when delta <= -margin: no number of items shows what is not so.
     """
-    if not 0 <= margin < 1:
-        raise ValueError(f"margin is {margin}; it must be at least 0 and below 1")
     spread = _spread(delta, discordance, margin, power, alpha)
     if delta <= -margin:
         return None
@@ -253,7 +253,7 @@ def _resampled_items(n: int, resamples: int, seed: int) -> Iterator[IntArray]:
         yield rng.integers(n, size=n)
 
 
-def _bca_levels(means: FloatArray, values: FloatArray, confidence: float) -> list[float]:
+def _bca_levels(means: Scores, values: Scores, confidence: float) -> list[float]:
     """Levels at which to read the resampled `means` of `values`: Efron & Tibshirani, eq. 14.10."""
     deviations = values - values.mean()
     below = np.mean(means < values.mean()) + np.mean(means == values.mean()) / 2
@@ -268,8 +268,8 @@ def _bca_levels(means: FloatArray, values: FloatArray, confidence: float) -> lis
 
 def _spread(delta: float, discordance: float, margin: float, power: float, alpha: float) -> float:
     """sqrt(items) * (delta + margin) at which a test at `alpha` has `power`: Nam 1997."""
-    if not abs(delta) <= discordance <= 1:
-        raise ValueError(f"discordance is {discordance}; it must lie between {abs(delta)} and 1")
+    if not (abs(delta) <= discordance <= 1 and 0 <= margin <= 1):
+        raise ValueError(f"delta {delta}, discordance {discordance}, margin {margin} do not fit")
     if not 0.5 <= power < 1 or not 0 < alpha < 0.5:
         raise ValueError(f"power {power} and alpha {alpha} must lie in [0.5, 1) and (0, 0.5)")
     lost, gained = (discordance - delta) / 2, (discordance + delta) / 2

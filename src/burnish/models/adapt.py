@@ -1,5 +1,8 @@
 """Which weights learn, and how they are kept: PEFT makes the adapters and owns their format."""
 
+import contextlib
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +36,8 @@ def add_lora(
     )
     torch.manual_seed(seed)
     try:
-        return get_peft_model(model, config)
+        with _without_renaming_notice():
+            return get_peft_model(model, config)
     except ValueError as error:
         raise ModelError(
             f"the model has no {target} layers to adapt", "set lora.target to all-linear"
@@ -49,12 +53,21 @@ def load_adapter(model: Any, folder: Path) -> Any:
     if not (folder / "adapter_config.json").exists():
         raise ModelError(f"{folder} holds no adapter", "name a folder with adapter_config.json")
     try:
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+        with _without_renaming_notice():
+            return PeftModel.from_pretrained(model, str(folder), is_trainable=False)
     except (RuntimeError, ValueError, KeyError) as error:
         raise ModelError(
             f"the adapter {folder} was made for another base model ({_first_line(error)})",
             "load it on the model that its adapter_config.json names",
         ) from error
+
+
+@contextlib.contextmanager
+def _without_renaming_notice() -> Iterator[None]:
+    """PEFT 0.21 still reads the old name of a property that transformers 5.23 renamed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        yield
 
 
 def _first_line(error: Exception) -> str:

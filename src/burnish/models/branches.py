@@ -76,7 +76,8 @@ class Network:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        device: torch.device = self.model.device
+        return device
 
     @property
     def window(self) -> int | None:
@@ -138,7 +139,9 @@ class Network:
     def logprobs(self, hidden_N_H: Tensor, targets_N: Tensor) -> Tensor:
         """log p(target) in nats; in pieces, recomputed for the gradient, so memory stays flat."""
         pieces = zip(
-            hidden_N_H.split(_PROJECTED_AT_ONCE), targets_N.split(_PROJECTED_AT_ONCE), strict=True
+            torch.split(hidden_N_H, _PROJECTED_AT_ONCE),
+            torch.split(targets_N, _PROJECTED_AT_ONCE),
+            strict=True,
         )
         again = torch.is_grad_enabled() and len(targets_N) > _PROJECTED_AT_ONCE
         parts = [

@@ -4,6 +4,7 @@ Curves stretch with the page, so their numbers are not part of the SVG: the temp
 beside it at the places (per cent) that `Plot` names.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 FOREST_WIDTH, FOREST_HEIGHT = 250, 26
-_CELL, _LABEL, _LETTERS = 12, 170, 30  # heat map: sizes in pixels, longest label in letters
+_EDGE = 15  # a number nearer to the edge would be cut
+_CELL, _LETTER, _LETTERS = 12, 5.6, 30  # heat map: pixels a cell and a letter, longest label
 _MOST_POINTS = 800
 
 Points = Sequence[tuple[float, float]]
@@ -64,8 +66,8 @@ def axis(values: Iterable[float], ticks: int = 5) -> Axis:
 def forest_axis(intervals: Iterable[tuple[float, float]], marks: Iterable[float]) -> Axis:
     """One axis for the intervals of a group; zero and the marks (the budget) are on it."""
     values = [0.0, *marks, *(bound for interval in intervals for bound in interval)]
-    margin = (max(values) - min(values)) * 0.06 or 1.0
-    return axis([min(values) - margin, max(values) + margin], ticks=4)
+    margin = (max(values) - min(values)) * 0.08 or 1.0
+    return axis([min(values) - margin, max(values) + margin], ticks=5)
 
 
 def forest_row(
@@ -93,10 +95,11 @@ def forest_ticks(scale: Axis) -> Markup:
     shapes = []
     for tick in scale.ticks:
         x = scale.place(tick, FOREST_WIDTH)
+        if not _EDGE <= x <= FOREST_WIDTH - _EDGE:
+            continue
         sign = "+" if tick > 0 else ""
         shapes.append(_tag("line", x1=x, x2=x, y1=15, y2=20, class_="tick"))
-        anchor = "start" if x < 12 else "end" if x > FOREST_WIDTH - 12 else "middle"
-        shapes.append(_tag("text", sign + tick_label(tick), x=x, y=11, text_anchor=anchor))
+        shapes.append(_tag("text", sign + tick_label(tick), x=x, y=11, text_anchor="middle"))
     return _picture(shapes, FOREST_WIDTH, 20, "axis")
 
 
@@ -122,12 +125,14 @@ def line_plot(series: Sequence[Series], words: str, marks: Sequence[float] = ())
     )
 
 
-def smoothed(points: Points, weight: float = 0.9) -> Points:
-    """Exponential moving average without the bias of its start (Kingma and Ba 2015, sec. 3)."""
-    mean, result = 0.0, []
-    for index, (x, y) in enumerate(points, start=1):
-        mean = weight * mean + (1 - weight) * y
-        result.append((x, mean / (1 - weight**index)))
+def smoothed(points: Points) -> Points:
+    """Centred moving mean over about a fifteenth of the points; it does not lag behind them."""
+    sums = [0.0, *itertools.accumulate(y for _, y in points)]
+    widest, last = max(1, len(points) // 30), len(points) - 1
+    result = []
+    for index, (x, _) in enumerate(points):
+        half = min(widest, index, last - index)
+        result.append((x, (sums[index + half + 1] - sums[index - half]) / (2 * half + 1)))
     return result
 
 
@@ -136,9 +141,10 @@ def heat_map(
 ) -> Markup:
     """Expected labels downwards, answers to the right; the shade is the share of the row."""
     totals = {row: sum(counts.get((row, c), 0) for c in columns) for row in rows}
-    places = {name: _LABEL + index * _CELL for index, name in enumerate(columns)}
+    left = math.ceil(max(len(_short(row)) for row in rows) * _LETTER) + 10
+    places = {name: left + index * _CELL for index, name in enumerate(columns)}
     shapes = [
-        _tag("text", _short(row), x=_LABEL - 6, y=(index + 0.78) * _CELL, text_anchor="end")
+        _tag("text", _short(row), x=left - 6, y=(index + 0.78) * _CELL, text_anchor="end")
         for index, row in enumerate(rows)
     ]
     lines = {row: index * _CELL for index, row in enumerate(rows)}
@@ -150,14 +156,14 @@ def heat_map(
         shapes.append(
             _tag("rect", words, x=places[column], y=lines[row], **size, class_=shade, opacity=share)
         )
-    width, height = _LABEL + len(columns) * _CELL, len(rows) * _CELL
+    width, height = left + len(columns) * _CELL, len(rows) * _CELL
     return _picture(shapes, width, height, "Confusion of labels: expected by answered")
 
 
 def tick_label(value: float) -> str:
     if abs(value) >= 10_000:
         return f"{value / 1000:g}k"
-    return f"{value:g}".replace("-", "−") if abs(value) >= 1e-3 or not value else f"{value:.0e}"
+    return f"{value:g}".replace("e-0", "e-").replace("-", "−")
 
 
 def _round_step(raw: float) -> float:

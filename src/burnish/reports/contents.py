@@ -24,6 +24,7 @@ from burnish.run_directory import (
 )
 
 MISSING = "–"
+GENERAL = "General ability"
 SPLITS = ("train", "validation", "test")
 Pairs = list[tuple[ItemResult, ItemResult]]
 
@@ -68,6 +69,8 @@ class Contents:
     @property
     def next_command(self) -> str:
         """What continues an unfinished run."""
+        if self.manifest.state in ("trained", "evaluated"):
+            return f"burnish evaluate {self.path}"
         command = self.command or "burnish run recipe.yaml"
         return command if "--resume" in command else f"{command} --resume"
 
@@ -83,9 +86,10 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A ledger row in words: points with one decimal, or nats a token with three."""
+    """A ledger row in words: points with one decimal; perplexity and nats as they are."""
 
     source: LedgerRow
+    unit: float  # what the numbers were multiplied with: 100 for points
     name: str
     n: str
     base: str
@@ -141,23 +145,21 @@ def stages(contents: Contents) -> list[Stage]:
 
 def ledger_groups(rows: Iterable[LedgerRow]) -> list[tuple[str, list[Row]]]:
     """Rows by what they measure; the mean of the suite stands before its sections."""
-    rows = list(rows)
-    general = [r for r in rows if r.kind == "general"] + [r for r in rows if r.kind == "section"]
-    groups = [
-        ("Target", [r for r in rows if r.kind == "target"]),
-        ("General ability", general),
-        ("Text loss", [r for r in rows if r.kind == "text_loss"]),
-    ]
-    return [(name, [worded(row) for row in group]) for name, group in groups if group]
+    order = {"target": "Target", "general": GENERAL, "section": GENERAL, "text_loss": "Text loss"}
+    groups: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: list(order).index(row.kind)):
+        groups.setdefault(order[row.kind], []).append(worded(row))
+    return list(groups.items())
 
 
 def worded(row: LedgerRow) -> Row:
     """The numbers of one row as they are shown everywhere."""
-    loss = row.kind == "text_loss"
+    loss = is_loss(row)
     unit, digits = (1.0, 3) if loss else (100.0, 1)
     return Row(
         source=row,
-        name="suite mean" if row.kind == "general" else row.task.removeprefix("core."),
+        unit=unit,
+        name="suite mean" if row.kind == "general" else row.task.rpartition(".")[2],
         n=count(row.n),
         base=number(row.base * unit, digits),
         tuned=number(row.tuned * unit, digits),
@@ -169,6 +171,11 @@ def worded(row: LedgerRow) -> Row:
         p=probability(row.p),
         tone=_tone(-row.high, -row.low) if loss else _tone(row.low, row.high),
     )
+
+
+def is_loss(row: LedgerRow) -> bool:
+    """Whether less is better: text loss, and perplexity as a target. Neither has points."""
+    return row.kind == "text_loss" or row.metric == "perplexity"
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -253,9 +260,9 @@ def _split(name: str, path: Path) -> SplitFile:
 
 
 def _item_tasks(ledger: list[LedgerRow]) -> list[str]:
-    """Tasks whose items can be lost or gained; before the ledger only the target is known."""
-    tasks = ["target", *(row.task for row in ledger if row.kind in ("target", "section"))]
-    return list(dict.fromkeys(tasks))
+    """Tasks whose items can be lost or gained; texts have a loss, but no right answer."""
+    kept = [row for row in ledger if row.kind in ("target", "section") and not is_loss(row)]
+    return list(dict.fromkeys(row.task for row in kept))
 
 
 def _pairs(run: RunDirectory, task: str) -> Pairs:

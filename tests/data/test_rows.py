@@ -1,0 +1,236 @@
+import json
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from burnish.data.rows import MAX_ROW_BYTES, BadRow, Row, read_rows
+from burnish.errors import DataError
+
+ROWS: list[dict[str, Any]] = [
+    {"text": "where is it", "label": "a"},
+    {"text": "né, 2", "label": "b"},
+]
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def bad(path: Path) -> BadRow:
+    """The only bad row among the rows of a file."""
+    rows = [row for row in read_rows(path) if isinstance(row, BadRow)]
+    assert len(rows) == 1
+    return rows[0]
+
+
+def values(path: Path) -> list[dict[str, Any]]:
+    return [dict(row.values) for row in read_rows(path) if isinstance(row, Row)]
+
+
+def json_lines(rows: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    """The same rows in each kind of file."""
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    return {
+        "jsonl": write(tmp_path / "a.jsonl", json_lines(ROWS)),
+        "json": write(tmp_path / "a.json", json.dumps(ROWS, indent=1)),
+        "csv": write(tmp_path / "a.csv", 'text,label\nwhere is it,a\n"né, 2",b\n'),
+        "parquet": tmp_path / "a.parquet",
+    }
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet"])
+def test_every_kind_reads_the_same_and_changes_nothing(files: dict[str, Path], kind: str) -> None:
+    before = files[kind].read_bytes()
+    assert values(files[kind]) == ROWS
+    assert files[kind].read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "lines"), [("jsonl", [1, 2]), ("json", [2, 6]), ("csv", [2, 3]), ("parquet", [1, 2])]
+)
+def test_source_is_where_the_row_begins(
+    files: dict[str, Path], kind: str, lines: list[int]
+) -> None:
+    sources = [row.source for row in read_rows(files[kind])]
+    assert sources == [f"{files[kind]}:{line}" for line in lines]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv"])
+def test_byte_order_mark_is_no_content(files: dict[str, Path], kind: str) -> None:
+    write(files[kind], b"\xef\xbb\xbf" + files[kind].read_bytes())
+    assert values(files[kind]) == ROWS
+
+
+def test_text_blocks_are_documents(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", "\none\ntwo\n\n \r\nthree\n")
+    rows = list(read_rows(path))
+    assert rows == [Row({"text": "one\ntwo"}, f"{path}:2"), Row({"text": "three"}, f"{path}:6")]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason", "remedy"),
+    [
+        (b'{"text": "\xff"}', "is not UTF-8", "save the file as UTF-8"),
+        (b'{"text": "cut he', "is no JSON (Unterminated", "complete the line or delete it"),
+        (b'["a"]', "is a list and not an object", "write it as"),
+        (b"null", "is null and not an object", "write it as"),
+        (b'{"text": "\\ud83d"}', "holds half of an escaped character", "mend its"),
+        (b"[" * 100_000, "is no JSON (nested too deeply)", "complete the line"),
+        (b'{"n": ' + b"1" * 5000 + b"}", "is no JSON (Exceeds the limit", "complete the line"),
+        (b'{"t": "' + b"x" * MAX_ROW_BYTES + b'"}', "is longer than 1,000,000", "shorten or split"),
+    ],
+)
+def test_bad_json_line_is_told_and_passed_over(
+    tmp_path: Path, line: bytes, reason: str, remedy: str
+) -> None:
+    good = json_lines(ROWS[:1]).encode()
+    path = write(tmp_path / "a.jsonl", good + line + b"\n\n" + good)
+    found = bad(path)
+    assert found.source == f"{path}:2"
+    assert found.reason.startswith(reason)
+    assert found.remedy.startswith(remedy)
+    assert len(values(path)) == 2
+
+
+def test_row_of_just_the_limit_is_good(tmp_path: Path) -> None:
+    line = '{"t": "%s"}' % ("x" * (MAX_ROW_BYTES - 9))
+    assert len(line) == MAX_ROW_BYTES
+    assert len(values(write(tmp_path / "a.jsonl", line + "\n"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"a,b,c", "has 3 fields where the header has 2"),
+        (b"a", "has 1 fields where the header has 2"),
+        (b"a,\xe9", "is not UTF-8"),
+        (b'"a"b,c', "is no CSV"),
+        (b"a," + b"x" * (MAX_ROW_BYTES + 5), "is longer than 1,000,000 bytes"),
+        (b"a," + b"x" * (MAX_ROW_BYTES - 1), "is longer than 1,000,000 bytes"),
+        (b'"a\n' + b"x" * MAX_ROW_BYTES + b'",b', "is longer than 1,000,000 bytes"),
+        (b"x" * 600_000 + b"," + b"x" * 400_000, "is longer than 1,000,000 bytes"),
+    ],
+)
+def test_bad_csv_row_is_told_and_passed_over(tmp_path: Path, line: bytes, reason: str) -> None:
+    path = write(tmp_path / "a.csv", b'text,label\n"good\nrow",a\n' + line + b"\ngood,b\n")
+    assert bad(path).source == f"{path}:4"
+    assert bad(path).reason.startswith(reason)
+    assert [row["label"] for row in values(path)] == ["a", "b"]
+
+
+def test_quote_that_is_never_closed_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", 'text,label\ngood,a\n"open,b\nc,d\n')
+    assert bad(path).reason == "is no CSV (unexpected end of data)"
+
+
+def test_bad_parquet_rows_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    broken = pa.array([b"fine", b"\xff", b"x" * (MAX_ROW_BYTES + 1)]).view(pa.string())
+    pq.write_table(pa.table({"text": broken}), path)
+    reasons = [row.reason for row in read_rows(path) if isinstance(row, BadRow)]
+    assert reasons == ["is not UTF-8", "is longer than 1,000,000 bytes"]
+    assert values(path) == [{"text": "fine"}]
+
+
+def test_bad_text_blocks_are_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", b"\xff\n\n" + b"line\n" * 300_000 + b"\nfine\n")
+    reasons = [row.reason for row in read_rows(path) if isinstance(row, BadRow)]
+    assert reasons == ["is not UTF-8", "is longer than 1,000,000 bytes"]
+    assert values(path) == [{"text": "fine"}]
+
+
+def test_bad_array_items_are_told(tmp_path: Path) -> None:
+    items: list[Any] = [ROWS[0], 12, {"t": "x" * MAX_ROW_BYTES}, ROWS[1]]
+    path = write(tmp_path / "a.json", json.dumps(items))
+    reasons = [row.reason for row in read_rows(path) if isinstance(row, BadRow)]
+    assert reasons == ["is a value and not an object", "is longer than 1,000,000 bytes"]
+    assert values(path) == ROWS
+
+
+def test_array_goes_on_across_windows(tmp_path: Path) -> None:
+    items = [{"n": n, "text": "x" * (n % 997)} for n in range(6000)]  # about 3 windows
+    assert values(write(tmp_path / "a.json", json.dumps(items))) == items
+
+
+@pytest.mark.parametrize("content", ["[]", " [ ] ", "[{}]"])
+def test_small_arrays(tmp_path: Path, content: str) -> None:
+    assert values(write(tmp_path / "a.json", content)) == json.loads(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "seen", "remedy"),
+    [
+        ("a.json", '{"a": 1}', "holds no JSON array", "name it .jsonl"),
+        ("a.json", "", "holds no JSON array", "write ["),
+        ("a.json", '[{"a": 1},\n{"b', "is no JSON after line 2 (Unterminated", "mend the file"),
+        ("a.json", '[{"a": 1} {"b": 1}]', "(a comma or ] is missing)", "mend the file"),
+        ("a.json", b'[{"a": "\xff"}]', "is not UTF-8", "save the file as UTF-8"),
+        ("a.json", "[" * 100_000, "(nested too deeply)", "mend the file"),
+        ("a.csv", "a,b,a\n1,2,3\n", "has two columns named 'a'", "rename one"),
+        ("a.csv", b"\xff,b\n1,2\n", "is not UTF-8", "save the file as UTF-8"),
+        ("a.csv", '"a"b,c\n', "has no readable header", "mend line 1"),
+        ("a.parquet", "PAR1", "is no readable Parquet", "write the file again"),
+        ("a.xlsx", "", "is of no known kind (.xlsx)", "use .jsonl, .ndjson, .json, .csv"),
+        ("data", "", "is of no known kind (no ending)", "use .jsonl"),
+    ],
+)
+def test_file_that_cannot_be_used(
+    tmp_path: Path, name: str, content: str | bytes, seen: str, remedy: str
+) -> None:
+    path = write(tmp_path / name, content)
+    with pytest.raises(DataError) as caught:
+        list(read_rows(path))
+    assert str(path) in caught.value.seen
+    assert seen in caught.value.seen
+    assert caught.value.remedy.startswith(remedy) or remedy in caught.value.remedy
+
+
+def test_missing_file_has_a_spelling_hint(tmp_path: Path) -> None:
+    write(tmp_path / "support.jsonl", "")
+    with pytest.raises(DataError) as caught:
+        read_rows(tmp_path / "suport.jsonl")
+    assert str(caught.value) == (
+        f"there is no file {tmp_path}/suport.jsonl: did you mean {tmp_path}/support.jsonl."
+    )
+    with pytest.raises(DataError, match="name a file of rows"):
+        read_rows(tmp_path / "nowhere" / "x.jsonl")
+
+
+def test_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is a folder: name one file in it"):
+        read_rows(tmp_path)
+
+
+def test_file_without_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.jsonl", "{}")
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(DataError, match=r"cannot be read \(Permission denied\): check the file"):
+        list(read_rows(path))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "json", "txt"])
+def test_reading_takes_the_memory_of_one_row(tmp_path: Path, kind: str) -> None:
+    row = {"jsonl": '{"text": "%s"}\n', "csv": "%s\n", "json": '{"text": "%s"},', "txt": "%s\n\n"}
+    ends = {"json": ("[", "{}]"), "csv": ("text\n", "")}.get(kind, ("", ""))
+    path = tmp_path / f"a.{kind}"
+    path.write_text(ends[0] + (row[kind] % ("x" * 500)) * 30_000 + ends[1])  # 15 MB
+    tracemalloc.start()
+    count = sum(1 for _ in read_rows(path))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count >= 30_000
+    assert peak < 8_000_000

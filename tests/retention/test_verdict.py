@@ -1,0 +1,111 @@
+"""The decision by hand-made outcomes; the ledger's numbers by counting."""
+
+import dataclasses
+
+import pytest
+
+from burnish.evaluation.statistics import paired_outcomes
+from burnish.retention.ledger import general_row, section_row, target_rows, text_loss_row
+from burnish.retention.verdict import decide
+from burnish.run_directory import ItemResult, LedgerRow
+
+
+def pair(
+    both: int, lost: int, gained: int, neither: int
+) -> tuple[list[ItemResult], list[ItemResult]]:
+    outcomes = [(1, 1)] * both + [(1, 0)] * lost + [(0, 1)] * gained + [(0, 0)] * neither
+
+    def side(which: int) -> list[ItemResult]:
+        return [
+            ItemResult(str(i), "q", "yes", "yes" if o[which] else "no", float(o[which]))
+            for i, o in enumerate(outcomes)
+        ]
+
+    return side(0), side(1)
+
+
+def ledger(
+    target: tuple[int, ...], sections: list[tuple[int, ...]], budget: float = 2.0
+) -> list[LedgerRow]:
+    named = {f"s{i}": pair(*counts) for i, counts in enumerate(sections)}
+    rows = target_rows(pair(*target), ["accuracy"], seed=0)
+    return [*rows, general_row("core", named, budget)]
+
+
+GAIN = (10, 0, 60, 30)
+KEPT = [(140, 1, 2, 57), (150, 2, 1, 47), (160, 1, 1, 38)] * 3
+
+
+def test_release() -> None:
+    verdict = decide(ledger(GAIN, KEPT), 2.0)
+    assert verdict.decision == "release"
+    assert verdict.certified_target_gain == pytest.approx(50, abs=5)
+    assert verdict.certified_general_drop is not None
+    assert verdict.certified_general_drop < 2.0
+
+
+def test_hold_when_much_is_forgotten() -> None:
+    verdict = decide(ledger(GAIN, [(100, 50, 2, 48)] * 5), 2.0)
+    assert verdict.decision == "hold"
+    assert "fell by more than 2 points" in verdict.reasons[1]
+
+
+def test_hold_when_nothing_is_gained() -> None:
+    verdict = decide(ledger((50, 30, 2, 18), KEPT), 2.0)
+    assert verdict.decision == "hold"
+    assert verdict.certified_target_gain is None
+
+
+def test_inconclusive_names_the_items_missing() -> None:
+    rows = ledger(GAIN, [(60, 3, 3, 34)] * 3)
+    verdict = decide(rows, 2.0)
+    assert verdict.decision == "inconclusive"
+    # Discordance 6 %, no change, margin 2 points, one-sided 5 %, power 80 %: about 930 items.
+    assert verdict.items_missing == pytest.approx(930 - 300, abs=120)
+
+
+def test_without_a_suite_nothing_is_released() -> None:
+    verdict = decide(target_rows(pair(*GAIN), ["accuracy"], seed=0), 2.0)
+    assert verdict.decision == "inconclusive"
+    assert "not measured" in verdict.reasons[-1]
+
+
+def test_section_row_counts_flips() -> None:
+    row = section_row("core.facts", pair(80, 7, 3, 10))
+    assert (row.n, row.lost, row.gained) == (100, 7, 3)
+    assert (row.base, row.tuned) == (0.87, 0.83)
+    assert row.delta == pytest.approx(-0.04)
+    assert row.low < -0.04 < row.high
+
+
+def test_general_mean_is_unweighted_over_sections() -> None:
+    row = general_row("core", {"a": pair(10, 0, 0, 0), "b": pair(50, 40, 0, 10)}, 2.0)
+    assert row.base == pytest.approx((1.0 + 0.9) / 2)
+    assert row.tuned == pytest.approx((1.0 + 0.5) / 2)
+    assert row.passed is False
+
+
+def test_text_loss_row_is_the_mean_difference() -> None:
+    base, tuned = pair(3, 0, 0, 0)
+    tuned = [dataclasses.replace(r, score=s) for r, s in zip(tuned, [1.5, 1.0, 1.2], strict=True)]
+    row = text_loss_row("core.prose", (base, tuned), seed=0)
+    assert row.delta == pytest.approx((0.5 + 0.0 + 0.2) / 3)
+    assert row.lost is None
+
+
+def test_other_items_are_refused() -> None:
+    base, tuned = pair(5, 1, 1, 5)
+    with pytest.raises(ValueError, match="same items"):
+        section_row("x", (base, tuned[::-1]))
+
+
+def test_bound_is_the_one_sided_one() -> None:
+    row = target_rows(pair(*GAIN), ["accuracy"], seed=0)[0]
+    import numpy as np
+
+    base, tuned = pair(*GAIN)
+    found = paired_outcomes(
+        np.array([r.score > 0.5 for r in base]), np.array([r.score > 0.5 for r in tuned])
+    )
+    assert row.bound == found.lower_bound
+    assert row.low == found.interval.low < row.bound

@@ -1,0 +1,272 @@
+"""From rows to a verdict on a tiny model: real files, real processes, real kills."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+import burnish
+from burnish.errors import DataError, ModelError, RecipeError, RunError, UserError
+from burnish.recipe import load_recipe
+from burnish.run_directory import RunDirectory
+
+SUITE = [
+    {"question": "The parcel is", "choices": [" here", " torn"], "answer": i % 2} for i in range(8)
+]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_folder: Path) -> Path:
+    rows = [
+        {"text": f"{word} number {i} please", "label": label}
+        for i in range(20)
+        for word, label in (("tent", "red"), ("parcel", "green"))
+    ]
+    lines(tmp_path / "rows.jsonl", rows)
+    lines(tmp_path / "suite.jsonl", SUITE)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        f"name: tiny\nmodel: {tiny_folder}\ndata: {{train: rows.jsonl, system: Say red or green}}\n"
+        f"training: {{epochs: 4, learning_rate: 0.02}}\n"
+        f"evaluate: {{general: {tmp_path / 'suite.jsonl'}}}\noutput: {tmp_path / 'runs'}\n"
+    )
+    return path
+
+
+def lines(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def command(*arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "burnish.cli", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        **options,
+    )
+
+
+def test_run_gives_a_typed_verdict_and_files(recipe: Path) -> None:
+    run = burnish.run(recipe, quiet=True, training={"epochs": 6})
+    assert run.manifest().recipe["training"]["epochs"] == 6
+    assert run.manifest().origins["training.epochs"] == "command line"
+    target = run.ledger()[0]
+    assert target.tuned > target.base
+    assert run.verdict().decision in ("release", "hold", "inconclusive")
+    assert {path.name for path in run.path.iterdir()} >= {
+        "manifest.json", "data", "events.jsonl", "checkpoints", "adapter", "results",
+        "ledger.json", "verdict.json", "report.html", "card.md",
+    }  # fmt: skip
+
+
+def test_saved_adapter_gives_the_same_logits_in_plain_peft(recipe: Path, tiny_folder: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    run = burnish.train(recipe, quiet=True)
+    tokens = torch.tensor([[5, 6, 7, 8]])
+    ours = burnish.open_tuned(run).module.eval()(input_ids=tokens).logits
+    with pytest.warns(FutureWarning):
+        plain = PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(tiny_folder), run.adapter
+        )
+    torch.testing.assert_close(plain.eval()(input_ids=tokens).logits, ours)
+
+
+def test_full_tuning_and_base_share_one_model(recipe: Path) -> None:
+    run = burnish.run(recipe, quiet=True, method="full", training={"learning_rate": 0.003})
+    assert (run.path / "model" / "model.safetensors").exists()
+    base, tuned = run.results("base", "target"), run.results("tuned", "target")
+    assert [item.id for item in base] == [item.id for item in tuned]
+    assert [item.logprob for item in base] != [item.logprob for item in tuned]
+
+
+def test_killed_and_resumed_is_bit_identical(recipe: Path, tmp_path: Path) -> None:
+    straight = burnish.train(recipe, quiet=True, name="straight")
+    arguments = ["train", str(recipe), "--name", "killed"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "burnish.cli", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    events = tmp_path / "runs" / "killed" / "events.jsonl"
+    deadline = time.time() + 60
+    while time.time() < deadline and not (events.exists() and events.read_text().count("\n") > 5):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    done = command(*arguments, "--resume")
+    assert done.returncode == 0, done.stderr
+    killed = RunDirectory.open(tmp_path / "runs" / "killed")
+    steps = [row["step"] for row in killed.events("train")]
+    assert steps == list(range(1, steps[-1] + 1))
+    name = "adapter_model.safetensors"
+    expected, found = load_file(straight.adapter / name), load_file(killed.adapter / name)
+    assert all((expected[key] == found[key]).all() for key in expected)
+
+
+def test_a_changed_recipe_is_not_continued(recipe: Path) -> None:
+    burnish.train(recipe, quiet=True)
+    with pytest.raises(RunError, match=r"has changed since \(training\.epochs\)"):
+        burnish.train(recipe, resume=True, quiet=True, training={"epochs": 9})
+
+
+def test_nothing_is_overwritten(recipe: Path, tmp_path: Path) -> None:
+    burnish.train(recipe, quiet=True)
+    before = (tmp_path / "runs" / "tiny" / "manifest.json").read_bytes()
+    with pytest.raises(RunError, match="already exists"):
+        burnish.train(recipe, quiet=True)
+    assert (tmp_path / "runs" / "tiny" / "manifest.json").read_bytes() == before
+
+
+def test_interrupted_evaluation_goes_on(recipe: Path) -> None:
+    run = burnish.run(recipe, quiet=True)
+    results = run.results_path("tuned", "target")
+    whole = results.read_text()
+    first = whole.splitlines(keepends=True)[0]
+    results.write_text(first + whole.splitlines()[1][:20])  # cut in half by a kill
+    manifest = run.manifest()
+    manifest.state = "trained"
+    run.write_manifest(manifest)
+    burnish.evaluate(run, quiet=True)
+    assert [r.id for r in run.results("tuned", "target")] == [
+        json.loads(line)["id"] for line in whole.splitlines()
+    ]
+
+
+def test_exit_code_and_json(recipe: Path) -> None:
+    done = command("run", str(recipe), "--json")
+    printed = json.loads(done.stdout)
+    assert done.returncode == (0 if printed["verdict"]["decision"] == "release" else 1)
+    assert printed["ledger"][0]["n"] > 0
+    assert "Traceback" not in done.stderr
+
+
+def test_chat_shows_both(recipe: Path, tmp_path: Path) -> None:
+    burnish.train(recipe, quiet=True)
+    run = str(tmp_path / "runs" / "tiny")
+    done = command("chat", run, "--message", "tent please", "--max-tokens", "4", "--json")
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(done.stdout)) == {"question", "base", "tuned"}
+
+
+def test_help_is_instant_and_has_examples() -> None:
+    code = "import sys, burnish.cli; print('torch' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+    from burnish.cli import VERBS
+
+    for verb in VERBS:
+        shown = command(verb, "--help")
+        assert shown.returncode == 0
+        assert "Example: burnish" in shown.stdout
+
+
+def rows_file(path: Path, text: bytes) -> str:
+    path.write_bytes(text)
+    return str(path)
+
+
+GOOD = b'{"text": "a tent", "label": "red"}\n{"text": "a parcel", "label": "green"}\n'
+BAD_DATA = {
+    "missing": (None, "there is no|no such"),
+    "empty": (b"", "has no rows"),
+    "one label": (GOOD.replace(b"green", b"red"), "has the label 'red'"),
+    "10 MB row": (GOOD + b'{"text": "' + b"x" * 10_000_000 + b'", "label": "red"}\n', "1 bad row"),
+    "invalid UTF-8": (GOOD + b'{"text": "\xff\xfe", "label": "red"}\n', "1 bad row"),
+    "half a line": (GOOD + b'{"text": "a te', "1 bad row"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_bad_data_is_a_sentence(case: str, recipe: Path, tmp_path: Path) -> None:
+    content, sentence = BAD_DATA[case]
+    path = tmp_path / "bad.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=sentence):
+        burnish.train(recipe, quiet=True, **{"data.train": str(path)})
+    assert not (tmp_path / "runs").exists()
+
+
+def test_labels_of_the_test_set_never_seen_in_train(recipe: Path, tmp_path: Path) -> None:
+    lines(tmp_path / "test.jsonl", [{"text": "what is it", "label": "blue"}])
+    with pytest.raises(DataError, match="never seen in train \\('blue'\\)"):
+        burnish.train(recipe, quiet=True, **{"data.test": str(tmp_path / "test.jsonl")})
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"training.epoch": 2}, r"unknown key training\.epoch \(did you mean training\.epochs\?\)"),
+        ({"training.epochs": "many"}, "training.epochs is 'many'"),
+        ({"evaluate.target": ["acuracy"]}, "acuracy"),
+    ],
+)
+def test_bad_recipe_is_a_sentence(change: dict[str, Any], sentence: str, recipe: Path) -> None:
+    with pytest.raises(UserError, match=sentence):
+        burnish.train(recipe, quiet=True, **change)
+
+
+def test_all_problems_of_a_recipe_at_once(recipe: Path) -> None:
+    with pytest.raises(RecipeError, match="2 problems in the recipe") as error:
+        load_recipe(recipe, {"training.epochs": -1, "modle": "x"})
+    assert "training.epochs is -1" in str(error.value)
+    assert "did you mean model?" in str(error.value)
+
+
+def test_bad_model_is_a_sentence(recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="smollm2-135"):
+        burnish.train(recipe, quiet=True, model="smollm2-135")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="empty"):
+        burnish.train(recipe, quiet=True, model=str(tmp_path / "empty"))
+
+
+def test_adapter_for_another_base_is_a_sentence(recipe: Path) -> None:
+    run = burnish.train(recipe, quiet=True)
+    config = run.adapter / "adapter_config.json"
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps(settings | {"r": settings["r"] * 2}))
+    with pytest.raises(ModelError, match="made for another base"):
+        burnish.open_tuned(run)
+
+
+def test_half_written_run_is_a_sentence(recipe: Path, tmp_path: Path) -> None:
+    run = burnish.train(recipe, quiet=True)
+    (run.path / "manifest.json").write_text('{"name": "ti')
+    with pytest.raises(RunError, match="half written"):
+        burnish.evaluate(run.path, quiet=True)
+    done = command("report", str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_read_only_output_is_a_sentence(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(RunError, match="cannot be written"):
+        burnish.train(recipe, quiet=True, output=str(tmp_path / "locked" / "runs"))
+
+
+def test_output_below_a_file_is_a_sentence(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be written"):
+        burnish.train(recipe, quiet=True, output=str(tmp_path / "file" / "runs"))
+
+
+def test_user_error_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    done = command("run", str(tmp_path / "nothing.yaml"))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("burnish: there is no recipe")
+    assert done.stderr.count("\n") == 1
