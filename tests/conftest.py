@@ -77,7 +77,7 @@ def tiny_folder(
 @pytest.fixture(autouse=True)
 def _separate_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cached base results of tests stay out of the user's cache; the models are shared."""
-    monkeypatch.setattr("burnish.pipeline.cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr("burnish.measurement.cache_folder", lambda: tmp_path / "cache")
 
 
 @pytest.fixture(scope="session")

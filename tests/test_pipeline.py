@@ -177,13 +177,20 @@ def rows_file(path: Path, text: bytes) -> str:
 
 
 GOOD = b'{"text": "a tent", "label": "red"}\n{"text": "a parcel", "label": "green"}\n'
+UNUSABLE = "1 of 3 rows cannot be used"
 BAD_DATA = {
     "missing": (None, "there is no|no such"),
     "empty": (b"", "has no rows"),
     "one label": (GOOD.replace(b"green", b"red"), "has the label 'red'"),
-    "10 MB row": (GOOD + b'{"text": "' + b"x" * 10_000_000 + b'", "label": "red"}\n', "1 bad row"),
-    "invalid UTF-8": (GOOD + b'{"text": "\xff\xfe", "label": "red"}\n', "1 bad row"),
-    "half a line": (GOOD + b'{"text": "a te', "1 bad row"),
+    "10 MB row": (
+        GOOD + b'{"text": "' + b"x" * 10_000_000 + b'", "label": "red"}\n',
+        UNUSABLE,
+    ),
+    "invalid UTF-8": (
+        GOOD + b'{"text": "\xff\xfe", "label": "red"}\n',
+        UNUSABLE,
+    ),
+    "half a line": (GOOD + b'{"text": "a te', UNUSABLE),
 }
 
 
@@ -200,7 +207,7 @@ def test_bad_data_is_a_sentence(case: str, recipe: Path, tmp_path: Path) -> None
 
 def test_labels_of_the_test_set_never_seen_in_train(recipe: Path, tmp_path: Path) -> None:
     lines(tmp_path / "test.jsonl", [{"text": "what is it", "label": "blue"}])
-    with pytest.raises(DataError, match="never seen in train \\('blue'\\)"):
+    with pytest.raises(DataError, match="never seen in train: 'blue'"):
         burnish.train(recipe, quiet=True, **{"data.test": str(tmp_path / "test.jsonl")})
 
 

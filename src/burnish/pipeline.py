@@ -1,7 +1,9 @@
 """The verbs: each stage reads and writes the run directory; notebooks and the CLI call these."""
 
 import platform
+import shlex
 import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,31 +17,21 @@ from transformers import PreTrainedTokenizerBase
 from burnish.chat import Example
 from burnish.data.load import Dataset, load
 from burnish.data.render import render_all
-from burnish.errors import DataError, RecipeError, RunError
-from burnish.evaluation.runner import run_task
-from burnish.evaluation.scorers import scorer
-from burnish.evaluation.suite import Suite, load_suite
-from burnish.evaluation.tasks import GenerateTask, Task, TextLossTask, label_task
+from burnish.errors import RunError
+from burnish.evaluation.suite import load_suite
+from burnish.evaluation.tasks import Task
+from burnish.measurement import check_scorers, fill_ledger, measure, target_task
 from burnish.models.adapt import add_lora, load_weights, save_weights
 from burnish.models.branches import Row
-from burnish.models.cache import cache_folder
 from burnish.models.language_model import LanguageModel, folder_sha256
 from burnish.models.load import load_model, load_tokenizer, place
 from burnish.models.sources import resolve
-from burnish.models.verbs import Sampling
 from burnish.progress import Bars
 from burnish.recipe import Recipe, build_recipe, load_recipe
 from burnish.reports.card import write_card
 from burnish.reports.page import write_page
-from burnish.retention.ledger import (
-    general_row,
-    perplexity_row,
-    section_row,
-    target_rows,
-    text_loss_row,
-)
 from burnish.retention.verdict import decide
-from burnish.run_directory import Finding, LedgerRow, Manifest, RunDirectory, replace_directory
+from burnish.run_directory import Finding, Manifest, RunDirectory, replace_directory
 from burnish.training.batches import Batches
 from burnish.training.checkpoint import saved_steps
 from burnish.training.loop import Loop, Settings
@@ -95,7 +87,7 @@ def train(
 ) -> RunDirectory:
     """Trains and keeps the adapter; measures nothing yet."""
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
-    _check_scorers(chosen)
+    check_scorers(chosen)
     bars = Bars(quiet=quiet)
     directory = _continue(chosen) if resume else None
     if directory is None:
@@ -119,7 +111,7 @@ def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirec
     bars = Bars(quiet=quiet)
     model = open_tuned(directory)
     suite = load_suite(recipe.evaluate.general) if recipe.evaluate.general else None
-    target = _target_task(recipe, directory, model)
+    target = target_task(recipe, directory, model)
     tasks: list[Task] = [
         target,
         *(suite.sections if suite else ()),
@@ -127,10 +119,10 @@ def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirec
     ]
     started = time.perf_counter()
     with model.base():
-        _measure(directory, model, "base", tasks, bars)
-    _measure(directory, model, "tuned", tasks, bars)
+        measure(directory, model, "base", tasks, bars)
+    measure(directory, model, "tuned", tasks, bars)
     manifest.times["evaluate"] = round(time.perf_counter() - started, 1)
-    rows = _ledger(directory, recipe, suite)
+    rows = fill_ledger(directory, recipe, suite)
     directory.write_ledger(rows)
     directory.write_verdict(decide(rows, recipe.budget.general))
     manifest.state = "certified"
@@ -185,6 +177,7 @@ def _begin(recipe: Recipe, bars: Bars) -> RunDirectory:
             "machine": platform.machine(),
             "system": platform.system(),
             "threads": torch.get_num_threads(),
+            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         },
     )
     rendered, finding = render_all(
@@ -326,79 +319,6 @@ def _open_full(recipe: Recipe, directory: RunDirectory) -> LanguageModel:
     load_weights(model.module, directory.adapter)
     model.adapter_sha256 = folder_sha256(directory.adapter)
     return model
-
-
-def _target_task(recipe: Recipe, directory: RunDirectory, model: LanguageModel) -> Task:
-    examples = directory.split("test")
-    if not examples:
-        raise DataError("the test set is empty", "raise data.split.test, or name data.test")
-    if recipe.evaluate.limit:
-        examples = sorted(examples, key=lambda example: example.id)[: recipe.evaluate.limit]
-    if examples[0].messages[0].role == "document":
-        return TextLossTask("target", [(e.id, e.expected) for e in examples])
-    labels = sorted({e.label for e in directory.split("train") if e.label is not None})
-    if recipe.evaluate.answer == "likelihood":
-        if not labels:
-            raise RecipeError(
-                "evaluate.answer is likelihood, but the rows have no labels", "set it to generate"
-            )
-        return label_task("target", examples, labels)
-    tokens = recipe.evaluate.max_new_tokens
-    if labels and recipe.origins["evaluate.max_new_tokens"] == "default":
-        # An answer longer than every label is wrong whatever follows.
-        tokens = 4 + max(len(model.tokenizer(label)["input_ids"]) for label in labels)
-    first = target_scorers(recipe, bool(labels))[0]
-    return GenerateTask("target", examples, first, Sampling(max_new_tokens=tokens))
-
-
-def target_scorers(recipe: Recipe, labelled: bool) -> tuple[str, ...]:
-    """The recipe's scorers, or those that fit the rows."""
-    if recipe.evaluate.target:
-        return recipe.evaluate.target
-    return ("accuracy", "macro_f1") if labelled else ("rougeL", "chrf", "exact_match")
-
-
-def _check_scorers(recipe: Recipe) -> None:
-    """A misspelt scorer is found before an hour of training, not after it."""
-    names = recipe.evaluate.target or ()
-    for name in names:
-        scorer(name)
-    if names and scorer(names[0]).item is None:
-        raise RecipeError(
-            f"evaluate.target begins with {names[0]}, which is no score of single items",
-            "put a scorer of single items first, such as accuracy or rougeL",
-        )
-
-
-def _measure(
-    directory: RunDirectory, model: LanguageModel, label: str, tasks: Sequence[Task], bars: Bars
-) -> None:
-    cache = cache_folder() / "results" if label == "base" else None
-    with bars.items(f"{label} model", sum(len(task) for task in tasks)) as advance:
-        for task in tasks:
-            started = time.perf_counter()
-            run_task(
-                model, task, directory.results_path(label, task.name), cache=cache, advance=advance
-            )
-            seconds = round(time.perf_counter() - started, 2)
-            directory.log("evaluate", label=label, task=task.name, n=len(task), seconds=seconds)
-
-
-def _ledger(directory: RunDirectory, recipe: Recipe, suite: Suite | None) -> list[LedgerRow]:
-    def pair(task: str) -> tuple[Any, Any]:
-        return directory.results("base", task), directory.results("tuned", task)
-
-    labelled = any(example.label is not None for example in directory.split("test"))
-    if directory.split("test")[0].messages[0].role == "document":
-        rows = [perplexity_row("target", pair("target"), recipe.seed)]
-    else:
-        rows = target_rows(pair("target"), target_scorers(recipe, labelled), recipe.seed)
-    if suite is None:
-        return rows
-    sections = {task.name: pair(task.name) for task in suite.sections}
-    rows.append(general_row(suite.name, sections, recipe.budget.general))
-    rows += [section_row(name, found) for name, found in sections.items()]
-    return rows + [text_loss_row(t.name, pair(t.name), recipe.seed) for t in suite.texts]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

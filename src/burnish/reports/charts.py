@@ -151,7 +151,7 @@ def heat_map(
     for (row, column), n in counts.items():
         words = _tag("title", f"{row} answered as {column}: {n} of {totals[row]}")
         shade = "right" if row == column else "wrong"
-        share = round(0.15 + 0.85 * n / totals[row], 3)
+        share = round(0.3 + 0.7 * n / totals[row], 3)
         size = {"width": _CELL - 1, "height": _CELL - 1}
         shapes.append(
             _tag("rect", words, x=places[column], y=lines[row], **size, class_=shade, opacity=share)

@@ -1,0 +1,100 @@
+"""What a run measures: the target task that fits its rows, both models, and the ledger of it."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from burnish.errors import DataError, RecipeError
+from burnish.evaluation.runner import run_task
+from burnish.evaluation.scorers import scorer
+from burnish.evaluation.suite import Suite
+from burnish.evaluation.tasks import GenerateTask, Task, TextLossTask, label_task
+from burnish.models.cache import cache_folder
+from burnish.models.language_model import LanguageModel
+from burnish.models.verbs import Sampling
+from burnish.progress import Bars
+from burnish.recipe import Recipe
+from burnish.retention.ledger import (
+    general_row,
+    perplexity_row,
+    section_row,
+    target_rows,
+    text_loss_row,
+)
+from burnish.run_directory import LedgerRow, RunDirectory
+
+
+def target_task(recipe: Recipe, directory: RunDirectory, model: LanguageModel) -> Task:
+    """Generation, labels by likelihood, or perplexity for documents, on the test rows."""
+    examples = directory.split("test")
+    if not examples:
+        raise DataError("the test set is empty", "raise data.split.test, or name data.test")
+    if recipe.evaluate.limit:
+        examples = sorted(examples, key=lambda example: example.id)[: recipe.evaluate.limit]
+    if examples[0].messages[0].role == "document":
+        return TextLossTask("target", [(e.id, e.expected) for e in examples])
+    labels = sorted({e.label for e in directory.split("train") if e.label is not None})
+    if recipe.evaluate.answer == "likelihood":
+        if not labels:
+            raise RecipeError(
+                "evaluate.answer is likelihood, but the rows have no labels", "set it to generate"
+            )
+        return label_task("target", examples, labels)
+    tokens = recipe.evaluate.max_new_tokens
+    if labels and recipe.origins["evaluate.max_new_tokens"] == "default":
+        # An answer longer than every label is wrong whatever follows.
+        tokens = 4 + max(len(model.tokenizer(label)["input_ids"]) for label in labels)
+    first = target_scorers(recipe, bool(labels))[0]
+    return GenerateTask("target", examples, first, Sampling(max_new_tokens=tokens))
+
+
+def target_scorers(recipe: Recipe, labelled: bool) -> tuple[str, ...]:
+    """The recipe's scorers, or those that fit the rows."""
+    if recipe.evaluate.target:
+        return recipe.evaluate.target
+    return ("accuracy", "macro_f1") if labelled else ("rougeL", "chrf", "exact_match")
+
+
+def check_scorers(recipe: Recipe) -> None:
+    """A misspelt scorer is found before an hour of training, not after it."""
+    names = recipe.evaluate.target or ()
+    for name in names:
+        scorer(name)
+    if names and scorer(names[0]).item is None:
+        raise RecipeError(
+            f"evaluate.target begins with {names[0]}, which is no score of single items",
+            "put a scorer of single items first, such as accuracy or rougeL",
+        )
+
+
+def measure(
+    directory: RunDirectory, model: LanguageModel, label: str, tasks: Sequence[Task], bars: Bars
+) -> None:
+    cache = cache_folder() / "results" if label == "base" else None
+    with bars.items(f"{label} model", sum(len(task) for task in tasks)) as advance:
+        for task in tasks:
+            started = time.perf_counter()
+            run_task(
+                model, task, directory.results_path(label, task.name), cache=cache, advance=advance
+            )
+            seconds = round(time.perf_counter() - started, 2)
+            directory.log("evaluate", label=label, task=task.name, n=len(task), seconds=seconds)
+
+
+def fill_ledger(directory: RunDirectory, recipe: Recipe, suite: Suite | None) -> list[LedgerRow]:
+    """Base against tuned on the target, the suite mean, its sections and its texts."""
+
+    def pair(task: str) -> tuple[Any, Any]:
+        return directory.results("base", task), directory.results("tuned", task)
+
+    labelled = any(example.label is not None for example in directory.split("test"))
+    if directory.split("test")[0].messages[0].role == "document":
+        rows = [perplexity_row("target", pair("target"), recipe.seed)]
+    else:
+        rows = target_rows(pair("target"), target_scorers(recipe, labelled), recipe.seed)
+    if suite is None:
+        return rows
+    sections = {task.name: pair(task.name) for task in suite.sections}
+    rows.append(general_row(suite.name, sections, recipe.budget.general))
+    rows += [section_row(name, found) for name, found in sections.items()]
+    return rows + [text_loss_row(t.name, pair(t.name), recipe.seed) for t in suite.texts]
