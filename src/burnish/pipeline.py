@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from burnish.chat import Example
 from burnish.data.load import Dataset, load
-from burnish.data.render import render_all
+from burnish.data.render import Rendered, render_all
 from burnish.errors import RunError
 from burnish.evaluation.suite import load_suite
 from burnish.evaluation.tasks import Task
@@ -27,7 +27,7 @@ from burnish.models.language_model import LanguageModel, folder_sha256
 from burnish.models.load import load_model, load_tokenizer, place
 from burnish.models.sources import resolve
 from burnish.progress import Bars
-from burnish.recipe import Recipe, build_recipe, load_recipe
+from burnish.recipe import Recipe, build_recipe, load_recipe, restore_recipe
 from burnish.reports.card import write_card
 from burnish.reports.page import write_page
 from burnish.retention.verdict import decide
@@ -43,11 +43,23 @@ _LIBRARIES = ("burnish", "torch", "transformers", "peft", "tokenizers", "numpy")
 
 @dataclass(frozen=True)
 class Checked:
-    """What `check` saw: the data, and the rows as the model would learn them."""
+    """The data, its rows of each split as the model would learn them, and what was found."""
 
     dataset: Dataset
-    rendered: list[Any]
+    rendered: dict[str, list[Rendered]]
     findings: list[Finding]
+
+    def learnt_tokens(self) -> dict[str, int]:
+        """Tokens with a loss weight in each split."""
+        return {
+            name: sum(1 for row in rows for weight in row.weights if weight)
+            for name, rows in self.rendered.items()
+        }
+
+    def kept(self, split: str) -> list[Example]:
+        """The rows of a split that fit into the model."""
+        inside = {row.id for row in self.rendered[split]}
+        return [example for example in getattr(self.dataset, split) if example.id in inside]
 
 
 def run(
@@ -76,10 +88,7 @@ def check(
         "data": {"train": str(data), "drop_bad": drop_bad, "columns": columns},
     }
     recipe = build_recipe(values, recipe_keys=set(), command_keys={"data.train", "model"})
-    dataset = load(recipe.data, recipe.seed)
-    tokenizer = load_tokenizer(resolve(model))
-    rendered, finding = render_all(dataset.train, tokenizer, recipe.training.max_length)
-    return Checked(dataset, rendered, [*dataset.findings, *([finding] if finding else [])])
+    return _prepare(recipe, load_tokenizer(resolve(model)))
 
 
 def train(
@@ -88,12 +97,14 @@ def train(
     """Trains and keeps the adapter; measures nothing yet."""
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     check_scorers(chosen)
+    if chosen.evaluate.general:
+        load_suite(chosen.evaluate.general)  # a misspelt suite is found now, not after training
     bars = Bars(quiet=quiet)
-    directory = _continue(chosen) if resume else None
+    directory, rendered = _continue(chosen) if resume else None, None
     if directory is None:
-        directory = _begin(chosen, bars)
-    if directory.manifest().state in ("created", "training"):
-        _learn(directory, chosen, bars)
+        directory, rendered = _begin(chosen, bars)
+    if directory.manifest().state == "training":
+        _learn(directory, chosen, bars, rendered)
     return directory
 
 
@@ -156,14 +167,29 @@ def tokenizer_of(model: str) -> PreTrainedTokenizerBase:
 
 def recipe_of(manifest: Manifest) -> Recipe:
     """The resolved recipe that a run was made with."""
-    keys = {key for key, origin in manifest.origins.items() if origin == "recipe"}
-    command = {key for key, origin in manifest.origins.items() if origin == "command line"}
-    return build_recipe(manifest.recipe, recipe_keys=keys, command_keys=command)
+    return restore_recipe(manifest.recipe, manifest.origins)  # type: ignore[arg-type]
 
 
-def _begin(recipe: Recipe, bars: Bars) -> RunDirectory:
+def _prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Checked:
     dataset = load(recipe.data, recipe.seed)
+    findings, rendered = list(dataset.findings), {}
+    for split in ("train", "validation", "test"):
+        examples = getattr(dataset, split)
+        found = (
+            render_all(examples, tokenizer, recipe.training.max_length) if examples else ([], None)
+        )
+        rendered[split] = found[0]
+        findings += [found[1]] if found[1] else []
+    checked = Checked(dataset, rendered, findings)
+    counts = ", ".join(f"{name} {count}" for name, count in checked.learnt_tokens().items())
+    total = sum(checked.learnt_tokens().values())
+    findings.append(Finding("tokens", "info", f"tokens to be learnt: {counts}", total))
+    return checked
+
+
+def _begin(recipe: Recipe, bars: Bars) -> tuple[RunDirectory, dict[str, list[Rendered]]]:
     source = resolve(recipe.model)
+    checked = _prepare(recipe, load_tokenizer(source))
     manifest = Manifest(
         name=recipe.name,
         state="created",
@@ -172,7 +198,7 @@ def _begin(recipe: Recipe, bars: Bars) -> RunDirectory:
         versions={name: version(name) for name in _LIBRARIES}
         | {"python": platform.python_version()},
         model={"name": source.name, "origin": source.origin, "sha256": source.sha256},
-        data={"sha256": dataset.sha256},
+        data={"sha256": checked.dataset.sha256},
         host={
             "machine": platform.machine(),
             "system": platform.system(),
@@ -180,27 +206,18 @@ def _begin(recipe: Recipe, bars: Bars) -> RunDirectory:
             "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         },
     )
-    rendered, finding = render_all(
-        dataset.train, load_tokenizer(source), recipe.training.max_length
-    )
-    kept = {row.id for row in rendered}
-    findings = [*dataset.findings, *([finding] if finding else [])]
     directory = RunDirectory.create(recipe.output / recipe.name, manifest)
-    splits = {
-        "train": [example for example in dataset.train if example.id in kept],
-        "validation": dataset.validation,
-        "test": dataset.test,
-    }
-    for name, examples in splits.items():
-        directory.write_split(name, examples)
-    directory.write_findings(findings)
-    manifest.data |= {name: len(examples) for name, examples in splits.items()}
+    for split in checked.rendered:
+        examples = checked.kept(split)
+        directory.write_split(split, examples)
+        manifest.data[split] = len(examples)
+    directory.write_findings(checked.findings)
     manifest.state = "training"
     directory.write_manifest(manifest)
-    for found in findings:
+    for found in checked.findings:
         if found.severity == "warning":
             bars.say(f"[yellow]warning[/] {found.message}")
-    return directory
+    return directory, checked.rendered
 
 
 def _continue(recipe: Recipe) -> RunDirectory | None:
@@ -224,14 +241,21 @@ def _continue(recipe: Recipe) -> RunDirectory | None:
     return directory
 
 
-def _learn(directory: RunDirectory, recipe: Recipe, bars: Bars) -> None:
+def _learn(
+    directory: RunDirectory,
+    recipe: Recipe,
+    bars: Bars,
+    rendered: dict[str, list[Rendered]] | None,
+) -> None:
+    """Trains to the end; `rendered` spares a fresh run rendering its rows twice."""
     manifest = directory.manifest()
     model = load_model(recipe.model, recipe.device)
     bars.say(f"{model.name} on {place(recipe.device)}")
-    limit = recipe.training.max_length or model.context_length
-    rows = _rows(directory.split("train"), model, limit)
-    held_out = directory.split("validation")
-    validation = _rows(held_out, model, limit) if held_out else []
+    given = rendered or {}
+    rows, validation = (
+        _rows(given.get(split) or _render(directory, split, model))
+        for split in ("train", "validation")
+    )
     module = _adapt(model, recipe)
     settings = _settings(recipe, model)
     batches = Batches(
@@ -274,8 +298,13 @@ def _learn(directory: RunDirectory, recipe: Recipe, bars: Bars) -> None:
     directory.write_manifest(manifest)
 
 
-def _rows(examples: Sequence[Example], model: LanguageModel, limit: int) -> list[Row]:
-    rendered, _ = render_all(examples, model.tokenizer, limit)
+def _render(directory: RunDirectory, split: str, model: LanguageModel) -> list[Rendered]:
+    """The rows on disk were found to fit when the run began."""
+    examples = directory.split(split)
+    return render_all(examples, model.tokenizer, None)[0] if examples else []
+
+
+def _rows(rendered: Sequence[Rendered]) -> list[Row]:
     return [Row(row.tokens, row.weights) for row in rendered]
 
 

@@ -46,15 +46,15 @@ class Bars:
                     validation = f" · validation {values['loss']:.3f}"
                 if phase == "train":
                     rate = values["learnt_tokens_per_second"]
-                    detail = f"loss {values['loss']:.3f}{validation} · {rate:.0f} learnt tokens/s"
+                    detail = f"loss {values['loss']:.3f}{validation} · {rate:.0f} learnt tok/s"
                     progress.update(bar, completed=values["step"], detail=detail)
 
             yield listen
 
     def _progress(self) -> Progress:
         return Progress(
-            TextColumn("[bold]{task.description:<18}"),
-            BarColumn(),
+            TextColumn("[bold]{task.description:<12}"),
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
             TextColumn("{task.fields[detail]}"),
             TimeElapsedColumn(),

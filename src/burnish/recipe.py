@@ -152,6 +152,13 @@ def build_recipe(
     return recipe
 
 
+def restore_recipe(values: Mapping[str, Any], origins: Mapping[str, Origin]) -> Recipe:
+    """The recipe of a run from its manifest, each value with the origin that it had."""
+    recipe = Recipe.model_validate(values)
+    recipe._origins.update(origins)
+    return recipe
+
+
 def flat_values(recipe: Recipe) -> Iterator[tuple[str, Any]]:
     """Dotted keys and values in the order of the classes, for `--explain` and the manifest."""
     yield from _flatten(recipe.model_dump(mode="json"), empty=True).items()

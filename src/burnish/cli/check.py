@@ -30,17 +30,20 @@ def command(
     checked = pipeline.check(data, model, drop_bad=drop_bad)
     dataset = checked.dataset
     sizes = {name: len(getattr(dataset, name)) for name in ("train", "validation", "test")}
-    learnt = sum(1 for row in checked.rendered for weight in row.weights if weight)
     if as_json:
         findings = [asdict(finding) for finding in checked.findings]
-        print(json.dumps({"rows": sizes, "learnt_tokens": learnt, "findings": findings}))
+        print(
+            json.dumps(
+                {"rows": sizes, "learnt_tokens": checked.learnt_tokens(), "findings": findings}
+            )
+        )
         return
     console = Console(highlight=False)
     for finding in checked.findings:
         console.print(f"[{_COLOURS[finding.severity]}]{finding.severity:8}[/] {finding.message}")
     split = ", ".join(f"{name} {count}" for name, count in sizes.items())
-    console.print(f"rows     {split}; {learnt} tokens to be learnt in train")
-    for row in checked.rendered[:show]:
+    console.print(f"rows     {split}")
+    for row in checked.rendered["train"][:show]:
         console.print(_coloured(row, pipeline.tokenizer_of(model)))
     console.print(f"next     burnish run RECIPE with data: {{train: {data}}}", markup=False)
 

@@ -22,6 +22,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="go on where the run stop
 DropBad = Annotated[bool, typer.Option("--drop-bad", help="go on without bad rows")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON for a program")]
 
+_TABLE_WIDTH = 110
 _COLOURS = {"release": "green", "hold": "red", "inconclusive": "yellow"}
 
 
@@ -51,6 +52,7 @@ def print_verdict(run: RunDirectory, *, as_json: bool) -> None:
         print(json.dumps({"run": str(run.path), "verdict": asdict(verdict), "ledger": rows}))
         return
     console = Console(highlight=False)
+    console.width = max(console.width, _TABLE_WIDTH)  # a narrow terminal wraps rather than cuts
     console.print(_ledger_table(run))
     console.print(f"[bold {_COLOURS[verdict.decision]}]{verdict.decision}[/]")
     for reason in verdict.reasons:
@@ -67,7 +69,9 @@ def decision_exit(run: RunDirectory) -> None:
 def _ledger_table(run: RunDirectory) -> Table:
     table = Table(title=f"{run.manifest().name}: base against tuned, 95 % intervals")
     for column in ("task", "metric", "n", "base", "tuned", "change", "interval", "lost", "gained"):
-        table.add_column(column, justify="left" if column in ("task", "metric") else "right")
+        table.add_column(
+            column, justify="left" if column in ("task", "metric") else "right", no_wrap=True
+        )
     for row in run.ledger():
         plain = row.metric in ("nats/token", "perplexity")
         scale, form = (1.0, ".3f") if plain else (100.0, ".1f")

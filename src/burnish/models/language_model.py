@@ -16,21 +16,25 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from burnish.chat import Conversation
 from burnish.data.render import render_prompt
 from burnish.errors import ModelError
-from burnish.models.branches import Network, Prefix, Row, cut, finish, shared
+from burnish.models.branches import Network, Prefix, Row, finish, shared
 from burnish.models.verbs import Choice, Generation, Sampling, Scores, Stream, TextLoss
 
 # Tokens in one forward pass without gradient: enough to fill the cores, little memory.
 _TOKENS_AT_ONCE = 2048
 _ROWS_AT_ONCE = 32
-# A trunk may be padded by this share before another batch is better.
-_PADDING = 0.1
+# Places of one key/value cache: what the rows of a forward pass see of their trunks, themselves too.
+_PLACES_AT_ONCE = 16384
+# A forward pass, however short, takes as long as about this many tokens more in a long one.
+_PASS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class _Continuation:
-    """The tokens of a choice behind those of its context, the choice asked for."""
+class _Branch:
+    """A choice behind its item's context, which is the row `parent` of the trunk batch."""
 
     item: int
+    choice: int
+    parent: int
     row: Row
 
 
@@ -128,15 +132,28 @@ class LanguageModel:
     @torch.no_grad()
     def score(self, items: Sequence[Choice]) -> list[Scores]:
         self.module.eval()
-        rows = [c for index, item in enumerate(items) for c in self._continuations(index, item)]
-        groups = _by_item(rows, len(items))
-        root, start = self._root([c.row.tokens[: _asked_from(c.row)] for c in rows])
-        sums: dict[int, list[float]] = {}
-        for batch in self._trunk_batches(groups, root):
-            sums |= self._score_batch(start, root, batch)
+        asked = [self._asked(item) for item in items]
+        contexts = [context for context, _ in asked]
+        root, start = self._root(contexts)
+        order = sorted(range(len(items)), key=lambda index: len(contexts[index]))
+        lengths = [len(contexts[index]) - root for index in order]
+        # Left padding would shift a window, so there only equal lengths go together.
+        padding = self.network.window is None
+        logprobs = [[0.0] * len(item.choices) for item in items]
+        for part in _alike(lengths, root, _PASS if padding else 0):
+            chosen = order[part]
+            own = [contexts[index][root:] for index in chosen]
+            prefix, _ = self.network.extend(start, own, [0] * len(own), left=True)
+            branches = [
+                _Branch(index, choice, parent, Row(tokens, [1.0] * len(tokens)))
+                for parent, index in enumerate(chosen)
+                for choice, tokens in enumerate(asked[index][1])
+            ]
+            for branch, value in self._branch_sums(prefix, branches):
+                logprobs[branch.item][branch.choice] = value
         return [
-            Scores(tuple(sums[index]), tuple(len(choice) for choice in item.choices))
-            for index, item in enumerate(items)
+            Scores(tuple(found), tuple(len(choice) for choice in item.choices))
+            for found, item in zip(logprobs, items, strict=True)
         ]
 
     @torch.no_grad()
@@ -171,19 +188,15 @@ class LanguageModel:
         prefix, _ = network.extend(network.start(), [rows[0][:root]], [0], left=True)
         return root, prefix
 
-    def _continuations(self, index: int, item: Choice) -> list[_Continuation]:
+    def _asked(self, item: Choice) -> tuple[list[int], list[list[int]]]:
+        """The tokens of the context, and those of each choice."""
         context = self._context_tokens(item.context)
-        rows = []
-        for choice in item.choices:
-            behind = self._choice_tokens(item.context, context, choice)
-            tokens = [*context, *behind]
-            if not behind or not context:
+        choices = [self._choice_tokens(item.context, context, choice) for choice in item.choices]
+        for choice, tokens in zip(item.choices, choices, strict=True):
+            if not tokens or not context:
                 raise ModelError(f"the choice {choice!r} has no tokens", "give it some text")
-            self._check_length(len(tokens))
-            rows.append(
-                _Continuation(index, Row(tokens, [0.0] * len(context) + [1.0] * len(behind)))
-            )
-        return rows
+            self._check_length(len(context) + len(tokens))
+        return context, choices
 
     def _context_tokens(self, context: Conversation | str) -> list[int]:
         if not isinstance(context, str):
@@ -212,43 +225,17 @@ class LanguageModel:
         before = [self._start_token()] + [piece[-1] for piece in pieces[:-1]]
         return [[first, *piece] for first, piece in zip(before, pieces, strict=False)]
 
-    def _trunk_batches(
-        self, groups: list[list[_Continuation]], root: int
-    ) -> Iterator[list[tuple[int, list[_Continuation]]]]:
-        """Items of like trunk length together: (trunk length, its continuations)."""
-        slack = 0.0 if self.network.window is not None else _PADDING
-        trunks = [
-            (shared(*(c.row.tokens[: _asked_from(c.row)] for c in group)), group)
-            for group in groups
-        ]
-        # The root's last hidden state predicts the first token of an item with no trunk of its own.
-        trunks.sort(key=lambda pair: (pair[0], sum(len(c.row.tokens) for c in pair[1])))
-        batch: list[tuple[int, list[_Continuation]]] = []
-        work = 0
-        for length, group in trunks:
-            cost = length - root + sum(len(c.row.tokens) - length for c in group)
-            padded = bool(batch) and (length - batch[0][0]) > slack * (length - root)
-            if batch and (padded or work + cost > _TOKENS_AT_ONCE):
-                yield batch
-                batch, work = [], 0
-            batch.append((length, group))
-            work += cost
-        if batch:
-            yield batch
-
-    def _score_batch(
-        self, start: Prefix, root: int, batch: list[tuple[int, list[_Continuation]]]
-    ) -> dict[int, list[float]]:
-        network, prefix = self.network, start
-        own = [group[0].row.tokens[root:length] for length, group in batch]
-        parents = [0 for _ in batch]
-        if all(own):
-            prefix, _ = network.extend(start, own, [0] * len(own), left=True)
-            parents = list(range(len(batch)))
-        rows = [cut(c.row, length) for length, group in batch for c in group]
-        places = [p for p, (_, group) in zip(parents, batch, strict=True) for _ in group]
-        values = iter(finish(network, prefix, rows, places).sums(len(rows)).tolist())
-        return {group[0].item: [next(values) for _ in group] for _, group in batch}
+    def _branch_sums(
+        self, prefix: Prefix, branches: list[_Branch]
+    ) -> Iterator[tuple[_Branch, float]]:
+        """Summed log-probabilities of rows behind one trunk batch, like lengths together."""
+        branches = sorted(branches, key=lambda branch: len(branch.row.tokens))
+        lengths = [len(branch.row.tokens) for branch in branches]
+        for part in _alike(lengths, prefix.real_B_T.shape[1], _PASS):
+            chosen = branches[part]
+            rows, parents = [b.row for b in chosen], [b.parent for b in chosen]
+            found = finish(self.network, prefix, rows, parents)
+            yield from zip(chosen, found.sums(len(rows)).tolist(), strict=True)
 
     def _check_length(self, length: int) -> None:
         if length > self.context_length:
@@ -338,15 +325,29 @@ def _sample(logprobs_B_V: Tensor, sampling: Sampling, random: torch.Generator) -
     return torch.multinomial(probabilities, 1, generator=random)[:, 0]
 
 
-def _asked_from(row: Row) -> int:
-    return next(place for place, weight in enumerate(row.weights) if weight)
+def _alike(lengths: Sequence[int], before: int, one_pass: int) -> list[slice]:
+    """Cuts ascending lengths into batches so that padding and passes together cost least.
 
-
-def _by_item(rows: list[_Continuation], count: int) -> list[list[_Continuation]]:
-    groups: list[list[_Continuation]] = [[] for _ in range(count)]
-    for row in rows:
-        groups[row.item].append(row)
-    return groups
+    `one_pass` is what a forward pass costs besides its tokens, `before` the places that each row
+    already sees. Exact, by dynamic programming over where the last batch starts.
+    """
+    best = [(0, 0)]  # for the first n rows: tokens spent, start of the last batch
+    for end in range(1, len(lengths) + 1):
+        longest, options = lengths[end - 1], []
+        for start in range(end - 1, -1, -1):
+            rows = end - start
+            too_many = (
+                rows * longest > _TOKENS_AT_ONCE or rows * (before + longest) > _PLACES_AT_ONCE
+            )
+            if options and too_many:
+                break
+            options.append((best[start][0] + rows * longest + one_pass, start))
+        best.append(min(options))
+    cuts, end = [], len(lengths)
+    while end:
+        cuts.append(slice(best[end][1], end))
+        end = best[end][1]
+    return cuts[::-1]
 
 
 def _batches(order: Sequence[int], size: int) -> Iterator[Sequence[int]]:

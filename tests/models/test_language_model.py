@@ -1,0 +1,162 @@
+"""The three verbs against plain transformers, on a tiny model and on the built-in one."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from burnish.chat import Message
+from burnish.data.render import render_prompt
+from burnish.errors import ModelError
+from burnish.models.branches import Network, Row, branch_logprobs
+from burnish.models.language_model import LanguageModel
+from burnish.models.load import load_model
+from burnish.models.mock import MockModel
+from burnish.models.verbs import Choice, Model, Sampling
+
+PROMPTS = [
+    (Message("user", "where is my parcel"),),
+    (Message("system", "red or green"), Message("user", "the tent is torn, please send one")),
+    (Message("user", "yes"),),
+]
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_folder: Path) -> LanguageModel:
+    return load_model(str(tiny_folder), "cpu")
+
+
+def plain_logprob(model: LanguageModel, before: list[int], behind: list[int]) -> float:
+    logits = model.module(input_ids=torch.tensor([before + behind])).logits[0]
+    logprobs = logits.log_softmax(-1)[len(before) - 1 : -1]
+    return float(logprobs.gather(1, torch.tensor(behind)[:, None]).sum())
+
+
+@torch.no_grad()
+def test_score_equals_plain(tiny: LanguageModel) -> None:
+    items = [
+        Choice("where is my parcel and", (" when", " will it come", " no")),
+        Choice("where is my tent", (" yes", " red green blue")),
+        Choice("", ("the tent is torn", "the tent are torn")),
+        Choice(PROMPTS[0], ("green", "red")),
+    ]
+    for item, scores in zip(items, tiny.score(items), strict=True):
+        for choice, found in zip(item.choices, scores.logprobs, strict=True):
+            if isinstance(item.context, str):
+                bos = [] if item.context else [tiny.tokenizer.bos_token_id]
+                before = bos + tiny.tokenizer(item.context)["input_ids"]
+                whole = tiny.tokenizer(item.context + choice)["input_ids"]
+                behind = whole[len(before) - len(bos) :]
+            else:
+                before = render_prompt(item.context, tiny.tokenizer)
+                behind = tiny.tokenizer(choice)["input_ids"]
+            assert found == pytest.approx(plain_logprob(tiny, before, behind), abs=1e-3)
+
+
+@torch.no_grad()
+def test_greedy_generation_equals_plain(tiny: LanguageModel) -> None:
+    answers = tiny.generate(PROMPTS, Sampling(max_new_tokens=12))
+    for prompt, answer in zip(PROMPTS, answers, strict=True):
+        tokens = render_prompt(prompt, tiny.tokenizer)
+        for expected in answer.tokens:
+            logits = tiny.module(input_ids=torch.tensor([tokens])).logits[0, -1]
+            assert int(logits.argmax()) == expected
+            tokens.append(expected)
+
+
+def test_sampling_is_seeded_and_streamed(tiny: LanguageModel) -> None:
+    pieces: dict[int, str] = {0: "", 1: "", 2: ""}
+
+    def stream(index: int, text: str) -> None:
+        pieces[index] += text
+
+    drawn = Sampling(max_new_tokens=20, temperature=1.0, top_p=0.9, seed=4)
+    first = tiny.generate(PROMPTS, drawn, stream)
+    assert [answer.text for answer in first] == list(pieces.values())
+    assert tiny.generate(PROMPTS, drawn) == first
+
+
+def test_stop_strings_are_cut_off(tiny: LanguageModel) -> None:
+    free = tiny.generate(PROMPTS[:1], Sampling(max_new_tokens=20))[0].text
+    stop = free[5:7]
+    found = tiny.generate(PROMPTS[:1], Sampling(max_new_tokens=20, stop=(stop,)))[0]
+    assert found.text == free[: free.index(stop)]
+    assert found.finished
+
+
+@torch.no_grad()
+def test_text_loss_equals_plain(tiny: LanguageModel) -> None:
+    texts = ["where is my parcel and when will it come", "red", "green blue yes " * 60]
+    for text, found in zip(texts, tiny.nll(texts), strict=True):
+        tokens = tiny.tokenizer(text)["input_ids"]
+        assert found.tokens == len(tokens)
+        if len(tokens) < 500:
+            expected = plain_logprob(tiny, [tiny.tokenizer.bos_token_id], tokens)
+            assert found.nats == pytest.approx(-expected, abs=1e-2)
+
+
+def test_what_is_too_long_is_refused(tiny: LanguageModel) -> None:
+    with pytest.raises(ModelError, match="exceed the 512"):
+        tiny.generate([(Message("user", "x" * 600),)], Sampling())
+
+
+@pytest.mark.parametrize("kind", ["mock", "real"])
+def test_both_speak_the_verbs(kind: str, tiny: LanguageModel) -> None:
+    model: Model = MockModel({"yes": "no"}) if kind == "mock" else tiny
+    assert len(model.generate(PROMPTS, Sampling(max_new_tokens=2))) == 3
+    assert len(model.score([Choice("yes", ("no", "yes"))])[0].logprobs) == 2
+    assert model.nll(["yes no"])[0].tokens > 0
+
+
+@pytest.mark.slow
+def test_trunk_equals_plain_on_the_built_in_model(smollm2: LanguageModel) -> None:
+    tokens = [
+        smollm2.tokenizer(f"You sort messages to the support desk. {text}")["input_ids"]
+        for text in ("Where is my parcel?", "Cancel it", "The tent is torn and I want another one")
+    ]
+    rows = [Row(t, [0.0] * 9 + [1.0] * (len(t) - 9)) for t in tokens]
+    head = smollm2.module.model.layers[3].self_attn.q_proj.weight
+    for parameter in smollm2.module.parameters():
+        parameter.requires_grad_(parameter is head)
+    found = branch_logprobs(Network(smollm2.module), rows)
+    loss = -(found.values_N * found.weights_N).sum()
+    loss.backward()
+    ours = head.grad.clone()
+    head.grad = None
+    plain = sum(
+        torch.nn.functional.cross_entropy(
+            smollm2.module(input_ids=torch.tensor([t])).logits[0, 8:-1],
+            torch.tensor(t[9:]),
+            reduction="sum",
+        )
+        for t in tokens
+    )
+    plain.backward()
+    torch.testing.assert_close(loss, plain, atol=1e-3, rtol=1e-5)
+    torch.testing.assert_close(ours, head.grad, atol=1e-3 * float(ours.abs().max()), rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_the_built_in_model_answers(smollm2: LanguageModel) -> None:
+    asked = (Message("user", "What is the capital of France?"),)
+    assert "Paris" in smollm2.generate([asked], Sampling(max_new_tokens=20))[0].text
+
+
+@pytest.mark.slow
+def test_every_section_of_the_suite_is_unique_and_short(smollm2: Any) -> None:
+    from statistics import median
+
+    from burnish.evaluation.suite import load_suite
+
+    suite = load_suite("core")
+    items = [(t.name, item) for t in suite.sections for item in t.items]
+    assert len(items) >= 1200
+    assert len(suite.sections) >= 8
+    assert all(len(section) >= 100 for section in suite.sections)
+    assert len({(item.question, item.choices) for _, item in items}) == len(items)
+    lengths = [
+        len(smollm2.tokenizer(" ".join((item.question, *item.choices)))["input_ids"])
+        for _, item in items
+    ]
+    assert median(lengths) < 30

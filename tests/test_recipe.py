@@ -1,0 +1,71 @@
+"""The recipe: strict, every value with its origin."""
+
+from pathlib import Path
+
+import pytest
+
+from burnish.errors import RecipeError
+from burnish.recipe import explain, known_keys, load_recipe, restore_recipe
+
+WRITTEN = "data: {train: rows.jsonl}\ntraining: {epochs: 2}\n"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "mine.yaml"
+    file.write_text(WRITTEN)
+    return file
+
+
+def test_origins(path: Path) -> None:
+    origins = load_recipe(path, {"training": {"batch_size": 4}, "seed": 3}).origins
+    assert origins["training.epochs"] == "recipe"
+    assert origins["training.batch_size"] == "command line"
+    assert origins["seed"] == "command line"
+    assert origins["model"] == "default"
+    assert origins["name"] == "derived"
+
+
+def test_restored_with_its_origins(path: Path) -> None:
+    recipe = load_recipe(path, {"seed": 3})
+    again = restore_recipe(recipe.model_dump(mode="json"), recipe.origins)
+    assert again == recipe
+    assert again.origins == recipe.origins
+
+
+def test_explain_shows_every_key(path: Path) -> None:
+    shown = {key for key, _, _ in explain(load_recipe(path))}
+    leaves = {k for k in known_keys() if not any(o.startswith(k + ".") for o in known_keys())}
+    assert shown == leaves
+
+
+def test_data_paths_are_taken_from_the_recipe(path: Path) -> None:
+    assert load_recipe(path).data.train == path.parent / "rows.jsonl"
+    assert load_recipe(path, {"data.train": "here.jsonl"}).data.train == Path("here.jsonl")
+
+
+def test_it_is_frozen(path: Path) -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_recipe(path).seed = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "holds no keys"),
+        ("data: [", "no readable YAML"),
+        ("model: x", "data is missing"),
+        (WRITTEN + "budjet: 1\n", r"unknown key budjet \(did you mean budget\?\)"),
+        (WRITTEN + "seed: -1\n", "seed is -1"),
+        (WRITTEN + "method: lorra\n", "method is 'lorra'"),
+    ],
+)
+def test_problems_are_sentences(text: str, sentence: str, path: Path) -> None:
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=sentence):
+        load_recipe(path)
+
+
+def test_a_missing_recipe_has_a_hint(path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"did you mean .*mine\.yaml"):
+        load_recipe(path.with_name("mine.yml"))
