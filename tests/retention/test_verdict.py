@@ -70,6 +70,20 @@ def test_without_a_suite_nothing_is_released() -> None:
     assert "not measured" in verdict.reasons[-1]
 
 
+def test_what_the_mean_hides_is_said() -> None:
+    fallen = section_row("core.facts", pair(50, 40, 0, 10))
+    base, tuned = pair(30, 0, 0, 0)
+    harder = text_loss_row(
+        "core.prose",
+        (base, [dataclasses.replace(r, score=1.5 + i / 99) for i, r in enumerate(tuned)]),
+        0,
+    )
+    verdict = decide([*ledger(GAIN, KEPT), fallen, harder], 2.0)
+    assert verdict.decision == "release"
+    assert "core.facts -40.0 points" in verdict.reasons[-1]
+    assert "core.prose" in verdict.reasons[-1]
+
+
 def test_section_row_counts_flips() -> None:
     row = section_row("core.facts", pair(80, 7, 3, 10))
     assert (row.n, row.lost, row.gained) == (100, 7, 3)

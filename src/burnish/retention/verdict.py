@@ -20,6 +20,7 @@ def decide(ledger: Sequence[LedgerRow], budget_points: float) -> Verdict:
     reasons = [reason for _, reason in judged]
     if general is None:
         reasons.append("General ability was not measured: the recipe names no general suite.")
+    reasons += _noticed(ledger)
     missing = _items_missing(general) if general is not None else None
     decision = _together([result for result, _ in judged], measured=general is not None)
     return Verdict(
@@ -33,6 +34,21 @@ def decide(ledger: Sequence[LedgerRow], budget_points: float) -> Verdict:
         else None,
         items_missing=missing if decision == "inconclusive" else None,
     )
+
+
+def _noticed(ledger: Sequence[LedgerRow]) -> list[str]:
+    """What fell beyond its interval though no budget names it: a mean can hide it."""
+    fell = [
+        f"{row.task} {_signed(row.delta)} points ({_signed(row.low)} to {_signed(row.high)})"
+        for row in ledger
+        if row.kind == "section" and row.high < 0
+    ]
+    harder = [
+        f"{row.task} {row.delta:+.3f} nats a token ({row.low:+.3f} to {row.high:+.3f})"
+        for row in ledger
+        if row.kind == "text_loss" and row.low > 0
+    ]
+    return [f"Worse, outside the budget: {'; '.join(fell + harder)}."] if fell + harder else []
 
 
 def _together(results: Sequence[Decision], *, measured: bool) -> Decision:
