@@ -22,7 +22,7 @@ from burnish.models.verbs import Choice, Generation, Sampling, Scores, Stream, T
 # Tokens in one forward pass without gradient: enough to fill the cores, little memory.
 _TOKENS_AT_ONCE = 2048
 _ROWS_AT_ONCE = 32
-# Places of one key/value cache: what the rows of a forward pass see of their trunks, themselves too.
+# Places in the key/value cache of one forward pass: each row's trunk, repeated, and the row.
 _PLACES_AT_ONCE = 16384
 # A forward pass, however short, takes as long as about this many tokens more in a long one.
 _PASS = 16
@@ -333,16 +333,10 @@ def _alike(lengths: Sequence[int], before: int, one_pass: int) -> list[slice]:
     """
     best = [(0, 0)]  # for the first n rows: tokens spent, start of the last batch
     for end in range(1, len(lengths) + 1):
-        longest, options = lengths[end - 1], []
-        for start in range(end - 1, -1, -1):
-            rows = end - start
-            too_many = (
-                rows * longest > _TOKENS_AT_ONCE or rows * (before + longest) > _PLACES_AT_ONCE
-            )
-            if options and too_many:
-                break
-            options.append((best[start][0] + rows * longest + one_pass, start))
-        best.append(min(options))
+        longest = lengths[end - 1]
+        rows = min(_TOKENS_AT_ONCE // longest, _PLACES_AT_ONCE // (before + longest), end)
+        starts = range(end - max(rows, 1), end)
+        best.append(min((best[s][0] + (end - s) * longest + one_pass, s) for s in starts))
     cuts, end = [], len(lengths)
     while end:
         cuts.append(slice(best[end][1], end))
