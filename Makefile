@@ -26,8 +26,9 @@ check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# One thread: on models this small, threads wait longer than they work.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 bench: $(VENV)/.bench
 	$(BIN)/python bench/train.py
