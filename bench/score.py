@@ -5,7 +5,7 @@
 Both sides score the same texts on one float32 model in one process, taking turns; the harness
 through its own `HFLM.loglikelihood` in batches of 32. Five-shot puts the same five answered
 questions before each item. A run of either side is timed from text to log-probabilities,
-tokenizing included. Prints medians and writes nothing. With the defaults it takes about half an
+tokenizing included. Prints medians and writes nothing. With the defaults it takes most of an
 hour on two cores and, for the harness's logits, 10 GB of memory.
 """
 
