@@ -84,6 +84,16 @@ def test_what_the_mean_hides_is_said() -> None:
     assert "core.prose" in verdict.reasons[-1]
 
 
+@pytest.mark.parametrize("name", ["bleu", "chrf", "corpus_bleu", "corpus_chrf", "rougeL"])
+def test_graded_scores_lie_between_0_and_1(name: str) -> None:
+    said = "the parcel left on Monday morning"
+    base = [ItemResult(str(i), "q", said, "nothing alike", 0.0) for i in range(8)]
+    tuned = [dataclasses.replace(item, answer=said) for item in base]
+    row = target_rows((base, tuned), [name], seed=0)[0]
+    assert row.tuned == pytest.approx(1.0)
+    assert 0 <= row.base < 0.3
+
+
 def test_section_row_counts_flips() -> None:
     row = section_row("core.facts", pair(80, 7, 3, 10))
     assert (row.n, row.lost, row.gained) == (100, 7, 3)

@@ -41,6 +41,11 @@ class Scorer:
     binary: bool
     description: str
 
+    @property
+    def best(self) -> float:
+        """The score of a perfect answer: BLEU and chrF count to 100, everything else to 1."""
+        return 100.0 if self.name.removeprefix("corpus_") in ("bleu", "chrf") else 1.0
+
 
 def scorer(name: str) -> Scorer:
     """The scorer registered as `name`.

@@ -52,7 +52,8 @@ class GenerateTask:
     def answer(self, model: Model, start: int, stop: int) -> list[ItemResult]:
         examples = self.examples[start:stop]
         answers = model.generate([example.prompt for example in examples], self.sampling)
-        grade = scorer(self.scorer).item
+        metric = scorer(self.scorer)
+        grade = metric.item
         assert grade is not None, "recipes name item scorers first"
         return [
             ItemResult(
@@ -60,7 +61,7 @@ class GenerateTask:
                 example.question,
                 example.expected,
                 found.text,
-                grade(found.text, example.expected),
+                grade(found.text, example.expected) / metric.best,
                 found.logprob,
             )
             for example, found in zip(examples, answers, strict=True)

@@ -1,6 +1,6 @@
 """The ledger: base against tuned, a row a task, each number with its interval."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +84,7 @@ def _target_row(pair: Pair, name: str, seed: int) -> LedgerRow:
     if metric.item is None:
         return _corpus_row(pair, name, seed)
     scores = np.array([[metric.item(r.answer, r.expected) for r in side] for side in pair])
+    scores /= metric.best  # the ledger's scores lie in [0, 1]
     if metric.binary:
         return _binary_row("target", "target", name, (scores[0], scores[1]))
     return _graded_row("target", "target", name, (scores[0], scores[1]), seed)
@@ -157,15 +158,16 @@ def _corpus_row(pair: Pair, name: str, seed: int) -> LedgerRow:
     )
 
 
-def _corpus_measure(side: Sequence[ItemResult], name: str):  # type: ignore[no-untyped-def]
-    metric = scorer(name).corpus
+def _corpus_measure(side: Sequence[ItemResult], name: str) -> Callable[[NDArray[np.intp]], float]:
+    found = scorer(name)
+    metric = found.corpus
     assert metric is not None
     answers = [result.answer for result in side]
     expected = [result.expected for result in side]
 
     def measure(chosen: NDArray[np.intp]) -> float:
         places = chosen.tolist()
-        return metric([answers[p] for p in places], [expected[p] for p in places])
+        return metric([answers[p] for p in places], [expected[p] for p in places]) / found.best
 
     return measure
 
