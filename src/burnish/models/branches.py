@@ -180,7 +180,6 @@ def finish(
     network: Network, prefix: Prefix, rows: Sequence[Row], parents: Sequence[int]
 ) -> Logprobs:
     """Log-probabilities of rows that continue `prefix`; nothing comes after them."""
-    _, hidden_B_L_H = network.extend(prefix, [row.tokens for row in rows], parents, left=False)
     device = network.device
     asked = [(r, t) for r, row in enumerate(rows) for t, w in enumerate(row.weights) if w]
     rows_N = torch.tensor([r for r, _ in asked], dtype=torch.long, device=device)
@@ -188,12 +187,26 @@ def finish(
     targets_N = torch.tensor([rows[r].tokens[t] for r, t in asked], dtype=torch.long, device=device)
     weights_N = torch.tensor([rows[r].weights[t] for r, t in asked], device=device)
     # The token at place t is predicted at place t - 1, the first one at the prefix's last token.
+    hidden_B_L_H = _hidden(network, prefix, [row.tokens for row in rows], parents)
     if prefix.last_B_H is not None:
-        last_B_H = prefix.last_B_H[torch.tensor(parents, device=device)]
-        hidden_B_L_H = torch.cat([last_B_H[:, None], hidden_B_L_H], dim=1)
         place_N = place_N + 1
     hidden_N_H = hidden_B_L_H[rows_N, place_N - 1]
     return Logprobs(network.logprobs(hidden_N_H, targets_N), weights_N, rows_N)
+
+
+def _hidden(
+    network: Network, prefix: Prefix, rows: Sequence[Tokens], parents: Sequence[int]
+) -> Tensor:
+    """Hidden states (B, L, H), the prefix's last one first where there is one."""
+    if prefix.last_B_H is None:
+        return network.extend(prefix, rows, parents, left=False)[1]
+    last_B_H = prefix.last_B_H[torch.tensor(parents, device=network.device)]
+    # A row's last token predicts nothing, so a branch of one token needs no forward pass at all.
+    rows = [row[:-1] for row in rows]
+    if not any(rows):
+        return last_B_H[:, None]
+    _, hidden_B_L_H = network.extend(prefix, rows, parents, left=False)
+    return torch.cat([last_B_H[:, None], hidden_B_L_H], dim=1)
 
 
 def trunk_length(rows: Sequence[Row]) -> int:
