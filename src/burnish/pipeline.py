@@ -5,7 +5,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,22 +21,16 @@ from burnish.errors import RunError
 from burnish.evaluation.suite import load_suite
 from burnish.evaluation.tasks import Task
 from burnish.measurement import check_scorers, fill_ledger, measure, target_task
-from burnish.models.adapt import add_lora, load_weights, save_weights
-from burnish.models.branches import Row
-from burnish.models.language_model import LanguageModel, folder_sha256
-from burnish.models.load import load_model, load_tokenizer, place
+from burnish.models.load import load_tokenizer
 from burnish.models.sources import resolve
 from burnish.progress import Bars
-from burnish.recipe import Recipe, build_recipe, load_recipe, restore_recipe
+from burnish.recipe import Recipe, build_recipe, load_recipe
 from burnish.reports.card import write_card
 from burnish.reports.page import write_page
 from burnish.retention.verdict import decide
-from burnish.run_directory import Finding, Manifest, RunDirectory, replace_directory
-from burnish.training.batches import Batches
-from burnish.training.checkpoint import saved_steps
-from burnish.training.loop import Loop, Settings
-from burnish.training.objectives import OBJECTIVES
-from burnish.training.schedule import automatic_rate
+from burnish.run_directory import Finding, Manifest, RunDirectory
+from burnish.tuning import learn, recipe_of
+from burnish.tuning import open_tuned as open_tuned  # a verb of notebooks
 
 _LIBRARIES = ("burnish", "torch", "transformers", "peft", "tokenizers", "numpy")
 
@@ -100,11 +94,11 @@ def train(
     if chosen.evaluate.general:
         load_suite(chosen.evaluate.general)  # a misspelt suite is found now, not after training
     bars = Bars(quiet=quiet)
-    directory, rendered = _continue(chosen) if resume else None, None
+    directory = _continue(chosen) if resume else None
     if directory is None:
-        directory, rendered = _begin(chosen, bars)
+        directory = _begin(chosen, bars)
     if directory.manifest().state == "training":
-        _learn(directory, chosen, bars, rendered)
+        learn(directory, chosen, bars)
     return directory
 
 
@@ -149,25 +143,9 @@ def report(run: RunDirectory | Path | str) -> Path:
     return page
 
 
-def open_tuned(run: RunDirectory | Path | str) -> LanguageModel:
-    """The run's model with its adapter on; `model.base()` switches it off."""
-    directory = run if isinstance(run, RunDirectory) else RunDirectory.open(run)
-    recipe = recipe_of(directory.manifest())
-    if not directory.adapter.exists():
-        raise RunError(f"{directory.path} has no adapter yet", "train it with `burnish run`")
-    if recipe.method == "full":
-        return _open_full(recipe, directory)
-    return load_model(recipe.model, recipe.device, directory.adapter)
-
-
 def tokenizer_of(model: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model by name."""
     return load_tokenizer(resolve(model))
-
-
-def recipe_of(manifest: Manifest) -> Recipe:
-    """The resolved recipe that a run was made with."""
-    return restore_recipe(manifest.recipe, manifest.origins)  # type: ignore[arg-type]
 
 
 def _prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Checked:
@@ -187,7 +165,7 @@ def _prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Checked:
     return checked
 
 
-def _begin(recipe: Recipe, bars: Bars) -> tuple[RunDirectory, dict[str, list[Rendered]]]:
+def _begin(recipe: Recipe, bars: Bars) -> RunDirectory:
     source = resolve(recipe.model)
     checked = _prepare(recipe, load_tokenizer(source))
     manifest = Manifest(
@@ -217,7 +195,7 @@ def _begin(recipe: Recipe, bars: Bars) -> tuple[RunDirectory, dict[str, list[Ren
     for found in checked.findings:
         if found.severity == "warning":
             bars.say(f"[yellow]warning[/] {found.message}")
-    return directory, checked.rendered
+    return directory
 
 
 def _continue(recipe: Recipe) -> RunDirectory | None:
@@ -239,115 +217,6 @@ def _continue(recipe: Recipe) -> RunDirectory | None:
         shutil.rmtree(path)
         return None
     return directory
-
-
-def _learn(
-    directory: RunDirectory,
-    recipe: Recipe,
-    bars: Bars,
-    rendered: dict[str, list[Rendered]] | None,
-) -> None:
-    """Trains to the end; `rendered` spares a fresh run rendering its rows twice."""
-    manifest = directory.manifest()
-    model = load_model(recipe.model, recipe.device)
-    bars.say(f"{model.name} on {place(recipe.device)}")
-    given = rendered or {}
-    rows, validation = (
-        _rows(given.get(split) or _render(directory, split, model))
-        for split in ("train", "validation")
-    )
-    module = _adapt(model, recipe)
-    settings = _settings(recipe, model)
-    batches = Batches(
-        rows,
-        recipe.training.batch_size,
-        recipe.training.accumulation,
-        recipe.training.epochs,
-        recipe.seed,
-    )
-    with bars.training(batches.steps) as show:
-
-        def listen(phase: str, values: dict[str, Any]) -> None:
-            directory.log(phase, **values)
-            show(phase, values)
-
-        loop = Loop(
-            module,
-            batches,
-            OBJECTIVES[recipe.objective],
-            settings,
-            validation,
-            directory.checkpoints,
-            listen,
-        )
-        directory.drop_events_after(max(saved_steps(directory.checkpoints), default=0))
-        started = time.perf_counter()
-        progress = loop.run(resume=True)
-    manifest.times["train"] = round(time.perf_counter() - started, 1)
-    _keep(module, directory, recipe)
-    manifest.training = {
-        "learning_rate": settings.learning_rate,
-        "steps": progress.step,
-        "tokens": progress.tokens,
-        "best_step": progress.best_step,
-        "stopped_early": progress.stopped,
-        "trainable_parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
-        "device": str(place(recipe.device)),
-    }
-    manifest.state = "trained"
-    directory.write_manifest(manifest)
-
-
-def _render(directory: RunDirectory, split: str, model: LanguageModel) -> list[Rendered]:
-    """The rows on disk were found to fit when the run began."""
-    examples = directory.split(split)
-    return render_all(examples, model.tokenizer, None)[0] if examples else []
-
-
-def _rows(rendered: Sequence[Rendered]) -> list[Row]:
-    return [Row(row.tokens, row.weights) for row in rendered]
-
-
-def _adapt(model: LanguageModel, recipe: Recipe) -> Any:
-    torch.manual_seed(recipe.seed)
-    if recipe.method == "full":
-        return model.module
-    return add_lora(model.module, seed=recipe.seed, **recipe.lora.model_dump())
-
-
-def _settings(recipe: Recipe, model: LanguageModel) -> Settings:
-    given = recipe.training
-    rate = given.learning_rate
-    if rate == "auto":
-        rate = automatic_rate(recipe.method, int(model.network.config.hidden_size))
-    return Settings(
-        learning_rate=float(rate),
-        schedule=given.schedule,
-        warmup=given.warmup,
-        weight_decay=given.weight_decay,
-        clip=given.clip,
-        evaluations=given.evaluations,
-        checkpoints=given.checkpoints,
-        patience=given.patience,
-    )
-
-
-def _keep(module: Any, directory: RunDirectory, recipe: Recipe) -> None:
-    """Writes the tuned weights whole, then puts them in their place."""
-    name = "model" if recipe.method == "full" else "adapter"
-    new = directory.path / f".{name}.new"
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir()
-    save_weights(module, new)
-    replace_directory(new, directory.path / name)
-
-
-def _open_full(recipe: Recipe, directory: RunDirectory) -> LanguageModel:
-    model = load_model(recipe.model, recipe.device)
-    model.keep_base()
-    load_weights(model.module, directory.adapter)
-    model.adapter_sha256 = folder_sha256(directory.adapter)
-    return model
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -43,10 +43,10 @@ class Bars:
             def listen(phase: str, values: dict[str, Any]) -> None:
                 nonlocal validation
                 if phase == "validation":
-                    validation = f" · validation {values['loss']:.3f}"
+                    validation = f" · val {values['loss']:.3f}"
                 if phase == "train":
                     rate = values["learnt_tokens_per_second"]
-                    detail = f"loss {values['loss']:.3f}{validation} · {rate:.0f} learnt tok/s"
+                    detail = f"loss {values['loss']:.3f}{validation} · {rate:.0f} tok/s"
                     progress.update(bar, completed=values["step"], detail=detail)
 
             yield listen
@@ -54,7 +54,7 @@ class Bars:
     def _progress(self) -> Progress:
         return Progress(
             TextColumn("[bold]{task.description:<12}"),
-            BarColumn(bar_width=16),
+            BarColumn(bar_width=10),
             MofNCompleteColumn(),
             TextColumn("{task.fields[detail]}"),
             TimeElapsedColumn(),

@@ -54,6 +54,27 @@ class Lora(_Section):
     alpha: float = Field(32, gt=0)
     dropout: Fraction = 0.0
     target: Literal["all-linear", "attention", "mlp"] = "all-linear"
+    layers: tuple[int, ...] | None = Field(None, description="layer numbers from 0; null is all")
+    rslora: bool = Field(False, description="scale by alpha / sqrt(rank), arXiv 2312.03732")
+    dora: bool = Field(False, description="learn magnitudes apart, arXiv 2402.09353")
+    plus: float = Field(
+        1.0, gt=0, description="learning rate of B over that of A, arXiv 2402.12354"
+    )
+
+
+class Sft(_Section):
+    """Supervised fine-tuning and its variants."""
+
+    label_smoothing: Fraction = 0.0
+    neftune: float = Field(0.0, ge=0, description="noise on the embeddings, arXiv 2310.05914")
+    focus: Literal["all", "entropy", "likely"] = Field(
+        "all", description="tokens that count: all, by entropy (EAFT), or the base's likely (STM)"
+    )
+    keep: float = Field(0.8, gt=0, le=1, description="share of the tokens that `likely` keeps")
+
+
+class Lm(_Section):
+    """Continued pre-training on documents."""
 
 
 class Training(_Section):
@@ -100,8 +121,10 @@ class Recipe(_Section):
     model: str = "smollm2-135m"
     data: Data
     method: Literal["lora", "full"] = "lora"
-    objective: Literal["sft"] = "sft"
+    objective: Literal["sft", "lm"] = "sft"
     lora: Lora = Field(default_factory=Lora)
+    sft: Sft = Field(default_factory=Sft)
+    lm: Lm = Field(default_factory=Lm)
     training: Training = Field(default_factory=Training)
     evaluate: Evaluate = Field(default_factory=Evaluate)
     budget: Budget = Field(default_factory=Budget)

@@ -13,7 +13,8 @@ from burnish.models.branches import Row
 from burnish.training import checkpoint
 from burnish.training.batches import Batches
 from burnish.training.loop import Loop, Settings
-from burnish.training.objectives import OBJECTIVES, Objective, sft
+from burnish.training.objective import Loss
+from burnish.training.objectives.sft import Sft
 
 
 def tiny(seed: int = 0) -> Any:
@@ -46,14 +47,14 @@ def rows(count: int = 24) -> list[Row]:
 def loop(folder: Path, model: Any = None, **changes: Any) -> tuple[Loop, list[tuple[str, Any]]]:
     events: list[tuple[str, Any]] = []
     batches = Batches(
-        rows(),
+        {"train": rows()},
         changes.pop("batch_size", 4),
         changes.pop("accumulation", 1),
         changes.pop("epochs", 2),
         seed=changes.pop("seed", 0),
     )
-    objective = changes.pop("objective", OBJECTIVES["sft"])
-    validation = changes.pop("validation", rows(6))
+    objective = changes.pop("objective", Sft())
+    validation = changes.pop("validation", {"validation": rows(6)})
     settings = Settings(**{"learning_rate": 1e-2, **changes})
     made = Loop(
         model or tiny(),
@@ -72,7 +73,7 @@ def weights(model: Any) -> dict[str, torch.Tensor]:
 
 
 def test_loss_falls(tmp_path: Path) -> None:
-    made, events = loop(tmp_path, epochs=30, learning_rate=3e-2, validation=[])
+    made, events = loop(tmp_path, epochs=30, learning_rate=3e-2, validation={})
     made.run()
     losses = [values["loss"] for phase, values in events if phase == "train"]
     assert losses[-1] < 0.8 * losses[0]
@@ -140,8 +141,11 @@ def test_early_stopping_restores_the_best(tmp_path: Path) -> None:
 
 
 def test_loss_that_is_no_number_ends_with_a_sentence(tmp_path: Path) -> None:
-    broken = Objective("broken", lambda found: sft.loss(found) * float("nan"), sft.units)
-    made, _ = loop(tmp_path, objective=broken)
+    class Broken(Sft):
+        def loss(self, network: Any, items: Any) -> Loss:
+            return Loss(super().loss(network, items).total * float("nan"))
+
+    made, _ = loop(tmp_path, objective=Broken())
     with pytest.raises(
         UserError, match=r"the loss became nan at step 1: lower training\.learning_rate"
     ):
@@ -165,10 +169,11 @@ def test_full_disk_ends_with_a_sentence(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_out_of_memory_ends_with_a_sentence(tmp_path: Path) -> None:
-    def hungry(_: Any) -> torch.Tensor:
-        raise torch.OutOfMemoryError("no room")
+    class Hungry(Sft):
+        def loss(self, network: Any, items: Any) -> Loss:
+            raise torch.OutOfMemoryError("no room")
 
-    made, _ = loop(tmp_path, objective=Objective("hungry", hungry, sft.units))
+    made, _ = loop(tmp_path, objective=Hungry())
     with pytest.raises(UserError, match=r"memory ran out at step 1: lower training\.batch_size"):
         made.run()
 
@@ -184,7 +189,7 @@ def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
 
 
 def test_every_row_once_an_epoch() -> None:
-    batches = Batches(rows(23), 4, 2, 2.0, seed=1)
+    batches = Batches({"train": rows(23)}, 4, 2, 2.0, seed=1)
     assert batches.steps == 6
     seen = [tuple(row.tokens) for step in range(3) for batch in batches.step(step) for row in batch]
     assert sorted(seen) == sorted(tuple(row.tokens) for row in rows(23))

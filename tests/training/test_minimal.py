@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from burnish.models.adapt import add_lora
 from burnish.models.branches import Row
 from burnish.training.loop import Loop, Settings
-from burnish.training.objectives import OBJECTIVES
+from burnish.training.objectives.sft import Sft
 
 SCRIPT = Path(__file__).parents[2] / "recipes" / "minimal.py"
 
@@ -50,9 +50,9 @@ def test_minimal_equals_the_loop(tmp_path: Path, tiny_folder: Path, tiny_tokeniz
     loop = Loop(
         tuned,
         batches,
-        OBJECTIVES["sft"],
+        Sft(),
         settings,
-        [],
+        {},
         tmp_path,
         lambda phase, values: losses.append(values["loss"]) if phase == "train" else None,
     )

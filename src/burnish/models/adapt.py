@@ -19,19 +19,31 @@ Target = Literal["all-linear", "attention", "mlp"]
 
 
 def add_lora(
-    model: Any, *, rank: int, alpha: float, dropout: float, target: Target, seed: int
+    model: Any,
+    *,
+    rank: int,
+    alpha: float,
+    seed: int,
+    target: Target = "all-linear",
+    **options: Any,
 ) -> Any:
     """Wraps the model in a fresh LoRA adapter; only the adapter learns.
+
+    `options` are `dropout`, `layers` (numbers from 0, None is all), `rslora` and `dora`.
 
     Raises:
         ModelError: the model has no layers of the names that `target` stands for.
     """
     modules: Any = {"all-linear": "all-linear", "attention": _ATTENTION, "mlp": _MLP}[target]
+    layers = options.get("layers")
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
-        lora_dropout=dropout,
+        lora_dropout=options.get("dropout", 0.0),
         target_modules=modules,
+        layers_to_transform=list(layers) if layers is not None else None,
+        use_rslora=options.get("rslora", False),
+        use_dora=options.get("dora", False),
         task_type="CAUSAL_LM",
     )
     torch.manual_seed(seed)

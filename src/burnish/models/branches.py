@@ -9,7 +9,8 @@ tolerance.
 Shapes: B rows, T tokens already computed, L new tokens, H hidden size, N positions asked for.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,43 @@ class Row:
 
     tokens: Tokens
     weights: Sequence[float]
+
+    @property
+    def size(self) -> int:
+        """Tokens read."""
+        return len(self.tokens)
+
+    @property
+    def learnt(self) -> int:
+        """Tokens with a weight."""
+        return sum(1 for weight in self.weights if weight)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The positions whose next token has a weight, rows one after the other.
+
+    `hidden_N_H` predicts `targets_N`; `rows_N` numbers the row that each position belongs to.
+    """
+
+    hidden_N_H: Tensor
+    targets_N: Tensor
+    weights_N: Tensor
+    rows_N: Tensor
+
+    def sums(self, values_N: Tensor, rows: int) -> Tensor:
+        """Weighted sum of each row's values; shape (rows,)."""
+        zeros = values_N.new_zeros(rows)
+        return zeros.index_add(0, self.rows_N, values_N * self.weights_N)
+
+
+# What is read off logits (n, V) at targets (n,); the slice says which of all positions they are.
+Reading = Callable[[Tensor, Tensor, slice], Tensor]
+
+
+def target_logprobs(logits_N_V: Tensor, targets_N: Tensor, _: slice) -> Tensor:
+    """log p(target) in nats, shape (n,)."""
+    return -functional.cross_entropy(logits_N_V, targets_N, reduction="none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +109,20 @@ class Network:
     """A causal language model, adapter included, as backbone and vocabulary projection."""
 
     def __init__(self, model: PreTrainedModel | PeftModel) -> None:
+        self.whole: Any = model
         self.model: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         self.config: Any = self.model.config.get_text_config()
+
+    @contextlib.contextmanager
+    def base(self) -> Iterator[None]:
+        """The adapter switched off and dropout too; the weights that do not learn, alone."""
+        training = self.model.training
+        self.whole.eval()
+        try:
+            with self.whole.disable_adapter(), torch.no_grad():
+                yield
+        finally:
+            self.whole.train(training)
 
     @property
     def device(self) -> torch.device:
@@ -137,23 +187,30 @@ class Network:
         return logits_N_V.float()
 
     def logprobs(self, hidden_N_H: Tensor, targets_N: Tensor) -> Tensor:
-        """log p(target) in nats; in pieces, recomputed for the gradient, so memory stays flat."""
-        pieces = zip(
-            torch.split(hidden_N_H, _PROJECTED_AT_ONCE),
-            torch.split(targets_N, _PROJECTED_AT_ONCE),
-            strict=True,
-        )
-        again = torch.is_grad_enabled() and len(targets_N) > _PROJECTED_AT_ONCE
+        """log p(target) in nats, shape (N,)."""
+        return self.read(hidden_N_H, targets_N, target_logprobs)
+
+    def read(self, hidden_N_H: Tensor, targets_N: Tensor, reading: Reading) -> Tensor:
+        """What `reading` takes from the logits of each position; its first dimension is N.
+
+        In pieces, recomputed for the gradient, so memory stays flat.
+        """
+        pieces = [
+            slice(start, start + _PROJECTED_AT_ONCE)
+            for start in range(0, len(targets_N), _PROJECTED_AT_ONCE)
+        ]
+        again = torch.is_grad_enabled() and len(pieces) > 1
+
+        def piece(hidden: Tensor, targets: Tensor, which: slice) -> Tensor:
+            return reading(self.logits(hidden), targets, which)
+
         parts = [
-            checkpoint(self._piece, hidden, targets, use_reentrant=False)
+            checkpoint(piece, hidden_N_H[p], targets_N[p], p, use_reentrant=False)
             if again
-            else self._piece(hidden, targets)
-            for hidden, targets in pieces
+            else piece(hidden_N_H[p], targets_N[p], p)
+            for p in pieces
         ]
         return torch.cat(parts) if parts else hidden_N_H.new_zeros(0)
-
-    def _piece(self, hidden_N_H: Tensor, targets_N: Tensor) -> Tensor:
-        return -functional.cross_entropy(self.logits(hidden_N_H), targets_N, reduction="none")
 
     def _check_window(self, length: int, padded: bool) -> None:
         if padded and self.window is not None and length > self.window:
@@ -164,34 +221,71 @@ class Network:
 
 
 def branch_logprobs(network: Network, rows: Sequence[Row]) -> Logprobs:
-    """Log-probabilities of the weighted tokens of rows that may begin alike.
+    """Log-probabilities of the weighted tokens of rows that may begin alike; see below."""
+    return _logprobs(network, branch_states(network, rows))
 
-    The trunk is the longest common beginning in which nothing is asked for. One row, or rows that
-    share nothing, are a plain forward pass.
+
+def branch_states(network: Network, rows: Sequence[Row], *, trunk: int | None = None) -> Asked:
+    """Hidden states before the weighted tokens of rows that may begin alike.
+
+    The trunk is the longest common beginning in which nothing is asked for, or of the length that
+    is given. One row, or rows that share nothing, are a plain forward pass.
     """
-    trunk = trunk_length(rows)
+    trunk = trunk_length(rows) if trunk is None else trunk
     prefix = network.start()
     if trunk:
         prefix, _ = network.extend(prefix, [rows[0].tokens[:trunk]], [0], left=True)
-    return finish(network, prefix, [cut(row, trunk) for row in rows], [0] * len(rows))
+    return _finish(network, prefix, [cut(row, trunk) for row in rows], [0] * len(rows))
+
+
+def tree_states(network: Network, groups: Sequence[Sequence[Row]]) -> Asked:
+    """Hidden states of groups of rows, rows numbered through: one trunk for all, one a group.
+
+    A pair of a chosen and a rejected answer, or k answers to one prompt, is a group.
+    """
+    trunks = [_common(group) for group in groups]
+    rows = [row for group in groups for row in group]
+    if len(groups) == 1 or min(trunks) < 2 or _shifts_window(network, trunks):
+        return branch_states(network, rows)
+    firsts = [group[0].tokens[:length] for group, length in zip(groups, trunks, strict=True)]
+    # Every group keeps a token of its own, so that its last place is real.
+    root = shared(*(first[:-1] for first in firsts))
+    start = network.start()
+    if root:
+        start, _ = network.extend(start, [firsts[0][:root]], [0], left=True)
+    prefix, _ = network.extend(start, [f[root:] for f in firsts], [0] * len(firsts), left=True)
+    branches = [cut(row, n) for group, n in zip(groups, trunks, strict=True) for row in group]
+    parents = [index for index, group in enumerate(groups) for _ in group]
+    return _finish(network, prefix, branches, parents)
 
 
 def finish(
     network: Network, prefix: Prefix, rows: Sequence[Row], parents: Sequence[int]
 ) -> Logprobs:
     """Log-probabilities of rows that continue `prefix`; nothing comes after them."""
-    device = network.device
+    return _logprobs(network, _finish(network, prefix, rows, parents))
+
+
+def _logprobs(network: Network, asked: Asked) -> Logprobs:
+    values_N = network.logprobs(asked.hidden_N_H, asked.targets_N)
+    return Logprobs(values_N, asked.weights_N, asked.rows_N)
+
+
+def _finish(network: Network, prefix: Prefix, rows: Sequence[Row], parents: Sequence[int]) -> Asked:
+    hidden_B_L_H = _hidden(network, prefix, [row.tokens for row in rows], parents)
+    # The token at place t is predicted at place t - 1, the first one at the prefix's last token.
+    return ask(hidden_B_L_H, rows, before=0 if prefix.last_B_H is not None else 1)
+
+
+def ask(hidden_B_L_H: Tensor, rows: Sequence[Row], *, before: int) -> Asked:
+    """The states that predict weighted tokens, `before` places ahead of the token's own."""
+    device = hidden_B_L_H.device
     asked = [(r, t) for r, row in enumerate(rows) for t, w in enumerate(row.weights) if w]
     rows_N = torch.tensor([r for r, _ in asked], dtype=torch.long, device=device)
     place_N = torch.tensor([t for _, t in asked], dtype=torch.long, device=device)
     targets_N = torch.tensor([rows[r].tokens[t] for r, t in asked], dtype=torch.long, device=device)
     weights_N = torch.tensor([rows[r].weights[t] for r, t in asked], device=device)
-    # The token at place t is predicted at place t - 1, the first one at the prefix's last token.
-    hidden_B_L_H = _hidden(network, prefix, [row.tokens for row in rows], parents)
-    if prefix.last_B_H is not None:
-        place_N = place_N + 1
-    hidden_N_H = hidden_B_L_H[rows_N, place_N - 1]
-    return Logprobs(network.logprobs(hidden_N_H, targets_N), weights_N, rows_N)
+    return Asked(hidden_B_L_H[rows_N, place_N - before], targets_N, weights_N, rows_N)
 
 
 def _hidden(
@@ -213,8 +307,17 @@ def trunk_length(rows: Sequence[Row]) -> int:
     """Tokens that all rows begin with and none asks for; every branch keeps at least one."""
     if len(rows) < 2:
         return 0
+    return _common(rows)
+
+
+def _common(rows: Sequence[Row]) -> int:
     limit = min(min(_first_asked(row), len(row.tokens) - 1) for row in rows)
     return shared(*(row.tokens[:limit] for row in rows))
+
+
+def _shifts_window(network: Network, trunks: Sequence[int]) -> bool:
+    """Left padding would shift a sliding window, so there trunks must be equally long."""
+    return network.window is not None and len(set(trunks)) > 1
 
 
 def shared(*sequences: Tokens) -> int:

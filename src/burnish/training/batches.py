@@ -2,65 +2,95 @@
 
 import math
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from burnish.models.branches import Row
+from burnish.training.objective import Item
 
 # Batches sorted by length together: enough that padding nearly vanishes, few enough that the
-# order of the rows stays random.
+# order of the items stays random.
 _BUCKET = 16
 
 
-@dataclass(frozen=True)
+@dataclass
 class Batches:
-    """The rows of every optimizer step of a run.
+    """The items of every optimizer step of a run.
 
     Args:
-        rows: all training rows.
-        batch_size: rows in one forward pass.
+        sets: training items by name of their data set; a batch holds items of one set, of like
+            size.
+        batch_size: items in one forward pass.
         accumulation: forward passes an optimizer step.
-        epochs: passes over the rows; a fraction ends within one.
+        epochs: passes over the items; a fraction ends within one.
         seed: decides the order.
+        shares: share of an epoch's items that each set gives; by their sizes if None. A set that
+            gives fewer than it has goes on in the next epoch where it stopped.
     """
 
-    rows: Sequence[Row]
+    sets: Mapping[str, Sequence[Item]]
     batch_size: int
     accumulation: int
     epochs: float
     seed: int
+    shares: Mapping[str, float] | None = None
+    _epoch: tuple[int, list[list[Any]]] | None = field(default=None, init=False, repr=False)
 
     @property
     def steps(self) -> int:
         return max(1, math.ceil(self.epochs * self._steps_an_epoch))
 
-    def step(self, number: int) -> list[list[Row]]:
+    def step(self, number: int) -> list[list[Any]]:
         """The forward passes of optimizer step `number` (0-based)."""
         epoch, within = divmod(number, self._steps_an_epoch)
-        order = _order(
-            tuple(len(row.tokens) for row in self.rows), self.batch_size, self.seed + epoch
-        )
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = epoch, self._order(epoch)
         first = within * self.accumulation
-        return [
-            [self.rows[index] for index in batch]
-            for batch in order[first : first + self.accumulation]
-        ]
+        return self._epoch[1][first : first + self.accumulation]
+
+    def counts(self) -> dict[str, int]:
+        """Items that each set gives to an epoch, at least one."""
+        sizes = {name: len(items) for name, items in self.sets.items()}
+        if self.shares is None:
+            return sizes
+        total = sum(sizes.values())
+        return {name: max(1, round(total * self.shares[name])) for name in sizes}
 
     @property
     def _steps_an_epoch(self) -> int:
-        return math.ceil(math.ceil(len(self.rows) / self.batch_size) / self.accumulation)
+        batches = sum(math.ceil(count / self.batch_size) for count in self.counts().values())
+        return math.ceil(batches / self.accumulation)
+
+    def _order(self, epoch: int) -> list[list[Any]]:
+        """The epoch's batches: items drawn, sorted within buckets, batches shuffled."""
+        batches: list[list[Any]] = []
+        for name, count in self.counts().items():
+            drawn = self._drawn(self.sets[name], epoch * count, count)
+            for start in range(0, count, self.batch_size * _BUCKET):
+                bucket = drawn[start : start + self.batch_size * _BUCKET]
+                bucket.sort(key=lambda item: item.size)
+                batches += [
+                    bucket[at : at + self.batch_size]
+                    for at in range(0, len(bucket), self.batch_size)
+                ]
+        random.Random(self.seed + epoch).shuffle(batches)
+        return batches
+
+    def _drawn(self, items: Sequence[Item], start: int, count: int) -> list[Any]:
+        """Places start to start + count of an endless row of shuffled passes over the items."""
+        drawn: list[Any] = []
+        while len(drawn) < count:
+            turn, within = divmod(start + len(drawn), len(items))
+            order = list(items)
+            random.Random(self.seed + turn).shuffle(order)
+            drawn += order[within : within + count - len(drawn)]
+        return drawn
 
 
-@cache
-def _order(lengths: tuple[int, ...], size: int, seed: int) -> list[list[int]]:
-    """Batches of row indices for one epoch: shuffled, sorted within buckets, shuffled again."""
-    chance = random.Random(seed)
-    order = list(range(len(lengths)))
-    chance.shuffle(order)
-    batches: list[list[int]] = []
-    for start in range(0, len(order), size * _BUCKET):
-        bucket = sorted(order[start : start + size * _BUCKET], key=lambda index: lengths[index])
-        batches += [bucket[at : at + size] for at in range(0, len(bucket), size)]
-    chance.shuffle(batches)
-    return batches
+def temperature_shares(sizes: Mapping[str, int], temperature: float) -> dict[str, float]:
+    """Shares in proportion to size ** (1 / temperature): 1 is by size, large is alike for all.
+
+    Source: Raffel et al. 2020 (arXiv 1910.10683), section 3.5.2, without their size limit.
+    """
+    powers = {name: size ** (1 / temperature) for name, size in sizes.items()}
+    return {name: power / sum(powers.values()) for name, power in powers.items()}

@@ -6,9 +6,9 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,11 +16,11 @@ import torch
 
 from burnish.errors import InterruptedRunError, RunError, UserError
 from burnish.models.adapt import load_weights
-from burnish.models.branches import Network, Row, branch_logprobs
+from burnish.models.branches import Network
 from burnish.training import checkpoint
 from burnish.training.batches import Batches
 from burnish.training.checkpoint import Progress
-from burnish.training.objectives import Objective
+from burnish.training.objective import Item, Objective
 from burnish.training.schedule import rate_factor
 
 Listener = Callable[[str, dict[str, Any]], None]
@@ -28,7 +28,10 @@ Listener = Callable[[str, dict[str, Any]], None]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How the weights move. `warmup` is a share of the steps, `patience` counts validations."""
+    """How the weights move. `warmup` is a share of the steps, `patience` counts validations.
+
+    `faster` maps a part of parameter names to how many times the learning rate those move with.
+    """
 
     learning_rate: float
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
@@ -38,6 +41,7 @@ class Settings:
     evaluations: int = 4
     checkpoints: int = 4
     patience: int = 3
+    faster: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -46,27 +50,28 @@ class Loop:
 
     Args:
         model: a transformers or PEFT model; its parameters that require a gradient learn.
-        batches: the rows of each step.
-        objective: turns log-probabilities into a loss.
+        batches: the items of each step.
+        objective: turns a batch of items into a loss.
         settings: how the weights move.
-        validation: rows for early stopping; without any the last step is the best.
+        validation: items for early stopping by name of their data set; without any the last
+            step is the best.
         folder: where checkpoints go.
         listen: called with (phase, values) after every step, validation and checkpoint.
     """
 
     model: Any
     batches: Batches
-    objective: Objective
+    objective: Objective[Any]
     settings: Settings
-    validation: Sequence[Row]
+    validation: Mapping[str, Sequence[Item]]
     folder: Path
     listen: Listener
 
     def __post_init__(self) -> None:
-        learning = [p for p in self.model.parameters() if p.requires_grad]
-        self.parameters = learning
+        groups = _groups(self.model, self.settings.faster)
+        self.parameters = [p for group in groups for p in group["params"]]
         self.optimizer = torch.optim.AdamW(
-            learning,
+            groups,
             lr=self.settings.learning_rate,
             weight_decay=self.settings.weight_decay,
             fused=True,
@@ -99,21 +104,22 @@ class Loop:
     def _step(self, steps: int) -> None:
         started = time.perf_counter()
         self.model.train()
-        passes = self.batches.step(self.progress.step)
-        units = sum(self.objective.units(rows) for rows in passes)
-        loss = sum(self._backward(rows, units) for rows in passes)
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss became {loss} at step {self.progress.step + 1}",
-                f"lower training.learning_rate (now {self.settings.learning_rate:g})",
-            )
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
-        rate = self._set_rate(steps)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        number = self.progress.step
+        passes = [
+            self.objective.collect(self.network, items, number)
+            for items in self.batches.step(number)
+        ]
+        units = sum(self.objective.units(items) for items in passes)
+        self.model.train()  # collecting may have sampled in evaluation mode
+        for _ in range(self.objective.updates):
+            sums = self._backward(passes, units)
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+            rate = self._set_rate(steps)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
-        learnt = sum(1 for rows in passes for row in rows for weight in row.weights if weight)
-        read = sum(len(row.tokens) for rows in passes for row in rows)
+        learnt = sum(item.learnt for items in passes for item in items)
+        read = sum(item.size for items in passes for item in items)
         self.progress.tokens += read
         seconds = time.perf_counter() - started
         self.listen(
@@ -121,7 +127,7 @@ class Loop:
             {
                 "step": self.progress.step,
                 "steps": steps,
-                "loss": loss,
+                **sums,
                 "learning_rate": rate,
                 "gradient_norm": float(norm),
                 "learnt_tokens": learnt,
@@ -132,16 +138,27 @@ class Loop:
             },
         )
 
-    def _backward(self, rows: Sequence[Row], units: float) -> float:
-        loss = self.objective.loss(branch_logprobs(self.network, rows)) / units
-        loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach())
+    def _backward(self, passes: Sequence[Sequence[Item]], units: float) -> dict[str, float]:
+        """Loss and metrics a unit; the only place where the step waits for the device."""
+        sums: dict[str, Any] = {}
+        for items in passes:
+            found = self.objective.loss(self.network, items)
+            (found.total / units).backward()  # type: ignore[no-untyped-call]
+            for name, value in {"loss": found.total, **found.metrics}.items():
+                sums[name] = sums.get(name, 0.0) + value.detach()
+        means = {name: float(value) / units for name, value in sums.items()}
+        if not math.isfinite(means["loss"]):
+            raise UserError(
+                f"the loss became {means['loss']} at step {self.progress.step + 1}",
+                f"lower training.learning_rate (now {self.settings.learning_rate:g})",
+            )
+        return means
 
     def _set_rate(self, steps: int) -> float:
         warmup = round(self.settings.warmup * steps)
         factor = rate_factor(self.progress.step, steps, warmup, self.settings.schedule)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * factor
+            group["lr"] = self.settings.learning_rate * factor * group["times"]
         return self.settings.learning_rate * factor
 
     def _after_step(self, steps: int) -> None:
@@ -153,8 +170,14 @@ class Loop:
             self._save()
 
     def _validate(self) -> None:
-        loss = validation_loss(self.network, self.objective, self.validation)
-        self.listen("validation", {"step": self.progress.step, "loss": loss})
+        self.model.eval()
+        found = {
+            name: self.objective.validate(self.network, items)
+            for name, items in self.validation.items()
+        }
+        # Each data set counts alike, however many rows it has.
+        loss = sum(values["loss"] for values in found.values()) / len(found)
+        self.listen("validation", {"step": self.progress.step, "loss": loss, "sets": found})
         if self.progress.best_loss is None or loss < self.progress.best_loss:
             self.progress.best_loss, self.progress.best_step = loss, self.progress.step
             self.progress.passes_without_progress = 0
@@ -191,23 +214,21 @@ class Loop:
             ) from error
 
 
-@torch.no_grad()
-def validation_loss(
-    network: Network, objective: Objective, rows: Sequence[Row], at_once: int = 16
-) -> float:
-    """Loss a unit over all rows, in batches of like length."""
-    network.model.eval()
-    ordered = sorted(rows, key=lambda row: len(row.tokens))
-    pieces = [ordered[start : start + at_once] for start in range(0, len(ordered), at_once)]
-    total = sum(float(objective.loss(branch_logprobs(network, piece))) for piece in pieces)
-    return total / objective.units(rows)
-
-
 def peak_memory_mb() -> float:
     """Peak resident memory of this process, or the device's peak under CUDA."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _groups(model: Any, faster: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Parameters that learn, one group for each multiple of the learning rate."""
+    groups: dict[float, list[Any]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            times = next((value for part, value in faster.items() if part in name), 1.0)
+            groups.setdefault(times, []).append(parameter)
+    return [{"params": members, "times": times} for times, members in groups.items()]
 
 
 def _is_due(step: int, steps: int, times: int) -> bool:

@@ -1,21 +1,9 @@
-"""What a run learns: one pure function of log-probabilities a file, found here by name."""
+"""What a run learns: one objective a file, found here by the name that recipes use."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor
+from burnish.training.objective import Objective
+from burnish.training.objectives.lm import Lm
+from burnish.training.objectives.sft import Sft
 
-from burnish.models.branches import Logprobs, Row
-from burnish.training.objectives import sft
-
-
-@dataclass(frozen=True, slots=True)
-class Objective:
-    """A summed loss of one forward pass, and what the optimizer step divides it by."""
-
-    name: str
-    loss: Callable[[Logprobs], Tensor]
-    units: Callable[[Sequence[Row]], float]
-
-
-OBJECTIVES = {"sft": Objective("sft", sft.loss, sft.units)}
+OBJECTIVES: dict[str, type[Objective[Any]]] = {"sft": Sft, "lm": Lm}

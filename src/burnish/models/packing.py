@@ -1,0 +1,61 @@
+"""Rows packed one behind the other, each blind to the others.
+
+Positions restart at 0 with every row, from which transformers builds a mask of blocks: no row
+sees another, so log-probabilities and gradients are those of the rows alone.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from burnish.models.branches import Asked, Network, Row, branch_states
+
+
+def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
+    """Bins of indices whose lengths sum to at most `room`: first fit, the longest first."""
+    bins: list[list[int]] = []
+    left: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        place = next((b for b, free in enumerate(left) if free >= lengths[index]), None)
+        if place is None:
+            bins.append([])
+            left.append(room)
+            place = len(bins) - 1
+        bins[place].append(index)
+        left[place] -= lengths[index]
+    return bins
+
+
+def packed_states(network: Network, rows: Sequence[Row]) -> Asked:
+    """Hidden states before the weighted tokens, as `branch_states` gives them, without padding.
+
+    Rows of equal length gain nothing from packing and are a plain batch.
+    """
+    lengths = [row.size for row in rows]
+    bins = pack(lengths, max(lengths))
+    if len(bins) == len(rows) or network.start().cache is not None:
+        return branch_states(network, rows)
+    device, room = network.device, max(lengths)
+    tokens_B_L = torch.zeros(len(bins), room, dtype=torch.long)
+    positions_B_L = torch.zeros(len(bins), room, dtype=torch.long)  # padding: rows of one token
+    places: dict[int, tuple[int, int]] = {}
+    for number, members in enumerate(bins):
+        start = 0
+        for index in members:
+            end = start + lengths[index]
+            tokens_B_L[number, start:end] = torch.tensor(list(rows[index].tokens))
+            positions_B_L[number, start:end] = torch.arange(lengths[index])
+            places[index] = (number, start)
+            start = end
+    hidden_B_L_H = network.model.base_model(
+        input_ids=tokens_B_L.to(device), position_ids=positions_B_L.to(device), use_cache=False
+    ).last_hidden_state
+    asked = [(r, t) for r, row in enumerate(rows) for t, w in enumerate(row.weights) if w]
+    bin_N = torch.tensor([places[r][0] for r, _ in asked], device=device)
+    place_N = torch.tensor([places[r][1] + t - 1 for r, t in asked], device=device)
+    return Asked(
+        hidden_B_L_H[bin_N, place_N],
+        torch.tensor([rows[r].tokens[t] for r, t in asked], device=device),
+        torch.tensor([rows[r].weights[t] for r, t in asked], device=device),
+        torch.tensor([r for r, _ in asked], device=device),
+    )

@@ -1,0 +1,89 @@
+"""What the loop asks of an objective: items from rows, and the loss of a batch of items."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from burnish.chat import Example
+from burnish.data.render import render_all
+from burnish.models.branches import Network, Row
+
+_VALIDATED_AT_ONCE = 16
+
+
+class Item(Protocol):
+    """One thing to learn from: a row, a pair of answers, a text with its class."""
+
+    @property
+    def size(self) -> int:
+        """Tokens read."""
+        ...
+
+    @property
+    def learnt(self) -> int:
+        """Tokens, or decisions, that the loss sees."""
+        ...
+
+
+ItemT = TypeVar("ItemT", bound=Item)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Summed over a batch; the loop divides both by the units of the whole optimizer step."""
+
+    total: Tensor
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Objective(ABC, Generic[ItemT]):
+    """One way to learn. A new one is a file in `objectives/` and its line there.
+
+    `updates` is the number of optimizer updates that one step makes on what it collected.
+    """
+
+    updates: int = 1
+
+    @abstractmethod
+    def items(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[ItemT]:
+        """What is learnt from rows that were found to fit into `max_length` tokens."""
+
+    def prepare(self, network: Network, items: Sequence[ItemT]) -> list[ItemT]:
+        """Once before the first step, with the weights of the start."""
+        return list(items)
+
+    def collect(self, network: Network, items: Sequence[ItemT], step: int) -> list[ItemT]:
+        """At each step, with the weights of that step: the place to sample answers."""
+        return list(items)
+
+    @abstractmethod
+    def units(self, items: Sequence[ItemT]) -> float:
+        """What a summed loss is divided by, so that accumulated batches equal one batch."""
+
+    @abstractmethod
+    def loss(self, network: Network, items: Sequence[ItemT]) -> Loss:
+        """The summed loss of one forward pass."""
+
+    def validate(self, network: Network, items: Sequence[ItemT]) -> dict[str, float]:
+        """`loss` (lower is better, it chooses the checkpoint) and metrics a unit over all items."""
+        ordered = sorted(items, key=lambda item: item.size)
+        units = self.units(items)
+        sums: dict[str, float] = {"loss": 0.0}
+        with torch.no_grad():
+            for start in range(0, len(ordered), _VALIDATED_AT_ONCE):
+                found = self.loss(network, ordered[start : start + _VALIDATED_AT_ONCE])
+                for name, value in {"loss": found.total, **found.metrics}.items():
+                    sums[name] = sums.get(name, 0.0) + float(value)
+        return {name: value / units for name, value in sums.items()}
+
+
+def rows_of(examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Row]:
+    """Rendered rows; all were found to fit before."""
+    if not examples:
+        return []
+    rendered, _ = render_all(examples, tokenizer, max_length)
+    return [Row(row.tokens, row.weights) for row in rendered]

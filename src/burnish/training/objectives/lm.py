@@ -1,0 +1,37 @@
+"""Continued pre-training: every token of plain documents, packed without contamination."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from burnish.chat import Example
+from burnish.models.branches import Network, Row
+from burnish.models.packing import packed_states
+from burnish.training.objective import Loss, Objective, rows_of
+
+
+@dataclass(frozen=True)
+class Lm(Objective[Row]):
+    """Learns documents; one longer than `max_length` is read in windows that overlap by a token."""
+
+    def items(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Row]:
+        whole = rows_of(examples, tokenizer, max_length=1 << 30)
+        return [window for row in whole for window in windows(row, max_length)]
+
+    def units(self, items: Sequence[Row]) -> float:
+        return float(sum(sum(row.weights) for row in items))
+
+    def loss(self, network: Network, items: Sequence[Row]) -> Loss:
+        asked = packed_states(network, items)
+        values_N = network.logprobs(asked.hidden_N_H, asked.targets_N)
+        return Loss(-(values_N * asked.weights_N).sum())
+
+
+def windows(row: Row, size: int) -> list[Row]:
+    """Pieces of at most `size` tokens; each token after the first is learnt in exactly one."""
+    step = size - 1
+    pieces = []
+    for start in range(0, max(1, len(row.tokens) - 1), step):
+        tokens, weights = row.tokens[start : start + size], row.weights[start : start + size]
+        pieces.append(Row(tokens, [0.0, *weights[1:]]))
+    return [piece for piece in pieces if piece.learnt]
