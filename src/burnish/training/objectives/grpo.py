@@ -108,7 +108,7 @@ class Grpo(Objective[Group]):
         }
         if self.beta:
             base_N = _flat([item.base or () for item in items], logprobs_N)
-            # The ratio makes its gradient that of the KL itself (arXiv 2512.02556, section 3.1).
+            # The ratio makes its gradient that of the KL itself (arXiv 2512.02556).
             divergence_N = (logprobs_N - old_N).exp() * kl_estimate(logprobs_N, base_N)
             losses_N = losses_N + self.beta * divergence_N
             metrics["kl"] = (divergence_N.detach().sum(), count)
