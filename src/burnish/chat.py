@@ -41,6 +41,7 @@ class Example:
         label: the class where the row has one.
         group: rows of one group never straddle a split.
         source: `file:line` the row came from, for messages to the user.
+        tags: the IOB2 tag of each word of the question, words parted by single spaces.
     """
 
     id: str
@@ -48,6 +49,7 @@ class Example:
     label: str | None = None
     group: str | None = None
     source: str = ""
+    tags: tuple[str, ...] | None = None
 
     @property
     def prompt(self) -> Conversation:
@@ -82,7 +84,8 @@ class Example:
             if message.weight != 1.0:
                 turn["weight"] = message.weight
             messages.append(turn)
-        extras = {"label": self.label, "group": self.group, "source": self.source or None}
+        extras: dict[str, Any] = {"label": self.label, "group": self.group}
+        extras |= {"source": self.source or None, "tags": self.tags and list(self.tags)}
         return {"id": self.id, "messages": messages} | {
             key: value for key, value in extras.items() if value is not None
         }
@@ -94,7 +97,9 @@ class Example:
             Message(turn["role"], turn["content"], turn.get("weight", 1.0))
             for turn in row["messages"]
         )
-        return cls(row["id"], messages, row.get("label"), row.get("group"), row.get("source") or "")
+        tags = tuple(row["tags"]) if "tags" in row else None
+        label, group, source = row.get("label"), row.get("group"), row.get("source") or ""
+        return cls(row["id"], messages, label, group, source, tags)
 
 
 def content_id(messages: Conversation) -> str:

@@ -5,6 +5,7 @@ A new format is one entry of FORMATS and its conversion.
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,9 @@ _SHAREGPT_ROLES: dict[str, Role] = {
     "tool": "tool",
     "observation": "tool",
 }
+
+
+_IOB2 = re.compile(r"O|[BI]-\S+")
 
 
 class _MisfitError(Exception):
@@ -100,6 +104,7 @@ class Converter:
             label=_label(values) if "label" in form.required else None,
             group=None if group is None or group == "" else str(group),
             source=row.source,
+            tags=tuple(values["tags"]) if "tags" in form.required else None,
         )
 
     def _rename(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -314,6 +319,36 @@ def _text_label(values: Mapping[str, Any]) -> Conversation:
     return Message("user", _text(values, "text")), Message("assistant", _label(values))
 
 
+def _words_tags(values: Mapping[str, Any]) -> Conversation:
+    words, tags = _list(values, "tokens", "words"), _list(values, "tags", "tags")
+    if len(words) != len(tags):
+        raise _MisfitError(f"has {len(words)} tokens and {len(tags)} tags", "give each word a tag")
+    for place, word in enumerate(words):
+        if not isinstance(word, str) or word.split() != [word]:
+            raise _MisfitError(
+                f"has {_kind(word)} as tokens[{place}]", "write one word without white space"
+            )
+    for place, tag in enumerate(tags):
+        if not isinstance(tag, str) or not _IOB2.fullmatch(tag):
+            raise _MisfitError(
+                f"has {_kind(tag)} as tags[{place}]", "write O, B-TYPE or I-TYPE (IOB2)"
+            )
+        before = tags[place - 1] if place else "O"
+        if tag[0] == "I" and tag[2:] != before[2:]:
+            reason = f"has {tag!r} as tags[{place}], where no span of that type goes on"
+            raise _MisfitError(reason, f"begin the span with B-{tag[2:]} (IOB2)")
+    return Message("user", " ".join(words)), Message("assistant", " ".join(tags))
+
+
+def _list(values: Mapping[str, Any], field: str, what: str) -> list[Any]:
+    items = values.get(field)
+    if not isinstance(items, list):
+        raise _MisfitError(f"has {_kind(items)} as {field}", f"write a list of {what}")
+    if not items:
+        raise _MisfitError(f"has no {what} in {field}", "delete the row")
+    return items
+
+
 def _plain_text(values: Mapping[str, Any]) -> Conversation:
     return (Message("document", _text(values, "text")),)
 
@@ -325,5 +360,6 @@ FORMATS: tuple[Format, ...] = (
     Format("prompt/completion", ("prompt", "completion"), _pair("prompt", "completion")),
     Format("question/answer", ("question", "answer"), _pair("question", "answer")),
     Format("text/label", ("text", "label"), _text_label),
+    Format("tokens/tags", ("tokens", "tags"), _words_tags),
     Format("plain text", ("text",), _plain_text),
 )

@@ -99,21 +99,29 @@ def render_all(
         DataError: nothing would be learnt.
     """
     limit = max_length or int(min(tokenizer.model_max_length, 1 << 30))
-    kept: list[Rendered] = []
-    longer: list[str] = []
-    longest = 0
-    for example, row in zip(examples, _render(examples, tokenizer), strict=True):
-        longest = max(longest, len(row.tokens))
-        if len(row.tokens) > limit:
-            longer.append(example.source)
-        else:
-            kept.append(row)
+    kept, finding = without_longer(examples, _render(examples, tokenizer), limit)
     if not any(weight for row in kept for weight in row.weights):
         raise DataError(
             f"nothing would be learnt from {len(examples)} rows",
             "give each row an assistant turn with a weight above 0 and at most "
             f"{limit} tokens in all",
         )
+    return kept, finding
+
+
+def without_longer(
+    examples: Sequence[Example], rows: Iterable[Rendered], limit: int
+) -> tuple[list[Rendered], Finding | None]:
+    """The rows of at most `limit` tokens, and which are longer; none is ever cut."""
+    kept: list[Rendered] = []
+    longer: list[str] = []
+    longest = 0
+    for example, row in zip(examples, rows, strict=True):
+        longest = max(longest, len(row.tokens))
+        if len(row.tokens) > limit:
+            longer.append(example.source)
+        else:
+            kept.append(row)
     if not longer:
         return kept, None
     message = (
