@@ -43,6 +43,7 @@ class Example:
         source: `file:line` the row came from, for messages to the user.
         rejected: an answer to the same prompt that people liked less than the one expected.
         liked: whether people liked the answer, where it was judged alone.
+        tags: the IOB2 tag of each word of the question, words parted by single spaces.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Example:
     source: str = ""
     rejected: str | None = None
     liked: bool | None = None
+    tags: tuple[str, ...] | None = None
 
     @property
     def content(self) -> tuple[Any, ...]:
@@ -97,6 +99,7 @@ class Example:
             "source": self.source or None,
             "rejected": self.rejected,
             "liked": self.liked,
+            "tags": self.tags and list(self.tags),
         }
         return {"id": self.id, "messages": messages} | {
             key: value for key, value in extras.items() if value is not None
@@ -117,6 +120,7 @@ class Example:
             source=row.get("source") or "",
             rejected=row.get("rejected"),
             liked=row.get("liked"),
+            tags=tuple(row["tags"]) if "tags" in row else None,
         )
 
 

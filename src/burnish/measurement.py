@@ -9,12 +9,20 @@ from burnish.errors import DataError, RecipeError
 from burnish.evaluation.runner import run_task
 from burnish.evaluation.scorers import scorer
 from burnish.evaluation.suite import Suite
-from burnish.evaluation.tasks import GenerateTask, Task, TextLossTask, label_task, preference_task
+from burnish.evaluation.tasks import (
+    GenerateTask,
+    PredictTask,
+    Task,
+    TextLossTask,
+    label_task,
+    preference_task,
+)
 from burnish.models.cache import cache_folder
+from burnish.models.classifier import Classifier
 from burnish.models.language_model import LanguageModel
-from burnish.models.verbs import Sampling
+from burnish.models.verbs import Measured, Sampling
 from burnish.progress import Bars
-from burnish.recipe import Recipe
+from burnish.recipe import HEADS, Recipe
 from burnish.retention.ledger import (
     general_row,
     perplexity_row,
@@ -25,13 +33,15 @@ from burnish.retention.ledger import (
 from burnish.run_directory import LedgerRow, RunDirectory
 
 
-def target_task(recipe: Recipe, directory: RunDirectory, model: LanguageModel) -> Task:
-    """Generation, labels by likelihood, or perplexity for documents, on the test rows."""
+def target_task(recipe: Recipe, directory: RunDirectory, model: LanguageModel | Classifier) -> Task:
+    """Labels of a head, generation, labels by likelihood, or perplexity, on the test rows."""
     examples = directory.split("test")
     if not examples:
         raise DataError("the test set is empty", "raise data.split.test, or name data.test")
     if recipe.evaluate.limit:
         examples = sorted(examples, key=lambda example: example.id)[: recipe.evaluate.limit]
+    if isinstance(model, Classifier):
+        return PredictTask("target", examples, target_scorers(recipe, examples)[0])
     if examples[0].messages[0].role == "document":
         return TextLossTask("target", [(e.id, e.expected) for e in examples])
     if examples[0].rejected is not None:
@@ -57,6 +67,8 @@ def target_scorers(recipe: Recipe, examples: Sequence[Example]) -> tuple[str, ..
     """The recipe's scorers, or those that fit the rows."""
     if recipe.evaluate.target:
         return recipe.evaluate.target
+    if recipe.objective == "tag":
+        return ("span_f1", "span_precision", "span_recall")
     if any(example.rejected is not None for example in examples):
         return ("accuracy",)
     if any(example.label is not None for example in examples):
@@ -69,7 +81,7 @@ def check_scorers(recipe: Recipe) -> None:
     names = recipe.evaluate.target or ()
     for name in names:
         scorer(name)
-    if names and scorer(names[0]).item is None:
+    if names and scorer(names[0]).item is None and recipe.objective not in HEADS:
         raise RecipeError(
             f"evaluate.target begins with {names[0]}, which is no score of single items",
             "put a scorer of single items first, such as accuracy or rougeL",
@@ -77,7 +89,7 @@ def check_scorers(recipe: Recipe) -> None:
 
 
 def measure(
-    directory: RunDirectory, model: LanguageModel, label: str, tasks: Sequence[Task], bars: Bars
+    directory: RunDirectory, model: Measured, label: str, tasks: Sequence[Task], bars: Bars
 ) -> None:
     cache = cache_folder() / "results" if label == "base" else None
     with bars.items(f"{label} model", sum(len(task) for task in tasks)) as advance:

@@ -16,20 +16,23 @@ from transformers import PreTrainedTokenizerBase
 
 from burnish.chat import Example
 from burnish.data.load import Dataset, load
-from burnish.data.render import Rendered, render_all
+from burnish.data.render import Rendered
 from burnish.errors import RunError
 from burnish.evaluation.suite import load_suite
 from burnish.evaluation.tasks import Task
 from burnish.measurement import check_scorers, fill_ledger, measure, target_task
+from burnish.models.classifier import Classifier, longest_text
+from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_tokenizer
-from burnish.models.sources import resolve
+from burnish.models.sources import Source, resolve
 from burnish.progress import Bars
-from burnish.recipe import Recipe, build_recipe, load_recipe
+from burnish.recipe import HEADS, Recipe, build_recipe, load_recipe
 from burnish.reports.card import write_card
 from burnish.reports.page import write_page
-from burnish.retention.verdict import decide
+from burnish.retention.verdict import Head, decide
 from burnish.run_directory import Finding, Manifest, RunDirectory
-from burnish.tuning import learn, recipe_of
+from burnish.tuning import learn, objective_of, open_run, recipe_of
+from burnish.tuning import open_classifier as open_classifier  # a verb of notebooks
 from burnish.tuning import open_tuned as open_tuned  # a verb of notebooks
 
 _LIBRARIES = ("burnish", "torch", "transformers", "peft", "tokenizers", "numpy")
@@ -74,15 +77,23 @@ def run(
 
 
 def check(
-    data: Path | str, model: str = "smollm2-135m", *, drop_bad: bool = False, **columns: str
+    data: Path | str,
+    model: str = "smollm2-135m",
+    *,
+    objective: str = "sft",
+    drop_bad: bool = False,
+    **columns: str,
 ) -> Checked:
     """Reads, checks, splits and renders a file as a run would; trains nothing."""
     values = {
         "model": model,
+        "objective": objective,
         "data": {"train": str(data), "drop_bad": drop_bad, "columns": columns},
     }
-    recipe = build_recipe(values, recipe_keys=set(), command_keys={"data.train", "model"})
-    return _prepare(recipe, load_tokenizer(resolve(model)))
+    recipe = build_recipe(
+        values, recipe_keys=set(), command_keys={"data.train", "model", "objective"}
+    )
+    return _prepare(recipe, resolve(model))
 
 
 def train(
@@ -114,7 +125,7 @@ def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirec
         return directory
     recipe = recipe_of(manifest)
     bars = Bars(quiet=quiet)
-    model = open_tuned(directory)
+    model = open_run(directory)
     suite = load_suite(recipe.evaluate.general) if recipe.evaluate.general else None
     target = target_task(recipe, directory, model)
     tasks: list[Task] = [
@@ -123,13 +134,13 @@ def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirec
         *(suite.texts if suite else ()),
     ]
     started = time.perf_counter()
-    with model.base():
-        measure(directory, model, "base", tasks, bars)
+    with model.base() as base:
+        measure(directory, base, "base", tasks, bars)
     measure(directory, model, "tuned", tasks, bars)
     manifest.times["evaluate"] = round(time.perf_counter() - started, 1)
     rows = fill_ledger(directory, recipe, suite)
     directory.write_ledger(rows)
-    directory.write_verdict(decide(rows, recipe.budget.general))
+    directory.write_verdict(decide(rows, recipe.budget.general, _head(model)))
     manifest.state = "certified"
     directory.write_manifest(manifest)
     return directory
@@ -148,26 +159,35 @@ def tokenizer_of(model: str) -> PreTrainedTokenizerBase:
     return load_tokenizer(resolve(model))
 
 
-def _prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Checked:
-    dataset = load(recipe.data, recipe.seed)
+def _head(model: LanguageModel | Classifier) -> Head | None:
+    if not isinstance(model, Classifier):
+        return None
+    with model.base() as base:
+        return Head("an encoder" if model.body == "encoder" else "a decoder", base.name)
+
+
+def _prepare(recipe: Recipe, source: Source) -> Checked:
+    dataset, tokenizer = load(recipe.data, recipe.seed), load_tokenizer(source)
+    objective, limit = objective_of(recipe, tokenizer), recipe.training.max_length
+    objective.check(dataset.train)
+    if recipe.objective in HEADS:  # an encoder has no place for a token beyond its longest text
+        limit = min(limit or longest_text(source), longest_text(source))
     findings, rendered = list(dataset.findings), {}
     for split in ("train", "validation", "test"):
         examples = getattr(dataset, split)
-        found = (
-            render_all(examples, tokenizer, recipe.training.max_length) if examples else ([], None)
-        )
+        found = objective.render(examples, tokenizer, limit) if examples else ([], None)
         rendered[split] = found[0]
         findings += [found[1]] if found[1] else []
     checked = Checked(dataset, rendered, findings)
     counts = ", ".join(f"{name} {count}" for name, count in checked.learnt_tokens().items())
     total = sum(checked.learnt_tokens().values())
-    findings.append(Finding("tokens", "info", f"tokens to be learnt: {counts}", total))
+    findings.append(Finding("tokens", "info", f"{objective.learns} to be learnt: {counts}", total))
     return checked
 
 
 def _begin(recipe: Recipe, bars: Bars) -> RunDirectory:
     source = resolve(recipe.model)
-    checked = _prepare(recipe, load_tokenizer(source))
+    checked = _prepare(recipe, source)
     manifest = Manifest(
         name=recipe.name,
         state="created",

@@ -15,8 +15,20 @@ from pydantic_core import ErrorDetails
 
 from burnish.errors import RecipeError
 
+# Objectives that give a model a head: it labels texts or words and writes nothing.
+HEADS = ("classify", "tag")
+
 Origin = Literal["default", "recipe", "command line", "derived"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+ClassWeights = Literal["none", "balanced"] | dict[str, Annotated[float, Field(gt=0)]]
+_NOT_FOR_HEADS = {
+    "evaluate.general": "leave it out, or set it to null",
+    "evaluate.answer": "leave it out",
+    "evaluate.max_new_tokens": "leave it out",
+    "data.system": "leave it out, a head reads the text alone",
+}
+_WHOLE = ("classify.weights", "tag.weights")  # a label may itself hold a full stop
+_WEIGHTS = "of the classes in the loss: none, balanced, or a mapping of label to weight"
 
 
 class _Section(BaseModel):
@@ -38,7 +50,7 @@ class Data(_Section):
     test: Path | None = Field(None, description="file instead of a split")
     columns: dict[str, str] = Field(
         default_factory=dict,
-        description="our field (text, label, prompt, completion, messages, group) to the column",
+        description="our field (text, label, prompt, tokens, tags, group and so on) to the column",
     )
     system: str | None = Field(None, description="system message put before every row")
     split: Split = Field(default_factory=Split)
@@ -118,6 +130,18 @@ class Distill(_Section):
     temperature: float = Field(1.0, gt=0)
 
 
+class Classify(_Section):
+    """A label for each text."""
+
+    weights: ClassWeights = Field("none", description=_WEIGHTS)
+
+
+class Tag(_Section):
+    """An IOB2 tag for each word."""
+
+    weights: ClassWeights = Field("none", description=_WEIGHTS)
+
+
 class Training(_Section):
     """How the weights move."""
 
@@ -162,7 +186,7 @@ class Recipe(_Section):
     model: str = "smollm2-135m"
     data: Data
     method: Literal["lora", "full"] = "lora"
-    objective: Literal["sft", "lm", "dpo", "kto", "grpo", "distill"] = "sft"
+    objective: Literal["sft", "lm", "dpo", "kto", "grpo", "distill", "classify", "tag"] = "sft"
     lora: Lora = Field(default_factory=Lora)
     sft: Sft = Field(default_factory=Sft)
     lm: Lm = Field(default_factory=Lm)
@@ -170,6 +194,8 @@ class Recipe(_Section):
     kto: Kto = Field(default_factory=Kto)
     grpo: Grpo = Field(default_factory=Grpo)
     distill: Distill = Field(default_factory=Distill)
+    classify: Classify = Field(default_factory=Classify)
+    tag: Tag = Field(default_factory=Tag)
     training: Training = Field(default_factory=Training)
     evaluate: Evaluate = Field(default_factory=Evaluate)
     budget: Budget = Field(default_factory=Budget)
@@ -206,6 +232,8 @@ def build_recipe(
     values: Mapping[str, Any], *, recipe_keys: set[str], command_keys: set[str]
 ) -> Recipe:
     """Validates nested values; every problem is in the one error that is raised."""
+    if values.get("objective") in HEADS:
+        values = _for_head(values)
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
@@ -218,6 +246,22 @@ def build_recipe(
     for key, _ in flat_values(recipe):
         recipe._origins[key] = _origin(key, recipe_keys, command_keys, derived)
     return recipe
+
+
+def _for_head(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What follows from a head; texts to label are short, so more of them go together.
+
+    Raises:
+        RecipeError: the recipe asks for what a head cannot do.
+    """
+    given = _flatten(values)
+    for key, remedy in _NOT_FOR_HEADS.items():
+        if given.get(key) is not None:
+            raise RecipeError(
+                f"{key} is {given[key]!r}, but objective {values['objective']} writes no text",
+                remedy,
+            )
+    return _nest({"evaluate.general": None, "training.batch_size": 32} | given)
 
 
 def restore_recipe(values: Mapping[str, Any], origins: Mapping[str, Origin]) -> Recipe:
@@ -282,9 +326,10 @@ def _anchor(data: dict[str, Any], folder: Path) -> None:
 def _flatten(values: Mapping[str, Any], prefix: str = "", empty: bool = False) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping) and value:
+        whole = not isinstance(value, Mapping) or f"{prefix}{key}" in _WHOLE
+        if isinstance(value, Mapping) and value and not whole:
             flat |= _flatten(value, f"{prefix}{key}.", empty)
-        elif not isinstance(value, Mapping) or empty:
+        elif whole or empty:
             flat[f"{prefix}{key}"] = value
     return flat
 

@@ -1,19 +1,25 @@
 """One run's training: the recipe builds the model, the items, the objective and the loop."""
 
+import json
 import shutil
 import time
+from collections import Counter
 from typing import Any
 
 import torch
 
 from burnish.errors import RecipeError, RunError
-from burnish.models.adapt import add_lora, load_weights, save_weights
+from burnish.models.adapt import add_lora, load_adapter, load_weights, save_weights
+from burnish.models.branches import Network
+from burnish.models.classifier import PEFT_TASK, Classifier, Constant, load_classifier
+from burnish.models.heads import OUTSIDE
 from burnish.models.language_model import LanguageModel, folder_sha256
-from burnish.models.load import load_model, place
+from burnish.models.load import load_model, load_tokenizer, place
 from burnish.models.served import ServedModel
+from burnish.models.sources import resolve
 from burnish.models.verbs import Sampling
 from burnish.progress import Bars
-from burnish.recipe import Recipe, restore_recipe
+from burnish.recipe import HEADS, Recipe, restore_recipe
 from burnish.rewards import reward_of
 from burnish.run_directory import Manifest, RunDirectory, replace_directory
 from burnish.training.batches import Batches
@@ -22,6 +28,7 @@ from burnish.training.loop import Loop, Settings
 from burnish.training.objective import Objective
 from burnish.training.objectives import OBJECTIVES
 from burnish.training.objectives.distill import LocalTeacher, OwnBase, Teacher
+from burnish.training.objectives.tag import all_tags
 from burnish.training.schedule import automatic_rate
 
 # Methods that change the weights themselves, so that the run keeps a whole model.
@@ -36,7 +43,7 @@ def recipe_of(manifest: Manifest) -> Recipe:
 def learn(directory: RunDirectory, recipe: Recipe, bars: Bars) -> None:
     """Trains to the end, going on from the last checkpoint if there is one."""
     manifest = directory.manifest()
-    model = load_model(recipe.model, recipe.device)
+    model = _start(directory, recipe)
     bars.say(f"{model.name} on {place(recipe.device)}")
     module = _adapt(model, recipe)
     settings = _settings(recipe, model)
@@ -67,17 +74,76 @@ def learn(directory: RunDirectory, recipe: Recipe, bars: Bars) -> None:
 
 
 def open_tuned(run: RunDirectory | Any) -> LanguageModel:
-    """The run's model with its adapter on; `model.base()` switches it off."""
-    directory = run if isinstance(run, RunDirectory) else RunDirectory.open(run)
-    recipe = recipe_of(directory.manifest())
-    if not directory.adapter.exists():
-        raise RunError(f"{directory.path} has no adapter yet", "train it with `burnish run`")
+    """The run's model with its adapter on; `model.base()` switches it off.
+
+    Raises:
+        RunError: the run has no adapter yet, or its model has a head and writes no text.
+    """
+    directory, recipe = _trained(run)
+    if recipe.objective in HEADS:
+        raise RunError(
+            f"{directory.path} holds a model that labels and writes no text",
+            "open it with burnish.open_classifier",
+        )
     if recipe.method in WHOLE:
         return _open_full(recipe, directory)
     return load_model(recipe.model, recipe.device, directory.adapter)
 
 
-def objective_of(recipe: Recipe, model: LanguageModel) -> Objective[Any]:
+def open_classifier(run: RunDirectory | Any) -> Classifier:
+    """The run's model with its head; `model.base()` gives what it is compared with.
+
+    Raises:
+        RunError: the run has no adapter yet, or its model has no head.
+    """
+    directory, recipe = _trained(run)
+    kind = recipe.objective
+    if kind != "classify" and kind != "tag":
+        raise RunError(
+            f"{directory.path} holds a model that writes text (objective {kind})",
+            "open it with burnish.open_tuned",
+        )
+    named = json.loads((directory.adapter / "config.json").read_text())["id2label"]
+    labels = [named[str(index)] for index in range(len(named))]
+    model = load_classifier(recipe.model, recipe.device, kind, labels, recipe.seed)
+    if recipe.method in WHOLE:
+        load_weights(model.module, directory.adapter)
+    else:
+        model.module = load_adapter(model.module, directory.adapter)
+    model.adapter_sha256 = folder_sha256(directory.adapter)
+    model.baseline = Constant(kind, OUTSIDE)
+    if kind == "classify":
+        counts = Counter(str(example.label) for example in directory.split("train"))
+        model.baseline = Constant(kind, min(counts, key=lambda label: (-counts[label], label)))
+    return model
+
+
+def open_run(run: RunDirectory | Any) -> LanguageModel | Classifier:
+    """The run's model, whether it writes or labels."""
+    directory = run if isinstance(run, RunDirectory) else RunDirectory.open(run)
+    headed = recipe_of(directory.manifest()).objective in HEADS
+    return open_classifier(directory) if headed else open_tuned(directory)
+
+
+def _trained(run: RunDirectory | Any) -> tuple[RunDirectory, Recipe]:
+    directory = run if isinstance(run, RunDirectory) else RunDirectory.open(run)
+    recipe = recipe_of(directory.manifest())
+    if not directory.adapter.exists():
+        raise RunError(f"{directory.path} has no adapter yet", "train it with `burnish run`")
+    return directory, recipe
+
+
+def _start(directory: RunDirectory, recipe: Recipe) -> LanguageModel | Classifier:
+    """The model before training, a fresh head on it where the objective needs one."""
+    kind = recipe.objective
+    if kind != "classify" and kind != "tag":
+        return load_model(recipe.model, recipe.device)
+    examples = [*directory.split("train"), *directory.split("validation")]
+    labels = all_tags(examples) if kind == "tag" else sorted({str(e.label) for e in examples})
+    return load_classifier(recipe.model, recipe.device, kind, labels, recipe.seed)
+
+
+def objective_of(recipe: Recipe, tokenizer: Any) -> Objective[Any]:
     """The recipe's objective with its own section as arguments.
 
     Raises:
@@ -85,7 +151,7 @@ def objective_of(recipe: Recipe, model: LanguageModel) -> Objective[Any]:
     """
     options = getattr(recipe, recipe.objective).model_dump()
     if recipe.objective in ("grpo", "distill"):
-        options["tokenizer"] = model.tokenizer
+        options["tokenizer"] = tokenizer
         options["sampling"] = Sampling(
             max_new_tokens=options.pop("max_new_tokens"),
             temperature=options.pop("temperature"),
@@ -95,11 +161,11 @@ def objective_of(recipe: Recipe, model: LanguageModel) -> Objective[Any]:
         options["reward"] = reward_of(recipe.grpo.reward)
     if recipe.objective == "distill":
         del options["served_name"]
-        options["teacher"] = _teacher(recipe, model)
+        options["teacher"] = _teacher(recipe, tokenizer)
     return OBJECTIVES[recipe.objective](**options)
 
 
-def _teacher(recipe: Recipe, model: LanguageModel) -> Teacher:
+def _teacher(recipe: Recipe, tokenizer: Any) -> Teacher:
     """Who is learnt from: the base itself, a server, or another local model."""
     given = recipe.distill
     if given.teacher is None:
@@ -110,24 +176,24 @@ def _teacher(recipe: Recipe, model: LanguageModel) -> Teacher:
                 "distill.direction is reverse, but a server names only the likeliest tokens",
                 "set it to forward, or name a local teacher",
             )
-        return ServedModel(given.teacher, given.served_name, model.tokenizer)
-    other = load_model(given.teacher, recipe.device)
-    if other.tokenizer.get_vocab() != model.tokenizer.get_vocab():
+        return ServedModel(given.teacher, given.served_name, tokenizer)
+    name = given.teacher
+    if load_tokenizer(resolve(name)).get_vocab() != tokenizer.get_vocab():
         raise RecipeError(
-            f"distill.teacher {given.teacher} has another vocabulary than {model.name}",
+            f"distill.teacher {name} has another vocabulary than {recipe.model}",
             "choose a teacher of the same family",
         )
-    return LocalTeacher(other.network)
+    return LocalTeacher(lambda: load_model(name, recipe.device).network)
 
 
 def _loop(
     directory: RunDirectory,
     recipe: Recipe,
-    model: LanguageModel,
+    model: LanguageModel | Classifier,
     module: Any,
     settings: Settings,
 ) -> Loop:
-    given, objective = recipe.training, objective_of(recipe, model)
+    given, objective = recipe.training, objective_of(recipe, model.tokenizer)
     longest = given.max_length or model.context_length
     items, validation = (
         objective.items(directory.split(split), model.tokenizer, longest)
@@ -147,15 +213,17 @@ def _loop(
     return loop
 
 
-def _adapt(model: LanguageModel, recipe: Recipe) -> Any:
+def _adapt(model: LanguageModel | Classifier, recipe: Recipe) -> Any:
     torch.manual_seed(recipe.seed)
     if recipe.method == "full":
         return model.module
     options = recipe.lora.model_dump(exclude={"plus"})
+    if isinstance(model, Classifier):
+        options |= {"task_type": PEFT_TASK[model.kind], "whole": list(model.fresh) or None}
     return add_lora(model.module, seed=recipe.seed, **options)
 
 
-def _settings(recipe: Recipe, model: LanguageModel) -> Settings:
+def _settings(recipe: Recipe, model: LanguageModel | Classifier) -> Settings:
     given = recipe.training
     rate = given.learning_rate
     if rate == "auto":
@@ -180,6 +248,8 @@ def _keep(module: Any, directory: RunDirectory, recipe: Recipe) -> None:
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
     save_weights(module, new)
+    if recipe.objective in HEADS:
+        Network(module).model.config.save_pretrained(str(new))  # it names the labels
     replace_directory(new, directory.path / name)
 
 

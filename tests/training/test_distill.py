@@ -87,7 +87,7 @@ def test_student_comes_to_answer_as_the_teacher(
     for parameter in teacher.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
     adapted.config.vocab_size = len(tiny_tokenizer)
-    objective = Distill(LocalTeacher(Network(teacher)), tiny_tokenizer, on=on)
+    objective = Distill(LocalTeacher(lambda: Network(teacher)), tiny_tokenizer, on=on)
     chance = torch.Generator().manual_seed(2)
     drawn = torch.randint(3, 61, (16, 9), generator=chance).tolist()
     rows = [Row(row, [0.0] * 4 + [1.0] * 5) for row in drawn]
@@ -157,7 +157,7 @@ def test_served_teacher(
         other = ServedModel(url, "other", tiny_tokenizer)
         with pytest.raises(ModelError, match=r"counts 6 tokens where we have 7"):
             other.logprobs(Network(adapted), rows)
-    expected = LocalTeacher(Network(llama)).logprobs(Network(adapted), rows)(slice(0, 8))
+    expected = LocalTeacher(lambda: Network(llama)).logprobs(Network(adapted), rows)(slice(0, 8))
     said = found.isfinite()
     assert said.sum(-1).tolist() == [20] * 8
     torch.testing.assert_close(found[said], expected[said], atol=1e-5, rtol=1e-5)

@@ -164,7 +164,16 @@ def test_only_the_last_answer_is_learnt(tiny_tokenizer: Any) -> None:
         learnt = [t for t, w in zip(row.tokens, row.weights, strict=True) if w]
         assert tiny_tokenizer.decode(learnt) == f"{answer}<|im_end|>"
     with pytest.raises(DataError, match="no rejected answer"):
-        Dpo().items([Example("2", turns)], tiny_tokenizer, 512)
+        Dpo().check([example, Example("2", turns)])
+
+
+def test_pair_is_as_long_as_its_longer_answer(tiny_tokenizer: Any) -> None:
+    turns = (Message("user", "yes"), Message("assistant", "no"))
+    short, long = Example("1", turns, rejected="red"), Example("2", turns, rejected="parcel " * 30)
+    kept, finding = Dpo().render([short, long], tiny_tokenizer, 60)
+    assert [row.id for row in kept] == ["1"]
+    assert finding is not None
+    assert finding.count == 1
 
 
 def judged(draw: Draw) -> list[Judged]:

@@ -4,6 +4,7 @@ A new format is one entry of FORMATS and its conversion.
 """
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,8 @@ from burnish.data.preferences import (
 )
 from burnish.data.rows import BadRow, Row
 from burnish.errors import DataError
+
+_IOB2 = re.compile(r"O|[BI]-\S+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +234,36 @@ def _text_label(values: Mapping[str, Any]) -> Conversation:
     return Message("user", text_of(values, "text")), Message("assistant", _label(values))
 
 
+def _words_tags(values: Mapping[str, Any]) -> Conversation:
+    words, tags = _list(values, "tokens", "words"), _list(values, "tags", "tags")
+    if len(words) != len(tags):
+        raise MisfitError(f"has {len(words)} tokens and {len(tags)} tags", "give each word a tag")
+    for place, word in enumerate(words):
+        if not isinstance(word, str) or word.split() != [word]:
+            raise MisfitError(
+                f"has {kind_of(word)} as tokens[{place}]", "write one word without white space"
+            )
+    for place, tag in enumerate(tags):
+        if not isinstance(tag, str) or not _IOB2.fullmatch(tag):
+            raise MisfitError(
+                f"has {kind_of(tag)} as tags[{place}]", "write O, B-TYPE or I-TYPE (IOB2)"
+            )
+        before = tags[place - 1] if place else "O"
+        if tag[0] == "I" and tag[2:] != before[2:]:
+            reason = f"has {tag!r} as tags[{place}], where no span of that type goes on"
+            raise MisfitError(reason, f"begin the span with B-{tag[2:]} (IOB2)")
+    return Message("user", " ".join(words)), Message("assistant", " ".join(tags))
+
+
+def _list(values: Mapping[str, Any], field: str, what: str) -> list[Any]:
+    items = values.get(field)
+    if not isinstance(items, list):
+        raise MisfitError(f"has {kind_of(items)} as {field}", f"write a list of {what}")
+    if not items:
+        raise MisfitError(f"has no {what} in {field}", "delete the row")
+    return items
+
+
 def _plain_text(values: Mapping[str, Any]) -> Conversation:
     return (Message("document", text_of(values, "text")),)
 
@@ -261,6 +294,12 @@ FORMATS: tuple[Format, ...] = (
     Format("prompt/completion", ("prompt", "completion"), _pair("prompt", "completion")),
     Format("question/answer", ("question", "answer"), _pair("question", "answer")),
     Format("text/label", ("text", "label"), _text_label, extras=lambda v: {"label": _label(v)}),
+    Format(
+        "tokens/tags",
+        ("tokens", "tags"),
+        _words_tags,
+        extras=lambda values: {"tags": tuple(values["tags"])},
+    ),
     Format("plain text", ("text",), _plain_text),
     Format("prompt", ("prompt",), asked, answered=False),
 )

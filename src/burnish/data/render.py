@@ -3,13 +3,13 @@
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 from jinja2 import TemplateError
 
-from burnish.chat import Conversation, Example
+from burnish.chat import Conversation, Example, Message
 from burnish.errors import DataError
 from burnish.run_directory import Finding
 
@@ -99,21 +99,29 @@ def render_all(
         DataError: nothing would be learnt.
     """
     limit = max_length or int(min(tokenizer.model_max_length, 1 << 30))
-    kept: list[Rendered] = []
-    longer: list[str] = []
-    longest = 0
-    for example, row in zip(examples, _render(examples, tokenizer), strict=True):
-        longest = max(longest, len(row.tokens))
-        if len(row.tokens) > limit:
-            longer.append(example.source)
-        else:
-            kept.append(row)
+    kept, finding = without_longer(examples, _render(examples, tokenizer), limit)
     if not any(weight for row in kept for weight in row.weights):
         raise DataError(
             f"nothing would be learnt from {len(examples)} rows",
             "give each row an assistant turn with a weight above 0 and at most "
             f"{limit} tokens in all",
         )
+    return kept, finding
+
+
+def without_longer(
+    examples: Sequence[Example], rows: Iterable[Rendered], limit: int
+) -> tuple[list[Rendered], Finding | None]:
+    """The rows of at most `limit` tokens, and which are longer; none is ever cut."""
+    kept: list[Rendered] = []
+    longer: list[str] = []
+    longest = 0
+    for example, row in zip(examples, rows, strict=True):
+        longest = max(longest, len(row.tokens))
+        if len(row.tokens) > limit:
+            longer.append(example.source)
+        else:
+            kept.append(row)
     if not longer:
         return kept, None
     message = (
@@ -127,6 +135,49 @@ def render_prompt(conversation: Conversation, tokenizer: Any) -> list[int]:
     """Tokens up to the place where the assistant begins to answer."""
     text = _template(conversation, tokenizer, answer=True)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def render_prompts(
+    examples: Sequence[Example], tokenizer: Any, max_length: int | None, answer: int
+) -> tuple[list[Rendered], Finding | None]:
+    """Prompts that leave room for `answer` tokens; the last token, where it begins, is marked."""
+    limit = (max_length or int(min(tokenizer.model_max_length, 1 << 30))) - answer
+    prompts = ((e.id, render_prompt(e.prompt, tokenizer)) for e in examples)
+    rows = (Rendered(n, tuple(p), (*[0.0] * (len(p) - 1), 1.0)) for n, p in prompts)
+    kept, finding = without_longer(examples, rows, limit)
+    if not kept:
+        raise DataError(
+            f"none of {len(examples)} prompts has at most {limit} tokens",
+            "shorten them, or lower max_new_tokens",
+        )
+    return kept, finding
+
+
+def render_answers(
+    examples: Sequence[Example], tokenizer: Any, max_length: int | None
+) -> tuple[list[Rendered], Finding | None]:
+    """Rows whose answers all fit, the chosen and the rejected; given is the longer of them."""
+    limit = max_length or int(min(tokenizer.model_max_length, 1 << 30))
+    chosen, _ = render_all([answering(e, e.expected) for e in examples], tokenizer, 1 << 30)
+    pairs = [answering(e, e.rejected) for e in examples if e.rejected is not None]
+    rejected = iter(render_all(pairs, tokenizer, 1 << 30)[0] if pairs else [])
+    longer = [
+        row if e.rejected is None else max(row, next(rejected), key=lambda r: len(r.tokens))
+        for e, row in zip(examples, chosen, strict=True)
+    ]
+    kept, finding = without_longer(examples, longer, limit)
+    if not kept:
+        raise DataError(
+            f"none of {len(examples)} rows has answers of at most {limit} tokens",
+            "shorten them, or raise training.max_length",
+        )
+    return kept, finding
+
+
+def answering(example: Example, answer: str) -> Example:
+    """The row with this answer, the only turn that is learnt."""
+    prompt = tuple(replace(turn, weight=0.0) for turn in example.prompt)
+    return replace(example, messages=(*prompt, Message("assistant", answer)))
 
 
 def _render(examples: Iterable[Example], tokenizer: Any) -> Iterator[Rendered]:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from burnish.evaluation.tasks import Task
-from burnish.models.verbs import Model
+from burnish.models.verbs import Measured
 from burnish.run_directory import (
     ItemResult,
     append_results,
@@ -22,7 +22,7 @@ Advance = Callable[[int], None]
 
 
 def run_task(
-    model: Model,
+    model: Measured,
     task: Task,
     path: Path,
     *,
@@ -32,7 +32,7 @@ def run_task(
     """Results of all items, at `path` on disk; an interrupted run goes on where it stopped.
 
     Args:
-        model: anything that speaks the three verbs.
+        model: anything that speaks the verbs that the task needs.
         task: what to ask.
         path: the JSON Lines file of the results; those of another model or task are replaced.
         cache: a folder that keeps finished results by model and task, for base models.

@@ -15,6 +15,7 @@ from functools import cache, lru_cache
 from typing import Literal
 
 from burnish.errors import DataError, UserError
+from burnish.evaluation.spans import span_f1, span_precision, span_recall
 
 ItemScorer = Callable[[str, str], float]
 CorpusScorer = Callable[[Sequence[str], Sequence[str]], float]
@@ -45,6 +46,13 @@ class Scorer:
     def best(self) -> float:
         """The score of a perfect answer: BLEU and chrF count to 100, everything else to 1."""
         return 100.0 if self.name.removeprefix("corpus_") in ("bleu", "chrf") else 1.0
+
+    def grade(self, answer: str, expected: str) -> float:
+        """One item in [0, 1]; under a corpus scorer an item that is wholly right has 1."""
+        if self.item is not None:
+            return self.item(answer, expected) / self.best
+        assert self.corpus is not None
+        return 1.0 if answer == expected else self.corpus([answer], [expected]) / self.best
 
 
 def scorer(name: str) -> Scorer:
@@ -298,6 +306,9 @@ _REGISTERED = (
     _by_corpus("micro_precision", micro_precision, "pooled precision, 0 to 1"),
     _by_corpus("micro_recall", micro_recall, "pooled recall, 0 to 1"),
     _by_corpus("micro_f1", micro_f1, "pooled F1, 0 to 1"),
+    _by_corpus("span_precision", span_precision, "precision of the tagged spans, 0 to 1"),
+    _by_corpus("span_recall", span_recall, "recall of the tagged spans, 0 to 1"),
+    _by_corpus("span_f1", span_f1, "F1 of the tagged spans, 0 to 1"),
     _by_corpus("corpus_bleu", corpus_bleu, "BLEU of all answers, 0 to 100"),
     _by_corpus("corpus_chrf", corpus_chrf, "chrF2 of all answers, 0 to 100"),
 )

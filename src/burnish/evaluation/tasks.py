@@ -27,7 +27,7 @@ class Task(Protocol):
 
     def __len__(self) -> int: ...
 
-    def answer(self, model: Model, start: int, stop: int) -> list[ItemResult]:
+    def answer(self, model: Any, start: int, stop: int) -> list[ItemResult]:
         """Results of the items from `start` to `stop`, in order."""
         ...
 
@@ -65,6 +65,38 @@ class GenerateTask:
                 found.logprob,
             )
             for example, found in zip(examples, answers, strict=True)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class PredictTask:
+    """A model with a head labels each question; one item may be many tags, parted by spaces."""
+
+    name: str
+    examples: Sequence[Example]
+    scorer: str
+
+    @property
+    def hash(self) -> str:
+        rows = [(example.id, example.question, example.expected) for example in self.examples]
+        return _hash("predict", rows, self.scorer)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def answer(self, model: Any, start: int, stop: int) -> list[ItemResult]:
+        examples = self.examples[start:stop]
+        found = model.predict([example.question for example in examples])
+        return [
+            ItemResult(
+                example.id,
+                example.question,
+                example.expected,
+                prediction.text,
+                scorer(self.scorer).grade(prediction.text, example.expected),
+                prediction.logprob,
+            )
+            for example, prediction in zip(examples, found, strict=True)
         ]
 
 

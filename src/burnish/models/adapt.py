@@ -1,8 +1,9 @@
 """Which weights learn, and how they are kept: PEFT makes the adapters and owns their format."""
 
 import contextlib
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +30,8 @@ def add_lora(
 ) -> Any:
     """Wraps the model in a fresh LoRA adapter; only the adapter learns.
 
-    `options` are `dropout`, `layers` (numbers from 0, None is all), `rslora` and `dora`.
+    `options` are `dropout`, `layers` (numbers from 0, None is all), `rslora`, `dora`, and for a
+    head PEFT's `task_type` and `whole`, the names of modules that learn and are kept whole.
 
     Raises:
         ModelError: the model has no layers of the names that `target` stands for.
@@ -44,7 +46,9 @@ def add_lora(
         layers_to_transform=list(layers) if layers is not None else None,
         use_rslora=options.get("rslora", False),
         use_dora=options.get("dora", False),
-        task_type="CAUSAL_LM",
+        task_type=options.get("task_type", "CAUSAL_LM"),
+        modules_to_save=options.get("whole"),
+        exclude_modules=_within(options.get("whole")),
     )
     torch.manual_seed(seed)
     try:
@@ -54,6 +58,11 @@ def add_lora(
         raise ModelError(
             f"the model has no {target} layers to adapt", "set lora.target to all-linear"
         ) from error
+
+
+def _within(names: Sequence[str] | None) -> str | None:
+    """A pattern of the modules so named and all inside them."""
+    return rf"({'|'.join(map(re.escape, names))})(\..*)?" if names else None
 
 
 def load_adapter(model: Any, folder: Path) -> Any:

@@ -59,8 +59,8 @@ class Scores:
 Stream = Callable[[int, str], None]
 
 
-class Model(Protocol):
-    """What every measure of Burnish runs on."""
+class Measured(Protocol):
+    """What a run of a task must know of any model."""
 
     @property
     def name(self) -> str:
@@ -71,6 +71,10 @@ class Model(Protocol):
     def fingerprint(self) -> str:
         """Changes when the answers could: a hash of the weights and the adapter."""
         ...
+
+
+class Model(Measured, Protocol):
+    """What every measure of a model that writes runs on."""
 
     def generate(
         self,

@@ -13,8 +13,10 @@ Pair = tuple[Sequence[ItemResult], Sequence[ItemResult]]
 
 
 def target_rows(pair: Pair, scorers: Sequence[str], seed: int) -> list[LedgerRow]:
-    """One row a scorer; the first one, computed item by item, decides."""
-    return [_target_row(pair, name, seed) for name in scorers]
+    """One row a scorer; the first one decides."""
+    first, *others = scorers
+    rows = [_target_row(pair, first, seed, decides=True)]
+    return rows + [_target_row(pair, name, seed) for name in others]
 
 
 def section_row(task: str, pair: Pair) -> LedgerRow:
@@ -79,10 +81,10 @@ def general_row(suite: str, sections: Mapping[str, Pair], budget_points: float) 
     )
 
 
-def _target_row(pair: Pair, name: str, seed: int) -> LedgerRow:
+def _target_row(pair: Pair, name: str, seed: int, *, decides: bool = False) -> LedgerRow:
     metric = scorer(name)
     if metric.item is None:
-        return _corpus_row(pair, name, seed)
+        return _corpus_row(pair, name, seed, decides=decides)
     scores = np.array([[metric.item(r.answer, r.expected) for r in side] for side in pair])
     scores /= metric.best  # the ledger's scores lie in [0, 1]
     if metric.binary:
@@ -138,13 +140,18 @@ def _graded_row(
     )
 
 
-def _corpus_row(pair: Pair, name: str, seed: int) -> LedgerRow:
+def _corpus_row(pair: Pair, name: str, seed: int, *, decides: bool) -> LedgerRow:
     """A metric of the whole test set: rows are resampled, base and tuned together."""
     measures = [_corpus_measure(side, name) for side in pair]
     n = len(pair[0])
     everything = np.arange(n)
     base, tuned = (measure(everything) for measure in measures)
     shown = statistics.paired_bootstrap_metric(measures[0], measures[1], n, seed=seed)
+    bound = None
+    if decides:
+        bound = statistics.paired_bootstrap_metric(
+            measures[0], measures[1], n, seed=seed, confidence=0.90
+        ).low
     return LedgerRow(
         task="target",
         kind="target",
@@ -155,6 +162,8 @@ def _corpus_row(pair: Pair, name: str, seed: int) -> LedgerRow:
         delta=tuned - base,
         low=shown.low,
         high=shown.high,
+        bound=bound,
+        passed=None if bound is None else bound > 0,
     )
 
 

@@ -1,16 +1,29 @@
 """The decision: superiority on the target, non-inferiority of general ability, both at 95 %."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from burnish.evaluation.statistics import items_needed
 from burnish.run_directory import Decision, LedgerRow, Verdict
 
 
-def decide(ledger: Sequence[LedgerRow], budget_points: float) -> Verdict:
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A model that labels and writes nothing: `body` is an encoder or a decoder.
+
+    `baseline` says what it is compared with, since a head that was made afresh has no base.
+    """
+
+    body: str
+    baseline: str
+
+
+def decide(ledger: Sequence[LedgerRow], budget_points: float, head: Head | None = None) -> Verdict:
     """`release` when both tests pass, `hold` when one surely fails, else `inconclusive`.
 
     Each test is one-sided at 5 %. Both must pass (intersection-union test, Berger 1982), so the
-    chance of releasing a model that fails either stays at most 5 %.
+    chance of releasing a model that fails either stays at most 5 %. A model with a head has no
+    general ability that could be lost: there the target alone decides.
     """
     target = next(row for row in ledger if row.kind == "target")
     general = next((row for row in ledger if row.kind == "general"), None)
@@ -18,11 +31,18 @@ def decide(ledger: Sequence[LedgerRow], budget_points: float) -> Verdict:
     if general is not None:
         judged.append(_judge_general(general, budget_points))
     reasons = [reason for _, reason in judged]
-    if general is None:
+    if head is not None:
+        reasons += [
+            f"Base is {head.baseline} since a fresh head has learnt nothing to compare with.",
+            f"General ability was not measured: the model is {head.body} with a head and writes no "
+            "text, so it has none to lose.",
+        ]
+    elif general is None:
         reasons.append("General ability was not measured: the recipe names no general suite.")
     reasons += _noticed(ledger)
     missing = _items_missing(general) if general is not None else None
-    decision = _together([result for result, _ in judged], measured=general is not None)
+    whole = general is not None or head is not None
+    decision = _together([result for result, _ in judged], measured=whole)
     return Verdict(
         decision,
         tuple(reasons),

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from burnish.chat import Example
-from burnish.data.render import render_all
+from burnish.data.render import Rendered, render_all
 from burnish.models.branches import Network, Row
+from burnish.run_directory import Finding
 
 _VALIDATED_AT_ONCE = 16
 
@@ -63,10 +64,22 @@ class Means:
 class Objective(ABC, Generic[ItemT]):
     """One way to learn. A new one is a file in `objectives/` and its line there.
 
-    `updates` is the number of optimizer updates that one step makes on what it collected.
+    `updates` is the number of optimizer updates that one step makes on what it collected, `learns`
+    what the data check counts.
     """
 
     updates: int = 1
+    learns: str = "tokens"
+
+    def check(self, examples: Sequence[Example]) -> None:
+        """Raises UserError where rows to train on are not of the kind that is learnt here."""
+        return
+
+    def render(
+        self, examples: Sequence[Example], tokenizer: Any, max_length: int | None
+    ) -> tuple[list[Rendered], Finding | None]:
+        """Rows that fit into `max_length` tokens as they are learnt, and what was left out."""
+        return render_all(examples, tokenizer, max_length)
 
     @abstractmethod
     def items(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[ItemT]:

@@ -8,16 +8,18 @@ before the same answer.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from burnish.chat import Example, Message
-from burnish.data.render import render_prompt
+from burnish.data.render import Rendered, render_prompt, render_prompts
 from burnish.models.branches import Network, Row, branch_states
 from burnish.models.decoding import Decoder
 from burnish.models.verbs import Sampling
+from burnish.run_directory import Finding
 from burnish.training.objective import Loss, Objective, rows_of
 
 # log-probabilities (n, V), or (n, V) with -inf where the teacher said nothing, of some positions
@@ -45,11 +47,15 @@ class OwnBase:
         return read
 
 
-@dataclass(frozen=True)
 class LocalTeacher:
-    """Another model with the same vocabulary."""
+    """Another model with the same vocabulary, loaded when it is first asked."""
 
-    teacher: Network
+    def __init__(self, load: Callable[[], Network]) -> None:
+        self._load = load
+
+    @cached_property
+    def teacher(self) -> Network:
+        return self._load()
 
     def logprobs(self, network: Network, rows: Sequence[Row]) -> TeacherLogprobs:
         with self.teacher.frozen():
@@ -97,6 +103,13 @@ class Distill(Objective[Twin]):
     direction: Literal["forward", "reverse"] = "forward"
     on: Literal["text", "samples"] = "text"
     sampling: Sampling = Sampling(max_new_tokens=64, temperature=1.0)  # noqa: RUF009
+
+    def render(
+        self, examples: Sequence[Example], tokenizer: Any, max_length: int | None
+    ) -> tuple[list[Rendered], Finding | None]:
+        if self.on == "text":
+            return super().render(examples, tokenizer, max_length)
+        return render_prompts(examples, tokenizer, max_length, self.sampling.max_new_tokens)
 
     def items(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Twin]:
         taught = [with_system(example, self.system) for example in examples]

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from burnish.chat import Example, Message
+from burnish.chat import Example
+from burnish.data.render import Rendered, answering, render_answers
 from burnish.errors import DataError
 from burnish.models.branches import Network, Row, tree_states
+from burnish.run_directory import Finding
 from burnish.training.objective import Loss, Objective, rows_of
 
 _AT_ONCE = 16
@@ -56,13 +58,15 @@ class Dpo(Objective[Pair]):
     gamma: float = 0.5
     keep_reference: bool = True
 
+    def check(self, examples: Sequence[Example]) -> None:
+        check_pairs(examples)
+
+    def render(
+        self, examples: Sequence[Example], tokenizer: Any, max_length: int | None
+    ) -> tuple[list[Rendered], Finding | None]:
+        return render_answers(examples, tokenizer, max_length)
+
     def items(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Pair]:
-        missing = next((e for e in examples if e.rejected is None), None)
-        if missing is not None:
-            raise DataError(
-                f"{missing.source or missing.id} has no rejected answer",
-                "give rows with prompt, chosen and rejected",
-            )
         chosen = rows_of([answering(e, e.expected) for e in examples], tokenizer, max_length)
         rejected = rows_of([answering(e, str(e.rejected)) for e in examples], tokenizer, max_length)
         return [Pair(good, bad) for good, bad in zip(chosen, rejected, strict=True)]
@@ -167,7 +171,11 @@ def lengths(pairs: Sequence[Pair], like: Tensor) -> Tensor:
     return torch.tensor(counts, dtype=like.dtype, device=like.device)
 
 
-def answering(example: Example, answer: str) -> Example:
-    """The row with this answer, the only turn that is learnt."""
-    prompt = tuple(replace(turn, weight=0.0) for turn in example.prompt)
-    return replace(example, messages=(*prompt, Message("assistant", answer)))
+def check_pairs(examples: Sequence[Example]) -> None:
+    """Raises DataError where a row does not compare two answers."""
+    missing = next((e for e in examples if e.rejected is None), None)
+    if missing is not None:
+        raise DataError(
+            f"{missing.source or missing.id} has no rejected answer",
+            "give rows with prompt, chosen and rejected",
+        )

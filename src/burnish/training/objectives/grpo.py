@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from burnish.chat import Example
-from burnish.data.render import render_prompt
+from burnish.data.render import Rendered, render_prompt, render_prompts
 from burnish.models.branches import Asked, Network, Row, tree_states
 from burnish.models.decoding import Decoder
 from burnish.models.verbs import Sampling
+from burnish.run_directory import Finding
 from burnish.training.objective import Loss, Objective
 
 # Answers and the rows they answer -> a reward each, higher is better.
@@ -71,6 +72,13 @@ class Grpo(Objective[Group]):
     clip: float = 0.2
     beta: float = 0.0
     updates: int = 1
+
+    learns = "prompts"
+
+    def render(
+        self, examples: Sequence[Example], tokenizer: Any, max_length: int | None
+    ) -> tuple[list[Rendered], Finding | None]:
+        return render_prompts(examples, tokenizer, max_length, self.sampling.max_new_tokens)
 
     def items(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Group]:
         prompts = [tuple(render_prompt(e.prompt, tokenizer)) for e in examples]

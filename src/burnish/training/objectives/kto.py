@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from burnish.chat import Example
+from burnish.data.render import Rendered, answering, render_answers
 from burnish.errors import DataError
 from burnish.models.branches import Network, Row, tree_states
+from burnish.run_directory import Finding
 from burnish.training.objective import Loss, Objective, rows_of
-from burnish.training.objectives.dpo import answering
 
 _AT_ONCE = 16
 
@@ -51,6 +52,15 @@ class Kto(Objective[Judged]):
     beta: float = 0.1
     liked_weight: float = 1.0
     disliked_weight: float = 1.0
+
+    def check(self, examples: Sequence[Example]) -> None:
+        for example in examples:
+            as_judged(example)
+
+    def render(
+        self, examples: Sequence[Example], tokenizer: Any, max_length: int | None
+    ) -> tuple[list[Rendered], Finding | None]:
+        return render_answers(examples, tokenizer, max_length)
 
     def items(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Judged]:
         judged = [example for row in examples for example in as_judged(row)]

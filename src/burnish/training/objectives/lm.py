@@ -5,14 +5,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from burnish.chat import Example
+from burnish.data.render import Rendered
 from burnish.models.branches import Network, Row
 from burnish.models.packing import packed_states
+from burnish.run_directory import Finding
 from burnish.training.objective import Loss, Objective, rows_of
 
 
 @dataclass(frozen=True)
 class Lm(Objective[Row]):
     """Learns documents; one longer than `max_length` is read in windows that overlap by a token."""
+
+    def render(
+        self, examples: Sequence[Example], tokenizer: Any, max_length: int | None
+    ) -> tuple[list[Rendered], Finding | None]:
+        return super().render(examples, tokenizer, 1 << 30)  # read in windows, so none is too long
 
     def items(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Row]:
         whole = rows_of(examples, tokenizer, max_length=1 << 30)

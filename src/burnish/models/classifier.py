@@ -1,0 +1,278 @@
+"""An encoder or decoder with a head: one label a text, or one IOB2 tag a word.
+
+The modules are transformers' own for sequence and token classification, so a saved head opens
+there too. Shapes: B texts, T tokens, N words, C labels.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+from transformers.utils import logging
+
+from burnish.errors import ModelError
+from burnish.models.branches import Network
+from burnish.models.heads import (
+    OUTSIDE,
+    TaggedTokens,
+    encode_texts,
+    encode_words,
+    iob2,
+    label_logits,
+    tag_logits,
+)
+from burnish.models.load import DeviceChoice, load_tokenizer, place
+from burnish.models.sources import Source, resolve
+
+HeadKind = Literal["classify", "tag"]
+_AUTO: dict[HeadKind, Any] = {
+    "classify": AutoModelForSequenceClassification,
+    "tag": AutoModelForTokenClassification,
+}
+# PEFT keeps a head's weights beside the adapter when it knows the kind of task.
+PEFT_TASK: dict[HeadKind, str] = {"classify": "SEQ_CLS", "tag": "TOKEN_CLS"}
+_TOKENS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A label, or the tags of all words parted by spaces, and its log-probability (nats)."""
+
+    text: str
+    logprob: float | None
+
+
+class Classifier:
+    """A model with a head, its tokenizer and its labels.
+
+    Args:
+        module: transformers' model for sequence or token classification, a PEFT model around it.
+        tokenizer: its tokenizer, a fast one.
+        kind: what the head does.
+        name: how reports call it.
+        source_sha256: hash of the base weights.
+        fresh: names of the modules that the checkpoint lacked; they must learn and be saved.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        tokenizer: Any,
+        kind: HeadKind,
+        *,
+        name: str,
+        source_sha256: str,
+        fresh: Sequence[str] = (),
+    ) -> None:
+        self.module: Any = module
+        self.tokenizer: Any = tokenizer
+        self.kind = kind
+        self.name = name
+        self.source_sha256 = source_sha256
+        self.fresh = tuple(fresh)
+        self.adapter_sha256: str | None = None
+        self.baseline: Constant | None = None
+
+    @property
+    def network(self) -> Network:
+        """The module with the adapter's layers inside."""
+        return Network(self.module)
+
+    @property
+    def body(self) -> str:
+        """`encoder` or `decoder`."""
+        return "decoder" if self.tokenizer.cls_token_id is None else "encoder"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """In the order of the head's outputs."""
+        named = self.network.model.config.id2label
+        return tuple(named[index] for index in sorted(named))
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of the longest text that the model reads."""
+        return _longest(self.network.model.config, self.tokenizer)
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.source_sha256[:16]}-{(self.adapter_sha256 or 'fresh')[:16]}"
+
+    @contextlib.contextmanager
+    def base(self) -> Iterator["Constant"]:
+        """What stands for the base: a fresh head knows nothing, so the answer that never changes.
+
+        Raises:
+            ModelError: no baseline was set.
+        """
+        if self.baseline is None:
+            raise ModelError(f"{self.name} has no baseline", "open it with open_classifier")
+        yield self.baseline
+
+    @torch.no_grad()
+    def predict(self, texts: Sequence[str]) -> list[Prediction]:
+        """The likeliest label of each text, or the tags of the words that its spaces part.
+
+        Raises:
+            ModelError: a text is longer than the model reads.
+        """
+        self.module.eval()
+        module = self.network.model
+        rows = [TaggedTokens(tuple(row), (), ()) for row in encode_texts(texts, self.tokenizer)]
+        if self.kind == "tag":
+            rows = encode_words([text.split() for text in texts], self.tokenizer)
+        self._check_length(rows)
+        found: dict[int, Prediction] = {}
+        for part in _alike([len(row.tokens) for row in rows]):
+            batch = [rows[index] for index in part]
+            if self.kind == "classify":
+                answers = self._labels(label_logits(module, [row.tokens for row in batch]))
+            else:
+                counts = [len(texts[index].split()) for index in part]
+                answers = self._tags(tag_logits(module, batch), batch, counts)
+            found |= dict(zip(part, answers, strict=True))
+        return [found[index] for index in range(len(texts))]
+
+    def _labels(self, logits_B_C: Tensor) -> list[Prediction]:
+        best = logits_B_C.log_softmax(-1).max(-1)
+        labels = self.labels
+        values = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return [Prediction(labels[index], value) for index, value in values]
+
+    def _tags(
+        self, logits_N_C: Tensor, rows: Sequence[TaggedTokens], counts: Sequence[int]
+    ) -> list[Prediction]:
+        best = logits_N_C.log_softmax(-1).max(-1)
+        labels = self.labels
+        drawn = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        answers = []
+        for row, count in zip(rows, counts, strict=True):
+            tags, total = [OUTSIDE] * count, 0.0
+            for word in row.words:
+                index, value = next(drawn)
+                tags[word], total = labels[index], total + value
+            answers.append(Prediction(" ".join(iob2(tags)), total))
+        return answers
+
+    def _check_length(self, rows: Sequence[TaggedTokens]) -> None:
+        longest = max((len(row.tokens) for row in rows), default=0)
+        if longest > self.context_length:
+            raise ModelError(
+                f"a text has {longest} tokens, {self.name} reads {self.context_length}",
+                "shorten or split it",
+            )
+
+
+class Constant:
+    """Answers every text alike: one label for it, or one tag for each of its words."""
+
+    def __init__(self, kind: HeadKind, answer: str) -> None:
+        self.kind, self.answer = kind, answer
+
+    @property
+    def name(self) -> str:
+        if self.kind == "tag":
+            return f"the tag {self.answer} for every word"
+        return f"the most frequent training label, {self.answer!r},"
+
+    @property
+    def fingerprint(self) -> str:
+        return f"constant-{hashlib.sha256(f'{self.kind} {self.answer}'.encode()).hexdigest()[:16]}"
+
+    def predict(self, texts: Sequence[str]) -> list[Prediction]:
+        if self.kind == "tag":
+            return [Prediction(" ".join([self.answer] * len(t.split())), None) for t in texts]
+        return [Prediction(self.answer, None) for _ in texts]
+
+
+def load_classifier(
+    name: str, device: DeviceChoice, kind: HeadKind, labels: Sequence[str], seed: int = 0
+) -> Classifier:
+    """A model by name with a head for `labels`; what the checkpoint lacks is drawn by `seed`.
+
+    Raises:
+        ModelError: the model cannot be had, or its family has no such head.
+    """
+    source, placement = resolve(name), place(device)
+    torch.manual_seed(seed)
+    try:
+        with _silent():
+            module, found = _AUTO[kind].from_pretrained(
+                str(source.path),
+                dtype=placement.dtype,
+                id2label=dict(enumerate(labels)),
+                label2id={label: index for index, label in enumerate(labels)},
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{name} cannot be given a head to {kind} ({str(error).splitlines()[0][:120]})",
+            "choose an encoder such as all-minilm-l6-v2",
+        ) from error
+    tokenizer = load_tokenizer(source)
+    if module.config.pad_token_id is None:  # plain transformers needs one to find a text's end
+        module.config.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
+    missing = {*found["missing_keys"], *(entry[0] for entry in found["mismatched_keys"])}
+    return Classifier(
+        module.to(placement.device),
+        tokenizer,
+        kind,
+        name=source.name,
+        source_sha256=source.sha256,
+        fresh=_fresh(module, missing),
+    )
+
+
+def longest_text(source: Source) -> int:
+    """Tokens of the longest text that a model reads, told before its weights are loaded."""
+    return _longest(AutoConfig.from_pretrained(str(source.path)), load_tokenizer(source))
+
+
+def _alike(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Places of texts of like length, together at most `_TOKENS_AT_ONCE` with their padding."""
+    part: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        if part and (len(part) + 1) * lengths[index] > _TOKENS_AT_ONCE:
+            yield part
+            part = []
+        part.append(index)
+    if part:
+        yield part
+
+
+def _fresh(module: Any, missing: set[str]) -> list[str]:
+    """The outermost modules all of whose parameters the checkpoint lacked."""
+    names: list[str] = []
+    for name, inner in module.named_modules():
+        own = {f"{name}.{key}" for key, _ in inner.named_parameters()}
+        inside = any(name.startswith(f"{other}.") for other in names)
+        if name and own and own <= missing and not inside:
+            names.append(name)
+    return names
+
+
+def _longest(config: Any, tokenizer: Any) -> int:
+    places = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(min(tokenizer.model_max_length, places or 1 << 30))
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """transformers tells at length that a fresh head is fresh."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)

@@ -1,0 +1,163 @@
+"""Sequence classification: cross-entropy of each text's label, classes weighted."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from burnish.chat import Example
+from burnish.data.render import Rendered, without_longer
+from burnish.errors import DataError, RecipeError
+from burnish.models.branches import Network
+from burnish.models.heads import encode_texts, label_logits
+from burnish.run_directory import Finding
+from burnish.training.objective import Loss, Objective
+
+ClassWeights = Literal["none", "balanced"] | Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledText:
+    """A text's tokens and its class."""
+
+    tokens: Sequence[int]
+    label: str
+    weight: float = 1.0
+
+    @property
+    def size(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def learnt(self) -> int:
+        return 1
+
+
+@dataclass(frozen=True)
+class Classify(Objective[LabelledText]):
+    """Learns the label of the user turn, read as plain text.
+
+    Args:
+        weights: of the classes: `none`, `balanced` (n / (classes x count), as scikit-learn has
+            it), or by name, 1 where not named. Validation weighs all rows alike.
+    """
+
+    weights: ClassWeights = "none"
+
+    learns = "labels"
+
+    def check(self, examples: Sequence[Example]) -> None:
+        bare = next((example for example in examples if example.label is None), None)
+        if bare is not None:
+            raise DataError(
+                f"{bare.source or bare.id} has no label, but the objective is classify",
+                "give rows of text and label, or set objective to sft",
+            )
+        check_names(self.weights, {str(e.label) for e in examples}, "classify.weights")
+
+    def render(
+        self, examples: Sequence[Example], tokenizer: Any, max_length: int | None
+    ) -> tuple[list[Rendered], Finding | None]:
+        at = -1 if tokenizer.cls_token_id is None else 0
+        return fitting(examples, _rendered(examples, tokenizer, at), tokenizer, max_length)
+
+    def items(
+        self, examples: Sequence[Example], tokenizer: Any, max_length: int
+    ) -> list[LabelledText]:
+        rows = encode_texts([example.question for example in examples], tokenizer)
+        return [
+            LabelledText(tokens, str(example.label))
+            for example, tokens in zip(examples, rows, strict=True)
+            if len(tokens) <= max_length
+        ]
+
+    def prepare(self, network: Network, items: Sequence[LabelledText]) -> list[LabelledText]:
+        weights = class_weights(Counter(item.label for item in items), self.weights)
+        return [replace(item, weight=weights[item.label]) for item in items]
+
+    def units(self, items: Sequence[LabelledText]) -> float:
+        return sum(item.weight for item in items)
+
+    def loss(self, network: Network, items: Sequence[LabelledText]) -> Loss:
+        numbers = network.model.config.label2id
+        logits_B_C = label_logits(network.model, [item.tokens for item in items])
+        return head_loss(
+            logits_B_C,
+            [numbers[item.label] for item in items],
+            [item.weight for item in items],
+            measured=not network.model.training,
+        )
+
+
+def head_loss(
+    logits_N_C: Tensor, targets: Sequence[int], weights: Sequence[float], *, measured: bool
+) -> Loss:
+    """The summed loss; `measured` adds the weight of the right answers as accuracy."""
+    targets_N = torch.tensor(targets, dtype=torch.long, device=logits_N_C.device)
+    weights_N = torch.tensor(weights, dtype=torch.float32, device=logits_N_C.device)
+    total = weighted_cross_entropy(logits_N_C, targets_N, weights_N)
+    if not measured:
+        return Loss(total)
+    right_N = logits_N_C.argmax(-1) == targets_N
+    return Loss(total, {"accuracy": ((right_N * weights_N).sum(), float(weights_N.sum()))})
+
+
+def weighted_cross_entropy(logits_N_C: Tensor, targets_N: Tensor, weights_N: Tensor) -> Tensor:
+    """Sum of weight x -log p(target) in nats; over the sum of weights it is torch's mean."""
+    losses_N = functional.cross_entropy(logits_N_C, targets_N, reduction="none")
+    return (losses_N * weights_N).sum()
+
+
+def class_weights(counts: Mapping[str, int], choice: ClassWeights) -> dict[str, float]:
+    """The weight of each class that was counted."""
+    if isinstance(choice, Mapping):
+        return {label: float(choice.get(label, 1.0)) for label in counts}
+    if choice == "none":
+        return dict.fromkeys(counts, 1.0)
+    total = sum(counts.values())
+    return {label: total / (len(counts) * count) for label, count in counts.items()}
+
+
+def check_names(choice: ClassWeights, labels: set[str], key: str) -> None:
+    """Weights of classes that do not exist would be silently lost.
+
+    Raises:
+        RecipeError: a name is no label of the training rows.
+    """
+    unknown = sorted(set(choice) - labels) if isinstance(choice, Mapping) else []
+    if unknown:
+        shown = ", ".join(sorted(labels)[:20])
+        raise RecipeError(
+            f"{key} names {unknown[0]!r}, which no training row has", f"use some of {shown}"
+        )
+
+
+def fitting(
+    examples: Sequence[Example], rows: Iterable[Rendered], tokenizer: Any, max_length: int | None
+) -> tuple[list[Rendered], Finding | None]:
+    """The rows that are not too long.
+
+    Raises:
+        DataError: all are.
+    """
+    limit = max_length or int(min(tokenizer.model_max_length, 1 << 30))
+    kept, finding = without_longer(examples, rows, limit)
+    if not kept:
+        raise DataError(
+            f"nothing would be learnt from {len(examples)} rows",
+            f"give texts of at most {limit} tokens",
+        )
+    return kept, finding
+
+
+def _rendered(examples: Sequence[Example], tokenizer: Any, at: int) -> Iterator[Rendered]:
+    """A weight of 1 marks the token at which the head reads the text."""
+    rows = encode_texts([example.question for example in examples], tokenizer)
+    for example, tokens in zip(examples, rows, strict=True):
+        weights = [0.0] * len(tokens)
+        weights[at] = 1.0
+        yield Rendered(example.id, tuple(tokens), tuple(weights))

@@ -1,0 +1,105 @@
+"""Token classification: cross-entropy of the IOB2 tag of each word, tags weighted."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from burnish.chat import Example
+from burnish.data.render import Rendered
+from burnish.errors import DataError
+from burnish.models.branches import Network
+from burnish.models.heads import TaggedTokens, encode_words, tag_logits
+from burnish.run_directory import Finding
+from burnish.training.objective import Loss, Objective
+from burnish.training.objectives.classify import (
+    ClassWeights,
+    check_names,
+    class_weights,
+    fitting,
+    head_loss,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TaggedText:
+    """A sentence's tokens, and a tag and its weight for each word that has a place in them."""
+
+    row: TaggedTokens
+    tags: Sequence[str]
+    weights: Sequence[float]
+
+    @property
+    def size(self) -> int:
+        return len(self.row.tokens)
+
+    @property
+    def learnt(self) -> int:
+        return len(self.tags)
+
+
+@dataclass(frozen=True)
+class Tag(Objective[TaggedText]):
+    """Learns one tag a word, whatever number of tokens the word has.
+
+    Args:
+        weights: of the tags, as in `Classify`.
+    """
+
+    weights: ClassWeights = "none"
+
+    learns = "tags"
+
+    def check(self, examples: Sequence[Example]) -> None:
+        bare = next((example for example in examples if example.tags is None), None)
+        if bare is not None:
+            raise DataError(
+                f"{bare.source or bare.id} has no tags, but the objective is tag",
+                "give rows of tokens and tags",
+            )
+        check_names(self.weights, {t for e in examples for t in e.tags or ()}, "tag.weights")
+
+    def render(
+        self, examples: Sequence[Example], tokenizer: Any, max_length: int | None
+    ) -> tuple[list[Rendered], Finding | None]:
+        rows = encode_words([example.question.split(" ") for example in examples], tokenizer)
+        rendered = []
+        for example, row in zip(examples, rows, strict=True):
+            weights = [0.0] * len(row.tokens)
+            for place in row.places:
+                weights[place] = 1.0
+            rendered.append(Rendered(example.id, row.tokens, tuple(weights)))
+        return fitting(examples, rendered, tokenizer, max_length)
+
+    def items(
+        self, examples: Sequence[Example], tokenizer: Any, max_length: int
+    ) -> list[TaggedText]:
+        rows = encode_words([example.question.split(" ") for example in examples], tokenizer)
+        items = []
+        for example, row in zip(examples, rows, strict=True):
+            tags = [example.tags[word] for word in row.words] if example.tags else []
+            if tags and len(row.tokens) <= max_length:
+                items.append(TaggedText(row, tags, [1.0] * len(tags)))
+        return items
+
+    def prepare(self, network: Network, items: Sequence[TaggedText]) -> list[TaggedText]:
+        weights = class_weights(Counter(t for item in items for t in item.tags), self.weights)
+        return [replace(item, weights=[weights[t] for t in item.tags]) for item in items]
+
+    def units(self, items: Sequence[TaggedText]) -> float:
+        return sum(weight for item in items for weight in item.weights)
+
+    def loss(self, network: Network, items: Sequence[TaggedText]) -> Loss:
+        numbers = network.model.config.label2id
+        return head_loss(
+            tag_logits(network.model, [item.row for item in items]),
+            [numbers[tag] for item in items for tag in item.tags],
+            [weight for item in items for weight in item.weights],
+            measured=not network.model.training,
+        )
+
+
+def all_tags(examples: Sequence[Example]) -> list[str]:
+    """`O` first, then B- and I- of every type that occurs."""
+    types = sorted({tag[2:] for example in examples for tag in example.tags or () if tag != "O"})
+    return ["O", *(f"{begin}-{kind}" for kind in types for begin in "BI")]
