@@ -53,6 +53,7 @@ class Sft(Objective[Row]):
     def prepare(self, network: Network, items: Sequence[Row]) -> list[Row]:
         if self.focus != "likely" or not items:
             return list(items)
+        network.keep_base()
         return likely_only(items, token_logprobs(network, items), self.keep)
 
     def units(self, items: Sequence[Row]) -> float:
