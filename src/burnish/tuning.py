@@ -1,5 +1,6 @@
 """One run's training: the recipe builds the model, the items, the objective and the loop."""
 
+import contextlib
 import shutil
 import time
 from typing import Any
@@ -7,12 +8,13 @@ from typing import Any
 import torch
 
 from burnish.errors import RunError
-from burnish.models.adapt import add_lora, load_weights, save_weights
-from burnish.models.language_model import LanguageModel, folder_sha256
+from burnish.lineage import learner, recipe_of, tuned_on, tuned_sha256
+from burnish.models.adapt import WHOLE, save_weights
+from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_model, place
 from burnish.progress import Bars
-from burnish.recipe import Recipe, restore_recipe
-from burnish.run_directory import Manifest, RunDirectory, replace_directory
+from burnish.recipe import Recipe
+from burnish.run_directory import RunDirectory, replace_directory
 from burnish.training.batches import Batches
 from burnish.training.checkpoint import saved_steps
 from burnish.training.loop import Loop, Settings
@@ -20,21 +22,14 @@ from burnish.training.objective import Objective
 from burnish.training.objectives import OBJECTIVES
 from burnish.training.schedule import automatic_rate
 
-# Methods that change the weights themselves, so that the run keeps a whole model.
-WHOLE = ("full",)
-
-
-def recipe_of(manifest: Manifest) -> Recipe:
-    """The resolved recipe that a run was made with."""
-    return restore_recipe(manifest.recipe, manifest.origins)  # type: ignore[arg-type]
-
 
 def learn(directory: RunDirectory, recipe: Recipe, bars: Bars) -> None:
     """Trains to the end, going on from the last checkpoint if there is one."""
     manifest = directory.manifest()
-    model = load_model(recipe.model, recipe.device)
+    model = load_model(recipe.model, recipe.device, four_bit=recipe.method == "qlora")
     bars.say(f"{model.name} on {place(recipe.device)}")
-    module = _adapt(model, recipe)
+    torch.manual_seed(recipe.seed)
+    module = learner(directory, recipe, model.module)
     settings = _settings(recipe, model)
     loop = _loop(directory, recipe, model, module, settings)
     with bars.training(loop.batches.steps) as show:
@@ -63,14 +58,17 @@ def learn(directory: RunDirectory, recipe: Recipe, bars: Bars) -> None:
 
 
 def open_tuned(run: RunDirectory | Any) -> LanguageModel:
-    """The run's model with its adapter on; `model.base()` switches it off."""
+    """The run's model as it was tuned; `model.base()` is the model that the recipe names."""
     directory = run if isinstance(run, RunDirectory) else RunDirectory.open(run)
     recipe = recipe_of(directory.manifest())
     if not directory.adapter.exists():
         raise RunError(f"{directory.path} has no adapter yet", "train it with `burnish run`")
-    if recipe.method in WHOLE:
-        return _open_full(recipe, directory)
-    return load_model(recipe.model, recipe.device, directory.adapter)
+    model = load_model(recipe.model, recipe.device, four_bit=recipe.method == "qlora")
+    changes_weights = recipe.method in WHOLE or recipe.init_from is not None
+    with model.keeping_base() if changes_weights else contextlib.nullcontext():
+        model.module = tuned_on(directory, model.module)
+    model.adapter_sha256 = tuned_sha256(directory)
+    return model
 
 
 def objective_of(recipe: Recipe) -> Objective[Any]:
@@ -106,14 +104,6 @@ def _loop(
     return loop
 
 
-def _adapt(model: LanguageModel, recipe: Recipe) -> Any:
-    torch.manual_seed(recipe.seed)
-    if recipe.method == "full":
-        return model.module
-    options = recipe.lora.model_dump(exclude={"plus"})
-    return add_lora(model.module, seed=recipe.seed, **options)
-
-
 def _settings(recipe: Recipe, model: LanguageModel) -> Settings:
     given = recipe.training
     rate = given.learning_rate
@@ -140,11 +130,3 @@ def _keep(module: Any, directory: RunDirectory, recipe: Recipe) -> None:
     new.mkdir()
     save_weights(module, new)
     replace_directory(new, directory.path / name)
-
-
-def _open_full(recipe: Recipe, directory: RunDirectory) -> LanguageModel:
-    model = load_model(recipe.model, recipe.device)
-    model.keep_base()
-    load_weights(model.module, directory.adapter)
-    model.adapter_sha256 = folder_sha256(directory.adapter)
-    return model

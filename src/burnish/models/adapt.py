@@ -52,7 +52,7 @@ def learn_last(model: Any, *, seed: int, layers: int) -> Any:
     Raises:
         ModelError: the model has fewer layers.
     """
-    name, stack = layer_stack(model)
+    _, stack = layer_stack(model)
     if layers > len(stack):
         raise ModelError(
             f"last_n.layers is {layers} and the model has {len(stack)} layers",
@@ -199,27 +199,21 @@ def load_adapter(model: Any, folder: Path, *, name: str = LEARNING, trainable: b
     try:
         with _without_renaming_notice():
             if is_bottleneck(folder):
-                return load_bottleneck(model, folder).requires_grad_(False)
-            if not isinstance(model, PeftModel):
-                return PeftModel.from_pretrained(
-                    model, str(folder), adapter_name=name, is_trainable=trainable
-                )
-            model.load_adapter(str(folder), adapter_name=name, is_trainable=trainable)
+                loaded: Any = load_bottleneck(model, folder)
+            elif isinstance(model, PeftModel):
+                model.load_adapter(str(folder), adapter_name=name)
+                loaded = model
+            else:
+                loaded = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
     except (RuntimeError, ValueError, KeyError) as error:
         raise ModelError(
             f"the adapter {folder} was made for another base model ({_first_line(error)})",
             "load it on the model that its adapter_config.json names",
         ) from error
-    if name == LEARNING:
-        _activate(model)
-    return model
-
-
-def go_on_learning(model: Any) -> Any:
-    """Lets the adapter that `load_adapter` put on learn further."""
-    if isinstance(model, BottleneckModel):
-        model.adapters.requires_grad_(True)
-    return model
+    if isinstance(loaded, PeftModel) and name == LEARNING:
+        _activate(loaded)
+    # PEFT lets a prefix learn when it should not, and refuses to load one that should.
+    return loaded if trainable else loaded.requires_grad_(False)
 
 
 def merged(model: Any) -> Any:

@@ -57,7 +57,7 @@ class BottleneckModel(nn.Module):
         ]
         for number, layer in enumerate(layer_stack(model)[1]):
             for path in paths:
-                projection = layer.get_submodule(path)
+                projection: Any = layer.get_submodule(path)
                 adapter = _Bottleneck(hidden, size, projection.weight.device)
                 self.adapters[f"{number}:{path}".replace(".", "/")] = adapter
                 projection.register_forward_hook(self._behind(adapter))

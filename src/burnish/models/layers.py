@@ -77,8 +77,8 @@ def output_path(model: Any, part: Literal["attention", "mlp"]) -> str:
     path = linear_paths(model, part)[-1]
     size = model.config.get_text_config().hidden_size
     for layer in layer_stack(model)[1]:
-        width = layer.get_submodule(path).weight
-        if size not in width.shape:
+        projection: Any = layer.get_submodule(path)
+        if size not in projection.weight.shape:
             raise ModelError(
                 f"the model's {part} does not end in a linear map of {size} outputs",
                 "choose the method lora",

@@ -71,6 +71,18 @@ def four_bit_options(placement: Placement) -> dict[str, Any]:
     return {"quantization_config": quantization, "device_map": {"": placement.device}}
 
 
+def _one_four_bit_path(module: Any) -> Any:
+    """Evaluation computes as training does.
+
+    On CPUs with AVX-512 bfloat16 units bitsandbytes packs the weights anew at the first pass
+    without gradient: it then computes other numbers, and fails unless widths are multiples of 32.
+    """
+    for layer in module.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+    return module
+
+
 def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     """The tokenizer of a resolved source."""
     try:
@@ -109,7 +121,7 @@ def load_model(
             f"{name} is no causal language model ({str(error).splitlines()[0][:120]})",
             "choose another; `burnish models` lists the built-in ones",
         ) from error
-    module = module if four_bit else module.to(placement.device)
+    module = _one_four_bit_path(module) if four_bit else module.to(placement.device)
     # The rounded weights are another base, whose results must not be taken for the exact ones.
     sha256 = f"nf4-{source.sha256}" if four_bit else source.sha256
     model = LanguageModel(module, load_tokenizer(source), name=source.name, source_sha256=sha256)
