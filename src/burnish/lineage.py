@@ -14,6 +14,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from burnish.errors import RecipeError, RunError
 from burnish.models.adapt import LEARNING, METHODS, WHOLE, load_adapter, load_weights, merged
 from burnish.models.language_model import folder_sha256
@@ -32,8 +34,14 @@ def recipe_of(manifest: Manifest) -> Recipe:
 
 def section_of(recipe: Recipe) -> dict[str, Any]:
     """The settings of the recipe's method; how fast they learn is none of them."""
-    name = "lora" if recipe.method == "qlora" else recipe.method.replace("-", "_")
-    section = getattr(recipe, name, None)
+    sections: dict[str, BaseModel] = {
+        "last-n": recipe.last_n,
+        "lora": recipe.lora,
+        "qlora": recipe.lora,
+        "prefix": recipe.prefix,
+        "bottleneck": recipe.bottleneck,
+    }
+    section = sections.get(recipe.method)
     return section.model_dump(exclude={"plus"}) if section is not None else {}
 
 

@@ -98,6 +98,23 @@ class Lm(_Section):
     """Continued pre-training on documents."""
 
 
+class Dpo(_Section):
+    """Preference pairs (Rafailov et al. 2023, arXiv 2305.18290) and the relatives."""
+
+    variant: Literal["sigmoid", "ipo", "simpo", "orpo"] = "sigmoid"
+    beta: float = Field(0.1, gt=0, description="strength; of orpo, the odds ratio's weight")
+    gamma: float = Field(0.5, ge=0, description="target margin of simpo")
+    keep_reference: bool = Field(True, description="reference computed once, before training")
+
+
+class Kto(_Section):
+    """Answers judged alone (Ethayarajh et al. 2024, arXiv 2402.01306)."""
+
+    beta: float = Field(0.1, gt=0)
+    liked_weight: float = Field(1.0, gt=0)
+    disliked_weight: float = Field(1.0, gt=0)
+
+
 class Training(_Section):
     """How the weights move."""
 
@@ -147,13 +164,15 @@ class Recipe(_Section):
         "merge",
         description="its adapter is merged into the weights, kept beside the new one, or goes on",
     )
-    objective: Literal["sft", "lm"] = "sft"
+    objective: Literal["sft", "lm", "dpo", "kto"] = "sft"
     lora: Lora = Field(default_factory=Lora)
     last_n: LastN = Field(default_factory=LastN)
     prefix: Prefix = Field(default_factory=Prefix)
     bottleneck: Bottleneck = Field(default_factory=Bottleneck)
     sft: Sft = Field(default_factory=Sft)
     lm: Lm = Field(default_factory=Lm)
+    dpo: Dpo = Field(default_factory=Dpo)
+    kto: Kto = Field(default_factory=Kto)
     training: Training = Field(default_factory=Training)
     evaluate: Evaluate = Field(default_factory=Evaluate)
     budget: Budget = Field(default_factory=Budget)

@@ -34,6 +34,7 @@ from burnish.models.adapt import (
     save_weights,
 )
 from burnish.models.branches import Network, Row, branch_logprobs
+from burnish.models.language_model import LanguageModel
 from burnish.models.packing import packed_states
 from burnish.training.batches import Batches
 from burnish.training.loop import Loop, Settings
@@ -55,6 +56,7 @@ METHOD_ROWS: dict[str, tuple[str, dict[str, Any], float]] = {
     "houlsby": ("bottleneck", {"size": 8, "after": "both"}, 3e-2),
     "pfeiffer": ("bottleneck", {"size": 8, "after": "mlp"}, 3e-2),
 }
+ADAPTERS = [row for row in METHOD_ROWS if METHOD_ROWS[row][0] not in WHOLE]
 IN_PEFT = [row for row in METHOD_ROWS if METHOD_ROWS[row][0] in ("lora", "ia3", "prefix")]
 LORAS = [row for row in METHOD_ROWS if METHOD_ROWS[row][0] == "lora"]
 TOKENS = torch.tensor([[1, 5, 9, 33, 2, 17]])
@@ -198,29 +200,32 @@ def test_saved_and_reloaded_is_equal(row: str, tmp_path: Path) -> None:
     assert torch.equal(hidden(again.eval()), hidden(model))
 
 
-@pytest.mark.parametrize("row", METHOD_ROWS)
+@pytest.mark.parametrize("row", ADAPTERS)
 def test_base_is_exactly_the_base(row: str) -> None:
-    expected = hidden(llama())
-    model = adapted(row)
+    model = moved(row)
     network = Network(model)
-    network.keep_base()
-    torch.manual_seed(7)
-    with torch.no_grad():
-        for parameter in learning(model).values():
-            parameter.add_(0.05 * torch.randn_like(parameter))
     before, learns = hidden(model), set(learning(model))
     with network.base():
-        assert torch.equal(
-            network.extend(network.start(), TOKENS.tolist(), [0], left=False)[1], expected
-        )
+        assert torch.equal(hidden(model), hidden(llama()))
     assert torch.equal(hidden(model), before)
     assert set(learning(model)) == learns
 
 
-def test_a_whole_model_without_its_base_is_a_sentence() -> None:
-    network = Network(adapted("full"))
-    with pytest.raises(ModelError, match="a method that learns an adapter"), network.base():
-        pass
+@pytest.mark.parametrize("row", METHOD_ROWS)
+def test_a_tuned_model_steps_back_to_its_base(row: str) -> None:
+    """A LanguageModel keeps what a whole method or a merge changes in place."""
+    model = LanguageModel(llama(), None, name="tiny", source_sha256="0")  # type: ignore[arg-type]
+    with model.keeping_base():
+        method, options, _ = METHOD_ROWS[row]
+        model.module = METHODS[method](model.module, seed=0, **options).eval()
+        with torch.no_grad():
+            for parameter in learning(model.module).values():
+                parameter.add_(0.05)
+    tuned = hidden(model.module)
+    with model.base():
+        assert torch.equal(hidden(model.module), hidden(llama()))
+    assert torch.equal(hidden(model.module), tuned)
+    assert not torch.equal(tuned, hidden(llama()))
 
 
 @pytest.mark.parametrize("row", METHOD_ROWS)

@@ -23,7 +23,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from burnish.errors import ModelError
-from burnish.models.adapt import Kept, base_of, is_adapted, learned_prefix, switched_off
+from burnish.models.adapt import base_of, is_adapted, learned_prefix, switched_off
 
 # Positions a vocabulary projection: 512 x 50,000 float32 logits are 100 MB, and more is no faster.
 _PROJECTED_AT_ONCE = 512
@@ -113,42 +113,32 @@ class Network:
         self.whole: Any = model
         self.model: Any = base_of(model)
         self.config: Any = self.model.config.get_text_config()
-        self._kept: Kept | None = None
 
     @contextlib.contextmanager
-    def base(self) -> Iterator[None]:
-        """The adapter switched off and dropout too; the weights that do not learn, alone.
-
-        So it is where this training started: what an earlier run has merged or stacked stays.
-
-        Raises:
-            ModelError: the weights themselves learn, and `keep_base` was not called before.
-        """
+    def frozen(self) -> Iterator[None]:
+        """No gradient and no dropout: the weights as they are now."""
         training = self.model.training
         self.whole.eval()
         try:
-            with self._start_weights(), torch.no_grad():
+            with torch.no_grad():
                 yield
         finally:
             self.whole.train(training)
 
-    def keep_base(self) -> None:
-        """Remembers weights that will learn in place; to be called before the first step.
+    @contextlib.contextmanager
+    def base(self) -> Iterator[None]:
+        """The same with the learning adapter switched off; an earlier run's stays.
 
-        It costs their memory once more, and nothing where an adapter learns.
+        Raises:
+            ModelError: there is no adapter, so the base is not there any more.
         """
         if not is_adapted(self.whole):
-            self._kept = Kept([p for p in self.whole.parameters() if p.requires_grad])
-
-    def _start_weights(self) -> contextlib.AbstractContextManager[None]:
-        if is_adapted(self.whole):
-            return switched_off(self.whole, frozen_too=False)
-        if self._kept is None:
             raise ModelError(
-                "the objective compares with the base, which this method changes in place",
-                "choose a method that learns an adapter, such as lora",
+                "the base model is not kept beside weights that learn themselves",
+                "use method lora, or keep what the base says before training",
             )
-        return self._kept.in_place()
+        with self.frozen(), switched_off(self.whole, frozen_too=False):
+            yield
 
     @property
     def device(self) -> torch.device:
@@ -166,10 +156,7 @@ class Network:
         return getattr(self.config, "sliding_window", None)
 
     def start(self) -> Prefix:
-        """One row in which nothing is computed yet, behind the learned prefix where there is one.
-
-        A learned prefix is a trunk without tokens: keys and values that gradients reach.
-        """
+        """One row, nothing computed yet but a learned prefix: a trunk that gradients reach."""
         cache = learned_prefix(self.whole)
         places = 0 if cache is None else cache.get_seq_length()
         return Prefix(cache, torch.ones(1, places, dtype=torch.long, device=self.device), None)
