@@ -147,14 +147,16 @@ def test_methods_on_methods(
     assert torch.equal(base_of(second), hidden(load_model(str(tiny_folder), "cpu").module))
 
 
-def test_evaluation_sees_the_model_that_was_named(train: Train) -> None:
-    """The base's results of a run on a run are those of any run of that model."""
+def test_cached_base_results_fit_and_tuned_ones_do_not(train: Train) -> None:
+    """Results are kept by fingerprint: the base of a run on a run is that of any run."""
     first = train("first")
-    second = train("second", first)
-    for run in (first, second):
-        burnish.evaluate(run, quiet=True)
-    answers = [[r.logprob for r in run.results("base", "target")] for run in (first, second)]
-    assert answers[0] == answers[1]
+    models = [burnish.open_tuned(run) for run in (first, train("merged", first))]
+    tuned = {model.fingerprint for model in models}
+    base = set()
+    for model in models:
+        with model.base():
+            base.add(model.fingerprint)
+    assert (len(tuned), len(base)) == (2, 1)
 
 
 @pytest.mark.parametrize(

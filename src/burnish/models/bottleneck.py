@@ -48,13 +48,12 @@ class BottleneckModel(nn.Module):
     def __init__(self, model: Any, *, size: int, after: After) -> None:
         super().__init__()
         self.base_model = model.requires_grad_(False)
-        self.settings = {"peft_type": TYPE, "size": size, "after": after}
+        self.size, self.after = size, after
         self.adapters = nn.ModuleDict()
         self._on = True
         hidden = int(model.config.get_text_config().hidden_size)
-        paths = [
-            output_path(model, part) for part in (("attention", "mlp"), ("mlp",))[after == "mlp"]
-        ]
+        parts: tuple[Literal["attention", "mlp"], ...] = ("attention", "mlp")
+        paths = [output_path(model, part) for part in parts if self.after in ("both", part)]
         for number, layer in enumerate(layer_stack(model)[1]):
             for path in paths:
                 projection: Any = layer.get_submodule(path)
@@ -93,7 +92,8 @@ class BottleneckModel(nn.Module):
     def save_pretrained(self, folder: str) -> None:
         """Writes the adapters and their settings, not the model."""
         base = getattr(self.base_model, "name_or_path", None)
-        settings = self.settings | {"base_model_name_or_path": base}
+        settings = {"peft_type": TYPE, "base_model_name_or_path": base}
+        settings |= {"size": self.size, "after": self.after}
         (Path(folder) / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n")
         save_file(self.adapters.state_dict(), str(Path(folder) / "adapter_model.safetensors"))
 
