@@ -1,11 +1,15 @@
 """QLoRA where bitsandbytes is installed: it trains on the CPU too."""
 
+import importlib
 import importlib.util
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from burnish.errors import ModelError
 from burnish.models.adapt import METHODS, load_adapter, save_weights
 from burnish.models.branches import Network, Row
 from burnish.models.load import load_model
@@ -29,11 +33,28 @@ def hidden(module: object) -> torch.Tensor:
         return network.extend(network.start(), [[5, 6, 7, 8, 9]], [0], left=False)[1]
 
 
-def test_a_lora_learns_on_four_bit_weights(tiny_folder: Path, tmp_path: Path) -> None:
-    exact, four = (load_model(str(tiny_folder), "cpu", four_bit=bits) for bits in (False, True))
+@pytest.fixture
+def folder(tiny_folder: Path, tmp_path: Path) -> Path:
+    """The tiny model with widths that are whole blocks of 64."""
+    made = tmp_path / "wide"
+    shutil.copytree(tiny_folder, made)
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(tiny_folder)
+    config.hidden_size, config.intermediate_size, config.head_dim = 64, 128, 16
+    AutoModelForCausalLM.from_config(config).save_pretrained(made)
+    return made
+
+
+def test_rows_that_are_no_whole_blocks_are_a_sentence(tiny_folder: Path) -> None:
+    with pytest.raises(ModelError, match="rows of 48 weights"):
+        load_model(str(tiny_folder), "cpu", four_bit=True)
+
+
+def test_a_lora_learns_on_four_bit_weights(folder: Path, tmp_path: Path) -> None:
+    exact, four = (load_model(str(folder), "cpu", four_bit=bits) for bits in (False, True))
     projection = four.module.model.layers[0].mlp.up_proj
     assert projection.weight.dtype == torch.uint8
-    assert projection.weight.numel() == 48 * 96 // 2  # two weights a byte
+    assert projection.weight.numel() == 64 * 128 // 2  # two weights a byte
     base = hidden(four.module)
     weight = exact.module.model.layers[0].mlp.up_proj.weight
     functional = importlib.import_module("bitsandbytes.functional")
@@ -58,5 +79,5 @@ def test_a_lora_learns_on_four_bit_weights(tiny_folder: Path, tmp_path: Path) ->
     with made.network.base():
         assert torch.equal(hidden(module), base)
     save_weights(module, tmp_path)
-    again = load_adapter(load_model(str(tiny_folder), "cpu", four_bit=True).module, tmp_path)
+    again = load_adapter(load_model(str(folder), "cpu", four_bit=True).module, tmp_path)
     assert torch.equal(hidden(again.eval()), hidden(module))

@@ -21,6 +21,9 @@ from burnish.models.sources import Source, resolve
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 
+# Weights that bitsandbytes scales together.
+_FOUR_BIT_BLOCK = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
@@ -71,15 +74,26 @@ def four_bit_options(placement: Placement) -> dict[str, Any]:
     return {"quantization_config": quantization, "device_map": {"": placement.device}}
 
 
-def _one_four_bit_path(module: Any) -> Any:
-    """Evaluation computes as training does.
+def _checked_four_bit(module: Any, name: str) -> Any:
+    """The model, with one way to compute on a CPU.
 
-    On CPUs with AVX-512 bfloat16 units bitsandbytes packs the weights anew at the first pass
-    without gradient: it then computes other numbers, and fails unless widths are multiples of 32.
+    bitsandbytes 0.50 has two faults there: it restores wrong weights where rows are not whole
+    blocks, and on CPUs with AVX-512 bfloat16 units it packs the weights anew at the first pass
+    without gradient, after which evaluation computes other numbers than training.
+
+    Raises:
+        ModelError: rows of the model are not whole blocks.
     """
     for layer in module.modules():
-        if hasattr(layer, "support_avx512bf16_for_cpu"):
-            layer.support_avx512bf16_for_cpu = False
+        if not hasattr(layer, "support_avx512bf16_for_cpu") or layer.weight.device.type != "cpu":
+            continue
+        layer.support_avx512bf16_for_cpu = False
+        if layer.in_features % _FOUR_BIT_BLOCK:
+            raise ModelError(
+                f"{name} has rows of {layer.in_features} weights, and 4-bit weights on a CPU need "
+                f"multiples of {_FOUR_BIT_BLOCK}",
+                "set method to lora, or train on a GPU",
+            )
     return module
 
 
@@ -121,7 +135,7 @@ def load_model(
             f"{name} is no causal language model ({str(error).splitlines()[0][:120]})",
             "choose another; `burnish models` lists the built-in ones",
         ) from error
-    module = _one_four_bit_path(module) if four_bit else module.to(placement.device)
+    module = _checked_four_bit(module, name) if four_bit else module.to(placement.device)
     # The rounded weights are another base, whose results must not be taken for the exact ones.
     sha256 = f"nf4-{source.sha256}" if four_bit else source.sha256
     model = LanguageModel(module, load_tokenizer(source), name=source.name, source_sha256=sha256)
