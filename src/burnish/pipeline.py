@@ -20,20 +20,22 @@ from burnish.data.render import Rendered
 from burnish.errors import RunError
 from burnish.evaluation.suite import load_suite
 from burnish.evaluation.tasks import Task
+from burnish.lineage import check_method, keep_earlier, recipe_of
 from burnish.measurement import check_scorers, fill_ledger, measure, target_task
 from burnish.models.classifier import Classifier, longest_text
 from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_tokenizer
 from burnish.models.sources import Source, resolve
+from burnish.opening import open_classifier as open_classifier  # a verb of notebooks
+from burnish.opening import open_run
+from burnish.opening import open_tuned as open_tuned  # a verb of notebooks
 from burnish.progress import Bars
 from burnish.recipe import HEADS, Recipe, build_recipe, load_recipe
 from burnish.reports.card import write_card
 from burnish.reports.page import write_page
 from burnish.retention.verdict import Head, decide
 from burnish.run_directory import Finding, Manifest, RunDirectory
-from burnish.tuning import learn, objective_of, open_run, recipe_of
-from burnish.tuning import open_classifier as open_classifier  # a verb of notebooks
-from burnish.tuning import open_tuned as open_tuned  # a verb of notebooks
+from burnish.tuning import learn, objective_of
 
 _LIBRARIES = ("burnish", "torch", "transformers", "peft", "tokenizers", "numpy")
 
@@ -102,6 +104,7 @@ def train(
     """Trains and keeps the adapter; measures nothing yet."""
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     check_scorers(chosen)
+    check_method(chosen)
     if chosen.evaluate.general:
         load_suite(chosen.evaluate.general)  # a misspelt suite is found now, not after training
     bars = Bars(quiet=quiet)
@@ -210,6 +213,7 @@ def _begin(recipe: Recipe, bars: Bars) -> RunDirectory:
         directory.write_split(split, examples)
         manifest.data[split] = len(examples)
     directory.write_findings(checked.findings)
+    manifest.lineage = keep_earlier(directory, recipe)
     manifest.state = "training"
     directory.write_manifest(manifest)
     for found in checked.findings:

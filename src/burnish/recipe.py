@@ -74,6 +74,27 @@ class Lora(_Section):
     )
 
 
+class LastN(_Section):
+    """Tuning of the last layers only."""
+
+    layers: int = Field(4, gt=0, description="decoder layers, counted from the end")
+
+
+class Prefix(_Section):
+    """Learned keys and values before every sequence (Li and Liang 2021, arXiv 2101.00190)."""
+
+    tokens: int = Field(16, gt=0, description="places that the prefix takes")
+
+
+class Bottleneck(_Section):
+    """Small networks behind the layers' parts (Houlsby et al. 2019, arXiv 1902.00751)."""
+
+    size: int = Field(64, gt=0, description="width of the bottleneck")
+    after: Literal["both", "mlp"] = Field(
+        "both", description="behind attention and MLP, or the MLP alone, arXiv 2005.00247"
+    )
+
+
 class Sft(_Section):
     """Supervised fine-tuning and its variants."""
 
@@ -185,9 +206,17 @@ class Recipe(_Section):
     name: str = "run"
     model: str = "smollm2-135m"
     data: Data
-    method: Literal["lora", "full"] = "lora"
+    method: Literal["lora", "qlora", "full", "last-n", "ia3", "prefix", "bottleneck"] = "lora"
+    init_from: Path | None = Field(None, description="folder of a finished run to go on from")
+    init: Literal["merge", "stack", "continue"] = Field(
+        "merge",
+        description="its adapter is merged into the weights, kept beside the new one, or goes on",
+    )
     objective: Literal["sft", "lm", "dpo", "kto", "grpo", "distill", "classify", "tag"] = "sft"
     lora: Lora = Field(default_factory=Lora)
+    last_n: LastN = Field(default_factory=LastN)
+    prefix: Prefix = Field(default_factory=Prefix)
+    bottleneck: Bottleneck = Field(default_factory=Bottleneck)
     sft: Sft = Field(default_factory=Sft)
     lm: Lm = Field(default_factory=Lm)
     dpo: Dpo = Field(default_factory=Dpo)

@@ -90,7 +90,11 @@ class Finding:
 
 @dataclass
 class Manifest:
-    """All that is needed to repeat the run."""
+    """All that is needed to repeat the run.
+
+    `lineage` says which run this one started from (path, model, method, hash of its tuned
+    weights, how it was taken over, its own lineage); empty for a run from the model itself.
+    """
 
     name: str
     state: State
@@ -102,6 +106,7 @@ class Manifest:
     host: dict[str, Any] = field(default_factory=dict)
     times: dict[str, float] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    lineage: dict[str, Any] = field(default_factory=dict)
 
 
 class RunDirectory:
@@ -144,6 +149,11 @@ class RunDirectory:
         """The tuned weights: `adapter/` in PEFT format, or `model/` after full tuning."""
         full = self.path / "model"
         return full if full.exists() else self.path / "adapter"
+
+    @property
+    def earlier(self) -> Path:
+        """The run that this one started from: its manifest and its tuned weights."""
+        return self.path / "earlier"
 
     @property
     def checkpoints(self) -> Path:

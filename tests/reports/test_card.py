@@ -76,14 +76,36 @@ def test_tables_are_tables(certified: RunDirectory) -> None:
         assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_snippet_is_python(certified: RunDirectory, method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "library", "loads"),
+    [
+        ("lora", "peft", "PeftModel"),
+        ("ia3", "peft", "PeftModel"),
+        ("full", "transformers", 'from_pretrained("model")'),
+        ("last-n", "transformers", 'from_pretrained("model")'),
+        ("bottleneck", "burnish", "open_tuned"),
+    ],
+)
+def test_snippet_is_python(certified: RunDirectory, method: str, library: str, loads: str) -> None:
     card = card_of(with_recipe(certified, method=method))
     code = re.search(r"```python\n(.*?)```", card, flags=re.DOTALL)
     assert code is not None
     ast.parse(code[1])
-    assert ("PeftModel" in code[1]) == (method == "lora")
-    assert front_of(card)["library_name"] == {"lora": "peft", "full": "transformers"}[method]
+    assert loads in code[1]
+    assert front_of(card)["library_name"] == library
+
+
+@pytest.mark.parametrize(("init", "library"), [("merge", "burnish"), ("continue", "peft")])
+def test_an_adapter_on_an_earlier_run_says_so(
+    certified: RunDirectory, init: str, library: str
+) -> None:
+    """Merged below, the adapter alone is not the tuned model; continued, it is."""
+    manifest = certified.manifest()
+    manifest.lineage = {"path": "/runs/first", "method": "lora", "init": init, "lineage": {}}
+    certified.write_manifest(manifest)
+    card = card_of(certified)
+    assert f"`/runs/first` (lora, {init})" in card
+    assert front_of(card)["library_name"] == library
 
 
 def test_run_that_is_not_certified_says_so(trained: RunDirectory) -> None:

@@ -1,5 +1,6 @@
 import pytest
 
+from burnish.models.adapt import METHODS
 from burnish.training.schedule import automatic_rate, rate_factor
 
 
@@ -17,3 +18,16 @@ def test_automatic_rate() -> None:
     assert automatic_rate("full", 2000) == pytest.approx(5e-5)
     assert automatic_rate("lora", 2000) == pytest.approx(5e-4)
     assert automatic_rate("lora", 576) == pytest.approx(5e-4 * (2000 / 576) ** 0.781)
+
+
+@pytest.mark.parametrize(
+    ("method", "size", "published"),
+    [("ia3", 2048, 3e-3), ("bottleneck", 4096, 3e-4), ("prefix", 1024, 1e-2)],
+)
+def test_automatic_rate_meets_its_source(method: str, size: int, published: float) -> None:
+    assert automatic_rate(method, size) == pytest.approx(published, rel=0.05)
+
+
+def test_every_method_has_a_rate() -> None:
+    for method in METHODS:
+        assert automatic_rate(method, 2000) >= automatic_rate("full", 2000)

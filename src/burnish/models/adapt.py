@@ -1,22 +1,68 @@
-"""Which weights learn, and how they are kept: PEFT makes the adapters and owns their format."""
+"""Which weights learn, and how they are kept: PEFT makes the adapters and owns their format.
+
+METHODS maps the recipe's names to functions that take a model and return it with only the
+method's weights learning. A new one is a function here, its line in the table, its section of the
+recipe and its row in the tests.
+"""
 
 import contextlib
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import (
+    IA3Config,
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    get_peft_model,
+    set_peft_model_state_dict,
+)
 from peft.utils import load_peft_weights
 from safetensors.torch import load_model, save_model
+from torch import Tensor
+from transformers import DynamicCache, GenerationMixin
 
 from burnish.errors import ModelError
+from burnish.models.bottleneck import After, BottleneckModel, is_bottleneck, load_bottleneck
+from burnish.models.layers import (
+    Target,
+    key_value_paths,
+    layer_stack,
+    linear_paths,
+    output_path,
+    pattern,
+)
 
-_ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
-_MLP = ["gate_proj", "up_proj", "down_proj"]
-Target = Literal["all-linear", "attention", "mlp"]
+# The adapter that learns; frozen ones beside it have other names.
+LEARNING = "default"
+
+
+def learn_all(model: Any, *, seed: int) -> Any:
+    """Every weight learns."""
+    return model.requires_grad_(True)
+
+
+def learn_last(model: Any, *, seed: int, layers: int) -> Any:
+    """Only the last `layers` decoder or encoder layers learn; embeddings and head do not.
+
+    Raises:
+        ModelError: the model has fewer layers.
+    """
+    _, stack = layer_stack(model)
+    if layers > len(stack):
+        raise ModelError(
+            f"last_n.layers is {layers} and the model has {len(stack)} layers",
+            f"set it to at most {len(stack)}",
+        )
+    model.requires_grad_(False)
+    for layer in stack[len(stack) - layers :]:
+        layer.requires_grad_(True)
+    return model
 
 
 def add_lora(
@@ -31,33 +77,108 @@ def add_lora(
     """Wraps the model in a fresh LoRA adapter; only the adapter learns.
 
     `options` are `dropout`, `layers` (numbers from 0, None is all), `rslora`, `dora`, and for a
-    head PEFT's `task_type` and `whole`, the names of modules that learn and are kept whole.
+    head `whole`, the names of modules that learn and are kept whole. A model that has an adapter
+    already keeps it, frozen and active.
 
     Raises:
         ModelError: the model has no layers of the names that `target` stands for.
     """
-    modules: Any = {"all-linear": "all-linear", "attention": _ATTENTION, "mlp": _MLP}[target]
-    layers = options.get("layers")
+    inner = base_of(model)
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=options.get("dropout", 0.0),
-        target_modules=modules,
-        layers_to_transform=list(layers) if layers is not None else None,
+        target_modules=pattern(inner, linear_paths(inner, target), options.get("layers")),
         use_rslora=options.get("rslora", False),
         use_dora=options.get("dora", False),
-        task_type=options.get("task_type", "CAUSAL_LM"),
-        modules_to_save=options.get("whole"),
+        task_type=_task(inner),
+        modules_to_save=list(options.get("whole") or ()) or None,
         exclude_modules=_within(options.get("whole")),
     )
-    torch.manual_seed(seed)
+    return _wrap(model, config, seed)
+
+
+def add_ia3(model: Any, *, seed: int, whole: Sequence[str] = ()) -> Any:
+    """Learns a factor for each key, value and inner activation of the MLP.
+
+    Source: Liu et al. 2022 (arXiv 2205.05638), section 3.3. The factors start at 1: the base.
+    """
+    inner = base_of(model)
+    mlp = [output_path(inner, "mlp")]
+    config = IA3Config(
+        target_modules=pattern(inner, key_value_paths(inner) + mlp),
+        feedforward_modules=pattern(inner, mlp),
+        task_type=_task(inner),
+        modules_to_save=list(whole) or None,
+        exclude_modules=_within(whole),
+    )
+    return _wrap(model, config, seed)
+
+
+def add_prefix(model: Any, *, seed: int, tokens: int) -> Any:
+    """Learns the keys and values of `tokens` places before every sequence, in every layer.
+
+    Source: Li and Liang 2021 (arXiv 2101.00190). They start as the keys and values of real
+    tokens, here drawn by seed from the vocabulary, which the paper found far better than random
+    numbers (section 7.4), and are learnt directly, not through a second network.
+
+    Raises:
+        ModelError: the model has no cache of keys and values, or its cache does not fit.
+    """
+    if not isinstance(model, GenerationMixin):
+        raise ModelError(
+            f"{type(model).__name__} keeps no keys and values that a prefix could be",
+            "choose the method lora or bottleneck",
+        )
+    config = PrefixTuningConfig(num_virtual_tokens=tokens, task_type="CAUSAL_LM")
+    wrapped = _wrap(model, config, seed)
+    drawn = torch.randint(model.config.get_text_config().vocab_size, (1, tokens))
+    start = DynamicCache()
+    with torch.no_grad():
+        model.base_model(input_ids=drawn.to(model.device), past_key_values=start, use_cache=True)
+    # Token by token: the keys of layer 0, its values, the keys of layer 1, ...
+    parts = [
+        part[0].transpose(0, 1) for layer in start.layers for part in (layer.keys, layer.values)
+    ]
+    flat = torch.stack(parts, dim=1).flatten(1).float()
     try:
-        with _without_renaming_notice():
-            return get_peft_model(model, config)
+        wrapped.prompt_encoder[LEARNING].load_prompt_embeddings(flat)
     except ValueError as error:
         raise ModelError(
-            f"the model has no {target} layers to adapt", "set lora.target to all-linear"
+            f"the keys and values of {type(model).__name__} differ in shape from layer to layer",
+            "choose the method lora",
         ) from error
+    return wrapped
+
+
+def add_bottleneck(model: Any, *, seed: int, size: int, after: After) -> Any:
+    """Small networks behind attention and MLP (`both`: Houlsby) or the MLP alone (Pfeiffer)."""
+    torch.manual_seed(seed)
+    return BottleneckModel(model, size=size, after=after)
+
+
+METHODS: dict[str, Callable[..., Any]] = {
+    "full": learn_all,
+    "last-n": learn_last,
+    "lora": add_lora,
+    "qlora": add_lora,  # the same adapter on weights that were loaded in 4 bits
+    "ia3": add_ia3,
+    "prefix": add_prefix,
+    "bottleneck": add_bottleneck,
+}
+# Methods that change the weights themselves, so that a run keeps a whole model.
+WHOLE = ("full", "last-n")
+# Methods that can learn a fresh head beside them.
+HEADED = (*WHOLE, "lora", "qlora", "ia3")
+
+
+def _task(model: Any) -> str | None:
+    """PEFT's name of what the model does; it keeps a head's weights when it knows one."""
+    if isinstance(model, GenerationMixin):
+        return "CAUSAL_LM"
+    kinds = {"ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS"}
+    name = type(model).__name__
+    return next((task for ending, task in kinds.items() if name.endswith(ending)), None)
 
 
 def _within(names: Sequence[str] | None) -> str | None:
@@ -65,8 +186,28 @@ def _within(names: Sequence[str] | None) -> str | None:
     return rf"({'|'.join(map(re.escape, names))})(\..*)?" if names else None
 
 
-def load_adapter(model: Any, folder: Path) -> Any:
-    """Puts a saved adapter on its base.
+def _wrap(model: Any, config: PeftConfig, seed: int) -> Any:
+    """A fresh adapter on a plain model, or beside the frozen ones that it has."""
+    torch.manual_seed(seed)
+    with _without_renaming_notice():
+        if not isinstance(model, PeftModel):
+            return get_peft_model(model, config, adapter_name=LEARNING)
+        model.add_adapter(LEARNING, config)
+    _activate(model)
+    return model
+
+
+def _activate(model: PeftModel) -> None:
+    """All adapters count and only LEARNING learns; PEFT's own switch would let all learn."""
+    model.set_adapter(LEARNING)
+    others = [name for name in model.peft_config if name != LEARNING]
+    if others:
+        model.base_model.set_adapter([*others, LEARNING])
+        model.set_requires_grad(others, requires_grad=False)
+
+
+def load_adapter(model: Any, folder: Path, *, name: str = LEARNING, trainable: bool = False) -> Any:
+    """Puts a saved adapter on its base, beside those that are there.
 
     Raises:
         ModelError: the folder holds no adapter, or it was made for another base.
@@ -75,12 +216,110 @@ def load_adapter(model: Any, folder: Path) -> Any:
         raise ModelError(f"{folder} holds no adapter", "name a folder with adapter_config.json")
     try:
         with _without_renaming_notice():
-            return PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+            if is_bottleneck(folder):
+                loaded: Any = load_bottleneck(model, folder)
+            elif isinstance(model, PeftModel):
+                model.load_adapter(str(folder), adapter_name=name)
+                loaded = model
+            else:
+                loaded = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
     except (RuntimeError, ValueError, KeyError) as error:
         raise ModelError(
             f"the adapter {folder} was made for another base model ({_first_line(error)})",
             "load it on the model that its adapter_config.json names",
         ) from error
+    if isinstance(loaded, PeftModel) and name == LEARNING:
+        _activate(loaded)
+    # PEFT lets a prefix learn when it should not, and refuses to load one that should.
+    return loaded if trainable else loaded.requires_grad_(False)
+
+
+def merged(model: Any) -> Any:
+    """The model with its adapters added into the weights, which are changed in place.
+
+    Raises:
+        ModelError: the adapter is no change of weights.
+    """
+    if not isinstance(model, PeftModel) or isinstance(
+        model.peft_config[LEARNING], PrefixTuningConfig
+    ):
+        raise ModelError(
+            "a prefix or a bottleneck adapter cannot be merged into the weights",
+            "set init to continue",
+        )
+    return model.merge_and_unload(safe_merge=True, adapter_names=list(model.peft_config))
+
+
+def base_of(model: Any) -> Any:
+    """The transformers model inside."""
+    return model.get_base_model() if is_adapted(model) else model
+
+
+def is_adapted(model: Any) -> bool:
+    """Whether an adapter can be switched off."""
+    return isinstance(model, (PeftModel, BottleneckModel))
+
+
+@contextlib.contextmanager
+def switched_off(model: Any, *, frozen_too: bool) -> Iterator[None]:
+    """Adapters switched off: all of them, or the learning one alone.
+
+    What learns is the same afterwards; PEFT's own switch would let frozen adapters learn.
+    """
+    learning = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    frozen = [] if frozen_too or not isinstance(model, PeftModel) else list(model.peft_config)
+    frozen = [name for name in frozen if name != LEARNING]
+    try:
+        if frozen:
+            model.base_model.set_adapter(frozen)
+            yield
+        else:
+            with model.disable_adapter():
+                yield
+    finally:
+        if frozen:
+            model.base_model.set_adapter([*frozen, LEARNING])
+        for parameter, learns in learning:
+            parameter.requires_grad_(learns)
+
+
+def learned_prefix(model: Any) -> DynamicCache | None:
+    """Keys and values of a learned prefix for one row; None without one or with it switched off."""
+    if not isinstance(model, PeftModel) or model._adapters_disabled:
+        return None
+    if not isinstance(model.active_peft_config, PrefixTuningConfig):
+        return None
+    cache = DynamicCache()  # its layers are plain, whatever windows the model has
+    for number, layer in enumerate(model.get_prompt(batch_size=1).layers):
+        cache.update(layer.keys, layer.values, number)
+    return cache
+
+
+class Kept:
+    """Weights of a model as they are now, to be put back for a while later."""
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        self._pairs = [(p, p.detach().clone()) for p in parameters]
+
+    def forget_unchanged(self) -> None:
+        """Frees the memory of weights that are still the same."""
+        self._pairs = [(p, kept) for p, kept in self._pairs if not torch.equal(p, kept)]
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The kept weights instead of today's; nothing is copied."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        exchanged: list[tuple[torch.nn.Parameter, Tensor]] = []
+        for parameter, kept in self._pairs:
+            exchanged.append((parameter, parameter.data))
+            parameter.data = kept
+        self._pairs = exchanged
 
 
 @contextlib.contextmanager
@@ -96,8 +335,10 @@ def _first_line(error: Exception) -> str:
 
 
 def save_weights(model: Any, folder: Path) -> None:
-    """The adapter in PEFT's format, or all weights of a fully tuned model."""
+    """The adapter that learns in PEFT's format, or all weights of a wholly tuned model."""
     if isinstance(model, PeftModel):
+        model.save_pretrained(str(folder), selected_adapters=[LEARNING])
+    elif isinstance(model, BottleneckModel):
         model.save_pretrained(str(folder))
     else:
         save_model(model, str(folder / "model.safetensors"))
@@ -108,5 +349,7 @@ def load_weights(model: Any, folder: Path) -> None:
     """Puts weights that `save_weights` wrote back into the same model."""
     if isinstance(model, PeftModel):
         set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
+    elif isinstance(model, BottleneckModel):
+        model.load(folder)
     else:
         load_model(model, str(folder / "model.safetensors"))

@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, PreTrainedModel
 
 from burnish.errors import ModelError
+from burnish.models.adapt import base_of, is_adapted, learned_prefix, switched_off
 from burnish.models.prefix import Prefix, expand
 
 # Positions a vocabulary projection: 512 x 50,000 float32 logits are 100 MB, and more is no faster.
@@ -97,7 +98,7 @@ class Network:
 
     def __init__(self, model: PreTrainedModel | PeftModel) -> None:
         self.whole: Any = model
-        self.model: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        self.model: Any = base_of(model)
         self.config: Any = self.model.config.get_text_config()
 
     @contextlib.contextmanager
@@ -113,17 +114,17 @@ class Network:
 
     @contextlib.contextmanager
     def base(self) -> Iterator[None]:
-        """The same with the adapter switched off.
+        """The same with the learning adapter switched off; an earlier run's stays.
 
         Raises:
             ModelError: there is no adapter, so the base is not there any more.
         """
-        if not isinstance(self.whole, PeftModel):
+        if not is_adapted(self.whole):
             raise ModelError(
                 "the base model is not kept beside weights that learn themselves",
                 "use method lora, or keep what the base says before training",
             )
-        with self.frozen(), self.whole.disable_adapter():
+        with self.frozen(), switched_off(self.whole, frozen_too=False):
             yield
 
     @property
@@ -142,8 +143,10 @@ class Network:
         return getattr(self.config, "sliding_window", None)
 
     def start(self) -> Prefix:
-        """Nothing computed yet, one row."""
-        return Prefix(None, torch.ones(1, 0, dtype=torch.long, device=self.device), None)
+        """One row, nothing computed yet but a learned prefix: a trunk that gradients reach."""
+        cache = learned_prefix(self.whole)
+        places = 0 if cache is None else cache.get_seq_length()
+        return Prefix(cache, torch.ones(1, places, dtype=torch.long, device=self.device), None)
 
     def extend(
         self,

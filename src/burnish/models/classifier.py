@@ -38,8 +38,6 @@ _AUTO: dict[HeadKind, Any] = {
     "classify": AutoModelForSequenceClassification,
     "tag": AutoModelForTokenClassification,
 }
-# PEFT keeps a head's weights beside the adapter when it knows the kind of task.
-PEFT_TASK: dict[HeadKind, str] = {"classify": "SEQ_CLS", "tag": "TOKEN_CLS"}
 _TOKENS_AT_ONCE = 4096
 
 

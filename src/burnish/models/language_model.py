@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from burnish.chat import Conversation
 from burnish.data.render import render_prompt
 from burnish.errors import ModelError
+from burnish.models.adapt import Kept, is_adapted, switched_off
 from burnish.models.branches import Network, Row, common_start, finish
 from burnish.models.decoding import Decoder
 from burnish.models.prefix import Prefix
@@ -63,7 +62,7 @@ class LanguageModel:
         self.source_sha256 = source_sha256
         self.adapter_sha256: str | None = None
         self._adapter_on = True
-        self._base_weights: dict[str, Tensor] | None = None
+        self._kept: Kept | None = None
 
     @property
     def network(self) -> Network:
@@ -82,32 +81,24 @@ class LanguageModel:
 
     @contextlib.contextmanager
     def base(self) -> Iterator["LanguageModel"]:
-        """The same weights with the adapter switched off."""
+        """The model that was named, before any tuning: adapters off, kept weights back."""
         self._adapter_on = False
         try:
-            with self._switched_off():
+            with contextlib.ExitStack() as stack:
+                if is_adapted(self.module):
+                    stack.enter_context(switched_off(self.module, frozen_too=True))
+                if self._kept is not None:
+                    stack.enter_context(self._kept.in_place())
                 yield self
         finally:
             self._adapter_on = True
 
-    def keep_base(self) -> None:
-        """Remembers today's weights as the base, before fully tuned ones are put in."""
-        self._base_weights = {k: v.clone() for k, v in self.module.state_dict().items()}
-
     @contextlib.contextmanager
-    def _switched_off(self) -> Iterator[None]:
-        if isinstance(self.module, PeftModel):
-            with self.module.disable_adapter():
-                yield
-        elif self._base_weights is None:
-            yield
-        else:
-            tuned = {k: v.clone() for k, v in self.module.state_dict().items()}
-            self.module.load_state_dict(self._base_weights)
-            try:
-                yield
-            finally:
-                self.module.load_state_dict(tuned)
+    def keeping_base(self) -> Iterator[None]:
+        """Remembers as the base the weights that are changed inside."""
+        self._kept = Kept(list(self.module.parameters()))
+        yield
+        self._kept.forget_unchanged()
 
     @torch.no_grad()
     def generate(

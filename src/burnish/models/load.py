@@ -1,11 +1,17 @@
 """Loads a model by name onto the best device, in the number format that the device is fast in."""
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from burnish.errors import ModelError
@@ -14,6 +20,9 @@ from burnish.models.language_model import LanguageModel, folder_sha256
 from burnish.models.sources import Source, resolve
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
+
+# Weights that bitsandbytes scales together.
+_FOUR_BIT_BLOCK = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +49,54 @@ def place(choice: DeviceChoice) -> Placement:
     return Placement("cpu", torch.float32)
 
 
+def check_four_bit() -> None:
+    """Whether weights can be kept in 4 bits here, before anything is loaded.
+
+    Raises:
+        ModelError: bitsandbytes is not installed.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(
+            "method is qlora, but bitsandbytes is not installed",
+            "install it with `pip install burnish[qlora]`, or set method to lora",
+        )
+
+
+def four_bit_options(placement: Placement) -> dict[str, Any]:
+    """Arguments of `from_pretrained` for 4-bit weights; bitsandbytes has CPU and CUDA kernels."""
+    check_four_bit()
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=placement.dtype,
+    )
+    return {"quantization_config": quantization, "device_map": {"": placement.device}}
+
+
+def _checked_four_bit(module: Any, name: str) -> Any:
+    """The model, with one way to compute on a CPU.
+
+    bitsandbytes 0.50 has two faults there: it restores wrong weights where rows are not whole
+    blocks, and on CPUs with AVX-512 bfloat16 units it packs the weights anew at the first pass
+    without gradient, after which evaluation computes other numbers than training.
+
+    Raises:
+        ModelError: rows of the model are not whole blocks.
+    """
+    for layer in module.modules():
+        if not hasattr(layer, "support_avx512bf16_for_cpu") or layer.weight.device.type != "cpu":
+            continue
+        layer.support_avx512bf16_for_cpu = False
+        if layer.in_features % _FOUR_BIT_BLOCK:
+            raise ModelError(
+                f"{name} has rows of {layer.in_features} weights, and 4-bit weights on a CPU need "
+                f"multiples of {_FOUR_BIT_BLOCK}",
+                "set method to lora, or train on a GPU",
+            )
+    return module
+
+
 def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     """The tokenizer of a resolved source."""
     try:
@@ -52,26 +109,36 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
 
 
 def load_model(
-    name: str, device: DeviceChoice = "auto", adapter: Path | None = None
+    name: str,
+    device: DeviceChoice = "auto",
+    adapter: Path | None = None,
+    *,
+    four_bit: bool = False,
 ) -> LanguageModel:
     """A model and, where named, the adapter on it; switch it off with `model.base()`.
+
+    `four_bit` keeps the layers' weights in 4-bit NormalFloat (Dettmers et al. 2023, arXiv
+    2305.14314) with doubly quantised scales; that rounded model is then the base.
 
     Raises:
         ModelError: the model or the adapter cannot be had or does not fit.
     """
     source, placement = resolve(name), place(device)
+    options: dict[str, Any] = four_bit_options(placement) if four_bit else {}
     logging.disable_progress_bar()
     try:
-        module = AutoModelForCausalLM.from_pretrained(str(source.path), dtype=placement.dtype)
+        module = AutoModelForCausalLM.from_pretrained(
+            str(source.path), dtype=placement.dtype, **options
+        )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"{name} is no causal language model ({str(error).splitlines()[0][:120]})",
             "choose another; `burnish models` lists the built-in ones",
         ) from error
-    module = module.to(placement.device)
-    model = LanguageModel(
-        module, load_tokenizer(source), name=source.name, source_sha256=source.sha256
-    )
+    module = _checked_four_bit(module, name) if four_bit else module.to(placement.device)
+    # The rounded weights are another base, whose results must not be taken for the exact ones.
+    sha256 = f"nf4-{source.sha256}" if four_bit else source.sha256
+    model = LanguageModel(module, load_tokenizer(source), name=source.name, source_sha256=sha256)
     if adapter is not None:
         model.module = load_adapter(module, adapter)
         model.adapter_sha256 = folder_sha256(adapter)

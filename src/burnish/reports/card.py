@@ -31,6 +31,15 @@ _HUB_TWINS = {
     "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
     "gemma3-270m": "google/gemma-3-270m",
 }
+_METHOD_NAMES = {
+    "full": "all weights tuned",
+    "last-n": "the last layers tuned",
+    "lora": "A LoRA adapter",
+    "qlora": "A LoRA adapter, trained on 4-bit weights,",
+    "ia3": "An IA3 adapter",
+    "prefix": "A learned prefix",
+    "bottleneck": "A bottleneck adapter",
+}
 
 
 def write_card(run: RunDirectory) -> Path:
@@ -55,8 +64,9 @@ def _render(contents: Contents) -> str:
     environment.filters.update(cell=cell, count=count, points=_points, gain=_gain)
     recipe = flat(contents.manifest.recipe)
     groups = ledger_groups(contents.ledger)
+    by_peft = _by_peft(recipe) and not _stands_on_others(contents)
     return environment.get_template("card.md.j2").render(
-        front=yaml.safe_dump(_front(recipe), sort_keys=False, allow_unicode=True),
+        front=yaml.safe_dump(_front(recipe, by_peft), sort_keys=False, allow_unicode=True),
         contents=contents,
         manifest=contents.manifest,
         recipe=recipe,
@@ -67,7 +77,10 @@ def _render(contents: Contents) -> str:
         settings=_settings(contents, recipe),
         hub=_hub_name(recipe),
         base=_name_of(recipe),
-        full=recipe.get("method") == "full",
+        whole=_whole(recipe),
+        method=_METHOD_NAMES.get(plain(recipe.get("method")), plain(recipe.get("method"))),
+        by_peft=by_peft,
+        lineage=contents.manifest.lineage,
     )
 
 
@@ -77,15 +90,32 @@ def cell(value: Any) -> str:
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
 
 
-def _front(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    full = recipe.get("method") == "full"
-    tags = ["burnish", plain(recipe.get("objective")), *([] if full else ["lora"])]
+def _front(recipe: Mapping[str, Any], by_peft: bool) -> dict[str, Any]:
+    whole, method = _whole(recipe), plain(recipe.get("method"))
+    tags = ["burnish", plain(recipe.get("objective")), *([] if whole else [method])]
+    library = "transformers" if whole else "peft" if by_peft else "burnish"
     return {
         "base_model": _hub_name(recipe) or _name_of(recipe),
-        "library_name": "transformers" if full else "peft",
+        "library_name": library,
         "pipeline_tag": "text-generation",
         "tags": tags,
     }
+
+
+def _whole(recipe: Mapping[str, Any]) -> bool:
+    """Whether the run keeps a whole model."""
+    return recipe.get("method") in ("full", "last-n")
+
+
+def _by_peft(recipe: Mapping[str, Any]) -> bool:
+    """Whether plain PEFT reads the adapter."""
+    return not _whole(recipe) and recipe.get("method") != "bottleneck"
+
+
+def _stands_on_others(contents: Contents) -> bool:
+    """Whether the adapter alone is not the tuned model, as an earlier run's weights are below."""
+    lineage = contents.manifest.lineage
+    return bool(lineage) and (lineage["init"] != "continue" or bool(lineage["lineage"]))
 
 
 def _name_of(recipe: Mapping[str, Any]) -> str:
@@ -111,11 +141,12 @@ def _labels(contents: Contents) -> list[str]:
 
 def _settings(contents: Contents, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe's training keys and what came of them."""
+    method = plain(recipe.get("method"))
+    section = "lora." if method == "qlora" else f"{method.replace('-', '_')}."
     asked = {
         key: value
         for key, value in recipe.items()
-        if key in ("method", "objective", "seed") or key.startswith(("training.", "lora."))
-        if not (key.startswith("lora.") and recipe.get("method") == "full")
+        if key in ("method", "objective", "seed") or key.startswith(("training.", section))
     }
     return asked | {k.replace("_", " "): v for k, v in flat(contents.manifest.training).items()}
 

@@ -6,14 +6,28 @@ from typing import Literal
 # Schulman et al., "LoRA Without Regret" (Thinking Machines, 2025): the best LoRA rate is about ten
 # times the best full rate, and falls with the hidden size as (2000 / size) ** 0.781 from 5e-5.
 _FULL_RATE_AT_2000 = 5e-5
-_LORA_TIMES = 10.0
 _SIZE_POWER = 0.781
+# The other methods as multiples of the full rate, from the rate their source used at its model's
+# hidden size, which that power carries to 2000:
+#   IA3: 3e-3 for T0-3B, hidden size 2048 (Liu et al. 2022, arXiv 2205.05638, section 3.3);
+#   bottleneck: 3e-4 for LLaMA-7B, hidden size 4096 (Hu et al. 2023, arXiv 2304.01933), where
+#     LoRA's rate is the same, and is 2.9e-4 by the rule above;
+#   prefix: 1e-2 for T5-large, hidden size 1024 (PEFT's guide to prefix tuning); learnt directly,
+#     so far above the rates of Li and Liang 2021, who learn it through a network.
+_TIMES = {
+    "full": 1.0,
+    "last-n": 1.0,
+    "lora": 10.0,
+    "qlora": 10.0,
+    "bottleneck": 10.0,
+    "ia3": 60.0,
+    "prefix": 120.0,
+}
 
 
 def automatic_rate(method: str, hidden_size: int) -> float:
     """The learning rate that `learning_rate: auto` stands for."""
-    times = 1.0 if method == "full" else _LORA_TIMES
-    return float(_FULL_RATE_AT_2000 * times * (2000 / hidden_size) ** _SIZE_POWER)
+    return float(_FULL_RATE_AT_2000 * _TIMES[method] * (2000 / hidden_size) ** _SIZE_POWER)
 
 
 def rate_factor(

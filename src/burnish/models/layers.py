@@ -1,0 +1,111 @@
+"""Where a model's layers are, and which of their linear maps belong to attention or to the MLP.
+
+Families name their parts differently (`self_attn.q_proj`, `attention.self.query`,
+`attention.q_lin`, `attn.c_attn`), so parts are found by structure: the outermost list of modules
+is the stack of layers, and a linear map whose path names attention belongs to it.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from burnish.errors import ModelError
+
+Target = Literal["all-linear", "attention", "mlp"]
+_KEYS_AND_VALUES = {"k", "v", "k_proj", "v_proj", "k_lin", "v_lin", "key", "value"}
+_KEYS_AND_VALUES |= {"key_proj", "value_proj"}
+
+
+def layer_stack(model: Any) -> tuple[str, nn.ModuleList]:
+    """The decoder or encoder layers, with the path that leads to them.
+
+    Raises:
+        ModelError: the model has no list of layers.
+    """
+    found: list[tuple[str, nn.ModuleList]] = []
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer, _ in found)
+        if isinstance(module, nn.ModuleList) and not inside:
+            found.append((name, module))
+    if not found:
+        raise ModelError(
+            f"{type(model).__name__} has no list of layers",
+            "choose the method full, or another model",
+        )
+    return max(found, key=lambda pair: len(pair[1]))
+
+
+def linear_paths(model: Any, target: Target = "all-linear") -> list[str]:
+    """Paths within a layer of its linear maps, in the order in which they are registered.
+
+    Raises:
+        ModelError: the layers have none of that target.
+    """
+    paths: dict[str, None] = {}
+    for layer in layer_stack(model)[1]:
+        own: list[str] = []
+        for name, module in layer.named_modules():
+            # What an adapter has wrapped counts as the linear map that it wraps.
+            if isinstance(module, (nn.Linear, Conv1D, BaseTunerLayer)) and not any(
+                name.startswith(f"{path}.") for path in own
+            ):
+                own.append(name)
+        paths |= dict.fromkeys(own)
+    chosen = [path for path in paths if target == "all-linear" or part_of(path) == target]
+    if not chosen:
+        raise ModelError(
+            f"the model has no {target} layers to adapt", "set lora.target to all-linear"
+        )
+    return chosen
+
+
+def part_of(path: str) -> Literal["attention", "mlp"]:
+    """`attention` for a path that names it, else `mlp`."""
+    return "attention" if re.search(r"att(n|ention)", path, re.IGNORECASE) else "mlp"
+
+
+def output_path(model: Any, part: Literal["attention", "mlp"]) -> str:
+    """The linear map that leads a part back into the hidden states: the last one registered.
+
+    Raises:
+        ModelError: the layers have no such part, or it ends in no linear map.
+    """
+    path = linear_paths(model, part)[-1]
+    size = model.config.get_text_config().hidden_size
+    for layer in layer_stack(model)[1]:
+        projection: Any = layer.get_submodule(path)
+        if size not in projection.weight.shape:
+            raise ModelError(
+                f"the model's {part} does not end in a linear map of {size} outputs",
+                "choose the method lora",
+            )
+    return path
+
+
+def key_value_paths(model: Any) -> list[str]:
+    """The linear maps that give keys and values; where they are fused, all but the output."""
+    paths = linear_paths(model, "attention")
+    named = [path for path in paths if path.rpartition(".")[2] in _KEYS_AND_VALUES]
+    return named or paths[:-1]
+
+
+def pattern(model: Any, paths: Sequence[str], layers: Sequence[int] | None = None) -> str:
+    """A regular expression of full module names: these paths in these layers (None is all).
+
+    Raises:
+        ModelError: a layer number that the model does not have.
+    """
+    name, stack = layer_stack(model)
+    for number in layers or ():
+        if not 0 <= number < len(stack):
+            raise ModelError(
+                f"layer {number} was asked for and the model has layers 0 to {len(stack) - 1}",
+                "correct lora.layers",
+            )
+    numbers = r"\d+" if layers is None else "|".join(str(number) for number in layers)
+    inside = "|".join(re.escape(path) for path in paths)
+    return rf"{re.escape(name)}\.({numbers})\.({inside})"

@@ -1,0 +1,87 @@
+"""Opening a run's model: as it starts, and as it was tuned."""
+
+import contextlib
+import json
+from collections import Counter
+from pathlib import Path
+
+from burnish.errors import RunError
+from burnish.lineage import recipe_of, tuned_on, tuned_sha256
+from burnish.models.adapt import WHOLE
+from burnish.models.classifier import Classifier, Constant, load_classifier
+from burnish.models.heads import OUTSIDE
+from burnish.models.language_model import LanguageModel
+from burnish.models.load import load_model
+from burnish.recipe import HEADS, Recipe
+from burnish.run_directory import RunDirectory
+from burnish.training.objectives.tag import all_tags
+
+
+def open_tuned(run: RunDirectory | Path | str) -> LanguageModel:
+    """The run's model as it was tuned; `model.base()` is the model that the recipe names.
+
+    Raises:
+        RunError: the run has no adapter yet, or its model has a head and writes no text.
+    """
+    directory, recipe = _trained(run)
+    if recipe.objective in HEADS:
+        raise RunError(
+            f"{directory.path} holds a model that labels and writes no text",
+            "open it with burnish.open_classifier",
+        )
+    model = load_model(recipe.model, recipe.device, four_bit=recipe.method == "qlora")
+    changes_weights = recipe.method in WHOLE or recipe.init_from is not None
+    with model.keeping_base() if changes_weights else contextlib.nullcontext():
+        model.module = tuned_on(directory, model.module)
+    model.adapter_sha256 = tuned_sha256(directory)
+    return model
+
+
+def open_classifier(run: RunDirectory | Path | str) -> Classifier:
+    """The run's model with its head; `model.base()` gives what it is compared with.
+
+    Raises:
+        RunError: the run has no adapter yet, or its model has no head.
+    """
+    directory, recipe = _trained(run)
+    kind = recipe.objective
+    if kind != "classify" and kind != "tag":
+        raise RunError(
+            f"{directory.path} holds a model that writes text (objective {kind})",
+            "open it with burnish.open_tuned",
+        )
+    named = json.loads((directory.adapter / "config.json").read_text())["id2label"]
+    labels = [named[str(index)] for index in range(len(named))]
+    model = load_classifier(recipe.model, recipe.device, kind, labels, recipe.seed)
+    model.module = tuned_on(directory, model.module)
+    model.adapter_sha256 = tuned_sha256(directory)
+    model.baseline = Constant(kind, OUTSIDE)
+    if kind == "classify":
+        counts = Counter(str(example.label) for example in directory.split("train"))
+        model.baseline = Constant(kind, min(counts, key=lambda label: (-counts[label], label)))
+    return model
+
+
+def open_run(run: RunDirectory | Path | str) -> LanguageModel | Classifier:
+    """The run's model, whether it writes or labels."""
+    directory = run if isinstance(run, RunDirectory) else RunDirectory.open(run)
+    headed = recipe_of(directory.manifest()).objective in HEADS
+    return open_classifier(directory) if headed else open_tuned(directory)
+
+
+def open_start(directory: RunDirectory, recipe: Recipe) -> LanguageModel | Classifier:
+    """The model before training, a fresh head on it where the objective needs one."""
+    kind = recipe.objective
+    if kind != "classify" and kind != "tag":
+        return load_model(recipe.model, recipe.device, four_bit=recipe.method == "qlora")
+    examples = [*directory.split("train"), *directory.split("validation")]
+    labels = all_tags(examples) if kind == "tag" else sorted({str(e.label) for e in examples})
+    return load_classifier(recipe.model, recipe.device, kind, labels, recipe.seed)
+
+
+def _trained(run: RunDirectory | Path | str) -> tuple[RunDirectory, Recipe]:
+    directory = run if isinstance(run, RunDirectory) else RunDirectory.open(run)
+    recipe = recipe_of(directory.manifest())
+    if not directory.adapter.exists():
+        raise RunError(f"{directory.path} has no adapter yet", "train it with `burnish run`")
+    return directory, recipe
