@@ -31,9 +31,10 @@ from burnish.reports.card import write_card
 from burnish.reports.page import write_page
 from burnish.retention.verdict import Head, decide
 from burnish.run_directory import Finding, Manifest, RunDirectory
-from burnish.tuning import learn, objective_of, open_run, recipe_of
+from burnish.tuning import learn, objective_of, recipe_of
 from burnish.tuning import open_classifier as open_classifier  # a verb of notebooks
-from burnish.tuning import open_tuned as open_tuned  # a verb of notebooks
+from burnish.tuning import open_run as open_run
+from burnish.tuning import open_tuned as open_tuned
 
 _LIBRARIES = ("burnish", "torch", "transformers", "peft", "tokenizers", "numpy")
 

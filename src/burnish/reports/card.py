@@ -31,6 +31,12 @@ _HUB_TWINS = {
     "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
     "gemma3-270m": "google/gemma-3-270m",
 }
+# What the hub calls a head's task, and transformers' class for it.
+_PIPELINES = {"classify": "text-classification", "tag": "token-classification"}
+_HEADS = {
+    "classify": "AutoModelForSequenceClassification",
+    "tag": "AutoModelForTokenClassification",
+}
 
 
 def write_card(run: RunDirectory) -> Path:
@@ -68,6 +74,7 @@ def _render(contents: Contents) -> str:
         hub=_hub_name(recipe),
         base=_name_of(recipe),
         full=recipe.get("method") == "full",
+        head=_HEADS.get(plain(recipe.get("objective"))),
     )
 
 
@@ -83,7 +90,7 @@ def _front(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "base_model": _hub_name(recipe) or _name_of(recipe),
         "library_name": "transformers" if full else "peft",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": _PIPELINES.get(plain(recipe.get("objective")), "text-generation"),
         "tags": tags,
     }
 
@@ -105,7 +112,7 @@ def _fallen(groups: list[tuple[str, list[Row]]]) -> list[Row]:
 
 def _labels(contents: Contents) -> list[str]:
     """The labels of a classification task; empty for free answers."""
-    found = confusion(contents.answers)
+    found = confusion(contents.labelled)
     return found.labels if found is not None else []
 
 
