@@ -151,11 +151,19 @@ def test_a_head_is_released_on_its_target_alone() -> None:
 
 
 def test_a_corpus_metric_can_decide() -> None:
-    span_rows = target_rows(pair(10, 0, 60, 30), ["span_f1", "macro_f1"], seed=0)
-    macro, accuracy = target_rows(pair(10, 0, 60, 30), ["macro_f1", "accuracy"], seed=0)
-    assert macro.bound is not None
-    assert macro.passed is (macro.bound > 0) is True
-    assert macro.low < macro.bound < macro.delta
-    assert accuracy.passed is True
-    assert span_rows[0].passed is False  # "yes" is no span
-    assert span_rows[1].bound is None
+    base, tuned = pair(10, 0, 60, 30)
+
+    def tagged(side: list[ItemResult]) -> list[ItemResult]:
+        return [
+            dataclasses.replace(r, expected="B-x O", answer="B-x O" if r.score else "O O")
+            for r in side
+        ]
+
+    f1, recall = target_rows((tagged(base), tagged(tuned)), ["span_f1", "span_recall"], seed=0)
+    assert (f1.base, f1.tuned) == (pytest.approx(20 / 110), pytest.approx(140 / 170))
+    assert f1.bound is not None
+    assert f1.low < f1.bound < f1.delta
+    assert f1.passed is True
+    assert (recall.bound, recall.passed) == (None, None)
+    level = target_rows((tagged(base), tagged(base)), ["span_f1"], seed=0)[0]
+    assert level.passed is False
