@@ -27,7 +27,7 @@ from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_tokenizer
 from burnish.models.sources import Source, resolve
 from burnish.opening import open_classifier as open_classifier  # a verb of notebooks
-from burnish.opening import open_run
+from burnish.opening import open_run as open_run
 from burnish.opening import open_tuned as open_tuned  # a verb of notebooks
 from burnish.progress import Bars
 from burnish.recipe import HEADS, Recipe, build_recipe, load_recipe

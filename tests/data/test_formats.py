@@ -212,3 +212,49 @@ def test_columns_must_be_fields_of_ours() -> None:
         Converter({"lable": "stars"})
     with pytest.raises(DataError, match=r"group_by is 'a' and data\.columns\.group 'b': keep one"):
         Converter({"group": "b"}, group_by="a")
+
+
+def test_words_and_tags_are_a_question_and_its_tags() -> None:
+    row = {"tokens": ["my", "red", "tent"], "tags": ["O", "B-thing", "I-thing"], "text": "my tent"}
+    read = good(row)
+    assert read.messages == (
+        Message("user", "my red tent"),
+        Message("assistant", "O B-thing I-thing"),
+    )
+    assert read.tags == ("O", "B-thing", "I-thing")
+    assert read.question.split(" ") == row["tokens"]
+    assert Example.from_row(read.to_row()) == read
+    mapped = {"words": row["tokens"], "ner": row["tags"]}
+    assert good(mapped, columns={"tokens": "words", "tags": "ner"}) == read
+
+
+@pytest.mark.parametrize(
+    ("words", "tags", "reason", "remedy"),
+    [
+        (["a", "b"], ["O"], "has 2 tokens and 1 tags", "give each word a tag"),
+        ([], [], "has no words in tokens", "delete the row"),
+        ("a b", ["O"], "has text ('a b') as tokens", "write a list of words"),
+        (["a b"], ["O"], "has text ('a b') as tokens[0]", "write one word without white space"),
+        (["a\u2003"], ["O"], "has text ('a\\u2003') as tokens[0]", "write one word without"),
+        ([""], ["O"], "has text ('') as tokens[0]", "write one word without white space"),
+        (["a"], [3], "has a number (3) as tags[0]", "write O, B-TYPE or I-TYPE (IOB2)"),
+        (["a"], ["S-x"], "has text ('S-x') as tags[0]", "write O, B-TYPE or I-TYPE (IOB2)"),
+        (
+            ["a", "b"],
+            ["B-x", "I-y"],
+            "has 'I-y' as tags[1], where no span of that type goes on",
+            "begin the span with B-y (IOB2)",
+        ),
+        (
+            ["a"],
+            ["I-x"],
+            "has 'I-x' as tags[0], where no span of that type goes on",
+            "begin the span with B-x (IOB2)",
+        ),
+    ],
+)
+def test_words_and_tags_that_do_not_fit(words: Any, tags: Any, reason: str, remedy: str) -> None:
+    bad = convert({"tokens": words, "tags": tags})
+    assert isinstance(bad, BadRow)
+    assert bad.reason == reason
+    assert bad.remedy.startswith(remedy)

@@ -6,8 +6,8 @@ import pytest
 
 from burnish.evaluation.statistics import paired_outcomes
 from burnish.retention.ledger import general_row, section_row, target_rows, text_loss_row
-from burnish.retention.verdict import decide
-from burnish.run_directory import ItemResult, LedgerRow
+from burnish.retention.verdict import Head, decide
+from burnish.run_directory import ItemResult, LedgerRow, Verdict
 
 
 def pair(
@@ -133,3 +133,37 @@ def test_bound_is_the_one_sided_one() -> None:
     )
     assert row.bound == found.lower_bound
     assert row.low == found.interval.low < row.bound
+
+
+def test_a_head_is_released_on_its_target_alone() -> None:
+    head = Head("an encoder", "the most frequent training label, 'red',")
+
+    def judged(counts: tuple[int, ...]) -> Verdict:
+        return decide(target_rows(pair(*counts), ["accuracy"], seed=0), 2.0, head)
+
+    won = judged(GAIN)
+    assert won.decision == "release"
+    assert won.reasons[1].startswith("Base is the most frequent training label, 'red', since")
+    assert "the model is an encoder with a head and writes no text" in won.reasons[2]
+    assert won.certified_general_drop is None
+    assert judged((10, 60, 0, 30)).decision == "hold"
+    assert judged((40, 5, 6, 40)).decision == "inconclusive"
+
+
+def test_a_corpus_metric_can_decide() -> None:
+    base, tuned = pair(10, 0, 60, 30)
+
+    def tagged(side: list[ItemResult]) -> list[ItemResult]:
+        return [
+            dataclasses.replace(r, expected="B-x O", answer="B-x O" if r.score else "O O")
+            for r in side
+        ]
+
+    f1, recall = target_rows((tagged(base), tagged(tuned)), ["span_f1", "span_recall"], seed=0)
+    assert (f1.base, f1.tuned) == (pytest.approx(20 / 110), pytest.approx(140 / 170))
+    assert f1.bound is not None
+    assert f1.low < f1.bound < f1.delta
+    assert f1.passed is True
+    assert (recall.bound, recall.passed) == (None, None)
+    level = target_rows((tagged(base), tagged(base)), ["span_f1"], seed=0)[0]
+    assert level.passed is False

@@ -1,12 +1,14 @@
 """Talk to base and tuned side by side; an empty line or Ctrl-D ends it.
 
+A model with a head says its label.
+
 Example: burnish chat runs/support-routing --message "where is my parcel"
 """
 
 import json
 import sys
-from collections.abc import Iterator
-from typing import Annotated
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -25,9 +27,13 @@ def command(
     as_json: Json = False,
 ) -> None:
     from burnish import pipeline
+    from burnish.models.classifier import Classifier
 
     directory = RunDirectory.open(run)
-    model = pipeline.open_tuned(directory)
+    model = pipeline.open_run(directory)
+    if isinstance(model, Classifier):
+        _label(model, [message] if message else _questions(), as_json=as_json)
+        return
     system = directory.manifest().recipe["data"]["system"]
     start: Conversation = (Message("system", system),) if system else ()
     sampling = Sampling(max_new_tokens=max_tokens, temperature=temperature)
@@ -45,6 +51,22 @@ def command(
             print(
                 json.dumps({"question": question, **{k: v[-1].content for k, v in talks.items()}})
             )
+
+
+def _label(model: Any, questions: Iterable[str], *, as_json: bool) -> None:
+    """A model with a head says its label; base is what it is compared with."""
+    for question in questions:
+        with model.base() as base:
+            found = {
+                label: one.predict([question])[0].text
+                for label, one in (("base", base), ("tuned", model))
+            }
+        if as_json:
+            print(json.dumps({"question": question, **found}))
+            continue
+        for label, answer in found.items():
+            Console(highlight=False).print(f"[bold]{label:6}[/] ", end="")
+            print(answer)
 
 
 def _questions() -> Iterator[str]:

@@ -21,13 +21,16 @@ def command(
     model: Annotated[
         str, typer.Option(help="whose chat template and tokens to use")
     ] = "smollm2-135m",
+    objective: Annotated[
+        str, typer.Option(help="what would be learnt: sft, lm, classify, tag")
+    ] = "sft",
     show: Annotated[int, typer.Option(help="rows to print, learnt tokens in colour")] = 0,
     drop_bad: DropBad = False,
     as_json: Json = False,
 ) -> None:
     from burnish import pipeline
 
-    checked = pipeline.check(data, model, drop_bad=drop_bad)
+    checked = pipeline.check(data, model, objective=objective, drop_bad=drop_bad)
     dataset = checked.dataset
     sizes = {name: len(getattr(dataset, name)) for name in ("train", "validation", "test")}
     if as_json:

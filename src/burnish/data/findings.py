@@ -105,6 +105,16 @@ def conflicting_labels(examples: Iterable[Example]) -> list[Finding]:
     return found("conflict", "warning", message, [group[-1] for group in torn])
 
 
+def unseen_types(train: Sequence[Example], test: Sequence[Example]) -> list[Finding]:
+    """Kinds of spans that no row to learn from shows: the model cannot find them."""
+    seen, asked = ({t[2:] for e in rows for t in e.tags or ()} for rows in (train, test))
+    unseen = sorted(asked - seen)
+    rows = [e for e in test if {t[2:] for t in e.tags or ()} & set(unseen)]
+    names = ", ".join(unseen)
+    message = f"{len(rows)} rows of test have spans of a type that train never shows: {names}"
+    return found("unseen", "warning", message, rows)
+
+
 def label_balance(examples: Iterable[Example]) -> list[Finding]:
     """How many rows each label has; a warning where few or far apart."""
     counts = Counter(example.label for example in examples if example.label is not None)

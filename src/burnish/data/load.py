@@ -12,6 +12,7 @@ from burnish.data.findings import (
     conflicting_labels,
     empty_turns,
     label_balance,
+    unseen_types,
     without_duplicates,
     without_overlap,
 )
@@ -80,6 +81,7 @@ def load(data: Data, seed: int) -> Dataset:
     findings += conflicting_labels(read["train"])
     parts, overlap = _parts(read, data, seed)
     findings += [*overlap, *label_balance(parts["train"])]
+    findings += unseen_types(parts["train"], parts["test"])
     _check_left(parts, data)
     _check_labels(parts["train"], data.train)
     _check_unseen(parts["train"], parts["test"])

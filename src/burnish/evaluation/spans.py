@@ -38,7 +38,7 @@ def spans(tags: Sequence[str]) -> set[Span]:
         if kind and not goes_on:
             found.add((kind, start, place))
         if not goes_on:
-            start, kind = place, tag[2:]
+            start, kind = place, tag[2:] if tag[:2] in ("B-", "I-") else ""
     return found
 
 

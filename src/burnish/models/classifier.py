@@ -217,6 +217,7 @@ def load_classifier(
             f"{name} cannot be given a head to {kind} ({str(error).splitlines()[0][:120]})",
             "choose an encoder such as all-minilm-l6-v2",
         ) from error
+    module.config.architectures = [type(module).__name__]  # saved beside the adapter too
     tokenizer = load_tokenizer(source)
     if module.config.pad_token_id is None:  # plain transformers needs one to find a text's end
         module.config.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id

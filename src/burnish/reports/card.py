@@ -40,6 +40,12 @@ _METHOD_NAMES = {
     "prefix": "A learned prefix",
     "bottleneck": "A bottleneck adapter",
 }
+# What the hub calls a head's task, and transformers' class for it.
+_PIPELINES = {"classify": "text-classification", "tag": "token-classification"}
+_HEADS = {
+    "classify": "AutoModelForSequenceClassification",
+    "tag": "AutoModelForTokenClassification",
+}
 
 
 def write_card(run: RunDirectory) -> Path:
@@ -81,6 +87,7 @@ def _render(contents: Contents) -> str:
         method=_METHOD_NAMES.get(plain(recipe.get("method")), plain(recipe.get("method"))),
         by_peft=by_peft,
         lineage=contents.manifest.lineage,
+        head=_HEADS.get(plain(recipe.get("objective"))),
     )
 
 
@@ -97,7 +104,7 @@ def _front(recipe: Mapping[str, Any], by_peft: bool) -> dict[str, Any]:
     return {
         "base_model": _hub_name(recipe) or _name_of(recipe),
         "library_name": library,
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": _PIPELINES.get(plain(recipe.get("objective")), "text-generation"),
         "tags": tags,
     }
 
@@ -135,7 +142,7 @@ def _fallen(groups: list[tuple[str, list[Row]]]) -> list[Row]:
 
 def _labels(contents: Contents) -> list[str]:
     """The labels of a classification task; empty for free answers."""
-    found = confusion(contents.answers)
+    found = confusion(contents.labelled)
     return found.labels if found is not None else []
 
 

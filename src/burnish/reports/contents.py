@@ -61,6 +61,11 @@ class Contents:
         return None if value is None else float(value)
 
     @property
+    def labelled(self) -> list[ItemResult]:
+        """The answers that may be labels; one that is a whole row of tags is none."""
+        return [] if self.manifest.recipe.get("objective") == "tag" else self.answers
+
+    @property
     def command(self) -> str | None:
         """The command line that made the run, where it was recorded."""
         command = self.manifest.host.get("command")

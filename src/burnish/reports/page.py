@@ -119,7 +119,7 @@ def _render(contents: Contents) -> str:
         manifest=manifest,
         recipe=flat(manifest.recipe),
         recipe_yaml=yaml.safe_dump(manifest.recipe, sort_keys=False, allow_unicode=True),
-        decision=_decision(contents.verdict),
+        decision=_decision(contents),
         figures=_figures(contents),
         stages=stages(contents),
         groups=[
@@ -127,7 +127,7 @@ def _render(contents: Contents) -> str:
         ],
         confidence=_confidence(contents),
         flips=_flips(contents),
-        confusion=confusion(contents.answers),
+        confusion=confusion(contents.labelled),
         facts=_facts(contents),
         most=MOST_ITEMS,
         **_training(contents),
@@ -165,10 +165,14 @@ def _answered(item: ItemResult, known: Mapping[str, str]) -> str:
     return known.get(item.answer.strip().casefold(), OTHER)
 
 
-def _decision(verdict: Verdict | None) -> tuple[str, str, str]:
+def _decision(contents: Contents) -> tuple[str, str, str]:
+    verdict = contents.verdict
     if verdict is None:
         return "open", "Not certified yet", "The run has not reached its certificate."
-    return verdict.decision, *_DECISIONS[verdict.decision]
+    word, lead = _DECISIONS[verdict.decision]
+    if verdict.decision == "release" and all(row.kind != "general" for row in contents.ledger):
+        lead = "The gain is real, and this model has no general ability to lose."
+    return verdict.decision, word, lead
 
 
 def _figures(contents: Contents) -> list[Figure]:

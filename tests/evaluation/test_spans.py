@@ -1,0 +1,58 @@
+"""Span scores are seqeval's, on any tags."""
+
+import warnings
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from burnish.evaluation.scorers import scorer
+from burnish.evaluation.spans import span_f1, span_precision, span_recall, spans
+
+TAG = st.sampled_from(["O", "B-a", "I-a", "B-b", "I-b"])
+PAIRS = st.lists(
+    st.integers(1, 6).flatmap(
+        lambda n: st.tuples(
+            st.lists(TAG, min_size=n, max_size=n), st.lists(TAG, min_size=n, max_size=n)
+        )
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+def test_spans_by_hand() -> None:
+    tags = ["B-a", "I-a", "O", "B-b", "B-b", "I-a", "O", "I-b"]
+    assert spans(tags) == {("a", 0, 2), ("b", 3, 4), ("b", 4, 5), ("a", 5, 6), ("b", 7, 8)}
+    assert spans([]) == set()
+
+
+def test_scores_by_hand() -> None:
+    answers = ["B-a I-a O", "B-b O", "O"]
+    expected = ["B-a I-a O", "B-a O", "B-a"]
+    assert span_precision(answers, expected) == 1 / 2
+    assert span_recall(answers, expected) == 1 / 3
+    assert span_f1(answers, expected) == pytest.approx(2 / 5)
+    assert span_f1(["O O"], ["O O"]) == 0.0
+    with pytest.raises(ValueError, match="1 answers cannot be scored against 2 others"):
+        span_f1(["O"], ["O", "O"])
+
+
+def test_an_item_that_is_wholly_right_has_one() -> None:
+    grade = scorer("span_f1").grade
+    assert grade("O O", "O O") == 1.0
+    assert grade("B-a O", "O O") == 0.0
+    assert grade("B-a B-a", "B-a O") == pytest.approx(2 / 3)
+
+
+@given(PAIRS)
+def test_scores_are_those_of_seqeval(pairs: list[tuple[list[str], list[str]]]) -> None:
+    from seqeval.metrics import f1_score, precision_score, recall_score
+
+    answers, expected = [a for a, _ in pairs], [e for _, e in pairs]
+    ours = [" ".join(a) for a in answers], [" ".join(e) for e in expected]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # seqeval warns where nothing stands below the line
+        assert span_f1(*ours) == pytest.approx(f1_score(expected, answers))
+        assert span_precision(*ours) == pytest.approx(precision_score(expected, answers))
+        assert span_recall(*ours) == pytest.approx(recall_score(expected, answers))
