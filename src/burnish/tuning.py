@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,14 +30,29 @@ def recipe_of(manifest: Manifest) -> Recipe:
     return restore_recipe(manifest.recipe, manifest.origins)  # type: ignore[arg-type]
 
 
-def learn(directory: RunDirectory, recipe: Recipe, bars: Bars) -> None:
-    """Trains to the end, going on from the last checkpoint if there is one."""
-    manifest = directory.manifest()
+def open_training(directory: RunDirectory, recipe: Recipe) -> tuple[LanguageModel, Loop]:
+    """The model and its loop before the first step; nothing listens yet."""
     model = load_model(recipe.model, recipe.device)
-    bars.say(f"{model.name} on {place(recipe.device)}")
     module = _adapt(model, recipe)
-    settings = _settings(recipe, model)
-    loop = _loop(directory, recipe, model, module, settings)
+    return model, _loop(directory, recipe, model, module, _settings(recipe, model))
+
+
+def learn(
+    directory: RunDirectory,
+    recipe: Recipe,
+    bars: Bars,
+    first: Callable[[LanguageModel, Loop], None] = lambda *_: None,
+) -> None:
+    """Trains to the end, going on from the last checkpoint if there is one.
+
+    `first` sees model and loop of a run that has taken no step yet; what it raises ends the run.
+    """
+    manifest = directory.manifest()
+    bars.say(f"{recipe.model} on {place(recipe.device)}")
+    model, loop = open_training(directory, recipe)
+    module, settings = loop.model, loop.settings
+    if not saved_steps(directory.checkpoints):
+        first(model, loop)
     with bars.training(loop.batches.steps) as show:
 
         def listen(phase: str, values: dict[str, Any]) -> None:
