@@ -63,10 +63,12 @@ class Means:
 class Objective(ABC, Generic[ItemT]):
     """One way to learn. A new one is a file in `objectives/` and its line there.
 
-    `updates` is the number of optimizer updates that one step makes on what it collected.
+    `updates` is the number of optimizer updates that one step makes on what it collected;
+    `additive` is whether a batch's loss is the sum of its items' losses, each seen alone.
     """
 
     updates: int = 1
+    additive: bool = True
 
     @abstractmethod
     def items(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[ItemT]:
