@@ -27,6 +27,7 @@ from burnish.measurement import check_scorers, fill_ledger, measure, target_task
 from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_tokenizer
 from burnish.models.sources import resolve
+from burnish.plan import Plan, make_plan
 from burnish.preflight import MARKS, Check, Subject, preflight, refuse
 from burnish.progress import Bars
 from burnish.recipe import Recipe, build_recipe, load_recipe
@@ -160,6 +161,19 @@ def report(run: RunDirectory | Path | str) -> Path:
 def tokenizer_of(model: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model by name."""
     return load_tokenizer(resolve(model))
+
+
+def plan(
+    recipe: Path | str | Recipe,
+    *,
+    device: str | None = None,
+    quiet: bool = False,
+    **overrides: Any,
+) -> Plan:
+    """What the run would take, from shapes and a few of its steps; nothing is kept."""
+    chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    with _rehearsal(chosen, quiet=quiet) as directory:
+        return make_plan(directory, chosen, device=device)
 
 
 @contextmanager

@@ -127,7 +127,9 @@ class Memory:
         return sum(asdict(self).values())
 
 
-def memory(shapes: Shapes, batch: Batch, *, program: int = 0, checkpointing: bool = False) -> Memory:
+def memory(
+    shapes: Shapes, batch: Batch, *, program: int = 0, checkpointing: bool = False
+) -> Memory:
     """The peak of a training step on that batch; see the formulas above."""
     learning = shapes.learning * shapes.number
     token = shapes.token
