@@ -219,10 +219,38 @@ def test_rows_without_anything_learnt_are_named() -> None:
     examples = [SimpleNamespace(source=f"rows.jsonl:{n}", id=str(n)) for n in (1, 2)]
     tokenizer = SimpleNamespace(decode=lambda tokens: f"text {tokens}")
     model = SimpleNamespace(tokenizer=tokenizer)
-    check = something_learnt(SimpleNamespace(items=rows, examples=examples, model=model))  # type: ignore[arg-type]
+    loop = SimpleNamespace(objective=Sft())
+    subject: Any = SimpleNamespace(items=rows, examples=examples, model=model, loop=loop)
+    check = something_learnt(subject)
     assert check.passed is False
     assert check.figure == "1 of 2 rows"
     assert "rows.jsonl:2 ('text [3, 4]')" in check.seen
+
+
+def test_an_objective_that_compares_rows_of_a_pass_is_not_split(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sft, "additive", False)
+    check = found(recipe, "accumulated = one batch")
+    assert check.passed is None
+    assert "with each other" in check.figure
+
+
+def test_an_objective_that_samples_is_checked_on_what_it_sampled(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dataclass(frozen=True)
+    class Prompt:
+        row: tuple[int, ...]
+        size: int = 4
+        learnt: int = 0
+
+    answer = Row([5, 6, 7, 8, 9], [0.0, 0.0, 0.0, 1.0, 1.0])
+    monkeypatch.setattr(Sft, "items", lambda *_: [Prompt((5, 6, 7))] * 9)
+    monkeypatch.setattr(Sft, "collect", lambda self, network, items, step: [answer for _ in items])
+    checks = pipeline.try_out(recipe, quiet=True)
+    assert [check.passed for check in checks] == [None, None, *[True] * 5]
+    assert "log-probabilities of 4 tokens" in checks[NAMES.index("trunk = plain")].figure
 
 
 def test_rows_are_found_in_pairs_and_groups() -> None:

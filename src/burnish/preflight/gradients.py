@@ -33,8 +33,6 @@ def accumulated_equals_one_batch(subject: Subject, items: Sequence[Any]) -> Chec
         return not_applicable(name, "this objective compares the rows of one pass with each other")
     with without_dropout(subject.loop.model):
         objective = subject.loop.objective
-        items = objective.collect(subject.network, items, 0)
-        subject.loop.model.train()
         if len(items) < 2:
             return not_applicable(name, "there is one row only")
         if _is_random(subject, items[:1]):

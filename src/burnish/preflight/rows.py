@@ -6,6 +6,7 @@ from typing import Any
 from burnish.chat import Example
 from burnish.models.branches import Row
 from burnish.preflight.check import Check, Subject, not_applicable, rows_in
+from burnish.training.objective import Objective
 
 # Rendering is the price of looking at answers before the objective prepared them.
 _ROWS_AT_MOST = 2000
@@ -14,6 +15,8 @@ _ROWS_AT_MOST = 2000
 def something_learnt(subject: Subject) -> Check:
     """Every item of the run has a token, or a decision, that the loss sees."""
     name, items = "something is learnt", subject.items
+    if type(subject.loop.objective).collect is not Objective.collect:
+        return not_applicable(name, "what is learnt is sampled at each step")
     empty = [index for index, item in enumerate(items) if not item.learnt]
     figure = f"{len(items) - len(empty)} of {len(items)} rows"
     if not empty:
@@ -40,7 +43,7 @@ def stop_learnt(subject: Subject) -> Check:
         for place in _ends(row)
     ]
     if not answers:
-        return not_applicable(name, "no tokens are learnt")
+        return not_applicable(name, "no tokens of the rows themselves are learnt")
     stops = subject.model.stop_tokens()
     endless = [found for found in answers if found[1].tokens[found[2]] not in stops]
     figure = f"{len(answers) - len(endless)} of {len(answers)} answers"

@@ -29,11 +29,12 @@ def preflight(subject: Subject) -> list[Check]:
         undone(subject.loop.model, Path(name)),
     ):
         folder = Path(name)
-        checks.append(accumulated_equals_one_batch(subject, items))
-        checks.append(trunk_equals_plain(subject, items))
+        collected = subject.loop.objective.collect(subject.network, items, 0)
+        checks.append(accumulated_equals_one_batch(subject, collected))
+        checks.append(trunk_equals_plain(subject, collected))
         checks.append(saved_equals_resumed(subject, items, folder))
         (folder / "adapter").mkdir()
-        checks += elsewhere_equals_here(subject, items, folder / "adapter")
+        checks += elsewhere_equals_here(subject, collected, folder / "adapter")
     return checks
 
 
@@ -52,7 +53,8 @@ def refuse(checks: Sequence[Check]) -> None:
 
 def chosen(items: Sequence[Any]) -> list[Any]:
     """The shortest item and the middle one: of different sizes where there are any."""
-    learnt = sorted((item for item in items if item.learnt), key=lambda item: item.size)
+    # Where answers are sampled at each step, nothing is learnt yet.
+    learnt = sorted([i for i in items if i.learnt] or items, key=lambda item: item.size)
     short = [item for item in learnt if item.size <= _TOKENS] or learnt[:2]
     middle = max(1, len(short) // 2)
     return [*short[:1], *short[middle : middle + 1]]
