@@ -5,6 +5,7 @@ from typing import Any
 
 from burnish.chat import Example
 from burnish.models.branches import Row
+from burnish.models.decoding import stop_tokens
 from burnish.preflight.check import Check, Subject, not_applicable, rows_in
 from burnish.training.objective import Objective
 
@@ -44,7 +45,7 @@ def stop_learnt(subject: Subject) -> Check:
     ]
     if not answers:
         return not_applicable(name, "no tokens of the rows themselves are learnt")
-    stops = subject.model.stop_tokens()
+    stops = stop_tokens(subject.network.model, tokenizer)
     endless = [found for found in answers if found[1].tokens[found[2]] not in stops]
     figure = f"{len(answers) - len(endless)} of {len(answers)} answers"
     if not endless:
