@@ -138,14 +138,15 @@ def test_an_answer_that_ends_where_the_model_does_not_stop(
 
 
 def test_branches_that_see_another_trunk(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expand = branches._expand_layer
+    expand = branches.expand
 
-    def halved(layer: Any, index_B: torch.Tensor) -> Any:
-        copy = expand(layer, index_B)
-        copy.values = copy.values * 0.5
-        return copy
+    def halved(cache: Any, index_B: torch.Tensor) -> Any:
+        expanded = expand(cache, index_B)
+        for layer in expanded.layers:
+            layer.values = layer.values * 0.5
+        return expanded
 
-    monkeypatch.setattr(branches, "_expand_layer", halved)
+    monkeypatch.setattr(branches, "expand", halved)
     check = found(recipe, "trunk = plain")
     assert check.passed is False
     assert "the log-probability of token" in check.seen
