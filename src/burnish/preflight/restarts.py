@@ -46,16 +46,18 @@ def saved_equals_resumed(subject: Subject, items: Sequence[Any], folder: Path) -
     loaded = _digests(again)
     again.run(resume=True)
     found = _digests(again)
-    for before, after, when in (
-        (saved, loaded, "after saving and loading"),
-        (expected, found, "one step after loading a checkpoint"),
-    ):
+    compared = [(saved, loaded, "after saving and loading")]
+    # A GPU adds up some gradients in no fixed order, so there two equal steps may differ.
+    repeatable = subject.network.device.type == "cpu"
+    if repeatable:
+        compared.append((expected, found, "one step after loading a checkpoint"))
+    for before, after, when in compared:
         differ = [name for name in before if after.get(name) != before[name]]
         if differ:
             figure = f"{len(differ)} of {len(before)} tensors differ {when}"
             seen = f"{differ[0]} is not what it was {when}"
             return Check(RESUMED, False, figure, float(len(differ)), seen, _REMEDY_SAVED)
-    figure = f"{len(expected)} tensors bit for bit, and so after the next step"
+    figure = f"{len(expected)} tensors bit for bit" + ", also one step later" * repeatable
     return Check(RESUMED, True, figure, 0.0)
 
 
