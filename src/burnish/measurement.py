@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from burnish.chat import Example
@@ -88,10 +89,15 @@ def check_scorers(recipe: Recipe) -> None:
         )
 
 
+def results_cache() -> Path:
+    """Where results of base models are kept for the next run."""
+    return cache_folder() / "results"
+
+
 def measure(
     directory: RunDirectory, model: Measured, label: str, tasks: Sequence[Task], bars: Bars
 ) -> None:
-    cache = cache_folder() / "results" if label == "base" else None
+    cache = results_cache() if label == "base" else None
     with bars.items(f"{label} model", sum(len(task) for task in tasks)) as advance:
         for task in tasks:
             started = time.perf_counter()

@@ -16,6 +16,8 @@ from burnish.recipe import HEADS, Recipe
 from burnish.run_directory import RunDirectory
 from burnish.training.objectives.tag import all_tags
 
+Opened = LanguageModel | Classifier
+
 
 def open_tuned(run: RunDirectory | Path | str) -> LanguageModel:
     """The run's model as it was tuned; `model.base()` is the model that the recipe names.
@@ -62,14 +64,14 @@ def open_classifier(run: RunDirectory | Path | str) -> Classifier:
     return model
 
 
-def open_run(run: RunDirectory | Path | str) -> LanguageModel | Classifier:
+def open_run(run: RunDirectory | Path | str) -> Opened:
     """The run's model, whether it writes or labels."""
     directory = run if isinstance(run, RunDirectory) else RunDirectory.open(run)
     headed = recipe_of(directory.manifest()).objective in HEADS
     return open_classifier(directory) if headed else open_tuned(directory)
 
 
-def open_start(directory: RunDirectory, recipe: Recipe) -> LanguageModel | Classifier:
+def open_start(directory: RunDirectory, recipe: Recipe) -> Opened:
     """The model before training, a fresh head on it where the objective needs one."""
     kind = recipe.objective
     if kind != "classify" and kind != "tag":

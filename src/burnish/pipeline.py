@@ -4,14 +4,17 @@ import platform
 import shlex
 import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.markup import escape
 from transformers import PreTrainedTokenizerBase
 
 from burnish.chat import Example
@@ -26,16 +29,20 @@ from burnish.models.classifier import Classifier, longest_text
 from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_tokenizer
 from burnish.models.sources import Source, resolve
+from burnish.opening import Opened
 from burnish.opening import open_classifier as open_classifier  # a verb of notebooks
 from burnish.opening import open_run as open_run
 from burnish.opening import open_tuned as open_tuned  # a verb of notebooks
+from burnish.plan import Plan, make_plan
+from burnish.preflight import MARKS, Check, Subject, preflight, refuse
 from burnish.progress import Bars
 from burnish.recipe import HEADS, Recipe, build_recipe, load_recipe
 from burnish.reports.card import write_card
 from burnish.reports.page import write_page
 from burnish.retention.verdict import Head, decide
 from burnish.run_directory import Finding, Manifest, RunDirectory
-from burnish.tuning import learn, objective_of
+from burnish.training.loop import Loop
+from burnish.tuning import learn, objective_of, open_training
 
 _LIBRARIES = ("burnish", "torch", "transformers", "peft", "tokenizers", "numpy")
 
@@ -112,8 +119,16 @@ def train(
     if directory is None:
         directory = _begin(chosen, bars)
     if directory.manifest().state == "training":
-        learn(directory, chosen, bars)
+        learn(directory, chosen, bars, _first(directory, chosen, bars))
     return directory
+
+
+def try_out(recipe: Path | str | Recipe, *, quiet: bool = False, **overrides: Any) -> list[Check]:
+    """The preflight checks of a run, which is not started; nothing is kept."""
+    chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    with _rehearsal(chosen, quiet=quiet) as directory:
+        model, loop = open_training(directory, chosen)
+        return preflight(_subject(directory, chosen, model, loop))
 
 
 def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirectory:
@@ -167,6 +182,50 @@ def _head(model: LanguageModel | Classifier) -> Head | None:
         return None
     with model.base() as base:
         return Head("an encoder" if model.body == "encoder" else "a decoder", base.name)
+
+
+def plan(
+    recipe: Path | str | Recipe,
+    *,
+    device: str | None = None,
+    quiet: bool = False,
+    **overrides: Any,
+) -> Plan:
+    """What the run would take, from shapes and a few of its steps; nothing is kept."""
+    chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    with _rehearsal(chosen, quiet=quiet) as directory:
+        return make_plan(directory, chosen, device=device)
+
+
+@contextmanager
+def _rehearsal(recipe: Recipe, *, quiet: bool) -> Iterator[RunDirectory]:
+    """A run directory that holds the recipe's data and vanishes."""
+    with tempfile.TemporaryDirectory(prefix="burnish-") as folder:
+        yield _begin(recipe.model_copy(update={"output": Path(folder)}), Bars(quiet=quiet))
+
+
+def _subject(directory: RunDirectory, recipe: Recipe, model: Opened, loop: Loop) -> Subject:
+    longest = recipe.training.max_length or model.context_length
+    return Subject(
+        model, loop, directory.split("train"), longest, on_earlier=recipe.init_from is not None
+    )
+
+
+def _first(directory: RunDirectory, recipe: Recipe, bars: Bars) -> Callable[[Opened, Loop], None]:
+    """What comes before the first step: the preflight, which is told, logged, and may refuse."""
+
+    def first(model: Opened, loop: Loop) -> None:
+        if not recipe.training.preflight:
+            return
+        started = time.perf_counter()
+        checks = preflight(_subject(directory, recipe, model, loop))
+        seconds = round(time.perf_counter() - started, 1)
+        directory.log("preflight", seconds=seconds, checks=[asdict(check) for check in checks])
+        for check in checks:
+            bars.say(f"{MARKS[check.passed]} {check.name:26}[dim]{escape(check.figure)}[/]")
+        refuse(checks)
+
+    return first
 
 
 def _prepare(recipe: Recipe, source: Source) -> Checked:

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from burnish.models.load import load_model, load_tokenizer, place
 from burnish.models.served import ServedModel
 from burnish.models.sources import resolve
 from burnish.models.verbs import Sampling
-from burnish.opening import open_start
+from burnish.opening import Opened, open_start
 from burnish.progress import Bars
 from burnish.recipe import HEADS, Recipe
 from burnish.rewards import reward_of
@@ -30,15 +31,30 @@ from burnish.training.objectives.distill import LocalTeacher, OwnBase, Teacher
 from burnish.training.schedule import automatic_rate
 
 
-def learn(directory: RunDirectory, recipe: Recipe, bars: Bars) -> None:
-    """Trains to the end, going on from the last checkpoint if there is one."""
-    manifest = directory.manifest()
+def open_training(directory: RunDirectory, recipe: Recipe) -> tuple[Opened, Loop]:
+    """The model and its loop before the first step; nothing listens yet."""
     model = open_start(directory, recipe)
-    bars.say(f"{model.name} on {place(recipe.device)}")
     torch.manual_seed(recipe.seed)
     module = learner(directory, recipe, model.module, getattr(model, "fresh", ()))
-    settings = _settings(recipe, model)
-    loop = _loop(directory, recipe, model, module, settings)
+    return model, _loop(directory, recipe, model, module, _settings(recipe, model))
+
+
+def learn(
+    directory: RunDirectory,
+    recipe: Recipe,
+    bars: Bars,
+    first: Callable[[Opened, Loop], None] = lambda *_: None,
+) -> None:
+    """Trains to the end, going on from the last checkpoint if there is one.
+
+    `first` sees model and loop of a run that has taken no step yet; what it raises ends the run.
+    """
+    manifest = directory.manifest()
+    bars.say(f"{recipe.model} on {place(recipe.device)}")
+    model, loop = open_training(directory, recipe)
+    module, settings = loop.model, loop.settings
+    if not saved_steps(directory.checkpoints):
+        first(model, loop)
     with bars.training(loop.batches.steps) as show:
 
         def listen(phase: str, values: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 ORDER = [
     "errors", "chat", "recipe", "run_directory", "progress", "data", "models", "training",
     "evaluation", "retention", "reports", "rewards", "measurement", "lineage", "opening",
-    "tuning", "pipeline", "cli",
+    "tuning", "preflight", "plan", "pipeline", "cli",
 ]  # fmt: skip
 # file or function -> why it may be longer; this list may only shrink
 LONGER: dict[str, str] = {}

@@ -15,6 +15,8 @@ from burnish.errors import InterruptedRunError, UserError
 
 VERBS = {
     "run": "From rows to a verdict: train, measure, decide, report.",
+    "plan": "Say what a run will take: time, memory, disk.",
+    "preflight": "Try a run's promises on its own model and a few rows, in seconds.",
     "check": "Read a data file as a run would, and show what is learnt.",
     "train": "Train only; measure later.",
     "evaluate": "Measure base and tuned of a run, and decide.",

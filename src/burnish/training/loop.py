@@ -162,10 +162,10 @@ class Loop:
 
     def _after_step(self, steps: int) -> None:
         step = self.progress.step
-        due = _is_due(step, steps, self.settings.evaluations)
+        due = is_due(step, steps, self.settings.evaluations)
         if due and self.validation:
             self._validate()
-        if due or _is_due(step, steps, self.settings.checkpoints) or step == steps:
+        if due or is_due(step, steps, self.settings.checkpoints) or step == steps:
             self._save()
 
     def _validate(self) -> None:
@@ -230,7 +230,7 @@ def _groups(model: Any, faster: Mapping[str, float]) -> list[dict[str, Any]]:
     return [{"params": members, "times": times} for times, members in groups.items()]
 
 
-def _is_due(step: int, steps: int, times: int) -> bool:
+def is_due(step: int, steps: int, times: int) -> bool:
     """Whether `step` is one of `times` evenly spaced ones, the last step among them."""
     return times > 0 and (step * times) // steps > ((step - 1) * times) // steps
 

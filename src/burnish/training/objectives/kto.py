@@ -6,7 +6,7 @@ small batches are not quite one large one.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -52,6 +52,7 @@ class Kto(Objective[Judged]):
     beta: float = 0.1
     liked_weight: float = 1.0
     disliked_weight: float = 1.0
+    additive: bool = field(default=False, init=False)
 
     def check(self, examples: Sequence[Example]) -> None:
         for example in examples:

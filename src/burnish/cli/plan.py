@@ -1,0 +1,61 @@
+"""What a run will take: rows, steps, time, memory and disk, measured on a few of its steps.
+
+Example: burnish plan recipe.yaml --device cuda --json
+"""
+
+import json
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from burnish.cli.options import DropBad, Json, Name, Output, Set, overrides
+from burnish.recipe import load_recipe
+
+
+def command(
+    recipe: Annotated[str, typer.Argument(help="a recipe file")],
+    settings: Set = None,
+    name: Name = None,
+    output: Output = None,
+    device: Annotated[
+        str | None, typer.Option(help="cuda: compute the memory there, also without one here")
+    ] = None,
+    drop_bad: DropBad = False,
+    as_json: Json = False,
+) -> None:
+    chosen = load_recipe(recipe, overrides(settings, name, output, drop_bad))
+    from burnish import pipeline
+    from burnish.plan import one_line
+
+    plan = pipeline.plan(chosen, device=device, quiet=as_json)
+    if as_json:
+        print(json.dumps(plan.as_dict()))
+        return
+    Console(highlight=False).print(_table(plan))
+    print(one_line(plan))
+    print(f"next   burnish preflight {recipe}, then burnish run {recipe}")
+
+
+def _table(plan: Any) -> Table:
+    from burnish.plan.estimate import duration, gib
+
+    table = Table("", "in all", "made of", title=plan.device)
+    split = ", ".join(f"{name} {count}" for name, count in plan.rows.items())
+    table.add_row("rows", str(sum(plan.rows.values())), split)
+    table.add_row("steps", str(plan.steps), "")
+    table.add_row("tokens", f"{plan.tokens:,}", f"{plan.learnt_tokens:,} of them learnt")
+    if plan.seconds is not None:
+        parts = ", ".join(f"{name} {duration(value)}" for name, value in plan.seconds.items())
+        table.add_row("time", duration(sum(plan.seconds.values())), parts)
+    if plan.peak is not None:
+        table.add_row("memory", gib(plan.peak), "the peak of the measured steps and items")
+    parts = ", ".join(f"{name} {gib(value)}" for name, value in asdict(plan.memory).items())
+    table.add_row("computed", gib(plan.memory.total), parts)
+    table.add_row("", gib(plan.checkpointed), "with gradient checkpointing")
+    kept = f"{plan.disk.checkpoints} checkpoints of {gib(plan.disk.checkpoint)}"
+    optimizer = f"optimizer {gib(plan.disk.optimizer)}"
+    table.add_row("disk", gib(plan.disk.total), f"{kept}, {optimizer}, released weights, results")
+    return table

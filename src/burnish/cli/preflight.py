@@ -1,0 +1,39 @@
+"""Try what a run promises on its own model, rows and settings, in seconds; nothing is trained.
+
+Example: burnish preflight recipe.yaml --set training.accumulation=4
+"""
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from burnish.cli.options import DropBad, Json, Set, overrides
+from burnish.recipe import load_recipe
+
+
+def command(
+    recipe: Annotated[str, typer.Argument(help="a recipe file")],
+    settings: Set = None,
+    drop_bad: DropBad = False,
+    as_json: Json = False,
+) -> None:
+    chosen = load_recipe(recipe, overrides(settings, None, None, drop_bad))
+    from burnish import pipeline
+    from burnish.preflight import MARKS, refuse
+
+    checks = pipeline.try_out(chosen, quiet=as_json)
+    if as_json:
+        print(json.dumps({"checks": [asdict(check) for check in checks]}))
+        refuse(checks)
+        return
+    table = Table("", "check", "what was measured")
+    for check in checks:
+        table.add_row(MARKS[check.passed], escape(check.name), escape(check.figure))
+    Console(highlight=False).print(table)
+    refuse(checks)
+    print(f"next   burnish run {recipe}")

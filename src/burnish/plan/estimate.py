@@ -1,0 +1,235 @@
+"""The plan of a run: counted from its rows, computed from shapes, measured on a few steps."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from burnish.evaluation.suite import load_suite
+from burnish.evaluation.tasks import Task
+from burnish.measurement import results_cache, target_task
+from burnish.models.load import place
+from burnish.opening import Opened
+from burnish.plan.fit import GIB, Disk, Room, check_disk, check_memory, nearest_folder
+from burnish.plan.measure import (
+    Clock,
+    Steps,
+    count_steps,
+    task_seconds,
+    training_seconds,
+    validation_seconds,
+    work_of,
+)
+from burnish.plan.memory import Batch, Memory, Shapes, memory
+from burnish.preflight.restarts import free_memory
+from burnish.preflight.run import chosen
+from burnish.recipe import Recipe
+from burnish.run_directory import RunDirectory
+from burnish.training.loop import Loop, is_due, peak_memory_mb
+from burnish.tuning import open_training
+
+# What a CUDA context and its libraries hold before the first tensor.
+_CUDA_CONTEXT = 600 * 2**20
+# A line of results: question, expected, answer, score.
+_RESULT = 600
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will take. Bytes and seconds; `seconds` is None where nothing was measured.
+
+    Attributes:
+        rows: items of each split as the objective learns them.
+        tokens: tokens read in the whole run, `learnt_tokens` of them with a loss.
+        steps: optimizer steps.
+        device: where it was planned for, and the number format.
+        memory: the peak of training by what it is for, computed from shapes.
+        checkpointed: bytes of that peak with gradient checkpointing.
+        peak: the peak that the measured steps and items reached; None where nothing was measured.
+        disk: what the run leaves.
+        seconds: by stage.
+    """
+
+    rows: dict[str, int]
+    tokens: int
+    learnt_tokens: int
+    steps: int
+    device: str
+    memory: Memory
+    checkpointed: int
+    peak: int | None
+    disk: Disk
+    seconds: dict[str, float] | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, totals included."""
+        values = asdict(self)
+        values["memory"]["total"] = self.memory.total
+        values["disk"]["total"] = self.disk.total
+        if self.seconds is not None:
+            values["seconds"]["total"] = sum(self.seconds.values())
+        return values
+
+
+def make_plan(
+    directory: RunDirectory,
+    recipe: Recipe,
+    *,
+    device: str | None = None,
+    clock: Clock = time.perf_counter,
+) -> Plan:
+    """Plans the run whose data `directory` holds; it is a copy, so nothing has to be undone.
+
+    Args:
+        directory: a run directory with the splits.
+        recipe: the run's recipe.
+        device: `cuda` computes the memory there even on a machine without one; None plans for
+            the device that the run would choose.
+        clock: seconds; the process time of a busy machine is that of an idle one.
+
+    Raises:
+        UserError: the run would not fit into memory or onto the disk, and what would.
+    """
+    started = clock()
+    model, loop = open_training(directory, recipe)
+    model.module = loop.model
+    load = clock() - started
+    here = place(recipe.device)
+    elsewhere = device == "cuda" and not torch.cuda.is_available()
+    dtype = torch.bfloat16 if elsewhere else here.dtype
+    shapes = Shapes.of(loop.model, model.network.config, dtype)
+    steps = count_steps(loop.batches, shapes)
+    weights = shapes.parameters * shapes.number
+    program = _CUDA_CONTEXT
+    if not elsewhere and here.device == "cpu":
+        program = max(0, psutil.Process().memory_info().rss - weights)
+    tasks = _tasks(directory, recipe, model)
+    disk = _disk(loop, steps, shapes, sum(len(task) for task in tasks))
+    room = Room(_room(loop) + program + weights, _free_disk(recipe))
+    if not elsewhere:
+        check_memory(recipe, shapes, steps.heaviest, program, room)
+    check_disk(recipe, disk, room)
+    seconds = None if elsewhere else _seconds(recipe, (model, loop), tasks, shapes, clock)
+    if seconds is not None:
+        seconds = {"loading twice": 2 * load} | seconds
+    read, learnt = _tokens(loop)
+    return Plan(
+        rows={name: len(directory.split(name)) for name in ("train", "validation", "test")},
+        tokens=read,
+        learnt_tokens=learnt,
+        steps=steps.count,
+        device="cuda, bfloat16, computed" if elsewhere else str(here),
+        memory=memory(shapes, steps.heaviest, program=program),
+        checkpointed=memory(shapes, steps.heaviest, program=program, checkpointing=True).total,
+        peak=None if elsewhere else round(peak_memory_mb() * 2**20),
+        disk=disk,
+        seconds=seconds,
+    )
+
+
+def one_line(plan: Plan) -> str:
+    """Such as `about 6 min, 2.4 GB of memory, 0.2 GB of disk`."""
+    size = plan.memory.total if plan.peak is None else plan.peak
+    parts = [f"{size / 1e9:.1f} GB of memory", f"{plan.disk.total / 1e9:.2f} GB of disk"]
+    if plan.seconds is not None:
+        parts.insert(0, duration(sum(plan.seconds.values())))
+    return "about " + ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Seconds below two minutes, then minutes, then hours."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _seconds(
+    recipe: Recipe,
+    opened: tuple[Opened, Loop],
+    tasks: Sequence[Task],
+    shapes: Shapes,
+    clock: Clock,
+) -> dict[str, float]:
+    model, loop = opened
+    steps = count_steps(loop.batches, shapes)
+    with tempfile.TemporaryDirectory(prefix="burnish-plan-") as folder:
+        training = training_seconds(loop, steps, Path(folder), clock)
+    validation = validation_seconds(loop, shapes, clock)
+    passes = sum(is_due(s, steps.count, loop.settings.evaluations) for s in _all(steps))
+    found = [
+        task_seconds(model, task, base_cached=_cached(model, task), clock=clock) for task in tasks
+    ]
+    seconds = {
+        "training": training,
+        "validation": validation * passes,
+        "evaluating the base": sum(task.base for task in found),
+        "evaluating the tuned": sum(task.tuned for task in found),
+    }
+    if recipe.training.preflight:
+        work = _preflight_work(loop, shapes)
+        seconds = {"preflight": training / steps.total * work} | seconds
+    return seconds
+
+
+def _preflight_work(loop: Loop, shapes: Shapes) -> float:
+    """Five passes over the chosen items together, two over each alone, and logits of the last."""
+    items = chosen([item for members in loop.batches.sets.values() for item in members])
+    alone = [work_of(Batch.of([item]), shapes) for item in items]
+    return 5 * work_of(Batch.of(items), shapes) + 2 * sum(alone) + alone[-1]
+
+
+def _tasks(directory: RunDirectory, recipe: Recipe, model: Opened) -> Sequence[Task]:
+    suite = load_suite(recipe.evaluate.general) if recipe.evaluate.general else None
+    tasks: list[Task] = [target_task(recipe, directory, model)]
+    return [*tasks, *(suite.sections if suite else ()), *(suite.texts if suite else ())]
+
+
+def _cached(model: Opened, task: Task) -> bool:
+    """Whether the base's results are known from a run before."""
+    with model.base():
+        return (results_cache() / f"{model.fingerprint}-{task.hash}.jsonl").exists()
+
+
+def _tokens(loop: Loop) -> tuple[int, int]:
+    """Tokens read and learnt in the whole run."""
+    read = learnt = 0
+    counts, epochs = loop.batches.counts(), loop.batches.epochs
+    for name, items in loop.batches.sets.items():
+        share = counts[name] * epochs / len(items)
+        read += round(share * sum(item.size for item in items))
+        learnt += round(share * sum(item.learnt for item in items))
+    return read, learnt
+
+
+def _disk(loop: Loop, steps: Steps, shapes: Shapes, results: int) -> Disk:
+    """Checkpoints hold what learns; every result is kept for base and tuned."""
+    given, last = loop.settings, steps.count
+    saves = sum(
+        is_due(s, last, given.evaluations) or is_due(s, last, given.checkpoints) or s == last
+        for s in _all(steps)
+    )
+    learning = shapes.learning * next(p.element_size() for p in loop.parameters)
+    return Disk(learning, saves, 2 * learning, 2 * _RESULT * results)
+
+
+def _all(steps: Steps) -> range:
+    return range(1, steps.count + 1)
+
+
+def _room(loop: Loop) -> int:
+    return free_memory(loop.network.device)
+
+
+def _free_disk(recipe: Recipe) -> int:
+    return shutil.disk_usage(nearest_folder(recipe.output)).free
+
+
+def gib(size: float) -> str:
+    """Bytes as GiB or MiB."""
+    return f"{size / GIB:.2f} GiB" if size >= 0.1 * GIB else f"{size / 2**20:.0f} MiB"

@@ -1,0 +1,112 @@
+"""What would fit where the recipe does not: computed from the same formulas, not guessed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from burnish.errors import UserError
+from burnish.plan.memory import Batch, Shapes, memory
+from burnish.recipe import Recipe
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Bytes that are free: memory where the model computes, and the disk of the output folder."""
+
+    memory: int
+    disk: int
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """Bytes that a run leaves: a checkpoint's weights, one optimizer, released weights, results."""
+
+    checkpoint: int
+    checkpoints: int
+    optimizer: int
+    results: int
+
+    @property
+    def total(self) -> int:
+        """At the worst moment, when the new optimizer is written and the old one still there."""
+        return self.checkpoint * (self.checkpoints + 1) + 2 * self.optimizer + self.results
+
+
+def check_memory(recipe: Recipe, shapes: Shapes, batch: Batch, program: int, room: Room) -> None:
+    """Refuses a recipe whose largest step does not fit.
+
+    Raises:
+        UserError: with the first setting that would fit: a smaller batch with as much more
+            accumulation, adapters instead of all weights, or shorter rows.
+    """
+    needed = memory(shapes, batch, program=program).total
+    if needed <= room.memory:
+        return
+    raise UserError(
+        f"a training step needs about {needed / GIB:.1f} GiB of memory and "
+        f"{room.memory / GIB:.1f} GiB are free",
+        what_fits(recipe, shapes, batch, program, room.memory),
+    )
+
+
+def what_fits(recipe: Recipe, shapes: Shapes, batch: Batch, program: int, free: int) -> str:
+    """The remedy as an imperative sentence."""
+    given = recipe.training
+    for rows in range(given.batch_size - 1, 0, -1):
+        if given.batch_size % rows:
+            continue
+        smaller = batch.of_rows(max(1, round(batch.rows * rows / given.batch_size)))
+        if (size := memory(shapes, smaller, program=program).total) <= free:
+            accumulation = given.accumulation * given.batch_size // rows
+            return (
+                f"set training.batch_size={rows} with training.accumulation={accumulation}, "
+                f"which needs about {size / GIB:.1f} GiB"
+            )
+    single = batch.of_rows(1)
+    if recipe.method == "full":
+        lora = shapes.with_lora(recipe.lora.rank)
+        if (size := memory(lora, single, program=program).total) <= free:
+            return (
+                f"set method=lora with training.batch_size=1, which needs about {size / GIB:.1f} "
+                "GiB"
+            )
+    for share in (0.75, 0.5, 0.25, 0.125):
+        shorter = single.of_length(share)
+        if memory(shapes, shorter, program=program).total <= free:
+            tokens = shorter.computed
+            return f"set training.batch_size=1 and training.max_length={tokens}, which fits"
+    weights = shapes.parameters * shapes.number / GIB
+    return f"choose a smaller model, the weights of this one alone are {weights:.1f} GiB"
+
+
+def check_disk(recipe: Recipe, disk: Disk, room: Room) -> None:
+    """Refuses a recipe whose checkpoints do not fit.
+
+    Raises:
+        UserError: with the number of checkpoints that would fit, if any does.
+    """
+    if disk.total <= room.disk:
+        return
+    fixed = disk.total - disk.checkpoint * disk.checkpoints
+    fitting = (room.disk - fixed) // max(1, disk.checkpoint)
+    remedy = "free some room, or name another folder with --output"
+    if fitting >= 1:
+        remedy = f"set training.checkpoints={fitting} and training.evaluations={fitting}"
+        if fitting < 2:
+            remedy = "set training.checkpoints=1 and training.evaluations=1"
+    elif recipe.method == "full":
+        remedy = "set method=lora, whose checkpoints hold only the adapter"
+    raise UserError(
+        f"the run writes about {disk.total / GIB:.1f} GiB and {room.disk / GIB:.1f} GiB are free "
+        f"at {recipe.output}",
+        remedy,
+    )
+
+
+def nearest_folder(path: Path) -> Path:
+    """The folder itself, or the first one above it that exists."""
+    path = path.resolve()
+    while not path.is_dir():
+        path = path.parent
+    return path

@@ -1,0 +1,188 @@
+"""How much memory a training step takes, from the model's shapes and one batch, without running it.
+
+    total = program + weights + gradients + optimizer + activations + trunk + vocabulary
+
+with N parameters of which n learn, s bytes a number, and for the largest forward pass C computed
+tokens, B rows behind a trunk of T tokens, K layers of key and value size k each, V words, m learnt
+tokens:
+
+    weights      N s
+    gradients    n s
+    optimizer    2 n s                  AdamW's two moments
+    activations  a C                    a: bytes that a token leaves for the backward pass
+    trunk        2 K k s B T            keys and values, copied once for every branch
+    vocabulary   3 x 4 V min(m, 512)    logits, their softmax, its gradient, in float32 pieces
+
+`a` is counted, not guessed: the model is copied without its numbers (torch's meta device) and run
+on L and 2 L tokens, while hooks add up every tensor that autograd keeps. Twice the first sum less
+half the second leaves out what grows with L squared, the attention weights, which the fused
+attention kernels do not keep. With gradient checkpointing only the input of each layer is kept,
+and one layer's activations at a time: a becomes K H s + a / K (Chen et al. 2016, arXiv
+1604.06174). Compare Korthikanti et al. 2022 (arXiv 2205.05198), section 4, for a by hand.
+"""
+
+import copy
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from burnish.models.branches import trunk_length
+from burnish.preflight.check import rows_in
+
+_PROJECTED_AT_ONCE = 512
+_COUNTED_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One forward pass in numbers: rows, tokens of the trunk, tokens computed, tokens learnt."""
+
+    rows: int
+    trunk: int
+    computed: int
+    learnt: int
+
+    @classmethod
+    def of(cls, items: Sequence[Any]) -> "Batch":
+        """Of items that hold rows, with their shared beginning; of others, all padded alike."""
+        rows = rows_in(list(items))
+        learnt = sum(item.learnt for item in items)
+        if not rows:
+            longest = max(item.size for item in items)
+            return cls(len(items), 0, len(items) * longest, learnt)
+        trunk = trunk_length(rows)
+        own = max(row.size for row in rows) - trunk
+        return cls(len(rows), trunk, trunk + len(rows) * own, learnt)
+
+    def of_rows(self, rows: int) -> "Batch":
+        """The same batch with another number of rows of the same length."""
+        own = (self.computed - self.trunk) / self.rows
+        trunk = self.trunk if rows > 1 else 0
+        computed = round(trunk + rows * (own + self.trunk - trunk))
+        return Batch(rows, trunk, computed, max(1, round(self.learnt * rows / self.rows)))
+
+    def of_length(self, share: float) -> "Batch":
+        """The same batch with every row cut to a share of its length."""
+        sizes = (round(size * share) for size in (self.trunk, self.computed, self.learnt))
+        return Batch(self.rows, *sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """What of a model decides about memory; sizes in bytes where nothing else is said."""
+
+    parameters: int
+    learning: int
+    number: int  # bytes of one number of the weights
+    token: float  # activations that one token leaves for the backward pass
+    layers: int
+    hidden: int  # numbers
+    key_value: int  # numbers of one token's keys, the same for its values, in one layer
+    vocabulary: int  # words
+
+    @classmethod
+    def of(cls, model: Any, config: Any, dtype: torch.dtype) -> "Shapes":
+        """Counts on a copy without numbers, in the number format that training would use."""
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or (
+            config.hidden_size // config.num_attention_heads
+        )
+        return cls(
+            parameters=sum(p.numel() for p in model.parameters()),
+            learning=sum(p.numel() for p in model.parameters() if p.requires_grad),
+            number=dtype.itemsize,
+            token=bytes_a_token(model, dtype),
+            layers=int(config.num_hidden_layers),
+            hidden=int(config.hidden_size),
+            key_value=int(heads * size),
+            vocabulary=int(config.vocab_size),
+        )
+
+    def with_lora(self, rank: int) -> "Shapes":
+        """The same model when only low-rank adapters of about that rank learn.
+
+        Seven matrices a layer of about 2 H (rank) numbers each; the MLP's are some times larger.
+        """
+        return replace(self, learning=self.layers * 7 * 3 * self.hidden * rank)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes by what they are for."""
+
+    program: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    trunk: int
+    vocabulary: int
+
+    @property
+    def total(self) -> int:
+        return sum(asdict(self).values())
+
+
+def memory(
+    shapes: Shapes, batch: Batch, *, program: int = 0, checkpointing: bool = False
+) -> Memory:
+    """The peak of a training step on that batch; see the formulas above."""
+    learning = shapes.learning * shapes.number
+    token = shapes.token
+    if checkpointing:
+        token = shapes.layers * shapes.hidden * shapes.number + shapes.token / shapes.layers
+    keys = 2 * shapes.layers * shapes.key_value * shapes.number
+    return Memory(
+        program=program,
+        weights=shapes.parameters * shapes.number,
+        gradients=learning,
+        optimizer=2 * learning,
+        activations=round(token * batch.computed),
+        trunk=keys * batch.rows * batch.trunk,
+        vocabulary=3 * 4 * shapes.vocabulary * min(batch.learnt, _PROJECTED_AT_ONCE),
+    )
+
+
+def bytes_a_token(model: Any, dtype: torch.dtype) -> float:
+    """Bytes that autograd keeps of one token, without what grows with the square of the length."""
+    bare = _without_numbers(model, dtype)
+    once, twice = (_kept(bare, tokens) for tokens in (_COUNTED_TOKENS, 2 * _COUNTED_TOKENS))
+    return (2 * once - twice / 2) / _COUNTED_TOKENS
+
+
+def _without_numbers(model: Any, dtype: torch.dtype) -> Any:
+    """A copy on the meta device, which holds shapes and no numbers."""
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        bare = torch.empty_like(parameter, device="meta", dtype=dtype)
+        memo[id(parameter)] = nn.Parameter(bare, requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = buffer.to("meta")
+    return copy.deepcopy(model, memo).train()
+
+
+def _kept(bare: Any, tokens: int) -> int:
+    own = {parameter.untyped_storage()._cdata for parameter in bare.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()._cdata
+        if storage not in own:
+            kept[storage] = tensor  # holds on to it, else another storage would get its number
+        return tensor
+
+    base = bare.get_base_model() if hasattr(bare, "get_base_model") else bare
+    tokens_1_L = torch.zeros(1, tokens, dtype=torch.long, device="meta")
+    # A finished mask, because making one looks at numbers that are not there.
+    mask = torch.zeros(1, 1, tokens, tokens, device="meta", dtype=base.dtype)
+    with (
+        warnings.catch_warnings(),
+        torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
+    ):
+        warnings.simplefilter("ignore")
+        base.base_model(input_ids=tokens_1_L, attention_mask=mask, use_cache=False)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())

@@ -1,0 +1,122 @@
+"""A named check with its figure, what it looks at, and how near two numbers must be."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from burnish.chat import Example
+from burnish.models.branches import Network, Row
+from burnish.opening import Opened
+from burnish.training.loop import Loop
+
+# Two orders of the same float32 sums differ by about 1e-5 of their size, a mistake by about 1.
+_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
+_HALF_PRECISION = 5e-2
+
+# How a terminal shows whether a check passed.
+MARKS = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[dim]–[/]"}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One promise and whether it holds; `passed` is None where it has no meaning.
+
+    Attributes:
+        name: the promise, such as `trunk = plain`.
+        passed: True, False, or None for not applicable.
+        figure: what was measured in words, or why the check has no meaning here.
+        value: the figure as a number where it is one.
+        seen: of a check that failed, the place of the first difference and what was found there.
+        remedy: of a check that failed, what to do about it.
+    """
+
+    name: str
+    passed: bool | None
+    figure: str
+    value: float | None = None
+    seen: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What the checks look at.
+
+    Args:
+        model: the model as the run opened it.
+        loop: the run's training loop before its first step.
+        examples: the training rows.
+        max_length: tokens a row may have.
+        on_earlier: whether the adapter stands on what an earlier run left.
+    """
+
+    model: Opened
+    loop: Loop
+    examples: Sequence[Example]
+    max_length: int
+    on_earlier: bool = False
+
+    @property
+    def network(self) -> Network:
+        return self.loop.network
+
+    @property
+    def items(self) -> list[Any]:
+        """What the run learns, prepared by the objective."""
+        return [item for items in self.loop.batches.sets.values() for item in items]
+
+    @property
+    def tolerance(self) -> float:
+        """Largest relative difference between two ways to compute the same number."""
+        return _TOLERANCE.get(self.network.model.dtype, _HALF_PRECISION)
+
+    def text(self, token: int) -> str:
+        """The token as text in quotes."""
+        return repr(str(self.model.tokenizer.decode([token])))
+
+
+def not_applicable(name: str, reason: str) -> Check:
+    """A check that has no meaning for this objective or method."""
+    return Check(name, None, f"not applicable: {reason}")
+
+
+def rows_in(item: Any) -> list[Row]:
+    """The rows of tokens that an item holds: itself, or those in its fields (a pair, a group)."""
+    if isinstance(item, Row):
+        return [item]
+    if isinstance(item, list | tuple):
+        return [row for part in item for row in rows_in(part)]
+    if dataclasses.is_dataclass(item) and not isinstance(item, type):
+        return rows_in([getattr(item, field.name) for field in dataclasses.fields(item)])
+    return []
+
+
+@contextmanager
+def without_dropout(model: Any) -> Iterator[None]:
+    """Training mode in which nothing is dropped, so that two passes are comparable."""
+    changed: list[tuple[Any, str, float]] = []
+    training = model.training
+    for module in model.modules():
+        name = "p" if isinstance(module, nn.modules.dropout._DropoutNd) else "attention_dropout"
+        rate = getattr(module, name, 0.0)
+        if isinstance(rate, float) and rate:
+            changed.append((module, name, rate))
+            setattr(module, name, 0.0)
+    model.train()
+    try:
+        yield
+    finally:
+        for module, name, rate in changed:
+            setattr(module, name, rate)
+        model.train(training)
+
+
+def far(found: Tensor, expected: Tensor) -> Tensor:
+    """Absolute difference over the largest absolute value that is expected, elementwise."""
+    scale = expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
+    return (found - expected).abs() / scale

@@ -1,0 +1,160 @@
+"""Checks on loss and gradients: accumulated = one batch, and trunk = plain.
+
+Gradients are compared by adding one to the other with its sign turned: what is left is the
+difference, and no second copy of the gradients is held.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from burnish.models.branches import Asked, Row, branch_states, tree_states
+from burnish.preflight.check import Check, Subject, far, not_applicable, rows_in, without_dropout
+
+# A parameter whose gradient is this small a share of the largest one is all rounding.
+_SMALL = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class _Difference:
+    """The largest relative difference of two gradients, and the parameter that has it."""
+
+    value: float
+    name: str
+
+
+def accumulated_equals_one_batch(subject: Subject, items: Sequence[Any]) -> Check:
+    """Gradients of the same items in one pass and in a pass each."""
+    name = "accumulated = one batch"
+    if not subject.loop.objective.additive:
+        return not_applicable(name, "this objective compares the rows of one pass with each other")
+    with without_dropout(subject.loop.model):
+        objective = subject.loop.objective
+        if len(items) < 2:
+            return not_applicable(name, "there is one row only")
+        if _is_random(subject, items[:1]):
+            return not_applicable(name, "the loss draws noise, other in each pass")
+        units = objective.units(items)
+        (objective.loss(subject.network, items).total / units).backward()  # type: ignore[no-untyped-call]
+        sizes = _gradient_sizes(subject)
+        for item in items:
+            loss = objective.loss(subject.network, [item]).total
+            (-loss / units).backward()  # type: ignore[no-untyped-call]
+        found = _difference(subject, sizes)
+    figure = f"gradients of {len(items)} rows differ by {found.value:.0e} at most"
+    if found.value <= subject.tolerance:
+        return Check(name, True, figure, found.value)
+    seen = (
+        f"the gradient of {found.name} differs by {found.value:.1%} when {len(items)} rows go "
+        "through in one pass and in a pass each"
+    )
+    remedy = (
+        "set training.accumulation to 1, or choose an objective whose loss is a sum over its rows"
+    )
+    return Check(name, False, figure, found.value, seen, remedy)
+
+
+def trunk_equals_plain(subject: Subject, items: Sequence[Any]) -> Check:
+    """Log-probabilities and gradients of our branches and of the plain forward pass, row by row."""
+    name = "trunk = plain"
+    groups = [rows for item in items if (rows := rows_in(item))]
+    rows = [row for group in groups for row in group]
+    if not any(row.learnt for row in rows):
+        return not_applicable(name, "the objective's items hold no rows whose tokens are learnt")
+    with without_dropout(subject.loop.model):
+        asked = _shared_states(subject, groups)
+        ours_N = subject.network.logprobs(asked.hidden_N_H, asked.targets_N)
+        units = sum(abs(weight) for row in rows for weight in row.weights)
+        ((ours_N * asked.weights_N).sum() / units).backward()  # type: ignore[no-untyped-call]
+        sizes = _gradient_sizes(subject)
+        plain_N = torch.cat([_plain(subject, row, units) for row in rows])
+        found = _difference(subject, sizes)
+    return _judged(subject, rows, (ours_N.detach(), plain_N), found)
+
+
+def _judged(
+    subject: Subject, rows: Sequence[Row], values: tuple[Tensor, Tensor], gradient: _Difference
+) -> Check:
+    name, (ours_N, plain_N) = "trunk = plain", values
+    far_N = far(ours_N, plain_N)
+    value = float(far_N.max())
+    figure = (
+        f"log-probabilities of {len(far_N)} tokens differ by {value:.0e} at most, "
+        f"gradients by {gradient.value:.0e}"
+    )
+    remedy = "use a model whose layers are plain attention, this one cannot share a beginning"
+    worst = max(value, gradient.value)
+    if value > subject.tolerance:
+        first = int((far_N > subject.tolerance).nonzero()[0])
+        places = [(r, t) for r, row in enumerate(rows) for t, w in enumerate(row.weights) if w]
+        row, place = places[first]
+        seen = (
+            f"the log-probability of token {place} {subject.text(rows[row].tokens[place])} in "
+            f"row {row + 1} is {float(ours_N[first]):.4f} behind a shared beginning and "
+            f"{float(plain_N[first]):.4f} in a plain forward pass"
+        )
+        return Check(name, False, figure, worst, seen, remedy)
+    if gradient.value > subject.tolerance:
+        seen = (
+            f"the gradient of {gradient.name} differs by {gradient.value:.1%} between a shared "
+            "beginning and a plain forward pass"
+        )
+        return Check(name, False, figure, worst, seen, remedy)
+    return Check(name, True, figure, worst)
+
+
+def _shared_states(subject: Subject, groups: Sequence[Sequence[Row]]) -> Asked:
+    if any(len(group) > 1 for group in groups):
+        return tree_states(subject.network, groups)
+    return branch_states(subject.network, [row for group in groups for row in group])
+
+
+def _plain(subject: Subject, row: Row, units: float) -> Tensor:
+    """Log-probabilities (n,) of the learnt tokens; takes their gradient off what is there."""
+    tokens_1_L = torch.tensor([list(row.tokens)], device=subject.network.device)
+    logits_L_V: Tensor = (
+        subject.network.whole(input_ids=tokens_1_L).logits[0, -len(row.tokens) :].float()
+    )
+    places = [t for t, weight in enumerate(row.weights) if weight]
+    if not places:
+        return logits_L_V.new_zeros(0)
+    before = torch.tensor(places, device=logits_L_V.device) - 1
+    values_n = logits_L_V[before].log_softmax(-1).gather(1, tokens_1_L[0, before + 1, None])[:, 0]
+    weights_n = values_n.new_tensor([row.weights[t] for t in places])
+    (-(values_n * weights_n).sum() / units).backward()  # type: ignore[no-untyped-call]
+    found_n: Tensor = values_n.detach()
+    return found_n
+
+
+def _is_random(subject: Subject, items: Sequence[Any]) -> bool:
+    """Whether two passes over the same items give two losses."""
+    with torch.no_grad():
+        first, again = (
+            float(subject.loop.objective.loss(subject.network, items).total) for _ in range(2)
+        )
+    return first != again
+
+
+def _learning(subject: Subject) -> dict[str, Any]:
+    return {n: p for n, p in subject.loop.model.named_parameters() if p.grad is not None}
+
+
+def _gradient_sizes(subject: Subject) -> dict[str, float]:
+    """The largest absolute gradient of each parameter."""
+    return {name: float(p.grad.abs().max()) for name, p in _learning(subject).items()}
+
+
+def _difference(subject: Subject, sizes: dict[str, float]) -> _Difference:
+    """Reads the difference that is left in the gradients, and clears them."""
+    floor = _SMALL * max(sizes.values(), default=0.0)
+    worst = _Difference(0.0, "")
+    for name, parameter in _learning(subject).items():
+        left = float(parameter.grad.abs().max())
+        value = left / max(sizes.get(name, 0.0), floor) if left else 0.0
+        if value > worst.value or value != value:
+            worst = _Difference(value, name)
+        parameter.grad = None
+    return worst

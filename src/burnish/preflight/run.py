@@ -1,0 +1,96 @@
+"""All checks in order on a few rows, after which the model is exactly as it was."""
+
+import random
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from burnish.errors import UserError
+from burnish.preflight.check import Check, Subject
+from burnish.preflight.gradients import accumulated_equals_one_batch, trunk_equals_plain
+from burnish.preflight.restarts import elsewhere_equals_here, saved_equals_resumed
+from burnish.preflight.rows import something_learnt, stop_learnt
+
+# Longer rows show nothing that shorter ones do not, and cost minutes on a CPU.
+_TOKENS = 512
+
+
+def preflight(subject: Subject) -> list[Check]:
+    """Tries what a run promises; weights, random states and optimizer are left as they were."""
+    checks = [something_learnt(subject), stop_learnt(subject)]
+    items = chosen(subject.items)
+    with (
+        tempfile.TemporaryDirectory(prefix="burnish-preflight-") as name,
+        undone(subject.loop.model, Path(name)),
+    ):
+        folder = Path(name)
+        collected = subject.loop.objective.collect(subject.network, items, 0)
+        checks.append(accumulated_equals_one_batch(subject, collected))
+        checks.append(trunk_equals_plain(subject, collected))
+        checks.append(saved_equals_resumed(subject, items, folder))
+        (folder / "adapter").mkdir()
+        checks += elsewhere_equals_here(subject, collected, folder / "adapter")
+    return checks
+
+
+def refuse(checks: Sequence[Check]) -> None:
+    """Stops at the first check that failed.
+
+    Raises:
+        UserError: the place of the first difference, and what to do about it.
+    """
+    for check in checks:
+        if check.passed is False:
+            raise UserError(
+                f"the preflight check `{check.name}` failed: {check.seen}", check.remedy
+            )
+
+
+def chosen(items: Sequence[Any]) -> list[Any]:
+    """The shortest item and the middle one: of different sizes where there are any."""
+    # Where answers are sampled at each step, nothing is learnt yet.
+    learnt = sorted([i for i in items if i.learnt] or items, key=lambda item: item.size)
+    short = [item for item in learnt if item.size <= _TOKENS] or learnt[:2]
+    middle = max(1, len(short) // 2)
+    return [*short[:1], *short[middle : middle + 1]]
+
+
+@contextmanager
+def undone(model: Any, folder: Path) -> Iterator[None]:
+    """Puts weights that learn, gradients, mode and random states back.
+
+    The weights wait on disk, so that full tuning needs no memory for a second copy of them.
+    """
+    learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    torch.save({name: p.detach() for name, p in learning.items()}, folder / "before.pt")
+    training, states = model.training, _random_states()
+    try:
+        yield
+    finally:
+        before = torch.load(folder / "before.pt", weights_only=True, mmap=True)
+        with torch.no_grad():
+            for name, parameter in learning.items():
+                parameter.copy_(before[name])
+                parameter.grad = None
+        del before
+        model.train(training)
+        _restore_random(states)
+
+
+def _random_states() -> tuple[Any, ...]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return torch.get_rng_state(), cuda, random.getstate(), numpy.random.get_state()
+
+
+def _restore_random(states: tuple[Any, ...]) -> None:
+    cpu, cuda, python, of_numpy = states
+    torch.set_rng_state(cpu)
+    if cuda:
+        torch.cuda.set_rng_state_all(cuda)
+    random.setstate(python)
+    numpy.random.set_state(of_numpy)

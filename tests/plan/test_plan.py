@@ -1,0 +1,235 @@
+"""The plan against hand-worked numbers, and against the run that it foretells."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+import burnish
+from burnish import cli, pipeline
+from burnish.errors import UserError
+from burnish.models.adapt import add_lora
+from burnish.models.branches import Row
+from burnish.plan.estimate import duration
+from burnish.plan.fit import Disk, Room, check_disk, check_memory, nearest_folder
+from burnish.plan.measure import count_steps, training_seconds, work_of
+from burnish.plan.memory import Batch, Shapes, bytes_a_token, memory
+from burnish.recipe import Recipe, load_recipe
+from burnish.training.batches import Batches
+from burnish.training.checkpoint import saved_steps
+from burnish.training.loop import Loop, Settings
+from burnish.training.objective import Loss
+from burnish.training.objectives.sft import Sft
+
+SUITE = [
+    {"question": "The parcel is", "choices": [" here", " torn"], "answer": i % 2} for i in range(8)
+]
+# 100 numbers of 4 bytes, 10 learn; a token leaves 50 bytes; one layer with keys of 4 numbers.
+SHAPES = Shapes(
+    parameters=100, learning=10, number=4, token=50, layers=1, hidden=8, key_value=4, vocabulary=5
+)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_folder: Path) -> Path:
+    rows = [
+        {"text": f"{word} number {i} please", "label": label}
+        for i in range(20)
+        for word, label in (("tent", "red"), ("parcel", "green"))
+    ]
+    for name, content in (("rows", rows), ("suite", SUITE)):
+        lines = "".join(json.dumps(row) + "\n" for row in content)
+        (tmp_path / f"{name}.jsonl").write_text(lines)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        f"name: tiny\nmodel: {tiny_folder}\ndata: {{train: rows.jsonl, system: Say red or green}}\n"
+        f"training: {{epochs: 3, learning_rate: 0.002, patience: 9}}\n"
+        f"evaluate: {{general: {tmp_path / 'suite.jsonl'}}}\noutput: {tmp_path / 'runs'}\n"
+    )
+    return path
+
+
+def test_memory_by_hand() -> None:
+    # 3 rows behind 4 tokens, 5 tokens of their own each: 4 + 3 x 5 = 19 are computed.
+    found = memory(SHAPES, Batch(rows=3, trunk=4, computed=19, learnt=6), program=7)
+    assert found.program == 7
+    assert found.weights == 400
+    assert found.gradients == 40
+    assert found.optimizer == 80
+    assert found.activations == 950
+    assert found.trunk == 2 * 1 * 4 * 4 * 3 * 4
+    assert found.vocabulary == 3 * 4 * 5 * 6
+    assert found.total == 7 + 400 + 40 + 80 + 950 + 384 + 360
+
+
+def test_logits_are_made_in_pieces() -> None:
+    assert memory(SHAPES, Batch(1, 0, 9000, 9000)).vocabulary == 3 * 4 * 5 * 512
+
+
+def test_batch_counts_a_shared_beginning_once() -> None:
+    rows = [Row([1, 2, 3, 4, 5], [0, 0, 0, 0, 1.0]), Row([1, 2, 3, 6, 7, 8], [0] * 5 + [1.0])]
+    assert Batch.of(rows) == Batch(rows=2, trunk=3, computed=3 + 2 * 3, learnt=2)
+    assert Batch.of(rows).of_rows(1) == Batch(rows=1, trunk=0, computed=6, learnt=1)
+
+
+@pytest.mark.parametrize("adapter", [True, False])
+def test_bytes_a_token_are_those_that_autograd_keeps(adapter: bool) -> None:
+    config = LlamaConfig(
+        vocab_size=61,
+        hidden_size=64,
+        intermediate_size=160,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+    )
+    model: Any = LlamaForCausalLM(config)
+    if adapter:
+        model = add_lora(model, rank=4, alpha=8, seed=0)
+    base = model.get_base_model() if adapter else model
+    own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage()._cdata not in own:
+            kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        base.base_model(input_ids=torch.ones(1, 32, dtype=torch.long), use_cache=False)
+    real = sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / 32
+    assert bytes_a_token(model, torch.float32) == pytest.approx(real, rel=0.15)
+    assert next(model.parameters()).device.type == "cpu"
+
+
+def plain_recipe(**changes: Any) -> Recipe:
+    return Recipe.model_validate({"data": {"train": "rows.jsonl"}, **changes})
+
+
+def test_what_does_not_fit_names_a_batch_that_does() -> None:
+    # 8 rows of 10 tokens without a trunk: 520 + 80 x 50 + 8 x 60 = 5000 bytes; 2 rows: 1640.
+    batch = Batch(rows=8, trunk=0, computed=80, learnt=8)
+    assert memory(SHAPES, batch).total == 5000
+    check_memory(plain_recipe(), SHAPES, batch, 0, Room(5000, 0))
+    with pytest.raises(
+        UserError, match=r"set training\.batch_size=2 with training\.accumulation=4"
+    ):
+        check_memory(plain_recipe(), SHAPES, batch, 0, Room(1700, 0))
+
+
+def test_what_does_not_fit_in_single_rows_names_lora_or_a_length() -> None:
+    full = Shapes(10_000, 10_000, 4, 50, 1, 8, 4, 5)
+    batch = Batch(rows=8, trunk=0, computed=80, learnt=8)
+    with pytest.raises(UserError, match=r"set method=lora with training\.batch_size=1"):
+        check_memory(plain_recipe(method="full"), full, batch, 0, Room(80_000, 0))
+    # One row of 10 tokens takes 520 + 500 + 60 bytes, one of 5 takes 250 less.
+    with pytest.raises(UserError, match=r"training\.batch_size=1 and training\.max_length=5"):
+        check_memory(plain_recipe(), SHAPES, batch, 0, Room(880, 0))
+    with pytest.raises(UserError, match="choose a smaller model"):
+        check_memory(plain_recipe(), SHAPES, batch, 0, Room(300, 0))
+
+
+def test_a_disk_that_is_too_small_names_the_checkpoints_that_fit() -> None:
+    disk = Disk(checkpoint=100, checkpoints=6, optimizer=200, results=50)
+    assert disk.total == 100 * 7 + 400 + 50
+    check_disk(plain_recipe(), disk, Room(0, 1150))
+    with pytest.raises(UserError, match=r"set training\.checkpoints=3"):
+        check_disk(plain_recipe(), disk, Room(0, 850))
+    with pytest.raises(UserError, match="free some room"):
+        check_disk(plain_recipe(), disk, Room(0, 500))
+
+
+def test_free_disk_is_that_of_the_nearest_folder(tmp_path: Path) -> None:
+    assert nearest_folder(tmp_path / "not" / "there") == tmp_path
+
+
+def test_seconds_of_a_few_steps_give_those_of_all(tmp_path: Path) -> None:
+    """A clock that runs by the work done is foretold exactly."""
+    now = 0.0
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=61,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    model = add_lora(LlamaForCausalLM(config), rank=4, alpha=8, seed=0)
+    rows = [Row([1, 2, *range(3, 5 + n % 9)], [0.0] * 3 + [1.0] * (1 + n % 9)) for n in range(40)]
+    batches = Batches({"train": rows}, 4, 2, 3, seed=0)
+
+    class Timed(Sft):
+        def loss(self, network: Any, items: Any) -> Loss:
+            nonlocal now
+            now += 0.01 * work_of(Batch.of(items), SHAPES)
+            return super().loss(network, items)
+
+    loop = Loop(model, batches, Timed(), Settings(1e-3), {}, tmp_path / "run", lambda *_: None)
+    steps = count_steps(batches, SHAPES)
+    assert steps.count == batches.steps == 15
+    foretold = training_seconds(loop, steps, tmp_path / "plan", lambda: now)
+    before = now
+    loop.run()
+    assert foretold == pytest.approx(now - before)
+
+
+def test_plan_foretells_the_run(recipe: Path, tmp_path: Path) -> None:
+    plan = pipeline.plan(recipe, quiet=True)
+    assert not (tmp_path / "runs").exists()
+    run = burnish.run(recipe, quiet=True)
+    training = run.manifest().training
+    assert plan.steps == training["steps"]
+    assert plan.tokens == training["tokens"]
+    assert plan.learnt_tokens == sum(event["learnt_tokens"] for event in run.events("train"))
+    assert plan.disk.checkpoints == len(saved_steps(run.checkpoints))
+    written = (run.adapter / "adapter_model.safetensors").stat().st_size
+    assert plan.disk.checkpoint == pytest.approx(written, rel=0.2)
+    assert plan.seconds is not None
+    assert all(value > 0 for value in plan.seconds.values())
+    assert "preflight" in plan.seconds
+    assert set(plan.seconds) >= {"training", "validation", "evaluating the base"}
+    again = pipeline.plan(recipe, quiet=True, **{"training.preflight": False})
+    assert again.seconds is not None
+    assert "preflight" not in again.seconds
+    assert again.seconds["evaluating the base"] == 0.0  # the run kept its results
+
+
+def test_cuda_is_computed_without_one(recipe: Path, tiny_folder: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU, so it is measured")
+    plan = pipeline.plan(recipe, device="cuda", quiet=True)
+    assert plan.seconds is None
+    assert plan.peak is None
+    learning = plan.disk.checkpoint // 4  # adapters are float32 on the disk of this machine
+    base = AutoModelForCausalLM.from_pretrained(tiny_folder).num_parameters()
+    assert plan.memory.weights == 2 * (base + learning)
+    assert plan.memory.gradients == 2 * learning
+    assert plan.checkpointed < plan.memory.total
+
+
+def test_a_run_that_cannot_fit_is_refused_before_anything_heavy(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("burnish.plan.estimate.Room", lambda memory, disk: Room(10, disk))
+    with pytest.raises(UserError, match=r"a training step needs about .* are free: choose a small"):
+        pipeline.plan(load_recipe(recipe), quiet=True)
+
+
+def test_verb_prints_a_table_one_line_and_json(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.main(["plan", str(recipe)])
+    shown = capsys.readouterr().out
+    assert "about " in shown
+    assert "GB of memory" in shown
+    assert f"burnish run {recipe}" in shown
+    cli.main(["plan", str(recipe), "--device", "cuda", "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["memory"]["total"] > printed["memory"]["weights"]
+
+
+def test_durations_are_read_by_people() -> None:
+    assert [duration(s) for s in (41.4, 200, 9000)] == ["41 s", "3 min", "2.5 h"]
