@@ -17,3 +17,11 @@ def test_automatic_rate() -> None:
     assert automatic_rate("full", 2000) == pytest.approx(5e-5)
     assert automatic_rate("lora", 2000) == pytest.approx(5e-4)
     assert automatic_rate("lora", 576) == pytest.approx(5e-4 * (2000 / 576) ** 0.781)
+
+
+def test_an_encoder_takes_a_sixth() -> None:
+    for method in ("lora", "full"):
+        assert automatic_rate(method, 384, encoder=True) == pytest.approx(
+            automatic_rate(method, 384) / 6
+        )
+    assert automatic_rate("lora", 384, encoder=True) == pytest.approx(3.02e-4, rel=0.01)

@@ -8,11 +8,16 @@ from typing import Literal
 _FULL_RATE_AT_2000 = 5e-5
 _LORA_TIMES = 10.0
 _SIZE_POWER = 0.781
+# Measured with LoRA on all-minilm-l6-v2 and WNUT-17: at the rate above (1.8e-3) it
+# tagged every word alike, at a sixth of it and a head ten times as fast it learnt.
+_ENCODER_SHARE = 1 / 6
+FRESH_HEAD_TIMES = 10.0
 
 
-def automatic_rate(method: str, hidden_size: int) -> float:
-    """The learning rate that `learning_rate: auto` stands for."""
+def automatic_rate(method: str, hidden_size: int, *, encoder: bool = False) -> float:
+    """The learning rate that `learning_rate: auto` stands for; an encoder takes less."""
     times = 1.0 if method == "full" else _LORA_TIMES
+    times *= _ENCODER_SHARE if encoder else 1.0
     return float(_FULL_RATE_AT_2000 * times * (2000 / hidden_size) ** _SIZE_POWER)
 
 
