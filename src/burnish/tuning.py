@@ -28,7 +28,7 @@ from burnish.training.loop import Loop, Settings
 from burnish.training.objective import Objective
 from burnish.training.objectives import OBJECTIVES
 from burnish.training.objectives.distill import LocalTeacher, OwnBase, Teacher
-from burnish.training.schedule import automatic_rate
+from burnish.training.schedule import FRESH_HEAD_TIMES, automatic_rate
 
 
 def open_training(directory: RunDirectory, recipe: Recipe) -> tuple[Opened, Loop]:
@@ -152,9 +152,13 @@ def _loop(
 
 def _settings(recipe: Recipe, model: LanguageModel | Classifier) -> Settings:
     given = recipe.training
-    rate = given.learning_rate
+    rate, faster = given.learning_rate, {"lora_B": recipe.lora.plus}
     if rate == "auto":
-        rate = automatic_rate(recipe.method, int(model.network.config.hidden_size))
+        encoder = isinstance(model, Classifier) and model.body == "encoder"
+        size = int(model.network.config.hidden_size)
+        rate = automatic_rate(recipe.method, size, encoder=encoder)
+        if isinstance(model, Classifier) and encoder:
+            faster |= dict.fromkeys(model.fresh, FRESH_HEAD_TIMES)
     return Settings(
         learning_rate=float(rate),
         schedule=given.schedule,
@@ -164,7 +168,7 @@ def _settings(recipe: Recipe, model: LanguageModel | Classifier) -> Settings:
         evaluations=given.evaluations,
         checkpoints=given.checkpoints,
         patience=given.patience,
-        faster={"lora_B": recipe.lora.plus},
+        faster=faster,
     )
 
 

@@ -31,3 +31,11 @@ def test_automatic_rate_meets_its_source(method: str, size: int, published: floa
 def test_every_method_has_a_rate() -> None:
     for method in METHODS:
         assert automatic_rate(method, 2000) >= automatic_rate("full", 2000)
+
+
+def test_an_encoder_takes_a_sixth() -> None:
+    for method in ("lora", "full"):
+        assert automatic_rate(method, 384, encoder=True) == pytest.approx(
+            automatic_rate(method, 384) / 6
+        )
+    assert automatic_rate("lora", 384, encoder=True) == pytest.approx(3.02e-4, rel=0.01)
