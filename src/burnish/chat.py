@@ -41,6 +41,8 @@ class Example:
         label: the class where the row has one.
         group: rows of one group never straddle a split.
         source: `file:line` the row came from, for messages to the user.
+        rejected: an answer to the same prompt that people liked less than the one expected.
+        liked: whether people liked the answer, where it was judged alone.
     """
 
     id: str
@@ -48,6 +50,13 @@ class Example:
     label: str | None = None
     group: str | None = None
     source: str = ""
+    rejected: str | None = None
+    liked: bool | None = None
+
+    @property
+    def content(self) -> tuple[Any, ...]:
+        """What makes two rows the same row."""
+        return self.messages, self.rejected, self.liked
 
     @property
     def prompt(self) -> Conversation:
@@ -82,7 +91,13 @@ class Example:
             if message.weight != 1.0:
                 turn["weight"] = message.weight
             messages.append(turn)
-        extras = {"label": self.label, "group": self.group, "source": self.source or None}
+        extras: dict[str, Any] = {
+            "label": self.label,
+            "group": self.group,
+            "source": self.source or None,
+            "rejected": self.rejected,
+            "liked": self.liked,
+        }
         return {"id": self.id, "messages": messages} | {
             key: value for key, value in extras.items() if value is not None
         }
@@ -94,10 +109,23 @@ class Example:
             Message(turn["role"], turn["content"], turn.get("weight", 1.0))
             for turn in row["messages"]
         )
-        return cls(row["id"], messages, row.get("label"), row.get("group"), row.get("source") or "")
+        return cls(
+            row["id"],
+            messages,
+            label=row.get("label"),
+            group=row.get("group"),
+            source=row.get("source") or "",
+            rejected=row.get("rejected"),
+            liked=row.get("liked"),
+        )
 
 
-def content_id(messages: Conversation) -> str:
-    """A 16-digit hash of the turns: equal conversations have equal ids on every machine."""
-    turns = [[message.role, message.content, message.weight] for message in messages]
-    return hashlib.sha256(json.dumps(turns, ensure_ascii=False).encode()).hexdigest()[:16]
+def content_id(messages: Conversation, extras: Mapping[str, Any] | None = None) -> str:
+    """A 16-digit hash of the turns: equal conversations have equal ids on every machine.
+
+    `extras` is what else the row says, such as its rejected answer; a class alone adds nothing.
+    """
+    said: list[Any] = [[message.role, message.content, message.weight] for message in messages]
+    more = {name: value for name, value in (extras or {}).items() if name != "label"}
+    said += [more] if more else []
+    return hashlib.sha256(json.dumps(said, ensure_ascii=False).encode()).hexdigest()[:16]

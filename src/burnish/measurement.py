@@ -4,11 +4,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from burnish.chat import Example
 from burnish.errors import DataError, RecipeError
 from burnish.evaluation.runner import run_task
 from burnish.evaluation.scorers import scorer
 from burnish.evaluation.suite import Suite
-from burnish.evaluation.tasks import GenerateTask, Task, TextLossTask, label_task
+from burnish.evaluation.tasks import GenerateTask, Task, TextLossTask, label_task, preference_task
 from burnish.models.cache import cache_folder
 from burnish.models.language_model import LanguageModel
 from burnish.models.verbs import Sampling
@@ -33,6 +34,10 @@ def target_task(recipe: Recipe, directory: RunDirectory, model: LanguageModel) -
         examples = sorted(examples, key=lambda example: example.id)[: recipe.evaluate.limit]
     if examples[0].messages[0].role == "document":
         return TextLossTask("target", [(e.id, e.expected) for e in examples])
+    if examples[0].rejected is not None:
+        return preference_task("target", examples)
+    if examples[0].liked is not None:  # a disliked answer is no answer to be like
+        examples = [example for example in examples if example.liked]
     labels = sorted({e.label for e in directory.split("train") if e.label is not None})
     if recipe.evaluate.answer == "likelihood":
         if not labels:
@@ -44,15 +49,19 @@ def target_task(recipe: Recipe, directory: RunDirectory, model: LanguageModel) -
     if labels and recipe.origins["evaluate.max_new_tokens"] == "default":
         # An answer longer than every label is wrong whatever follows.
         tokens = 4 + max(len(model.tokenizer(label)["input_ids"]) for label in labels)
-    first = target_scorers(recipe, bool(labels))[0]
+    first = target_scorers(recipe, examples)[0]
     return GenerateTask("target", examples, first, Sampling(max_new_tokens=tokens))
 
 
-def target_scorers(recipe: Recipe, labelled: bool) -> tuple[str, ...]:
+def target_scorers(recipe: Recipe, examples: Sequence[Example]) -> tuple[str, ...]:
     """The recipe's scorers, or those that fit the rows."""
     if recipe.evaluate.target:
         return recipe.evaluate.target
-    return ("accuracy", "macro_f1") if labelled else ("rougeL", "chrf", "exact_match")
+    if any(example.rejected is not None for example in examples):
+        return ("accuracy",)
+    if any(example.label is not None for example in examples):
+        return ("accuracy", "macro_f1")
+    return ("rougeL", "chrf", "exact_match")
 
 
 def check_scorers(recipe: Recipe) -> None:
@@ -87,11 +96,11 @@ def fill_ledger(directory: RunDirectory, recipe: Recipe, suite: Suite | None) ->
     def pair(task: str) -> tuple[Any, Any]:
         return directory.results("base", task), directory.results("tuned", task)
 
-    labelled = any(example.label is not None for example in directory.split("test"))
-    if directory.split("test")[0].messages[0].role == "document":
+    tested = directory.split("test")
+    if tested[0].messages[0].role == "document":
         rows = [perplexity_row("target", pair("target"), recipe.seed)]
     else:
-        rows = target_rows(pair("target"), target_scorers(recipe, labelled), recipe.seed)
+        rows = target_rows(pair("target"), target_scorers(recipe, tested), recipe.seed)
     if suite is None:
         return rows
     sections = {task.name: pair(task.name) for task in suite.sections}

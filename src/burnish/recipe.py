@@ -77,6 +77,23 @@ class Lm(_Section):
     """Continued pre-training on documents."""
 
 
+class Dpo(_Section):
+    """Preference pairs (Rafailov et al. 2023, arXiv 2305.18290) and the relatives."""
+
+    variant: Literal["sigmoid", "ipo", "simpo", "orpo"] = "sigmoid"
+    beta: float = Field(0.1, gt=0, description="strength; of orpo, the odds ratio's weight")
+    gamma: float = Field(0.5, ge=0, description="target margin of simpo")
+    keep_reference: bool = Field(True, description="reference computed once, before training")
+
+
+class Kto(_Section):
+    """Answers judged alone (Ethayarajh et al. 2024, arXiv 2402.01306)."""
+
+    beta: float = Field(0.1, gt=0)
+    liked_weight: float = Field(1.0, gt=0)
+    disliked_weight: float = Field(1.0, gt=0)
+
+
 class Training(_Section):
     """How the weights move."""
 
@@ -121,10 +138,12 @@ class Recipe(_Section):
     model: str = "smollm2-135m"
     data: Data
     method: Literal["lora", "full"] = "lora"
-    objective: Literal["sft", "lm"] = "sft"
+    objective: Literal["sft", "lm", "dpo", "kto"] = "sft"
     lora: Lora = Field(default_factory=Lora)
     sft: Sft = Field(default_factory=Sft)
     lm: Lm = Field(default_factory=Lm)
+    dpo: Dpo = Field(default_factory=Dpo)
+    kto: Kto = Field(default_factory=Kto)
     training: Training = Field(default_factory=Training)
     evaluate: Evaluate = Field(default_factory=Evaluate)
     budget: Budget = Field(default_factory=Budget)

@@ -5,7 +5,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from burnish.chat import Conversation, Example, content_id
 from burnish.run_directory import Finding
@@ -49,19 +49,19 @@ def without_duplicates(
 
     Results are joined by id: another conversation under a used id gets the hash of its content.
     """
-    first: dict[Conversation, Example] = {}
+    first: dict[Any, Example] = {}
     ids: set[str] = set()
     doubles: list[Example] = []
     renamed: list[Example] = []
     for example in examples:
-        if example.messages in first:
+        if example.content in first:
             doubles.append(example)
             continue
         if example.id in ids:
             renamed.append(example)
             example = replace(example, id=content_id(example.messages))
         ids.add(example.id)
-        first[example.messages] = example
+        first[example.content] = example
     repeated = f"{len(doubles)} rows of {split} say the same as an earlier one and were left out"
     used = f"{len(renamed)} rows of {split} have the id of an earlier one and were given another"
     return list(first.values()), [

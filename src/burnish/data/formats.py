@@ -4,52 +4,47 @@ A new format is one entry of FORMATS and its conversion.
 """
 
 import difflib
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from burnish.chat import Conversation, Example, Message, Role, content_id
+from burnish.chat import Conversation, Example, Message, content_id
+from burnish.data.fields import (
+    SHAREGPT_ROLES,
+    MisfitError,
+    chat_turn,
+    kind_of,
+    role_of,
+    text_of,
+    turns_of,
+)
+from burnish.data.preferences import (
+    answered,
+    asked,
+    chosen_turns,
+    liked,
+    openai_pair,
+    rejected_answer,
+    renamed,
+    whole_pair,
+)
 from burnish.data.rows import BadRow, Row
 from burnish.errors import DataError
-
-_CHAT_ROLES: dict[str, Role] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-    "function": "tool",
-}
-_SHAREGPT_ROLES: dict[str, Role] = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "model": "assistant",
-    "tool": "tool",
-    "observation": "tool",
-}
-
-
-class _MisfitError(Exception):
-    """A row that does not fit its format."""
-
-    def __init__(self, reason: str, remedy: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.remedy = remedy
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A shape of rows. A row is of the first format whose `required` fields it all has."""
+    """A shape of rows. A row is of the first format whose `required` fields it all has.
+
+    `extras` gives what an Example has besides its turns, by the names of its fields.
+    """
 
     name: str
     required: tuple[str, ...]
     convert: Callable[[Mapping[str, Any]], Conversation]
     optional: tuple[str, ...] = ()
+    extras: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda values: {}
+    answered: bool = True
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -88,18 +83,19 @@ class Converter:
             values = self._rename(row.values)
             form = self._fitting(values)
             turns = self._with_system(form.convert(values), row)
-            _check_turns(turns)
-        except _MisfitError as misfit:
+            _check_turns(turns, form)
+            extras = form.extras(values)
+        except MisfitError as misfit:
             return BadRow(row.source, misfit.reason, misfit.remedy)
         self.format = form
         group = row.values.get(self._group) if self._group else None
         own = values.get("id")
         return Example(
-            id=str(own) if _is_name(own) else content_id(turns),
+            id=str(own) if _is_name(own) else content_id(turns, extras),
             messages=turns,
-            label=_label(values) if "label" in form.required else None,
             group=None if group is None or group == "" else str(group),
             source=row.source,
+            **extras,
         )
 
     def _rename(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -108,7 +104,7 @@ class Converter:
         for field, column in self._columns.items():
             if column not in values and field != "group":
                 reason = f"has no column {column!r}, which data.columns names for {field}"
-                raise _MisfitError(reason, _near(column, values, "correct data.columns"))
+                raise MisfitError(reason, _near(column, values, "correct data.columns"))
         taken = set(self._columns.values())
         rest = {name: value for name, value in values.items() if name not in taken}
         mapped = {field: values.get(column) for field, column in self._columns.items()}
@@ -118,11 +114,11 @@ class Converter:
         expected = self.format
         for field in expected.required if expected else ():
             if field not in values:
-                raise _MisfitError(f"has no {field}", _near(field, values, f"add the {field}"))
+                raise MisfitError(f"has no {field}", _near(field, values, f"add the {field}"))
         found = _of(values, self._mapped)
         if expected and found is not expected:
             reason = f"is a {found.name} row among {expected.name} rows"
-            raise _MisfitError(reason, "keep one format a file")
+            raise MisfitError(reason, "keep one format a file")
         return found
 
     def _with_system(self, turns: Conversation, row: Row) -> Conversation:
@@ -153,7 +149,7 @@ def _of(values: Mapping[str, Any], mapped: set[str]) -> Format:
             return form
     fields = ", ".join(map(str, values)) or "none"
     known = ", ".join("/".join(form.required) for form in FORMATS)
-    raise _MisfitError(
+    raise MisfitError(
         f"is of no known format (its fields: {fields})",
         f"name its columns in data.columns, or use the fields of a format ({known})",
     )
@@ -164,16 +160,16 @@ def _near(field: str, values: Mapping[str, Any], otherwise: str) -> str:
     return f"did you mean its {near[0]}" if near else otherwise
 
 
-def _check_turns(turns: Conversation) -> None:
+def _check_turns(turns: Conversation, form: Format) -> None:
     roles = [turn.role for turn in turns]
     if roles == ["document"]:
         return
-    if "assistant" not in roles:
-        raise _MisfitError(
+    if "assistant" not in roles and form.answered:
+        raise MisfitError(
             "has no assistant turn to learn from", "add the answer, or delete the row"
         )
     if roles[0] == "assistant":
-        raise _MisfitError(
+        raise MisfitError(
             "starts with an assistant turn", "put a user turn before it, or set data.system"
         )
 
@@ -182,108 +178,29 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, int | str) and not isinstance(value, bool) and value != ""
 
 
-def _text(values: Mapping[str, Any], field: str, where: str = "") -> str:
-    value = values.get(field)
-    if not isinstance(value, str):
-        raise _MisfitError(f"has {_kind(value)} as {where}{field}", "write text there")
-    return value
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    kinds = {bool: "a true/false value", int: "a number", float: "a number", str: "text"}
-    kinds |= {list: "a list", dict: "an object"}
-    shown = repr(value)
-    name = kinds.get(type(value), f"a {type(value).__name__}")
-    return f"{name} ({shown if len(shown) <= 40 else shown[:39] + '…'})"
-
-
 def _label(values: Mapping[str, Any]) -> str:
     value = values.get("label")
     if not isinstance(value, bool | int | float | str) or value != value:
-        raise _MisfitError(f"has {_kind(value)} as label", "write the class as text or a number")
+        raise MisfitError(f"has {kind_of(value)} as label", "write the class as text or a number")
     if not (label := str(value).strip()):
-        raise _MisfitError("has an empty label", "write the class, or delete the row")
+        raise MisfitError("has an empty label", "write the class, or delete the row")
     return label
 
 
 def _chat(values: Mapping[str, Any]) -> Conversation:
     return tuple(
-        _chat_turn(turn, f"messages[{index}].")
-        for index, turn in enumerate(_turns(values, "messages"))
+        chat_turn(turn, f"messages[{index}].")
+        for index, turn in enumerate(turns_of(values, "messages"))
     )
-
-
-def _turns(values: Mapping[str, Any], field: str) -> list[Any]:
-    turns = values.get(field)
-    if not isinstance(turns, list):
-        raise _MisfitError(f"has {_kind(turns)} as {field}", "write a list of turns")
-    if not turns:
-        raise _MisfitError(f"has no turn in {field}", "add a question and its answer")
-    return turns
-
-
-def _chat_turn(turn: Any, where: str) -> Message:
-    role = _role(turn, "role", _CHAT_ROLES, where)
-    for call in ("tool_calls", "function_call"):
-        if turn.get(call):
-            raise _MisfitError(f"has {where}{call}", "write the call as text in content")
-    if isinstance(turn.get("content"), list):
-        content = "".join(_part(part, where) for part in turn["content"])
-    else:
-        content = _text(turn, "content", where)
-    return Message(role, content, _weight(turn, where) if role == "assistant" else 1.0)
-
-
-def _role(turn: Any, field: str, roles: Mapping[str, Role], where: str) -> Role:
-    if not isinstance(turn, dict):
-        raise _MisfitError(f"has {_kind(turn)} as {where[:-1]}", f"write an object with {field}")
-    if field not in turn:
-        raise _MisfitError(f"has no {where}{field}", _swap(turn, field))
-    role = turn[field]
-    if not isinstance(role, str) or role not in roles:
-        raise _MisfitError(f"has {role!r} as {where}{field}", "use one of " + ", ".join(roles))
-    return roles[role]
-
-
-def _swap(turn: Mapping[str, Any], field: str) -> str:
-    """The remedy where the turns of one format stand in the column of another."""
-    if field == "role" and "from" in turn:
-        return "set data.columns to {conversations: messages}"
-    if field == "from" and "role" in turn:
-        return "set data.columns to {messages: conversations}"
-    return f"add the {field}"
-
-
-def _part(part: Any, where: str) -> str:
-    if not isinstance(part, dict) or part.get("type") != "text":
-        kind = part.get("type") if isinstance(part, dict) else part
-        raise _MisfitError(
-            f"has a part {kind!r} in {where}content", "leave only parts of type text"
-        )
-    return _text(part, "text", f"{where}content.")
-
-
-def _weight(turn: Mapping[str, Any], where: str) -> float:
-    weight = turn.get("weight")
-    if weight is None:
-        return 1.0
-    number = isinstance(weight, int | float) and not isinstance(weight, bool)
-    if not number or not (weight >= 0 and math.isfinite(weight)):
-        raise _MisfitError(
-            f"has {weight!r} as {where}weight", "write 0, 1 or another number from 0 up"
-        )
-    return float(weight)
 
 
 def _sharegpt(values: Mapping[str, Any]) -> Conversation:
     turns = [
         Message(
-            _role(turn, "from", _SHAREGPT_ROLES, f"conversations[{index}]."),
-            _text(turn, "value", f"conversations[{index}]."),
+            role_of(turn, "from", SHAREGPT_ROLES, f"conversations[{index}]."),
+            text_of(turn, "value", f"conversations[{index}]."),
         )
-        for index, turn in enumerate(_turns(values, "conversations"))
+        for index, turn in enumerate(turns_of(values, "conversations"))
     ]
     return _own_system(values, tuple(turns))
 
@@ -291,39 +208,59 @@ def _sharegpt(values: Mapping[str, Any]) -> Conversation:
 def _own_system(values: Mapping[str, Any], turns: Conversation) -> Conversation:
     if values.get("system") in (None, "") or turns[0].role == "system":
         return turns
-    return (Message("system", _text(values, "system")), *turns)
+    return (Message("system", text_of(values, "system")), *turns)
 
 
 def _alpaca(values: Mapping[str, Any]) -> Conversation:
-    question = _text(values, "instruction")
+    question = text_of(values, "instruction")
     if values.get("input") not in (None, ""):
-        question += "\n\n" + _text(values, "input")
-    turns = (Message("user", question), Message("assistant", _text(values, "output")))
+        question += "\n\n" + text_of(values, "input")
+    turns = (Message("user", question), Message("assistant", text_of(values, "output")))
     return _own_system(values, turns)
 
 
 def _pair(question: str, answer: str) -> Callable[[Mapping[str, Any]], Conversation]:
     def convert(values: Mapping[str, Any]) -> Conversation:
-        user = Message("user", _text(values, question))
-        return user, Message("assistant", _text(values, answer))
+        user = Message("user", text_of(values, question))
+        return user, Message("assistant", text_of(values, answer))
 
     return convert
 
 
 def _text_label(values: Mapping[str, Any]) -> Conversation:
-    return Message("user", _text(values, "text")), Message("assistant", _label(values))
+    return Message("user", text_of(values, "text")), Message("assistant", _label(values))
 
 
 def _plain_text(values: Mapping[str, Any]) -> Conversation:
-    return (Message("document", _text(values, "text")),)
+    return (Message("document", text_of(values, "text")),)
 
 
 FORMATS: tuple[Format, ...] = (
+    Format("preference", ("prompt", "chosen", "rejected"), chosen_turns, extras=rejected_answer),
+    Format(
+        "OpenAI preference",
+        ("input", "preferred_output", "non_preferred_output"),
+        renamed(openai_pair, chosen_turns),
+        extras=renamed(openai_pair, rejected_answer),
+    ),
+    Format(
+        "preference of conversations",
+        ("chosen", "rejected"),
+        renamed(whole_pair, chosen_turns),
+        extras=renamed(whole_pair, rejected_answer),
+    ),
+    Format(
+        "judged answer",
+        ("prompt", "completion", "label"),
+        answered("completion"),
+        extras=liked,
+    ),
     Format("chat", ("messages",), _chat),
     Format("ShareGPT", ("conversations",), _sharegpt, ("system",)),
     Format("Alpaca", ("instruction", "output"), _alpaca, ("input", "system")),
     Format("prompt/completion", ("prompt", "completion"), _pair("prompt", "completion")),
     Format("question/answer", ("question", "answer"), _pair("question", "answer")),
-    Format("text/label", ("text", "label"), _text_label),
+    Format("text/label", ("text", "label"), _text_label, extras=lambda v: {"label": _label(v)}),
     Format("plain text", ("text",), _plain_text),
+    Format("prompt", ("prompt",), asked, answered=False),
 )

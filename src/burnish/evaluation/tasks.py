@@ -148,6 +148,12 @@ def label_task(name: str, examples: Sequence[Example], labels: Sequence[str]) ->
     return ChooseTask(name, items)
 
 
+def preference_task(name: str, examples: Sequence[Example]) -> ChooseTask:
+    """Whether the chosen answer is likelier a character than the rejected one."""
+    items = [ChoiceItem(e.id, e.prompt, (e.expected, e.rejected or ""), 0) for e in examples]
+    return ChooseTask(name, items, by_length=True)
+
+
 def chat_context(question: str) -> Conversation:
     """A user's single turn."""
     return (Message("user", question),)

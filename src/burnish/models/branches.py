@@ -114,15 +114,30 @@ class Network:
         self.config: Any = self.model.config.get_text_config()
 
     @contextlib.contextmanager
-    def base(self) -> Iterator[None]:
-        """The adapter switched off and dropout too; the weights that do not learn, alone."""
+    def frozen(self) -> Iterator[None]:
+        """No gradient and no dropout: the weights as they are now."""
         training = self.model.training
         self.whole.eval()
         try:
-            with self.whole.disable_adapter(), torch.no_grad():
+            with torch.no_grad():
                 yield
         finally:
             self.whole.train(training)
+
+    @contextlib.contextmanager
+    def base(self) -> Iterator[None]:
+        """The same with the adapter switched off.
+
+        Raises:
+            ModelError: there is no adapter, so the base is not there any more.
+        """
+        if not isinstance(self.whole, PeftModel):
+            raise ModelError(
+                "the base model is not kept beside weights that learn themselves",
+                "use method lora, or keep what the base says before training",
+            )
+        with self.frozen(), self.whole.disable_adapter():
+            yield
 
     @property
     def device(self) -> torch.device:

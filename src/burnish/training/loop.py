@@ -20,7 +20,7 @@ from burnish.models.branches import Network
 from burnish.training import checkpoint
 from burnish.training.batches import Batches
 from burnish.training.checkpoint import Progress
-from burnish.training.objective import Item, Objective
+from burnish.training.objective import Item, Means, Objective
 from burnish.training.schedule import rate_factor
 
 Listener = Callable[[str, dict[str, Any]], None]
@@ -112,7 +112,7 @@ class Loop:
         units = sum(self.objective.units(items) for items in passes)
         self.model.train()  # collecting may have sampled in evaluation mode
         for _ in range(self.objective.updates):
-            sums = self._backward(passes, units)
+            means = self._backward(passes, units)
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
             rate = self._set_rate(steps)
             self.optimizer.step()
@@ -127,7 +127,7 @@ class Loop:
             {
                 "step": self.progress.step,
                 "steps": steps,
-                **sums,
+                **means,
                 "learning_rate": rate,
                 "gradient_norm": float(norm),
                 "learnt_tokens": learnt,
@@ -140,13 +140,12 @@ class Loop:
 
     def _backward(self, passes: Sequence[Sequence[Item]], units: float) -> dict[str, float]:
         """Loss and metrics a unit; the only place where the step waits for the device."""
-        sums: dict[str, Any] = {}
+        sums = Means()
         for items in passes:
             found = self.objective.loss(self.network, items)
             (found.total / units).backward()  # type: ignore[no-untyped-call]
-            for name, value in {"loss": found.total, **found.metrics}.items():
-                sums[name] = sums.get(name, 0.0) + value.detach()
-        means = {name: float(value) / units for name, value in sums.items()}
+            sums.add(found, units)
+        means = sums.values()
         if not math.isfinite(means["loss"]):
             raise UserError(
                 f"the loss became {means['loss']} at step {self.progress.step + 1}",

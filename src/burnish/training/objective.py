@@ -34,10 +34,30 @@ ItemT = TypeVar("ItemT", bound=Item)
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Summed over a batch; the loop divides both by the units of the whole optimizer step."""
+    """Summed over a batch; the loop divides it by the units of the whole optimizer step.
+
+    A metric is a sum and the number of things summed; the loop shows their mean over the step.
+    """
 
     total: Tensor
-    metrics: dict[str, Tensor] = field(default_factory=dict)
+    metrics: dict[str, tuple[Tensor, float]] = field(default_factory=dict)
+
+
+@dataclass
+class Means:
+    """Metrics of several forward passes; reads the device only when asked."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, float] = field(default_factory=dict)
+
+    def add(self, found: Loss, units: float) -> None:
+        """`units` are those of all passes together, so each pass adds its part of the loss."""
+        for name, (value, count) in {"loss": (found.total, 0.0), **found.metrics}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach()
+            self.counts[name] = units if name == "loss" else self.counts.get(name, 0.0) + count
+
+    def values(self) -> dict[str, float]:
+        return {name: float(total) / self.counts[name] for name, total in self.sums.items()}
 
 
 class Objective(ABC, Generic[ItemT]):
@@ -71,14 +91,11 @@ class Objective(ABC, Generic[ItemT]):
     def validate(self, network: Network, items: Sequence[ItemT]) -> dict[str, float]:
         """`loss` (lower is better, it chooses the checkpoint) and metrics a unit over all items."""
         ordered = sorted(items, key=lambda item: item.size)
-        units = self.units(items)
-        sums: dict[str, float] = {"loss": 0.0}
+        units, means = self.units(items), Means()
         with torch.no_grad():
             for start in range(0, len(ordered), _VALIDATED_AT_ONCE):
-                found = self.loss(network, ordered[start : start + _VALIDATED_AT_ONCE])
-                for name, value in {"loss": found.total, **found.metrics}.items():
-                    sums[name] = sums.get(name, 0.0) + float(value)
-        return {name: value / units for name, value in sums.items()}
+                means.add(self.loss(network, ordered[start : start + _VALIDATED_AT_ONCE]), units)
+        return means.values()
 
 
 def rows_of(examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Row]:

@@ -3,7 +3,14 @@
 from typing import Any
 
 from burnish.training.objective import Objective
+from burnish.training.objectives.dpo import Dpo
+from burnish.training.objectives.kto import Kto
 from burnish.training.objectives.lm import Lm
 from burnish.training.objectives.sft import Sft
 
-OBJECTIVES: dict[str, type[Objective[Any]]] = {"sft": Sft, "lm": Lm}
+OBJECTIVES: dict[str, type[Objective[Any]]] = {
+    "sft": Sft,
+    "lm": Lm,
+    "dpo": Dpo,
+    "kto": Kto,
+}

@@ -97,10 +97,10 @@ def top_entropy(logits_N_V: Tensor, tokens: int = _EAFT_TOKENS) -> Tensor:
 
 
 def token_logprobs(network: Network, rows: Sequence[Row]) -> list[list[float]]:
-    """The base model's log-probability of each learnt token, row by row."""
+    """The log-probability of each learnt token under the weights of now, row by row."""
     found: list[list[float]] = [[] for _ in rows]
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].tokens))
-    with network.base():
+    with network.frozen():
         for start in range(0, len(order), _AT_ONCE):
             part = order[start : start + _AT_ONCE]
             asked = branch_states(network, [rows[index] for index in part])

@@ -1,0 +1,173 @@
+"""Preference optimisation: the chosen answer made likelier than the rejected one.
+
+Both answers of a pair share their prompt, which is computed once. `logprobs_B_2` holds the summed
+log-probabilities (nats) of the chosen and the rejected answer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from burnish.chat import Example, Message
+from burnish.errors import DataError
+from burnish.models.branches import Network, Row, tree_states
+from burnish.training.objective import Loss, Objective, rows_of
+
+_AT_ONCE = 16
+# These compare with what the model said before training; the others need no reference.
+_REFERENCED = ("sigmoid", "ipo")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two answers to one prompt, and the reference's log-probabilities of both where kept."""
+
+    chosen: Row
+    rejected: Row
+    reference: tuple[float, float] | None = None
+
+    @property
+    def size(self) -> int:
+        return self.chosen.size + self.rejected.size
+
+    @property
+    def learnt(self) -> int:
+        return self.chosen.learnt + self.rejected.learnt
+
+
+@dataclass(frozen=True)
+class Dpo(Objective[Pair]):
+    """DPO and its relatives.
+
+    Args:
+        variant: `sigmoid` (DPO), `ipo`, `simpo` or `orpo`.
+        beta: strength; for `orpo` the weight of the odds-ratio term.
+        gamma: `simpo`'s target margin.
+        keep_reference: compute the reference once, before the first step, and keep it; otherwise
+            in each step, with the adapter switched off.
+    """
+
+    variant: Literal["sigmoid", "ipo", "simpo", "orpo"] = "sigmoid"
+    beta: float = 0.1
+    gamma: float = 0.5
+    keep_reference: bool = True
+
+    def items(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Pair]:
+        missing = next((e for e in examples if e.rejected is None), None)
+        if missing is not None:
+            raise DataError(
+                f"{missing.source or missing.id} has no rejected answer",
+                "give rows with prompt, chosen and rejected",
+            )
+        chosen = rows_of([answering(e, e.expected) for e in examples], tokenizer, max_length)
+        rejected = rows_of([answering(e, str(e.rejected)) for e in examples], tokenizer, max_length)
+        return [Pair(good, bad) for good, bad in zip(chosen, rejected, strict=True)]
+
+    def prepare(self, network: Network, items: Sequence[Pair]) -> list[Pair]:
+        if self.variant not in _REFERENCED or not self.keep_reference:
+            return list(items)
+        return with_reference(network, items)
+
+    def units(self, items: Sequence[Pair]) -> float:
+        return float(len(items))
+
+    def loss(self, network: Network, items: Sequence[Pair]) -> Loss:
+        logprobs_B_2 = pair_logprobs(network, items)
+        if self.variant in _REFERENCED:
+            reference_B_2 = self._reference(network, items)
+            rewards_B_2 = self.beta * (logprobs_B_2 - reference_B_2)
+        else:
+            reference_B_2 = torch.zeros_like(logprobs_B_2)
+            rewards_B_2 = self.beta * logprobs_B_2 / lengths(items, logprobs_B_2)
+        losses_B = self._losses(logprobs_B_2, reference_B_2, lengths(items, logprobs_B_2))
+        margins_B = (rewards_B_2[:, 0] - rewards_B_2[:, 1]).detach()
+        count = float(len(items))
+        metrics = {
+            "preferred": ((margins_B > 0).float().sum(), count),
+            "margin": (margins_B.sum(), count),
+        }
+        return Loss(losses_B.sum(), metrics)
+
+    def _losses(self, logprobs_B_2: Tensor, reference_B_2: Tensor, lengths_B_2: Tensor) -> Tensor:
+        if self.variant == "sigmoid":
+            return sigmoid(logprobs_B_2 - reference_B_2, self.beta)
+        if self.variant == "ipo":
+            return ipo((logprobs_B_2 - reference_B_2) / lengths_B_2, self.beta)
+        if self.variant == "simpo":
+            return simpo(logprobs_B_2 / lengths_B_2, self.beta, self.gamma)
+        return orpo(logprobs_B_2 / lengths_B_2, self.beta)
+
+    def _reference(self, network: Network, items: Sequence[Pair]) -> Tensor:
+        if items[0].reference is None:
+            with network.base():
+                return pair_logprobs(network, items)
+        return torch.tensor([item.reference for item in items], device=network.device)
+
+
+def sigmoid(ratios_B_2: Tensor, beta: float) -> Tensor:
+    """-log sigma(beta (chosen - rejected)) of log-ratios to the reference, shape (B,).
+
+    Rafailov et al. 2023 (arXiv 2305.18290), equation 7.
+    """
+    return -functional.logsigmoid(beta * (ratios_B_2[:, 0] - ratios_B_2[:, 1]))
+
+
+def ipo(mean_ratios_B_2: Tensor, beta: float) -> Tensor:
+    """(chosen - rejected - 1 / (2 beta))^2 of log-ratios a token, shape (B,).
+
+    Azar et al. 2023 (arXiv 2310.12036), equation 17; a token, as its authors' experiments are.
+    """
+    return (mean_ratios_B_2[:, 0] - mean_ratios_B_2[:, 1] - 1 / (2 * beta)) ** 2
+
+
+def simpo(means_B_2: Tensor, beta: float, gamma: float) -> Tensor:
+    """-log sigma(beta (chosen - rejected) - gamma) of log-probabilities a token, shape (B,).
+
+    Meng et al. 2024 (arXiv 2405.14734), equation 6.
+    """
+    return -functional.logsigmoid(beta * (means_B_2[:, 0] - means_B_2[:, 1]) - gamma)
+
+
+def orpo(means_B_2: Tensor, beta: float) -> Tensor:
+    """NLL a token of the chosen answer - beta log sigma(log odds ratio), shape (B,).
+
+    Hong et al. 2024 (arXiv 2403.07691), equations 6 and 7.
+    """
+    odds_B_2 = means_B_2 - torch.log1p(-means_B_2.exp())
+    return -means_B_2[:, 0] - beta * functional.logsigmoid(odds_B_2[:, 0] - odds_B_2[:, 1])
+
+
+def pair_logprobs(network: Network, pairs: Sequence[Pair]) -> Tensor:
+    """Summed log-probabilities of chosen and rejected, shape (B, 2)."""
+    asked = tree_states(network, [[pair.chosen, pair.rejected] for pair in pairs])
+    values_N = network.logprobs(asked.hidden_N_H, asked.targets_N)
+    return asked.sums(values_N, 2 * len(pairs)).view(-1, 2)
+
+
+def with_reference(network: Network, pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs with what the weights of now say of them."""
+    found: list[Pair] = list(pairs)
+    order = sorted(range(len(pairs)), key=lambda index: pairs[index].size)
+    with network.frozen():
+        for start in range(0, len(order), _AT_ONCE):
+            part = order[start : start + _AT_ONCE]
+            values = pair_logprobs(network, [pairs[index] for index in part]).tolist()
+            for index, (chosen, rejected) in zip(part, values, strict=True):
+                found[index] = replace(pairs[index], reference=(chosen, rejected))
+    return found
+
+
+def lengths(pairs: Sequence[Pair], like: Tensor) -> Tensor:
+    """Learnt tokens of both answers, shape (B, 2)."""
+    counts = [[pair.chosen.learnt, pair.rejected.learnt] for pair in pairs]
+    return torch.tensor(counts, dtype=like.dtype, device=like.device)
+
+
+def answering(example: Example, answer: str) -> Example:
+    """The row with this answer, the only turn that is learnt."""
+    prompt = tuple(replace(turn, weight=0.0) for turn in example.prompt)
+    return replace(example, messages=(*prompt, Message("assistant", answer)))

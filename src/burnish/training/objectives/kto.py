@@ -1,0 +1,127 @@
+"""KTO: answers that were judged alone, liked or not.
+
+Ethayarajh et al. 2024 (arXiv 2402.01306), equations 7 and 8. The reference point is the KL of
+policy and reference, estimated on answers to other prompts in the same forward pass, so here two
+small batches are not quite one large one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from burnish.chat import Example
+from burnish.errors import DataError
+from burnish.models.branches import Network, Row, tree_states
+from burnish.training.objective import Loss, Objective, rows_of
+from burnish.training.objectives.dpo import answering
+
+_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """An answer, an answer to another prompt beside it, and the reference's log-probabilities."""
+
+    row: Row
+    other: Row
+    liked: bool
+    reference: tuple[float, float] | None = None
+
+    @property
+    def size(self) -> int:
+        return self.row.size + self.other.size
+
+    @property
+    def learnt(self) -> int:
+        return self.row.learnt
+
+
+@dataclass(frozen=True)
+class Kto(Objective[Judged]):
+    """Kahneman-Tversky optimisation.
+
+    Args:
+        beta: how fast the value saturates.
+        liked_weight, disliked_weight: weight of the two kinds; balance them when one is rare.
+    """
+
+    beta: float = 0.1
+    liked_weight: float = 1.0
+    disliked_weight: float = 1.0
+
+    def items(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Judged]:
+        judged = [example for row in examples for example in as_judged(row)]
+        rows = rows_of(judged, tokenizer, max_length)
+        # The answer of the next prompt, as the paper estimates the reference point.
+        others = [
+            answering(example, after.expected)
+            for example, after in zip(judged, judged[1:] + judged[:1], strict=True)
+        ]
+        mismatched = rows_of(others, tokenizer, 1 << 30)
+        return [
+            Judged(row, other, bool(example.liked))
+            for row, other, example in zip(rows, mismatched, judged, strict=True)
+        ]
+
+    def prepare(self, network: Network, items: Sequence[Judged]) -> list[Judged]:
+        found: list[Judged] = list(items)
+        order = sorted(range(len(items)), key=lambda index: items[index].size)
+        with network.frozen():
+            for start in range(0, len(order), _AT_ONCE):
+                part = order[start : start + _AT_ONCE]
+                values = judged_logprobs(network, [items[index] for index in part]).tolist()
+                for index, (own, other) in zip(part, values, strict=True):
+                    found[index] = replace(items[index], reference=(own, other))
+        return found
+
+    def units(self, items: Sequence[Judged]) -> float:
+        return float(len(items))
+
+    def loss(self, network: Network, items: Sequence[Judged]) -> Loss:
+        kept = [item.reference or (0.0, 0.0) for item in items]
+        reference_B_2 = torch.tensor(kept, device=network.device)
+        with network.frozen():
+            mismatched = judged_logprobs(network, items, which=1)
+        ratios_B = judged_logprobs(network, items, which=0) - reference_B_2[:, 0]
+        divergence = (mismatched - reference_B_2[:, 1]).mean().clamp(min=0)
+        liked_B = torch.tensor([item.liked for item in items], device=network.device)
+        losses_B = kto(ratios_B, divergence, liked_B, self.beta)
+        weights_B = torch.where(liked_B, self.liked_weight, self.disliked_weight)
+        metrics = {"divergence": (divergence * len(items), float(len(items)))}
+        return Loss((weights_B * losses_B).sum(), metrics)
+
+
+def kto(ratios_B: Tensor, divergence: Tensor, liked_B: Tensor, beta: float) -> Tensor:
+    """1 - sigma(beta (ratio - KL)) of a liked answer, 1 - sigma(beta (KL - ratio)) otherwise."""
+    sign_B = torch.where(liked_B, 1.0, -1.0)
+    return 1 - torch.sigmoid(beta * sign_B * (ratios_B - divergence))
+
+
+def judged_logprobs(network: Network, items: Sequence[Judged], which: int | None = None) -> Tensor:
+    """Summed log-probabilities of own and other answer (B, 2), or of one of them (B,)."""
+    groups = [[item.row, item.other] for item in items]
+    chosen = groups if which is None else [[group[which]] for group in groups]
+    asked = tree_states(network, chosen)
+    values_N = network.logprobs(asked.hidden_N_H, asked.targets_N)
+    sums = asked.sums(values_N, sum(map(len, chosen)))
+    return sums.view(-1, 2) if which is None else sums
+
+
+def as_judged(example: Example) -> list[Example]:
+    """A judged answer as it is; a pair as one liked and one disliked answer.
+
+    Raises:
+        DataError: the row neither compares nor judges.
+    """
+    if example.liked is not None:
+        return [answering(example, example.expected)]
+    if example.rejected is None:
+        raise DataError(
+            f"{example.source or example.id} has no judgement",
+            "give rows with prompt, completion and label true or false",
+        )
+    chosen = answering(replace(example, liked=True), example.expected)
+    return [chosen, answering(replace(example, liked=False), example.rejected)]

@@ -1,0 +1,77 @@
+"""Every way to write a comparison says the same."""
+
+from typing import Any
+
+import pytest
+
+from burnish.chat import Example, Message
+from burnish.data.findings import without_duplicates
+from burnish.data.formats import Converter
+from burnish.data.rows import BadRow, Row
+
+USER = {"role": "user", "content": "q"}
+GOOD, BAD = {"role": "assistant", "content": "yes"}, {"role": "assistant", "content": "no"}
+PAIRS: list[dict[str, Any]] = [
+    {"prompt": "q", "chosen": "yes", "rejected": "no"},
+    {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]},
+    {"chosen": [USER, GOOD], "rejected": [USER, BAD]},
+    {"input": {"messages": [USER]}, "preferred_output": [GOOD], "non_preferred_output": [BAD]},
+]
+
+
+def convert(values: dict[str, Any]) -> Example | BadRow:
+    return Converter({}).convert(Row(values, "f:1"))
+
+
+@pytest.mark.parametrize("row", PAIRS)
+def test_every_pair_says_the_same(row: dict[str, Any]) -> None:
+    example = convert(row)
+    assert isinstance(example, Example)
+    assert example.messages == (Message("user", "q"), Message("assistant", "yes"))
+    assert example.rejected == "no"
+    assert Example.from_row(example.to_row()) == example
+    assert example.id == convert(PAIRS[0]).id  # type: ignore[union-attr]
+
+
+def test_judged_answer_is_liked_or_not() -> None:
+    row = {"prompt": "q", "completion": "a", "label": False}
+    example = convert(row)
+    assert isinstance(example, Example)
+    assert (example.liked, example.label, example.expected) == (False, None, "a")
+    assert Example.from_row(example.to_row()) == example
+    assert isinstance(convert({**row, "label": "maybe"}), BadRow)
+
+
+def test_prompt_alone_waits_for_an_answer() -> None:
+    example = convert({"prompt": "q"})
+    assert isinstance(example, Example)
+    assert (example.prompt, example.expected) == ((Message("user", "q"),), "")
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": "q", "chosen": "a", "rejected": "a"}, "same answer"),
+        ({"chosen": [USER, GOOD], "rejected": [GOOD, BAD]}, "differ before the last turn"),
+        ({"prompt": "q", "chosen": [USER, GOOD], "rejected": "x"}, "2 turns in chosen"),
+        ({"prompt": "q", "chosen": None, "rejected": "x"}, "nothing as chosen"),
+        (
+            {"input": 3, "preferred_output": [GOOD], "non_preferred_output": [BAD]},
+            "a number .3. as input",
+        ),
+    ],
+)
+def test_misfits_are_told(row: dict[str, Any], reason: str) -> None:
+    import re
+
+    found = convert(row)
+    assert isinstance(found, BadRow)
+    assert re.search(reason, found.reason)
+
+
+def test_another_rejected_answer_is_another_row() -> None:
+    rows = [convert({"prompt": "q", "chosen": "yes", "rejected": r}) for r in ("no", "never", "no")]
+    kept, findings = without_duplicates(rows, "train")  # type: ignore[arg-type]
+    assert [example.rejected for example in kept] == ["no", "never"]
+    assert len({example.id for example in kept}) == 2
+    assert findings[0].count == 1
