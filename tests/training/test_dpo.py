@@ -135,7 +135,9 @@ def test_kept_reference_is_what_the_start_says(llama: Any, draw: Draw) -> None:
     made = with_reference(Network(llama), pairs(draw))
     objective = Dpo()
     loss = objective.loss(Network(llama), made)
-    assert float(loss.total.detach()) / 3 == pytest.approx(math.log(2), abs=1e-5)  # policy = reference
+    assert float(loss.total.detach()) / 3 == pytest.approx(
+        math.log(2), abs=1e-5
+    )  # policy = reference
     assert objective.prepare(Network(llama), pairs(draw))[0].reference == made[0].reference
 
 

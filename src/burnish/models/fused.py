@@ -53,7 +53,7 @@ def fused_lora(model: nn.Module) -> Iterator[None]:
     """Within it, the LoRA layers of `model` that can be fused are, as long as gradients flow."""
     layers = [module for module in model.modules() if type(module) is Linear]
     for layer in layers:
-        layer.forward = _Forward(layer)  # type: ignore[assignment, method-assign]
+        layer.forward = _Forward(layer)
     try:
         yield
     finally:

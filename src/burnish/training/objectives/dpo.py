@@ -15,7 +15,7 @@ from torch.nn import functional
 from burnish.chat import Example, Message
 from burnish.errors import DataError
 from burnish.models.branches import Network, Row, tree_states
-from burnish.training.objective import Loss, Objective, rows_of
+from burnish.training.objective import Loss, Objective, light_pieces, rows_of
 
 _AT_ONCE = 16
 # These compare with what the model said before training; the others need no reference.
@@ -74,6 +74,9 @@ class Dpo(Objective[Pair]):
 
     def units(self, items: Sequence[Pair]) -> float:
         return float(len(items))
+
+    def pieces(self, network: Network, items: Sequence[Pair]) -> list[list[Pair]]:
+        return light_pieces(network, items)
 
     def loss(self, network: Network, items: Sequence[Pair]) -> Loss:
         logprobs_B_2 = pair_logprobs(network, items)
