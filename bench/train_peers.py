@@ -1,0 +1,143 @@
+"""The peers' side of the training bench: TRL's trainers and transformers' Trainer.
+
+They get the tokens, the mask of the loss and the adapter's start that Burnish gets. `default` takes
+the rows shuffled; the other sides take the batches of like length that Burnish takes.
+"""
+
+import random
+import tempfile
+import time
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch.utils.data import SequentialSampler
+from train_works import RATE, Work
+from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+from burnish.training.memory import peak_memory_mb
+
+
+def run(work: Work, side: str, steps: int) -> dict[str, Any]:
+    """Rate, peak memory and losses."""
+    model = work.model()
+    items = [item for batch in work.batches(model.tokenizer, steps) for item in batch]
+    if side == "default":
+        random.Random(0).shuffle(items)
+    losses = Losses()
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        options = every_trainer(work, folder, len(items) // work.batch)
+        trainer = TRAINERS[work.objective](model, items, options, side)
+        trainer.add_callback(losses)
+        started = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - started
+    tokens = sum(item.size for item in items)
+    return {
+        "tokens_per_second": tokens / seconds,
+        "peak_mb": peak_memory_mb(),
+        "losses": losses.seen,
+    }
+
+
+def every_trainer(work: Work, folder: str, steps: int) -> dict[str, Any]:
+    """Arguments that every trainer takes."""
+    return {
+        "output_dir": folder,
+        "per_device_train_batch_size": work.batch,
+        "max_steps": steps,
+        "learning_rate": RATE,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 1.0,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "bf16": False,
+        "use_cpu": not torch.cuda.is_available(),
+        "gradient_checkpointing": False,
+        "disable_tqdm": True,
+    }
+
+
+class Losses(TrainerCallback):
+    """The loss of every step."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_log(self, *_: Any, logs: dict[str, float] | None = None, **__: Any) -> None:
+        if logs and "loss" in logs:
+            self.seen.append(logs["loss"])
+
+
+class InOrder:
+    """A trainer that takes rows as they come, and as they are tokenised."""
+
+    train_dataset: Any
+
+    def _get_train_sampler(self, *_: Any) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset)
+
+    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+        return dataset
+
+
+def sft(model: Any, items: list[Any], options: dict[str, Any], side: str) -> Any:
+    class Ordered(InOrder, SFTTrainer):
+        pass
+
+    rows = [
+        {
+            "input_ids": list(row.tokens),
+            "labels": [t if w else -100 for t, w in zip(row.tokens, row.weights, strict=True)],
+        }
+        for row in items
+    ]
+    config = SFTConfig(**options, max_length=None, padding_free=side == "padding-free")
+    return Ordered(
+        model=model.module,
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=model.tokenizer,
+    )
+
+
+def dpo(model: Any, items: list[Any], options: dict[str, Any], _: str) -> Any:
+    class Ordered(InOrder, DPOTrainer):
+        pass
+
+    rows = []
+    for pair in items:
+        prompt = pair.chosen.weights.index(1.0)
+        rows.append(
+            {
+                "prompt_ids": list(pair.chosen.tokens[:prompt]),
+                "chosen_ids": list(pair.chosen.tokens[prompt:]),
+                "rejected_ids": list(pair.rejected.tokens[prompt:]),
+            }
+        )
+    return Ordered(
+        model=model.module,
+        args=DPOConfig(**options, max_length=None, beta=0.1),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=model.tokenizer,
+    )
+
+
+def classify(model: Any, items: list[Any], options: dict[str, Any], _: str) -> Any:
+    class Ordered(InOrder, Trainer):
+        pass
+
+    numbers = model.module.config.label2id
+    rows = [{"input_ids": list(item.tokens), "label": numbers[item.label]} for item in items]
+    return Ordered(
+        model=model.module,
+        args=TrainingArguments(**options),
+        train_dataset=Dataset.from_list(rows),
+        data_collator=DataCollatorWithPadding(model.tokenizer),
+    )
+
+
+TRAINERS = {"sft": sft, "dpo": dpo, "classify": classify}
