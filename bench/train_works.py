@@ -68,7 +68,7 @@ class Work:
 
         recipe = self.recipe()
         examples = load(recipe.data, recipe.seed).train
-        items = self.goal().items(examples, tokenizer, self.longest)
+        items = self.goal().items(examples, tokenizer, 1 << 30)
         items = [item for item in items if _longest_row(item) <= self.longest]
         batches = Batches({"train": items}, self.batch, 1, 100, recipe.seed)
         full: list[list[Any]] = []
