@@ -94,6 +94,30 @@ class Kto(_Section):
     disliked_weight: float = Field(1.0, gt=0)
 
 
+class Grpo(_Section):
+    """Sampled answers, rewarded against their own group (Shao et al. 2024, arXiv 2402.03300)."""
+
+    reward: str = Field("accuracy", description="a scorer, or FILE.py:FUNCTION")
+    answers: int = Field(8, gt=1, description="sampled answers a prompt")
+    max_new_tokens: int = Field(64, gt=0)
+    temperature: float = Field(1.0, gt=0)
+    clip: float = Field(0.2, gt=0, lt=1)
+    beta: float = Field(0.02, ge=0, description="weight of the KL to the base model")
+    updates: int = Field(1, gt=0, description="optimizer updates on the answers of one step")
+
+
+class Distill(_Section):
+    """A teacher's distribution, token by token."""
+
+    teacher: str | None = Field(None, description="a model, a server's URL, or null: the base")
+    served_name: str = Field("default", description="how a teacher's server calls its model")
+    system: str | None = Field(None, description="system message that the teacher reads")
+    direction: Literal["forward", "reverse"] = "forward"
+    on: Literal["text", "samples"] = Field("text", description="the rows' answers, or its own")
+    max_new_tokens: int = Field(64, gt=0)
+    temperature: float = Field(1.0, gt=0)
+
+
 class Training(_Section):
     """How the weights move."""
 
@@ -138,12 +162,14 @@ class Recipe(_Section):
     model: str = "smollm2-135m"
     data: Data
     method: Literal["lora", "full"] = "lora"
-    objective: Literal["sft", "lm", "dpo", "kto"] = "sft"
+    objective: Literal["sft", "lm", "dpo", "kto", "grpo", "distill"] = "sft"
     lora: Lora = Field(default_factory=Lora)
     sft: Sft = Field(default_factory=Sft)
     lm: Lm = Field(default_factory=Lm)
     dpo: Dpo = Field(default_factory=Dpo)
     kto: Kto = Field(default_factory=Kto)
+    grpo: Grpo = Field(default_factory=Grpo)
+    distill: Distill = Field(default_factory=Distill)
     training: Training = Field(default_factory=Training)
     evaluate: Evaluate = Field(default_factory=Evaluate)
     budget: Budget = Field(default_factory=Budget)

@@ -6,18 +6,22 @@ from typing import Any
 
 import torch
 
-from burnish.errors import RunError
+from burnish.errors import RecipeError, RunError
 from burnish.models.adapt import add_lora, load_weights, save_weights
 from burnish.models.language_model import LanguageModel, folder_sha256
 from burnish.models.load import load_model, place
+from burnish.models.served import ServedModel
+from burnish.models.verbs import Sampling
 from burnish.progress import Bars
 from burnish.recipe import Recipe, restore_recipe
+from burnish.rewards import reward_of
 from burnish.run_directory import Manifest, RunDirectory, replace_directory
 from burnish.training.batches import Batches
 from burnish.training.checkpoint import saved_steps
 from burnish.training.loop import Loop, Settings
 from burnish.training.objective import Objective
 from burnish.training.objectives import OBJECTIVES
+from burnish.training.objectives.distill import LocalTeacher, OwnBase, Teacher
 from burnish.training.schedule import automatic_rate
 
 # Methods that change the weights themselves, so that the run keeps a whole model.
@@ -73,10 +77,47 @@ def open_tuned(run: RunDirectory | Any) -> LanguageModel:
     return load_model(recipe.model, recipe.device, directory.adapter)
 
 
-def objective_of(recipe: Recipe) -> Objective[Any]:
-    """The recipe's objective with its own section as arguments."""
-    section = getattr(recipe, recipe.objective)
-    return OBJECTIVES[recipe.objective](**section.model_dump())
+def objective_of(recipe: Recipe, model: LanguageModel) -> Objective[Any]:
+    """The recipe's objective with its own section as arguments.
+
+    Raises:
+        RecipeError: its reward or teacher does not exist or does not fit.
+    """
+    options = getattr(recipe, recipe.objective).model_dump()
+    if recipe.objective in ("grpo", "distill"):
+        options["tokenizer"] = model.tokenizer
+        options["sampling"] = Sampling(
+            max_new_tokens=options.pop("max_new_tokens"),
+            temperature=options.pop("temperature"),
+            seed=recipe.seed << 20,  # each step adds its number
+        )
+    if recipe.objective == "grpo":
+        options["reward"] = reward_of(recipe.grpo.reward)
+    if recipe.objective == "distill":
+        del options["served_name"]
+        options["teacher"] = _teacher(recipe, model)
+    return OBJECTIVES[recipe.objective](**options)
+
+
+def _teacher(recipe: Recipe, model: LanguageModel) -> Teacher:
+    """Who is learnt from: the base itself, a server, or another local model."""
+    given = recipe.distill
+    if given.teacher is None:
+        return OwnBase()
+    if given.teacher.startswith(("http://", "https://")):
+        if given.direction == "reverse":
+            raise RecipeError(
+                "distill.direction is reverse, but a server names only the likeliest tokens",
+                "set it to forward, or name a local teacher",
+            )
+        return ServedModel(given.teacher, given.served_name, model.tokenizer)
+    other = load_model(given.teacher, recipe.device)
+    if other.tokenizer.get_vocab() != model.tokenizer.get_vocab():
+        raise RecipeError(
+            f"distill.teacher {given.teacher} has another vocabulary than {model.name}",
+            "choose a teacher of the same family",
+        )
+    return LocalTeacher(other.network)
 
 
 def _loop(
@@ -86,7 +127,7 @@ def _loop(
     module: Any,
     settings: Settings,
 ) -> Loop:
-    given, objective = recipe.training, objective_of(recipe)
+    given, objective = recipe.training, objective_of(recipe, model)
     longest = given.max_length or model.context_length
     items, validation = (
         objective.items(directory.split(split), model.tokenizer, longest)

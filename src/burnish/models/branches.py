@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
 
 from burnish.errors import ModelError
+from burnish.models.prefix import Prefix, expand
 
 # Positions a vocabulary projection: 512 x 50,000 float32 logits are 100 MB, and more is no faster.
 _PROJECTED_AT_ONCE = 512
@@ -92,19 +92,6 @@ class Logprobs:
         return zeros.index_add(0, self.rows_N, self.values_N * self.weights_N)
 
 
-@dataclass(frozen=True, slots=True)
-class Prefix:
-    """What has been computed so far: the cache, which places hold tokens, the last hidden state."""
-
-    cache: DynamicCache | None
-    real_B_T: Tensor
-    last_B_H: Tensor | None
-
-    @property
-    def padded(self) -> bool:
-        return not bool(self.real_B_T.all())
-
-
 class Network:
     """A causal language model, adapter included, as backbone and vocabulary projection."""
 
@@ -159,12 +146,19 @@ class Network:
         return Prefix(None, torch.ones(1, 0, dtype=torch.long, device=self.device), None)
 
     def extend(
-        self, prefix: Prefix, rows: Sequence[Tokens], parents: Sequence[int], *, left: bool
+        self,
+        prefix: Prefix,
+        rows: Sequence[Tokens],
+        parents: Sequence[int],
+        *,
+        left: bool,
+        consume: bool = False,
     ) -> tuple[Prefix, Tensor]:
         """Runs `rows` after the prefix rows that `parents` names; returns hidden states (B, L, H).
 
         `left` pads at the left, so that the last place of every row is real and can be extended
-        again; otherwise at the right, where no real token looks.
+        again; otherwise at the right, where no real token looks. `consume` grows the cache of a
+        prefix that has just these rows and is not used again, instead of copying it.
 
         Raises:
             ModelError: the model's cache cannot branch, or padding would shift its window.
@@ -177,7 +171,11 @@ class Network:
         needs_mask = not bool(seen_B_K.all())
         self._check_window(real_B_K.shape[1], needs_mask)
         positions_B_L = (real_B_K.cumsum(1) - 1).clamp(min=0)[:, before_B_T.shape[1] :]
-        cache = _expand(prefix.cache, index_B) if prefix.cache is not None else DynamicCache()
+        cache = prefix.cache
+        if cache is None:
+            cache = DynamicCache()
+        elif not consume:
+            cache = expand(cache, index_B)
         hidden_B_L_H: Tensor = self.model.base_model(
             input_ids=tokens_B_L,
             attention_mask=seen_B_K if needs_mask else None,
@@ -318,6 +316,13 @@ def _hidden(
     return torch.cat([last_B_H[:, None], hidden_B_L_H], dim=1)
 
 
+def common_start(network: Network, rows: Sequence[Tokens]) -> tuple[int, Prefix]:
+    """The beginning that all rows share, run once; every row keeps at least one token."""
+    if len(rows) < 2 or not (root := shared(*(row[:-1] for row in rows))):
+        return 0, network.start()
+    return root, network.extend(network.start(), [rows[0][:root]], [0], left=True)[0]
+
+
 def trunk_length(rows: Sequence[Row]) -> int:
     """Tokens that all rows begin with and none asks for; every branch keeps at least one."""
     if len(rows) < 2:
@@ -365,27 +370,3 @@ def _pad(rows: Sequence[Tokens], *, left: bool, device: torch.device) -> tuple[T
         for r in rows
     ]
     return torch.tensor(tokens, device=device), torch.tensor(real, device=device)
-
-
-def _expand(cache: DynamicCache, index_B: Tensor) -> DynamicCache:
-    """The cache with its rows repeated; gradients of the copies add up in the original."""
-    expanded = DynamicCache()
-    for layer in cache.layers:
-        if type(layer) is not DynamicLayer:
-            raise ModelError(
-                f"the model keeps a {type(layer).__name__}, which cannot branch",
-                "use a model whose layers are plain attention",
-            )
-        expanded.layers.append(_expand_layer(layer, index_B))
-    return expanded
-
-
-def _expand_layer(layer: DynamicLayer, index_B: Tensor) -> DynamicLayer:
-    copy = DynamicLayer()
-    copy.lazy_initialization(layer.keys, layer.values)
-    if layer.keys.shape[0] == 1:  # a view costs no memory; the next update copies once
-        size = (len(index_B), -1, -1, -1)
-        copy.keys, copy.values = layer.keys.expand(size), layer.values.expand(size)
-    else:
-        copy.keys, copy.values = layer.keys[index_B], layer.values[index_B]
-    return copy

@@ -16,12 +16,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from burnish.chat import Conversation
 from burnish.data.render import render_prompt
 from burnish.errors import ModelError
-from burnish.models.branches import Network, Prefix, Row, finish, shared
+from burnish.models.branches import Network, Row, common_start, finish
+from burnish.models.decoding import Decoder
+from burnish.models.prefix import Prefix
 from burnish.models.verbs import Choice, Generation, Sampling, Scores, Stream, TextLoss
 
 # Tokens in one forward pass without gradient: enough to fill the cores, little memory.
 _TOKENS_AT_ONCE = 2048
-_ROWS_AT_ONCE = 32
 # Places in the key/value cache of one forward pass: each row's trunk, repeated, and the row.
 _PLACES_AT_ONCE = 16384
 # A forward pass, however short, takes as long as about this many tokens more in a long one.
@@ -119,22 +120,15 @@ class LanguageModel:
         tokens = [render_prompt(prompt, self.tokenizer) for prompt in prompts]
         for row in tokens:
             self._check_length(len(row) + sampling.max_new_tokens)
-        order = sorted(range(len(tokens)), key=lambda index: len(tokens[index]))
-        root, start = self._root(tokens)
-        answers: dict[int, Generation] = {}
-        random = torch.Generator(self.module.device).manual_seed(sampling.seed)
-        for chosen in _batches(order, _ROWS_AT_ONCE):
-            rows = [tokens[index][root:] for index in chosen]
-            decoding = _Decoding(self, sampling, random, stream, list(chosen))
-            answers |= decoding.run(start, rows)
-        return [answers[index] for index in range(len(tokens))]
+        decoder = Decoder(self.network, self.tokenizer, sampling, stream)
+        return [answer for (answer,) in decoder.answers(tokens)]
 
     @torch.no_grad()
     def score(self, items: Sequence[Choice]) -> list[Scores]:
         self.module.eval()
         asked = [self._asked(item) for item in items]
         contexts = [context for context, _ in asked]
-        root, start = self._root(contexts)
+        root, start = common_start(self.network, contexts)
         order = sorted(range(len(items)), key=lambda index: len(contexts[index]))
         lengths = [len(contexts[index]) - root for index in order]
         # Left padding would shift a window, so there only equal lengths go together.
@@ -170,23 +164,6 @@ class LanguageModel:
                 nats[index] -= value
                 counts[index] += len(tokens) - 1
         return [TextLoss(loss, count) for loss, count in zip(nats, counts, strict=True)]
-
-    def stop_tokens(self) -> frozenset[int]:
-        """Tokens that end an answer: the tokenizer's and those of the generation settings."""
-        named = getattr(self.module.generation_config, "eos_token_id", None)
-        listed = named if isinstance(named, list) else [named]
-        return frozenset({self.tokenizer.eos_token_id, *listed} - {None})
-
-    def _root(self, rows: Sequence[Sequence[int]]) -> tuple[int, Prefix]:
-        """The beginning that all rows share, run once; every row keeps at least one token."""
-        network = self.network
-        if len(rows) < 2:
-            return 0, network.start()
-        root = shared(*(row[: len(row) - 1] for row in rows))
-        if not root:
-            return 0, network.start()
-        prefix, _ = network.extend(network.start(), [rows[0][:root]], [0], left=True)
-        return root, prefix
 
     def _asked(self, item: Choice) -> tuple[list[int], list[list[int]]]:
         """The tokens of the context, and those of each choice."""
@@ -245,86 +222,6 @@ class LanguageModel:
             )
 
 
-class _Decoding:
-    """Greedy or sampled decoding of one batch; finished rows leave it."""
-
-    def __init__(
-        self,
-        model: LanguageModel,
-        sampling: Sampling,
-        random: torch.Generator,
-        stream: Stream | None,
-        indices: list[int],
-    ) -> None:
-        self.model, self.sampling, self.random, self.stream = model, sampling, random, stream
-        self.indices = indices
-        self.tokens: dict[int, list[int]] = {index: [] for index in indices}
-        self.logprobs = dict.fromkeys(indices, 0.0)
-        self.shown = dict.fromkeys(indices, 0)
-        self.stops = model.stop_tokens()
-
-    def run(self, start: Prefix, rows: Sequence[Sequence[int]]) -> dict[int, Generation]:
-        network, alive = self.model.network, list(self.indices)
-        prefix, _ = network.extend(start, rows, [0] * len(rows), left=True)
-        done: dict[int, Generation] = {}
-        for _ in range(self.sampling.max_new_tokens):
-            drawn = self._draw(prefix, alive)
-            keep = [place for place, index in enumerate(alive) if not self._finish(index, done)]
-            alive = [alive[place] for place in keep]
-            if not alive:
-                return done
-            new = [[drawn[place]] for place in keep]
-            prefix, _ = network.extend(prefix, new, keep, left=True)
-        return done | {index: self._answer(index, finished=False) for index in alive}
-
-    def _draw(self, prefix: Prefix, alive: list[int]) -> list[int]:
-        assert prefix.last_B_H is not None
-        logprobs_B_V = self.model.network.logits(prefix.last_B_H).log_softmax(-1)
-        drawn_B = _sample(logprobs_B_V, self.sampling, self.random)
-        chosen = logprobs_B_V.gather(1, drawn_B[:, None])[:, 0].tolist()
-        for index, token, logprob in zip(alive, drawn_B.tolist(), chosen, strict=True):
-            self.tokens[index].append(token)
-            self.logprobs[index] += logprob
-        return [int(token) for token in drawn_B.tolist()]
-
-    def _finish(self, index: int, done: dict[int, Generation]) -> bool:
-        text = self._text(index)
-        stopped = self.tokens[index][-1] in self.stops or any(s in text for s in self.sampling.stop)
-        if stopped:
-            done[index] = self._answer(index, finished=True)
-        elif self.stream and not text.endswith("�"):  # an unfinished character waits
-            self._show(index, text, hold=max((len(s) - 1 for s in self.sampling.stop), default=0))
-        return stopped
-
-    def _show(self, index: int, text: str, hold: int = 0) -> None:
-        end = len(text) - hold
-        if self.stream and end > self.shown[index]:
-            self.stream(index, text[self.shown[index] : end])
-            self.shown[index] = end
-
-    def _answer(self, index: int, *, finished: bool) -> Generation:
-        text = self._text(index)
-        cuts = [text.index(stop) for stop in self.sampling.stop if stop in text]
-        text = text[: min(cuts)] if cuts else text
-        self._show(index, text)
-        return Generation(text, tuple(self.tokens[index]), self.logprobs[index], finished)
-
-    def _text(self, index: int) -> str:
-        return str(self.model.tokenizer.decode(self.tokens[index], skip_special_tokens=True))
-
-
-def _sample(logprobs_B_V: Tensor, sampling: Sampling, random: torch.Generator) -> Tensor:
-    """Temperature and nucleus sampling (Holtzman et al. 2020, arXiv 1904.09751)."""
-    if sampling.temperature == 0:
-        return logprobs_B_V.argmax(-1)
-    probabilities = (logprobs_B_V / sampling.temperature).softmax(-1)
-    if sampling.top_p < 1:
-        ordered, places = probabilities.sort(descending=True)
-        outside = ordered.cumsum(-1) - ordered >= sampling.top_p
-        probabilities = probabilities.scatter(-1, places, ordered.masked_fill(outside, 0))
-    return torch.multinomial(probabilities, 1, generator=random)[:, 0]
-
-
 def _alike(lengths: Sequence[int], before: int, one_pass: int) -> list[slice]:
     """Cuts ascending lengths into batches so that padding and passes together cost least.
 
@@ -342,11 +239,6 @@ def _alike(lengths: Sequence[int], before: int, one_pass: int) -> list[slice]:
         cuts.append(slice(best[end][1], end))
         end = best[end][1]
     return cuts[::-1]
-
-
-def _batches(order: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
 
 
 def _batches_by_tokens(

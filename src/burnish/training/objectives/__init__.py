@@ -3,7 +3,9 @@
 from typing import Any
 
 from burnish.training.objective import Objective
+from burnish.training.objectives.distill import Distill
 from burnish.training.objectives.dpo import Dpo
+from burnish.training.objectives.grpo import Grpo
 from burnish.training.objectives.kto import Kto
 from burnish.training.objectives.lm import Lm
 from burnish.training.objectives.sft import Sft
@@ -13,4 +15,6 @@ OBJECTIVES: dict[str, type[Objective[Any]]] = {
     "lm": Lm,
     "dpo": Dpo,
     "kto": Kto,
+    "grpo": Grpo,
+    "distill": Distill,
 }

@@ -1,6 +1,6 @@
 """KTO: answers that were judged alone, liked or not.
 
-Ethayarajh et al. 2024 (arXiv 2402.01306), equations 7 and 8. The reference point is the KL of
+Ethayarajh et al. 2024 (arXiv 2402.01306), equation 7. The reference point is the KL of
 policy and reference, estimated on answers to other prompts in the same forward pass, so here two
 small batches are not quite one large one.
 """

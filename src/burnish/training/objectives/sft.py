@@ -1,7 +1,7 @@
 """Supervised fine-tuning: the weighted negative log-likelihood of the learnt tokens.
 
 Two variants forget less. EAFT weighs each token by the model's own entropy there, so that tokens
-on which it is confident and contradicted move it little (arXiv 2601.02151, equation 3). STM learns
+on which it is confident and contradicted move it little (arXiv 2601.02151). STM learns
 only tokens that the base model finds likely enough (arXiv 2501.14315), here by quantile.
 """
 

@@ -1,0 +1,67 @@
+"""What an answer is worth: a scorer, a Python function, or a reward model that was trained here."""
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+from burnish.chat import Example
+from burnish.errors import RecipeError
+from burnish.evaluation.scorers import scorer
+from burnish.training.objectives.grpo import Reward
+
+
+def reward_of(name: str) -> Reward:
+    """The reward that a recipe names: `FILE.py:FUNCTION`, or a scorer such as accuracy.
+
+    A function gets the answers and their Examples and gives a number for each.
+
+    Raises:
+        RecipeError: there is no such file, function or scorer.
+    """
+    if ".py:" in name:
+        return _checked(_function(name), name)
+    metric = scorer(name)
+    grade = metric.item
+    if grade is None:
+        raise RecipeError(
+            f"grpo.reward is {name}, which is no score of single answers",
+            "name a scorer of single items, such as accuracy or rougeL",
+        )
+
+    def score(answers: Sequence[str], examples: Sequence[Example]) -> list[float]:
+        pairs = zip(answers, examples, strict=True)
+        return [grade(answer, example.expected) / metric.best for answer, example in pairs]
+
+    return score
+
+
+def _function(name: str) -> Reward:
+    file, _, function = name.rpartition(":")
+    if not Path(file).is_file():
+        raise RecipeError(f"grpo.reward names {file}, which is no file", "correct the path")
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not callable(found := getattr(module, function, None)):
+        raise RecipeError(
+            f"{file} has no function {function}", "name one that takes answers and examples"
+        )
+    reward: Reward = found
+    return reward
+
+
+def _checked(reward: Reward, name: str) -> Reward:
+    """A reward of the wrong length would praise the wrong answers."""
+
+    def checked(answers: Sequence[str], examples: Sequence[Example]) -> Sequence[float]:
+        found = list(reward(answers, examples))
+        if len(found) != len(answers):
+            raise RecipeError(
+                f"{name} gave {len(found)} rewards for {len(answers)} answers",
+                "return one number for each answer",
+            )
+        return found
+
+    return checked

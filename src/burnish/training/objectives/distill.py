@@ -1,0 +1,171 @@
+"""Distillation: the student's distribution moved to a teacher's, token by token.
+
+The teacher is the base itself under another prompt (context distillation, arXiv 2209.15189),
+another local model, or a server that returns log-probabilities; the text is given, or sampled from
+the student (Agarwal et al. 2023, arXiv 2306.13649). Student and teacher may read different prompts
+before the same answer.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from burnish.chat import Example, Message
+from burnish.data.render import render_prompt
+from burnish.models.branches import Network, Row, branch_states
+from burnish.models.decoding import Decoder
+from burnish.models.verbs import Sampling
+from burnish.training.objective import Loss, Objective, rows_of
+
+# log-probabilities (n, V), or (n, V) with -inf where the teacher said nothing, of some positions
+TeacherLogprobs = Callable[[slice], Tensor]
+
+
+class Teacher(Protocol):
+    """Says how likely each token is at the weighted positions of rows, one after the other."""
+
+    def logprobs(self, network: Network, rows: Sequence[Row]) -> TeacherLogprobs: ...
+
+
+@dataclass(frozen=True)
+class OwnBase:
+    """The student's own base: the adapter switched off."""
+
+    def logprobs(self, network: Network, rows: Sequence[Row]) -> TeacherLogprobs:
+        with network.base():
+            hidden_N_H = branch_states(network, rows).hidden_N_H
+
+        def read(which: slice) -> Tensor:
+            with torch.no_grad():  # adapters leave the vocabulary projection alone
+                return network.logits(hidden_N_H[which]).log_softmax(-1)
+
+        return read
+
+
+@dataclass(frozen=True)
+class LocalTeacher:
+    """Another model with the same vocabulary."""
+
+    teacher: Network
+
+    def logprobs(self, network: Network, rows: Sequence[Row]) -> TeacherLogprobs:
+        with self.teacher.frozen():
+            hidden_N_H = branch_states(self.teacher, rows).hidden_N_H
+
+        def read(which: slice) -> Tensor:
+            with torch.no_grad():
+                return self.teacher.logits(hidden_N_H[which]).log_softmax(-1).to(network.device)
+
+        return read
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """One answer behind the student's prompt and behind the teacher's."""
+
+    student: Row
+    teacher: Row
+
+    @property
+    def size(self) -> int:
+        return self.student.size + self.teacher.size
+
+    @property
+    def learnt(self) -> int:
+        return self.student.learnt
+
+
+@dataclass(frozen=True)
+class Distill(Objective[Twin]):
+    """Learns to answer as the teacher would.
+
+    Args:
+        teacher: who says how likely each token is.
+        tokenizer: of the student; it samples with it.
+        system: system message that the teacher reads in place of the student's.
+        direction: `forward` is KL(teacher, student), `reverse` is KL(student, teacher).
+        on: `text` learns on the answers of the rows, `samples` on the student's own.
+        sampling: how its own answers are drawn.
+    """
+
+    teacher: Teacher
+    tokenizer: Any
+    system: str | None = None
+    direction: Literal["forward", "reverse"] = "forward"
+    on: Literal["text", "samples"] = "text"
+    sampling: Sampling = Sampling(max_new_tokens=64, temperature=1.0)  # noqa: RUF009
+
+    def items(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Twin]:
+        taught = [with_system(example, self.system) for example in examples]
+        if self.on == "samples":
+            return [
+                Twin(_prompt(own, tokenizer), _prompt(other, tokenizer))
+                for own, other in zip(examples, taught, strict=True)
+            ]
+        rows = rows_of(examples, tokenizer, max_length)
+        return [
+            Twin(own, other)
+            for own, other in zip(rows, rows_of(taught, tokenizer, 1 << 30), strict=True)
+        ]
+
+    def collect(self, network: Network, items: Sequence[Twin], step: int) -> list[Twin]:
+        if self.on == "text":
+            return list(items)
+        with network.frozen():
+            sampling = replace(self.sampling, seed=self.sampling.seed + step)
+            decoder = Decoder(network, self.tokenizer, sampling)
+            found = decoder.answers([item.student.tokens for item in items])
+        return [
+            Twin(_answered(item.student, own.tokens), _answered(item.teacher, own.tokens))
+            for item, (own,) in zip(items, found, strict=True)
+        ]
+
+    def units(self, items: Sequence[Twin]) -> float:
+        return float(sum(sum(item.student.weights) for item in items))
+
+    def loss(self, network: Network, items: Sequence[Twin]) -> Loss:
+        teacher = self.teacher.logprobs(network, [item.teacher for item in items])
+        asked = branch_states(network, [item.student for item in items])
+        divergence = forward_kl if self.direction == "forward" else reverse_kl
+
+        def reading(logits_N_V: Tensor, _targets_N: Tensor, which: slice) -> Tensor:
+            return divergence(teacher(which), logits_N_V.log_softmax(-1))
+
+        values_N = network.read(asked.hidden_N_H, asked.targets_N, reading)
+        return Loss((values_N * asked.weights_N).sum())
+
+    def validate(self, network: Network, items: Sequence[Twin]) -> dict[str, float]:
+        """On samples the answers are drawn anew, always with the same seed."""
+        return super().validate(network, self.collect(network, items, 0))
+
+
+def forward_kl(teacher_N_V: Tensor, student_N_V: Tensor) -> Tensor:
+    """Sum of p_teacher (log p_teacher - log p_student), nats, shape (N,)."""
+    said_N_V = teacher_N_V.isfinite()
+    difference_N_V = (teacher_N_V - student_N_V).masked_fill(~said_N_V, 0.0)
+    return (teacher_N_V.exp() * difference_N_V).sum(-1)
+
+
+def reverse_kl(teacher_N_V: Tensor, student_N_V: Tensor) -> Tensor:
+    """Sum of p_student (log p_student - log p_teacher), nats, shape (N,)."""
+    return (student_N_V.exp() * (student_N_V - teacher_N_V)).sum(-1)
+
+
+def with_system(example: Example, system: str | None) -> Example:
+    """The row as the teacher reads it."""
+    if system is None:
+        return example
+    rest = tuple(turn for turn in example.messages if turn.role != "system")
+    return replace(example, messages=(Message("system", system), *rest))
+
+
+def _prompt(example: Example, tokenizer: Any) -> Row:
+    tokens = render_prompt(example.prompt, tokenizer)
+    return Row(tokens, [0.0] * len(tokens))
+
+
+def _answered(prompt: Row, answer: Sequence[int]) -> Row:
+    return Row([*prompt.tokens, *answer], [*prompt.weights, *[1.0] * len(answer)])

@@ -1,0 +1,190 @@
+"""GRPO: answers are sampled, rewarded, and made likelier where they beat their own group.
+
+Shao et al. 2024 (arXiv 2402.03300), equations 3 and 4: no value model, the advantage of an answer
+is its reward against the other answers to the same prompt. Tokens count alike (arXiv 2503.14476).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from burnish.chat import Example
+from burnish.data.render import render_prompt
+from burnish.models.branches import Asked, Network, Row, tree_states
+from burnish.models.decoding import Decoder
+from burnish.models.verbs import Sampling
+from burnish.training.objective import Loss, Objective
+
+# Answers and the rows they answer -> a reward each, higher is better.
+Reward = Callable[[Sequence[str], Sequence[Example]], Sequence[float]]
+
+_SAME = 1e-4  # added to the deviation of a group, as the paper's code does
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A prompt, and once answers are sampled: their rows, rewards and advantages.
+
+    `old` holds each row's log-probabilities when it was sampled, `base` those of the base model;
+    None where the loss needs none.
+    """
+
+    prompt: tuple[int, ...]
+    example: Example
+    rows: tuple[Row, ...] = ()
+    rewards: tuple[float, ...] = ()
+    advantages: tuple[float, ...] = ()
+    old: tuple[tuple[float, ...], ...] | None = None
+    base: tuple[tuple[float, ...], ...] | None = None
+
+    @property
+    def size(self) -> int:
+        """Tokens of the prompt and, once sampled, of all answers."""
+        return len(self.prompt) + self.learnt if self.rows else len(self.prompt)
+
+    @property
+    def learnt(self) -> int:
+        return sum(row.learnt for row in self.rows)
+
+
+@dataclass(frozen=True)
+class Grpo(Objective[Group]):
+    """Group-relative policy optimisation.
+
+    Args:
+        reward: what an answer is worth.
+        tokenizer: of the model.
+        answers: sampled answers a prompt.
+        sampling: how they are sampled; each step has its own seed.
+        clip: how far a probability may move from when it was sampled, as a ratio less 1.
+        beta: weight of the KL to the base model (adapter off).
+        updates: optimizer updates on the answers of one step.
+    """
+
+    reward: Reward
+    tokenizer: Any
+    answers: int = 8
+    sampling: Sampling = Sampling(max_new_tokens=64, temperature=1.0)  # noqa: RUF009
+    clip: float = 0.2
+    beta: float = 0.0
+    updates: int = 1
+
+    def items(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Group]:
+        prompts = [tuple(render_prompt(e.prompt, tokenizer)) for e in examples]
+        return [Group(prompt, e) for prompt, e in zip(prompts, examples, strict=True)]
+
+    def collect(self, network: Network, items: Sequence[Group], step: int) -> list[Group]:
+        groups = self._sampled(network, items, self.answers, seed=self.sampling.seed + step)
+        if self.updates > 1:
+            with network.frozen():
+                olds = self._logprobs(network, groups)
+            groups = [replace(g, old=old) for g, old in zip(groups, olds, strict=True)]
+        if self.beta:
+            with network.base():
+                bases = self._logprobs(network, groups)
+            groups = [replace(g, base=base) for g, base in zip(groups, bases, strict=True)]
+        return groups
+
+    def units(self, items: Sequence[Group]) -> float:
+        return float(sum(item.learnt for item in items))
+
+    def loss(self, network: Network, items: Sequence[Group]) -> Loss:
+        asked = tree_states(network, [item.rows for item in items])
+        logprobs_N = self._read(network, asked)
+        old_N = logprobs_N.detach()
+        if self.updates > 1:
+            old_N = _flat([item.old or () for item in items], logprobs_N)
+        advantages = [value for item in items for value in item.advantages]
+        advantages_N = torch.tensor(advantages, device=network.device)[asked.rows_N]
+        losses_N, clipped_N = clipped_loss(logprobs_N - old_N, advantages_N, self.clip)
+        count, rewards = float(len(asked.targets_N)), [r for item in items for r in item.rewards]
+        metrics = {
+            "reward": (torch.tensor(rewards).sum(), float(len(rewards))),
+            "answer_tokens": (torch.tensor(count), float(len(rewards))),
+            "clipped": (clipped_N.float().sum(), count),
+        }
+        if self.beta:
+            base_N = _flat([item.base or () for item in items], logprobs_N)
+            # The ratio makes its gradient that of the KL itself (arXiv 2512.02556).
+            divergence_N = (logprobs_N - old_N).exp() * kl_estimate(logprobs_N, base_N)
+            losses_N = losses_N + self.beta * divergence_N
+            metrics["kl"] = (divergence_N.detach().sum(), count)
+        return Loss(losses_N.sum(), metrics)
+
+    def validate(self, network: Network, items: Sequence[Group]) -> dict[str, float]:
+        """One sampled answer a prompt, always with the same seed; the loss is minus its reward."""
+        groups = self._sampled(network, items, 1, seed=self.sampling.seed)
+        rewards = [reward for group in groups for reward in group.rewards]
+        mean = sum(rewards) / len(rewards)
+        return {"loss": -mean, "reward": mean}
+
+    def _sampled(
+        self, network: Network, items: Sequence[Group], each: int, seed: int
+    ) -> list[Group]:
+        with network.frozen():
+            decoder = Decoder(network, self.tokenizer, replace(self.sampling, seed=seed))
+            found = decoder.answers([item.prompt for item in items], each)
+        texts = [answer.text for answers in found for answer in answers]
+        rewards = self.reward(texts, [item.example for item in items for _ in range(each)])
+        groups = []
+        for place, (item, answers) in enumerate(zip(items, found, strict=True)):
+            own = tuple(float(r) for r in rewards[place * each : (place + 1) * each])
+            start = len(item.prompt)
+            rows = tuple(
+                Row([*item.prompt, *a.tokens], [0.0] * start + [1.0] * len(a.tokens))
+                for a in answers
+            )
+            groups.append(replace(item, rows=rows, rewards=own, advantages=advantages_of(own)))
+        return groups
+
+    def _read(self, network: Network, asked: Asked) -> Tensor:
+        """log p at the temperature of sampling."""
+        temperature = self.sampling.temperature or 1.0
+
+        def reading(logits_N_V: Tensor, targets_N: Tensor, _: slice) -> Tensor:
+            logprobs_N_V = (logits_N_V / temperature).log_softmax(-1)
+            return logprobs_N_V.gather(1, targets_N[:, None])[:, 0]
+
+        return network.read(asked.hidden_N_H, asked.targets_N, reading)
+
+    def _logprobs(
+        self, network: Network, groups: Sequence[Group]
+    ) -> list[tuple[tuple[float, ...], ...]]:
+        """Each row's log-probabilities, nested as the groups are."""
+        asked = tree_states(network, [group.rows for group in groups])
+        values = iter(self._read(network, asked).tolist())
+        return [
+            tuple(tuple(next(values) for _ in range(row.learnt)) for row in group.rows)
+            for group in groups
+        ]
+
+
+def advantages_of(rewards: Sequence[float]) -> tuple[float, ...]:
+    """(reward - mean) / deviation within a group; a group of equal rewards teaches nothing."""
+    values = torch.tensor(rewards, dtype=torch.float64)
+    if len(rewards) < 2:
+        return (0.0,) * len(rewards)
+    return tuple(((values - values.mean()) / (values.std() + _SAME)).tolist())
+
+
+def clipped_loss(log_ratio_N: Tensor, advantages_N: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    """-min(ratio A, clipped ratio A) and where the clipped one was taken (Schulman et al. 2017,
+    arXiv 1707.06347, equation 7), both (N,)."""
+    ratio_N = log_ratio_N.exp()
+    plain_N = ratio_N * advantages_N
+    clipped_N = ratio_N.clamp(1 - clip, 1 + clip) * advantages_N
+    return -torch.minimum(plain_N, clipped_N), clipped_N < plain_N
+
+
+def kl_estimate(logprobs_N: Tensor, base_N: Tensor) -> Tensor:
+    """exp(d) - d - 1 with d = log base - log policy: unbiased and never below 0 (equation 4)."""
+    difference_N = base_N - logprobs_N
+    return difference_N.exp() - difference_N - 1
+
+
+def _flat(nested: Sequence[Sequence[Sequence[float]]], like: Tensor) -> Tensor:
+    values = [value for group in nested for row in group for value in row]
+    return torch.tensor(values, dtype=like.dtype, device=like.device)
