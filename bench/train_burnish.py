@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from train_works import RANK, RATE, Work
+from train_works import COMPARED, RANK, RATE, Work
 
 from burnish.models.branches import Row, trunk_length
 from burnish.training.loop import Loop, Settings
@@ -33,10 +33,11 @@ def run(work: Work, _side: str, steps: int) -> dict[str, Any]:
     machine = [matrix_rate()]
     torch.manual_seed(0)
     losses: list[float] = []
+    compared = COMPARED.get(work.objective, ("loss",))[0]
 
     def listen(phase: str, values: dict[str, Any]) -> None:
         if phase == "train":
-            losses.append(values["loss"])
+            losses.append(values[compared])
 
     settings = Settings(RATE, "constant", warmup=0.0, evaluations=0, checkpoints=1)
     prepared: Any = Prepared(batches)

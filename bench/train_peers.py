@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch.utils.data import SequentialSampler
-from train_works import RATE, Work
+from train_works import ANSWER_TOKENS, ANSWERS, COMPARED, RATE, Work
 from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from burnish.training.memory import peak_memory_mb
 
@@ -25,7 +25,7 @@ def run(work: Work, side: str, steps: int) -> dict[str, Any]:
     items = [item for batch in work.batches(model.tokenizer, steps) for item in batch]
     if side == "default":
         random.Random(0).shuffle(items)
-    losses = Losses()
+    losses = Losses(COMPARED.get(work.objective, ("", "loss"))[1])
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         options = every_trainer(work, folder, len(items) // work.batch)
@@ -62,14 +62,15 @@ def every_trainer(work: Work, folder: str, steps: int) -> dict[str, Any]:
 
 
 class Losses(TrainerCallback):
-    """The loss of every step."""
+    """What is compared of every step."""
 
-    def __init__(self) -> None:
+    def __init__(self, key: str) -> None:
+        self.key = key
         self.seen: list[float] = []
 
     def on_log(self, *_: Any, logs: dict[str, float] | None = None, **__: Any) -> None:
-        if logs and "loss" in logs:
-            self.seen.append(logs["loss"])
+        if logs and self.key in logs:
+            self.seen.append(float(logs[self.key]))
 
 
 class InOrder:
@@ -126,6 +127,58 @@ def dpo(model: Any, items: list[Any], options: dict[str, Any], _: str) -> Any:
     )
 
 
+def grpo(model: Any, items: list[Any], options: dict[str, Any], _: str) -> Any:
+    """A row an answer; sampling and rewarding are replaced by what is there already."""
+
+    class Ordered(InOrder, GRPOTrainer):
+        def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+            return sampled_batch(inputs, model.tokenizer.pad_token_id)
+
+    rows = [
+        {
+            "prompt": "",
+            "prompt_ids": list(item.prompt),
+            "completion_ids": list(row.tokens[len(item.prompt) :]),
+            "advantage": advantage,
+        }
+        for item in items
+        for row, advantage in zip(item.rows, item.advantages, strict=True)
+    ]
+    options["per_device_train_batch_size"] *= ANSWERS
+    config = GRPOConfig(
+        **options,
+        num_generations=ANSWERS,
+        steps_per_generation=1,
+        max_completion_length=ANSWER_TOKENS,
+        beta=0.0,
+    )
+    return Ordered(
+        model=model.module,
+        args=config,
+        reward_funcs=lambda completions, **_: [0.0 for _ in completions],
+        train_dataset=Dataset.from_list(rows),
+        processing_class=model.tokenizer,
+    )
+
+
+def sampled_batch(inputs: list[dict[str, Any]], padding: int) -> dict[str, Any]:
+    """What TRL's sampling returns: prompts padded at the left, answers at the right."""
+    batch: dict[str, Any] = {}
+    for name, at_left in (("prompt", True), ("completion", False)):
+        rows = [row[f"{name}_ids"] for row in inputs]
+        longest = max(map(len, rows))
+        fill = [[padding] * (longest - len(row)) for row in rows]
+        void = [[0] * len(part) for part in fill]
+        ones = [[1] * len(row) for row in rows]
+        pairs = [(fill, rows), (void, ones)] if at_left else [(rows, fill), (ones, void)]
+        for kind, (first, second) in zip(("ids", "mask"), pairs, strict=True):
+            joined = [a + b for a, b in zip(first, second, strict=True)]
+            batch[f"{name}_{kind}"] = torch.tensor(joined)
+    batch["advantages"] = torch.tensor([row["advantage"] for row in inputs])
+    batch["num_items_in_batch"] = batch["completion_mask"].sum()
+    return batch
+
+
 def classify(model: Any, items: list[Any], options: dict[str, Any], _: str) -> Any:
     class Ordered(InOrder, Trainer):
         pass
@@ -140,4 +193,4 @@ def classify(model: Any, items: list[Any], options: dict[str, Any], _: str) -> A
     )
 
 
-TRAINERS = {"sft": sft, "dpo": dpo, "classify": classify}
+TRAINERS = {"sft": sft, "dpo": dpo, "grpo": grpo, "classify": classify}

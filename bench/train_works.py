@@ -1,5 +1,6 @@
 """What the training bench trains: rows, model, objective and batches of each work."""
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,10 @@ RECIPE = ROOT / "recipes" / "support-routing" / "recipe.yaml"
 SHARED = ROOT.parent / "shared" / "data"
 RATE = 1e-3
 RANK, ALPHA = 16, 32
+ANSWERS, ANSWER_TOKENS = 8, 64
+# On-policy GRPO's loss does not depend on the weights, so there gradient norms are compared: the
+# names that Burnish and the peers give them.
+COMPARED = {"grpo": ("gradient_norm", "grad_norm")}
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Work:
 
     def missing(self) -> str | None:
         """Why it cannot be measured."""
-        if self.objective not in OBJECTIVES:
+        if self.objective not in {*OBJECTIVES, "grpo"}:
             return f"there is no objective {self.objective}"
         if self.file is not None and not self.file.exists():
             return f"{self.file.name} is not there"
@@ -48,12 +53,12 @@ class Work:
         if self.file is None:
             return load_recipe(RECIPE)
         data = {"train": self.file, "split": {"validation": 0.0, "test": 0.0}, "drop_bad": True}
-        values = {"data": data, "objective": self.objective}
+        values = {"data": data, "objective": self.objective if self.objective != "grpo" else "sft"}
         return build_recipe(values, recipe_keys=set(values), command_keys=set())
 
     def goal(self) -> Any:
         """The objective with its defaults."""
-        return OBJECTIVES[self.objective]()
+        return sampled_before() if self.objective == "grpo" else OBJECTIVES[self.objective]()
 
     def model(self) -> Any:
         """The model with a fresh adapter, alike on every side; rows are rendered with it."""
@@ -80,7 +85,47 @@ class Work:
 
 def _longest_row(item: Any) -> int:
     rows = [item.chosen, item.rejected] if hasattr(item, "rejected") else [item]
+    rows = getattr(item, "rows", rows)
     return max(row.size for row in rows)
+
+
+def sampled_before() -> Any:
+    """GRPO whose answers are there already: only its training is measured.
+
+    A prompt's eight answers are the beginnings of its own and of seven other rows' answers, with
+    random rewards.
+    """
+    from burnish.models.branches import Row
+    from burnish.training.objective import rows_of
+    from burnish.training.objectives.grpo import Group, Grpo, advantages_of
+
+    class Given(Grpo):
+        """Items come with answers."""
+
+        def items(self, examples: Any, tokenizer: Any, max_length: int) -> list[Group]:
+            rows = rows_of(examples, tokenizer, max_length)
+            starts = [row.weights.index(1.0) for row in rows]
+            answers = [
+                row.tokens[start : start + ANSWER_TOKENS]
+                for row, start in zip(rows, starts, strict=True)
+            ]
+            chance = random.Random(0)
+            groups = []
+            for at, (row, start) in enumerate(zip(rows, starts, strict=True)):
+                prompt = tuple(row.tokens[:start])
+                own = [answers[(at + step) % len(rows)] for step in range(ANSWERS)]
+                found = tuple(
+                    Row([*prompt, *answer], [0.0] * start + [1.0] * len(answer)) for answer in own
+                )
+                rewards = tuple(chance.random() for _ in own)
+                groups.append(Group(prompt, examples[at], found, rewards, advantages_of(rewards)))
+            return groups
+
+        def collect(self, network: Any, items: Any, step: int) -> list[Group]:
+            return list(items)
+
+    nothing: Any = None
+    return Given(reward=nothing, tokenizer=nothing)
 
 
 def _language_model(_: Work) -> Any:
@@ -126,6 +171,7 @@ WORKS = {
             ("burnish", "default", "grouped", "padding-free"),
         ),
         Work("dpo", "dpo", SHARED / "hh_harmless" / "test.jsonl", 8, 384),
+        Work("grpo", "grpo", SHARED / "dolly_sample" / "train.jsonl", 2, 384),
         Work("classify", "classify", SHARED / "banking77" / "train.jsonl", 32, 256),
     )
 }
