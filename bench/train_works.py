@@ -43,7 +43,7 @@ class Work:
 
     def missing(self) -> str | None:
         """Why it cannot be measured."""
-        if self.objective not in {*OBJECTIVES, "grpo"}:
+        if self.objective not in OBJECTIVES:
             return f"there is no objective {self.objective}"
         if self.file is not None and not self.file.exists():
             return f"{self.file.name} is not there"
