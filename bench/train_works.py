@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from burnish.recipe import Recipe, build_recipe, load_recipe
 from burnish.training.batches import Batches
 from burnish.training.objectives import OBJECTIVES
@@ -145,6 +147,9 @@ def _classifier(work: Work) -> Any:
     recipe = work.recipe()
     labels = sorted({str(example.label) for example in load(recipe.data, recipe.seed).train})
     model = load_classifier("all-minilm-l6-v2", "auto", "classify", labels, 0)
+    for module in model.module.modules():
+        if isinstance(module, nn.Dropout):  # the sides draw differently, so losses would differ
+            module.p = 0.0
     model.module = add_lora(
         model.module,
         rank=RANK,

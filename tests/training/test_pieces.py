@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from burnish.models.adapt import add_lora
 from burnish.models.branches import Network, Row, trunk_length
+from burnish.models.fused import fused_lora
 from burnish.training import objective
 from burnish.training.loop import Loop, Settings
 from burnish.training.memory import keep_freed_memory
@@ -121,3 +123,17 @@ def test_freed_memory_is_used_again_without_page_faults() -> None:
     for _ in range(8):
         torch.ones(16 * 2**20)
     assert faults() - before < 4 * pages
+
+
+def test_no_gradient_below_the_lowest_adapted_layer(llama: Any, draw: Any) -> None:
+    model = add_lora(llama, rank=4, alpha=8, seed=0, target="attention", layers=(1,))
+    network = Network(model)
+    outputs: list[bool] = []
+    for layer in network.model.model.layers:
+        layer.register_forward_hook(lambda _m, _i, out: outputs.append(out.requires_grad))
+    with fused_lora(model):
+        Sft().loss(network, draw(4, [5, 3])).total.backward()
+    assert outputs == [False, True] * 2  # the trunk's pass and the branches'
+    learnt = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert learnt
+    assert all("layers.1." in name and "lora_" in name for name in learnt)
