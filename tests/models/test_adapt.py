@@ -333,7 +333,7 @@ def test_prefix_starts_as_real_tokens() -> None:
     assert cache is not None
     firsts = (
         Network(plain)
-        .extend(Network(plain).start(), [[token] for token in range(61)], [0] * 61, left=False)[0]
+        .extend(Network(plain).start(), [[token] for token in range(61)], [0] * 61, left=True)[0]
         .cache
     )
     assert firsts is not None

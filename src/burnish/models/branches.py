@@ -146,7 +146,7 @@ class Network:
         """One row, nothing computed yet but a learned prefix: a trunk that gradients reach."""
         cache = learned_prefix(self.whole)
         places = 0 if cache is None else cache.get_seq_length()
-        return Prefix(cache, torch.ones(1, places, dtype=torch.long, device=self.device), None)
+        return Prefix(cache, torch.ones(1, places, dtype=torch.long), None)
 
     def extend(
         self,
@@ -166,25 +166,29 @@ class Network:
         Raises:
             ModelError: the model's cache cannot branch, or padding would shift its window.
         """
-        tokens_B_L, new_B_L = _pad(rows, left=left, device=self.device)
-        index_B = torch.tensor(parents, device=self.device)
-        before_B_T = prefix.real_B_T[index_B]
+        # Kept on the CPU: asking a device whether there is padding would wait for it.
+        tokens_B_L, new_B_L = _pad(rows, left=left)
+        parents_B = torch.tensor(parents)
+        before_B_T = prefix.real_B_T[parents_B]
         real_B_K = torch.cat([before_B_T, new_B_L], dim=1)
         seen_B_K = torch.cat([before_B_T, torch.ones_like(new_B_L)], 1) if not left else real_B_K
         needs_mask = not bool(seen_B_K.all())
         self._check_window(real_B_K.shape[1], needs_mask)
-        positions_B_L = (real_B_K.cumsum(1) - 1).clamp(min=0)[:, before_B_T.shape[1] :]
+        if left:
+            positions_B_L = (real_B_K.cumsum(1) - 1).clamp(min=0)[:, before_B_T.shape[1] :]
+        else:  # padding counts on: a step back would look like packed rows and cost a mask
+            positions_B_L = before_B_T.sum(1, keepdim=True) + torch.arange(new_B_L.shape[1])
         cache = prefix.cache
-        if cache is None:
+        if cache is None and left:
             cache = DynamicCache()
-        elif not consume:
-            cache = expand(cache, index_B)
+        elif cache is not None and not consume:
+            cache = expand(cache, parents_B.to(self.device))
         hidden_B_L_H: Tensor = self.model.base_model(
-            input_ids=tokens_B_L,
-            attention_mask=seen_B_K if needs_mask else None,
-            position_ids=positions_B_L,
+            input_ids=tokens_B_L.to(self.device),
+            attention_mask=seen_B_K.to(self.device) if needs_mask else None,
+            position_ids=positions_B_L.to(self.device),
             past_key_values=cache,
-            use_cache=True,
+            use_cache=cache is not None,
         ).last_hidden_state
         return Prefix(cache, real_B_K, hidden_B_L_H[:, -1] if left else None), hidden_B_L_H
 
@@ -362,7 +366,7 @@ def _first_asked(row: Row) -> int:
     return next((t for t, weight in enumerate(row.weights) if weight), len(row.tokens))
 
 
-def _pad(rows: Sequence[Tokens], *, left: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+def _pad(rows: Sequence[Tokens], *, left: bool) -> tuple[Tensor, Tensor]:
     """Tokens and a mask of the real ones, both (B, L). The padding token itself is never seen."""
     longest = max(len(row) for row in rows)
     tokens = [
@@ -372,4 +376,4 @@ def _pad(rows: Sequence[Tokens], *, left: bool, device: torch.device) -> tuple[T
         [0] * (longest - len(r)) + [1] * len(r) if left else [1] * len(r) + [0] * (longest - len(r))
         for r in rows
     ]
-    return torch.tensor(tokens, device=device), torch.tensor(real, device=device)
+    return torch.tensor(tokens), torch.tensor(real)

@@ -11,7 +11,10 @@ from burnish.errors import ModelError
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """What has been computed so far: the cache, which places hold tokens, the last hidden state."""
+    """What has been computed so far: the cache, which places hold tokens, the last hidden state.
+
+    `real_B_T` is on the CPU, wherever the model is. Without a cache nothing can be continued.
+    """
 
     cache: DynamicCache | None
     real_B_T: Tensor

@@ -31,7 +31,8 @@ from burnish.preflight.restarts import free_memory
 from burnish.preflight.run import chosen
 from burnish.recipe import Recipe
 from burnish.run_directory import RunDirectory
-from burnish.training.loop import Loop, is_due, peak_memory_mb
+from burnish.training.loop import Loop, is_due
+from burnish.training.memory import peak_memory_mb
 from burnish.tuning import open_training
 
 # What a CUDA context and its libraries hold before the first tensor.

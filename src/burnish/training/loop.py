@@ -2,7 +2,6 @@
 
 import errno
 import math
-import resource
 import signal
 import threading
 import time
@@ -17,9 +16,11 @@ import torch
 from burnish.errors import InterruptedRunError, RunError, UserError
 from burnish.models.adapt import load_weights
 from burnish.models.branches import Network
+from burnish.models.fused import fused_lora
 from burnish.training import checkpoint
 from burnish.training.batches import Batches
 from burnish.training.checkpoint import Progress
+from burnish.training.memory import keep_freed_memory, peak_memory_mb
 from burnish.training.objective import Item, Means, Objective
 from burnish.training.schedule import rate_factor
 
@@ -91,7 +92,8 @@ class Loop:
             self.progress = checkpoint.load(
                 self.folder / f"step-{saved[-1]}", self.model, self.optimizer
             )
-        with _stop_requests() as stop, self._accidents():
+        keep_freed_memory()
+        with _stop_requests() as stop, self._accidents(), fused_lora(self.model):
             while self.progress.step < steps and not self.progress.stopped:
                 self._step(steps)
                 self._after_step(steps)
@@ -142,9 +144,10 @@ class Loop:
         """Loss and metrics a unit; the only place where the step waits for the device."""
         sums = Means()
         for items in passes:
-            found = self.objective.loss(self.network, items)
-            (found.total / units).backward()  # type: ignore[no-untyped-call]
-            sums.add(found, units)
+            for piece in self.objective.pieces(self.network, items):
+                found = self.objective.loss(self.network, piece)
+                (found.total / units).backward()  # type: ignore[no-untyped-call]
+                sums.add(found, units)
         means = sums.values()
         if not math.isfinite(means["loss"]):
             raise UserError(
@@ -211,13 +214,6 @@ class Loop:
             raise RunError(
                 f"the disk is full at {self.folder}", "free some room, then continue with --resume"
             ) from error
-
-
-def peak_memory_mb() -> float:
-    """Peak resident memory of this process, or the device's peak under CUDA."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _groups(model: Any, faster: Mapping[str, float]) -> list[dict[str, Any]]:

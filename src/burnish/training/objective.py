@@ -14,6 +14,8 @@ from burnish.models.branches import Network, Row
 from burnish.run_directory import Finding
 
 _VALIDATED_AT_ONCE = 16
+# Tokens, padding included, that a CPU computes at once.
+_PIECE = 1024
 
 
 class Item(Protocol):
@@ -103,6 +105,13 @@ class Objective(ABC, Generic[ItemT]):
     def loss(self, network: Network, items: Sequence[ItemT]) -> Loss:
         """The summed loss of one forward pass."""
 
+    def pieces(self, network: Network, items: Sequence[ItemT]) -> list[list[ItemT]]:
+        """Parts of a forward pass that may be run, forwards and backwards, one after the other.
+
+        Their losses must sum to that of the whole; `light_pieces` makes them small on a CPU.
+        """
+        return [list(items)]
+
     def validate(self, network: Network, items: Sequence[ItemT]) -> dict[str, float]:
         """`loss` (lower is better, it chooses the checkpoint) and metrics a unit over all items."""
         ordered = sorted(items, key=lambda item: item.size)
@@ -111,6 +120,24 @@ class Objective(ABC, Generic[ItemT]):
             for start in range(0, len(ordered), _VALIDATED_AT_ONCE):
                 means.add(self.loss(network, ordered[start : start + _VALIDATED_AT_ONCE]), units)
         return means.values()
+
+
+def light_pieces(network: Network, items: Sequence[ItemT], trunk: int = 0) -> list[list[ItemT]]:
+    """Items of like size together, each piece just large enough to keep a CPU busy.
+
+    A matrix product of 1,000 rows is as fast there as one of 8,000, so smaller pieces cost no
+    time, and they need less memory and less padding. Other devices get the items whole. What the
+    items share is computed again in each piece: a long `trunk` makes the pieces larger.
+    """
+    if network.device.type != "cpu":
+        return [list(items)]
+    room = max(_PIECE, 8 * trunk)
+    pieces: list[list[ItemT]] = []
+    for item in sorted(items, key=lambda item: -item.size):  # the first one is the longest
+        if not pieces or (len(pieces[-1]) + 1) * (pieces[-1][0].size - trunk) > room:
+            pieces.append([])
+        pieces[-1].append(item)
+    return pieces
 
 
 def rows_of(examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Row]:

@@ -17,7 +17,7 @@ from burnish.data.render import Rendered, answering, render_answers
 from burnish.errors import DataError
 from burnish.models.branches import Network, Row, tree_states
 from burnish.run_directory import Finding
-from burnish.training.objective import Loss, Objective, rows_of
+from burnish.training.objective import Loss, Objective, light_pieces, rows_of
 
 _AT_ONCE = 16
 # These compare with what the model said before training; the others need no reference.
@@ -78,6 +78,9 @@ class Dpo(Objective[Pair]):
 
     def units(self, items: Sequence[Pair]) -> float:
         return float(len(items))
+
+    def pieces(self, network: Network, items: Sequence[Pair]) -> list[list[Pair]]:
+        return light_pieces(network, items)
 
     def loss(self, network: Network, items: Sequence[Pair]) -> Loss:
         logprobs_B_2 = pair_logprobs(network, items)

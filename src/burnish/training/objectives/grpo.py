@@ -17,7 +17,7 @@ from burnish.models.branches import Asked, Network, Row, tree_states
 from burnish.models.decoding import Decoder
 from burnish.models.verbs import Sampling
 from burnish.run_directory import Finding
-from burnish.training.objective import Loss, Objective
+from burnish.training.objective import Loss, Objective, light_pieces
 
 # Answers and the rows they answer -> a reward each, higher is better.
 Reward = Callable[[Sequence[str], Sequence[Example]], Sequence[float]]
@@ -98,6 +98,9 @@ class Grpo(Objective[Group]):
 
     def units(self, items: Sequence[Group]) -> float:
         return float(sum(item.learnt for item in items))
+
+    def pieces(self, network: Network, items: Sequence[Group]) -> list[list[Group]]:
+        return light_pieces(network, items)
 
     def loss(self, network: Network, items: Sequence[Group]) -> Loss:
         asked = tree_states(network, [item.rows for item in items])

@@ -22,8 +22,9 @@ from burnish.models.branches import (
     branch_logprobs,
     branch_states,
     target_logprobs,
+    trunk_length,
 )
-from burnish.training.objective import Loss, Objective, rows_of
+from burnish.training.objective import Loss, Objective, light_pieces, rows_of
 
 # The entropy of the 20 likeliest tokens, as the paper takes it; ln 20 makes it lie in [0, 1].
 _EAFT_TOKENS = 20
@@ -57,6 +58,9 @@ class Sft(Objective[Row]):
 
     def units(self, items: Sequence[Row]) -> float:
         return float(sum(sum(row.weights) for row in items))
+
+    def pieces(self, network: Network, items: Sequence[Row]) -> list[list[Row]]:
+        return light_pieces(network, items, 0 if self.neftune else trunk_length(items))
 
     def loss(self, network: Network, items: Sequence[Row]) -> Loss:
         if not network.model.training:  # validation is the plain loss, alike for every variant
