@@ -29,6 +29,7 @@ from burnish.reports.card import write_card
 from burnish.reports.page import write_page
 from burnish.retention.verdict import decide
 from burnish.run_directory import Finding, Manifest, RunDirectory
+from burnish.training.loop import Listener
 from burnish.tuning import learn, recipe_of
 from burnish.tuning import open_tuned as open_tuned  # a verb of notebooks
 
@@ -86,9 +87,14 @@ def check(
 
 
 def train(
-    recipe: Path | str | Recipe, *, resume: bool = False, quiet: bool = False, **overrides: Any
+    recipe: Path | str | Recipe,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    watch: Listener | None = None,
+    **overrides: Any,
 ) -> RunDirectory:
-    """Trains and keeps the adapter; measures nothing yet."""
+    """Trains and keeps the adapter; measures nothing yet. `watch` hears the loop's events."""
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     check_scorers(chosen)
     if chosen.evaluate.general:
@@ -98,7 +104,7 @@ def train(
     if directory is None:
         directory = _begin(chosen, bars)
     if directory.manifest().state == "training":
-        learn(directory, chosen, bars)
+        learn(directory, chosen, bars, watch)
     return directory
 
 

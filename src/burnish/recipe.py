@@ -5,13 +5,20 @@ Unknown keys, wrong types and impossible values are all reported at once, with a
 """
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from burnish.errors import RecipeError
 
@@ -114,6 +121,25 @@ class Budget(_Section):
     general: float = Field(2.0, gt=0, description="points the suite mean may fall")
 
 
+class Tune(_Section):
+    """What `burnish tune` searches; an empty space is learning rate, rank and epochs."""
+
+    space: dict[str, list[Any]] = Field(
+        default_factory=dict,
+        description="dotted key to a range [low, high] of numbers, or to a list of values",
+    )
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _read_space(cls, space: Any) -> Any:
+        if not isinstance(space, Mapping):
+            return space
+        flat = {key: _numbers(values) for key, values in _flatten(space).items()}
+        if problems := _space_problems(flat):
+            raise PydanticCustomError("space", "{problems}", {"problems": "; ".join(problems)})
+        return flat
+
+
 class Recipe(_Section):
     """One run, resolved. `origins` maps each dotted key to where its value came from."""
 
@@ -128,6 +154,7 @@ class Recipe(_Section):
     training: Training = Field(default_factory=Training)
     evaluate: Evaluate = Field(default_factory=Evaluate)
     budget: Budget = Field(default_factory=Budget)
+    tune: Tune = Field(default_factory=Tune)
     output: Path = Path("runs")
     seed: int = Field(0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -180,6 +207,18 @@ def restore_recipe(values: Mapping[str, Any], origins: Mapping[str, Origin]) -> 
     recipe = Recipe.model_validate(values)
     recipe._origins.update(origins)
     return recipe
+
+
+def changed_recipe(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe with other values of dotted keys; the origin of those is `derived`.
+
+    Raises:
+        RecipeError: a new value is impossible.
+    """
+    values = _nest({**dict(flat_values(recipe)), **changes})
+    built = build_recipe(values, recipe_keys=set(), command_keys=set())
+    derived: dict[str, Origin] = dict.fromkeys(changes, "derived")
+    return restore_recipe(built.model_dump(mode="json"), recipe.origins | derived)
 
 
 def flat_values(recipe: Recipe) -> Iterator[tuple[str, Any]]:
@@ -258,7 +297,48 @@ def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
+def _numbers(values: Any) -> Any:
+    """YAML takes 1e-4, which has no point, for a word."""
+    if not isinstance(values, list | tuple):
+        return values
+    return [_number(value) if isinstance(value, str) else value for value in values]
+
+
+def _number(word: str) -> float | str:
+    try:
+        return float(word)
+    except ValueError:
+        return word
+
+
+def _space_problems(space: Mapping[str, Any]) -> list[str]:
+    known = known_keys()
+    leaves = [key for key in known if not any(other.startswith(f"{key}.") for other in known)]
+    problems = []
+    for key, values in space.items():
+        if key not in leaves:
+            near = difflib.get_close_matches(key, leaves, n=1, cutoff=0.5)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            problems.append(f"tune.space names the unknown key {key}{hint}")
+        elif not isinstance(values, list) or len(values) < 2:
+            problems.append(
+                f"tune.space.{key} is {values!r}, but it should be [low, high] or a list of values"
+            )
+        elif not all(isinstance(value, bool | int | float | str) for value in values):
+            problems.append(f"tune.space.{key} may list numbers, words and true or false only")
+        elif is_range(values) and values[0] >= values[1]:
+            problems.append(f"tune.space.{key} begins at {values[0]} and ends at {values[1]}")
+    return problems
+
+
+def is_range(values: Sequence[Any]) -> bool:
+    """Whether the values of a search space are its two ends: two numbers are, a list is not."""
+    return len(values) == 2 and all(type(value) in (int, float) for value in values)
+
+
 def _sentence(problem: ErrorDetails) -> str:
+    if problem["type"] == "space":
+        return problem["msg"]
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.5)

@@ -15,7 +15,7 @@ from burnish.recipe import Recipe, restore_recipe
 from burnish.run_directory import Manifest, RunDirectory, replace_directory
 from burnish.training.batches import Batches
 from burnish.training.checkpoint import saved_steps
-from burnish.training.loop import Loop, Settings
+from burnish.training.loop import Listener, Loop, Settings
 from burnish.training.objective import Objective
 from burnish.training.objectives import OBJECTIVES
 from burnish.training.schedule import automatic_rate
@@ -29,8 +29,13 @@ def recipe_of(manifest: Manifest) -> Recipe:
     return restore_recipe(manifest.recipe, manifest.origins)  # type: ignore[arg-type]
 
 
-def learn(directory: RunDirectory, recipe: Recipe, bars: Bars) -> None:
-    """Trains to the end, going on from the last checkpoint if there is one."""
+def learn(
+    directory: RunDirectory, recipe: Recipe, bars: Bars, watch: Listener | None = None
+) -> None:
+    """Trains to the end, going on from the last checkpoint if there is one.
+
+    `watch` hears the loop's events; what it raises ends the training there, between two steps.
+    """
     manifest = directory.manifest()
     model = load_model(recipe.model, recipe.device)
     bars.say(f"{model.name} on {place(recipe.device)}")
@@ -42,6 +47,8 @@ def learn(directory: RunDirectory, recipe: Recipe, bars: Bars) -> None:
         def listen(phase: str, values: dict[str, Any]) -> None:
             directory.log(phase, **values)
             show(phase, values)
+            if watch:
+                watch(phase, values)
 
         loop.listen = listen
         directory.drop_events_after(max(saved_steps(directory.checkpoints), default=0))

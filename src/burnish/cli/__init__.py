@@ -16,6 +16,7 @@ from burnish.errors import InterruptedRunError, UserError
 VERBS = {
     "run": "From rows to a verdict: train, measure, decide, report.",
     "check": "Read a data file as a run would, and show what is learnt.",
+    "tune": "Search the settings that learn the task best inside the budget.",
     "train": "Train only; measure later.",
     "evaluate": "Measure base and tuned of a run, and decide.",
     "report": "Write a run's page and model card.",
