@@ -1,5 +1,6 @@
 """The search on a tiny model: it ends where it should, goes on after a kill, keeps the budget."""
 
+import contextlib
 import json
 import shlex
 import signal
@@ -13,6 +14,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
+from burnish.cli import main
 from burnish.errors import RecipeError, RunError, UserError
 from burnish.evaluation.suite import load_suite, probe
 from burnish.recipe import Recipe, load_recipe
@@ -265,26 +267,26 @@ def test_without_validation_nothing_is_compared(recipe: Path) -> None:
         search(loaded(recipe, data__split__validation=0), 1)
 
 
-def test_the_next_command_gives_the_best_settings(recipe: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        tune(recipe, "--trials", "2", "--set", "training.batch_size=4"),
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    following = next(line for line in done.stdout.splitlines() if line.startswith("next"))
-    words = shlex.split(following)[1:]
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with contextlib.suppress(SystemExit):
+        main(arguments)
+    return capsys.readouterr().out
+
+
+def test_the_next_command_gives_the_best_settings(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = ["--set", "training.batch_size=4"]
+    lines = printed(capsys, "tune", str(recipe), "--trials", "2", *size).splitlines()
+    words = shlex.split(next(line for line in lines if line.startswith("next")))[1:]
     assert words[:2] == ["burnish", "run"]
-    shown = subprocess.run(
-        [sys.executable, "-m", "burnish.cli", *words[1:], "--explain"],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    explained = {line.split()[0]: line.split()[1] for line in shown.splitlines()}
-    best = search(loaded(recipe, training__batch_size=4), 2, quiet=True).best
-    assert best is not None
+    shown = printed(capsys, *words[1:], "--explain").splitlines()
+    explained = {line.split()[0]: line.split()[1] for line in shown}
     assert explained["training.batch_size"] == "4"
-    assert {key: explained[key] for key in best.settings} == {
-        key: str(value) for key, value in best.settings.items()
-    }
+    found = json.loads(printed(capsys, "tune", str(recipe), "--trials", "2", *size, "--json"))
+    assert shlex.split(found["next"]) == words
+    best = found["trials"][found["best"]]["settings"]
+    assert {key: explained[key] for key in best} == {k: str(value) for k, value in best.items()}
 
 
 def test_the_probe_is_a_fixed_share_of_each_section() -> None:

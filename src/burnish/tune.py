@@ -34,6 +34,7 @@ from burnish.evaluation.suite import load_suite, probe
 from burnish.measurement import measure
 from burnish.progress import Bars
 from burnish.recipe import Recipe, changed_recipe
+from burnish.reports.trials import ShownTrial, write_trials
 from burnish.retention.ledger import general_row
 from burnish.run_directory import LedgerRow, RunDirectory
 from burnish.space import own_settings, rounded, space_of, suggest
@@ -69,6 +70,11 @@ class Trial:
     inside: bool | None = None
     reason: str | None = None
 
+    def state_in_words(self) -> str:
+        """The state, whether the drop was too large, and the reason where one is known."""
+        state = "outside the budget" if self.inside is False else self.state
+        return f"{state}: {self.reason}" if self.reason else state
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -78,6 +84,19 @@ class Found:
     budget: float | None
     trials: Sequence[Trial]
     best: Trial | None
+
+    def shown(self) -> list[ShownTrial]:
+        """The trials as the page draws them: drops in points with their intervals."""
+        return [
+            ShownTrial(
+                trial.number,
+                "best" if trial is self.best else trial.state_in_words(),
+                trial.settings,
+                trial.validation,
+                _drop(trial.general) if trial.general else None,
+            )
+            for trial in self.trials
+        ]
 
 
 def search(recipe: Recipe, trials: int, *, quiet: bool = False) -> Found:
@@ -98,7 +117,9 @@ def search(recipe: Recipe, trials: int, *, quiet: bool = False) -> Found:
             seed = recipe.seed * 10_007 + ended
             study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_RANDOM)
             work.run(_next(study), trials)
-        return work.found()
+        found = work.found()
+        write_trials(folder, f"{recipe.name}: settings searched", found.shown(), found.budget)
+        return found
 
 
 @dataclass
@@ -256,7 +277,13 @@ class _Search:
 
 def drop_in_words(row: LedgerRow) -> str:
     """Points that the probe mean fell by, with the 95 % interval; a gain is negative."""
-    return f"{-row.delta * 100:+.1f} points ({-row.high * 100:+.1f} to {-row.low * 100:+.1f})"
+    low, drop, high = _drop(row)
+    return f"{drop:+.1f} points ({low:+.1f} to {high:+.1f})"
+
+
+def _drop(row: LedgerRow) -> tuple[float, float, float]:
+    """Low end, estimate and high end of the drop in points; 0.0 rather than a negative zero."""
+    return -row.high * 100 + 0.0, -row.delta * 100 + 0.0, -row.low * 100 + 0.0
 
 
 @contextmanager

@@ -95,15 +95,13 @@ def _table(found: "Found") -> Table:
     keys = list(dict.fromkeys(key for trial in found.trials for key in trial.settings))
     table = Table("trial", *keys, "validation", "drop (95 % interval)", "state", title=title)
     for trial in found.trials:
-        state: str = "outside the budget" if trial.inside is False else trial.state
-        if trial.reason:
-            state += f": {trial.reason}"
+        best = trial is found.best
         table.add_row(
             str(trial.number),
             *(str(trial.settings.get(key, "–")) for key in keys),
             "–" if trial.validation is None else f"{trial.validation:.4f}",
             "–" if trial.general is None else drop_in_words(trial.general),
-            "best" if found.best and trial.number == found.best.number else state,
-            style="bold green" if found.best and trial.number == found.best.number else None,
+            "best" if best else trial.state_in_words(),
+            style="bold green" if best else None,
         )
     return table
