@@ -12,6 +12,7 @@ from typing import Any
 
 import optuna
 import pytest
+from filelock import FileLock
 from optuna.trial import TrialState, create_trial
 
 from burnish.cli import main
@@ -89,6 +90,7 @@ def test_trials_are_runs_and_the_best_is_the_lowest_loss(recipe: Path, tmp_path:
             r.id for r in run.results("tuned", "suite-probe.suite")
         ]
     assert len(list((tmp_path / "cache" / "results").iterdir())) == 1  # the base, once
+    assert (found.folder / "trials.html").read_text().count('<th scope="row">') == 3
 
 
 def test_more_trials_go_on_and_the_same_number_does_nothing(recipe: Path, tmp_path: Path) -> None:
@@ -97,6 +99,19 @@ def test_more_trials_go_on_and_the_same_number_does_nothing(recipe: Path, tmp_pa
     more = search(loaded(recipe), 3, quiet=True)
     assert list(more.trials[:2]) == list(first.trials)
     assert len(more.trials) == 3
+
+
+def test_a_folder_that_cannot_be_used_is_a_sentence(recipe: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "tiny-tune"
+    folder.mkdir(parents=True)
+    with FileLock(folder / ".lock"), pytest.raises(RunError, match="another search works in"):
+        search(loaded(recipe), 1)
+    (folder / "study.db").write_text("this is no database, and long enough to be read as one" * 9)
+    with pytest.raises(RunError, match=r"study\.db cannot be read"):
+        search(loaded(recipe), 1)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be written"):
+        search(loaded(recipe, output=str(tmp_path / "file" / "runs")), 1)
 
 
 def test_a_changed_recipe_is_not_continued(recipe: Path) -> None:
