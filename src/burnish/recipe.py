@@ -249,6 +249,8 @@ def _origin(key: str, recipe: set[str], command: set[str], derived: set[str]) ->
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise RecipeError(f"{path} is a folder", f"name a recipe, such as {path / 'recipe.yaml'}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

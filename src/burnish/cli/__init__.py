@@ -71,7 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _end_of_click(error: Any) -> None:
     if hasattr(error, "format_message"):
-        _fail(f"{error.format_message()}: `burnish --help` shows the verbs.", 2)
+        path = getattr(getattr(error, "ctx", None), "command_path", "burnish")
+        path = path if path.startswith("burnish") else f"burnish {path}"
+        _fail(f"{error.format_message().rstrip('.')}: `{path} --help` shows what there is.", 2)
     if hasattr(error, "exit_code"):
         raise SystemExit(error.exit_code) from None
     raise error
