@@ -41,7 +41,7 @@ from burnish.reports.card import write_card
 from burnish.reports.page import write_page
 from burnish.retention.verdict import Head, decide
 from burnish.run_directory import Finding, Manifest, RunDirectory
-from burnish.training.loop import Loop
+from burnish.training.loop import Listener, Loop
 from burnish.tuning import learn, objective_of, open_training
 
 _LIBRARIES = ("burnish", "torch", "transformers", "peft", "tokenizers", "numpy")
@@ -106,9 +106,14 @@ def check(
 
 
 def train(
-    recipe: Path | str | Recipe, *, resume: bool = False, quiet: bool = False, **overrides: Any
+    recipe: Path | str | Recipe,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    watch: Listener | None = None,
+    **overrides: Any,
 ) -> RunDirectory:
-    """Trains and keeps the adapter; measures nothing yet."""
+    """Trains and keeps the adapter; measures nothing yet. `watch` hears the loop's events."""
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     check_scorers(chosen)
     check_method(chosen)
@@ -119,7 +124,7 @@ def train(
     if directory is None:
         directory = _begin(chosen, bars)
     if directory.manifest().state == "training":
-        learn(directory, chosen, bars, _first(directory, chosen, bars))
+        learn(directory, chosen, bars, _first(directory, chosen, bars), watch)
     return directory
 
 

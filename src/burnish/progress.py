@@ -38,16 +38,17 @@ class Bars:
         """A bar that follows the loop's events: loss, learnt tokens a second, time left."""
         with self._progress() as progress:
             bar = progress.add_task("training", total=steps, detail="")
-            validation = ""
+            said: dict[str, str] = {}
 
             def listen(phase: str, values: dict[str, Any]) -> None:
-                nonlocal validation
-                if phase == "validation":
-                    validation = f" · val {values['loss']:.3f}"
+                if phase == "validation":  # after the last step no other event would show it
+                    said["validation"] = f" · val {values['loss']:.3f}"
                 if phase == "train":
-                    rate = values["learnt_tokens_per_second"]
-                    detail = f"loss {values['loss']:.3f}{validation} · {rate:.0f} tok/s"
-                    progress.update(bar, completed=values["step"], detail=detail)
+                    said["loss"] = f"loss {values['loss']:.3f}"
+                    said["rate"] = f" · {values['learnt_tokens_per_second']:.0f} tok/s"
+                    progress.update(bar, completed=values["step"])
+                parts = (said.get(key, "") for key in ("loss", "validation", "rate"))
+                progress.update(bar, detail="".join(parts))
 
             yield listen
 

@@ -24,7 +24,7 @@ from burnish.rewards import reward_of
 from burnish.run_directory import RunDirectory, replace_directory
 from burnish.training.batches import Batches
 from burnish.training.checkpoint import saved_steps
-from burnish.training.loop import Loop, Settings
+from burnish.training.loop import Listener, Loop, Settings
 from burnish.training.objective import Objective
 from burnish.training.objectives import OBJECTIVES
 from burnish.training.objectives.distill import LocalTeacher, OwnBase, Teacher
@@ -44,10 +44,12 @@ def learn(
     recipe: Recipe,
     bars: Bars,
     first: Callable[[Opened, Loop], None] = lambda *_: None,
+    watch: Listener | None = None,
 ) -> None:
     """Trains to the end, going on from the last checkpoint if there is one.
 
     `first` sees model and loop of a run that has taken no step yet; what it raises ends the run.
+    `watch` hears the loop's events; what it raises ends the training there, between two steps.
     """
     manifest = directory.manifest()
     bars.say(f"{recipe.model} on {place(recipe.device)}")
@@ -60,6 +62,8 @@ def learn(
         def listen(phase: str, values: dict[str, Any]) -> None:
             directory.log(phase, **values)
             show(phase, values)
+            if watch:
+                watch(phase, values)
 
         loop.listen = listen
         directory.drop_events_after(max(saved_steps(directory.checkpoints), default=0))

@@ -18,6 +18,7 @@ VERBS = {
     "plan": "Say what a run will take: time, memory, disk.",
     "preflight": "Try a run's promises on its own model and a few rows, in seconds.",
     "check": "Read a data file as a run would, and show what is learnt.",
+    "tune": "Search the settings that learn the task best inside the budget.",
     "train": "Train only; measure later.",
     "evaluate": "Measure base and tuned of a run, and decide.",
     "report": "Write a run's page and model card.",
@@ -72,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _end_of_click(error: Any) -> None:
     if hasattr(error, "format_message"):
-        _fail(f"{error.format_message()}: `burnish --help` shows the verbs.", 2)
+        path = getattr(getattr(error, "ctx", None), "command_path", "burnish")
+        path = path if path.startswith("burnish") else f"burnish {path}"
+        _fail(f"{error.format_message().rstrip('.')}: `{path} --help` shows what there is.", 2)
     if hasattr(error, "exit_code"):
         raise SystemExit(error.exit_code) from None
     raise error

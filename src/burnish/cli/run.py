@@ -37,7 +37,8 @@ def command(
     chosen = load_recipe(recipe, overrides(settings, name, output, drop_bad))
     if explained:
         for key, value, origin in explain(chosen):
-            Console(highlight=False).print(f"{key:28} {value!s:32} {origin}", markup=False)
+            line = f"{key:28} {value!s:32} {origin}"
+            Console(highlight=False).print(line, markup=False, soft_wrap=True)
         return
     from burnish import pipeline
 

@@ -4,9 +4,11 @@ The built-in `core` lies in `suites/core`; a JSON Lines file of question, choice
 suite of one section.
 """
 
+import hashlib
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,31 @@ def load_suite(name: str) -> Suite:
         else:
             sections.append(_section(task, kind["kind"], kind["by_length"], rows))
     return Suite(name, sections, texts)
+
+
+def probe(suite: Suite, share: float) -> Suite:
+    """A fixed share of each section, rounded up: the items whose ids have the lowest hashes.
+
+    It costs no generation, and the same items are drawn in every run. Texts are left out: they are
+    no part of the suite mean.
+    """
+    name = f"{suite.name}-probe"
+    sections = [
+        replace(
+            section,
+            name=f"{name}.{section.name.rpartition('.')[2]}",
+            items=_lowest_hashes(section.items, math.ceil(share * len(section.items))),
+        )
+        for section in suite.sections
+    ]
+    return Suite(name, sections, [])
+
+
+def _lowest_hashes(items: Sequence[ChoiceItem], count: int) -> list[ChoiceItem]:
+    """In the order of the suite, which the measurement of base and tuned share."""
+    hashes = {item.id: hashlib.sha256(item.id.encode()).hexdigest() for item in items}
+    chosen = set(sorted(hashes, key=hashes.__getitem__)[:count])
+    return [item for item in items if item.id in chosen]
 
 
 def built_in_suites() -> list[str]:

@@ -34,12 +34,13 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One curve; `style` is a CSS class, `dots` marks each point."""
+    """One curve; `style` is a CSS class, `dots` marks each point, `x_name` says what x counts."""
 
     name: str
     style: str
     points: Points
     dots: bool = False
+    x_name: str = "step"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +179,7 @@ def _curve(series: Series, x_axis: Axis, y_axis: Axis) -> list[Markup]:
     shapes = [_path("M" + "L".join(f"{x} {y}" for x, y in places), series.style)]
     if series.dots or len(places) == 1:
         for (x, y), (step, value) in zip(places, kept, strict=True):
-            words = _tag("title", f"step {step:g}: {value:.4g}")
+            words = _tag("title", f"{series.x_name} {step:g}: {value:.4g}")
             shapes.append(_path(f"M{x} {y}h0", f"{series.style} dot", words))
     return shapes
 

@@ -5,22 +5,29 @@ Unknown keys, wrong types and impossible values are all reported at once, with a
 """
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import (
+    BaseModel,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from burnish.errors import RecipeError
+from burnish.recipe.methods import Bottleneck, LastN, Lora, Prefix
+from burnish.recipe.objectives import Classify, Distill, Dpo, Grpo, Kto, Lm, Sft, Tag
+from burnish.recipe.section import Fraction, Section
 
 # Objectives that give a model a head: it labels texts or words and writes nothing.
 HEADS = ("classify", "tag")
 
 Origin = Literal["default", "recipe", "command line", "derived"]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-ClassWeights = Literal["none", "balanced"] | dict[str, Annotated[float, Field(gt=0)]]
 _NOT_FOR_HEADS = {
     "evaluate.general": "leave it out, or set it to null",
     "evaluate.answer": "leave it out",
@@ -28,21 +35,16 @@ _NOT_FOR_HEADS = {
     "data.system": "leave it out, a head reads the text alone",
 }
 _WHOLE = ("classify.weights", "tag.weights")  # a label may itself hold a full stop
-_WEIGHTS = "of the classes in the loss: none, balanced, or a mapping of label to weight"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
-
-
-class Split(_Section):
+class Split(Section):
     """Shares of the rows held out where the recipe names no files for them."""
 
     validation: Fraction = Field(0.1, description="share held out to choose checkpoints")
     test: Fraction = Field(0.25, description="share held out to measure the gain")
 
 
-class Data(_Section):
+class Data(Section):
     """Where rows come from and how they are read."""
 
     train: Path = Field(description="JSON Lines, CSV or Parquet file to learn from")
@@ -59,111 +61,7 @@ class Data(_Section):
     limit: int | None = Field(None, gt=0, description="use only the first rows of each file")
 
 
-class Lora(_Section):
-    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685)."""
-
-    rank: int = Field(16, gt=0)
-    alpha: float = Field(32, gt=0)
-    dropout: Fraction = 0.0
-    target: Literal["all-linear", "attention", "mlp"] = "all-linear"
-    layers: tuple[int, ...] | None = Field(None, description="layer numbers from 0; null is all")
-    rslora: bool = Field(False, description="scale by alpha / sqrt(rank), arXiv 2312.03732")
-    dora: bool = Field(False, description="learn magnitudes apart, arXiv 2402.09353")
-    plus: float = Field(
-        1.0, gt=0, description="learning rate of B over that of A, arXiv 2402.12354"
-    )
-
-
-class LastN(_Section):
-    """Tuning of the last layers only."""
-
-    layers: int = Field(4, gt=0, description="decoder layers, counted from the end")
-
-
-class Prefix(_Section):
-    """Learned keys and values before every sequence (Li and Liang 2021, arXiv 2101.00190)."""
-
-    tokens: int = Field(16, gt=0, description="places that the prefix takes")
-
-
-class Bottleneck(_Section):
-    """Small networks behind the layers' parts (Houlsby et al. 2019, arXiv 1902.00751)."""
-
-    size: int = Field(64, gt=0, description="width of the bottleneck")
-    after: Literal["both", "mlp"] = Field(
-        "both", description="behind attention and MLP, or the MLP alone, arXiv 2005.00247"
-    )
-
-
-class Sft(_Section):
-    """Supervised fine-tuning and its variants."""
-
-    label_smoothing: Fraction = 0.0
-    neftune: float = Field(0.0, ge=0, description="noise on the embeddings, arXiv 2310.05914")
-    focus: Literal["all", "entropy", "likely"] = Field(
-        "all", description="tokens that count: all, by entropy (EAFT), or the base's likely (STM)"
-    )
-    keep: float = Field(0.8, gt=0, le=1, description="share of the tokens that `likely` keeps")
-
-
-class Lm(_Section):
-    """Continued pre-training on documents."""
-
-
-class Dpo(_Section):
-    """Preference pairs (Rafailov et al. 2023, arXiv 2305.18290) and the relatives."""
-
-    variant: Literal["sigmoid", "ipo", "simpo", "orpo"] = "sigmoid"
-    beta: float = Field(0.1, gt=0, description="strength; of orpo, the odds ratio's weight")
-    gamma: float = Field(0.5, ge=0, description="target margin of simpo")
-    keep_reference: bool = Field(True, description="reference computed once, before training")
-
-
-class Kto(_Section):
-    """Answers judged alone (Ethayarajh et al. 2024, arXiv 2402.01306)."""
-
-    beta: float = Field(0.1, gt=0)
-    liked_weight: float = Field(1.0, gt=0)
-    disliked_weight: float = Field(1.0, gt=0)
-
-
-class Grpo(_Section):
-    """Sampled answers, rewarded against their own group (Shao et al. 2024, arXiv 2402.03300)."""
-
-    reward: str = Field("accuracy", description="a scorer, or FILE.py:FUNCTION")
-    answers: int = Field(8, gt=1, description="sampled answers a prompt")
-    max_new_tokens: int = Field(64, gt=0)
-    temperature: float = Field(1.0, gt=0)
-    clip: float = Field(0.2, gt=0, lt=1)
-    beta: float = Field(0.02, ge=0, description="weight of the KL to the base model")
-    updates: int = Field(1, gt=0, description="optimizer updates on the answers of one step")
-
-
-class Distill(_Section):
-    """A teacher's distribution, token by token."""
-
-    teacher: str | None = Field(None, description="a model, a server's URL, or null: the base")
-    served_name: str = Field("default", description="how a teacher's server calls its model")
-    system: str | None = Field(None, description="system message that the teacher reads")
-    direction: Literal["forward", "reverse"] = "forward"
-    on: Literal["text", "samples"] = Field("text", description="the rows' answers, or its own")
-    max_new_tokens: int = Field(64, gt=0)
-    temperature: float = Field(1.0, gt=0)
-
-
-class Classify(_Section):
-    """A label for each text."""
-
-    weights: ClassWeights = Field("none", description=_WEIGHTS)
-
-
-class Tag(_Section):
-    """An IOB2 tag for each word."""
-
-    weights: ClassWeights = Field("none", description=_WEIGHTS)
-
-
-class Training(_Section):
+class Training(Section):
     """How the weights move."""
 
     epochs: float = Field(3, gt=0)
@@ -181,7 +79,7 @@ class Training(_Section):
     preflight: bool = Field(True, description="check on a few rows that the run keeps its promises")
 
 
-class Evaluate(_Section):
+class Evaluate(Section):
     """What is measured on base and tuned."""
 
     target: tuple[str, ...] | None = Field(
@@ -195,13 +93,32 @@ class Evaluate(_Section):
     limit: int | None = Field(None, gt=0, description="test rows, taken by seed")
 
 
-class Budget(_Section):
+class Budget(Section):
     """What may be forgotten."""
 
     general: float = Field(2.0, gt=0, description="points the suite mean may fall")
 
 
-class Recipe(_Section):
+class Tune(Section):
+    """What `burnish tune` searches; an empty space is learning rate, rank and epochs."""
+
+    space: dict[str, list[Any]] = Field(
+        default_factory=dict,
+        description="dotted key to a range [low, high] of numbers, or to a list of values",
+    )
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _read_space(cls, space: Any) -> Any:
+        if not isinstance(space, Mapping):
+            return space
+        flat = {key: _numbers(values) for key, values in _flatten(space).items()}
+        if problems := _space_problems(flat):
+            raise PydanticCustomError("space", "{problems}", {"problems": "; ".join(problems)})
+        return flat
+
+
+class Recipe(Section):
     """One run, resolved. `origins` maps each dotted key to where its value came from."""
 
     name: str = "run"
@@ -229,6 +146,7 @@ class Recipe(_Section):
     training: Training = Field(default_factory=Training)
     evaluate: Evaluate = Field(default_factory=Evaluate)
     budget: Budget = Field(default_factory=Budget)
+    tune: Tune = Field(default_factory=Tune)
     output: Path = Path("runs")
     seed: int = Field(0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -301,6 +219,18 @@ def restore_recipe(values: Mapping[str, Any], origins: Mapping[str, Origin]) -> 
     return recipe
 
 
+def changed_recipe(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe with other values of dotted keys; the origin of those is `derived`.
+
+    Raises:
+        RecipeError: a new value is impossible.
+    """
+    values = _nest({**dict(flat_values(recipe)), **changes})
+    built = build_recipe(values, recipe_keys=set(), command_keys=set())
+    derived: dict[str, Origin] = dict.fromkeys(changes, "derived")
+    return restore_recipe(built.model_dump(mode="json"), recipe.origins | derived)
+
+
 def flat_values(recipe: Recipe) -> Iterator[tuple[str, Any]]:
     """Dotted keys and values in the order of the classes, for `--explain` and the manifest."""
     yield from _flatten(recipe.model_dump(mode="json"), empty=True).items()
@@ -329,6 +259,8 @@ def _origin(key: str, recipe: set[str], command: set[str], derived: set[str]) ->
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise RecipeError(f"{path} is a folder", f"name a recipe, such as {path / 'recipe.yaml'}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -378,7 +310,48 @@ def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
+def _numbers(values: Any) -> Any:
+    """YAML takes 1e-4, which has no point, for a word."""
+    if not isinstance(values, list | tuple):
+        return values
+    return [_number(value) if isinstance(value, str) else value for value in values]
+
+
+def _number(word: str) -> float | str:
+    try:
+        return float(word)
+    except ValueError:
+        return word
+
+
+def _space_problems(space: Mapping[str, Any]) -> list[str]:
+    known = known_keys()
+    leaves = [key for key in known if not any(other.startswith(f"{key}.") for other in known)]
+    problems = []
+    for key, values in space.items():
+        if key not in leaves:
+            near = difflib.get_close_matches(key, leaves, n=1, cutoff=0.5)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            problems.append(f"tune.space names the unknown key {key}{hint}")
+        elif not isinstance(values, list) or len(values) < 2:
+            problems.append(
+                f"tune.space.{key} is {values!r}, but it should be [low, high] or a list of values"
+            )
+        elif not all(isinstance(value, bool | int | float | str) for value in values):
+            problems.append(f"tune.space.{key} may list numbers, words and true or false only")
+        elif is_range(values) and values[0] >= values[1]:
+            problems.append(f"tune.space.{key} begins at {values[0]} and ends at {values[1]}")
+    return problems
+
+
+def is_range(values: Sequence[Any]) -> bool:
+    """Whether the values of a search space are its two ends: two numbers are, a list is not."""
+    return len(values) == 2 and all(type(value) in (int, float) for value in values)
+
+
 def _sentence(problem: ErrorDetails) -> str:
+    if problem["type"] == "space":
+        return problem["msg"]
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.5)

@@ -1,0 +1,77 @@
+"""Settings of the objectives: what they learn."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from burnish.recipe.section import ClassWeights, Fraction, Section
+
+_WEIGHTS = "of the classes in the loss: none, balanced, or a mapping of label to weight"
+
+
+class Sft(Section):
+    """Supervised fine-tuning and its variants."""
+
+    label_smoothing: Fraction = 0.0
+    neftune: float = Field(0.0, ge=0, description="noise on the embeddings, arXiv 2310.05914")
+    focus: Literal["all", "entropy", "likely"] = Field(
+        "all", description="tokens that count: all, by entropy (EAFT), or the base's likely (STM)"
+    )
+    keep: float = Field(0.8, gt=0, le=1, description="share of the tokens that `likely` keeps")
+
+
+class Lm(Section):
+    """Continued pre-training on documents."""
+
+
+class Dpo(Section):
+    """Preference pairs (Rafailov et al. 2023, arXiv 2305.18290) and the relatives."""
+
+    variant: Literal["sigmoid", "ipo", "simpo", "orpo"] = "sigmoid"
+    beta: float = Field(0.1, gt=0, description="strength; of orpo, the odds ratio's weight")
+    gamma: float = Field(0.5, ge=0, description="target margin of simpo")
+    keep_reference: bool = Field(True, description="reference computed once, before training")
+
+
+class Kto(Section):
+    """Answers judged alone (Ethayarajh et al. 2024, arXiv 2402.01306)."""
+
+    beta: float = Field(0.1, gt=0)
+    liked_weight: float = Field(1.0, gt=0)
+    disliked_weight: float = Field(1.0, gt=0)
+
+
+class Grpo(Section):
+    """Sampled answers, rewarded against their own group (Shao et al. 2024, arXiv 2402.03300)."""
+
+    reward: str = Field("accuracy", description="a scorer, or FILE.py:FUNCTION")
+    answers: int = Field(8, gt=1, description="sampled answers a prompt")
+    max_new_tokens: int = Field(64, gt=0)
+    temperature: float = Field(1.0, gt=0)
+    clip: float = Field(0.2, gt=0, lt=1)
+    beta: float = Field(0.02, ge=0, description="weight of the KL to the base model")
+    updates: int = Field(1, gt=0, description="optimizer updates on the answers of one step")
+
+
+class Distill(Section):
+    """A teacher's distribution, token by token."""
+
+    teacher: str | None = Field(None, description="a model, a server's URL, or null: the base")
+    served_name: str = Field("default", description="how a teacher's server calls its model")
+    system: str | None = Field(None, description="system message that the teacher reads")
+    direction: Literal["forward", "reverse"] = "forward"
+    on: Literal["text", "samples"] = Field("text", description="the rows' answers, or its own")
+    max_new_tokens: int = Field(64, gt=0)
+    temperature: float = Field(1.0, gt=0)
+
+
+class Classify(Section):
+    """A label for each text."""
+
+    weights: ClassWeights = Field("none", description=_WEIGHTS)
+
+
+class Tag(Section):
+    """An IOB2 tag for each word."""
+
+    weights: ClassWeights = Field("none", description=_WEIGHTS)

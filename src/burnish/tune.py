@@ -1,0 +1,386 @@
+"""The search behind `burnish tune`: the settings that learn the task best inside the budget.
+
+Every trial is a run directory of its own below `<output>/<name>-tune`. It is trained, scored by its
+best validation loss, and measured on a fixed share of the general suite, never on the test set. Two
+losses are compared at equal drop only: a trial whose mean on that share fell by more points than
+`budget.general` is a constraint broken, so it never wins, however well it learnt. The drop is the
+estimate, not its bound, for a search only chooses; `burnish run` decides afterwards.
+
+Optuna's tree-structured Parzen estimator proposes the settings (Bergstra et al. 2011, NeurIPS 24).
+A trial whose validation loss lies behind the median of the trials inside the budget, at the same
+share of the training, is stopped early (the median rule of Golovin et al. 2017, KDD).
+"""
+
+import gc
+import json
+import math
+import shutil
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+import torch
+from filelock import FileLock, Timeout
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import DatabaseError
+
+from burnish import pipeline
+from burnish.errors import DataError, RecipeError, RunError, UserError
+from burnish.evaluation.suite import load_suite, probe
+from burnish.measurement import measure
+from burnish.progress import Bars
+from burnish.recipe import Recipe, changed_recipe
+from burnish.reports.trials import ShownTrial, write_trials
+from burnish.retention.ledger import general_row
+from burnish.run_directory import LedgerRow, RunDirectory
+from burnish.space import own_settings, rounded, space_of, suggest
+from burnish.training.loop import Listener
+
+PROBE_SHARE = 0.3  # of each section of the general suite
+_PEERS = 2  # finished trials inside the budget before one is stopped early
+_RANDOM = 5  # trials before the estimator proposes any
+
+State = Literal["running", "done", "stopped early", "failed"]
+_STATES: dict[TrialState, State] = {
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "running",
+    TrialState.COMPLETE: "done",
+    TrialState.PRUNED: "stopped early",
+    TrialState.FAIL: "failed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One trial. `validation` is its best loss so far, `general` base against tuned on the probe.
+
+    `inside` says whether the drop is within the budget; without a general suite every trial is.
+    What was not measured is None.
+    """
+
+    number: int
+    state: State
+    settings: Mapping[str, Any]
+    validation: float | None = None
+    general: LedgerRow | None = None
+    inside: bool | None = None
+    reason: str | None = None
+
+    def state_in_words(self) -> str:
+        """The state, whether the drop was too large, and the reason where one is known."""
+        state = "outside the budget" if self.inside is False else self.state
+        return f"{state}: {self.reason}" if self.reason else state
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """All trials of a search, and the best one; None if none was finished inside the budget."""
+
+    folder: Path
+    budget: float | None
+    trials: Sequence[Trial]
+    best: Trial | None
+
+    def shown(self) -> list[ShownTrial]:
+        """The trials as the page draws them: drops in points with their intervals."""
+        return [
+            ShownTrial(
+                trial.number,
+                "best" if trial is self.best else trial.state_in_words(),
+                trial.settings,
+                trial.validation,
+                _drop(trial.general) if trial.general else None,
+            )
+            for trial in self.trials
+        ]
+
+
+def search(recipe: Recipe, trials: int, *, quiet: bool = False) -> Found:
+    """Searches until `trials` trials have ended, those of an interrupted search among them.
+
+    Raises:
+        RecipeError: the space names what cannot be searched or holds an impossible value.
+        RunError: the folder holds a search with another recipe, or another process works in it.
+        InterruptedRunError: SIGINT or SIGTERM came; the same call goes on.
+    """
+    space = space_of(recipe)
+    _check_validation(recipe)
+    folder = recipe.output / f"{recipe.name}-tune"
+    with _study(folder, recipe, space) as study:
+        work = _Search(recipe, space, folder, study, Bars(quiet=quiet))
+        while (ended := _ended(study)) < trials:
+            # Seeded trial by trial, a search that was interrupted proposes what it would have.
+            seed = recipe.seed * 10_007 + ended
+            study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_RANDOM)
+            work.run(_next(study), trials)
+        found = work.found()
+        write_trials(folder, f"{recipe.name}: settings searched", found.shown(), found.budget)
+        return found
+
+
+@dataclass
+class _Search:
+    recipe: Recipe
+    space: Mapping[str, Sequence[Any]]
+    folder: Path
+    study: optuna.Study
+    bars: Bars
+
+    def run(self, trial: optuna.Trial, trials: int) -> None:
+        settings = {key: suggest(trial, key, values) for key, values in self.space.items()}
+        said = ", ".join(f"{key}={value}" for key, value in settings.items())
+        self.bars.say(f"[bold]trial {trial.number}[/], until {trials} have ended: {said}")
+        directory = RunDirectory(self.folder / f"trial-{trial.number}")
+        try:
+            if (twin := self._twin(settings)) is not None:
+                self._repeat(trial, twin)
+            else:
+                self._measured(trial, directory, settings)
+        except optuna.TrialPruned:
+            self.study.tell(trial, state=TrialState.PRUNED)
+        except (torch.OutOfMemoryError, MemoryError):
+            self._fail(trial, "memory ran out while the general suite was measured")
+        except UserError as error:
+            # Before the training began, it is the recipe's error and every trial's.
+            if isinstance(error, RunError | DataError) or not _has_begun(directory):
+                raise
+            self._fail(trial, str(error))
+        # A trial that has ended is never continued, so only its adapter is kept.
+        shutil.rmtree(directory.checkpoints, ignore_errors=True)
+        gc.collect()  # the model of a trial that raised hangs on its traceback
+        self._say(self.trial(self.study.trials[trial.number]))
+
+    def found(self) -> Found:
+        trials = [self.trial(frozen) for frozen in self.study.trials]
+        done = [trial for trial in trials if trial.state == "done" and trial.inside]
+        best = min(done, key=lambda trial: trial.validation or 0.0, default=None)
+        budget = self.recipe.budget.general if self.recipe.evaluate.general else None
+        return Found(self.folder, budget, trials, best)
+
+    def trial(self, frozen: FrozenTrial) -> Trial:
+        row = frozen.user_attrs.get("general")
+        losses = frozen.intermediate_values.values()
+        return Trial(
+            frozen.number,
+            _STATES[frozen.state],
+            {key: rounded(value) for key, value in frozen.params.items()},
+            min(losses) if losses else None,
+            LedgerRow(**row) if row else None,
+            _inside(frozen) if frozen.state == TrialState.COMPLETE else None,
+            frozen.user_attrs.get("reason"),
+        )
+
+    def _measured(
+        self, trial: optuna.Trial, directory: RunDirectory, settings: Mapping[str, Any]
+    ) -> None:
+        """Trains and measures; tells the study."""
+        place = {"name": directory.path.name, "output": str(self.folder), "tune.space": {}}
+        recipe = changed_recipe(self.recipe, {**settings, **place})
+        if directory.path.exists() and not (directory.path / "manifest.json").exists():
+            shutil.rmtree(directory.path)  # killed between making it and writing into it
+        pipeline.train(
+            recipe,
+            resume=directory.path.exists(),
+            quiet=self.bars.console.quiet,
+            watch=self._watch(trial, recipe),
+        )
+        losses = [event["loss"] for event in directory.events("validation")]
+        losses = [loss for loss in losses if math.isfinite(loss)]
+        if not losses:
+            raise DataError("no row was left for validation", "raise data.split.validation")
+        row = self._general(directory, recipe)
+        if row is not None:
+            trial.set_user_attr("general", asdict(row))
+            if "general" not in trial.constraints:
+                trial.set_constraint("general", -row.delta * 100 - recipe.budget.general)
+        self.study.tell(trial, min(losses))
+
+    def _watch(self, trial: optuna.Trial, recipe: Recipe) -> Listener:
+        """Reports validation losses by their turn, and stops a trial that lies behind."""
+        steps = 0
+
+        def watch(phase: str, values: dict[str, Any]) -> None:
+            nonlocal steps
+            if phase == "train":
+                steps = values["steps"]
+            if phase != "validation" or not math.isfinite(values["loss"]):
+                return
+            turn = values["step"] * recipe.training.evaluations // steps
+            reported = self.study.trials[trial.number].intermediate_values
+            if turn not in reported:  # a resumed trial passes some of them again
+                trial.report(values["loss"], turn)
+            if turn < recipe.training.evaluations and _is_behind(self.study, trial.number):
+                share = f"{100 * values['step'] / steps:.0f} % of its steps"
+                trial.set_user_attr("reason", f"behind the others after {share}")
+                raise optuna.TrialPruned
+
+        return watch
+
+    def _general(self, directory: RunDirectory, recipe: Recipe) -> LedgerRow | None:
+        if recipe.evaluate.general is None:
+            return None
+        suite = probe(load_suite(recipe.evaluate.general), PROBE_SHARE)
+        model = pipeline.open_tuned(directory)
+        with model.base():  # read from the cache after the first trial
+            measure(directory, model, "base", suite.sections, self.bars)
+        measure(directory, model, "tuned", suite.sections, self.bars)
+        pairs = {
+            task.name: (directory.results("base", task.name), directory.results("tuned", task.name))
+            for task in suite.sections
+        }
+        return general_row(suite.name, pairs, recipe.budget.general)
+
+    def _twin(self, settings: Mapping[str, Any]) -> FrozenTrial | None:
+        """A trial that ended with the same settings; training it again would give the same."""
+        for frozen in self.study.get_trials(deepcopy=False):
+            same = {key: rounded(value) for key, value in frozen.params.items()} == settings
+            if same and frozen.state.is_finished() and "twin" not in frozen.user_attrs:
+                return frozen
+        return None
+
+    def _repeat(self, trial: optuna.Trial, twin: FrozenTrial) -> None:
+        trial.set_user_attr("twin", twin.number)
+        trial.set_user_attr("reason", f"the same settings as trial {twin.number}")
+        if "general" in twin.user_attrs:
+            trial.set_user_attr("general", twin.user_attrs["general"])
+        for key in twin.constraints.keys() - trial.constraints.keys():
+            trial.set_constraint(key, twin.constraints[key])
+        known = self.study.trials[trial.number].intermediate_values
+        for turn, loss in twin.intermediate_values.items():
+            if turn not in known:
+                trial.report(loss, turn)
+        done = twin.state == TrialState.COMPLETE
+        self.study.tell(trial, twin.value if done else None, state=twin.state)
+
+    def _fail(self, trial: optuna.Trial, reason: str) -> None:
+        trial.set_user_attr("reason", reason)
+        self.study.tell(trial, state=TrialState.FAIL)
+
+    def _say(self, trial: Trial) -> None:
+        said: list[str] = [trial.state]
+        if trial.validation is not None:
+            said.append(f"validation {trial.validation:.4f}")
+        if trial.general is not None:
+            said.append(f"drop {drop_in_words(trial.general)}")
+        if trial.inside is False:
+            said.append(f"outside the budget of {self.recipe.budget.general:g}")
+        said += [trial.reason] if trial.reason else []
+        best = self.found().best
+        if best is not None and best.number == trial.number:
+            said.append("[green]best so far[/]")
+        self.bars.say("  " + "; ".join(said))
+
+
+def drop_in_words(row: LedgerRow) -> str:
+    """Points that the probe mean fell by, with the 95 % interval; a gain is negative."""
+    low, drop, high = _drop(row)
+    return f"{drop:+.1f} points ({low:+.1f} to {high:+.1f})"
+
+
+def _drop(row: LedgerRow) -> tuple[float, float, float]:
+    """Low end, estimate and high end of the drop in points; 0.0 rather than a negative zero."""
+    return -row.high * 100 + 0.0, -row.delta * 100 + 0.0, -row.low * 100 + 0.0
+
+
+@contextmanager
+def _study(
+    folder: Path, recipe: Recipe, space: Mapping[str, Sequence[Any]]
+) -> Iterator[optuna.Study]:
+    """The search on disk, locked; a new one begins with the recipe's own settings."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock", timeout=0):
+            storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'study.db'}")
+            try:
+                yield _opened(storage, folder, recipe, space)
+            finally:
+                storage.remove_session()
+                storage.engine.dispose()
+    except Timeout as error:
+        raise RunError(f"another search works in {folder}", "wait for it to end") from error
+    except DatabaseError as error:
+        raise RunError(
+            f"{folder / 'study.db'} cannot be read or written ({error.orig})",
+            "free room, or delete that folder and search again",
+        ) from error
+    except OSError as error:
+        if not isinstance(error.filename, str | Path) or folder.is_dir():
+            raise
+        raise RunError(
+            f"{folder} cannot be written ({error.strerror})",
+            "name a folder that you may write to with --output",
+        ) from error
+
+
+def _opened(
+    storage: Any, folder: Path, recipe: Recipe, space: Mapping[str, Sequence[Any]]
+) -> optuna.Study:
+    known = {"storage": storage, "study_name": "tune"}
+    study = optuna.create_study(**known, load_if_exists=True)
+    now = recipe.model_dump(mode="json", exclude={"output", "device"}) | {"space": dict(space)}
+    now = json.loads(json.dumps(now))
+    before = study.user_attrs.get("recipe")
+    if before != now and not list(folder.glob("trial-*")):
+        optuna.delete_study(**known)  # the recipe had a fault that no trial got past
+        study, before = optuna.create_study(**known), None
+    if before is None:
+        if (own := own_settings(recipe, space)) is not None:
+            study.enqueue_trial(own, skip_if_exists=True)
+        study.set_user_attr("recipe", now)
+    elif before != now:
+        changed = ", ".join(key for key in now if before.get(key) != now[key])
+        raise RunError(
+            f"the recipe of the search in {folder} has changed since ({changed})",
+            "put it back, or search anew under another --name",
+        )
+    return study
+
+
+def _next(study: optuna.Study) -> optuna.Trial:
+    """The trial that was interrupted, or a new one."""
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return optuna.Trial(study, running[0]._trial_id) if running else study.ask()
+
+
+def _ended(study: optuna.Study) -> int:
+    return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+
+
+def _has_begun(directory: RunDirectory) -> bool:
+    return directory.path.exists() and directory.manifest().state in ("training", "trained")
+
+
+def _is_behind(study: optuna.Study, number: int) -> bool:
+    """Whether the best loss so far is above the median of its peers' at the same turn."""
+    trials = study.get_trials(deepcopy=False)
+    losses = trials[number].intermediate_values
+    turn = max(losses)
+    peers = [
+        min(loss for at, loss in peer.intermediate_values.items() if at <= turn)
+        for peer in trials
+        if peer.state == TrialState.COMPLETE
+        and _inside(peer)
+        and min(peer.intermediate_values) <= turn
+    ]
+    return len(peers) >= _PEERS and min(losses.values()) > statistics.median(peers)
+
+
+def _inside(trial: FrozenTrial) -> bool:
+    return all(excess <= 0 for excess in trial.constraints.values())
+
+
+def _check_validation(recipe: Recipe) -> None:
+    if recipe.training.evaluations == 0:
+        raise RecipeError(
+            "training.evaluations is 0, but trials are compared by validation", "set it to 4"
+        )
+    if recipe.data.validation is None and recipe.data.split.validation == 0:
+        raise RecipeError(
+            "no rows are held out, but trials are compared by validation",
+            "raise data.split.validation, or name data.validation",
+        )

@@ -1,0 +1,34 @@
+"""What a newcomer types wrongly is answered in one sentence."""
+
+from pathlib import Path
+
+import pytest
+
+from burnish.cli import main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["tun"], "burnish: No such command 'tun': `burnish --help` shows what there is.\n"),
+        (
+            ["run"],
+            "burnish: Missing argument 'recipe': `burnish run --help` shows what there is.\n",
+        ),
+    ],
+)
+def test_a_wrong_word_names_the_help_that_shows_it(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert capsys.readouterr().err == sentence
+
+
+def test_a_folder_is_no_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", str(tmp_path)])
+    assert f"{tmp_path} is a folder: name a recipe, such as {tmp_path}/recipe.yaml" in (
+        capsys.readouterr().err
+    )
