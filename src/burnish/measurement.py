@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from burnish.evaluation.runner import run_task
 from burnish.evaluation.scorers import scorer
 from burnish.evaluation.suite import Suite
 from burnish.evaluation.tasks import (
+    CompareTask,
     GenerateTask,
     PredictTask,
     Task,
@@ -21,6 +23,7 @@ from burnish.evaluation.tasks import (
 from burnish.models.cache import cache_folder
 from burnish.models.classifier import Classifier
 from burnish.models.language_model import LanguageModel
+from burnish.models.reward_model import RewardModel
 from burnish.models.verbs import Measured, Sampling
 from burnish.progress import Bars
 from burnish.recipe import HEADS, Recipe
@@ -34,34 +37,44 @@ from burnish.retention.ledger import (
 from burnish.run_directory import LedgerRow, RunDirectory
 
 
-def target_task(recipe: Recipe, directory: RunDirectory, model: LanguageModel | Classifier) -> Task:
-    """Labels of a head, generation, labels by likelihood, or perplexity, on the test rows."""
-    examples = directory.split("test")
+def target_task(
+    recipe: Recipe,
+    directory: RunDirectory,
+    model: LanguageModel | Classifier | RewardModel,
+    task: str = "",
+) -> Task:
+    """Labels of a head, generation, labels by likelihood, or perplexity, on the test rows.
+
+    `task` names a data set beside the recipe's main one.
+    """
+    name, examples = f"target.{task}" if task else "target", directory.split("test", task)
     if not examples:
         raise DataError("the test set is empty", "raise data.split.test, or name data.test")
     if recipe.evaluate.limit:
         examples = sorted(examples, key=lambda example: example.id)[: recipe.evaluate.limit]
+    if isinstance(model, RewardModel):
+        return CompareTask(name, examples)
     if isinstance(model, Classifier):
-        return PredictTask("target", examples, target_scorers(recipe, examples)[0])
+        return PredictTask(name, examples, target_scorers(recipe, examples)[0])
     if examples[0].messages[0].role == "document":
-        return TextLossTask("target", [(e.id, e.expected) for e in examples])
+        return TextLossTask(name, [(e.id, e.expected) for e in examples])
     if examples[0].rejected is not None:
-        return preference_task("target", examples)
+        return preference_task(name, examples)
     if examples[0].liked is not None:  # a disliked answer is no answer to be like
         examples = [example for example in examples if example.liked]
-    labels = sorted({e.label for e in directory.split("train") if e.label is not None})
+    labels = sorted({e.label for e in directory.split("train", task) if e.label is not None})
     if recipe.evaluate.answer == "likelihood":
         if not labels:
             raise RecipeError(
                 "evaluate.answer is likelihood, but the rows have no labels", "set it to generate"
             )
-        return label_task("target", examples, labels)
+        return label_task(name, examples, labels)
     tokens = recipe.evaluate.max_new_tokens
     if labels and recipe.origins["evaluate.max_new_tokens"] == "default":
         # An answer longer than every label is wrong whatever follows.
         tokens = 4 + max(len(model.tokenizer(label)["input_ids"]) for label in labels)
     first = target_scorers(recipe, examples)[0]
-    return GenerateTask("target", examples, first, Sampling(max_new_tokens=tokens))
+    return GenerateTask(name, examples, first, Sampling(max_new_tokens=tokens))
 
 
 def target_scorers(recipe: Recipe, examples: Sequence[Example]) -> tuple[str, ...]:
@@ -114,11 +127,14 @@ def fill_ledger(directory: RunDirectory, recipe: Recipe, suite: Suite | None) ->
     def pair(task: str) -> tuple[Any, Any]:
         return directory.results("base", task), directory.results("tuned", task)
 
-    tested = directory.split("test")
-    if tested[0].messages[0].role == "document":
-        rows = [perplexity_row("target", pair("target"), recipe.seed)]
-    else:
-        rows = target_rows(pair("target"), target_scorers(recipe, tested), recipe.seed)
+    rows: list[LedgerRow] = []
+    for task in ("", *recipe.tasks):
+        name, tested = f"target.{task}" if task else "target", directory.split("test", task)
+        if tested[0].messages[0].role == "document":
+            found = [perplexity_row("target", pair(name), recipe.seed)]
+        else:
+            found = target_rows(pair(name), target_scorers(recipe, tested), recipe.seed)
+        rows += [replace(row, task=name) for row in found]
     if suite is None:
         return rows
     sections = {task.name: pair(task.name) for task in suite.sections}

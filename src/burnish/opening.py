@@ -12,11 +12,12 @@ from burnish.models.classifier import Classifier, Constant, load_classifier
 from burnish.models.heads import OUTSIDE
 from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_model
+from burnish.models.reward_model import RewardModel, load_reward_model
 from burnish.recipe import HEADS, Recipe
 from burnish.run_directory import RunDirectory
 from burnish.training.objectives.tag import all_tags
 
-Opened = LanguageModel | Classifier
+Opened = LanguageModel | Classifier | RewardModel
 
 
 def open_tuned(run: RunDirectory | Path | str) -> LanguageModel:
@@ -64,16 +65,44 @@ def open_classifier(run: RunDirectory | Path | str) -> Classifier:
     return model
 
 
+def open_reward_model(run: RunDirectory | Path | str) -> RewardModel:
+    """The run's reward model.
+
+    Raises:
+        RunError: the run has no adapter yet, or gives no rewards.
+    """
+    directory, recipe = check_reward_run(run)
+    model = load_reward_model(recipe.model, recipe.device, recipe.seed)
+    model.module = tuned_on(directory, model.module)
+    model.adapter_sha256 = tuned_sha256(directory)
+    return model
+
+
+def check_reward_run(run: RunDirectory | Path | str) -> tuple[RunDirectory, Recipe]:
+    """The run and its recipe, once it is sure that it holds a reward model."""
+    directory, recipe = _trained(run)
+    if recipe.objective != "reward":
+        raise RunError(
+            f"{directory.path} holds no reward model (objective {recipe.objective})",
+            "name a run with objective reward",
+        )
+    return directory, recipe
+
+
 def open_run(run: RunDirectory | Path | str) -> Opened:
-    """The run's model, whether it writes or labels."""
+    """The run's model, whether it writes, labels or rewards."""
     directory = run if isinstance(run, RunDirectory) else RunDirectory.open(run)
-    headed = recipe_of(directory.manifest()).objective in HEADS
-    return open_classifier(directory) if headed else open_tuned(directory)
+    objective = recipe_of(directory.manifest()).objective
+    if objective == "reward":
+        return open_reward_model(directory)
+    return open_classifier(directory) if objective in HEADS else open_tuned(directory)
 
 
 def open_start(directory: RunDirectory, recipe: Recipe) -> Opened:
     """The model before training, a fresh head on it where the objective needs one."""
     kind = recipe.objective
+    if kind == "reward":
+        return load_reward_model(recipe.model, recipe.device, recipe.seed)
     if kind != "classify" and kind != "tag":
         return load_model(recipe.model, recipe.device, four_bit=recipe.method == "qlora")
     examples = [*directory.split("train"), *directory.split("validation")]

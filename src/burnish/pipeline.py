@@ -25,7 +25,7 @@ from burnish.evaluation.suite import load_suite
 from burnish.evaluation.tasks import Task
 from burnish.lineage import check_method, keep_earlier, recipe_of
 from burnish.measurement import check_scorers, fill_ledger, measure, target_task
-from burnish.models.classifier import Classifier, longest_text
+from burnish.models.classifier import longest_text
 from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_tokenizer
 from burnish.models.sources import Source, resolve
@@ -36,7 +36,7 @@ from burnish.opening import open_tuned as open_tuned  # a verb of notebooks
 from burnish.plan import Plan, make_plan
 from burnish.preflight import MARKS, Check, Subject, preflight, refuse
 from burnish.progress import Bars
-from burnish.recipe import HEADS, Recipe, build_recipe, load_recipe
+from burnish.recipe import HEADS, Data, Recipe, build_recipe, load_recipe
 from burnish.reports.card import write_card
 from burnish.reports.page import write_page
 from burnish.retention.verdict import Head, decide
@@ -150,9 +150,8 @@ def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirec
     bars = Bars(quiet=quiet)
     model = open_run(directory)
     suite = load_suite(recipe.evaluate.general) if recipe.evaluate.general else None
-    target = target_task(recipe, directory, model)
     tasks: list[Task] = [
-        target,
+        *(target_task(recipe, directory, model, name) for name in ("", *recipe.tasks)),
         *(suite.sections if suite else ()),
         *(suite.texts if suite else ()),
     ]
@@ -182,8 +181,8 @@ def tokenizer_of(model: str) -> PreTrainedTokenizerBase:
     return load_tokenizer(resolve(model))
 
 
-def _head(model: LanguageModel | Classifier) -> Head | None:
-    if not isinstance(model, Classifier):
+def _head(model: Opened) -> Head | None:
+    if isinstance(model, LanguageModel):
         return None
     with model.base() as base:
         return Head("an encoder" if model.body == "encoder" else "a decoder", base.name)
@@ -233,8 +232,9 @@ def _first(directory: RunDirectory, recipe: Recipe, bars: Bars) -> Callable[[Ope
     return first
 
 
-def _prepare(recipe: Recipe, source: Source) -> Checked:
-    dataset, tokenizer = load(recipe.data, recipe.seed), load_tokenizer(source)
+def _prepare(recipe: Recipe, source: Source, data: Data | None = None) -> Checked:
+    """The recipe's main data set, or another of its tasks."""
+    dataset, tokenizer = load(data or recipe.data, recipe.seed), load_tokenizer(source)
     objective, limit = objective_of(recipe, tokenizer), recipe.training.max_length
     objective.check(dataset.train)
     if recipe.objective in HEADS:  # an encoder has no place for a token beyond its longest text
@@ -255,6 +255,7 @@ def _prepare(recipe: Recipe, source: Source) -> Checked:
 def _begin(recipe: Recipe, bars: Bars) -> RunDirectory:
     source = resolve(recipe.model)
     checked = _prepare(recipe, source)
+    others = {name: _prepare(recipe, source, data) for name, data in recipe.tasks.items()}
     manifest = Manifest(
         name=recipe.name,
         state="created",
@@ -272,17 +273,19 @@ def _begin(recipe: Recipe, bars: Bars) -> RunDirectory:
         },
     )
     directory = RunDirectory.create(recipe.output / recipe.name, manifest)
-    for split in checked.rendered:
-        examples = checked.kept(split)
-        directory.write_split(split, examples)
-        manifest.data[split] = len(examples)
-    directory.write_findings(checked.findings)
+    for task, found in {"": checked, **others}.items():
+        for split in found.rendered:
+            examples = found.kept(split)
+            directory.write_split(split, examples, task)
+            manifest.data[f"{task}.{split}" if task else split] = len(examples)
+    findings = [finding for part in (checked, *others.values()) for finding in part.findings]
+    directory.write_findings(findings)
     manifest.lineage = keep_earlier(directory, recipe)
     manifest.state = "training"
     directory.write_manifest(manifest)
-    for found in checked.findings:
-        if found.severity == "warning":
-            bars.say(f"[yellow]warning[/] {found.message}")
+    for finding in findings:
+        if finding.severity == "warning":
+            bars.say(f"[yellow]warning[/] {finding.message}")
     return directory
 
 

@@ -2,24 +2,30 @@
 
 import importlib.util
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from burnish.chat import Example
 from burnish.errors import RecipeError
 from burnish.evaluation.scorers import scorer
+from burnish.models.reward_model import RewardModel
+from burnish.opening import check_reward_run, open_reward_model
 from burnish.training.objectives.grpo import Reward
 
 
 def reward_of(name: str) -> Reward:
-    """The reward that a recipe names: `FILE.py:FUNCTION`, or a scorer such as accuracy.
+    """The reward that a recipe names: `FILE.py:FUNCTION`, a reward run's folder, or a scorer.
 
     A function gets the answers and their Examples and gives a number for each.
 
     Raises:
         RecipeError: there is no such file, function or scorer.
+        RunError: the folder holds no reward model that was trained to the end.
     """
     if ".py:" in name:
         return _checked(_function(name), name)
+    if Path(name).is_dir():
+        return _reward_run(Path(name))
     metric = scorer(name)
     grade = metric.item
     if grade is None:
@@ -33,6 +39,17 @@ def reward_of(name: str) -> Reward:
         return [grade(answer, example.expected) / metric.best for answer, example in pairs]
 
     return score
+
+
+def _reward_run(folder: Path) -> Reward:
+    """Loads the reward model when the first answer comes, so that a check of a recipe is quick."""
+    check_reward_run(folder)
+
+    @cache
+    def model() -> RewardModel:
+        return open_reward_model(folder)
+
+    return lambda answers, examples: model().rewards(examples, answers)
 
 
 def _function(name: str) -> Reward:

@@ -169,11 +169,14 @@ class RunDirectory:
     def write_manifest(self, manifest: Manifest) -> None:
         self._write_json("manifest.json", asdict(manifest))
 
-    def write_split(self, split: str, examples: Iterable[Example]) -> None:
-        write_lines(self.path / "data" / f"{split}.jsonl", (e.to_row() for e in examples))
+    def write_split(self, split: str, examples: Iterable[Example], task: str = "") -> None:
+        """The rows of a split; `task` names a data set beside the recipe's main one."""
+        write_lines(self.path / "data" / task / f"{split}.jsonl", (e.to_row() for e in examples))
 
-    def split(self, split: str) -> list[Example]:
-        return [Example.from_row(row) for row in self._lines(f"data/{split}.jsonl")]
+    def split(self, split: str, task: str = "") -> list[Example]:
+        return [
+            Example.from_row(row) for row in self._lines(str(Path("data", task, split)) + ".jsonl")
+        ]
 
     def write_findings(self, findings: Iterable[Finding]) -> None:
         write_lines(self.path / "data" / "findings.jsonl", (asdict(f) for f in findings))

@@ -12,7 +12,6 @@ from burnish.lineage import learner
 from burnish.models.adapt import WHOLE, save_weights
 from burnish.models.branches import Network
 from burnish.models.classifier import Classifier
-from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_model, load_tokenizer, place
 from burnish.models.served import ServedModel
 from burnish.models.sources import resolve
@@ -22,7 +21,7 @@ from burnish.progress import Bars
 from burnish.recipe import HEADS, Recipe
 from burnish.rewards import reward_of
 from burnish.run_directory import RunDirectory, replace_directory
-from burnish.training.batches import Batches
+from burnish.training.batches import Batches, temperature_shares
 from burnish.training.checkpoint import saved_steps
 from burnish.training.loop import Listener, Loop, Settings
 from burnish.training.objective import Objective
@@ -130,14 +129,17 @@ def _teacher(recipe: Recipe, tokenizer: Any) -> Teacher:
 def _loop(
     directory: RunDirectory,
     recipe: Recipe,
-    model: LanguageModel | Classifier,
+    model: Opened,
     module: Any,
     settings: Settings,
 ) -> Loop:
     given, objective = recipe.training, objective_of(recipe, model.tokenizer)
     longest = given.max_length or model.context_length
-    items, validation = (
-        objective.items(directory.split(split), model.tokenizer, longest)
+    sets, validation = (
+        {
+            task: objective.items(directory.split(split, task), model.tokenizer, longest)
+            for task in ("", *recipe.tasks)
+        }
         for split in ("train", "validation")
     )
     batches = Batches({}, given.batch_size, given.accumulation, given.epochs, recipe.seed)
@@ -146,15 +148,26 @@ def _loop(
         batches,
         objective,
         settings,
-        {"validation": validation} if validation else {},
+        {task or "validation": items for task, items in validation.items() if items},
         directory.checkpoints,
         lambda *_: None,
     )
-    batches.sets = {"train": objective.prepare(loop.network, items)}
+    batches.sets = {
+        task or "train": objective.prepare(loop.network, items) for task, items in sets.items()
+    }
+    batches.shares = _shares(recipe, {task: len(items) for task, items in sets.items()})
     return loop
 
 
-def _settings(recipe: Recipe, model: LanguageModel | Classifier) -> Settings:
+def _shares(recipe: Recipe, sizes: dict[str, int]) -> dict[str, float]:
+    """Share of an epoch that each data set gives: by size, temperature and weight."""
+    shares = temperature_shares(sizes, recipe.mixing.temperature)
+    weights = {task: recipe.tasks[task].weight if task else 1.0 for task in sizes}
+    total = sum(shares[task] * weights[task] for task in sizes)
+    return {task or "train": shares[task] * weights[task] / total for task in sizes}
+
+
+def _settings(recipe: Recipe, model: Opened) -> Settings:
     given = recipe.training
     rate, faster = given.learning_rate, {"lora_B": recipe.lora.plus}
     if rate == "auto":

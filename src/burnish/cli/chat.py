@@ -15,6 +15,7 @@ from rich.console import Console
 
 from burnish.chat import Conversation, Message
 from burnish.cli.options import Json
+from burnish.errors import RunError
 from burnish.models.verbs import Model, Sampling
 from burnish.run_directory import RunDirectory
 
@@ -28,9 +29,15 @@ def command(
 ) -> None:
     from burnish import pipeline
     from burnish.models.classifier import Classifier
+    from burnish.models.reward_model import RewardModel
 
     directory = RunDirectory.open(run)
     model = pipeline.open_run(directory)
+    if isinstance(model, RewardModel):
+        raise RunError(
+            f"{run} holds a reward model, which scores answers and writes none",
+            "chat with a run that was tuned with it, or name it as grpo.reward",
+        )
     if isinstance(model, Classifier):
         _label(model, [message] if message else _questions(), as_json=as_json)
         return

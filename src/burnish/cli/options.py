@@ -81,3 +81,32 @@ def _ledger_table(run: RunDirectory) -> Table:
         interval = f"{change[1]} to {change[2]}"
         table.add_row(row.task, row.metric, str(row.n), *values, change[0], interval, *flips)
     return table
+
+
+def print_matrix(run: RunDirectory, *, as_json: bool) -> None:
+    """Each stage's test set after each stage, with the interval of its change from base."""
+    from burnish.stages import matrix
+
+    found = matrix(run.ledger())
+    if as_json:
+        print(json.dumps({"run": str(run.path), "ledger": [asdict(row) for row in run.ledger()]}))
+        return
+    stages = list(found)
+    table = Table(title=f"{run.manifest().name}: each test set after each stage, change from base")
+    for column in ("test set", "metric", "base", *(f"after {stage}" for stage in stages)):
+        table.add_column(column, justify="left" if column in ("test set", "metric") else "right")
+    for name, rows in found.items():
+        first = next(iter(rows.values()))
+        times = 1 if first.metric == "perplexity" else 100
+        cells = [
+            f"{times * row.tuned:.1f} ({times * row.low:+.1f} to {times * row.high:+.1f})"
+            if (row := rows.get(stage))
+            else "–"
+            for stage in stages
+        ]
+        table.add_row(name, first.metric, f"{times * first.base:.1f}", *cells)
+    console = Console(highlight=False)
+    console.width = max(console.width, _TABLE_WIDTH)
+    console.print(table)
+    last = run.manifest().lineage["stages"][-1]
+    print(f"\nread   {last}/report.html\ntry    burnish chat {last}")

@@ -17,6 +17,7 @@ from burnish.cli.options import (
     Set,
     decision_exit,
     overrides,
+    print_matrix,
     print_verdict,
 )
 from burnish.recipe import explain, load_recipe
@@ -42,6 +43,11 @@ def command(
         return
     from burnish import pipeline
 
+    if chosen.stages:
+        from burnish.stages import run_stages
+
+        print_matrix(run_stages(chosen, resume=resume, quiet=as_json), as_json=as_json)
+        return
     directory = pipeline.run(chosen, resume=resume, quiet=as_json)
     print_verdict(directory, as_json=as_json)
     decision_exit(directory)

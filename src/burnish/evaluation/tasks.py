@@ -101,6 +101,36 @@ class PredictTask:
 
 
 @dataclass(frozen=True, slots=True)
+class CompareTask:
+    """Whether a reward model puts the chosen answer above the rejected one; a tie is wrong."""
+
+    name: str
+    examples: Sequence[Example]
+
+    @property
+    def hash(self) -> str:
+        return _hash("compare", [example.to_row() | {"source": None} for example in self.examples])
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def answer(self, model: Any, start: int, stop: int) -> list[ItemResult]:
+        examples = self.examples[start:stop]
+        chosen = model.rewards(examples, [example.expected for example in examples])
+        rejected = model.rewards(examples, [str(example.rejected) for example in examples])
+        return [
+            ItemResult(
+                example.id,
+                example.question,
+                example.expected,
+                example.expected if better > worse else str(example.rejected),
+                float(better > worse),
+            )
+            for example, better, worse in zip(examples, chosen, rejected, strict=True)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
 class ChoiceItem:
     """A question whose answer is the likeliest of its choices; `answer` is a 0-based index."""
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from burnish.chat import Example
 from burnish.models.branches import Network, Row
+from burnish.models.language_model import LanguageModel
 from burnish.opening import Opened
 from burnish.training.loop import Loop
 
@@ -64,6 +65,11 @@ class Subject:
     @property
     def network(self) -> Network:
         return self.loop.network
+
+    @property
+    def writes(self) -> bool:
+        """Whether the model writes text; one with a head does not."""
+        return isinstance(self.model, LanguageModel)
 
     @property
     def items(self) -> list[Any]:

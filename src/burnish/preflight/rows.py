@@ -32,6 +32,8 @@ def something_learnt(subject: Subject) -> Check:
 def stop_learnt(subject: Subject) -> Check:
     """The last learnt token of each answer is one that the model stops at."""
     name = "the stop token is learnt"
+    if not subject.writes:
+        return not_applicable(name, "the model has a head and writes no text")
     examples = [e for e in _spread(subject.examples) if e.messages[0].role != "document"]
     if not examples:
         return not_applicable(name, "documents have no answers that end")

@@ -21,11 +21,11 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from burnish.errors import RecipeError
 from burnish.recipe.methods import Bottleneck, LastN, Lora, Prefix
-from burnish.recipe.objectives import Classify, Distill, Dpo, Grpo, Kto, Lm, Sft, Tag
+from burnish.recipe.objectives import Classify, Distill, Dpo, Grpo, Kto, Lm, Reward, Sft, Tag
 from burnish.recipe.section import Fraction, Section
 
 # Objectives that give a model a head: it labels texts or words and writes nothing.
-HEADS = ("classify", "tag")
+HEADS = ("classify", "tag", "reward")
 
 Origin = Literal["default", "recipe", "command line", "derived"]
 _NOT_FOR_HEADS = {
@@ -34,7 +34,7 @@ _NOT_FOR_HEADS = {
     "evaluate.max_new_tokens": "leave it out",
     "data.system": "leave it out, a head reads the text alone",
 }
-_WHOLE = ("classify.weights", "tag.weights")  # a label may itself hold a full stop
+_WHOLE = ("classify.weights", "tag.weights", "tasks")  # a label may itself hold a full stop
 
 
 class Split(Section):
@@ -118,19 +118,40 @@ class Tune(Section):
         return flat
 
 
+class Task(Data):
+    """Another data set that is learnt together with `data`, by the same objective."""
+
+    weight: float = Field(1.0, gt=0, description="times the share that its size would give it")
+
+
+class Mixing(Section):
+    """How much of an epoch each data set gives."""
+
+    temperature: float = Field(1.0, gt=0, description="1 is by size, large is alike for all")
+
+
 class Recipe(Section):
     """One run, resolved. `origins` maps each dotted key to where its value came from."""
 
     name: str = "run"
     model: str = "smollm2-135m"
     data: Data
+    tasks: dict[str, Task] = Field(
+        default_factory=dict, description="data sets learnt together with `data`, by name"
+    )
+    mixing: Mixing = Field(default_factory=Mixing)
+    stages: tuple[dict[str, Any], ...] = Field(
+        (), description="runs one after the other: a name and the values that differ"
+    )
     method: Literal["lora", "qlora", "full", "last-n", "ia3", "prefix", "bottleneck"] = "lora"
     init_from: Path | None = Field(None, description="folder of a finished run to go on from")
     init: Literal["merge", "stack", "continue"] = Field(
         "merge",
         description="its adapter is merged into the weights, kept beside the new one, or goes on",
     )
-    objective: Literal["sft", "lm", "dpo", "kto", "grpo", "distill", "classify", "tag"] = "sft"
+    objective: Literal[
+        "sft", "lm", "dpo", "kto", "grpo", "distill", "classify", "tag", "reward"
+    ] = "sft"
     lora: Lora = Field(default_factory=Lora)
     last_n: LastN = Field(default_factory=LastN)
     prefix: Prefix = Field(default_factory=Prefix)
@@ -143,6 +164,7 @@ class Recipe(Section):
     distill: Distill = Field(default_factory=Distill)
     classify: Classify = Field(default_factory=Classify)
     tag: Tag = Field(default_factory=Tag)
+    reward: Reward = Field(default_factory=Reward)
     training: Training = Field(default_factory=Training)
     evaluate: Evaluate = Field(default_factory=Evaluate)
     budget: Budget = Field(default_factory=Budget)
@@ -169,8 +191,8 @@ def load_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None) ->
     path = Path(path)
     written = _read_yaml(path)
     forced = _flatten(overrides or {})
-    if isinstance(written.get("data"), dict):
-        _anchor(written["data"], path.parent)
+    for data in _data_sections(written):
+        _anchor(data, path.parent)
     values = _nest(_flatten(written) | forced)
     values.setdefault("name", path.parent.resolve().name if path.stem == "recipe" else path.stem)
     return build_recipe(values, recipe_keys=set(_flatten(written)), command_keys=set(forced))
@@ -203,6 +225,8 @@ def _for_head(values: Mapping[str, Any]) -> Mapping[str, Any]:
         RecipeError: the recipe asks for what a head cannot do.
     """
     given = _flatten(values)
+    if values["objective"] == "reward":  # it reads whole conversations
+        return _nest({"evaluate.general": None} | given)
     for key, remedy in _NOT_FOR_HEADS.items():
         if given.get(key) is not None:
             raise RecipeError(
@@ -277,6 +301,15 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _siblings(path: Path) -> list[str]:
     return [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+
+
+def _data_sections(written: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every place of a recipe that names data files."""
+    tasks, stages = written.get("tasks"), written.get("stages")
+    found = [written.get("data"), *(tasks.values() if isinstance(tasks, dict) else ())]
+    for stage in stages if isinstance(stages, list) else ():
+        found.append(stage.get("data") if isinstance(stage, dict) else None)
+    yield from (data for data in found if isinstance(data, dict))
 
 
 def _anchor(data: dict[str, Any], folder: Path) -> None:

@@ -44,7 +44,9 @@ class Kto(Section):
 class Grpo(Section):
     """Sampled answers, rewarded against their own group (Shao et al. 2024, arXiv 2402.03300)."""
 
-    reward: str = Field("accuracy", description="a scorer, or FILE.py:FUNCTION")
+    reward: str = Field(
+        "accuracy", description="a scorer, FILE.py:FUNCTION, or the folder of a reward run"
+    )
     answers: int = Field(8, gt=1, description="sampled answers a prompt")
     max_new_tokens: int = Field(64, gt=0)
     temperature: float = Field(1.0, gt=0)
@@ -75,3 +77,7 @@ class Tag(Section):
     """An IOB2 tag for each word."""
 
     weights: ClassWeights = Field("none", description=_WEIGHTS)
+
+
+class Reward(Section):
+    """A number for each answer, learnt from pairs (Ouyang et al. 2022, arXiv 2203.02155)."""

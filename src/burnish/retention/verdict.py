@@ -58,10 +58,11 @@ def decide(ledger: Sequence[LedgerRow], budget_points: float, head: Head | None 
 
 def _noticed(ledger: Sequence[LedgerRow]) -> list[str]:
     """What fell beyond its interval though no budget names it: a mean can hide it."""
+    beside = [row for row in ledger if row.kind == "target" and row.task != ledger[0].task]
     fell = [
         f"{row.task} {_signed(row.delta)} points ({_signed(row.low)} to {_signed(row.high)})"
-        for row in ledger
-        if row.kind == "section" and row.high < 0
+        for row in [*(row for row in ledger if row.kind == "section"), *beside]
+        if row.high < 0 and row.metric != "perplexity"
     ]
     harder = [
         f"{row.task} {row.delta:+.3f} nats a token ({row.low:+.3f} to {row.high:+.3f})"

@@ -9,6 +9,7 @@ from burnish.training.objectives.dpo import Dpo
 from burnish.training.objectives.grpo import Grpo
 from burnish.training.objectives.kto import Kto
 from burnish.training.objectives.lm import Lm
+from burnish.training.objectives.reward import RewardPairs
 from burnish.training.objectives.sft import Sft
 from burnish.training.objectives.tag import Tag
 
@@ -21,4 +22,5 @@ OBJECTIVES: dict[str, type[Objective[Any]]] = {
     "distill": Distill,
     "classify": Classify,
     "tag": Tag,
+    "reward": RewardPairs,
 }

@@ -1,0 +1,120 @@
+"""A decoder with a head of one number: how good an answer is, after its prompt."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from burnish.chat import Example
+from burnish.data.render import answering, render_all
+from burnish.errors import ModelError
+from burnish.models.branches import Network, Row, tree_states
+from burnish.models.classifier import load_classifier
+from burnish.models.load import DeviceChoice
+
+_AT_ONCE = 16
+
+
+class RewardModel:
+    """Scores answers; its module is transformers' own for sequence classification.
+
+    Args:
+        module: the decoder with its head, a PEFT model around it.
+        tokenizer: its tokenizer.
+        name: how reports call it.
+        source_sha256: hash of the base weights.
+        fresh: names of the modules of the head.
+    """
+
+    def __init__(
+        self, module: Any, tokenizer: Any, *, name: str, source_sha256: str, fresh: Sequence[str]
+    ) -> None:
+        self.module: Any = module
+        self.tokenizer: Any = tokenizer
+        self.name = name
+        self.source_sha256 = source_sha256
+        self.fresh = tuple(fresh)
+        self.adapter_sha256: str | None = None
+        self.body = "decoder"
+
+    @property
+    def network(self) -> Network:
+        return Network(self.module)
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that the model was built for."""
+        return int(getattr(self.network.config, "max_position_embeddings", 2048))
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.source_sha256[:16]}-{(self.adapter_sha256 or 'fresh')[:16]}"
+
+    @contextlib.contextmanager
+    def base(self) -> Iterator["Longer"]:
+        """What stands for the base: a fresh head knows nothing, but length is a known bias."""
+        yield Longer()
+
+    @torch.no_grad()
+    def rewards(self, examples: Sequence[Example], answers: Sequence[str]) -> list[float]:
+        """The reward of each answer behind the prompt of its example; higher is better."""
+        self.module.eval()
+        if not examples:
+            return []
+        given = [answering(e, answer) for e, answer in zip(examples, answers, strict=True)]
+        rendered, _ = render_all(given, self.tokenizer, 1 << 30)
+        rows = [Row(row.tokens, row.weights) for row in rendered]
+        found = [0.0] * len(rows)
+        order = sorted(range(len(rows)), key=lambda index: rows[index].size)
+        for start in range(0, len(order), _AT_ONCE):
+            part = order[start : start + _AT_ONCE]
+            values = row_rewards(self.network, [[rows[index]] for index in part]).tolist()
+            for index, value in zip(part, values, strict=True):
+                found[index] = value
+        return found
+
+
+class Longer:
+    """Takes the longer of two answers for the better one."""
+
+    name = "the longer answer"
+    fingerprint = "longer-answer"
+
+    def rewards(self, examples: Sequence[Example], answers: Sequence[str]) -> list[float]:
+        return [float(len(answer)) for answer in answers]
+
+
+def row_rewards(network: Network, groups: Sequence[Sequence[Row]]) -> Tensor:
+    """The head's number at the last token of each row, groups of rows sharing their prompt."""
+    ended = [[_end(row) for row in group] for group in groups]
+    asked = tree_states(network, ended)
+    rewards: Tensor = network.model.score(asked.hidden_N_H)[:, 0].float()
+    return rewards
+
+
+def load_reward_model(name: str, device: DeviceChoice, seed: int = 0) -> RewardModel:
+    """A decoder by name with a fresh head of one number.
+
+    Raises:
+        ModelError: the model cannot be had, or is an encoder.
+    """
+    made = load_classifier(name, device, "classify", ["reward"], seed)
+    if made.body != "decoder":
+        raise ModelError(
+            f"{name} is an encoder, which has no chat template to read answers with",
+            "choose a model that writes, such as smollm2-135m",
+        )
+    return RewardModel(
+        made.module,
+        made.tokenizer,
+        name=made.name,
+        source_sha256=made.source_sha256,
+        fresh=made.fresh,
+    )
+
+
+def _end(row: Row) -> Row:
+    """The row with its last place asked for: what would come next is the head's to say."""
+    return Row([*row.tokens, 0], [0.0] * len(row.tokens) + [1.0])

@@ -1,0 +1,128 @@
+"""Several data sets in one run, and several runs one after the other."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import burnish
+from burnish.errors import RecipeError
+from burnish.recipe import load_recipe
+from burnish.stages import matrix, run_stages, stage_recipes
+from burnish.training.batches import Batches, temperature_shares
+
+
+def write(path: Path, count: int, words: tuple[tuple[str, str], ...]) -> Path:
+    rows = [{"text": f"{w} number {i}", "label": label} for i in range(count) for w, label in words]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def base(tmp_path: Path, tiny_folder: Path) -> str:
+    write(tmp_path / "colours.jsonl", 20, (("tent", "red"), ("parcel", "green")))
+    write(tmp_path / "answers.jsonl", 10, (("tent please", "yes"), ("parcel please", "no")))
+    return (
+        f"name: both\nmodel: {tiny_folder}\noutput: {tmp_path / 'runs'}\n"
+        "training: {epochs: 6, learning_rate: 0.02, preflight: false}\n"
+        "evaluate: {general: null}\n"
+    )
+
+
+def recipe(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_tasks_are_learnt_together_and_measured_apart(tmp_path: Path, base: str) -> None:
+    path = recipe(
+        tmp_path,
+        base + "data: {train: colours.jsonl, system: colour}\n"
+        "tasks: {answers: {train: answers.jsonl, system: answer, weight: 2}}\n",
+    )
+    run = burnish.run(path, quiet=True, training={"epochs": 12})
+    rows = {row.task: row for row in run.ledger() if row.metric == "accuracy"}
+    assert set(rows) == {"target", "target.answers"}
+    first, *_, last = [event["sets"] for event in run.events("validation")]
+    assert set(last) == {"validation", "answers"}
+    assert all(last[name]["loss"] < 0.9 * first[name]["loss"] for name in last)
+    assert run.manifest().data["answers.test"] == len(run.split("test", "answers"))
+    assert (run.path / "report.html").exists()
+
+
+def test_shares_by_temperature_and_weight() -> None:
+    assert temperature_shares({"a": 900, "b": 100}, 1.0) == pytest.approx({"a": 0.9, "b": 0.1})
+    assert temperature_shares({"a": 900, "b": 100}, 2.0) == pytest.approx({"a": 0.75, "b": 0.25})
+
+
+class Numbered:
+    def __init__(self, number: int) -> None:
+        self.number, self.size, self.learnt = number, 1 + number % 7, 1
+
+
+def test_a_set_that_gives_less_goes_on_where_it_stopped() -> None:
+    sets = {"a": [Numbered(n) for n in range(60)], "b": [Numbered(n) for n in range(100, 120)]}
+    batches = Batches(sets, 4, 1, 3, 0, {"a": 0.25, "b": 0.75})
+    assert batches.counts() == {"a": 20, "b": 60}
+    seen: list[list[int]] = [[], []]
+    for step in range(batches.steps):
+        for items in batches.step(step):
+            numbers = [item.number for item in items]
+            assert len({number >= 100 for number in numbers}) == 1  # one set a batch
+            seen[numbers[0] >= 100] += numbers
+    assert sorted(seen[0]) == list(range(60))  # a third each epoch, all in three
+    assert sorted(seen[1]) == sorted([*range(100, 120)] * 9)
+
+
+def test_stages_follow_each_other_and_all_test_sets_are_measured(tmp_path: Path, base: str) -> None:
+    path = recipe(
+        tmp_path,
+        base + "data: {train: colours.jsonl, system: colour}\nstages:\n"
+        "- {name: colours}\n"
+        "- {name: answers, data: {train: answers.jsonl, system: answer}, training: {epochs: 8}}\n",
+    )
+    chosen = load_recipe(path)
+    first, second = stage_recipes(chosen)
+    assert (first.training.epochs, second.training.epochs) == (6, 8)
+    assert (second.init, second.data.system) == ("continue", "answer")
+    folder = run_stages(chosen, quiet=True)
+    found = matrix(folder.ledger())
+    assert {name: set(rows) for name, rows in found.items()} == {
+        "1-colours": {"1-colours", "2-answers"},
+        "2-answers": {"2-answers"},
+    }
+    before, after = found["1-colours"]["1-colours"], found["1-colours"]["2-answers"]
+    assert before.base == after.base
+    assert before.n == after.n
+    assert before.tuned > before.base
+    lineage = burnish.pipeline.RunDirectory.open(folder.path / "2-answers").manifest().lineage
+    assert lineage["path"].endswith("1-colours")
+    again = run_stages(chosen, resume=True, quiet=True)
+    assert again.ledger() == folder.ledger()
+
+
+@pytest.mark.parametrize(
+    ("stage", "reason"),
+    [
+        ("{data: {train: answers.jsonl}}", "stage 1 has the name None"),
+        ("{name: a, trainin: {epochs: 2}}", "stage a: .*unknown key trainin"),
+        ("{name: a, training: {epochs: -2}}", "stage a: .*epochs is -2"),
+    ],
+)
+def test_faulty_stages_are_told_before_the_first(
+    tmp_path: Path, base: str, stage: str, reason: str
+) -> None:
+    path = recipe(tmp_path, base + f"data: {{train: colours.jsonl}}\nstages: [{stage}]\n")
+    with pytest.raises(RecipeError, match=reason):
+        run_stages(load_recipe(path), quiet=True)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_unknown_key_of_a_task_is_told(tmp_path: Path, base: str) -> None:
+    path = recipe(
+        tmp_path,
+        base + "data: {train: colours.jsonl}\ntasks: {answers: {train: answers.jsonl, wight: 2}}\n",
+    )
+    with pytest.raises(RecipeError, match=r"unknown key tasks\.answers\.wight"):
+        load_recipe(path)
