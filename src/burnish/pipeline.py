@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from burnish.chat import Example
 from burnish.data.load import Dataset, load
 from burnish.data.render import Rendered
-from burnish.errors import RunError
+from burnish.errors import PreflightError, RunError
 from burnish.evaluation.suite import load_suite
 from burnish.evaluation.tasks import Task
 from burnish.lineage import check_method, keep_earlier, recipe_of
@@ -124,7 +124,11 @@ def train(
     if directory is None:
         directory = _begin(chosen, bars)
     if directory.manifest().state == "training":
-        learn(directory, chosen, bars, _first(directory, chosen, bars), watch)
+        try:
+            learn(directory, chosen, bars, _first(directory, chosen, bars), watch)
+        except PreflightError:
+            shutil.rmtree(directory.path)  # nothing was trained; a corrected recipe starts anew
+            raise
     return directory
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy
 import torch
 
-from burnish.errors import UserError
+from burnish.errors import PreflightError
 from burnish.preflight.check import Check, Subject
 from burnish.preflight.gradients import accumulated_equals_one_batch, trunk_equals_plain
 from burnish.preflight.restarts import elsewhere_equals_here, saved_equals_resumed
@@ -42,11 +42,11 @@ def refuse(checks: Sequence[Check]) -> None:
     """Stops at the first check that failed.
 
     Raises:
-        UserError: the place of the first difference, and what to do about it.
+        PreflightError: the place of the first difference, and what to do about it.
     """
     for check in checks:
         if check.passed is False:
-            raise UserError(
+            raise PreflightError(
                 f"the preflight check `{check.name}` failed: {check.seen}", check.remedy
             )
 
