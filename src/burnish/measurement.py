@@ -15,6 +15,7 @@ from burnish.evaluation.tasks import (
     CompareTask,
     GenerateTask,
     PredictTask,
+    RewardTask,
     Task,
     TextLossTask,
     label_task,
@@ -30,10 +31,12 @@ from burnish.recipe import HEADS, Recipe
 from burnish.retention.ledger import (
     general_row,
     perplexity_row,
+    reward_row,
     section_row,
     target_rows,
     text_loss_row,
 )
+from burnish.rewards import graded_reward
 from burnish.run_directory import LedgerRow, RunDirectory
 
 
@@ -56,6 +59,10 @@ def target_task(
         return CompareTask(name, examples)
     if isinstance(model, Classifier):
         return PredictTask(name, examples, target_scorers(recipe, examples)[0])
+    if recipe.objective == "grpo":
+        reward, rewarder = graded_reward(recipe.grpo.reward)
+        sampling = Sampling(max_new_tokens=recipe.grpo.max_new_tokens)
+        return RewardTask(name, examples, reward, rewarder, sampling)
     if examples[0].messages[0].role == "document":
         return TextLossTask(name, [(e.id, e.expected) for e in examples])
     if examples[0].rejected is not None:
@@ -121,6 +128,17 @@ def measure(
             directory.log("evaluate", label=label, task=task.name, n=len(task), seconds=seconds)
 
 
+def target_ledger(
+    recipe: Recipe, tested: Sequence[Example], pair: tuple[Any, Any]
+) -> list[LedgerRow]:
+    """Base against tuned on one test set; the first row decides."""
+    if recipe.objective == "grpo":
+        return [reward_row("target", pair, recipe.seed)]
+    if tested[0].messages[0].role == "document":
+        return [perplexity_row("target", pair, recipe.seed)]
+    return target_rows(pair, target_scorers(recipe, tested), recipe.seed)
+
+
 def fill_ledger(directory: RunDirectory, recipe: Recipe, suite: Suite | None) -> list[LedgerRow]:
     """Base against tuned on the target, the suite mean, its sections and its texts."""
 
@@ -130,10 +148,7 @@ def fill_ledger(directory: RunDirectory, recipe: Recipe, suite: Suite | None) ->
     rows: list[LedgerRow] = []
     for task in ("", *recipe.tasks):
         name, tested = f"target.{task}" if task else "target", directory.split("test", task)
-        if tested[0].messages[0].role == "document":
-            found = [perplexity_row("target", pair(name), recipe.seed)]
-        else:
-            found = target_rows(pair(name), target_scorers(recipe, tested), recipe.seed)
+        found = target_ledger(recipe, tested, pair(name))
         rows += [replace(row, task=name) for row in found]
     if suite is None:
         return rows

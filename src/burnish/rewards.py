@@ -1,6 +1,7 @@
 """What an answer is worth: a scorer, a Python function, or a reward model that was trained here."""
 
 import importlib.util
+import math
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -8,8 +9,10 @@ from pathlib import Path
 from burnish.chat import Example
 from burnish.errors import RecipeError
 from burnish.evaluation.scorers import scorer
+from burnish.lineage import tuned_sha256
 from burnish.models.reward_model import RewardModel
 from burnish.opening import check_reward_run, open_reward_model
+from burnish.run_directory import RunDirectory
 from burnish.training.objectives.grpo import Reward
 
 
@@ -26,6 +29,11 @@ def reward_of(name: str) -> Reward:
         return _checked(_function(name), name)
     if Path(name).is_dir():
         return _reward_run(Path(name))
+    if "/" in name:
+        raise RecipeError(
+            f"grpo.reward is {name}, and there is no such folder",
+            "train the reward model first, or name its run's folder",
+        )
     metric = scorer(name)
     grade = metric.item
     if grade is None:
@@ -39,6 +47,23 @@ def reward_of(name: str) -> Reward:
         return [grade(answer, example.expected) / metric.best for answer, example in pairs]
 
     return score
+
+
+def graded_reward(name: str) -> tuple[Reward, str]:
+    """The reward as a measure, and a text that changes when its rewards could.
+
+    A reward model's number has no scale; its logistic function is the probability, by the model,
+    that people prefer the answer to one of reward 0.
+    """
+    reward = reward_of(name)
+    if not Path(name).is_dir():
+        return reward, name
+    mark = tuned_sha256(RunDirectory.open(name))
+
+    def graded(answers: Sequence[str], examples: Sequence[Example]) -> list[float]:
+        return [1 / (1 + math.exp(-value)) for value in reward(answers, examples)]
+
+    return graded, f"{name} {mark}"
 
 
 def _reward_run(folder: Path) -> Reward:

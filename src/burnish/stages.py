@@ -10,10 +10,9 @@ from typing import Any
 
 from burnish import pipeline
 from burnish.errors import RecipeError
-from burnish.measurement import measure, target_scorers, target_task
+from burnish.measurement import measure, target_ledger, target_task
 from burnish.progress import Bars
 from burnish.recipe import Recipe, changed_recipe
-from burnish.retention.ledger import perplexity_row, target_rows
 from burnish.run_directory import LedgerRow, Manifest, RunDirectory
 
 
@@ -93,12 +92,7 @@ def _after(
             task = replace(target_task(recipe, run, model), name=recipe.name)  # type: ignore[type-var]
             measure(folder, model, newest.path.name, [task], bars)
             tuned = folder.results(newest.path.name, recipe.name)
-        tested = run.split("test")
-        if tested[0].messages[0].role == "document":
-            row = perplexity_row("target", (base, tuned), recipe.seed)
-        else:
-            scorers = target_scorers(recipe, tested)[:1]
-            (row,) = target_rows((base, tuned), scorers, recipe.seed)
+        row = target_ledger(recipe, run.split("test"), (base, tuned))[0]
         rows.append(replace(row, task=f"{recipe.name} after {newest.path.name}"))
     return rows
 

@@ -6,7 +6,7 @@ when any answer could.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -97,6 +97,34 @@ class PredictTask:
                 prediction.logprob,
             )
             for example, prediction in zip(examples, found, strict=True)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class RewardTask:
+    """The model writes an answer and gets its reward; `rewarder` changes when rewards could."""
+
+    name: str
+    examples: Sequence[Example]
+    reward: Callable[[Sequence[str], Sequence[Example]], Sequence[float]]
+    rewarder: str
+    sampling: Sampling
+
+    @property
+    def hash(self) -> str:
+        rows = [example.to_row() | {"source": None} for example in self.examples]
+        return _hash("reward", rows, self.rewarder, asdict(self.sampling))
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def answer(self, model: Model, start: int, stop: int) -> list[ItemResult]:
+        examples = self.examples[start:stop]
+        answers = model.generate([example.prompt for example in examples], self.sampling)
+        rewards = self.reward([found.text for found in answers], examples)
+        return [
+            ItemResult(e.id, e.question, e.expected, found.text, float(value), found.logprob)
+            for e, found, value in zip(examples, answers, rewards, strict=True)
         ]
 
 

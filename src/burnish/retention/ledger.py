@@ -29,6 +29,11 @@ def text_loss_row(task: str, pair: Pair, seed: int) -> LedgerRow:
     return _graded_row(task, "text_loss", "nats/token", _scores(pair), seed)
 
 
+def reward_row(task: str, pair: Pair, seed: int) -> LedgerRow:
+    """Mean reward as a target; 1 is 100 points, a reward model's number as a probability."""
+    return _graded_row(task, "target", "reward", _scores(pair), seed)
+
+
 def perplexity_row(task: str, pair: Pair, seed: int) -> LedgerRow:
     """Perplexity as a target: exp of the mean nats a token over texts; it has to fall."""
     base, tuned = _scores(pair)
