@@ -5,7 +5,8 @@
     │   ├── RecipeError   every problem of one recipe at once
     │   ├── DataError     rows or files that cannot be used
     │   ├── ModelError    a model or adapter that cannot be had or does not fit
-    │   └── RunError      a run directory that is missing, half written or in the way
+    │   ├── RunError      a run directory that is missing, half written or in the way
+    │   └── DivergedError the loss of a training step is not finite
     └── InterruptedRunError  the user or the system stopped the run; a checkpoint was written
 
 Anything else that escapes is our own mistake and shows its traceback.
@@ -44,6 +45,10 @@ class ModelError(UserError):
 
 class RunError(UserError):
     """A run directory that is missing, half written or in the way."""
+
+
+class DivergedError(UserError):
+    """The loss of a training step is not finite."""
 
 
 class InterruptedRunError(BurnishError):

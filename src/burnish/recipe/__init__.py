@@ -67,7 +67,9 @@ class Training(Section):
     epochs: float = Field(3, gt=0)
     batch_size: int = Field(8, gt=0, description="rows in one forward pass")
     accumulation: int = Field(1, gt=0, description="forward passes an optimizer step")
-    learning_rate: float | Literal["auto"] = "auto"
+    learning_rate: float | Literal["auto", "rule"] = Field(
+        "auto", description="auto tries a few rates around the rule's, rule takes that one"
+    )
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     warmup: Fraction = Field(0.05, description="share of the steps")
     weight_decay: float = Field(0.0, ge=0)
