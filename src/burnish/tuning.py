@@ -29,8 +29,8 @@ from burnish.training.loop import Listener, Loop, Settings
 from burnish.training.objective import Objective
 from burnish.training.objectives import OBJECTIVES
 from burnish.training.objectives.distill import LocalTeacher, OwnBase, Teacher
-from burnish.training.screen import screen
 from burnish.training.schedule import FRESH_HEAD_TIMES, automatic_rate
+from burnish.training.screen import screen
 
 
 def open_training(directory: RunDirectory, recipe: Recipe) -> tuple[Opened, Loop]:

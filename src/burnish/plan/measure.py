@@ -5,7 +5,7 @@ padded to the longest, plus the vocabulary for each learnt token. So the seconds
 over that work, times the work of all steps, are the seconds of training.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
