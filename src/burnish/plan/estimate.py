@@ -173,8 +173,7 @@ def _seconds(
         "evaluating the base": sum(task.base for task in found),
         "evaluating the tuned": sum(task.tuned for task in found),
     }
-    if recipe.training.learning_rate == "auto":
-        work = _screen_work(loop, shapes)
+    if recipe.training.learning_rate == "auto" and (work := _screen_work(loop, shapes)):
         seconds = {"learning rate": training / steps.total * work} | seconds
     if recipe.training.preflight:
         work = _preflight_work(loop, shapes)
