@@ -187,23 +187,29 @@ def test_a_stop_during_the_screen(
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.fixture
-def recipe(tmp_path: Path, tiny_folder: Path) -> Path:
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
     """24 rows to learn from in batches of 3, ten epochs: 80 steps, so two rates of 4 steps."""
+    folder = tmp_path_factory.mktemp("screen")
     rows = [
         {"text": f"{word} number {i} please", "label": label}
         for i in range(18)
         for word, label in (("tent", "red"), ("parcel", "green"))
     ]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    path = tmp_path / "recipe.yaml"
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = folder / "recipe.yaml"
     path.write_text(
         f"name: tiny\nmodel: {tiny_folder}\n"
         "data: {train: rows.jsonl, system: Say red or green}\n"
         "training: {epochs: 10, batch_size: 3, preflight: false}\nlora: {dropout: 0.1}\n"
-        f"evaluate: {{general: null}}\noutput: {tmp_path / 'runs'}\n"
+        f"evaluate: {{general: null}}\noutput: {folder / 'runs'}\n"
     )
     return path
+
+
+@pytest.fixture(scope="module")
+def straight(recipe: Path) -> RunDirectory:
+    return burnish.train(recipe, quiet=True, name="straight")
 
 
 class KilledError(Exception):
@@ -216,9 +222,8 @@ def same_weights(one: RunDirectory, other: RunDirectory) -> bool:
 
 
 def test_a_run_is_that_with_the_chosen_rate_and_a_killed_one_keeps_it(
-    recipe: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Path, straight: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    straight = burnish.train(recipe, quiet=True)
     kept = straight.manifest().training
     assert kept["steps"] >= 80
     assert kept["screen"]["steps"] * len(kept["screen"]["rates"]) <= 0.1 * kept["steps"]
@@ -248,9 +253,8 @@ def test_a_run_is_that_with_the_chosen_rate_and_a_killed_one_keeps_it(
 
 
 def test_killed_in_the_screen_it_is_screened_anew(
-    recipe: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Path, straight: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    straight = burnish.train(recipe, quiet=True)
     original = screening._trial
 
     def trial(*arguments: Any) -> Trial:
@@ -270,7 +274,7 @@ def test_killed_in_the_screen_it_is_screened_anew(
 
 
 def test_rule_takes_the_rule_alone(recipe: Path) -> None:
-    run = burnish.train(recipe, quiet=True, training={"learning_rate": "rule"})
+    run = burnish.train(recipe, quiet=True, training={"learning_rate": "rule", "epochs": 1})
     assert "screen" not in run.manifest().training
     assert run.events("screen") == []
     # 10 x 5e-5 x (2000 / 48) ** 0.781
