@@ -201,7 +201,7 @@ def _trial(loop: Loop, rate: float, plan: Design, folder: Path) -> Trial:
 def _groups(loop: Loop, numbers: Sequence[int]) -> tuple[tuple[Any, ...], ...]:
     """Held-out items in groups; of the training items that no trial reads without validation.
 
-    They are no more than one trial's steps read, so that reading them stays the lesser part.
+    They are no more than one trial's steps read, so reading them costs no more than those steps.
     """
     read = [item for number in numbers for items in loop.batches.step(number) for item in items]
     held = [item for items in loop.validation.values() for item in items if item.learnt]
