@@ -6,7 +6,8 @@
     │   ├── DataError     rows or files that cannot be used
     │   ├── ModelError    a model or adapter that cannot be had or does not fit
     │   ├── RunError      a run directory that is missing, half written or in the way
-    │   └── PreflightError  a promise that a run would not keep
+    │   ├── PreflightError  a promise that a run would not keep
+    │   └── DivergedError the loss of a training step is not finite
     └── InterruptedRunError  the user or the system stopped the run; a checkpoint was written
 
 Anything else that escapes is our own mistake and shows its traceback.
@@ -49,6 +50,10 @@ class RunError(UserError):
 
 class PreflightError(UserError):
     """A promise that a run would not keep, found before its first step."""
+
+
+class DivergedError(UserError):
+    """The loss of a training step is not finite."""
 
 
 class InterruptedRunError(BurnishError):

@@ -36,7 +36,8 @@ from burnish.opening import open_tuned as open_tuned  # a verb of notebooks
 from burnish.plan import Plan, make_plan
 from burnish.preflight import MARKS, Check, Subject, preflight, refuse
 from burnish.progress import Bars
-from burnish.recipe import HEADS, Data, Recipe, build_recipe, load_recipe
+from burnish.recipe import HEADS, Recipe, build_recipe, load_recipe
+from burnish.recipe.data import Data
 from burnish.reports.card import write_card
 from burnish.reports.page import write_page
 from burnish.retention.verdict import Head, decide

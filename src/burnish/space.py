@@ -55,7 +55,7 @@ def own_settings(recipe: Recipe, space: Mapping[str, Sequence[Any]]) -> dict[str
     values = dict(flat_values(recipe))
     own = {key: values[key] for key in space}
     rate = "training.learning_rate"
-    if own.get(rate) == "auto" and "auto" not in space[rate]:
+    if own.get(rate) in ("auto", "rule") and own[rate] not in space[rate]:
         own[rate] = _automatic(recipe)
     if not all(_holds(space[key], value) for key, value in own.items()):
         return None
@@ -70,7 +70,7 @@ def own_settings(recipe: Recipe, space: Mapping[str, Sequence[Any]]) -> dict[str
 
 def _default_space(recipe: Recipe) -> dict[str, list[Any]]:
     rate, epochs = recipe.training.learning_rate, recipe.training.epochs
-    middle = _automatic(recipe) if rate == "auto" else float(rate)
+    middle = _automatic(recipe) if isinstance(rate, str) else rate
     space: dict[str, list[Any]] = {
         "training.learning_rate": [rounded(middle / 4), rounded(middle * 4)],
         "training.epochs": [epochs / 2, epochs, epochs * 1.5],

@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from burnish.training.objective import Objective
 from burnish.training.objectives import OBJECTIVES
 from burnish.training.objectives.distill import LocalTeacher, OwnBase, Teacher
 from burnish.training.schedule import FRESH_HEAD_TIMES, automatic_rate
+from burnish.training.screen import screen
 
 
 def open_training(directory: RunDirectory, recipe: Recipe) -> tuple[Opened, Loop]:
@@ -53,9 +55,12 @@ def learn(
     manifest = directory.manifest()
     bars.say(f"{recipe.model} on {place(recipe.device)}")
     model, loop = open_training(directory, recipe)
-    module, settings = loop.model, loop.settings
+    module = loop.model
     if not saved_steps(directory.checkpoints):
         first(model, loop)
+    if recipe.training.learning_rate == "auto":
+        manifest.training["screen"] = found = _screened(directory, loop, bars)
+        loop.settings = replace(loop.settings, learning_rate=found["chosen"])
     with bars.training(loop.batches.steps) as show:
 
         def listen(phase: str, values: dict[str, Any]) -> None:
@@ -70,8 +75,8 @@ def learn(
         progress = loop.run(resume=True)
     manifest.times["train"] = round(time.perf_counter() - started, 1)
     _keep(module, directory, recipe)
-    manifest.training = {
-        "learning_rate": settings.learning_rate,
+    manifest.training |= {
+        "learning_rate": loop.settings.learning_rate,
         "steps": progress.step,
         "tokens": progress.tokens,
         "best_step": progress.best_step,
@@ -81,6 +86,21 @@ def learn(
     }
     manifest.state = "trained"
     directory.write_manifest(manifest)
+
+
+def _screened(directory: RunDirectory, loop: Loop, bars: Bars) -> dict[str, Any]:
+    """The screen of this run; its manifest keeps it, so that a resumed run takes the same rate."""
+    manifest = directory.manifest()
+    if "screen" in manifest.training:
+        return dict(manifest.training["screen"])
+    started = time.perf_counter()
+    found = screen(loop)
+    manifest.training["screen"] = found.as_dict()
+    directory.write_manifest(manifest)
+    seconds = round(time.perf_counter() - started, 1)
+    directory.log("screen", seconds=seconds, **found.as_dict())
+    bars.say(found.sentence())
+    return found.as_dict()
 
 
 def objective_of(recipe: Recipe, tokenizer: Any) -> Objective[Any]:
@@ -170,14 +190,14 @@ def _shares(recipe: Recipe, sizes: dict[str, int]) -> dict[str, float]:
 def _settings(recipe: Recipe, model: Opened) -> Settings:
     given = recipe.training
     rate, faster = given.learning_rate, {"lora_B": recipe.lora.plus}
-    if rate == "auto":
+    if isinstance(rate, str):
         encoder = isinstance(model, Classifier) and model.body == "encoder"
         size = int(model.network.config.hidden_size)
         rate = automatic_rate(recipe.method, size, encoder=encoder)
         if isinstance(model, Classifier) and encoder:
             faster |= dict.fromkeys(model.fresh, FRESH_HEAD_TIMES)
     return Settings(
-        learning_rate=float(rate),
+        learning_rate=rate,
         schedule=given.schedule,
         warmup=given.warmup,
         weight_decay=given.weight_decay,

@@ -7,7 +7,7 @@ from statistics import median
 from burnish.chat import Message
 from burnish.data.findings import normalised
 from burnish.data.load import load
-from burnish.recipe import Data
+from burnish.recipe.data import Data
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "courteous-replies"
 

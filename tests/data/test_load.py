@@ -10,7 +10,7 @@ from burnish.chat import Message
 from burnish.data.findings import normalised
 from burnish.data.load import Dataset, load
 from burnish.errors import DataError
-from burnish.recipe import Data
+from burnish.recipe.data import Data
 from burnish.run_directory import Finding
 
 Rows = list[dict[str, Any]]

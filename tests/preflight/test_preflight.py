@@ -21,7 +21,6 @@ from burnish.preflight import Check, refuse
 from burnish.preflight.check import far, rows_in
 from burnish.preflight.rows import something_learnt
 from burnish.preflight.run import chosen
-from burnish.run_directory import RunDirectory
 from burnish.training import checkpoint
 from burnish.training.objective import Loss
 from burnish.training.objectives.sft import Sft
@@ -89,9 +88,7 @@ def test_a_failed_check_stops_the_run_before_its_first_step(
     )
     with pytest.raises(UserError, match=r"`accumulated = one batch` failed.*accumulation to 1"):
         burnish.train(recipe, quiet=True)
-    run = RunDirectory.open(recipe.parent / "runs" / "tiny")
-    assert run.events("preflight")
-    assert run.events("train") == []
+    assert not (recipe.parent / "runs" / "tiny").exists()  # nothing was trained, nothing is left
 
 
 original_loss = Sft.loss

@@ -20,7 +20,7 @@ from burnish.data.formats import Converter
 from burnish.data.rows import BadRow, Row, read_rows
 from burnish.data.split import split
 from burnish.errors import DataError
-from burnish.recipe import Data
+from burnish.recipe.data import Data
 from burnish.run_directory import Finding
 
 _SHOWN = 20

@@ -33,6 +33,7 @@ from burnish.recipe import Recipe
 from burnish.run_directory import RunDirectory
 from burnish.training.loop import Loop, is_due
 from burnish.training.memory import peak_memory_mb
+from burnish.training.screen import design
 from burnish.tuning import open_training
 
 # What a CUDA context and its libraries hold before the first tensor.
@@ -172,10 +173,21 @@ def _seconds(
         "evaluating the base": sum(task.base for task in found),
         "evaluating the tuned": sum(task.tuned for task in found),
     }
+    if recipe.training.learning_rate == "auto" and (work := _screen_work(loop, shapes)):
+        seconds = {"learning rate": training / steps.total * work} | seconds
     if recipe.training.preflight:
         work = _preflight_work(loop, shapes)
         seconds = {"preflight": training / steps.total * work} | seconds
     return seconds
+
+
+def _screen_work(loop: Loop, shapes: Shapes) -> float:
+    """Each trial's steps, and its held-out rows forwards, which is half of forwards and back."""
+    plan = design(loop)
+    passes = [items for number in plan.numbers for items in loop.batches.step(number)]
+    work = sum(work_of(Batch.of(items), shapes) for items in passes)
+    work += sum(work_of(Batch.of(group), shapes) for group in plan.groups) / 2
+    return len(plan.factors) * work
 
 
 def _preflight_work(loop: Loop, shapes: Shapes) -> float:

@@ -5,7 +5,7 @@ padded to the longest, plus the vocabulary for each learnt token. So the seconds
 over that work, times the work of all steps, are the seconds of training.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from burnish.evaluation.tasks import ChooseTask, GenerateTask, Task, TextLossTask
 from burnish.opening import Opened
 from burnish.plan.memory import Batch, Shapes
-from burnish.training.batches import Batches
+from burnish.training.batches import Batches, Chosen
 from burnish.training.loop import Loop
 
 # Steps at these places among all, by the work that they are; the first one only warms up.
@@ -41,20 +41,6 @@ class Steps:
     def total(self) -> float:
         """Of all steps."""
         return sum(self.works) * self.count / len(self.works)
-
-
-class _Chosen(Batches):
-    """Some steps of a run, as a run of its own."""
-
-    def __init__(self, whole: Batches, numbers: Sequence[int]) -> None:
-        self._whole, self._numbers = whole, numbers
-
-    @property
-    def steps(self) -> int:
-        return len(self._numbers)
-
-    def step(self, number: int) -> list[list[Any]]:
-        return self._whole.step(self._numbers[number])
 
 
 def work_of(batch: Batch, shapes: Shapes) -> float:
@@ -87,7 +73,7 @@ def training_seconds(loop: Loop, steps: Steps, folder: Path, clock: Clock) -> fl
         if phase == "train":
             marks.append(clock())
 
-    batches = _Chosen(loop.batches, [steps.numbers[index] for index in picked])
+    batches = Chosen(loop.batches, [steps.numbers[index] for index in picked])
     settings = replace(loop.settings, evaluations=0, checkpoints=1)
     Loop(loop.model, batches, loop.objective, settings, {}, folder, listen).run()
     seconds = marks[-1] - marks[1]

@@ -33,7 +33,7 @@ def saved_equals_resumed(subject: Subject, items: Sequence[Any], folder: Path) -
     saved: dict[str, str] = {}
 
     def listen(phase: str, values: dict[str, Any]) -> None:
-        if phase == "checkpoint" and values["step"] == 1:
+        if phase == "checkpoint" and values["step"] == 1 and not saved:  # a stop saves it again
             saved.update(_digests(straight))
             shutil.copytree(folder / "straight" / "step-1", folder / "again" / "step-1")
 

@@ -1,20 +1,16 @@
 """All checks in order on a few rows, after which the model is exactly as it was."""
 
-import random
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy
-import torch
 
 from burnish.errors import PreflightError
 from burnish.preflight.check import Check, Subject
 from burnish.preflight.gradients import accumulated_equals_one_batch, trunk_equals_plain
 from burnish.preflight.restarts import elsewhere_equals_here, saved_equals_resumed
 from burnish.preflight.rows import something_learnt, stop_learnt
+from burnish.training.undo import undone
 
 # Longer rows show nothing that shorter ones do not, and cost minutes on a CPU.
 _TOKENS = 512
@@ -58,39 +54,3 @@ def chosen(items: Sequence[Any]) -> list[Any]:
     short = [item for item in learnt if item.size <= _TOKENS] or learnt[:2]
     middle = max(1, len(short) // 2)
     return [*short[:1], *short[middle : middle + 1]]
-
-
-@contextmanager
-def undone(model: Any, folder: Path) -> Iterator[None]:
-    """Puts weights that learn, gradients, mode and random states back.
-
-    The weights wait on disk, so that full tuning needs no memory for a second copy of them.
-    """
-    learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    torch.save({name: p.detach() for name, p in learning.items()}, folder / "before.pt")
-    training, states = model.training, _random_states()
-    try:
-        yield
-    finally:
-        before = torch.load(folder / "before.pt", weights_only=True, mmap=True)
-        with torch.no_grad():
-            for name, parameter in learning.items():
-                parameter.copy_(before[name])
-                parameter.grad = None
-        del before
-        model.train(training)
-        _restore_random(states)
-
-
-def _random_states() -> tuple[Any, ...]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return torch.get_rng_state(), cuda, random.getstate(), numpy.random.get_state()
-
-
-def _restore_random(states: tuple[Any, ...]) -> None:
-    cpu, cuda, python, of_numpy = states
-    torch.set_rng_state(cpu)
-    if cuda:
-        torch.cuda.set_rng_state_all(cuda)
-    random.setstate(python)
-    numpy.random.set_state(of_numpy)

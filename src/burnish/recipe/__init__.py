@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from burnish.errors import RecipeError
+from burnish.recipe.data import Data, Mixing, Task
 from burnish.recipe.methods import Bottleneck, LastN, Lora, Prefix
 from burnish.recipe.objectives import Classify, Distill, Dpo, Grpo, Kto, Lm, Reward, Sft, Tag
 from burnish.recipe.section import Fraction, Section
@@ -37,37 +38,15 @@ _NOT_FOR_HEADS = {
 _WHOLE = ("classify.weights", "tag.weights", "tasks")  # a label may itself hold a full stop
 
 
-class Split(Section):
-    """Shares of the rows held out where the recipe names no files for them."""
-
-    validation: Fraction = Field(0.1, description="share held out to choose checkpoints")
-    test: Fraction = Field(0.25, description="share held out to measure the gain")
-
-
-class Data(Section):
-    """Where rows come from and how they are read."""
-
-    train: Path = Field(description="JSON Lines, CSV or Parquet file to learn from")
-    validation: Path | None = Field(None, description="file instead of a split")
-    test: Path | None = Field(None, description="file instead of a split")
-    columns: dict[str, str] = Field(
-        default_factory=dict,
-        description="our field (text, label, prompt, tokens, tags, group and so on) to the column",
-    )
-    system: str | None = Field(None, description="system message put before every row")
-    split: Split = Field(default_factory=Split)
-    group_by: str | None = Field(None, description="column whose rows never straddle a split")
-    drop_bad: bool = Field(False, description="go on without bad rows")
-    limit: int | None = Field(None, gt=0, description="use only the first rows of each file")
-
-
 class Training(Section):
     """How the weights move."""
 
     epochs: float = Field(3, gt=0)
     batch_size: int = Field(8, gt=0, description="rows in one forward pass")
     accumulation: int = Field(1, gt=0, description="forward passes an optimizer step")
-    learning_rate: float | Literal["auto"] = "auto"
+    learning_rate: float | Literal["auto", "rule"] = Field(
+        "auto", description="auto tries a few rates around the rule's, rule takes that one"
+    )
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     warmup: Fraction = Field(0.05, description="share of the steps")
     weight_decay: float = Field(0.0, ge=0)
@@ -116,18 +95,6 @@ class Tune(Section):
         if problems := _space_problems(flat):
             raise PydanticCustomError("space", "{problems}", {"problems": "; ".join(problems)})
         return flat
-
-
-class Task(Data):
-    """Another data set that is learnt together with `data`, by the same objective."""
-
-    weight: float = Field(1.0, gt=0, description="times the share that its size would give it")
-
-
-class Mixing(Section):
-    """How much of an epoch each data set gives."""
-
-    temperature: float = Field(1.0, gt=0, description="1 is by size, large is alike for all")
 
 
 class Recipe(Section):

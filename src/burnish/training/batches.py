@@ -87,6 +87,20 @@ class Batches:
         return drawn
 
 
+class Chosen(Batches):
+    """Some steps of a run, as a run of its own."""
+
+    def __init__(self, whole: Batches, numbers: Sequence[int]) -> None:
+        self._whole, self._numbers = whole, numbers
+
+    @property
+    def steps(self) -> int:
+        return len(self._numbers)
+
+    def step(self, number: int) -> list[list[Any]]:
+        return self._whole.step(self._numbers[number])
+
+
 def temperature_shares(sizes: Mapping[str, int], temperature: float) -> dict[str, float]:
     """Shares in proportion to size ** (1 / temperature): 1 is by size, large is alike for all.
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from burnish.errors import InterruptedRunError, RunError, UserError
+from burnish.errors import DivergedError, InterruptedRunError, RunError, UserError
 from burnish.models.adapt import load_weights
 from burnish.models.branches import Network
 from burnish.models.fused import fused_lora
@@ -150,7 +150,7 @@ class Loop:
                 sums.add(found, units)
         means = sums.values()
         if not math.isfinite(means["loss"]):
-            raise UserError(
+            raise DivergedError(
                 f"the loss became {means['loss']} at step {self.progress.step + 1}",
                 f"lower training.learning_rate (now {self.settings.learning_rate:g})",
             )

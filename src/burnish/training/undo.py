@@ -1,0 +1,46 @@
+"""Trying something on a model that is exactly as before afterwards."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+
+@contextmanager
+def undone(model: Any, folder: Path) -> Iterator[None]:
+    """Puts weights that learn, gradients, mode and random states back.
+
+    The weights wait on disk, so that full tuning needs no memory for a second copy of them.
+    """
+    learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    torch.save({name: p.detach() for name, p in learning.items()}, folder / "before.pt")
+    training, states = model.training, _random_states()
+    try:
+        yield
+    finally:
+        before = torch.load(folder / "before.pt", weights_only=True, mmap=True)
+        with torch.no_grad():
+            for name, parameter in learning.items():
+                parameter.copy_(before[name])
+                parameter.grad = None
+        del before
+        model.train(training)
+        _restore_random(states)
+
+
+def _random_states() -> tuple[Any, ...]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return torch.get_rng_state(), cuda, random.getstate(), numpy.random.get_state()
+
+
+def _restore_random(states: tuple[Any, ...]) -> None:
+    cpu, cuda, python, of_numpy = states
+    torch.set_rng_state(cpu)
+    if cuda:
+        torch.cuda.set_rng_state_all(cuda)
+    random.setstate(python)
+    numpy.random.set_state(of_numpy)
