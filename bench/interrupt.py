@@ -59,6 +59,18 @@ class Case:
         return self.folder / name / "tmp"
 
 
+@dataclass(frozen=True)
+class Aim:
+    """When to kill: after that share of the events still to come, while the process does that.
+
+    Shares of events and not of seconds, so that the load of the machine moves no kill behind the
+    end. `starting` has no events yet: there the share is in seconds.
+    """
+
+    share: float
+    doing: str
+
+
 @dataclass
 class Outcome:
     """One run: where its kills fell, and how it differs from the one that nobody stopped."""
@@ -102,7 +114,11 @@ def make_case(objective: str, model: Path, folder: Path, *, rows: int, epochs: i
             "checkpoints": CHECKPOINTS,
             "patience": 100,
         },
-        "evaluate": {"general": str(folder / "suite.jsonl"), "max_new_tokens": 4},
+        "evaluate": {
+            "target": ["accuracy"],
+            "general": str(folder / "suite.jsonl"),
+            "max_new_tokens": 4,
+        },
         **own,
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
@@ -134,20 +150,15 @@ def straight(case: Case, name: str = "straight") -> float:
     return time.perf_counter() - started
 
 
-def interrupted(
-    case: Case, name: str, aims: Sequence[tuple[float, str]], chance: random.Random
-) -> Outcome:
-    """A run killed once for each aim that it still reaches, and continued until it is finished.
-
-    An aim is the seconds after a start and what the process must be doing then.
-    """
+def interrupted(case: Case, name: str, aims: Sequence[Aim], chance: random.Random) -> Outcome:
+    """A run killed once for each aim that it still reaches, and continued until it is finished."""
     outcome, left = Outcome(), list(aims)
     while True:
         process = _start(case, name)
         run = case.run(name)
-        seen = len(_events(run))
-        if left and _reached(process, *left.pop(0), _watch(case, name)):
-            time.sleep(chance.uniform(0, 0.003))
+        seen = _count(run)
+        if left and _reached(process, left.pop(0), _watch(case, name)):
+            time.sleep(chance.uniform(0, 0.02))
             process.kill()
             process.join()
             if process.exitcode == 0:  # it was faster
@@ -219,31 +230,37 @@ def _start(case: Case, name: str) -> Any:
     return process
 
 
-def _reached(process: Any, after: float, aim: str, watch: Callable[[str], bool]) -> bool:
-    """Waits until the process does what is aimed at; False if it ended before."""
-    ready = time.perf_counter() + after
-    while process.is_alive() and time.perf_counter() < ready + _LONGEST:
-        if time.perf_counter() >= ready and watch(aim):
+def _reached(process: Any, aim: Aim, watch: Callable[[Aim, float], bool]) -> bool:
+    """Waits until the process is where the aim says; False if it ended before."""
+    started = time.perf_counter()
+    while process.is_alive() and time.perf_counter() < started + _LONGEST:
+        if watch(aim, time.perf_counter() - started):
             return True
         time.sleep(_POLL)
     return False
 
 
-def _watch(case: Case, name: str) -> Callable[[str], bool]:
-    run = case.run(name)
+def _watch(case: Case, name: str) -> Callable[[Aim, float], bool]:
+    run, seen = case.run(name), _count(case.run(name))
+    wanted = _count(case.run("straight")) - seen
 
-    def watch(aim: str) -> bool:
-        if aim == "checkpoint":
-            return any(run.glob("checkpoints/.step-*"))
-        if aim == "validation":
-            return _validates(_events(run))
-        if aim == "preflight":
+    def watch(aim: Aim, seconds: float) -> bool:
+        if aim.doing == "starting":
+            return seconds >= aim.share
+        if aim.doing == "preflight":
             return any(case.spare(name).glob("burnish-preflight-*"))
-        if aim == "evaluation":
-            return (run / "results").exists()
-        return True
+        if _count(run) < seen + aim.share * wanted:
+            return False
+        if aim.doing == "checkpoint":
+            return any(run.glob("checkpoints/.step-*"))
+        return aim.doing == "any" or _validates(_events(run))
 
     return watch
+
+
+def _count(run: Path) -> int:
+    path = run / "events.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def _events(run: Path) -> list[dict[str, Any]]:
@@ -257,19 +274,11 @@ def _validates(events: Sequence[dict[str, Any]]) -> bool:
     return is_due(events[-1]["step"], events[-1]["steps"], EVALUATIONS)
 
 
-def aims(count: int, seconds: float, chance: random.Random) -> list[tuple[float, str]]:
-    """Moments within a run of so many seconds; some wait for what takes little time.
-
-    A continued run has less before it, so its moments come earlier.
-    """
-    kinds = ("any", "any", "any", "checkpoint", "validation")
-    rare = ("preflight", "evaluation", "checkpoint", "validation")
-    chosen = [chance.choice(kinds if chance.random() < 0.9 else rare) for _ in range(count)]
-    ends = [seconds] + [0.6 * seconds] * (count - 1)
-    return [
-        (0.0 if kind == "preflight" else chance.uniform(0, end), kind)
-        for kind, end in zip(chosen, ends, strict=True)
-    ]
+def aims(count: int, chance: random.Random) -> list[Aim]:
+    """Moments spread over a run; some wait for what takes little time."""
+    kinds = {"any": 10, "starting": 3, "preflight": 1, "checkpoint": 4, "validation": 2}
+    chosen = chance.choices(list(kinds), weights=list(kinds.values()), k=count)
+    return [Aim(chance.random(), doing) for doing in chosen]
 
 
 def tiny_model(folder: Path) -> Path:
@@ -325,7 +334,7 @@ def measure(case: Case, kills: int, chance: random.Random) -> list[Outcome]:
     while fallen < kills:
         count = min(chance.randint(1, 3), kills - fallen)
         name = f"killed-{len(outcomes)}"
-        outcome = interrupted(case, name, aims(count, seconds, chance), chance)
+        outcome = interrupted(case, name, aims(count, chance), chance)
         outcomes.append(outcome)
         fallen += len(outcome.phases)
         if outcome.lost or outcome.differences:  # its folder is kept to be looked at
