@@ -117,7 +117,7 @@ def test_killed_and_resumed_is_bit_identical(recipe: Path, tmp_path: Path) -> No
 
 def test_a_changed_recipe_is_not_continued(recipe: Path) -> None:
     burnish.train(recipe, quiet=True)
-    with pytest.raises(RunError, match=r"has changed since \(training\.epochs\)"):
+    with pytest.raises(RunError, match=r"has changed since \(training\.epochs was 4\.0, is 9\.0\)"):
         burnish.train(recipe, resume=True, quiet=True, training={"epochs": 9})
 
 

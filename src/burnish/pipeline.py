@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -27,7 +27,7 @@ from burnish.lineage import check_method, keep_earlier, recipe_of
 from burnish.measurement import check_scorers, fill_ledger, measure, target_task
 from burnish.models.classifier import longest_text
 from burnish.models.language_model import LanguageModel
-from burnish.models.load import load_tokenizer
+from burnish.models.load import load_tokenizer, place
 from burnish.models.sources import Source, resolve
 from burnish.opening import Opened
 from burnish.opening import open_classifier as open_classifier  # a verb of notebooks
@@ -40,6 +40,7 @@ from burnish.recipe import HEADS, Recipe, build_recipe, load_recipe
 from burnish.recipe.data import Data
 from burnish.reports.card import write_card
 from burnish.reports.page import write_page
+from burnish.resuming import continued
 from burnish.retention.verdict import Head, decide
 from burnish.run_directory import Finding, Manifest, RunDirectory
 from burnish.training.loop import Listener, Loop
@@ -121,7 +122,7 @@ def train(
     if chosen.evaluate.general:
         load_suite(chosen.evaluate.general)  # a misspelt suite is found now, not after training
     bars = Bars(quiet=quiet)
-    directory = _continue(chosen) if resume else None
+    directory = continued(chosen) if resume else None
     if directory is None:
         directory = _begin(chosen, bars)
     if directory.manifest().state == "training":
@@ -274,6 +275,7 @@ def _begin(recipe: Recipe, bars: Bars) -> RunDirectory:
             "machine": platform.machine(),
             "system": platform.system(),
             "threads": torch.get_num_threads(),
+            "device": str(place(recipe.device)),
             "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         },
     )
@@ -292,32 +294,3 @@ def _begin(recipe: Recipe, bars: Bars) -> RunDirectory:
         if finding.severity == "warning":
             bars.say(f"[yellow]warning[/] {finding.message}")
     return directory
-
-
-def _continue(recipe: Recipe) -> RunDirectory | None:
-    """The run to go on with; None where it never got as far as its data."""
-    path = recipe.output / recipe.name
-    if not path.exists():
-        raise RunError(f"there is no run {path} to continue", "start it without --resume")
-    directory = RunDirectory.open(path)
-    manifest = directory.manifest()
-    now = recipe.model_dump(mode="json")
-    if manifest.recipe != now:
-        before, after = _flat(manifest.recipe), _flat(now)
-        changed = ", ".join(key for key in after if before.get(key) != after[key])
-        raise RunError(
-            f"the recipe of {path} has changed since ({changed})",
-            "put it back, or start anew under another --name",
-        )
-    if manifest.state == "created":
-        shutil.rmtree(path)
-        return None
-    return directory
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        inner = isinstance(value, Mapping)
-        flat |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
-    return flat

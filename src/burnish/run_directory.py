@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from burnish.chat import Example
 from burnish.errors import RunError
@@ -94,6 +94,8 @@ class Manifest:
 
     `lineage` says which run this one started from (path, model, method, hash of its tuned
     weights, how it was taken over, its own lineage); empty for a run from the model itself.
+    `changes` are the recipe's values that changed when the run was continued: key, before, after,
+    and the state it was in.
     """
 
     name: str
@@ -107,6 +109,7 @@ class Manifest:
     times: dict[str, float] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     lineage: dict[str, Any] = field(default_factory=dict)
+    changes: list[dict[str, Any]] = field(default_factory=list)
 
 
 class RunDirectory:
@@ -126,16 +129,18 @@ class RunDirectory:
             raise RunError(
                 f"{path} already exists", "choose another --name, or continue it with --resume"
             )
+        new = path.with_name(f".{path.name}.new")  # a folder without a manifest is no run
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            run = cls(path)
-            run.write_manifest(manifest)
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir(parents=True)
+            cls(new).write_manifest(manifest)
+            new.replace(path)
         except OSError as error:
             raise RunError(
                 f"{path} cannot be written ({error.strerror})",
                 "name a folder that you may write to with --output",
             ) from error
-        return run
+        return cls(path)
 
     @classmethod
     def open(cls, path: Path | str) -> "RunDirectory":
@@ -188,8 +193,9 @@ class RunDirectory:
     def log(self, phase: str, **values: Any) -> None:
         """Appends one event; the line is flushed before this returns."""
         row = {"time": round(time.time(), 3), "phase": phase} | values
-        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        with (self.path / "events.jsonl").open("a+b") as file:
+            _drop_torn_line(file)
+            file.write(json.dumps(row).encode() + b"\n")
 
     def events(self, phase: str | None = None) -> list[dict[str, Any]]:
         """Events in order, a torn last line left out; empty before the first one."""
@@ -300,15 +306,40 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def replace_directory(new: Path, target: Path) -> None:
-    """Puts a finished folder in place of another; a kill leaves the old one or the new one."""
-    if target.exists():
-        old = target.with_name(f".{target.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        target.replace(old)
-        new.replace(target)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        new.replace(target)
+    """Puts a finished folder in place of another; under that name it is whole or absent."""
+    for path in new.rglob("*"):
+        if path.is_file():  # or a power cut could leave the name and lose the numbers
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    old = _set_aside(target)
+    new.replace(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_directory(path: Path) -> None:
+    """Removes a folder, which under that name is whole or gone even after a kill."""
+    shutil.rmtree(_set_aside(path), ignore_errors=True)
+
+
+def _set_aside(path: Path) -> Path:
+    """Renames a folder, if it is there, to a hidden name, which this returns."""
+    old = path.with_name(f".{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.replace(old)
+    return old
+
+
+def _drop_torn_line(file: BinaryIO) -> None:
+    """Cuts off a last line that a kill left without its end, lest the next one be glued to it."""
+    size = end = file.seek(0, os.SEEK_END)
+    while end:
+        file.seek(end - 1)
+        if file.read(1) == b"\n":
+            break
+        end -= 1
+    if end < size:
+        file.truncate(end)
 
 
 def _sync(file: Any) -> None:

@@ -64,13 +64,17 @@ def learn(
     with bars.training(loop.batches.steps) as show:
 
         def listen(phase: str, values: dict[str, Any]) -> None:
+            if phase == "resumed":
+                directory.drop_events_after(values["step"])
+                if not values["step"] and not values["damaged"]:
+                    return
+                _say_damaged(bars, values)
             directory.log(phase, **values)
             show(phase, values)
             if watch:
                 watch(phase, values)
 
         loop.listen = listen
-        directory.drop_events_after(max(saved_steps(directory.checkpoints), default=0))
         started = time.perf_counter()
         progress = loop.run(resume=True)
     manifest.times["train"] = round(time.perf_counter() - started, 1)
@@ -101,6 +105,13 @@ def _screened(directory: RunDirectory, loop: Loop, bars: Bars) -> dict[str, Any]
     directory.log("screen", seconds=seconds, **found.as_dict())
     bars.say(found.sentence())
     return found.as_dict()
+
+
+def _say_damaged(bars: Bars, resumed: dict[str, Any]) -> None:
+    step = resumed["step"]
+    goes_on = f"going on from step-{step}" if step else "starting again, which gives the same"
+    for name, wrong in resumed["damaged"].items():
+        bars.say(f"[yellow]warning[/] checkpoint {name} is damaged ({wrong}), {goes_on}")
 
 
 def objective_of(recipe: Recipe, tokenizer: Any) -> Objective[Any]:

@@ -14,8 +14,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # A stage imports only from those before it; `pipeline` and `cli` from all.
 ORDER = [
     "errors", "chat", "recipe", "run_directory", "progress", "data", "models", "training",
-    "evaluation", "retention", "reports", "lineage", "opening", "rewards", "measurement",
-    "tuning", "preflight", "plan", "pipeline", "stages", "space", "tune", "cli",
+    "evaluation", "retention", "reports", "lineage", "resuming", "opening", "rewards",
+    "measurement", "tuning", "preflight", "plan", "pipeline", "stages", "space", "tune", "cli",
 ]  # fmt: skip
 # file or function -> why it may be longer; this list may only shrink
 LONGER: dict[str, str] = {}

@@ -133,12 +133,12 @@ def test_what_does_not_fit_in_single_rows_names_lora_or_a_length() -> None:
 
 def test_a_disk_that_is_too_small_names_the_checkpoints_that_fit() -> None:
     disk = Disk(checkpoint=100, checkpoints=6, optimizer=200, results=50)
-    assert disk.total == 100 * 7 + 400 + 50
-    check_disk(plain_recipe(), disk, Room(0, 1150))
+    assert disk.total == 100 * 7 + 600 + 50
+    check_disk(plain_recipe(), disk, Room(0, 1350))
     with pytest.raises(UserError, match=r"set training\.checkpoints=3"):
-        check_disk(plain_recipe(), disk, Room(0, 850))
+        check_disk(plain_recipe(), disk, Room(0, 1050))
     with pytest.raises(UserError, match="free some room"):
-        check_disk(plain_recipe(), disk, Room(0, 500))
+        check_disk(plain_recipe(), disk, Room(0, 700))
 
 
 def test_free_disk_is_that_of_the_nearest_folder(tmp_path: Path) -> None:

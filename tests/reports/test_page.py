@@ -167,6 +167,14 @@ def test_all_that_repeats_the_run_is_there(certified: RunDirectory) -> None:
         assert words in text
 
 
+def test_a_budget_that_changed_on_the_way_is_told(certified: RunDirectory) -> None:
+    change = {"key": "budget.general", "before": 2.0, "after": 5.0, "state": "trained"}
+    certified.write_manifest(replace(certified.manifest(), changes=[change]))
+    text = Page(page_of(certified)).text
+    assert "Changed before it was continued" in text
+    assert re.search(r"budget\.general\s+2(\.0)? → 5(\.0)?\s", text)
+
+
 @pytest.mark.parametrize("name", ["ledger.json", "verdict.json", "events.jsonl"])
 def test_half_written_file_is_a_run_error(certified: RunDirectory, name: str) -> None:
     path = certified.path / name

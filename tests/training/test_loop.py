@@ -17,7 +17,7 @@ from burnish.training.objective import Loss
 from burnish.training.objectives.sft import Sft
 
 
-def tiny(seed: int = 0) -> Any:
+def tiny(seed: int = 0, dropout: float = 0.0) -> Any:
     """Always the same base; the seed is the adapter's."""
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -30,7 +30,7 @@ def tiny(seed: int = 0) -> Any:
         initializer_range=0.2,
     )
     return add_lora(
-        LlamaForCausalLM(config), rank=4, alpha=8, dropout=0.0, target="all-linear", seed=seed
+        LlamaForCausalLM(config), rank=4, alpha=8, dropout=dropout, target="all-linear", seed=seed
     )
 
 
@@ -55,9 +55,10 @@ def loop(folder: Path, model: Any = None, **changes: Any) -> tuple[Loop, list[tu
     )
     objective = changes.pop("objective", Sft())
     validation = changes.pop("validation", {"validation": rows(6)})
+    dropout = changes.pop("dropout", 0.0)
     settings = Settings(**{"learning_rate": 1e-2, **changes})
     made = Loop(
-        model or tiny(),
+        model or tiny(dropout=dropout),
         batches,
         objective,
         settings,
@@ -66,6 +67,11 @@ def loop(folder: Path, model: Any = None, **changes: Any) -> tuple[Loop, list[tu
         lambda phase, values: events.append((phase, values)),
     )
     return made, events
+
+
+def same_weights(found: Any, expected: Any) -> None:
+    for name, value in weights(expected).items():
+        assert torch.equal(weights(found)[name], value), name
 
 
 def weights(model: Any) -> dict[str, torch.Tensor]:
@@ -105,8 +111,7 @@ def test_resumed_is_bit_identical(tmp_path: Path) -> None:
     again, _ = loop(tmp_path / "broken", model=tiny(seed=9))
     again.run(resume=True)
     assert any(phase == "checkpoint" for phase, _ in events)
-    for name, value in weights(straight.model).items():
-        assert torch.equal(weights(again.model)[name], value), name
+    same_weights(again.model, straight.model)
 
 
 def test_signal_writes_a_checkpoint(tmp_path: Path) -> None:
@@ -178,14 +183,89 @@ def test_out_of_memory_ends_with_a_sentence(tmp_path: Path) -> None:
         made.run()
 
 
-def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+def half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGES = {
+    "half the weights": ("adapter_model.safetensors", half, "cut off"),
+    "no weights": ("adapter_model.safetensors", Path.unlink, "no weights"),
+    "half an optimizer": ("optimizer.pt", half, "optimizer.pt is cut off"),
+    "a flipped bit": ("optimizer.pt", flipped, "optimizer.pt is damaged"),
+    "no optimizer": ("optimizer.pt", Path.unlink, "optimizer.pt is missing"),
+    "no progress": ("progress.json", Path.unlink, "progress.json is missing"),
+    "half the progress": ("progress.json", half, "progress.json is cut off"),
+    "empty random states": ("random.pt", lambda path: path.write_bytes(b""), "random.pt is cut"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_checkpoint_is_named_and_gone_around(damage: str, tmp_path: Path) -> None:
+    name, spoil, said = DAMAGES[damage]
+    straight, _ = loop(tmp_path, dropout=0.1)
+    straight.run()
+    assert checkpoint.saved_steps(tmp_path)[-2:] == [9, 12]
+    spoil(tmp_path / "step-12" / name)
+    again, events = loop(tmp_path, model=tiny(seed=9, dropout=0.1))
+    again.run(resume=True)
+    phase, told = events[0]
+    assert (phase, told["step"], list(told["damaged"])) == ("resumed", 9, ["step-12"])
+    assert said in told["damaged"]["step-12"]
+    assert [v["step"] for phase, v in events if phase == "train"] == [10, 11, 12]
+    same_weights(again.model, straight.model)
+    assert checkpoint.damage(tmp_path / "step-12") is None
+
+
+def test_without_a_whole_checkpoint_the_run_starts_again(tmp_path: Path) -> None:
+    straight, _ = loop(tmp_path, dropout=0.1)
+    straight.run()
+    for step in (9, 12):
+        half(tmp_path / f"step-{step}" / "optimizer.pt")
+    again, events = loop(tmp_path, dropout=0.1)
+    again.run(resume=True)
+    assert events[0][1]["step"] == 0
+    assert list(events[0][1]["damaged"]) == ["step-12", "step-9"]
+    assert [v["step"] for phase, v in events if phase == "train"] == list(range(1, 13))
+    same_weights(again.model, straight.model)
+
+
+def test_a_run_whose_best_weights_are_damaged_goes_back_before_them(tmp_path: Path) -> None:
+    """Otherwise it would train to the end and then have nothing to put back."""
     made, _ = loop(tmp_path)
     made.run()
-    last = tmp_path / f"step-{checkpoint.saved_steps(tmp_path)[-1]}"
-    (last / "adapter_model.safetensors").write_bytes(b"half")
+    progress = tmp_path / "step-12" / "progress.json"
+    progress.write_text(progress.read_text().replace('"best_step": 12', '"best_step": 6'))
+    half(tmp_path / "step-6" / "adapter_model.safetensors")
+    assert "of step-6 is cut off" in str(checkpoint.damage(tmp_path / "step-12"))
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_thrown_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, _ = loop(tmp_path)
+    made.run()
+
+    def no_room(*_: Any, **__: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(torch, "load", no_room)
     again, _ = loop(tmp_path)
-    with pytest.raises(RunError, match="cannot be read"):
+    with pytest.raises(RunError, match=r"step-12 cannot be read .*allocate memory"):
         again.run(resume=True)
+    assert checkpoint.saved_steps(tmp_path) == [3, 6, 9, 12]
+
+
+def test_the_two_newest_can_be_resumed(tmp_path: Path) -> None:
+    made, _ = loop(tmp_path)
+    made.run()
+    kept = [(tmp_path / f"step-{step}" / "optimizer.pt").exists() for step in (3, 6, 9, 12)]
+    assert kept == [False, False, True, True]
 
 
 def test_every_row_once_an_epoch() -> None:

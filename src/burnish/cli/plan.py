@@ -56,6 +56,6 @@ def _table(plan: Any) -> Table:
     table.add_row("computed", gib(plan.memory.total), parts)
     table.add_row("", gib(plan.checkpointed), "with gradient checkpointing")
     kept = f"{plan.disk.checkpoints} checkpoints of {gib(plan.disk.checkpoint)}"
-    optimizer = f"optimizer {gib(plan.disk.optimizer)}"
+    optimizer = f"2 optimizers of {gib(plan.disk.optimizer)}"
     table.add_row("disk", gib(plan.disk.total), f"{kept}, {optimizer}, released weights, results")
     return table

@@ -20,7 +20,7 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """Bytes that a run leaves: a checkpoint's weights, one optimizer, released weights, results."""
+    """Bytes that a run leaves: checkpoints' weights, 2 optimizers, released weights, results."""
 
     checkpoint: int
     checkpoints: int
@@ -29,8 +29,8 @@ class Disk:
 
     @property
     def total(self) -> int:
-        """At the worst moment, when the new optimizer is written and the old one still there."""
-        return self.checkpoint * (self.checkpoints + 1) + 2 * self.optimizer + self.results
+        """At the worst moment, when a new optimizer is written and two old ones still there."""
+        return self.checkpoint * (self.checkpoints + 1) + 3 * self.optimizer + self.results
 
 
 def check_memory(recipe: Recipe, shapes: Shapes, batch: Batch, program: int, room: Room) -> None:

@@ -310,12 +310,14 @@ def _points(contents: Contents, phase: str, key: str) -> charts.Points:
 def _facts(contents: Contents) -> list[tuple[str, dict[str, str]]]:
     """Everything of the manifest beside the recipe, by topic."""
     manifest = contents.manifest
+    changed = {c["key"]: f"{plain(c['before'])} → {plain(c['after'])}" for c in manifest.changes}
     topics: list[tuple[str, Mapping[str, Any]]] = [
         ("Model", manifest.model),
         ("Data", manifest.data),
         ("Training", manifest.training),
         ("Versions", manifest.versions),
         ("Host", {key: value for key, value in manifest.host.items() if key != "command"}),
+        ("Changed before it was continued", changed),
     ]
     worded = [(name, {k: plain(v) for k, v in flat(values).items()}) for name, values in topics]
     times = {key: moment(value) for key, value in manifest.times.items()}

@@ -3,16 +3,20 @@
 import json
 import re
 import shutil
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from burnish.errors import RunError
 from burnish.models.adapt import load_weights, save_weights
-from burnish.run_directory import replace_directory
+from burnish.run_directory import remove_directory, replace_directory
+
+# A damaged newest checkpoint must leave one to go on from.
+_RESUMABLE = 2
 
 
 @dataclass
@@ -47,7 +51,7 @@ def load(folder: Path, model: Any, optimizer: torch.optim.Optimizer) -> Progress
     """Puts weights, optimizer and random states back.
 
     Raises:
-        RunError: a file of the checkpoint is missing or damaged.
+        RunError: a file of the checkpoint is missing, damaged, or of another model.
     """
     try:
         progress = Progress(**json.loads((folder / "progress.json").read_text()))
@@ -57,9 +61,82 @@ def load(folder: Path, model: Any, optimizer: torch.optim.Optimizer) -> Progress
     except (OSError, RuntimeError, ValueError, TypeError, SafetensorError) as error:
         raise RunError(
             f"the checkpoint {folder} cannot be read ({str(error).splitlines()[0]})",
-            "delete that folder and continue with --resume from the one before",
+            "see that this machine can read it, then continue with --resume",
         ) from error
     return progress
+
+
+def load_newest(
+    folder: Path, model: Any, optimizer: torch.optim.Optimizer
+) -> tuple[Progress, dict[str, str]]:
+    """Puts the newest whole checkpoint back, and removes what is newer or half written.
+
+    Without one it is the start, and model and optimizer are untouched. Either way the steps that
+    are taken again give what they gave before.
+
+    Returns:
+        Where the run stands, and the damaged checkpoints with what is wrong with each.
+
+    Raises:
+        RunError: a whole checkpoint cannot be read, which is no reason to go around it.
+    """
+    for left in folder.glob(".step-*"):
+        shutil.rmtree(left)
+    damaged: dict[str, str] = {}
+    for place, step in enumerate(reversed(saved_steps(folder))):
+        path = folder / f"step-{step}"
+        if place >= _RESUMABLE and not (path / "optimizer.pt").exists():
+            break  # this one and those before it were kept for their weights
+        if (wrong := damage(path)) is None:
+            _drop_after(folder, step)
+            return load(path, model, optimizer), damaged
+        damaged[path.name] = wrong
+    _drop_after(folder, 0)
+    return Progress(), damaged
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint that is to be resumed; None if it is whole."""
+    try:
+        progress = Progress(**json.loads((folder / "progress.json").read_text()))
+    except FileNotFoundError:
+        return "progress.json is missing"
+    except (ValueError, TypeError):
+        return "progress.json is cut off"
+    for name in ("optimizer.pt", "random.pt"):
+        if wrong := _archive_damage(folder / name):
+            return wrong
+    best = folder if progress.best_step is None else folder.with_name(f"step-{progress.best_step}")
+    return _weights_damage(folder) or _weights_damage(best)
+
+
+def _archive_damage(path: Path) -> str | None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return f"{path.name} is damaged" if archive.testzip() else None
+    except FileNotFoundError:
+        return f"{path.name} is missing"
+    except zipfile.BadZipFile:
+        return f"{path.name} is cut off"
+
+
+def _weights_damage(folder: Path) -> str | None:
+    files = list(folder.glob("*.safetensors"))
+    if not files:
+        return f"{folder.name} has no weights"
+    for path in files:
+        try:
+            with safe_open(str(path), framework="pt"):  # compares the size with its header's
+                pass
+        except SafetensorError:
+            return f"{path.name} of {folder.name} is cut off"
+    return None
+
+
+def _drop_after(folder: Path, step: int) -> None:
+    for later in saved_steps(folder):
+        if later > step:
+            remove_directory(folder / f"step-{later}")
 
 
 def saved_steps(folder: Path) -> list[int]:
@@ -68,11 +145,10 @@ def saved_steps(folder: Path) -> list[int]:
     return sorted(int(name[1]) for name in names if name)
 
 
-def drop_optimizers(folder: Path, keep: int) -> None:
-    """Only the newest checkpoint is resumed; the others keep just their weights."""
-    for step in saved_steps(folder):
-        if step != keep:
-            (folder / f"step-{step}" / "optimizer.pt").unlink(missing_ok=True)
+def drop_optimizers(folder: Path) -> None:
+    """The newest checkpoint is resumed, or the one before; the others keep just their weights."""
+    for step in saved_steps(folder)[:-_RESUMABLE]:
+        (folder / f"step-{step}" / "optimizer.pt").unlink(missing_ok=True)
 
 
 def _random_states() -> dict[str, Any]:

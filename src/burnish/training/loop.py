@@ -57,7 +57,7 @@ class Loop:
         validation: items for early stopping by name of their data set; without any the last
             step is the best.
         folder: where checkpoints go.
-        listen: called with (phase, values) after every step, validation and checkpoint.
+        listen: called with (phase, values) after every step, validation, checkpoint and resumption.
     """
 
     model: Any
@@ -88,10 +88,10 @@ class Loop:
             UserError: the loss is not finite, memory or disk ran out; the last checkpoint stays.
         """
         steps = self.batches.steps
-        if resume and (saved := checkpoint.saved_steps(self.folder)):
-            self.progress = checkpoint.load(
-                self.folder / f"step-{saved[-1]}", self.model, self.optimizer
-            )
+        if resume:
+            found = checkpoint.load_newest(self.folder, self.model, self.optimizer)
+            self.progress, damaged = found
+            self.listen("resumed", {"step": self.progress.step, "damaged": damaged})
         keep_freed_memory()
         with _stop_requests() as stop, self._accidents(), fused_lora(self.model):
             while self.progress.step < steps and not self.progress.stopped:
@@ -189,7 +189,7 @@ class Loop:
 
     def _save(self) -> None:
         checkpoint.save(self.folder, self.model, self.optimizer, self.progress)
-        checkpoint.drop_optimizers(self.folder, keep=self.progress.step)
+        checkpoint.drop_optimizers(self.folder)
         self.listen("checkpoint", {"step": self.progress.step})
 
     def _restore_best(self) -> None:

@@ -1,0 +1,83 @@
+"""Going on with a run: what of its recipe may have changed since it began, and what may not.
+
+A continued run ends with the weights that it would have had without a stop, so whatever the
+weights depend on must be as it was.
+"""
+
+import json
+from typing import Any
+
+from burnish.errors import RunError
+from burnish.lineage import recipe_of
+from burnish.models.load import place
+from burnish.recipe import Recipe, flat_values
+from burnish.run_directory import Manifest, RunDirectory, remove_directory
+
+# Where the run lies; what only a search reads; what is tried out before the first step and undone.
+_FREE = ("name", "output", "tune.", "training.preflight")
+# Read after training; once there is a verdict they are what it was reached with.
+_UNTIL_VERDICT = ("evaluate.", "budget.")
+# It is the place that counts, and `auto` names another one on another machine.
+_PLACED = "device"
+
+
+def continued(recipe: Recipe) -> RunDirectory | None:
+    """The run to go on with; None where it never got as far as its data, and is removed.
+
+    Raises:
+        RunError: there is no such run, or the recipe changed in a way that matters to it.
+    """
+    path = recipe.output / recipe.name
+    if not path.exists():
+        raise RunError(f"there is no run {path} to continue", "start it without --resume")
+    directory = RunDirectory.open(path)
+    manifest = directory.manifest()
+    changes = _changes(manifest, recipe)
+    refused = [change for change in changes if not _allowed(change["key"], manifest)]
+    if refused:
+        told = ", ".join(
+            f"{change['key']} was {_written(change['before'])}, is {_written(change['after'])}"
+            for change in refused
+        )
+        raise RunError(
+            f"the recipe of {path} has changed since ({told})",
+            "put it back, or start anew under another --name",
+        )
+    if manifest.state == "created":
+        remove_directory(path)
+        return None
+    if changes:
+        manifest.name = recipe.name
+        manifest.recipe, manifest.origins = recipe.model_dump(mode="json"), dict(recipe.origins)
+        manifest.changes += [change for change in changes if _is_in(change["key"], _UNTIL_VERDICT)]
+        directory.write_manifest(manifest)
+    return directory
+
+
+def _changes(manifest: Manifest, recipe: Recipe) -> list[dict[str, Any]]:
+    """Values that are not what they were, in the order of the recipe's classes."""
+    then, now = dict(flat_values(recipe_of(manifest))), dict(flat_values(recipe))
+    changes = [
+        {"key": key, "before": then.get(key), "after": now.get(key), "state": manifest.state}
+        for key in {**now, **then}
+        if then.get(key) != now.get(key) and key != _PLACED
+    ]
+    was, here = manifest.host.get(_PLACED), str(place(recipe.device))
+    if was not in (None, here):
+        changes.append({"key": _PLACED, "before": was, "after": here, "state": manifest.state})
+    return changes
+
+
+def _allowed(key: str, manifest: Manifest) -> bool:
+    decided = manifest.state in ("evaluated", "certified")
+    if key == _PLACED:
+        return manifest.state != "training"
+    return _is_in(key, _FREE) or (_is_in(key, _UNTIL_VERDICT) and not decided)
+
+
+def _is_in(key: str, sections: tuple[str, ...]) -> bool:
+    return any(key == part or (part.endswith(".") and key.startswith(part)) for part in sections)
+
+
+def _written(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,112 @@
+"""What of a recipe may change before a run is continued, and what may not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish.errors import RunError
+from burnish.lineage import recipe_of
+from burnish.models.load import place
+from burnish.recipe import Recipe, load_recipe
+from burnish.resuming import continued
+from burnish.run_directory import Manifest, RunDirectory, State
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    (tmp_path / "recipe.yaml").write_text(
+        f"name: one\ndata: {{train: rows.jsonl}}\ndevice: cpu\noutput: {tmp_path / 'runs'}\n"
+        f"budget: {{general: 2.0}}\ntraining: {{epochs: 3}}\nlora: {{rank: 16}}\n"
+    )
+    return tmp_path / "recipe.yaml"
+
+
+def begun(recipe: Recipe, state: State) -> RunDirectory:
+    manifest = Manifest(
+        name=recipe.name,
+        state=state,
+        recipe=recipe.model_dump(mode="json"),
+        origins=dict(recipe.origins),
+        host={"device": str(place(recipe.device))},
+    )
+    return RunDirectory.create(recipe.output / recipe.name, manifest)
+
+
+@pytest.mark.parametrize("state", ["training", "trained"])
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"training.epochs": 9}, r"\(training\.epochs was 3\.0, is 9\.0\)"),
+        ({"seed": 4}, r"\(seed was 0, is 4\)"),
+        ({"data.system": "Be brief."}, r'\(data\.system was null, is "Be brief\."\)'),
+        ({"lora.rank": 8, "method": "full"}, r'method was "lora", is "full", lora\.rank was 16, '),
+        ({"data.columns": {"text": "body"}}, r'data\.columns\.text was null, is "body"'),
+        ({"budget.general": 3, "sft.neftune": 5}, r"\(sft\.neftune was 0\.0, is 5\.0\)"),
+    ],
+)
+def test_what_the_weights_depend_on_is_refused(
+    change: dict[str, Any], sentence: str, state: State, path: Path
+) -> None:
+    run = begun(load_recipe(path), state)
+    before = (run.path / "manifest.json").read_bytes()
+    with pytest.raises(RunError, match=f"has changed since .*{sentence}"):
+        continued(load_recipe(path, change))
+    assert (run.path / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("state", ["training", "trained"])
+def test_what_is_read_after_training_may_change_and_is_recorded(state: State, path: Path) -> None:
+    begun(load_recipe(path), state)
+    changes = {"budget.general": 5.0, "evaluate.limit": 7}
+    run = continued(load_recipe(path, changes))
+    assert run is not None
+    manifest = run.manifest()
+    assert recipe_of(manifest).budget.general == 5.0
+    assert recipe_of(manifest).evaluate.limit == 7
+    assert manifest.origins["budget.general"] == "command line"
+    assert manifest.changes == [
+        {"key": "evaluate.limit", "before": None, "after": 7, "state": state},
+        {"key": "budget.general", "before": 2.0, "after": 5.0, "state": state},
+    ]
+    again = continued(load_recipe(path, changes))
+    assert again is not None
+    assert again.manifest().changes == manifest.changes
+
+
+def test_a_verdict_keeps_the_budget_that_it_was_reached_with(path: Path) -> None:
+    begun(load_recipe(path), "certified")
+    with pytest.raises(RunError, match=r"\(budget\.general was 2\.0, is 5\.0\)"):
+        continued(load_recipe(path, {"budget.general": 5.0}))
+
+
+def test_a_run_may_be_moved_and_its_preflight_left_out(path: Path, tmp_path: Path) -> None:
+    run = begun(load_recipe(path), "training")
+    (tmp_path / "elsewhere").mkdir()
+    run.path.rename(tmp_path / "elsewhere" / "two")
+    moved = {"output": str(tmp_path / "elsewhere"), "name": "two", "training.preflight": False}
+    found = continued(load_recipe(path, moved))
+    assert found is not None
+    assert found.manifest().name == "two"
+    assert recipe_of(found.manifest()).output == tmp_path / "elsewhere"
+    assert found.manifest().changes == []
+
+
+def test_training_goes_on_in_the_same_place_only(path: Path) -> None:
+    run = begun(load_recipe(path), "training")
+    manifest = run.manifest()
+    manifest.host["device"] = "cuda, bfloat16"
+    run.write_manifest(manifest)
+    with pytest.raises(RunError, match=r'device was "cuda, bfloat16", is "cpu, float32"'):
+        continued(load_recipe(path))
+    manifest.state = "trained"
+    run.write_manifest(manifest)
+    assert continued(load_recipe(path)) is not None
+
+
+def test_a_run_without_its_data_is_begun_again(path: Path) -> None:
+    run = begun(load_recipe(path), "created")
+    assert continued(load_recipe(path)) is None
+    assert not run.path.exists()
+    with pytest.raises(RunError, match="start it without --resume"):
+        continued(load_recipe(path))

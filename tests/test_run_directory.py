@@ -1,0 +1,51 @@
+"""Whenever a process is killed, its run directory can be read and written on."""
+
+from pathlib import Path
+
+import pytest
+
+from burnish.run_directory import Manifest, RunDirectory, replace_directory
+
+MANIFEST = Manifest("one", "created", {}, {})
+
+
+def test_a_run_is_there_with_its_manifest_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunDirectory, "write_manifest", killed)
+        with pytest.raises(KeyboardInterrupt):
+            RunDirectory.create(tmp_path / "one", MANIFEST)
+    assert not (tmp_path / "one").exists()
+    assert RunDirectory.create(tmp_path / "one", MANIFEST).manifest() == MANIFEST
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+
+
+@pytest.mark.parametrize("torn", ['{"phase": "tr', '{"phase": "train", "step": 2}', "{"])
+def test_a_line_that_a_kill_tore_spoils_no_later_one(torn: str, tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "one", MANIFEST)
+    run.log("train", step=1)
+    with (run.path / "events.jsonl").open("a") as file:
+        file.write(torn)
+    run.log("evaluate", n=3)
+    run.log("evaluate", n=4)
+    assert [row["phase"] for row in run.events()] == ["train", "evaluate", "evaluate"]
+
+
+def test_a_torn_first_line_leaves_an_empty_file(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "one", MANIFEST)
+    (run.path / "events.jsonl").write_text('{"pha')
+    run.log("train", step=1)
+    assert [row["step"] for row in run.events()] == [1]
+
+
+def test_a_folder_is_put_in_place_of_another(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        (tmp_path / name / "inner").mkdir(parents=True)
+        (tmp_path / name / "inner" / "file").write_text(name)
+    replace_directory(tmp_path / "new", tmp_path / "old")
+    assert (tmp_path / "old" / "inner" / "file").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
