@@ -82,7 +82,9 @@ def _default_space(recipe: Recipe) -> dict[str, list[Any]]:
 
 def _automatic(recipe: Recipe) -> float:
     config = AutoConfig.from_pretrained(str(resolve(recipe.model).path)).get_text_config()
-    return float(rounded(automatic_rate(recipe.method, int(config.hidden_size))))
+    return float(
+        rounded(automatic_rate(recipe.method, int(config.hidden_size), objective=recipe.objective))
+    )
 
 
 def suggest(trial: optuna.Trial, key: str, values: Sequence[Any]) -> Any:

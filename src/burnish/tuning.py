@@ -204,7 +204,7 @@ def _settings(recipe: Recipe, model: Opened) -> Settings:
     if isinstance(rate, str):
         encoder = isinstance(model, Classifier) and model.body == "encoder"
         size = int(model.network.config.hidden_size)
-        rate = automatic_rate(recipe.method, size, encoder=encoder)
+        rate = automatic_rate(recipe.method, size, objective=recipe.objective, encoder=encoder)
         if isinstance(model, Classifier) and encoder:
             faster |= dict.fromkeys(model.fresh, FRESH_HEAD_TIMES)
     return Settings(

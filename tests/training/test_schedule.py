@@ -39,3 +39,11 @@ def test_an_encoder_takes_a_sixth() -> None:
             automatic_rate(method, 384) / 6
         )
     assert automatic_rate("lora", 384, encoder=True) == pytest.approx(3.02e-4, rel=0.01)
+
+
+@pytest.mark.parametrize("objective", ["dpo", "kto", "grpo"])
+def test_comparing_answers_takes_a_tenth(objective: str) -> None:
+    assert automatic_rate("lora", 576, objective=objective) == pytest.approx(
+        automatic_rate("lora", 576) / 10
+    )
+    assert automatic_rate("lora", 576, objective="reward") == automatic_rate("lora", 576)

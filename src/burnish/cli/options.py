@@ -58,7 +58,9 @@ def print_verdict(run: RunDirectory, *, as_json: bool) -> None:
     for reason in verdict.reasons:
         console.print(f"  {reason}", markup=False)
     console.print(f"\nread   {run.path / 'report.html'}", markup=False)
-    console.print(f"try    burnish chat {run.path}", markup=False)
+    rewards = run.manifest().recipe["objective"] == "reward"
+    following = f"use    grpo.reward: {run.path}" if rewards else f"try    burnish chat {run.path}"
+    console.print(following, markup=False)
 
 
 def decision_exit(run: RunDirectory) -> None:
