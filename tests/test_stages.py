@@ -126,3 +126,19 @@ def test_unknown_key_of_a_task_is_told(tmp_path: Path, base: str) -> None:
     )
     with pytest.raises(RecipeError, match=r"unknown key tasks\.answers\.wight"):
         load_recipe(path)
+
+
+@pytest.mark.parametrize("name", ["train", "../other"])
+def test_a_task_cannot_have_the_name_of_a_split_or_a_path(
+    tmp_path: Path, base: str, name: str
+) -> None:
+    text = f"data: {{train: colours.jsonl}}\ntasks: {{{name}: {{train: answers.jsonl}}}}\n"
+    with pytest.raises(RecipeError, match="cannot name a task"):
+        load_recipe(recipe(tmp_path, base + text))
+
+
+def test_stages_are_not_passed_over(tmp_path: Path, base: str) -> None:
+    path = recipe(tmp_path, base + "data: {train: colours.jsonl}\nstages: [{name: a}]\n")
+    with pytest.raises(RecipeError, match="1 stages, each a run of its own"):
+        burnish.train(path, quiet=True)
+    assert not (tmp_path / "runs").exists()

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from burnish.chat import Example
 from burnish.data.load import Dataset, load
 from burnish.data.render import Rendered
-from burnish.errors import PreflightError, RunError
+from burnish.errors import PreflightError, RecipeError, RunError
 from burnish.evaluation.suite import load_suite
 from burnish.evaluation.tasks import Task
 from burnish.lineage import check_method, keep_earlier, recipe_of
@@ -259,6 +259,11 @@ def _prepare(recipe: Recipe, source: Source, data: Data | None = None) -> Checke
 
 
 def _begin(recipe: Recipe, bars: Bars) -> RunDirectory:
+    if recipe.stages:
+        raise RecipeError(
+            f"the recipe has {len(recipe.stages)} stages, each a run of its own",
+            "start them with `burnish run`, or from Python with burnish.stages.run_stages",
+        )
     source = resolve(recipe.model)
     checked = _prepare(recipe, source)
     others = {name: _prepare(recipe, source, data) for name, data in recipe.tasks.items()}
@@ -270,7 +275,13 @@ def _begin(recipe: Recipe, bars: Bars) -> RunDirectory:
         versions={name: version(name) for name in _LIBRARIES}
         | {"python": platform.python_version()},
         model={"name": source.name, "origin": source.origin, "sha256": source.sha256},
-        data={"sha256": checked.dataset.sha256},
+        data={
+            "sha256": {
+                path: digest
+                for part in (checked, *others.values())
+                for path, digest in part.dataset.sha256.items()
+            }
+        },
         host={
             "machine": platform.machine(),
             "system": platform.system(),

@@ -29,6 +29,7 @@ from burnish.recipe.section import Fraction, Section
 HEADS = ("classify", "tag", "reward")
 
 Origin = Literal["default", "recipe", "command line", "derived"]
+_SPLITS = ("train", "validation", "test")
 _NOT_FOR_HEADS = {
     "evaluate.general": "leave it out, or set it to null",
     "evaluate.answer": "leave it out",
@@ -141,6 +142,15 @@ class Recipe(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     _origins: dict[str, Origin] = PrivateAttr(default_factory=dict)
+
+    @field_validator("tasks")
+    @classmethod
+    def _names(cls, tasks: dict[str, Task]) -> dict[str, Task]:
+        """A task's name is that of its folder, and stands beside those of the splits."""
+        for name in tasks:
+            if not name.replace("-", "").isidentifier() or name in _SPLITS:
+                raise PydanticCustomError("name", f"{name!r} cannot name a task; use a plain word")
+        return tasks
 
     @property
     def origins(self) -> dict[str, Origin]:
