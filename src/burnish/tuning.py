@@ -179,12 +179,17 @@ def _loop(
         batches,
         objective,
         settings,
-        {task or "validation": items for task, items in validation.items() if items},
+        {},
         directory.checkpoints,
         lambda *_: None,
     )
     batches.sets = {
         task or "train": objective.prepare(loop.network, items) for task, items in sets.items()
+    }
+    loop.validation = {
+        task or "validation": objective.prepare(loop.network, items, training=False)
+        for task, items in validation.items()
+        if items
     }
     batches.shares = _shares(recipe, {task: len(items) for task, items in sets.items()})
     return loop

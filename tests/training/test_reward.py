@@ -108,6 +108,22 @@ def test_from_preferences_to_a_tuned_policy(
     assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.1
 
 
+@pytest.mark.parametrize("objective", ["dpo", "kto"])
+def test_validation_knows_the_reference_too(
+    preferences: Path, tiny_folder: Path, tmp_path: Path, objective: str
+) -> None:
+    """Weights that learn themselves have no base beside them to ask."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"data: {{train: {preferences}}}\nobjective: {objective}\nmethod: full\n"
+        "training: {epochs: 1, learning_rate: 1.0e-9, preflight: false}\n"
+    )
+    run = burnish.train(recipe, quiet=True, model=str(tiny_folder), output=str(tmp_path / "runs"))
+    # Nothing has moved, so policy and reference say the same.
+    expected = {"dpo": math.log(2), "kto": 0.5}[objective]
+    assert run.events("validation")[0]["loss"] == pytest.approx(expected, abs=1e-3)
+
+
 def test_other_runs_give_no_rewards(preferences: Path, tiny_folder: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"data: {{train: {preferences}}}\ntraining: {{epochs: 0.1}}\n")

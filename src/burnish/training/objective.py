@@ -89,8 +89,10 @@ class Objective(ABC, Generic[ItemT]):
     def items(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[ItemT]:
         """What is learnt from rows that were found to fit into `max_length` tokens."""
 
-    def prepare(self, network: Network, items: Sequence[ItemT]) -> list[ItemT]:
-        """Once before the first step, with the weights of the start."""
+    def prepare(
+        self, network: Network, items: Sequence[ItemT], *, training: bool = True
+    ) -> list[ItemT]:
+        """Once before the first step, with the weights of the start; also for validation items."""
         return list(items)
 
     def collect(self, network: Network, items: Sequence[ItemT], step: int) -> list[ItemT]:

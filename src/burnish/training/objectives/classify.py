@@ -75,7 +75,11 @@ class Classify(Objective[LabelledText]):
             if len(tokens) <= max_length
         ]
 
-    def prepare(self, network: Network, items: Sequence[LabelledText]) -> list[LabelledText]:
+    def prepare(
+        self, network: Network, items: Sequence[LabelledText], *, training: bool = True
+    ) -> list[LabelledText]:
+        if not training:
+            return list(items)
         weights = class_weights(Counter(item.label for item in items), self.weights)
         return [replace(item, weight=weights[item.label]) for item in items]
 

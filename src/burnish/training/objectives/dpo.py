@@ -71,7 +71,9 @@ class Dpo(Objective[Pair]):
         rejected = rows_of([answering(e, str(e.rejected)) for e in examples], tokenizer, max_length)
         return [Pair(good, bad) for good, bad in zip(chosen, rejected, strict=True)]
 
-    def prepare(self, network: Network, items: Sequence[Pair]) -> list[Pair]:
+    def prepare(
+        self, network: Network, items: Sequence[Pair], *, training: bool = True
+    ) -> list[Pair]:
         if self.variant not in _REFERENCED or not self.keep_reference:
             return list(items)
         return with_reference(network, items)

@@ -77,7 +77,9 @@ class Kto(Objective[Judged]):
             for row, other, example in zip(rows, mismatched, judged, strict=True)
         ]
 
-    def prepare(self, network: Network, items: Sequence[Judged]) -> list[Judged]:
+    def prepare(
+        self, network: Network, items: Sequence[Judged], *, training: bool = True
+    ) -> list[Judged]:
         found: list[Judged] = list(items)
         order = sorted(range(len(items)), key=lambda index: items[index].size)
         with network.frozen():
@@ -92,7 +94,8 @@ class Kto(Objective[Judged]):
         return float(len(items))
 
     def loss(self, network: Network, items: Sequence[Judged]) -> Loss:
-        kept = [item.reference or (0.0, 0.0) for item in items]
+        kept = [item.reference for item in items]
+        assert None not in kept, "items are prepared before they are learnt from"
         reference_B_2 = torch.tensor(kept, device=network.device)
         with network.frozen():
             mismatched = judged_logprobs(network, items, which=1)

@@ -51,8 +51,10 @@ class Sft(Objective[Row]):
     def items(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Row]:
         return rows_of(examples, tokenizer, max_length)
 
-    def prepare(self, network: Network, items: Sequence[Row]) -> list[Row]:
-        if self.focus != "likely" or not items:
+    def prepare(
+        self, network: Network, items: Sequence[Row], *, training: bool = True
+    ) -> list[Row]:
+        if self.focus != "likely" or not items or not training:
             return list(items)
         return likely_only(items, token_logprobs(network, items), self.keep)
 

@@ -82,7 +82,11 @@ class Tag(Objective[TaggedText]):
                 items.append(TaggedText(row, tags, [1.0] * len(tags)))
         return items
 
-    def prepare(self, network: Network, items: Sequence[TaggedText]) -> list[TaggedText]:
+    def prepare(
+        self, network: Network, items: Sequence[TaggedText], *, training: bool = True
+    ) -> list[TaggedText]:
+        if not training:
+            return list(items)
         weights = class_weights(Counter(t for item in items for t in item.tags), self.weights)
         return [replace(item, weights=[weights[t] for t in item.tags]) for item in items]
 
