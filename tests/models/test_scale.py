@@ -1,13 +1,15 @@
 """Scale 0 is the base, scale 1 what was learnt, and between them lies what PEFT would say."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from peft.tuners.lora.layer import LoraLayer
 
 from burnish.errors import ModelError
-from burnish.models.adapt import WHOLE, Kept
+from burnish.models.adapt import WHOLE, Kept, add_lora, save_weights
+from burnish.models.load import load_model
 from burnish.models.scale import Scale, has_scale
 from tests.models.test_adapt import METHOD_ROWS, hidden, llama, moved
 
@@ -89,3 +91,24 @@ def test_a_prefix_has_no_half() -> None:
 def test_weights_that_changed_need_the_base() -> None:
     with pytest.raises(ModelError, match="open_tuned"):
         Scale(moved("full"))
+
+
+def test_a_model_at_a_scale_is_known_by_it(tiny_folder: Path, tmp_path: Path) -> None:
+    model = load_model(str(tiny_folder), "cpu")
+    with torch.no_grad():
+        model.module = add_lora(model.module, rank=4, alpha=8, seed=0)
+        for name, parameter in model.module.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    save_weights(model.module, tmp_path)
+    model.use_weights(tmp_path)
+    texts = ["where is my parcel"]
+    known = {model.fingerprint}
+    with model.base():
+        base, known = model.nll(texts), known | {model.fingerprint}
+    for scale, slope in ((0.0, 0.0), (0.5, 0.0), (0.5, 0.5)):
+        with model.at_scale(scale, slope):
+            assert model.fingerprint not in known
+            known.add(model.fingerprint)
+            assert (abs(model.nll(texts)[0].nats - base[0].nats) < 1e-3) is (scale == 0)
+    assert len(known) == 5
