@@ -1,11 +1,12 @@
 """The certificate: the best candidate inside the budget, with a stated chance of being wrong.
 
 Fixed-sequence Learn then Test (Angelopoulos, Bates, Candès, Jordan, Lei 2021, arXiv:2110.01052;
-fixed-sequence testing: Maurer, Hothorn, Lehmacher 1995). The order comes from PROBE and validation, so CERT is unseen when it is fixed. The null hypothesis of each
-candidate is that it breaks some budget. They are tested in turn, each with the whole alpha of the
-look, until one is not rejected; the last rejected one is released. A model over budget is released
-only if the first such model of the order passes, which has at most the chance alpha: nothing is
-paid for the length of the order, where Bonferroni divides alpha by it.
+fixed-sequence testing: Maurer, Hothorn, Lehmacher 1995). The order comes from PROBE and validation,
+so CERT is unseen when it is fixed. The null hypothesis of each candidate is that it breaks some
+budget. They are tested in turn, each with the whole alpha of the look, until one is not rejected;
+the last rejected one is released. A model over budget is released only if the first such model of
+the order passes, which has at most the chance alpha: nothing is paid for the length of the order,
+where Bonferroni divides alpha by it.
 """
 
 from collections.abc import Callable, Sequence

@@ -4,7 +4,7 @@ All is for a model that lost nothing: if even that one passes a budget in fewer 
 cases, the budget is one that the items cannot certify.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, expm1, log1p, sqrt
 from statistics import NormalDist
@@ -144,7 +144,7 @@ def power_of(
     mean = suite_budget(sizes.sections, flips, alpha=alpha)
     tight = _tighter(mean, budgets.general)
     needed = suite_items(tight, len(counts), flips, alpha=alpha) if tight else None
-    rows = [Power("the mean of the suite", sum(counts), budgets.general, mean, tight, needed)]
+    rows = [Power("its mean", sum(counts), budgets.general, mean, tight, needed)]
     if budgets.section is not None:
         rows.append(one("its smallest section", min(counts), budgets.section))
     if sizes.texts is not None:
@@ -164,14 +164,28 @@ def power_of(
 def power_sentences(
     sizes: Sizes, budgets: Budgets, flips: float = FLIPS, spread: float = TEXT_SPREAD
 ) -> list[str]:
-    """What the suite can certify, the mean first, each with what a tighter budget would need."""
+    """What the suite can certify, the mean first, each with what a tighter budget would need.
+
+    Then a sentence for each budget that is named and that the items cannot certify.
+    """
     rows = power_of(sizes, budgets, flips, spread)
-    said = [_sentence(row, flips, spread) for row in rows]
+    return [_sentence(row, flips, spread) for row in rows] + too_tight(rows)
+
+
+def power_headline(sizes: Sizes, budgets: Budgets) -> str:
+    """One line: the mean of the suite, and the budgets that cannot be certified."""
+    rows = power_of(sizes, budgets)
+    return " ".join([_sentence(rows[0], FLIPS, TEXT_SPREAD), *too_tight(rows)])
+
+
+def too_tight(rows: Sequence[Power]) -> list[str]:
+    """A sentence for each budget that the items cannot certify."""
+    said = []
     for row in rows:
         if row.budget is None or (row.smallest is not None and row.smallest <= row.budget):
             continue
         said.append(
-            f"The budget of {row.budget:g} for {row.name} is tighter than that: even a model that "
+            f"The budget of {row.budget:g} for {row.name.replace('its', chr(39))} is tighter than that: even a model that "
             f"lost nothing would fail it in more than {100 * (1 - POWER):.0f} of 100 runs."
         )
     return said
@@ -185,9 +199,9 @@ def _sentence(row: Power, flips: float, spread: float) -> str:
         given = f"{found}, {spread:g} nats a token between texts"
         unit = "texts"
     else:
-        found = f"a fall of {row.smallest:.1f} points of {row.name} ({row.items} items"
+        found = f"a fall of {row.smallest:.1f} points in {row.name} ({row.items} items"
         given = f"{found}, {100 * flips:.0f} % of them changing"
-        unit = "items a section" if row.name == "the mean of the suite" else "items"
+        unit = "items a section" if row.name == "its mean" else "items"
     tail = f"; {row.tighter:.2g} would need about {row.needed} {unit}" if row.needed else ""
     return f"The suite can certify {given}, {100 * POWER:.0f} % power){tail}."
 
