@@ -137,7 +137,7 @@ def keep_earlier(directory: RunDirectory, recipe: Recipe) -> dict[str, Any]:
         return {}
     earlier = RunDirectory.open(recipe.init_from)
     manifest = earlier.manifest()
-    for name in ("manifest.json", earlier.adapter.name, "earlier"):
+    for name in ("manifest.json", earlier.adapter.name, earlier.cert_uses.name, "earlier"):
         source, target = earlier.path / name, directory.earlier / name
         if source.is_dir():
             shutil.copytree(source, target, copy_function=_link)

@@ -28,6 +28,7 @@ from burnish.models.reward_model import RewardModel
 from burnish.models.verbs import Measured, Sampling
 from burnish.progress import Bars
 from burnish.recipe import HEADS, Recipe
+from burnish.retention.budgets import Budgets
 from burnish.retention.ledger import (
     general_row,
     perplexity_row,
@@ -36,6 +37,7 @@ from burnish.retention.ledger import (
     target_rows,
     text_loss_row,
 )
+from burnish.retention.power import Sizes
 from burnish.rewards import graded_reward
 from burnish.run_directory import LedgerRow, RunDirectory
 
@@ -107,6 +109,43 @@ def check_scorers(recipe: Recipe) -> None:
             f"evaluate.target begins with {names[0]}, which is no score of single items",
             "put a scorer of single items first, such as accuracy or rougeL",
         )
+
+
+def budgets_of(recipe: Recipe) -> Budgets:
+    """What the recipe allows to be forgotten."""
+    given = recipe.budget
+    return Budgets(
+        given.general,
+        given.section,
+        given.text_loss,
+        given.bias,
+        given.refusal,
+        given.confidence,
+    )
+
+
+def suite_sizes(suite: Suite) -> Sizes:
+    """How many items of each part there are."""
+    counts = {task.name: len(task) for task in suite.sections}
+    refusal = next((n for name, n in counts.items() if name.endswith(".refusal")), None)
+    return Sizes(counts, sum(len(task) for task in suite.texts) or None, None, refusal)
+
+
+def check_budgets(recipe: Recipe, suite: Suite) -> None:
+    """A budget that was asked for has items; one that stands by default may have none.
+
+    Raises:
+        RecipeError: the suite has no items for it.
+    """
+    sizes = suite_sizes(suite)
+    counts = {"text_loss": sizes.texts, "bias": sizes.bias, "refusal": sizes.refusal}
+    for key, budget in recipe.budget.model_dump().items():
+        asked = recipe.origins.get(f"budget.{key}", "default") != "default"
+        if key in counts and counts[key] is None and asked and budget is not None:
+            raise RecipeError(
+                f"budget.{key} is {budget:g}, but the suite {suite.name} has no items for it",
+                f"set budget.{key} to null, or choose another evaluate.general",
+            )
 
 
 def results_cache() -> Path:

@@ -24,7 +24,15 @@ from burnish.errors import PreflightError, RecipeError, RunError
 from burnish.evaluation.suite import load_suite
 from burnish.evaluation.tasks import Task
 from burnish.lineage import check_method, keep_earlier, recipe_of
-from burnish.measurement import check_scorers, fill_ledger, measure, target_task
+from burnish.measurement import (
+    budgets_of,
+    check_budgets,
+    check_scorers,
+    fill_ledger,
+    measure,
+    suite_sizes,
+    target_task,
+)
 from burnish.models.classifier import longest_text
 from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_tokenizer, place
@@ -41,6 +49,7 @@ from burnish.recipe.data import Data
 from burnish.reports.card import write_card
 from burnish.reports.page import write_page
 from burnish.resuming import continued
+from burnish.retention.power import power_headline
 from burnish.retention.verdict import Head, decide
 from burnish.run_directory import Finding, Manifest, RunDirectory
 from burnish.training.loop import Listener, Loop
@@ -119,13 +128,16 @@ def train(
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     check_scorers(chosen)
     check_method(chosen)
-    if chosen.evaluate.general:
-        load_suite(chosen.evaluate.general)  # a misspelt suite is found now, not after training
+    suite = load_suite(chosen.evaluate.general) if chosen.evaluate.general else None
+    if suite is not None:  # a misspelt suite or an idle budget is found now, not after training
+        check_budgets(chosen, suite)
     bars = Bars(quiet=quiet)
     directory = continued(chosen) if resume else None
     if directory is None:
         directory = _begin(chosen, bars)
     if directory.manifest().state == "training":
+        if suite is not None:
+            bars.say(power_headline(suite_sizes(suite), budgets_of(chosen)))
         try:
             learn(directory, chosen, bars, _first(directory, chosen, bars), watch)
         except PreflightError:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from burnish.candidates import Candidate, Frontier
 from burnish.chat import Example
 from burnish.errors import RunError
 
@@ -161,6 +162,11 @@ class RunDirectory:
         return self.path / "earlier"
 
     @property
+    def cert_uses(self) -> Path:
+        """Looks at the certifying items, a line each; those of `earlier` count too."""
+        return self.path / "cert-uses.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -192,10 +198,9 @@ class RunDirectory:
 
     def log(self, phase: str, **values: Any) -> None:
         """Appends one event; the line is flushed before this returns."""
-        row = {"time": round(time.time(), 3), "phase": phase} | values
-        with (self.path / "events.jsonl").open("a+b") as file:
-            _drop_torn_line(file)
-            file.write(json.dumps(row).encode() + b"\n")
+        append_line(
+            self.path / "events.jsonl", {"time": round(time.time(), 3), "phase": phase} | values
+        )
 
     def events(self, phase: str | None = None) -> list[dict[str, Any]]:
         """Events in order, a torn last line left out; empty before the first one."""
@@ -228,6 +233,14 @@ class RunDirectory:
     def verdict(self) -> Verdict:
         row = self._read_json("verdict.json")
         return Verdict(**{**row, "reasons": tuple(row["reasons"])})
+
+    def write_frontier(self, frontier: Frontier) -> None:
+        self._write_json("frontier.json", asdict(frontier))
+
+    def frontier(self) -> Frontier:
+        row = self._read_json("frontier.json")
+        candidates = tuple(Candidate.from_row(found) for found in row["candidates"])
+        return Frontier(candidates, tuple(row["order"]), row["released"])
 
     def _write_json(self, name: str, value: Any) -> None:
         write_atomic(self.path / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
@@ -266,6 +279,13 @@ def append_results(path: Path, items: Iterable[ItemResult]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
+
+
+def append_line(path: Path, row: Mapping[str, Any]) -> None:
+    """Appends one JSON line, which is on its way to the disk when this returns."""
+    with path.open("a+b") as file:
+        _drop_torn_line(file)
+        file.write(json.dumps(row).encode() + b"\n")
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

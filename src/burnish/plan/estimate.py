@@ -13,7 +13,7 @@ import torch
 
 from burnish.evaluation.suite import load_suite
 from burnish.evaluation.tasks import Task
-from burnish.measurement import results_cache, target_task
+from burnish.measurement import budgets_of, results_cache, suite_sizes, target_task
 from burnish.models.load import place
 from burnish.opening import Opened
 from burnish.plan.fit import GIB, Disk, Room, check_disk, check_memory, nearest_folder
@@ -30,6 +30,7 @@ from burnish.plan.memory import Batch, Memory, Shapes, memory
 from burnish.preflight.restarts import free_memory
 from burnish.preflight.run import chosen
 from burnish.recipe import Recipe
+from burnish.retention.power import power_sentences
 from burnish.run_directory import RunDirectory
 from burnish.training.loop import Loop, is_due
 from burnish.training.memory import peak_memory_mb
@@ -56,6 +57,7 @@ class Plan:
         peak: the peak that the measured steps and items reached; None where nothing was measured.
         disk: what the run leaves.
         seconds: by stage.
+        power: what the general suite can certify, in sentences.
     """
 
     rows: dict[str, int]
@@ -68,6 +70,7 @@ class Plan:
     peak: int | None
     disk: Disk
     seconds: dict[str, float] | None
+    power: list[str]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, totals included."""
@@ -132,6 +135,7 @@ def make_plan(
         peak=None if elsewhere else round(peak_memory_mb() * 2**20),
         disk=disk,
         seconds=seconds,
+        power=_power(recipe),
     )
 
 
@@ -201,6 +205,13 @@ def _tasks(directory: RunDirectory, recipe: Recipe, model: Opened) -> Sequence[T
     suite = load_suite(recipe.evaluate.general) if recipe.evaluate.general else None
     tasks: list[Task] = [target_task(recipe, directory, model)]
     return [*tasks, *(suite.sections if suite else ()), *(suite.texts if suite else ())]
+
+
+def _power(recipe: Recipe) -> list[str]:
+    if not recipe.evaluate.general:
+        return []
+    suite = load_suite(recipe.evaluate.general)
+    return power_sentences(suite_sizes(suite), budgets_of(recipe))
 
 
 def _cached(model: Opened, task: Task) -> bool:

@@ -74,9 +74,29 @@ class Evaluate(Section):
 
 
 class Budget(Section):
-    """What may be forgotten."""
+    """What may be forgotten. Null is measured and shown, but not certified.
 
-    general: float = Field(2.0, gt=0, description="points the suite mean may fall")
+    The defaults are what some 2,000 items can certify. A single section, bias and refusal have 100
+    to 200 items each, which rule out a fall of about 10 points and no smaller one: naming one of
+    them is a decision for a suite with more.
+    """
+
+    general: float = Field(2.0, gt=0, le=100, description="points the suite mean may fall")
+    section: float | None = Field(
+        None, gt=0, le=100, description="points any section may fall; few items: 10 or more"
+    )
+    text_loss: float | None = Field(
+        10.0, gt=0, description="percent that perplexity on prose may rise"
+    )
+    bias: float | None = Field(
+        None, gt=0, le=100, description="points social bias may rise; few items: 10 or more"
+    )
+    refusal: float | None = Field(
+        None, gt=0, le=100, description="points refusing harm may fall; few items: 10 or more"
+    )
+    confidence: float = Field(
+        0.95, ge=0.5, lt=1, description="of all looks at the certifying items together"
+    )
 
 
 class Tune(Section):

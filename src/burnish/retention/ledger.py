@@ -21,22 +21,22 @@ def target_rows(pair: Pair, scorers: Sequence[str], seed: int) -> list[LedgerRow
 
 def section_row(task: str, pair: Pair) -> LedgerRow:
     """A yes/no section of the general suite."""
-    return _binary_row(task, "section", "accuracy", _scores(pair))
+    return _binary_row(task, "section", "accuracy", paired_scores(pair))
 
 
 def text_loss_row(task: str, pair: Pair, seed: int) -> LedgerRow:
     """Nats a token on fluent text, each text counting once; a rise is a loss."""
-    return _graded_row(task, "text_loss", "nats/token", _scores(pair), seed)
+    return _graded_row(task, "text_loss", "nats/token", paired_scores(pair), seed)
 
 
 def reward_row(task: str, pair: Pair, seed: int) -> LedgerRow:
     """Mean reward as a target; 1 is 100 points, a reward model's number as a probability."""
-    return _graded_row(task, "target", "reward", _scores(pair), seed)
+    return _graded_row(task, "target", "reward", paired_scores(pair), seed)
 
 
 def perplexity_row(task: str, pair: Pair, seed: int) -> LedgerRow:
     """Perplexity as a target: exp of the mean nats a token over texts; it has to fall."""
-    base, tuned = _scores(pair)
+    base, tuned = paired_scores(pair)
     measures = [
         lambda chosen, side=side: float(np.exp(side[chosen].mean())) for side in (base, tuned)
     ]
@@ -64,7 +64,7 @@ def perplexity_row(task: str, pair: Pair, seed: int) -> LedgerRow:
 
 def general_row(suite: str, sections: Mapping[str, Pair], budget_points: float) -> LedgerRow:
     """The suite mean: unweighted over sections, interval by MOVER from the sections' own."""
-    scores = {task: _scores(pair) for task, pair in sections.items()}
+    scores = {task: paired_scores(pair) for task, pair in sections.items()}
     found = statistics.macro_paired({t: (b > 0.5, a > 0.5) for t, (b, a) in scores.items()})
     flips = [_flips(base, tuned) for base, tuned in scores.values()]
     return LedgerRow(
@@ -186,7 +186,8 @@ def _corpus_measure(side: Sequence[ItemResult], name: str) -> Callable[[NDArray[
     return measure
 
 
-def _scores(pair: Pair) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def paired_scores(pair: Pair) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scores of base and tuned, both [items]; other items or another order raise ValueError."""
     base, tuned = pair
     if [r.id for r in base] != [r.id for r in tuned]:
         raise ValueError("base and tuned were not measured on the same items in the same order")
