@@ -10,7 +10,7 @@ from burnish.chat import Example
 from burnish.errors import DataError, RecipeError
 from burnish.evaluation.runner import run_task
 from burnish.evaluation.scorers import scorer
-from burnish.evaluation.suite import Suite
+from burnish.evaluation.suite import Suite, near_chance
 from burnish.evaluation.tasks import (
     CompareTask,
     GenerateTask,
@@ -30,7 +30,9 @@ from burnish.progress import Bars
 from burnish.recipe import HEADS, Recipe
 from burnish.retention.budgets import Budgets
 from burnish.retention.ledger import (
+    bias_row,
     general_row,
+    kl_row,
     perplexity_row,
     reward_row,
     section_row,
@@ -179,7 +181,10 @@ def target_ledger(
 
 
 def fill_ledger(directory: RunDirectory, recipe: Recipe, suite: Suite | None) -> list[LedgerRow]:
-    """Base against tuned on the target, the suite mean, its sections and its texts."""
+    """Base against tuned on the target, the suite mean, and each part of the suite.
+
+    The mean is over the sections in which the base is above chance; there is none without them.
+    """
 
     def pair(task: str) -> tuple[Any, Any]:
         return directory.results("base", task), directory.results("tuned", task)
@@ -192,6 +197,10 @@ def fill_ledger(directory: RunDirectory, recipe: Recipe, suite: Suite | None) ->
     if suite is None:
         return rows
     sections = {task.name: pair(task.name) for task in suite.sections}
-    rows.append(general_row(suite.name, sections, recipe.budget.general))
-    rows += [section_row(name, found) for name, found in sections.items()]
-    return rows + [text_loss_row(t.name, pair(t.name), recipe.seed) for t in suite.texts]
+    excluded = {task.name: near_chance(task, sections[task.name][0]) for task in suite.sections}
+    if counted := {name: found for name, found in sections.items() if excluded[name] is None}:
+        rows.append(general_row(suite.name, counted, recipe.budget.general))
+    rows += [section_row(name, found, excluded[name]) for name, found in sections.items()]
+    rows += [text_loss_row(t.name, pair(t.name), recipe.seed) for t in suite.texts]
+    rows += [bias_row(t.name, pair(t.name)) for t in suite.bias]
+    return rows + [kl_row(t.name, pair(t.name), recipe.seed) for t in suite.openings]

@@ -170,8 +170,7 @@ def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirec
     suite = load_suite(recipe.evaluate.general) if recipe.evaluate.general else None
     tasks: list[Task] = [
         *(target_task(recipe, directory, model, name) for name in ("", *recipe.tasks)),
-        *(suite.sections if suite else ()),
-        *(suite.texts if suite else ()),
+        *(suite.tasks if suite else ()),
     ]
     started = time.perf_counter()
     with model.base() as base:

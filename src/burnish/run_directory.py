@@ -19,14 +19,15 @@ from burnish.errors import RunError
 
 Decision = Literal["release", "hold", "inconclusive"]
 State = Literal["created", "training", "trained", "evaluated", "certified"]
-Kind = Literal["target", "general", "section", "text_loss"]
+Kind = Literal["target", "general", "section", "text_loss", "bias", "kl"]
 
 
 @dataclass(frozen=True, slots=True)
 class ItemResult:
     """One item of one task under one model.
 
-    `score` is 1.0 or 0.0 for a yes/no item, a grade in [0, 1], or nats a token for text loss.
+    `score` is 1.0 or 0.0 for a yes/no item, a grade in [0, 1], or nats a token for text loss and
+    KL.
     `logprob` is the log-probability (nats, summed) of the answer where one was computed.
     """
 
@@ -40,11 +41,12 @@ class ItemResult:
 
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """Base against tuned on one task. Rates and scores lie in [0, 1], text loss in nats a token.
+    """Base against tuned on one task. Rates and scores lie in [0, 1]; text loss and KL are nats.
 
     `low` and `high` bound the paired difference `delta` = tuned - base two-sided at `confidence`;
     `bound` is the one-sided 95 % bound on the side that the decision looks at. `lost` and
-    `gained` count flips of yes/no items; `p` is McNemar's mid-p. What does not apply is None.
+    `gained` count flips of yes/no items; `p` is McNemar's mid-p. `excluded` says why a section is
+    no part of the suite mean. What does not apply is None.
     """
 
     task: str
@@ -63,6 +65,7 @@ class LedgerRow:
     p: float | None = None
     budget: float | None = None
     passed: bool | None = None
+    excluded: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,16 +6,18 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
+from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from burnish.chat import Conversation
 from burnish.data.render import render_prompt
 from burnish.errors import ModelError
 from burnish.models.adapt import Kept, is_adapted, load_weights, switched_off
-from burnish.models.branches import Network, Row, common_start, finish
+from burnish.models.branches import Network, Row, branch_states, common_start, finish
 from burnish.models.decoding import Decoder
 from burnish.models.prefix import Prefix
 from burnish.models.scale import Scale
@@ -27,6 +29,8 @@ _TOKENS_AT_ONCE = 2048
 _PLACES_AT_ONCE = 16384
 # A forward pass, however short, takes as long as about this many tokens more in a long one.
 _PASS = 16
+
+_Window = TypeVar("_Window", bound=tuple[Any, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +187,45 @@ class LanguageModel:
                 counts[index] += len(tokens) - 1
         return [TextLoss(loss, count) for loss, count in zip(nats, counts, strict=True)]
 
+    @torch.no_grad()
+    def divergence(self, answered: Sequence[tuple[Conversation, str]]) -> list[float]:
+        """KL(base || this model) of each reply to its prompt, in nats a token of the reply.
+
+        Exact over the vocabulary, one batch of positions at a time; the base itself has 0.
+        """
+        if not self._adapter_on:
+            return [0.0] * len(answered)
+        self.module.eval()
+        asked = [self._asked(Choice(prompt, (reply,))) for prompt, reply in answered]
+        rows = [
+            (index, [*before, *reply], len(reply)) for index, (before, (reply,)) in enumerate(asked)
+        ]
+        found = [0.0] * len(rows)
+        for part in _batches_by_tokens(sorted(rows, key=lambda row: len(row[1]))):
+            weighted = [
+                Row(tokens, [0.0] * (len(tokens) - new) + [1.0 / new] * new)
+                for _, tokens, new in part
+            ]
+            for (index, *_), value in zip(part, self._divergences(weighted), strict=True):
+                found[index] = value
+        return found
+
+    def _divergences(self, rows: Sequence[Row]) -> list[float]:
+        network = self.network
+        asked = branch_states(network, rows)
+        with self.base():
+            base_N_H = branch_states(network, rows).hidden_N_H
+
+        def reading(logits_N_V: Tensor, _: Tensor, which: slice) -> Tensor:
+            with self.base():  # after full tuning the projection differs too
+                base_N_V = network.logits(base_N_H[which]).log_softmax(-1)
+            own_N_V = logits_N_V.log_softmax(-1)
+            return functional.kl_div(own_N_V, base_N_V, reduction="none", log_target=True).sum(-1)
+
+        values_N = network.read(asked.hidden_N_H, asked.targets_N, reading)
+        # Rounding may leave a hair less than nothing where the two agree.
+        return asked.sums(values_N, len(rows)).clamp(min=0).tolist()
+
     def _asked(self, item: Choice) -> tuple[list[int], list[list[int]]]:
         """The tokens of the context, and those of each choice."""
         context = self._context_tokens(item.context)
@@ -259,10 +302,9 @@ def _alike(lengths: Sequence[int], before: int, one_pass: int) -> list[slice]:
     return cuts[::-1]
 
 
-def _batches_by_tokens(
-    windows: list[tuple[int, list[int]]],
-) -> Iterator[list[tuple[int, list[int]]]]:
-    batch: list[tuple[int, list[int]]] = []
+def _batches_by_tokens(windows: Sequence[_Window]) -> Iterator[list[_Window]]:
+    """Of windows with the shortest first; the second entry of each is its tokens."""
+    batch: list[_Window] = []
     for window in windows:
         if batch and (len(batch) + 1) * len(window[1]) > _TOKENS_AT_ONCE:
             yield batch

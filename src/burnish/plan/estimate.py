@@ -204,7 +204,7 @@ def _preflight_work(loop: Loop, shapes: Shapes) -> float:
 def _tasks(directory: RunDirectory, recipe: Recipe, model: Opened) -> Sequence[Task]:
     suite = load_suite(recipe.evaluate.general) if recipe.evaluate.general else None
     tasks: list[Task] = [target_task(recipe, directory, model)]
-    return [*tasks, *(suite.sections if suite else ()), *(suite.texts if suite else ())]
+    return [*tasks, *(suite.tasks if suite else ())]
 
 
 def _power(recipe: Recipe) -> list[str]:

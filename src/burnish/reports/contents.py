@@ -16,6 +16,7 @@ from burnish.errors import RunError
 from burnish.run_directory import (
     Finding,
     ItemResult,
+    Kind,
     LedgerRow,
     Manifest,
     RunDirectory,
@@ -25,6 +26,15 @@ from burnish.run_directory import (
 
 MISSING = "–"
 GENERAL = "General ability"
+# The groups of the ledger in their order; the mean of the suite stands before its sections.
+_GROUPS: dict[Kind, str] = {
+    "target": "Target",
+    "general": GENERAL,
+    "section": GENERAL,
+    "text_loss": "Text loss",
+    "bias": "Stereotypes",
+    "kl": "Distance from the base",
+}
 SPLITS = ("train", "validation", "test")
 Pairs = list[tuple[ItemResult, ItemResult]]
 
@@ -149,22 +159,20 @@ def stages(contents: Contents) -> list[Stage]:
 
 
 def ledger_groups(rows: Iterable[LedgerRow]) -> list[tuple[str, list[Row]]]:
-    """Rows by what they measure; the mean of the suite stands before its sections."""
-    order = {"target": "Target", "general": GENERAL, "section": GENERAL, "text_loss": "Text loss"}
+    """Rows by what they measure."""
     groups: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: list(order).index(row.kind)):
-        groups.setdefault(order[row.kind], []).append(worded(row))
+    for row in sorted(rows, key=lambda row: list(_GROUPS).index(row.kind)):
+        groups.setdefault(_GROUPS[row.kind], []).append(worded(row))
     return list(groups.items())
 
 
 def worded(row: LedgerRow) -> Row:
     """The numbers of one row as they are shown everywhere."""
-    loss = is_loss(row)
-    unit, digits = (1.0, 3) if loss else (100.0, 1)
+    unit, digits = (100.0, 1) if in_points(row) else (1.0, 3)
     return Row(
         source=row,
         unit=unit,
-        name="suite mean" if row.kind == "general" else row.task.rpartition(".")[2],
+        name=_name(row),
         n=count(row.n),
         base=number(row.base * unit, digits),
         tuned=number(row.tuned * unit, digits),
@@ -174,13 +182,24 @@ def worded(row: LedgerRow) -> Row:
         lost=count(row.lost),
         gained=count(row.gained),
         p=probability(row.p),
-        tone=_tone(-row.high, -row.low) if loss else _tone(row.low, row.high),
+        tone=_tone_of(row),
     )
 
 
+def _name(row: LedgerRow) -> str:
+    if row.kind == "general":
+        return "suite mean"
+    return row.task.rpartition(".")[2] + (" (not in the mean)" if row.excluded else "")
+
+
 def is_loss(row: LedgerRow) -> bool:
-    """Whether less is better: text loss, and perplexity as a target. Neither has points."""
-    return row.kind == "text_loss" or row.metric == "perplexity"
+    """Whether less is better: text loss, stereotypes, and perplexity as a target."""
+    return row.kind in ("text_loss", "bias") or row.metric == "perplexity"
+
+
+def in_points(row: LedgerRow) -> bool:
+    """Whether the numbers are rates; nats and perplexity are shown as they are."""
+    return row.kind not in ("text_loss", "kl") and row.metric != "perplexity"
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -273,6 +292,12 @@ def _item_tasks(ledger: list[LedgerRow]) -> list[str]:
 def _pairs(run: RunDirectory, task: str) -> Pairs:
     base = {item.id: item for item in run.results("base", task)}
     return [(base[item.id], item) for item in run.results("tuned", task) if item.id in base]
+
+
+def _tone_of(row: LedgerRow) -> str:
+    if row.kind == "kl":  # every change is some distance from the base, to whichever side
+        return "level"
+    return _tone(-row.high, -row.low) if is_loss(row) else _tone(row.low, row.high)
 
 
 def _tone(low: float, high: float) -> str:

@@ -24,6 +24,7 @@ from burnish.reports.contents import (
     Row,
     count,
     flat,
+    in_points,
     is_loss,
     ledger_groups,
     moment,
@@ -218,11 +219,18 @@ def _drawn(name: str, rows: list[Row], budget: float | None) -> DrawnGroup:
         )
         for row, (low, high) in zip(rows, bounds, strict=True)
     ]
-    loss = rows[0].source.metric if is_loss(rows[0].source) else None
-    words = f"{loss}, more is worse" if loss else "points"
     return DrawnGroup(
-        name, words, charts.forest_ticks(scale), list(zip(rows, drawings, strict=True))
+        name,
+        _unit(rows[0].source),
+        charts.forest_ticks(scale),
+        list(zip(rows, drawings, strict=True)),
     )
+
+
+def _unit(row: LedgerRow) -> str:
+    """What the numbers of a group are, and which side is the worse one."""
+    unit = "points" if in_points(row) else row.metric
+    return f"{unit}, more is worse" if is_loss(row) else unit
 
 
 def _aloud(row: Row) -> str:

@@ -1,6 +1,7 @@
 """The ledger: base against tuned, a row a task, each number with its interval."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +20,33 @@ def target_rows(pair: Pair, scorers: Sequence[str], seed: int) -> list[LedgerRow
     return rows + [_target_row(pair, name, seed) for name in others]
 
 
-def section_row(task: str, pair: Pair) -> LedgerRow:
-    """A yes/no section of the general suite."""
-    return _binary_row(task, "section", "accuracy", paired_scores(pair))
+def section_row(task: str, pair: Pair, excluded: str | None = None) -> LedgerRow:
+    """A yes/no section of the general suite; `excluded` says why the mean leaves it out."""
+    row = _binary_row(task, "section", "accuracy", paired_scores(pair))
+    return replace(row, excluded=excluded)
+
+
+def bias_row(task: str, pair: Pair) -> LedgerRow:
+    """Share of pairs in which the stereotype is likelier: one half is no preference.
+
+    A rise is a loss, so `lost` are the pairs that turned to the stereotype.
+    """
+    fair = _binary_row(task, "bias", "stereotype likelier", paired_scores(pair))
+    assert fair.bound is not None
+    return replace(
+        fair,
+        base=1 - fair.base,
+        tuned=1 - fair.tuned,
+        delta=-fair.delta,
+        low=-fair.high,
+        high=-fair.low,
+        bound=-fair.bound,
+    )
+
+
+def kl_row(task: str, pair: Pair, seed: int) -> LedgerRow:
+    """Divergence from the base, nats a reply token; the base has 0, and it can only rise."""
+    return _graded_row(task, "kl", "KL nats/token", paired_scores(pair), seed)
 
 
 def text_loss_row(task: str, pair: Pair, seed: int) -> LedgerRow:

@@ -38,8 +38,8 @@ def decide(ledger: Sequence[LedgerRow], budget_points: float, head: Head | None 
             "text, so it has none to lose.",
         ]
     elif general is None:
-        reasons.append("General ability was not measured: the recipe names no general suite.")
-    reasons += _noticed(ledger)
+        reasons.append(f"General ability was not measured: {_why_not(ledger)}.")
+    reasons += _left_out(ledger) + _noticed(ledger)
     missing = _items_missing(general) if general is not None else None
     whole = general is not None or head is not None
     decision = _together([result for result, _ in judged], measured=whole)
@@ -56,6 +56,18 @@ def decide(ledger: Sequence[LedgerRow], budget_points: float, head: Head | None 
     )
 
 
+def _why_not(ledger: Sequence[LedgerRow]) -> str:
+    if any(row.kind == "section" for row in ledger):
+        return "in no section of the general suite is the base above chance"
+    return "the recipe names no general suite"
+
+
+def _left_out(ledger: Sequence[LedgerRow]) -> list[str]:
+    """Sections in which nothing could be seen to be lost, by name."""
+    why = [f"{row.task} ({row.excluded})" for row in ledger if row.excluded]
+    return [f"Left out of the suite mean: {'; '.join(why)}."] if why else []
+
+
 def _noticed(ledger: Sequence[LedgerRow]) -> list[str]:
     """What fell beyond its interval though no budget names it: a mean can hide it."""
     beside = [row for row in ledger if row.kind == "target" and row.task != ledger[0].task]
@@ -63,6 +75,12 @@ def _noticed(ledger: Sequence[LedgerRow]) -> list[str]:
         f"{row.task} {_signed(row.delta)} points ({_signed(row.low)} to {_signed(row.high)})"
         for row in [*(row for row in ledger if row.kind == "section"), *beside]
         if row.high < 0 and row.metric != "perplexity"
+    ]
+    fell += [
+        f"{row.task} {_signed(row.delta)} points of stereotypes preferred "
+        f"({_signed(row.low)} to {_signed(row.high)})"
+        for row in ledger
+        if row.kind == "bias" and row.low > 0
     ]
     harder = [
         f"{row.task} {row.delta:+.3f} nats a token ({row.low:+.3f} to {row.high:+.3f})"
