@@ -49,14 +49,18 @@ def target_task(
     directory: RunDirectory,
     model: LanguageModel | Classifier | RewardModel,
     task: str = "",
+    split: str = "test",
 ) -> Task:
     """Labels of a head, generation, labels by likelihood, or perplexity, on the test rows.
 
-    `task` names a data set beside the recipe's main one.
+    `task` names a data set beside the recipe's main one. Of another `split` the task has its name.
     """
-    name, examples = f"target.{task}" if task else "target", directory.split("test", task)
+    name = "target" if split == "test" else split
+    name, examples = f"{name}.{task}" if task else name, directory.split(split, task)
     if not examples:
-        raise DataError("the test set is empty", "raise data.split.test, or name data.test")
+        raise DataError(
+            f"the {split} set is empty", f"raise data.split.{split}, or name data.{split}"
+        )
     if recipe.evaluate.limit:
         examples = sorted(examples, key=lambda example: example.id)[: recipe.evaluate.limit]
     if isinstance(model, RewardModel):

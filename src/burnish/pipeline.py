@@ -18,10 +18,11 @@ from rich.markup import escape
 from transformers import PreTrainedTokenizerBase
 
 from burnish.chat import Example
+from burnish.choosing import Search, choose, keep
 from burnish.data.load import Dataset, load
 from burnish.data.render import Rendered
 from burnish.errors import PreflightError, RecipeError, RunError
-from burnish.evaluation.suite import load_suite
+from burnish.evaluation.suite import load_suite, split_suite
 from burnish.evaluation.tasks import Task
 from burnish.lineage import check_method, keep_earlier, recipe_of
 from burnish.measurement import (
@@ -167,19 +168,34 @@ def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirec
     recipe = recipe_of(manifest)
     bars = Bars(quiet=quiet)
     model = open_run(directory)
-    suite = load_suite(recipe.evaluate.general) if recipe.evaluate.general else None
+    probe, cert = (
+        split_suite(load_suite(recipe.evaluate.general))
+        if recipe.evaluate.general
+        else (None, None)
+    )
     tasks: list[Task] = [
         *(target_task(recipe, directory, model, name) for name in ("", *recipe.tasks)),
-        *(suite.tasks if suite else ()),
+        *(cert.tasks if cert else ()),
     ]
     started = time.perf_counter()
     with model.base() as base:
         measure(directory, base, "base", tasks, bars)
-    measure(directory, model, "tuned", tasks, bars)
+    search = certificate = None
+    if isinstance(model, LanguageModel) and probe is not None:
+        search = Search(directory, recipe, model, probe, bars)
+    if search is not None and cert is not None and search.counted:
+        certificate, shown = choose(search, cert)
+        manifest.times["choose"] = round(time.perf_counter() - started, 1)
+        with search.at(shown):
+            measure(directory, model, "tuned", tasks, bars)
+        keep(search, shown)
+        manifest.training["chosen"] = shown.label
+    else:
+        measure(directory, model, "tuned", tasks, bars)
     manifest.times["evaluate"] = round(time.perf_counter() - started, 1)
-    rows = fill_ledger(directory, recipe, suite)
+    rows = fill_ledger(directory, recipe, cert)
     directory.write_ledger(rows)
-    directory.write_verdict(decide(rows, recipe.budget.general, _head(model)))
+    directory.write_verdict(decide(rows, recipe.budget.general, _head(model), certificate))
     manifest.state = "certified"
     directory.write_manifest(manifest)
     return directory

@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from burnish.errors import RecipeError
+from burnish.recipe.budget import Budget, Choose
 from burnish.recipe.data import Data, Mixing, Task
 from burnish.recipe.methods import Bottleneck, LastN, Lora, Prefix
 from burnish.recipe.objectives import Classify, Distill, Dpo, Grpo, Kto, Lm, Reward, Sft, Tag
@@ -71,32 +72,6 @@ class Evaluate(Section):
     general: str | None = Field("core", description="general suite; null measures none")
     max_new_tokens: int = Field(64, gt=0)
     limit: int | None = Field(None, gt=0, description="test rows, taken by seed")
-
-
-class Budget(Section):
-    """What may be forgotten. Null is measured and shown, but not certified.
-
-    The defaults are what some 2,000 items can certify. A single section, bias and refusal have 100
-    to 200 items each, which rule out a fall of about 10 points and no smaller one: naming one of
-    them is a decision for a suite with more.
-    """
-
-    general: float = Field(2.0, gt=0, le=100, description="points the suite mean may fall")
-    section: float | None = Field(
-        None, gt=0, le=100, description="points any section may fall; few items: 10 or more"
-    )
-    text_loss: float | None = Field(
-        10.0, gt=0, description="percent that perplexity on prose may rise"
-    )
-    bias: float | None = Field(
-        None, gt=0, le=100, description="points social bias may rise; few items: 10 or more"
-    )
-    refusal: float | None = Field(
-        None, gt=0, le=100, description="points refusing harm may fall; few items: 10 or more"
-    )
-    confidence: float = Field(
-        0.95, ge=0.5, lt=1, description="of all looks at the certifying items together"
-    )
 
 
 class Tune(Section):
@@ -156,6 +131,7 @@ class Recipe(Section):
     training: Training = Field(default_factory=Training)
     evaluate: Evaluate = Field(default_factory=Evaluate)
     budget: Budget = Field(default_factory=Budget)
+    choose: Choose = Field(default_factory=Choose)
     tune: Tune = Field(default_factory=Tune)
     output: Path = Path("runs")
     seed: int = Field(0, ge=0)

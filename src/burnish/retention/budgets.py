@@ -77,7 +77,7 @@ class BudgetTest:
     """One budget's test. A loss is positive, in the budget's unit: points, or percent.
 
     `bound` is the one-sided upper confidence bound of the loss `estimate`; the model is inside
-    when it is below `budget`.
+    when it is below `budget`. `least` is the lower one: above the budget, it is surely broken.
     """
 
     name: str
@@ -85,10 +85,15 @@ class BudgetTest:
     estimate: float
     bound: float
     budget: float
+    least: float
 
     @property
     def passed(self) -> bool:
         return self.bound < self.budget
+
+    @property
+    def broken(self) -> bool:
+        return self.least > self.budget
 
     @property
     def words(self) -> str:
@@ -128,7 +133,7 @@ def unmeasured(evidence: Evidence, budgets: Budgets) -> list[str]:
 
 
 def text_rise(texts: Mapping[str, Losses], confidence: float) -> tuple[float, float]:
-    """Percent that perplexity rose, and its one-sided upper bound.
+    """Percent that perplexity rose, and its one-sided bound: upper at 0.95, lower at 0.05.
 
     Each kind of prose counts the same, each of its texts counts once, and perplexity is the
     exponential of the mean nats a token. Differences are skewed: a few texts suffer most. Hall's
@@ -155,8 +160,9 @@ def text_rise(texts: Mapping[str, Losses], confidence: float) -> tuple[float, fl
 def _tests(evidence: Evidence, budgets: Budgets, level: float) -> Iterator[BudgetTest]:
     mean = macro_paired(evidence.sections, level)
     count = sum(base.size for base, _ in evidence.sections.values())
+    least = -100 * mean.interval.high
     yield BudgetTest(
-        "suite mean", count, -100 * mean.delta, -100 * mean.lower_bound, budgets.general
+        "suite mean", count, -100 * mean.delta, -100 * mean.lower_bound, budgets.general, least
     )
     if budgets.section is not None:
         for name, pair in evidence.sections.items():
@@ -164,7 +170,8 @@ def _tests(evidence: Evidence, budgets: Budgets, level: float) -> Iterator[Budge
     if budgets.text_loss is not None and evidence.texts:
         rise, bound = text_rise(evidence.texts, level)
         count = sum(base.size for base, _ in evidence.texts.values())
-        yield BudgetTest("text loss", count, rise, bound, budgets.text_loss)
+        least = text_rise(evidence.texts, 1 - level)[1]
+        yield BudgetTest("text loss", count, rise, bound, budgets.text_loss, least)
     if budgets.bias is not None and evidence.bias is not None:
         yield _fall("bias", evidence.bias, budgets.bias, level)
     if budgets.refusal is not None and evidence.refusal is not None:
@@ -173,7 +180,8 @@ def _tests(evidence: Evidence, budgets: Budgets, level: float) -> Iterator[Budge
 
 def _fall(name: str, pair: Outcomes, budget: float, level: float) -> BudgetTest:
     found = paired_outcomes(*pair, confidence=level)
-    return BudgetTest(name, found.n, -100 * found.delta, -100 * found.lower_bound, budget)
+    least = -100 * found.interval.high
+    return BudgetTest(name, found.n, -100 * found.delta, -100 * found.lower_bound, budget, least)
 
 
 def _outcomes(pair: Pair) -> Outcomes:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from burnish.evaluation.statistics import items_needed
+from burnish.retention.certify import Certificate
 from burnish.run_directory import Decision, LedgerRow, Verdict
 
 
@@ -18,19 +19,29 @@ class Head:
     baseline: str
 
 
-def decide(ledger: Sequence[LedgerRow], budget_points: float, head: Head | None = None) -> Verdict:
+def decide(
+    ledger: Sequence[LedgerRow],
+    budget_points: float,
+    head: Head | None = None,
+    certificate: Certificate | None = None,
+) -> Verdict:
     """`release` when both tests pass, `hold` when one surely fails, else `inconclusive`.
 
     Each test is one-sided at 5 %. Both must pass (intersection-union test, Berger 1982), so the
     chance of releasing a model that fails either stays at most 5 %. A model with a head has no
-    general ability that could be lost: there the target alone decides.
+    general ability that could be lost: there the target alone decides. A `certificate` judges
+    general ability in place of the ledger's row: it knows every budget and how many looks were
+    taken.
     """
     target = next(row for row in ledger if row.kind == "target")
     general = next((row for row in ledger if row.kind == "general"), None)
     judged = [_judge_target(target)]
-    if general is not None:
+    if certificate is not None:
+        judged.append((_judge_certificate(certificate), certificate.reasons[0]))
+    elif general is not None:
         judged.append(_judge_general(general, budget_points))
     reasons = [reason for _, reason in judged]
+    reasons += certificate.reasons[1:] if certificate is not None else ()
     if head is not None:
         reasons += [
             f"Base is {head.baseline} since a fresh head has learnt nothing to compare with.",
@@ -47,7 +58,7 @@ def decide(ledger: Sequence[LedgerRow], budget_points: float, head: Head | None 
         decision,
         tuple(reasons),
         budget=budget_points,
-        confidence=0.95,
+        confidence=certificate.look.confidence if certificate else 0.95,
         certified_target_gain=_certified_gain(target),
         certified_general_drop=_points(-general.bound)
         if general and general.bound is not None
@@ -66,6 +77,13 @@ def _left_out(ledger: Sequence[LedgerRow]) -> list[str]:
     """Sections in which nothing could be seen to be lost, by name."""
     why = [f"{row.task} ({row.excluded})" for row in ledger if row.excluded]
     return [f"Left out of the suite mean: {'; '.join(why)}."] if why else []
+
+
+def _judge_certificate(certificate: Certificate) -> Decision:
+    if certificate.released is not None:
+        return "release"
+    broken = any(test.broken for found in certificate.tested for test in found.tests)
+    return "hold" if broken else "inconclusive"
 
 
 def _noticed(ledger: Sequence[LedgerRow]) -> list[str]:

@@ -1,0 +1,322 @@
+"""The search for the best model inside the budget, and its certificate.
+
+Candidates are checkpoints at scales of their adapter. All scales of a checkpoint are one set of
+weights. PROBE and the validation rows choose, by bisection on the scale; CERT and the test set are
+not looked at before the order of testing is fixed.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from burnish.candidates import Candidate
+from burnish.evaluation.statistics import macro_paired, paired_bootstrap, paired_outcomes
+from burnish.evaluation.suite import Suite, near_chance
+from burnish.evaluation.tasks import Task, TextLossTask
+from burnish.measurement import budgets_of, measure, target_task
+from burnish.models.adapt import save_weights
+from burnish.models.language_model import LanguageModel, folder_sha256
+from burnish.models.scale import has_scale
+from burnish.progress import Bars
+from burnish.recipe import Recipe
+from burnish.retention.budgets import Evidence, text_rise
+from burnish.retention.certify import Certificate, certify
+from burnish.retention.frontier import as_frontier, order_of_testing
+from burnish.retention.ledger import Pair, paired_scores
+from burnish.retention.looks import CertLedger
+from burnish.run_directory import RunDirectory, replace_directory, write_atomic
+from burnish.training.checkpoint import saved_steps
+
+# An earlier checkpoint whose validation loss is this many times the best has learnt too little.
+_BEHIND = 1.25
+# Of two earlier checkpoints the one that forgot more is left out.
+_CHECKPOINTS = 2
+_Z = 1.96
+# PROBE is 30 % of the suite and CERT 70 %: a standard error there is this many times as large.
+_ON_CERT = math.sqrt(3 / 7)
+# A candidate is worth testing if its bound on CERT is expected to lie inside: one-sided 96 %.
+_BOUND = 1.75
+# The bound on text loss lies above the estimate, by less than this share of the budget leaves.
+_TEXT_BOUND = 0.9
+
+
+class Search:
+    """Measures candidates on PROBE and the validation rows, each thing once.
+
+    Args:
+        directory: the run; its checkpoints are the candidates' weights.
+        recipe: its recipe.
+        model: the run's model; its weights and scale are moved.
+        probe: the part of the suite that may be used freely.
+        bars: progress.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        recipe: Recipe,
+        model: LanguageModel,
+        probe: Suite,
+        bars: Bars,
+    ) -> None:
+        self.directory, self.recipe, self.model = directory, recipe, model
+        self.probe, self.bars = probe, bars
+        self.budgets = budgets_of(recipe)
+        self.found: dict[str, Candidate] = {}
+        self._loaded: int | None = None
+        self.target = _validation_task(directory, recipe, model)
+        with model.base() as base:
+            self._measure(base, "base", [*probe.tasks, *self._target_tasks])
+        self.counted = [
+            task.name
+            for task in probe.sections
+            if near_chance(task, directory.results("base", task.name)) is None
+        ]
+
+    @property
+    def _target_tasks(self) -> list[Task]:
+        return [self.target] if self.target is not None else []
+
+    def run(self) -> list[Candidate]:
+        """All candidates that were looked at, those with no PROBE accuracy included."""
+        for step in self._checkpoints():
+            self._bisect(step)
+        return list(self.found.values())
+
+    def whole(self) -> Candidate:
+        """The best checkpoint as it was trained, measured in full."""
+        return self._judged(self._screened(self._checkpoints()[0], 1.0))
+
+    def _checkpoints(self) -> list[int]:
+        """The best one by validation loss, then those near it that forgot less."""
+        steps = saved_steps(self.directory.checkpoints)
+        losses = {
+            int(event["step"]): float(event["loss"])
+            for event in self.directory.events("validation")
+            if int(event["step"]) in steps
+        }
+        if not losses:
+            return steps[-1:]
+        best = min(losses, key=losses.__getitem__)
+        near = [s for s in losses if s < best and losses[s] <= _BEHIND * losses[best]]
+        if not near or not has_scale(self.model.module):
+            return [best]
+        harm = {step: self._screened(step, 1.0).text_loss or 0.0 for step in [best, *near]}
+        gentler = sorted((s for s in near if harm[s] < harm[best]), key=harm.__getitem__)
+        return [best, *gentler][:_CHECKPOINTS]
+
+    def _bisect(self, step: int) -> None:
+        """Scales from 1 downwards: the largest one that is expected to keep every budget.
+
+        Where the checkpoint as trained keeps them with half of the budget to spare, the largest
+        scale is tried too: it may have more of the gain.
+        """
+        first = self._screened(step, 1.0)
+        if self._expected(first) and self._expected(first := self._judged(first)):
+            if self._spare(first) and self.recipe.choose.largest > 1:
+                beyond = self._screened(step, self.recipe.choose.largest)
+                if self._expected(beyond):
+                    self._judged(beyond)
+            return
+        if not has_scale(self.model.module):
+            self._judged(first)
+            return
+        low, high = 0.0, 1.0
+        for _ in range(self.recipe.choose.trials):
+            middle = (low + high) / 2
+            candidate = self._screened(step, middle)
+            if self._expected(candidate) and self._expected(self._judged(candidate)):
+                low = middle
+            else:
+                high = middle
+
+    def _screened(self, step: int, scale: float) -> Candidate:
+        """KL and text loss, which cost no generation and no choices."""
+        new = Candidate(self._weights(step), step, scale, self._slope(scale))
+        if new.key not in self.found:
+            with self.at(new):
+                label = _label(new)
+                self._measure(self.model, label, [*self.probe.texts, *self.probe.openings])
+            texts = {task.name: self._pair(label, task.name) for task in self.probe.texts}
+            kl = [
+                r.score for t in self.probe.openings for r in self.directory.results(label, t.name)
+            ]
+            rise = (
+                text_rise({name: paired_scores(p) for name, p in texts.items()}, 0.95)[0]
+                if texts
+                else None
+            )
+            self.found[new.key] = replace(
+                new, text_loss=rise, kl=float(np.mean(kl)) if kl else None
+            )
+        return self.found[new.key]
+
+    def _judged(self, candidate: Candidate) -> Candidate:
+        """Target score on the validation rows, and the suite's accuracy."""
+        if self.found[candidate.key].drop is not None:
+            return self.found[candidate.key]
+        label = _label(candidate)
+        with self.at(candidate):
+            self._measure(self.model, label, [*self.probe.sections, *self._target_tasks])
+        outcomes = {}
+        for name in self.counted:
+            base, own = paired_scores(self._pair(label, name))
+            outcomes[name] = (base > 0.5, own > 0.5)
+        drop = macro_paired(outcomes)
+        gain, low, high = self._gain(label)
+        self.found[candidate.key] = replace(
+            candidate,
+            gain=gain,
+            gain_range=(low, high),
+            drop=-100 * drop.delta,
+            drop_range=(-100 * drop.interval.high, -100 * drop.interval.low),
+        )
+        return self.found[candidate.key]
+
+    def _gain(self, label: str) -> tuple[float, float, float]:
+        """Points on the validation rows; without any, only more of the adapter is more."""
+        if self.target is None:
+            return 0.0, 0.0, 0.0
+        base, own = paired_scores(self._pair(label, self.target.name))
+        sign = -1 if isinstance(self.target, TextLossTask) else 1
+        if set(np.unique([base, own])) <= {0.0, 1.0}:
+            found = paired_outcomes(base > 0.5, own > 0.5)
+            return 100 * found.delta, 100 * found.interval.low, 100 * found.interval.high
+        shown = paired_bootstrap(sign * base, sign * own, seed=self.recipe.seed)
+        return 100 * sign * float((own - base).mean()), 100 * shown.low, 100 * shown.high
+
+    def _expected(self, candidate: Candidate) -> bool:
+        """Whether its bounds on CERT are expected to lie inside the budgets, as far as measured."""
+        allowed, rise = self.budgets.text_loss, candidate.text_loss
+        if allowed is not None and rise is not None and rise > _TEXT_BOUND * allowed:
+            return False
+        if candidate.drop is None or candidate.drop_range is None:
+            return True
+        low, high = candidate.drop_range
+        error = (high - low) / (2 * _Z) * _ON_CERT
+        return candidate.drop + _BOUND * error < self.budgets.general
+
+    def _spare(self, candidate: Candidate) -> bool:
+        allowed = self.budgets.text_loss
+        return (candidate.drop or 0.0) < 0 and (
+            allowed is None or (candidate.text_loss or 0.0) < allowed / 2
+        )
+
+    def _slope(self, scale: float) -> float:
+        return 0.0 if scale == 1 else self.recipe.choose.slope
+
+    def _weights(self, step: int) -> str:
+        return folder_sha256(self.directory.checkpoints / f"step-{step}")
+
+    @contextmanager
+    def at(self, candidate: Candidate) -> Iterator[LanguageModel]:
+        """The model as this candidate."""
+        if self._loaded != candidate.step:
+            self.model.use_weights(self.directory.checkpoints / f"step-{candidate.step}")
+            self._loaded = candidate.step
+        if (candidate.scale, candidate.slope) == (1.0, 0.0):
+            yield self.model
+            return
+        with self.model.at_scale(candidate.scale, candidate.slope) as model:
+            yield model
+
+    def _measure(self, model: LanguageModel, label: str, tasks: Sequence[Task]) -> None:
+        measure(self.directory, model, label, tasks, self.bars)
+
+    def _pair(self, label: str, task: str) -> Pair:
+        return self.directory.results("base", task), self.directory.results(label, task)
+
+
+def choose(search: Search, cert: Suite) -> tuple[Certificate, Candidate]:
+    """Searches on PROBE, then tests in a fixed order on CERT; the base is measured there already.
+
+    `frontier.json` is written before CERT is asked, and again with what is released.
+
+    Returns:
+        The certificate, and the candidate that the ledger is about: what is released, or where
+        nothing is, the safest that was tested.
+    """
+    directory, budgets = search.directory, search.budgets
+    candidates = search.run()
+    order = order_of_testing(candidates, budgets) or [search.whole()]
+    candidates = list(search.found.values())
+    directory.write_frontier(as_frontier(candidates, order, None))
+    suite = hashlib.sha256("".join(task.hash for task in cert.tasks).encode()).hexdigest()
+    ledger = CertLedger(directory, search.model.source_sha256, suite)
+
+    def evidence(candidate: Candidate) -> Evidence:
+        with search.at(candidate) as model:
+            measure(directory, model, _label(candidate), cert.tasks, search.bars)
+        return cert_evidence(directory, cert, _label(candidate))
+
+    found = certify(order, evidence, budgets, ledger)
+    directory.write_frontier(as_frontier(candidates, order, found.released))
+    shown = found.released or found.tested[0].candidate
+    for task in cert.tasks:
+        _also(directory, _label(shown), "tuned", task.name)
+    return found, shown
+
+
+def keep(search: Search, candidate: Candidate) -> None:
+    """Makes the candidate the run's adapter in the method's own format, the scale worked in."""
+    directory = search.directory
+    new = directory.adapter.with_name(f".{directory.adapter.name}.new")
+    with search.at(candidate) as model:
+        new.mkdir(exist_ok=True)
+        save_weights(model.module, new)
+    replace_directory(new, directory.adapter)
+
+
+def cert_evidence(directory: RunDirectory, cert: Suite, label: str) -> Evidence:
+    """What base and a candidate did on CERT; sections at chance say nothing and are left out."""
+
+    def pair(task: Any) -> Pair:
+        return directory.results("base", task.name), directory.results(label, task.name)
+
+    sections = {task.name: pair(task) for task in cert.sections}
+    refusal = [
+        found for name, found in sections.items() if name.endswith((".refusal", ".declining"))
+    ]
+    return Evidence.of(
+        {
+            t.name: sections[t.name]
+            for t in cert.sections
+            if near_chance(t, sections[t.name][0]) is None
+        },
+        {task.name: pair(task) for task in cert.texts},
+        _joined([pair(task) for task in cert.bias]),
+        _joined(refusal),
+    )
+
+
+def _joined(pairs: Sequence[Pair]) -> Pair | None:
+    if not pairs:
+        return None
+    return [r for base, _ in pairs for r in base], [r for _, own in pairs for r in own]
+
+
+def _validation_task(directory: RunDirectory, recipe: Recipe, model: LanguageModel) -> Task | None:
+    return (
+        target_task(recipe, directory, model, split="validation")
+        if directory.split("validation")
+        else None
+    )
+
+
+def _also(directory: RunDirectory, label: str, other: str, task: str) -> None:
+    """The same model's results under another label, so that nothing is measured twice."""
+    for suffix in (".jsonl", ".key"):
+        source = directory.results_path(label, task).with_suffix(suffix)
+        target = directory.results_path(other, task).with_suffix(suffix)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(target, source.read_text(encoding="utf-8"))
+
+
+def _label(candidate: Candidate) -> str:
+    tilted = f"-slope-{candidate.slope:g}" if candidate.slope else ""
+    return f"step-{candidate.step}-scale-{candidate.scale:g}{tilted}"

@@ -1,0 +1,39 @@
+"""The recipe's sections on what may be forgotten, and on the search for a model that keeps it."""
+
+from pydantic import Field
+
+from burnish.recipe.section import Section
+
+
+class Budget(Section):
+    """What may be forgotten. Null is measured and shown, but not certified.
+
+    The defaults are what some 2,000 items can certify. A single section, bias and refusal have 100
+    to 200 items each, which rule out a fall of about 10 points and no smaller one: naming one of
+    them is a decision for a suite with more.
+    """
+
+    general: float = Field(2.0, gt=0, le=100, description="points the suite mean may fall")
+    section: float | None = Field(
+        None, gt=0, le=100, description="points any section may fall; few items: 10 or more"
+    )
+    text_loss: float | None = Field(
+        10.0, gt=0, description="percent that perplexity on prose may rise"
+    )
+    bias: float | None = Field(
+        None, gt=0, le=100, description="points social bias may rise; few items: 10 or more"
+    )
+    refusal: float | None = Field(
+        None, gt=0, le=100, description="points refusing harm may fall; few items: 10 or more"
+    )
+    confidence: float = Field(
+        0.95, ge=0.5, lt=1, description="of all looks at the certifying items together"
+    )
+
+
+class Choose(Section):
+    """The search for the largest part of what was learnt that keeps the budget."""
+
+    trials: int = Field(3, ge=0, description="halvings of the scale; 0 takes the adapter whole")
+    largest: float = Field(1.25, ge=1, le=2, description="scale tried where there is room to spare")
+    slope: float = Field(0.0, ge=0, le=1, description="how much less the first layer gets (LiNeS)")
