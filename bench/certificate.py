@@ -15,7 +15,7 @@ rows are drawn from them with replacement, and each procedure releases a candida
   point     highest validation gain of those whose estimate on all drawn items is inside
   gate      the same, of those whose 95 % interval on all drawn items is inside, section by section
   gate 1    the same gate with the whole suite pooled to one benchmark
-  ours      frontier and order from PROBE and validation, fixed sequence on CERT, as the first look
+  ours      frontier and order from PROBE and validation, fixed sequence on CERT, as a first look
   bonf all  highest gain of those that pass our tests on all drawn items, alpha over all candidates
   bonf cert the same on CERT, alpha over the candidates that ours would test
 

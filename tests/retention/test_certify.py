@@ -61,11 +61,11 @@ def test_words() -> None:
     found = certify(ORDER, Asked(s25=0, s50=5, s75=40), BUDGETS)
     kept, broken, look = found.reasons
     assert kept.startswith(
-        "Step 40 at scale 0.5 keeps every budget: suite mean fell 0.5 points, it fell at most 1.2 "
+        "Step 40 at scale 0.5 keeps every budget: suite mean fell 0.5 points, it fell at most 1.1 "
     )
     assert broken.startswith("Step 40 at scale 0.75 is not shown to: suite mean fell 4.0 points")
     assert look == (
-        "This is look 1 at the certifying items, judged at 97.5 % confidence, so that all looks "
+        "This is look 1 at the certifying items, judged at 96 % confidence, so that all looks "
         "together keep 95 %."
     )
 
@@ -86,14 +86,14 @@ def released_over_budget(runs: int) -> tuple[float, float]:
         seen = {candidate.key: outcomes(candidate) for candidate in ORDER}
         found: Certificate = certify(ORDER, lambda c, seen=seen: seen[c.key], BUDGETS)
         ours += found.released is not None
-        any_of_them += any(inside(budget_tests(e, BUDGETS, 0.975)) for e in seen.values())
+        any_of_them += any(inside(budget_tests(e, BUDGETS, 0.96)) for e in seen.values())
     return ours / runs, any_of_them / runs
 
 
 def test_the_error_of_the_whole_sequence_is_that_of_one_test() -> None:
     ours, any_of_them = released_over_budget(800)
-    assert 0.005 < ours < 0.042  # 2.5 % at the first look
-    assert any_of_them > 0.06  # what stopping at the first failure is for
+    assert 0.01 < ours < 0.055  # 4 % at the first look
+    assert any_of_them > 0.09  # what stopping at the first failure is for
 
 
 def test_a_model_over_budget_behind_good_ones_errs_no_more() -> None:
@@ -108,4 +108,4 @@ def test_a_model_over_budget_behind_good_ones_errs_no_more() -> None:
     for _ in range(runs):
         released = certify(ORDER, measure, BUDGETS).released
         errors += released in ORDER[2:]
-    assert errors / runs < 0.045
+    assert errors / runs < 0.055

@@ -7,6 +7,7 @@ import pytest
 
 from burnish.evaluation.statistics import smallest_margin
 from burnish.retention.budgets import Budgets, Evidence, budget_tests
+from burnish.retention.looks import look_alpha
 from burnish.retention.power import (
     Sizes,
     power_headline,
@@ -94,17 +95,17 @@ def test_more_items_and_fewer_flips_certify_less() -> None:
 
 def test_the_plan_is_for_the_first_look() -> None:
     row = power_of(Sizes(SECTIONS), Budgets(2.0))[0]
-    assert row.smallest == suite_budget(SECTIONS, alpha=0.025)
+    assert row.smallest == suite_budget(SECTIONS, alpha=look_alpha(1, 0.95))
     assert (row.budget, row.tighter) == (2.0, 2.0)  # the recipe's, which is out of reach
-    assert row.needed == suite_items(2.0, 3, alpha=0.025)
+    assert row.needed == suite_items(2.0, 3, alpha=look_alpha(1, 0.95))
 
 
 def test_sentences() -> None:
     sizes = Sizes({str(i): 100 for i in range(10)}, texts=80, refusal=100)
     mean, prose, refusal = power_sentences(sizes, Budgets(4.0, text_loss=10.0), 0.05, 0.1)
     assert mean == (
-        "The suite can certify a fall of 2.4 points in its mean (1000 items, 5 % of them changing, "
-        "80 % power); 1.2 would need about 321 items a section."
+        "The suite can certify a fall of 2.1 points in its mean (1000 items, 5 % of them changing, "
+        "80 % power); 1.1 would need about 332 items a section."
     )
     assert prose.startswith(
         "The suite can certify a rise of 3.2 % of perplexity on prose (80 texts"
