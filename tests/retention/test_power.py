@@ -108,7 +108,7 @@ def test_sentences() -> None:
         "80 % power); 1.1 would need about 332 items a section."
     )
     assert prose.startswith(
-        "The suite can certify a rise of 3.2 % of perplexity on prose (80 texts"
+        "The suite can certify a rise of 3.0 % of perplexity on prose (80 texts"
     )
     assert "points in refusing harm (100 items" in refusal
     said = power_sentences(sizes, Budgets(1.0, refusal=5.0))

@@ -196,12 +196,14 @@ def too_tight(rows: Sequence[Power]) -> list[str]:
 def _sentence(row: Power, flips: float, spread: float) -> str:
     if row.smallest is None:
         return f"{row.items} items cannot certify any budget of {row.name}."
+    close = row.budget is not None and row.smallest > row.budget > row.smallest - 0.1
+    figure = f"{row.smallest:.2f}" if close else f"{row.smallest:.1f}"
     if row.name == "prose":
-        found = f"a rise of {row.smallest:.1f} % of perplexity on {row.name} ({row.items} texts"
+        found = f"a rise of {figure} % of perplexity on {row.name} ({row.items} texts"
         given = f"{found}, {spread:g} nats a token between texts"
         unit = "texts"
     else:
-        found = f"a fall of {row.smallest:.1f} points in {row.name} ({row.items} items"
+        found = f"a fall of {figure} points in {row.name} ({row.items} items"
         given = f"{found}, {100 * flips:.0f} % of them changing"
         unit = "items a section" if row.name == "its mean" else "items"
     tail = f"; {row.tighter:.2g} would need about {row.needed} {unit}" if row.needed else ""
