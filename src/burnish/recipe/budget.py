@@ -27,7 +27,7 @@ class Budget(Section):
         None, gt=0, le=100, description="points refusing harm may fall; few items: 10 or more"
     )
     confidence: float = Field(
-        0.95, ge=0.5, lt=1, description="of all looks at the certifying items together"
+        0.95, gt=0.5, lt=1, description="of all looks at the certifying items together"
     )
 
 

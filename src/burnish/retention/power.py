@@ -67,7 +67,7 @@ def suite_budget(
     alpha: float = 0.05,
     power: float = POWER,
 ) -> float | None:
-    """Points of the suite mean that sections of these many items can certify.
+    """Points of the suite mean that sections of these many items can certify, or None as above.
 
     The mean's bound is MOVER's, as in `macro_paired`: the distances from each section's estimate
     to its own Tango bound, squared and summed, over the number of sections. The estimate itself
@@ -82,7 +82,8 @@ def suite_budget(
         return None
     bound = sqrt(sum(distance**2 for distance in known))
     spread = sqrt(sum(flips / n for n in sections.values()))
-    return 100 * (bound + _NORMAL.inv_cdf(power) * spread) / len(sections)
+    margin = (bound + _NORMAL.inv_cdf(power) * spread) / len(sections)
+    return 100 * margin if margin < 1 else None
 
 
 def text_budget(
@@ -184,9 +185,10 @@ def too_tight(rows: Sequence[Power]) -> list[str]:
     for row in rows:
         if row.budget is None or (row.smallest is not None and row.smallest <= row.budget):
             continue
+        of = row.name.replace("its ", "the suite's ")
         said.append(
-            f"The budget of {row.budget:g} for {row.name.replace('its', chr(39))} is tighter than that: even a model that "
-            f"lost nothing would fail it in more than {100 * (1 - POWER):.0f} of 100 runs."
+            f"The budget of {row.budget:g} for {of} is tighter than that: even a model that lost "
+            f"nothing would fail it in more than {100 * (1 - POWER):.0f} of 100 runs."
         )
     return said
 
@@ -194,12 +196,14 @@ def too_tight(rows: Sequence[Power]) -> list[str]:
 def _sentence(row: Power, flips: float, spread: float) -> str:
     if row.smallest is None:
         return f"{row.items} items cannot certify any budget of {row.name}."
+    close = row.budget is not None and row.smallest > row.budget > row.smallest - 0.1
+    figure = f"{row.smallest:.2f}" if close else f"{row.smallest:.1f}"
     if row.name == "prose":
-        found = f"a rise of {row.smallest:.1f} % of perplexity on {row.name} ({row.items} texts"
+        found = f"a rise of {figure} % of perplexity on {row.name} ({row.items} texts"
         given = f"{found}, {spread:g} nats a token between texts"
         unit = "texts"
     else:
-        found = f"a fall of {row.smallest:.1f} points in {row.name} ({row.items} items"
+        found = f"a fall of {figure} points in {row.name} ({row.items} items"
         given = f"{found}, {100 * flips:.0f} % of them changing"
         unit = "items a section" if row.name == "its mean" else "items"
     tail = f"; {row.tighter:.2g} would need about {row.needed} {unit}" if row.needed else ""
