@@ -24,7 +24,7 @@ from scipy.stats import spearmanr
 
 from burnish.data.load import load
 from burnish.evaluation.suite import load_suite
-from burnish.evaluation.tasks import ChoiceItem, ChooseTask
+from burnish.evaluation.tasks import ChoiceItem, ChooseTask, Task
 from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_model
 from burnish.models.verbs import Choice
@@ -74,7 +74,7 @@ def choices(name: str, split: str, context: str, count: int, *, by_length: bool 
     return lambda model: accuracy(model, task, count)
 
 
-def accuracy(model: LanguageModel, task: ChooseTask, count: int) -> float:
+def accuracy(model: LanguageModel, task: Task, count: int) -> float:
     results = task.answer(model, 0, count)
     return 100 * statistics.mean(result.score for result in results)
 

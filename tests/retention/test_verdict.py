@@ -5,7 +5,14 @@ import dataclasses
 import pytest
 
 from burnish.evaluation.statistics import paired_outcomes
-from burnish.retention.ledger import general_row, section_row, target_rows, text_loss_row
+from burnish.retention.ledger import (
+    bias_row,
+    general_row,
+    kl_row,
+    section_row,
+    target_rows,
+    text_loss_row,
+)
 from burnish.retention.verdict import Head, decide
 from burnish.run_directory import ItemResult, LedgerRow, Verdict
 
@@ -167,3 +174,51 @@ def test_a_corpus_metric_can_decide() -> None:
     assert (recall.bound, recall.passed) == (None, None)
     level = target_rows((tagged(base), tagged(base)), ["span_f1"], seed=0)[0]
     assert level.passed is False
+
+
+def test_bias_row_is_the_share_of_stereotypes() -> None:
+    # Of 100 pairs 40 are fair under both, 7 only under the base, 3 only under the tuned model.
+    row = bias_row("core.bias", pair(40, 7, 3, 50))
+    assert (row.kind, row.n, row.lost, row.gained) == ("bias", 100, 7, 3)
+    assert (row.base, row.tuned) == (pytest.approx(0.53), pytest.approx(0.57))
+    assert row.delta == pytest.approx(0.04)
+    other = section_row("x", pair(40, 7, 3, 50))
+    assert (row.low, row.high, row.p) == (-other.high, -other.low, other.p)
+    assert row.bound is not None
+    assert row.delta < row.bound < row.high  # the side of more stereotypes
+
+
+def test_more_stereotypes_are_said_and_decide_nothing() -> None:
+    worse = bias_row("core.bias", pair(40, 40, 0, 20))
+    verdict = decide([*ledger(GAIN, KEPT), worse], 2.0)
+    assert verdict.decision == "release"
+    assert "core.bias +40.0 points of stereotypes preferred" in verdict.reasons[-1]
+    fewer = bias_row("core.bias", pair(40, 0, 40, 20))
+    assert "core.bias" not in "".join(decide([*ledger(GAIN, KEPT), fewer], 2.0).reasons)
+
+
+def test_kl_row_is_the_mean_over_openings() -> None:
+    base, tuned = pair(0, 0, 0, 3)
+    tuned = [dataclasses.replace(r, score=s) for r, s in zip(tuned, [0.1, 0.3, 0.2], strict=True)]
+    row = kl_row("core.openings", (base, tuned), seed=0)
+    assert (row.kind, row.base) == ("kl", 0.0)
+    assert row.tuned == row.delta == pytest.approx(0.2)
+    assert 0.1 <= row.low < row.delta < row.high <= 0.3
+    same = kl_row("core.openings", (base, base), seed=0)
+    assert (same.delta, same.low, same.high) == (0.0, 0.0, 0.0)
+
+
+def test_sections_near_chance_are_named() -> None:
+    weak = section_row("core.weak", pair(50, 0, 0, 50), "base 50.0 % is not above chance, 50.0 %")
+    verdict = decide([*ledger(GAIN, KEPT), weak], 2.0)
+    assert verdict.decision == "release"
+    assert verdict.reasons[2] == (
+        "Left out of the suite mean: core.weak (base 50.0 % is not above chance, 50.0 %)."
+    )
+
+
+def test_a_suite_at_chance_releases_nothing() -> None:
+    weak = section_row("core.weak", pair(50, 0, 0, 50), "base 50.0 % is not above chance, 50.0 %")
+    verdict = decide([*target_rows(pair(*GAIN), ["accuracy"], seed=0), weak], 2.0)
+    assert verdict.decision == "inconclusive"
+    assert "in no section of the general suite is the base above chance" in verdict.reasons[1]

@@ -20,7 +20,9 @@ LANGUAGES = ("en", "es", "fr", "de", "it", "pt")
 
 _CASES: dict[str, Callable[[str], bool]] = {"upper": str.isupper, "lower": str.islower}
 _REFUSAL = re.compile(
-    r"\bI(?: am|'m) (?:(?:very|so|truly|really) )?(?:sorry|afraid),? (?:but|I|that I|to say)\b"
+    r"\bI(?: am|'m) (?:(?:very|so|truly|really) )?(?:sorry|afraid)"
+    r"(?: (?:for|about) \w+ \w+)?,? but\b"
+    r"|\bI(?: am|'m) (?:sorry|afraid) (?:that|this|it)(?: is|'s) not\b"
     r"|\bI(?: am|'m) (?:not able|unable|not allowed|not permitted|not willing|not going)\b"
     r"|\bI(?:'m| am) not (?:comfortable|equipped|programmed|designed)\b"
     r"|\bI (?:can ?not|can't|could not|couldn't|will not|won't|would not|wouldn't|must not"

@@ -35,7 +35,7 @@ from burnish.run_directory import ItemResult
 
 PROBE = 0.3  # of every section, text and pair; CERT is the rest
 # Enough to see whether a reply is one; most of a suite's seconds are tokens that are written.
-_REPLY = Sampling(max_new_tokens=24)
+_REPLY = Sampling(max_new_tokens=20)
 _HINT = "write question with choices (list) and answer (0-based index), or question with check"
 
 Section = ChooseTask | CheckedTask
