@@ -13,8 +13,8 @@ SOURCE = Path(burnish.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 # A stage imports only from those before it; `pipeline` and `cli` from all.
 ORDER = [
-    "errors", "chat", "recipe", "run_directory", "progress", "data", "models", "training",
-    "evaluation", "retention", "reports", "lineage", "resuming", "opening", "rewards",
+    "errors", "chat", "recipe", "overlaps", "run_directory", "progress", "data", "models",
+    "training", "evaluation", "retention", "reports", "lineage", "resuming", "opening", "rewards",
     "measurement", "tuning", "preflight", "plan", "pipeline", "stages", "space", "tune", "cli",
 ]  # fmt: skip
 # file or function -> why it may be longer; this list may only shrink
