@@ -8,6 +8,7 @@ from typing import Any
 
 from burnish.chat import Example
 from burnish.errors import DataError, RecipeError
+from burnish.evaluation.leakage import LEAKAGE, find_leakage, leaks, text_of, texts_of
 from burnish.evaluation.runner import run_task
 from burnish.evaluation.scorers import scorer
 from burnish.evaluation.suite import Suite
@@ -26,6 +27,7 @@ from burnish.models.classifier import Classifier
 from burnish.models.language_model import LanguageModel
 from burnish.models.reward_model import RewardModel
 from burnish.models.verbs import Measured, Sampling
+from burnish.overlaps import Leakage
 from burnish.progress import Bars
 from burnish.recipe import HEADS, Recipe
 from burnish.retention.ledger import (
@@ -139,20 +141,72 @@ def target_ledger(
     return target_rows(pair, target_scorers(recipe, tested), recipe.seed)
 
 
-def fill_ledger(directory: RunDirectory, recipe: Recipe, suite: Suite | None) -> list[LedgerRow]:
-    """Base against tuned on the target, the suite mean, its sections and its texts."""
+def look_for_leakage(directory: RunDirectory, recipe: Recipe, suites: Sequence[Suite]) -> Leakage:
+    """Compares the rows of the splits with each other and with the suites, and keeps what it found.
 
-    def pair(task: str) -> tuple[Any, Any]:
-        return directory.results("base", task), directory.results("tuned", task)
+    Writes `leakage.json`, and a finding for each set that judges and was learnt from.
+    """
+    tasks = ("", *recipe.tasks)
+    learnt = {
+        f"{task}.{split}" if task else split: map(text_of, directory.stream(split, task))
+        for task in tasks
+        for split in ("train", "validation")
+    }
+    judging = {
+        f"{task}.test" if task else "test": [text_of(e) for e in directory.split("test", task)]
+        for task in tasks
+    }
+    for suite in suites:
+        judging |= {task.name: texts_of(task) for task in suite.sections}
+        judging |= {task.name: texts_of(task) for task in suite.texts}
+    leakage = find_leakage(learnt, judging)
+    directory.write_leakage(leakage)
+    findings = [found for found in directory.findings() if found.kind != LEAKAGE]
+    directory.write_findings([*findings, *leaks(leakage)])
+    return leakage
 
+
+def flattered(leakage: Leakage, ledger: Sequence[LedgerRow]) -> list[str]:
+    """Sentences for the verdict: what was learnt from and is counted nevertheless."""
+    left_out = {row.task for row in ledger if row.excluded}
+    return [
+        f"{count} items of {name} were learnt, so its figures may flatter."
+        for name, count in leakage.leaked.items()
+        if name not in left_out
+    ]
+
+
+def fill_ledger(
+    directory: RunDirectory, recipe: Recipe, suites: Sequence[Suite], leakage: Leakage
+) -> list[LedgerRow]:
+    """Base against tuned on the target, and on each suite: its mean, its sections, its texts."""
     rows: list[LedgerRow] = []
     for task in ("", *recipe.tasks):
         name, tested = f"target.{task}" if task else "target", directory.split("test", task)
-        found = target_ledger(recipe, tested, pair(name))
+        found = target_ledger(recipe, tested, _pair(directory, name))
         rows += [replace(row, task=name) for row in found]
-    if suite is None:
-        return rows
-    sections = {task.name: pair(task.name) for task in suite.sections}
-    rows.append(general_row(suite.name, sections, recipe.budget.general))
-    rows += [section_row(name, found) for name, found in sections.items()]
-    return rows + [text_loss_row(t.name, pair(t.name), recipe.seed) for t in suite.texts]
+    for suite in suites:
+        rows += _suite_rows(directory, recipe, suite, leakage)
+    return rows
+
+
+def _suite_rows(
+    directory: RunDirectory, recipe: Recipe, suite: Suite, leakage: Leakage
+) -> list[LedgerRow]:
+    """A section that was learnt in part is no part of the mean; there is none without others."""
+    sections = {task.name: _pair(directory, task.name) for task in suite.sections}
+    excluded = {
+        task.name: f"{leakage.leaked[task.name]} of its {len(task)} items were learnt"
+        for task in suite.sections
+        if task.name in leakage.leaked
+    }
+    rows = []
+    if counted := {name: pair for name, pair in sections.items() if name not in excluded}:
+        rows.append(general_row(suite.name, counted, recipe.budget.general))
+    rows += [section_row(name, pair, excluded.get(name)) for name, pair in sections.items()]
+    texts = ((task.name, _pair(directory, task.name)) for task in suite.texts)
+    return rows + [text_loss_row(name, pair, recipe.seed) for name, pair in texts]
+
+
+def _pair(directory: RunDirectory, task: str) -> tuple[Any, Any]:
+    return directory.results("base", task), directory.results("tuned", task)

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,18 @@ from burnish.chat import Example
 from burnish.data.load import Dataset, load
 from burnish.data.render import Rendered
 from burnish.errors import PreflightError, RecipeError, RunError
-from burnish.evaluation.suite import load_suite
+from burnish.evaluation.general import load_suites
+from burnish.evaluation.leakage import leaks
 from burnish.evaluation.tasks import Task
 from burnish.lineage import check_method, keep_earlier, recipe_of
-from burnish.measurement import check_scorers, fill_ledger, measure, target_task
+from burnish.measurement import (
+    check_scorers,
+    fill_ledger,
+    flattered,
+    look_for_leakage,
+    measure,
+    target_task,
+)
 from burnish.models.classifier import longest_text
 from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_tokenizer, place
@@ -119,8 +127,7 @@ def train(
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     check_scorers(chosen)
     check_method(chosen)
-    if chosen.evaluate.general:
-        load_suite(chosen.evaluate.general)  # a misspelt suite is found now, not after training
+    load_suites(chosen.evaluate.general or ())  # a misspelt suite is found now, not after training
     bars = Bars(quiet=quiet)
     directory = continued(chosen) if resume else None
     if directory is None:
@@ -155,20 +162,26 @@ def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirec
     recipe = recipe_of(manifest)
     bars = Bars(quiet=quiet)
     model = open_run(directory)
-    suite = load_suite(recipe.evaluate.general) if recipe.evaluate.general else None
+    suites = load_suites(recipe.evaluate.general or ())
     tasks: list[Task] = [
         *(target_task(recipe, directory, model, name) for name in ("", *recipe.tasks)),
-        *(suite.sections if suite else ()),
-        *(suite.texts if suite else ()),
     ]
+    for suite in suites:
+        tasks += [*suite.sections, *suite.texts]
+    started = time.perf_counter()
+    leakage = look_for_leakage(directory, recipe, suites)
+    manifest.times["leakage"] = round(time.perf_counter() - started, 1)
+    for finding in leaks(leakage):
+        bars.say(f"[yellow]warning[/] {finding.message}")
     started = time.perf_counter()
     with model.base() as base:
         measure(directory, base, "base", tasks, bars)
     measure(directory, model, "tuned", tasks, bars)
     manifest.times["evaluate"] = round(time.perf_counter() - started, 1)
-    rows = fill_ledger(directory, recipe, suite)
+    rows = fill_ledger(directory, recipe, suites, leakage)
     directory.write_ledger(rows)
-    directory.write_verdict(decide(rows, recipe.budget.general, _head(model)))
+    verdict = decide(rows, recipe.budget.general, _head(model))
+    directory.write_verdict(replace(verdict, reasons=(*verdict.reasons, *flattered(leakage, rows))))
     manifest.state = "certified"
     directory.write_manifest(manifest)
     return directory

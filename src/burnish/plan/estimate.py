@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import torch
 
-from burnish.evaluation.suite import load_suite
+from burnish.evaluation.general import load_suites
 from burnish.evaluation.tasks import Task
 from burnish.measurement import results_cache, target_task
 from burnish.models.load import place
@@ -198,9 +198,10 @@ def _preflight_work(loop: Loop, shapes: Shapes) -> float:
 
 
 def _tasks(directory: RunDirectory, recipe: Recipe, model: Opened) -> Sequence[Task]:
-    suite = load_suite(recipe.evaluate.general) if recipe.evaluate.general else None
     tasks: list[Task] = [target_task(recipe, directory, model)]
-    return [*tasks, *(suite.sections if suite else ()), *(suite.texts if suite else ())]
+    for suite in load_suites(recipe.evaluate.general or ()):
+        tasks += [*suite.sections, *suite.texts]
+    return tasks
 
 
 def _cached(model: Opened, task: Task) -> bool:

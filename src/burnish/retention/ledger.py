@@ -1,6 +1,7 @@
 """The ledger: base against tuned, a row a task, each number with its interval."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +20,10 @@ def target_rows(pair: Pair, scorers: Sequence[str], seed: int) -> list[LedgerRow
     return rows + [_target_row(pair, name, seed) for name in others]
 
 
-def section_row(task: str, pair: Pair) -> LedgerRow:
-    """A yes/no section of the general suite."""
-    return _binary_row(task, "section", "accuracy", _scores(pair))
+def section_row(task: str, pair: Pair, excluded: str | None = None) -> LedgerRow:
+    """A yes/no section of the general suite; `excluded` says why the mean leaves it out."""
+    row = _binary_row(task, "section", "accuracy", _scores(pair))
+    return replace(row, excluded=excluded)
 
 
 def text_loss_row(task: str, pair: Pair, seed: int) -> LedgerRow:
