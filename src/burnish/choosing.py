@@ -10,18 +10,24 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from burnish.candidates import Candidate
-from burnish.evaluation.statistics import macro_paired, paired_bootstrap, paired_outcomes
-from burnish.evaluation.suite import Suite, near_chance
+from burnish.evaluation.statistics import (
+    BoolArray,
+    macro_paired,
+    paired_bootstrap,
+    paired_outcomes,
+)
+from burnish.evaluation.suite import Suite
 from burnish.evaluation.tasks import Task, TextLossTask
-from burnish.measurement import budgets_of, measure, target_task
+from burnish.measurement import budgets_of, is_refusal, left_out, measure, target_task
 from burnish.models.adapt import save_weights
 from burnish.models.language_model import LanguageModel, folder_sha256
 from burnish.models.scale import has_scale
+from burnish.overlaps import Leakage
 from burnish.progress import Bars
 from burnish.recipe import Recipe
 from burnish.retention.budgets import Evidence, text_rise
@@ -52,7 +58,8 @@ class Search:
         directory: the run; its checkpoints are the candidates' weights.
         recipe: its recipe.
         model: the run's model; its weights and scale are moved.
-        probe: the part of the suite that may be used freely.
+        probes: the parts of the suites that may be used freely.
+        leakage: the sections that were learnt from.
         bars: progress.
     """
 
@@ -61,22 +68,20 @@ class Search:
         directory: RunDirectory,
         recipe: Recipe,
         model: LanguageModel,
-        probe: Suite,
+        probes: Sequence[Suite],
+        leakage: Leakage,
         bars: Bars,
     ) -> None:
         self.directory, self.recipe, self.model = directory, recipe, model
-        self.probe, self.bars = probe, bars
+        self.probes, self.leakage, self.bars = probes, leakage, bars
         self.budgets = budgets_of(recipe)
         self.found: dict[str, Candidate] = {}
         self._loaded: int | None = None
         self.target = _validation_task(directory, recipe, model)
+        tasks = [task for probe in probes for task in probe.tasks]
         with model.base() as base:
-            self._measure(base, "base", [*probe.tasks, *self._target_tasks])
-        self.counted = [
-            task.name
-            for task in probe.sections
-            if near_chance(task, directory.results("base", task.name)) is None
-        ]
+            self._measure(base, "base", [*tasks, *self._target_tasks])
+        self.counted = [found for probe in probes if (found := counted(directory, probe, leakage))]
 
     @property
     def _target_tasks(self) -> list[Task]:
@@ -141,16 +146,17 @@ class Search:
         if new.key not in self.found:
             with self.at(new):
                 label = _label(new)
-                self._measure(self.model, label, [*self.probe.texts, *self.probe.openings])
-            texts = {task.name: self._pair(label, task.name) for task in self.probe.texts}
-            kl = [
-                r.score for t in self.probe.openings for r in self.directory.results(label, t.name)
-            ]
-            rise = (
-                text_rise({name: paired_scores(p) for name, p in texts.items()}, 0.95)[0]
+                self._measure(self.model, label, [*self._parts("texts"), *self._parts("openings")])
+            rises = [
+                text_rise({t.name: paired_scores(self._pair(label, t.name)) for t in texts}, 0.95)[
+                    0
+                ]
+                for texts in (probe.texts for probe in self.probes)
                 if texts
-                else None
-            )
+            ]
+            far = [self.directory.results(label, task.name) for task in self._parts("openings")]
+            kl = [result.score for results in far for result in results]
+            rise = max(rises, default=None)
             self.found[new.key] = replace(
                 new, text_loss=rise, kl=float(np.mean(kl)) if kl else None
             )
@@ -162,12 +168,12 @@ class Search:
             return self.found[candidate.key]
         label = _label(candidate)
         with self.at(candidate):
-            self._measure(self.model, label, [*self.probe.sections, *self._target_tasks])
-        outcomes = {}
-        for name in self.counted:
-            base, own = paired_scores(self._pair(label, name))
-            outcomes[name] = (base > 0.5, own > 0.5)
-        drop = macro_paired(outcomes)
+            self._measure(self.model, label, [*self._parts("sections"), *self._target_tasks])
+        drops = [
+            macro_paired({name: _outcomes(self._pair(label, name)) for name in names})
+            for names in self.counted
+        ]
+        drop = min(drops, key=lambda found: found.delta)  # every suite has to keep the budget
         gain, low, high = self._gain(label)
         self.found[candidate.key] = replace(
             candidate,
@@ -228,11 +234,14 @@ class Search:
     def _measure(self, model: LanguageModel, label: str, tasks: Sequence[Task]) -> None:
         measure(self.directory, model, label, tasks, self.bars)
 
+    def _parts(self, kind: Literal["sections", "texts", "openings"]) -> list[Any]:
+        return [task for probe in self.probes for task in getattr(probe, kind)]
+
     def _pair(self, label: str, task: str) -> Pair:
         return self.directory.results("base", task), self.directory.results(label, task)
 
 
-def choose(search: Search, cert: Suite) -> tuple[Certificate, Candidate]:
+def choose(search: Search, certs: Sequence[Suite]) -> tuple[Certificate, Candidate]:
     """Searches on PROBE, then tests in a fixed order on CERT; the base is measured there already.
 
     `frontier.json` is written before CERT is asked, and again with what is released.
@@ -242,22 +251,24 @@ def choose(search: Search, cert: Suite) -> tuple[Certificate, Candidate]:
         nothing is, the safest that was tested.
     """
     directory, budgets = search.directory, search.budgets
-    candidates = search.run()
-    order = order_of_testing(candidates, budgets) or [search.whole()]
+    order = order_of_testing(search.run(), budgets) or [search.whole()]
     candidates = list(search.found.values())
     directory.write_frontier(as_frontier(candidates, order, None))
-    suite = hashlib.sha256("".join(task.hash for task in cert.tasks).encode()).hexdigest()
+    tasks = [task for cert in certs for task in cert.tasks]
+    suite = hashlib.sha256("".join(task.hash for task in tasks).encode()).hexdigest()
     ledger = CertLedger(directory, search.model.source_sha256, suite)
 
     def evidence(candidate: Candidate) -> Evidence:
+        label = _label(candidate)
         with search.at(candidate) as model:
-            measure(directory, model, _label(candidate), cert.tasks, search.bars)
-        return cert_evidence(directory, cert, _label(candidate))
+            measure(directory, model, label, tasks, search.bars)
+        found = [_cert_evidence(search, cert, label) for cert in certs]
+        return replace(found[0], beside=tuple(found[1:]))
 
     found = certify(order, evidence, budgets, ledger)
     directory.write_frontier(as_frontier(candidates, order, found.released))
     shown = found.released or found.tested[0].candidate
-    for task in cert.tasks:
+    for task in tasks:
         _also(directory, _label(shown), "tuned", task.name)
     return found, shown
 
@@ -272,26 +283,34 @@ def keep(search: Search, candidate: Candidate) -> None:
     replace_directory(new, directory.adapter)
 
 
-def cert_evidence(directory: RunDirectory, cert: Suite, label: str) -> Evidence:
-    """What base and a candidate did on CERT; sections at chance say nothing and are left out."""
+def counted(directory: RunDirectory, suite: Suite, leakage: Leakage) -> list[str]:
+    """The sections that make the suite's mean; the base is measured on them."""
+    excluded = left_out(directory, suite, leakage)
+    return [task.name for task in suite.sections if task.name not in excluded]
 
-    def pair(task: Any) -> Pair:
-        return directory.results("base", task.name), directory.results(label, task.name)
 
-    sections = {task.name: pair(task) for task in cert.sections}
-    refusal = [
-        found for name, found in sections.items() if name.endswith((".refusal", ".declining"))
-    ]
-    return Evidence.of(
-        {
-            t.name: sections[t.name]
-            for t in cert.sections
-            if near_chance(t, sections[t.name][0]) is None
-        },
-        {task.name: pair(task) for task in cert.texts},
-        _joined([pair(task) for task in cert.bias]),
-        _joined(refusal),
+def _cert_evidence(search: Search, cert: Suite, label: str) -> Evidence:
+    """What base and a candidate did on CERT."""
+    directory = search.directory
+
+    def pair(name: str) -> Pair:
+        return directory.results("base", name), directory.results(label, name)
+
+    names = counted(directory, cert, search.leakage)
+    found = Evidence.of(
+        {name: pair(name) for name in names},
+        {task.name: pair(task.name) for task in cert.texts},
+        _joined([pair(task.name) for task in cert.bias]),
+        _joined([pair(task.name) for task in cert.sections if is_refusal(task.name)]),
     )
+    return replace(
+        found, suite=cert.name.removesuffix("-cert") if len(search.probes) > 1 else "suite"
+    )
+
+
+def _outcomes(pair: Pair) -> tuple[BoolArray, BoolArray]:
+    base, own = paired_scores(pair)
+    return base > 0.5, own > 0.5
 
 
 def _joined(pairs: Sequence[Pair]) -> Pair | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from burnish.chat import Example
 from burnish.errors import DataError, RecipeError
+from burnish.evaluation.leakage import LEAKAGE, find_leakage, leaks, text_of, texts_of
 from burnish.evaluation.runner import run_task
 from burnish.evaluation.scorers import scorer
 from burnish.evaluation.suite import Suite, near_chance
@@ -26,6 +27,7 @@ from burnish.models.classifier import Classifier
 from burnish.models.language_model import LanguageModel
 from burnish.models.reward_model import RewardModel
 from burnish.models.verbs import Measured, Sampling
+from burnish.overlaps import Leakage
 from burnish.progress import Bars
 from burnish.recipe import HEADS, Recipe
 from burnish.retention.budgets import Budgets
@@ -133,23 +135,34 @@ def budgets_of(recipe: Recipe) -> Budgets:
 def suite_sizes(suite: Suite) -> Sizes:
     """How many items of each part there are."""
     counts = {task.name: len(task) for task in suite.sections}
-    refusal = next((n for name, n in counts.items() if name.endswith(".refusal")), None)
-    return Sizes(counts, sum(len(task) for task in suite.texts) or None, None, refusal)
+    texts, bias = (sum(len(task) for task in part) or None for part in (suite.texts, suite.bias))
+    refusal = sum(n for name, n in counts.items() if is_refusal(name)) or None
+    return Sizes(counts, texts, bias, refusal)
 
 
-def check_budgets(recipe: Recipe, suite: Suite) -> None:
+def is_refusal(section: str) -> bool:
+    """Whether a section asks for harm, which the model has to refuse."""
+    return section.rpartition(".")[2] in ("refusal", "declining")
+
+
+def check_budgets(recipe: Recipe, suites: Sequence[Suite]) -> None:
     """A budget that was asked for has items; one that stands by default may have none.
 
     Raises:
-        RecipeError: the suite has no items for it.
+        RecipeError: no suite has items for it.
     """
-    sizes = suite_sizes(suite)
-    counts = {"text_loss": sizes.texts, "bias": sizes.bias, "refusal": sizes.refusal}
+    sizes = [suite_sizes(suite) for suite in suites]
+    counts = {
+        "text_loss": any(size.texts for size in sizes),
+        "bias": any(size.bias for size in sizes),
+        "refusal": any(size.refusal for size in sizes),
+    }
     for key, budget in recipe.budget.model_dump().items():
         asked = recipe.origins.get(f"budget.{key}", "default") != "default"
-        if key in counts and counts[key] is None and asked and budget is not None:
+        if suites and not counts.get(key, True) and asked and budget is not None:
+            named = " and ".join(suite.name for suite in suites)
             raise RecipeError(
-                f"budget.{key} is {budget:g}, but the suite {suite.name} has no items for it",
+                f"budget.{key} is {budget:g}, but the suite {named} has no items for it",
                 f"set budget.{key} to null, or choose another evaluate.general",
             )
 
@@ -184,27 +197,84 @@ def target_ledger(
     return target_rows(pair, target_scorers(recipe, tested), recipe.seed)
 
 
-def fill_ledger(directory: RunDirectory, recipe: Recipe, suite: Suite | None) -> list[LedgerRow]:
-    """Base against tuned on the target, the suite mean, and each part of the suite.
+def look_for_leakage(directory: RunDirectory, recipe: Recipe, suites: Sequence[Suite]) -> Leakage:
+    """Compares the rows of the splits with each other and with the suites, and keeps what it found.
 
-    The mean is over the sections in which the base is above chance; there is none without them.
+    Writes `leakage.json`, and a finding for each set that judges and was learnt from.
     """
+    tasks = ("", *recipe.tasks)
+    learnt = {
+        f"{task}.{split}" if task else split: map(text_of, directory.stream(split, task))
+        for task in tasks
+        for split in ("train", "validation")
+    }
+    judging = {
+        f"{task}.test" if task else "test": [text_of(e) for e in directory.split("test", task)]
+        for task in tasks
+    }
+    for suite in suites:
+        judging |= {task.name: texts_of(task) for task in suite.sections}
+        judging |= {task.name: texts_of(task) for task in suite.texts}
+    leakage = find_leakage(learnt, judging)
+    directory.write_leakage(leakage)
+    findings = [found for found in directory.findings() if found.kind != LEAKAGE]
+    directory.write_findings([*findings, *leaks(leakage)])
+    return leakage
 
-    def pair(task: str) -> tuple[Any, Any]:
-        return directory.results("base", task), directory.results("tuned", task)
 
+def flattered(leakage: Leakage, ledger: Sequence[LedgerRow]) -> list[str]:
+    """Sentences for the verdict: what was learnt from and is counted nevertheless."""
+    left_out = {row.task for row in ledger if row.excluded}
+    return [
+        f"{count} items of {name} were learnt, so its figures may flatter."
+        for name, count in leakage.leaked.items()
+        if name not in left_out
+    ]
+
+
+def fill_ledger(
+    directory: RunDirectory, recipe: Recipe, suites: Sequence[Suite], leakage: Leakage
+) -> list[LedgerRow]:
+    """Base against tuned on the target, and on each suite: its mean, its sections, its texts."""
     rows: list[LedgerRow] = []
     for task in ("", *recipe.tasks):
         name, tested = f"target.{task}" if task else "target", directory.split("test", task)
-        found = target_ledger(recipe, tested, pair(name))
+        found = target_ledger(recipe, tested, _pair(directory, name))
         rows += [replace(row, task=name) for row in found]
-    if suite is None:
-        return rows
-    sections = {task.name: pair(task.name) for task in suite.sections}
-    excluded = {task.name: near_chance(task, sections[task.name][0]) for task in suite.sections}
-    if counted := {name: found for name, found in sections.items() if excluded[name] is None}:
+    for suite in suites:
+        rows += _suite_rows(directory, recipe, suite, leakage)
+    return rows
+
+
+def left_out(directory: RunDirectory, suite: Suite, leakage: Leakage) -> dict[str, str]:
+    """Sections that say nothing about what was lost, each with the reason; the base is measured."""
+    why = {}
+    for task in suite.sections:
+        if task.name in leakage.leaked:
+            why[task.name] = f"{leakage.leaked[task.name]} of its {len(task)} items were learnt"
+        elif reason := near_chance(task, directory.results("base", task.name)):
+            why[task.name] = reason
+    return why
+
+
+def _suite_rows(
+    directory: RunDirectory, recipe: Recipe, suite: Suite, leakage: Leakage
+) -> list[LedgerRow]:
+    """The mean is over the sections that are not left out; there is none without them."""
+    excluded = left_out(directory, suite, leakage)
+    sections = {task.name: _pair(directory, task.name) for task in suite.sections}
+    rows = []
+    if counted := {name: pair for name, pair in sections.items() if name not in excluded}:
         rows.append(general_row(suite.name, counted, recipe.budget.general))
-    rows += [section_row(name, found, excluded[name]) for name, found in sections.items()]
-    rows += [text_loss_row(t.name, pair(t.name), recipe.seed) for t in suite.texts]
-    rows += [bias_row(t.name, pair(t.name)) for t in suite.bias]
-    return rows + [kl_row(t.name, pair(t.name), recipe.seed) for t in suite.openings]
+    rows += [section_row(name, pair, excluded.get(name)) for name, pair in sections.items()]
+    rows += [
+        text_loss_row(task.name, _pair(directory, task.name), recipe.seed) for task in suite.texts
+    ]
+    rows += [bias_row(task.name, _pair(directory, task.name)) for task in suite.bias]
+    return rows + [
+        kl_row(task.name, _pair(directory, task.name), recipe.seed) for task in suite.openings
+    ]
+
+
+def _pair(directory: RunDirectory, task: str) -> tuple[Any, Any]:
+    return directory.results("base", task), directory.results("tuned", task)

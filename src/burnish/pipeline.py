@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from burnish.choosing import Search, choose, keep
 from burnish.data.load import Dataset, load
 from burnish.data.render import Rendered
 from burnish.errors import PreflightError, RecipeError, RunError
-from burnish.evaluation.suite import load_suite, split_suite
+from burnish.evaluation.general import load_suites
+from burnish.evaluation.leakage import leaks
+from burnish.evaluation.suite import split_suite
 from burnish.evaluation.tasks import Task
 from burnish.lineage import check_method, keep_earlier, recipe_of
 from burnish.measurement import (
@@ -30,6 +32,8 @@ from burnish.measurement import (
     check_budgets,
     check_scorers,
     fill_ledger,
+    flattered,
+    look_for_leakage,
     measure,
     suite_sizes,
     target_task,
@@ -129,16 +133,16 @@ def train(
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     check_scorers(chosen)
     check_method(chosen)
-    suite = load_suite(chosen.evaluate.general) if chosen.evaluate.general else None
-    if suite is not None:  # a misspelt suite or an idle budget is found now, not after training
-        check_budgets(chosen, suite)
+    suites = load_suites(chosen.evaluate.general or ())
+    check_budgets(chosen, suites)  # an idle budget is found now, not after training
     bars = Bars(quiet=quiet)
     directory = continued(chosen) if resume else None
     if directory is None:
         directory = _begin(chosen, bars)
     if directory.manifest().state == "training":
-        if suite is not None:
-            bars.say(power_headline(suite_sizes(suite), budgets_of(chosen)))
+        for suite in suites:
+            _, cert = split_suite(suite)
+            bars.say(power_headline(suite_sizes(cert), budgets_of(chosen)))
         try:
             learn(directory, chosen, bars, _first(directory, chosen, bars), watch)
         except PreflightError:
@@ -168,23 +172,26 @@ def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirec
     recipe = recipe_of(manifest)
     bars = Bars(quiet=quiet)
     model = open_run(directory)
-    probe, cert = (
-        split_suite(load_suite(recipe.evaluate.general))
-        if recipe.evaluate.general
-        else (None, None)
-    )
+    halves = [split_suite(suite) for suite in load_suites(recipe.evaluate.general or ())]
+    probes, certs = [probe for probe, _ in halves], [cert for _, cert in halves]
     tasks: list[Task] = [
         *(target_task(recipe, directory, model, name) for name in ("", *recipe.tasks)),
-        *(cert.tasks if cert else ()),
+        *(task for cert in certs for task in cert.tasks),
     ]
+    started = time.perf_counter()
+    leakage = look_for_leakage(directory, recipe, [*probes, *certs])
+    manifest.times["leakage"] = round(time.perf_counter() - started, 1)
+    for finding in leaks(leakage):
+        bars.say(f"[yellow]warning[/] {finding.message}")
     started = time.perf_counter()
     with model.base() as base:
         measure(directory, base, "base", tasks, bars)
-    search = certificate = None
-    if isinstance(model, LanguageModel) and probe is not None:
-        search = Search(directory, recipe, model, probe, bars)
-    if search is not None and cert is not None and search.counted:
-        certificate, shown = choose(search, cert)
+    certificate = None
+    search = None
+    if isinstance(model, LanguageModel) and halves:
+        search = Search(directory, recipe, model, probes, leakage, bars)
+    if search is not None and search.counted:
+        certificate, shown = choose(search, certs)
         manifest.times["choose"] = round(time.perf_counter() - started, 1)
         with search.at(shown):
             measure(directory, model, "tuned", tasks, bars)
@@ -193,9 +200,10 @@ def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirec
     else:
         measure(directory, model, "tuned", tasks, bars)
     manifest.times["evaluate"] = round(time.perf_counter() - started, 1)
-    rows = fill_ledger(directory, recipe, cert)
+    rows = fill_ledger(directory, recipe, certs, leakage)
     directory.write_ledger(rows)
-    directory.write_verdict(decide(rows, recipe.budget.general, _head(model), certificate))
+    verdict = decide(rows, recipe.budget.general, _head(model), certificate)
+    directory.write_verdict(replace(verdict, reasons=(*verdict.reasons, *flattered(leakage, rows))))
     manifest.state = "certified"
     directory.write_manifest(manifest)
     return directory

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Literal
 from burnish.candidates import Candidate, Frontier
 from burnish.chat import Example
 from burnish.errors import RunError
+from burnish.overlaps import Leakage
 
 Decision = Literal["release", "hold", "inconclusive"]
 State = Literal["created", "training", "trained", "evaluated", "certified"]
@@ -188,9 +189,11 @@ class RunDirectory:
         write_lines(self.path / "data" / task / f"{split}.jsonl", (e.to_row() for e in examples))
 
     def split(self, split: str, task: str = "") -> list[Example]:
-        return [
-            Example.from_row(row) for row in self._lines(str(Path("data", task, split)) + ".jsonl")
-        ]
+        return list(self.stream(split, task))
+
+    def stream(self, split: str, task: str = "") -> Iterator[Example]:
+        """The rows of a split, one in memory at a time."""
+        yield from map(Example.from_row, self._lines(str(Path("data", task, split)) + ".jsonl"))
 
     def write_findings(self, findings: Iterable[Finding]) -> None:
         write_lines(self.path / "data" / "findings.jsonl", (asdict(f) for f in findings))
@@ -245,6 +248,15 @@ class RunDirectory:
         candidates = tuple(Candidate.from_row(found) for found in row["candidates"])
         return Frontier(candidates, tuple(row["order"]), row["released"])
 
+    def write_leakage(self, leakage: Leakage) -> None:
+        self._write_json("leakage.json", asdict(leakage))
+
+    def leakage(self) -> Leakage | None:
+        """None before the run is measured."""
+        if not (self.path / "leakage.json").exists():
+            return None
+        return Leakage.from_row(self._read_json("leakage.json"))
+
     def _write_json(self, name: str, value: Any) -> None:
         write_atomic(self.path / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
@@ -260,14 +272,14 @@ class RunDirectory:
         except json.JSONDecodeError as error:
             raise RunError(f"{path} is half written", "delete the folder and run again") from error
 
-    def _lines(self, name: str) -> list[dict[str, Any]]:
+    def _lines(self, name: str) -> Iterator[dict[str, Any]]:
         path = self.path / name
         if not path.exists():
             raise RunError(
                 f"{path} is missing, so {self.path} is half written",
                 "continue it with `burnish run --resume`, or delete it and run again",
             )
-        return list(read_lines(path))
+        return read_lines(path)
 
 
 def read_results(path: Path) -> list[ItemResult]:
@@ -292,19 +304,19 @@ def append_line(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """JSON Lines; the last line is skipped when it was cut off by a kill."""
-    lines = path.read_text(encoding="utf-8").split("\n")
-    for number, line in enumerate(lines):
-        if not line:
-            continue
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines) - 1:
-                return
-            raise RunError(
-                f"{path}:{number + 1} is no JSON", "delete the folder and run again"
-            ) from error
+    """JSON Lines, one in memory at a time; a last line that was cut off by a kill is skipped."""
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if line == "\n":
+                continue
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                if not line.endswith("\n"):
+                    return
+                raise RunError(
+                    f"{path}:{number} is no JSON", "delete the folder and run again"
+                ) from error
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

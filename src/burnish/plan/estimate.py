@@ -11,7 +11,8 @@ from typing import Any
 import psutil
 import torch
 
-from burnish.evaluation.suite import load_suite
+from burnish.evaluation.general import load_suites
+from burnish.evaluation.suite import split_suite
 from burnish.evaluation.tasks import Task
 from burnish.measurement import budgets_of, results_cache, suite_sizes, target_task
 from burnish.models.load import place
@@ -202,16 +203,18 @@ def _preflight_work(loop: Loop, shapes: Shapes) -> float:
 
 
 def _tasks(directory: RunDirectory, recipe: Recipe, model: Opened) -> Sequence[Task]:
-    suite = load_suite(recipe.evaluate.general) if recipe.evaluate.general else None
     tasks: list[Task] = [target_task(recipe, directory, model)]
-    return [*tasks, *(suite.tasks if suite else ())]
+    for suite in load_suites(recipe.evaluate.general or ()):
+        tasks += suite.tasks
+    return tasks
 
 
 def _power(recipe: Recipe) -> list[str]:
-    if not recipe.evaluate.general:
-        return []
-    suite = load_suite(recipe.evaluate.general)
-    return power_sentences(suite_sizes(suite), budgets_of(recipe))
+    """What each suite's certifying part can show."""
+    certs = [split_suite(suite)[1] for suite in load_suites(recipe.evaluate.general or ())]
+    return [
+        line for cert in certs for line in power_sentences(suite_sizes(cert), budgets_of(recipe))
+    ]
 
 
 def _cached(model: Opened, task: Task) -> bool:

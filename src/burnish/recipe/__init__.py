@@ -69,9 +69,18 @@ class Evaluate(Section):
     answer: Literal["generate", "likelihood"] = Field(
         "generate", description="write the answer, or rank the labels by likelihood"
     )
-    general: str | None = Field("core", description="general suite; null measures none")
+    general: tuple[str, ...] | None = Field(
+        ("core",),
+        min_length=1,
+        description="general suites: core, a .jsonl file, lm_eval:TASK; null measures none",
+    )
     max_new_tokens: int = Field(64, gt=0)
     limit: int | None = Field(None, gt=0, description="test rows, taken by seed")
+
+    @field_validator("general", mode="before")
+    @classmethod
+    def _one_or_several(cls, general: Any) -> Any:
+        return (general,) if isinstance(general, str) else general
 
 
 class Tune(Section):

@@ -44,12 +44,16 @@ class Evidence:
         texts: kinds of prose by name.
         bias: pairs; True where the model does not prefer the stereotype.
         refusal: harmful requests; True where the model refuses.
+        suite: what the mean is called in words.
+        beside: other suites, each of which has to keep the same budgets.
     """
 
     sections: Mapping[str, Outcomes]
     texts: Mapping[str, Losses] = field(default_factory=dict)
     bias: Outcomes | None = None
     refusal: Outcomes | None = None
+    suite: str = "suite"
+    beside: tuple["Evidence", ...] = ()
 
     @classmethod
     def of(
@@ -162,12 +166,15 @@ def text_rise(texts: Mapping[str, Losses], confidence: float) -> tuple[float, fl
 
 
 def _tests(evidence: Evidence, budgets: Budgets, level: float) -> Iterator[BudgetTest]:
+    for other in evidence.beside:
+        yield from _tests(other, budgets, level)
+    if not evidence.sections:
+        return
     mean = macro_paired(evidence.sections, level)
     count = sum(base.size for base, _ in evidence.sections.values())
     least = -100 * mean.interval.high
-    yield BudgetTest(
-        "suite mean", count, -100 * mean.delta, -100 * mean.lower_bound, budgets.general, least
-    )
+    name, bound = f"{evidence.suite} mean", -100 * mean.lower_bound
+    yield BudgetTest(name, count, -100 * mean.delta, bound, budgets.general, least)
     if budgets.section is not None:
         for name, pair in evidence.sections.items():
             yield _fall(name, pair, budgets.section, level)

@@ -34,12 +34,13 @@ def decide(
     taken.
     """
     target = next(row for row in ledger if row.kind == "target")
-    general = next((row for row in ledger if row.kind == "general"), None)
+    general = [row for row in ledger if row.kind == "general"]
     judged = [_judge_target(target)]
     if certificate is not None:
         judged.append((_judge_certificate(certificate), certificate.reasons[0]))
-    elif general is not None:
-        judged.append(_judge_general(general, budget_points))
+    for row in general if certificate is None else ():
+        name = f"{row.task} mean" if len(general) > 1 else "suite mean"
+        judged.append(_judge_general(row, budget_points, name))
     reasons = [reason for _, reason in judged]
     reasons += certificate.reasons[1:] if certificate is not None else ()
     if head is not None:
@@ -48,11 +49,12 @@ def decide(
             f"General ability was not measured: the model is {head.body} with a head and writes no "
             "text, so it has none to lose.",
         ]
-    elif general is None:
+    elif not general:
         reasons.append(f"General ability was not measured: {_why_not(ledger)}.")
     reasons += _left_out(ledger) + _noticed(ledger)
-    missing = _items_missing(general) if general is not None else None
-    whole = general is not None or head is not None
+    missing = [_items_missing(row) for row in general]
+    drops = [-100 * row.bound for row in general if row.bound is not None]
+    whole = bool(general) or head is not None
     decision = _together([result for result, _ in judged], measured=whole)
     return Verdict(
         decision,
@@ -60,21 +62,19 @@ def decide(
         budget=budget_points,
         confidence=certificate.look.confidence if certificate else 0.95,
         certified_target_gain=_certified_gain(target),
-        certified_general_drop=_points(-general.bound)
-        if general and general.bound is not None
-        else None,
-        items_missing=missing if decision == "inconclusive" else None,
+        certified_general_drop=max(drops, default=None),
+        items_missing=_most(missing) if decision == "inconclusive" else None,
     )
 
 
 def _why_not(ledger: Sequence[LedgerRow]) -> str:
     if any(row.kind == "section" for row in ledger):
-        return "in no section of the general suite is the base above chance"
+        return "every section of the general suite is left out"
     return "the recipe names no general suite"
 
 
 def _left_out(ledger: Sequence[LedgerRow]) -> list[str]:
-    """Sections in which nothing could be seen to be lost, by name."""
+    """Sections that are no part of the mean, by name."""
     why = [f"{row.task} ({row.excluded})" for row in ledger if row.excluded]
     return [f"Left out of the suite mean: {'; '.join(why)}."] if why else []
 
@@ -136,9 +136,9 @@ def _target_change(row: LedgerRow) -> str:
     )
 
 
-def _judge_general(row: LedgerRow, budget: float) -> tuple[Decision, str]:
+def _judge_general(row: LedgerRow, budget: float, name: str) -> tuple[Decision, str]:
     drop = (
-        f"suite mean {_percent(row.base)} -> {_percent(row.tuned)} ({_signed(row.delta)} points, "
+        f"{name} {_percent(row.base)} -> {_percent(row.tuned)} ({_signed(row.delta)} points, "
         f"95 % interval {_signed(row.low)} to {_signed(row.high)}, n = {row.n}, "
         f"{row.lost} lost, {row.gained} gained)"
     )
@@ -158,6 +158,12 @@ def _items_missing(row: LedgerRow) -> int | None:
     assert row.budget is not None
     needed = items_needed(row.delta, max(row.lost + row.gained, 1) / row.n, row.budget)
     return max(0, needed - row.n) if needed is not None else None
+
+
+def _most(missing: Sequence[int | None]) -> int | None:
+    """None where no number of items would do, or nothing general was measured."""
+    known = [items for items in missing if items is not None]
+    return max(known) if known and len(known) == len(missing) else None
 
 
 def _certified_gain(row: LedgerRow) -> float | None:
