@@ -1,0 +1,134 @@
+"""The whole way from checkpoints to a certified adapter, on a tiny model with a suite it knows."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import burnish
+from burnish.models.language_model import LanguageModel
+from burnish.models.load import load_model
+from burnish.models.verbs import Choice
+from burnish.run_directory import RunDirectory
+
+WORDS = ("where is", "my parcel", "the tent", "please send", "it will", "come when", "is torn")
+CHOICES = (" red", " green", " yes", " no")
+
+
+@pytest.fixture(scope="module")
+def suite(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Questions whose answer is what the base says, but for every tenth: it scores 90 %."""
+    model = load_model(str(tiny_folder), "cpu")
+    questions = [" ".join(words) for words in itertools.permutations(WORDS, 3)]
+    found = model.score([Choice(question, CHOICES) for question in questions])
+    rows = []
+    for number, (question, scores) in enumerate(zip(questions, found, strict=True)):
+        best = scores.logprobs.index(max(scores.logprobs))
+        answer = (best + 1) % len(CHOICES) if number % 10 == 0 else best
+        rows.append({"question": question, "choices": CHOICES, "answer": answer})
+    path = tmp_path_factory.mktemp("suite") / "known.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def recipe(folder: Path, tiny_folder: Path, suite: Path, rate: float, budget: float) -> Path:
+    rows = [
+        {"text": f"{word} number {i} please", "label": label}
+        for i in range(30)
+        for word, label in (("tent", "red"), ("parcel", "green"))
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = folder / "recipe.yaml"
+    path.write_text(
+        f"name: tiny\nmodel: {tiny_folder}\noutput: {folder / 'runs'}\n"
+        "data: {train: rows.jsonl, system: Say red or green, split: {validation: 0.3, test: 0.3}}\n"
+        f"training: {{epochs: 4, learning_rate: {rate}, preflight: false}}\n"
+        f"evaluate: {{general: {suite}}}\nbudget: {{general: {budget}}}\n"
+    )
+    return path
+
+
+def texts(model: LanguageModel) -> torch.Tensor:
+    tokens = torch.tensor([[5, 6, 7, 8, 3, 2]])
+    with torch.no_grad():
+        logits: torch.Tensor = model.module.eval()(input_ids=tokens).logits
+    return logits
+
+
+def test_with_room_in_the_budget_the_adapter_is_released_whole(
+    tmp_path: Path, tiny_folder: Path, suite: Path
+) -> None:
+    run = burnish.run(recipe(tmp_path, tiny_folder, suite, 0.02, 99), quiet=True)
+    found = run.frontier()
+    assert found.released is not None
+    released = found.candidates[found.released]
+    assert released.scale >= 1
+    assert released.gain is not None
+    assert released.gain > 0
+    assert any("keeps every budget" in reason for reason in run.verdict().reasons)
+    general = next(row for row in run.ledger() if row.kind == "general")
+    assert general.task == "known-cert"
+    assert general.n == round(0.7 * 210)
+
+
+def test_a_tight_budget_releases_a_part_and_the_files_hold_that_part(
+    tmp_path: Path, tiny_folder: Path, suite: Path
+) -> None:
+    run = burnish.run(recipe(tmp_path, tiny_folder, suite, 0.02, 12), quiet=True)
+    found = run.frontier()
+    scales = {candidate.scale for candidate in found.candidates}
+    assert {0.5, 1.0} <= scales
+    shown = found.candidates[found.order[0] if found.released is None else found.released]
+    assert 0 < shown.scale < 1
+    model = burnish.open_tuned(run)
+    saved = texts(model)
+    model.use_weights(run.checkpoints / f"step-{shown.step}")
+    whole = texts(model)
+    with model.at_scale(shown.scale, shown.slope):
+        torch.testing.assert_close(texts(model), saved)
+    assert not torch.allclose(whole, saved, atol=1e-3)
+
+
+def test_what_breaks_the_budget_at_every_scale_is_not_released(
+    tmp_path: Path, tiny_folder: Path, suite: Path
+) -> None:
+    path = recipe(tmp_path, tiny_folder, suite, 0.3, 0.5)
+    run = burnish.run(path, quiet=True, choose={"trials": 1})
+    assert run.frontier().released is None
+    assert run.verdict().decision in ("hold", "inconclusive")
+    assert any("the base model stays" in reason for reason in run.verdict().reasons)
+
+
+def test_an_interrupted_search_goes_on_and_asks_nothing_twice(
+    tmp_path: Path, tiny_folder: Path, suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = burnish.run(recipe(tmp_path, tiny_folder, suite, 0.02, 12), quiet=True)
+    before = run.frontier(), run.verdict(), run.ledger()
+    manifest = run.manifest()
+    manifest.state = "trained"
+    run.write_manifest(manifest)
+
+    def asked(*_: Any) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(LanguageModel, "score", asked)
+    monkeypatch.setattr(LanguageModel, "generate", asked)
+    again = burnish.evaluate(run.path, quiet=True)
+    assert (again.frontier(), again.verdict(), again.ledger()) == before
+    looks = [json.loads(line)["look"] for line in run.cert_uses.read_text().splitlines()]
+    assert set(looks) == {1}
+
+
+def test_the_test_set_and_cert_are_not_asked_while_choosing(
+    tmp_path: Path, tiny_folder: Path, suite: Path
+) -> None:
+    run = burnish.run(recipe(tmp_path, tiny_folder, suite, 0.02, 12), quiet=True)
+    order = RunDirectory.open(run.path).frontier().order
+    tested = {json.loads(line)["candidate"] for line in run.cert_uses.read_text().splitlines()}
+    found = run.frontier().candidates
+    asked = {path.parent.name for path in run.path.glob("results/step-*/known-cert.*.jsonl")}
+    assert len(asked) == len(tested) <= len(order) < len(found)
+    assert not list(run.path.glob("results/step-*/target.jsonl"))
