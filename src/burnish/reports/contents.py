@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from burnish.candidates import Frontier
 from burnish.errors import RunError
 from burnish.run_directory import (
     Finding,
@@ -61,6 +62,7 @@ class Contents:
     verdict: Verdict | None
     answers: list[ItemResult]  # the tuned model on the target test
     pairs: dict[str, Pairs]
+    frontier: Frontier | None = None
 
     @property
     def budget(self) -> float | None:
@@ -138,6 +140,7 @@ def read_contents(run: RunDirectory) -> Contents:
             verdict=run.verdict() if certified or (run.path / "verdict.json").exists() else None,
             answers=run.results("tuned", "target"),
             pairs={task: _pairs(run, task) for task in _item_tasks(ledger)},
+            frontier=run.frontier() if (run.path / "frontier.json").exists() else None,
         )
 
 

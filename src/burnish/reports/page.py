@@ -34,6 +34,7 @@ from burnish.reports.contents import (
     signed,
     stages,
 )
+from burnish.reports.frontier import frontier_plot, shown_candidates
 from burnish.run_directory import ItemResult, LedgerRow, RunDirectory, Verdict, write_atomic
 
 MOST_ITEMS = 200  # items shown in each list of lost or gained ones
@@ -131,6 +132,7 @@ def _render(contents: Contents) -> str:
         confusion=confusion(contents.labelled),
         facts=_facts(contents),
         most=MOST_ITEMS,
+        **_frontier(contents),
         **_training(contents),
     )
 
@@ -260,6 +262,15 @@ def _flips(contents: Contents) -> list[Flips]:
         lists.append(Flips(title, "lost", len(lost), lost[:MOST_ITEMS]))
         lists.append(Flips(title, "gained", len(gained), gained[:MOST_ITEMS]))
     return lists
+
+
+def _frontier(contents: Contents) -> dict[str, Any]:
+    """The search among checkpoints and scales; a run without a general suite has none."""
+    found = contents.frontier
+    return {
+        "candidates": shown_candidates(found) if found else [],
+        "frontier_plot": frontier_plot(found, contents.budget) if found else None,
+    }
 
 
 def _training(contents: Contents) -> dict[str, Any]:
