@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import burnish
+from burnish.errors import RunError
 from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_model
 from burnish.models.verbs import Choice
@@ -132,3 +133,38 @@ def test_the_test_set_and_cert_are_not_asked_while_choosing(
     asked = {path.parent.name for path in run.path.glob("results/step-*/known-cert.*.jsonl")}
     assert len(asked) == len(tested) <= len(order) < len(found)
     assert not list(run.path.glob("results/step-*/target.jsonl"))
+
+
+def test_against_its_own_base_a_comparison_says_what_the_run_says(
+    tmp_path: Path, tiny_folder: Path, suite: Path
+) -> None:
+    run = burnish.run(recipe(tmp_path, tiny_folder, suite, 0.02, 99), quiet=True)
+    found = burnish.compare(run.path, tiny_folder, quiet=True)
+    assert found.path.parent == run.path / "comparisons"
+    assert found.verdict().decision == run.verdict().decision
+    for own, other in zip(run.ledger(), found.ledger(), strict=False):
+        assert (own.task, own.base, own.tuned, own.n) == (
+            other.task,
+            other.base,
+            other.tuned,
+            other.n,
+        )
+
+
+def test_against_itself_nothing_is_gained_and_it_is_a_look(
+    tmp_path: Path, tiny_folder: Path, suite: Path
+) -> None:
+    run = burnish.run(recipe(tmp_path, tiny_folder, suite, 0.02, 99), quiet=True)
+    before = len(run.cert_uses.read_text().splitlines())
+    found = burnish.compare(run.path, run.path, quiet=True)
+    assert found.verdict().decision != "release"
+    assert {row.delta for row in found.ledger() if row.kind != "kl"} == {0.0}
+    assert len(run.cert_uses.read_text().splitlines()) > before
+
+
+def test_what_is_not_measured_cannot_be_compared(
+    tmp_path: Path, tiny_folder: Path, suite: Path
+) -> None:
+    run = burnish.train(recipe(tmp_path, tiny_folder, suite, 0.02, 99), quiet=True)
+    with pytest.raises(RunError, match="no certificate"):
+        burnish.compare(run.path, tiny_folder, quiet=True)

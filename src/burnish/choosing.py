@@ -255,15 +255,13 @@ def choose(search: Search, certs: Sequence[Suite]) -> tuple[Certificate, Candida
     candidates = list(search.found.values())
     directory.write_frontier(as_frontier(candidates, order, None))
     tasks = [task for cert in certs for task in cert.tasks]
-    suite = hashlib.sha256("".join(task.hash for task in tasks).encode()).hexdigest()
-    ledger = CertLedger(directory, search.model.source_sha256, suite)
+    ledger = CertLedger(directory, search.model.source_sha256, cert_hash(certs))
 
     def evidence(candidate: Candidate) -> Evidence:
         label = _label(candidate)
         with search.at(candidate) as model:
             measure(directory, model, label, tasks, search.bars)
-        found = [_cert_evidence(search, cert, label) for cert in certs]
-        return replace(found[0], beside=tuple(found[1:]))
+        return cert_evidence(directory, certs, label, search.leakage)
 
     found = certify(order, evidence, budgets, ledger)
     directory.write_frontier(as_frontier(candidates, order, found.released))
@@ -289,22 +287,33 @@ def counted(directory: RunDirectory, suite: Suite, leakage: Leakage) -> list[str
     return [task.name for task in suite.sections if task.name not in excluded]
 
 
-def _cert_evidence(search: Search, cert: Suite, label: str) -> Evidence:
-    """What base and a candidate did on CERT."""
-    directory = search.directory
+def cert_hash(certs: Sequence[Suite]) -> str:
+    """One hash over all certifying items."""
+    hashes = "".join(task.hash for cert in certs for task in cert.tasks)
+    return hashlib.sha256(hashes.encode()).hexdigest()
 
+
+def cert_evidence(
+    directory: RunDirectory, certs: Sequence[Suite], label: str, leakage: Leakage
+) -> Evidence:
+    """What base and another model did on CERT: the first suite, the others beside it."""
+    found = [_evidence(directory, cert, label, leakage) for cert in certs]
+    if len(found) > 1:
+        names = [cert.name.removesuffix("-cert") for cert in certs]
+        found = [replace(one, suite=name) for one, name in zip(found, names, strict=True)]
+    return replace(found[0], beside=tuple(found[1:]))
+
+
+def _evidence(directory: RunDirectory, cert: Suite, label: str, leakage: Leakage) -> Evidence:
     def pair(name: str) -> Pair:
         return directory.results("base", name), directory.results(label, name)
 
-    names = counted(directory, cert, search.leakage)
-    found = Evidence.of(
+    names = counted(directory, cert, leakage)
+    return Evidence.of(
         {name: pair(name) for name in names},
         {task.name: pair(task.name) for task in cert.texts},
         _joined([pair(task.name) for task in cert.bias]),
         _joined([pair(task.name) for task in cert.sections if is_refusal(task.name)]),
-    )
-    return replace(
-        found, suite=cert.name.removesuffix("-cert") if len(search.probes) > 1 else "suite"
     )
 
 

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from burnish.chat import Example
 from burnish.choosing import Search, choose, keep
+from burnish.comparing import compare as compare  # a verb of notebooks
 from burnish.data.load import Dataset, load
 from burnish.data.render import Rendered
 from burnish.errors import PreflightError, RecipeError, RunError
