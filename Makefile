@@ -34,6 +34,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python bench/train.py
 	$(BIN)/python bench/score.py
 	$(BIN)/python bench/forgetting_order.py
+	$(BIN)/python bench/certificate.py --measure
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache

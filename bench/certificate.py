@@ -388,7 +388,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--measure", action="store_true")
     parser.add_argument("--limit", type=int, help="items of each section, all by default")
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--scales", type=float, nargs="+", default=SCALES)
     parser.add_argument("--resample", type=int, default=2000)
     parser.add_argument("--general", type=float, nargs="+", default=[1.0, 2.0, 3.0])

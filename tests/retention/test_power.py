@@ -37,7 +37,7 @@ def test_one_section_by_hand() -> None:
 def test_the_mean_of_equal_sections_is_about_one_long_section() -> None:
     mean = suite_budget({str(i): 200 for i in range(10)}, 0.12)
     assert mean == pytest.approx(section_budget(2000, 0.12), rel=0.05)
-    assert suite_budget({"a": 1}) is None
+    assert suite_budget({"a": 1}, 0.12) is None
 
 
 def test_a_suite_of_equal_models_passes_in_80_of_100_cases() -> None:

@@ -14,7 +14,7 @@ def risk(candidate: Candidate, budgets: Budgets) -> float | None:
     """The share that is used of the budget which is used most; None where PROBE was not asked.
 
     Of the drop the high end of the interval counts: of two equal drops the one with more flips is
-    less sure to pass.
+    less sure to pass. Sections, bias and refusal have too few items on PROBE to order by.
     """
     if candidate.drop is None:
         return None

@@ -4,10 +4,12 @@ Items that were looked at once are no longer unseen. Whoever trains again after 
 the same items again, gets more than one chance to be let through by luck. So the allowance alpha is
 divided over the looks of one line of models: each look spends four fifths of what is left. That is
 4, 0.8, 0.16 ... % of 5 %, which never sums to more, so the chance that any look ever releases a
-model over its budget stays at most alpha, however many looks there are and whatever was learnt from
-the earlier ones (a union bound). Four fifths, because most lines are looked at once: the first look
-is then almost as sharp as if it were the only one, and a second one, which asks for 2.4 standard
-errors where the first asks for 1.75, is possible but dear.
+model over its budget stays at most alpha, however many looks there are (a union bound). It is exact
+where a later look's candidates do not depend on what an earlier one showed. They may: no item of
+CERT is ever trained on, but a verdict can steer the next recipe. That is little to learn from, and
+a reason more to make later looks dear: four fifths, because most lines are looked at once. The
+first look is then almost as sharp as if it were the only one, and a second one asks for 2.4
+standard errors where the first asks for 1.75.
 
 The ledger is `cert-uses.jsonl` in the run directory, and a run that starts from another one
 inherits that one's. A line is written before the evidence is seen, so an interruption spends the
