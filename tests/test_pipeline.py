@@ -68,6 +68,55 @@ def test_run_gives_a_typed_verdict_and_files(recipe: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_suite_that_was_learnt_is_left_out_of_the_mean(recipe: Path, tmp_path: Path) -> None:
+    clean = run_with_suites(recipe, [tmp_path / "suite.jsonl"], "clean")
+    leakage = clean.leakage()
+    assert leakage is not None
+    assert [(found.name, found.leaked) for found in leakage.judging] == [("test", 0), ("suite", 0)]
+    assert {found.name: found.rows for found in leakage.learnt} == {
+        split: len(clean.split(split)) for split in ("train", "validation")
+    }
+    assert "train, validation, test, suite: disjoint." in (clean.path / "report.html").read_text()
+
+    learnt = clean.split("train")[0].messages[-2].content
+    other = [{"question": "Snow is", "choices": [" white", " red"], "answer": 0}]
+    told = [{"question": learnt.upper() + "!", "choices": [" red", " green"], "answer": 0}, *other]
+    lines(tmp_path / "told.jsonl", told)
+    run = run_with_suites(recipe, [tmp_path / "suite.jsonl", tmp_path / "told.jsonl"], "told")
+    assert [row.task for row in run.ledger() if row.kind == "general"] == ["suite"]
+    (section,) = [row for row in run.ledger() if row.task == "told"]
+    assert section.excluded == "1 of its 2 items were learnt"
+    reason = "Left out of the suite mean: told (1 of its 2 items were learnt)."
+    assert reason in run.verdict().reasons
+    (finding,) = [found for found in run.findings() if found.kind == "leakage"]
+    assert finding.message.startswith("1 of 2 items of told stand in the rows that were learnt (1")
+    assert "1 of 2 items of told (left out of the suite mean)" in (run.path / "card.md").read_text()
+
+
+def test_every_general_suite_has_a_row_and_must_pass(recipe: Path, tmp_path: Path) -> None:
+    other = {"question": "Where is it?", "choices": [" there", " here"], "answer": 1}
+    lines(tmp_path / "other.jsonl", [other] * 3)
+    run = run_with_suites(recipe, [tmp_path / "suite.jsonl", tmp_path / "other.jsonl"], "two")
+    general = [row for row in run.ledger() if row.kind == "general"]
+    assert [(row.task, row.n, row.budget) for row in general] == [
+        ("suite", 8, 0.02), ("other", 3, 0.02)
+    ]  # fmt: skip
+    judged = " ".join(run.verdict().reasons)
+    assert "suite mean" in judged
+    assert "other mean" in judged
+    worst = max(-100 * row.bound for row in general if row.bound is not None)
+    assert run.verdict().certified_general_drop == pytest.approx(worst)
+    assert ">other mean" in (run.path / "report.html").read_text()
+
+
+def run_with_suites(recipe: Path, suites: list[Path], name: str) -> RunDirectory:
+    general = [str(path) for path in suites]
+    training = {"epochs": 1, "learning_rate": 1e-3, "preflight": False}
+    return burnish.run(
+        recipe, quiet=True, name=name, training=training, evaluate={"general": general}
+    )
+
+
 def test_saved_adapter_gives_the_same_logits_in_plain_peft(recipe: Path, tiny_folder: Path) -> None:
     import torch
     from peft import PeftModel

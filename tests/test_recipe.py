@@ -69,3 +69,18 @@ def test_problems_are_sentences(text: str, sentence: str, path: Path) -> None:
 def test_a_missing_recipe_has_a_hint(path: Path) -> None:
     with pytest.raises(RecipeError, match=r"did you mean .*mine\.yaml"):
         load_recipe(path.with_name("mine.yml"))
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("core", ("core",)),
+        ("[core, my.jsonl, 'lm_eval:arc_easy']", ("core", "my.jsonl", "lm_eval:arc_easy")),
+        ("null", None),
+    ],
+)
+def test_general_suites_are_one_or_several(
+    written: str, read: tuple[str, ...] | None, path: Path
+) -> None:
+    path.write_text(f"data: {{train: a.jsonl}}\nevaluate: {{general: {written}}}\n")
+    assert load_recipe(path).evaluate.general == read

@@ -7,12 +7,13 @@ number that was not measured is written as a dash, never as 0.
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from burnish.errors import RunError
+from burnish.overlaps import Leakage
 from burnish.run_directory import (
     Finding,
     ItemResult,
@@ -47,6 +48,7 @@ class Contents:
     splits: list[SplitFile]
     findings: list[Finding] | None
     events: list[dict[str, Any]]
+    leakage: Leakage | None
     ledger: list[LedgerRow]
     verdict: Verdict | None
     answers: list[ItemResult]  # the tuned model on the target test
@@ -124,6 +126,7 @@ def read_contents(run: RunDirectory) -> Contents:
             splits=_splits(run),
             findings=run.findings() if (run.path / "data" / "findings.jsonl").exists() else None,
             events=run.events(),
+            leakage=run.leakage(),
             ledger=ledger,
             verdict=run.verdict() if certified or (run.path / "verdict.json").exists() else None,
             answers=run.results("tuned", "target"),
@@ -152,8 +155,13 @@ def ledger_groups(rows: Iterable[LedgerRow]) -> list[tuple[str, list[Row]]]:
     """Rows by what they measure; the mean of the suite stands before its sections."""
     order = {"target": "Target", "general": GENERAL, "section": GENERAL, "text_loss": "Text loss"}
     groups: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: list(order).index(row.kind)):
-        groups.setdefault(order[row.kind], []).append(worded(row))
+    rows = sorted(rows, key=lambda row: list(order).index(row.kind))
+    several = sum(row.kind == "general" for row in rows) > 1
+    for row in rows:
+        told = worded(row)
+        if several and row.kind == "general":
+            told = replace(told, name=f"{row.task} mean")
+        groups.setdefault(order[row.kind], []).append(told)
     return list(groups.items())
 
 
@@ -164,7 +172,7 @@ def worded(row: LedgerRow) -> Row:
     return Row(
         source=row,
         unit=unit,
-        name="suite mean" if row.kind == "general" else row.task.rpartition(".")[2],
+        name=_name(row),
         n=count(row.n),
         base=number(row.base * unit, digits),
         tuned=number(row.tuned * unit, digits),
@@ -176,6 +184,29 @@ def worded(row: LedgerRow) -> Row:
         p=probability(row.p),
         tone=_tone(-row.high, -row.low) if loss else _tone(row.low, row.high),
     )
+
+
+def _name(row: LedgerRow) -> str:
+    if row.kind == "general":
+        return "suite mean"
+    return row.task.rpartition(".")[2] + (" (not in the mean)" if row.excluded else "")
+
+
+def leakage_line(leakage: Leakage, ledger: Iterable[LedgerRow]) -> str:
+    """Whether what judges was learnt from, in one sentence."""
+    if not leakage.leaked:
+        judging = (found.name for found in leakage.judging)
+        suites = (name if name.endswith("test") else name.partition(".")[0] for name in judging)
+        sets = dict.fromkeys([*(found.name for found in leakage.learnt), *suites])
+        return f"{', '.join(sets)}: disjoint."
+    left_out = {row.task for row in ledger if row.excluded}
+    learnt = [
+        f"{found.leaked} of {found.rows} items of {found.name}"
+        + (" (left out of the suite mean)" if found.name in left_out else "")
+        for found in leakage.judging
+        if found.leaked
+    ]
+    return f"Learnt, and so no fair measure: {', '.join(learnt)}."
 
 
 def is_loss(row: LedgerRow) -> bool:

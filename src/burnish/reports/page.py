@@ -25,6 +25,7 @@ from burnish.reports.contents import (
     count,
     flat,
     is_loss,
+    leakage_line,
     ledger_groups,
     moment,
     number,
@@ -129,6 +130,7 @@ def _render(contents: Contents) -> str:
         flips=_flips(contents),
         confusion=confusion(contents.labelled),
         facts=_facts(contents),
+        leakage=leakage_line(contents.leakage, contents.ledger) if contents.leakage else None,
         most=MOST_ITEMS,
         **_training(contents),
     )
