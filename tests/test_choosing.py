@@ -168,3 +168,48 @@ def test_what_is_not_measured_cannot_be_compared(
     run = burnish.train(recipe(tmp_path, tiny_folder, suite, 0.02, 99), quiet=True)
     with pytest.raises(RunError, match="no certificate"):
         burnish.compare(run.path, tiny_folder, quiet=True)
+
+
+def test_a_suite_that_was_learnt_is_left_out_of_the_mean(
+    tmp_path: Path, tiny_folder: Path, suite: Path
+) -> None:
+    path = recipe(tmp_path, tiny_folder, suite, 0.001, 99)
+    clean = burnish.run(path, quiet=True, name="clean", choose={"trials": 0})
+    leakage = clean.leakage()
+    assert leakage is not None
+    assert [(found.name, found.leaked) for found in leakage.judging] == [
+        ("test", 0), ("known-probe.known", 0), ("known-cert.known", 0)
+    ]  # fmt: skip
+    assert "disjoint." in (clean.path / "report.html").read_text()
+
+    learnt = clean.split("train")[0].messages[-2].content
+    told = {"question": learnt.upper() + "!", "choices": [" red", " green"], "answer": 0}
+    rows = [told, *({"question": f"Snow {n}", "choices": [" a", " b"], "answer": 0} for n in "xyz")]
+    (tmp_path / "told.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    general = [str(suite), str(tmp_path / "told.jsonl")]
+    run = burnish.run(path, quiet=True, name="told", evaluate={"general": general})
+    assert [row.task for row in run.ledger() if row.kind == "general"] == ["known-cert"]
+    reasons = " ".join(run.verdict().reasons)
+    assert "1 of its" in reasons or "1 items of told-probe" in reasons
+    (finding,) = [found for found in run.findings() if found.kind == "leakage"]
+    assert "of told-" in finding.message
+
+
+def test_every_general_suite_has_a_row_and_must_pass(
+    tmp_path: Path, tiny_folder: Path, suite: Path
+) -> None:
+    rows = [json.loads(line) for line in suite.read_text().splitlines()]
+    half = len(rows) // 2
+    for name, part in (("first", rows[:half]), ("other", rows[half:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    general = [str(tmp_path / f"{name}.jsonl") for name in ("first", "other")]
+    path = recipe(tmp_path, tiny_folder, suite, 0.001, 99)
+    run = burnish.run(path, quiet=True, evaluate={"general": general})
+    found = [row for row in run.ledger() if row.kind == "general"]
+    assert [(row.task, row.budget) for row in found] == [("first-cert", 0.99), ("other-cert", 0.99)]
+    judged = " ".join(run.verdict().reasons)
+    assert "first mean" in judged
+    assert "other mean" in judged
+    worst = max(-100 * row.bound for row in found if row.bound is not None)
+    assert run.verdict().certified_general_drop == pytest.approx(worst)
+    assert ">other-cert mean" in (run.path / "report.html").read_text()

@@ -86,3 +86,18 @@ def test_a_budget_of_null_is_not_certified(path: Path) -> None:
     path.write_text(WRITTEN + "budget: {text_loss: null, refusal: 8}\n")
     budget = load_recipe(path).budget
     assert (budget.text_loss, budget.refusal) == (None, 8.0)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("core", ("core",)),
+        ("[core, my.jsonl, 'lm_eval:arc_easy']", ("core", "my.jsonl", "lm_eval:arc_easy")),
+        ("null", None),
+    ],
+)
+def test_general_suites_are_one_or_several(
+    written: str, read: tuple[str, ...] | None, path: Path
+) -> None:
+    path.write_text(f"data: {{train: a.jsonl}}\nevaluate: {{general: {written}}}\n")
+    assert load_recipe(path).evaluate.general == read

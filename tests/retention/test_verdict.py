@@ -77,6 +77,28 @@ def test_without_a_suite_nothing_is_released() -> None:
     assert "not measured" in verdict.reasons[-1]
 
 
+def test_each_of_several_suites_must_pass() -> None:
+    kept = ledger(GAIN, KEPT)
+    fallen = general_row("mine", {"a": pair(100, 50, 2, 48)}, 2.0)
+    assert decide(kept, 2.0).decision == "release"
+    verdict = decide([*kept, fallen], 2.0)
+    assert verdict.decision == "hold"
+    assert verdict.reasons[1].startswith("General ability is kept within 2 points: core mean ")
+    assert verdict.reasons[2].startswith("General ability fell by more than 2 points: mine mean ")
+    assert verdict.certified_general_drop == pytest.approx(-100 * (fallen.bound or 0))
+
+
+def test_a_section_that_was_learnt_is_named_with_its_count() -> None:
+    learnt = section_row("core.facts", pair(50, 0, 0, 50), "3 of its 100 items were learnt")
+    told = "Left out of the suite mean: core.facts (3 of its 100 items were learnt)."
+    assert told in decide([*ledger(GAIN, KEPT), learnt], 2.0).reasons
+    alone = decide([*target_rows(pair(*GAIN), ["accuracy"], seed=0), learnt], 2.0)
+    assert alone.decision == "inconclusive"
+    assert alone.reasons[1] == (
+        "General ability was not measured: every section of the general suite is left out."
+    )
+
+
 def test_what_the_mean_hides_is_said() -> None:
     fallen = section_row("core.facts", pair(50, 40, 0, 10))
     base, tuned = pair(30, 0, 0, 0)

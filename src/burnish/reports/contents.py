@@ -7,13 +7,14 @@ number that was not measured is written as a dash, never as 0.
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from burnish.candidates import Frontier
 from burnish.errors import RunError
+from burnish.overlaps import Leakage
 from burnish.run_directory import (
     Finding,
     ItemResult,
@@ -58,6 +59,7 @@ class Contents:
     splits: list[SplitFile]
     findings: list[Finding] | None
     events: list[dict[str, Any]]
+    leakage: Leakage | None
     ledger: list[LedgerRow]
     verdict: Verdict | None
     answers: list[ItemResult]  # the tuned model on the target test
@@ -136,6 +138,7 @@ def read_contents(run: RunDirectory) -> Contents:
             splits=_splits(run),
             findings=run.findings() if (run.path / "data" / "findings.jsonl").exists() else None,
             events=run.events(),
+            leakage=run.leakage(),
             ledger=ledger,
             verdict=run.verdict() if certified or (run.path / "verdict.json").exists() else None,
             answers=run.results("tuned", "target"),
@@ -164,8 +167,13 @@ def stages(contents: Contents) -> list[Stage]:
 def ledger_groups(rows: Iterable[LedgerRow]) -> list[tuple[str, list[Row]]]:
     """Rows by what they measure."""
     groups: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: list(_GROUPS).index(row.kind)):
-        groups.setdefault(_GROUPS[row.kind], []).append(worded(row))
+    rows = sorted(rows, key=lambda row: list(_GROUPS).index(row.kind))
+    several = sum(row.kind == "general" for row in rows) > 1
+    for row in rows:
+        told = worded(row)
+        if several and row.kind == "general":
+            told = replace(told, name=f"{row.task} mean")
+        groups.setdefault(_GROUPS[row.kind], []).append(told)
     return list(groups.items())
 
 
@@ -193,6 +201,23 @@ def _name(row: LedgerRow) -> str:
     if row.kind == "general":
         return "suite mean"
     return row.task.rpartition(".")[2] + (" (not in the mean)" if row.excluded else "")
+
+
+def leakage_line(leakage: Leakage, ledger: Iterable[LedgerRow]) -> str:
+    """Whether what judges was learnt from, in one sentence."""
+    if not leakage.leaked:
+        judging = (found.name for found in leakage.judging)
+        suites = (name if name.endswith("test") else name.partition(".")[0] for name in judging)
+        sets = dict.fromkeys([*(found.name for found in leakage.learnt), *suites])
+        return f"{', '.join(sets)}: disjoint."
+    left_out = {row.task for row in ledger if row.excluded}
+    learnt = [
+        f"{found.leaked} of {found.rows} items of {found.name}"
+        + (" (left out of the suite mean)" if found.name in left_out else "")
+        for found in leakage.judging
+        if found.leaked
+    ]
+    return f"Learnt, and so no fair measure: {', '.join(learnt)}."
 
 
 def is_loss(row: LedgerRow) -> bool:
