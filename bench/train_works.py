@@ -142,7 +142,7 @@ def _language_model(_: Work) -> Any:
 def _classifier(work: Work) -> Any:
     from burnish.data.load import load
     from burnish.models.adapt import add_lora
-    from burnish.models.classifier import PEFT_TASK, load_classifier
+    from burnish.models.classifier import load_classifier
 
     recipe = work.recipe()
     labels = sorted({str(example.label) for example in load(recipe.data, recipe.seed).train})
@@ -155,7 +155,6 @@ def _classifier(work: Work) -> Any:
         rank=RANK,
         alpha=ALPHA,
         seed=0,
-        task_type=PEFT_TASK["classify"],
         whole=list(model.fresh) or None,
     )
     return model

@@ -1,6 +1,7 @@
 """The style, executable: who may import whom, and how long things may get."""
 
 import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from burnish.recipe import Recipe, known_keys
 
 SOURCE = Path(burnish.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
+BENCHES = sorted((Path(__file__).parents[2] / "bench").glob("*.py"))
 # A stage imports only from those before it; `pipeline` and `cli` from all.
 ORDER = [
     "errors", "chat", "recipe", "run_directory", "progress", "data", "models", "training",
@@ -80,3 +82,13 @@ def test_nothing_of_the_workplace_is_named() -> None:
     ]:
         if path.is_file():
             assert not words.search(path.read_text()), path
+
+
+@pytest.mark.parametrize("path", BENCHES, ids=lambda path: path.name)
+def test_benches_import_what_is_there(path: Path) -> None:
+    """No other test runs them, so a name that moved would be found only by the next measurement."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("burnish"):
+            module = importlib.import_module(str(node.module))
+            missing = [alias.name for alias in node.names if not hasattr(module, alias.name)]
+            assert not missing, f"{path.name} imports {missing} from {node.module}"

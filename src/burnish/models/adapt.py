@@ -301,6 +301,11 @@ class Kept:
     def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         self._pairs = [(p, p.detach().clone()) for p in parameters]
 
+    @property
+    def pairs(self) -> list[tuple[torch.nn.Parameter, Tensor]]:
+        """Each parameter with the value that was kept."""
+        return list(self._pairs)
+
     def forget_unchanged(self) -> None:
         """Frees the memory of weights that are still the same."""
         self._pairs = [(p, kept) for p, kept in self._pairs if not torch.equal(p, kept)]

@@ -16,10 +16,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from burnish.chat import Conversation
 from burnish.data.render import render_prompt
 from burnish.errors import ModelError
-from burnish.models.adapt import Kept, is_adapted, switched_off
+from burnish.models.adapt import Kept, is_adapted, load_weights, switched_off
 from burnish.models.branches import Network, Row, branch_states, common_start, finish
 from burnish.models.decoding import Decoder
 from burnish.models.prefix import Prefix
+from burnish.models.scale import Scale
 from burnish.models.verbs import Choice, Generation, Sampling, Scores, Stream, TextLoss
 
 # Tokens in one forward pass without gradient: enough to fill the cores, little memory.
@@ -67,6 +68,8 @@ class LanguageModel:
         self.adapter_sha256: str | None = None
         self._adapter_on = True
         self._kept: Kept | None = None
+        self._scale: Scale | None = None
+        self._part = ""
 
     @property
     def network(self) -> Network:
@@ -75,8 +78,9 @@ class LanguageModel:
 
     @property
     def fingerprint(self) -> str:
-        on = self.adapter_sha256 if self._adapter_on and self.adapter_sha256 else "base"
-        return f"{self.source_sha256[:16]}-{on[:16]}"
+        on = self.adapter_sha256 if self._adapter_on and self.adapter_sha256 else None
+        part = f"{on[:16]}{self._part}" if on else "base"
+        return f"{self.source_sha256[:16]}-{part}"
 
     @property
     def context_length(self) -> int:
@@ -96,6 +100,29 @@ class LanguageModel:
                 yield self
         finally:
             self._adapter_on = True
+
+    def use_weights(self, folder: Path) -> None:
+        """Puts other weights that the same training saved, such as a checkpoint's, in place."""
+        load_weights(self.module, folder)
+        self.adapter_sha256 = folder_sha256(folder)
+        self._scale = None
+
+    @contextlib.contextmanager
+    def at_scale(self, scale: float, slope: float = 0.0) -> Iterator["LanguageModel"]:
+        """A part of what was learnt, or more than all of it; see `burnish.models.scale`.
+
+        Raises:
+            ModelError: the method has no parts.
+        """
+        if self._scale is None:
+            self._scale = Scale(self.module, self._kept)
+        whole = (scale, slope) == (1.0, 0.0)
+        self._part = "" if whole else f"-x{scale:g}" + (f"-slope{slope:g}" if slope else "")
+        try:
+            with self._scale.at(scale, slope):
+                yield self
+        finally:
+            self._part = ""
 
     @contextlib.contextmanager
     def keeping_base(self) -> Iterator[None]:

@@ -1,0 +1,124 @@
+"""Any part of what was learnt: one set of weights at every scale between the base and beyond.
+
+Every method's tuned weights are put on the straight line from the weights that make it the base:
+at scale 0 the model is the base, at 1 what was learnt, in between a part of it. For LoRA that is
+`W + scale B A`, for wholly tuned weights WiSE-FT (Wortsman et al. 2022, arXiv 2109.01903, eq. 1).
+Only small tensors are kept twice, nothing is loaded again.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel, PrefixTuningConfig
+from peft.tuners.lora.layer import LoraLayer
+from torch import Tensor, nn
+
+from burnish.errors import ModelError
+from burnish.models.adapt import LEARNING, Kept
+from burnish.models.bottleneck import BottleneckModel
+
+
+@dataclass(frozen=True)
+class _Moved:
+    """A parameter, what was learnt, and the value at which the model is the base."""
+
+    parameter: nn.Parameter
+    learnt: Tensor
+    neutral: Tensor | float
+    depth: float  # 0 for the first layer, 1 for the last and for what lies in none
+
+
+class Scale:
+    """Puts a tuned model at a scale of its adapter.
+
+    Args:
+        model: as tuned; its weights now are scale 1.
+        base: the weights before tuning, where tuning changed the weights themselves.
+
+    Raises:
+        ModelError: what was learnt has no part of itself (a prefix is there or it is not).
+    """
+
+    def __init__(self, model: Any, base: Kept | None = None) -> None:
+        pairs = list(_lines(model, base))
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        depths = _depths([names[id(parameter)] for parameter, _ in pairs])
+        self._moved = [
+            _Moved(parameter, parameter.detach().clone(), neutral, depth)
+            for (parameter, neutral), depth in zip(pairs, depths, strict=True)
+        ]
+
+    def set(self, scale: float, slope: float = 0.0) -> None:
+        """Moves the weights, until the next call.
+
+        `slope` takes away from the early layers, which carry what all tasks share: a layer at depth
+        d (0 first, 1 last) gets `scale (1 - slope (1 - d))`. It is LiNeS (Wang et al. 2024, arXiv
+        2410.17146, eq. 2) with alpha = scale (1 - slope) and beta = scale slope.
+        """
+        with torch.no_grad():
+            for moved in self._moved:
+                factor = scale * (1 - slope * (1 - moved.depth))
+                if factor == 1.0:  # exactly what was learnt, not what rounding leaves of it
+                    moved.parameter.copy_(moved.learnt)
+                else:
+                    part = factor * (moved.learnt - moved.neutral)
+                    moved.parameter.copy_(part + moved.neutral)
+
+    @contextlib.contextmanager
+    def at(self, scale: float, slope: float = 0.0) -> Iterator[None]:
+        """Within it the model is at a scale, afterwards as tuned."""
+        self.set(scale, slope)
+        try:
+            yield
+        finally:
+            self.set(1.0)
+
+
+def has_scale(model: Any) -> bool:
+    """Whether there is anything between this adapter and the base."""
+    return not (
+        isinstance(model, PeftModel) and isinstance(model.peft_config[LEARNING], PrefixTuningConfig)
+    )
+
+
+def _lines(model: Any, base: Kept | None) -> Iterator[tuple[nn.Parameter, Tensor | float]]:
+    if isinstance(model, BottleneckModel):
+        for adapter in model.adapters.values():
+            up: Any = adapter.up
+            yield up.weight, 0.0
+            yield up.bias, 0.0
+        return
+    if not isinstance(model, PeftModel):
+        if base is None:
+            raise ModelError(
+                "the weights before tuning are not kept", "open the run with burnish.open_tuned"
+            )
+        yield from base.pairs
+        return
+    if not has_scale(model):
+        raise ModelError(
+            "a learned prefix has no half of itself", "choose the method lora, or scales [1]"
+        )
+    for name, parameter in model.named_parameters():
+        if f"ia3_l.{LEARNING}" in name:
+            yield parameter, 1.0
+        elif f"lora_B.{LEARNING}" in name or f"lora_embedding_B.{LEARNING}" in name:
+            yield parameter, 0.0
+    for module in model.modules():
+        if isinstance(module, LoraLayer) and LEARNING in module.lora_magnitude_vector:
+            magnitude: Any = module.lora_magnitude_vector[LEARNING]
+            weight: Any = module.get_base_layer().weight
+            # DoRA learns the length of each row beside its direction (arXiv 2402.09353, eq. 5).
+            yield magnitude.weight, weight.detach().float().norm(dim=1)
+
+
+def _depths(names: Sequence[str]) -> list[float]:
+    """Each parameter's place from the first layer to the last."""
+    found = [re.search(r"(?:layers|layer|h|blocks|adapters)\.(\d+)[.:]", name) for name in names]
+    numbers = [int(match[1]) if match else None for match in found]
+    last = max((number for number in numbers if number is not None), default=0)
+    return [1.0 if number is None or not last else number / last for number in numbers]
