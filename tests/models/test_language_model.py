@@ -124,6 +124,8 @@ def test_divergence_equals_plain(
         assert nats > 1e-4
     with model.base() as base_model:
         assert base_model.divergence(answered) == [0.0, 0.0, 0.0]
+    with model.at_scale(0.0):
+        assert model.divergence(answered) == pytest.approx([0.0, 0.0, 0.0], abs=1e-5)
     task = DivergenceTask("d", [Opening("1", PROMPTS[0], "it will come")])
     assert task.answer(model, 0, 1)[0].score == pytest.approx(found[0], rel=1e-3)
 
