@@ -11,7 +11,7 @@ from burnish.errors import DataError, RecipeError
 from burnish.evaluation.leakage import LEAKAGE, find_leakage, leaks, text_of, texts_of
 from burnish.evaluation.runner import run_task
 from burnish.evaluation.scorers import scorer
-from burnish.evaluation.suite import Suite, near_chance
+from burnish.evaluation.suite import HALVES, Suite, near_chance
 from burnish.evaluation.tasks import (
     CompareTask,
     GenerateTask,
@@ -250,8 +250,10 @@ def left_out(directory: RunDirectory, suite: Suite, leakage: Leakage) -> dict[st
     """Sections that say nothing about what was lost, each with the reason; the base is measured."""
     why = {}
     for task in suite.sections:
-        if task.name in leakage.leaked:
-            why[task.name] = f"{leakage.leaked[task.name]} of its {len(task)} items were learnt"
+        # A section that was learnt from in PROBE says nothing in CERT either.
+        halves = {task.name.replace(a, b) for a in HALVES for b in HALVES}
+        if learnt := sum(leakage.leaked.get(name, 0) for name in halves):
+            why[task.name] = f"{learnt} of its items were learnt"
         elif reason := near_chance(task, directory.results("base", task.name)):
             why[task.name] = reason
     return why

@@ -34,6 +34,8 @@ from burnish.models.verbs import Sampling
 from burnish.run_directory import ItemResult
 
 PROBE = 0.3  # of every section, text and pair; CERT is the rest
+# How the names of the parts end, behind the suite's own and before the section's.
+HALVES = ("-probe.", "-cert.")
 # Enough to see whether a reply is one; most of a suite's seconds are tokens that are written.
 _REPLY = Sampling(max_new_tokens=20)
 _HINT = "write question with choices (list) and answer (0-based index), or question with check"
