@@ -208,6 +208,8 @@ def look_for_leakage(directory: RunDirectory, recipe: Recipe, suites: Sequence[S
         for task in tasks
         for split in ("train", "validation")
     }
+    if recipe.replay.rows:
+        learnt["replay"] = map(text_of, directory.stream("replay"))
     judging = {
         f"{task}.test" if task else "test": [text_of(e) for e in directory.split("test", task)]
         for task in tasks

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,9 @@ from burnish.errors import RecipeError
 from burnish.lineage import learner
 from burnish.models.adapt import WHOLE, save_weights
 from burnish.models.branches import Network
+from burnish.models.cache import cache_folder
 from burnish.models.classifier import Classifier
+from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_model, load_tokenizer, place
 from burnish.models.served import ServedModel
 from burnish.models.sources import resolve
@@ -28,6 +30,7 @@ from burnish.training.loop import Listener, Loop, Settings
 from burnish.training.objective import Objective
 from burnish.training.objectives import OBJECTIVES
 from burnish.training.objectives.distill import LocalTeacher, OwnBase, Teacher
+from burnish.training.replay import Replayed, examples_of, replayed
 from burnish.training.schedule import FRESH_HEAD_TIMES, automatic_rate
 from burnish.training.screen import screen
 
@@ -35,9 +38,13 @@ from burnish.training.screen import screen
 def open_training(directory: RunDirectory, recipe: Recipe) -> tuple[Opened, Loop]:
     """The model and its loop before the first step; nothing listens yet."""
     model = open_start(directory, recipe)
+    replay = _replay(directory, recipe, model)
     torch.manual_seed(recipe.seed)
     module = learner(directory, recipe, model.module, getattr(model, "fresh", ()))
-    return model, _loop(directory, recipe, model, module, _settings(recipe, model))
+    loop = _loop(directory, recipe, model, module, _settings(recipe, model))
+    if replay:
+        _add_replay(loop, replay)
+    return model, loop
 
 
 def learn(
@@ -193,6 +200,30 @@ def _loop(
     }
     batches.shares = _shares(recipe, {task: len(items) for task, items in sets.items()})
     return loop
+
+
+def _replay(directory: RunDirectory, recipe: Recipe, model: Opened) -> list[Replayed]:
+    """What the base writes before it learns; kept with the run's data."""
+    if not recipe.replay.rows:
+        return []
+    if recipe.objective != "sft" or not isinstance(model, LanguageModel):
+        raise RecipeError(
+            f"replay.rows is {recipe.replay.rows}, but objective {recipe.objective} learns no "
+            "conversations",
+            "set it to 0, or objective to sft",
+        )
+    found = replayed(model, recipe.replay.rows, recipe.seed, cache_folder() / "replay")
+    directory.write_split("replay", examples_of(found))
+    return found
+
+
+def _add_replay(loop: Loop, replay: Sequence[Replayed]) -> None:
+    """One more data set, which gives all of its rows to every epoch."""
+    batches = loop.batches
+    share = len(replay) / (sum(map(len, batches.sets.values())) + len(replay))
+    shares = {name: part * (1 - share) for name, part in (batches.shares or {}).items()}
+    batches.sets = {**batches.sets, "replay": [one.row for one in replay]}
+    batches.shares = shares | {"replay": share}
 
 
 def _shares(recipe: Recipe, sizes: dict[str, int]) -> dict[str, float]:

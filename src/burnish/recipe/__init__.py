@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from burnish.errors import RecipeError
-from burnish.recipe.budget import Budget, Choose
+from burnish.recipe.budget import Budget, Choose, Replay
 from burnish.recipe.data import Data, Mixing, Task
 from burnish.recipe.methods import Bottleneck, LastN, Lora, Prefix
 from burnish.recipe.objectives import Classify, Distill, Dpo, Grpo, Kto, Lm, Reward, Sft, Tag
@@ -141,6 +141,7 @@ class Recipe(Section):
     evaluate: Evaluate = Field(default_factory=Evaluate)
     budget: Budget = Field(default_factory=Budget)
     choose: Choose = Field(default_factory=Choose)
+    replay: Replay = Field(default_factory=Replay)
     tune: Tune = Field(default_factory=Tune)
     output: Path = Path("runs")
     seed: int = Field(0, ge=0)

@@ -31,6 +31,12 @@ class Budget(Section):
     )
 
 
+class Replay(Section):
+    """Conversations that the base writes itself and that are learnt beside the rows."""
+
+    rows: int = Field(0, ge=0, description="conversations an epoch; 0 is none")
+
+
 class Choose(Section):
     """The search for the largest part of what was learnt that keeps the budget."""
 
