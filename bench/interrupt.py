@@ -348,14 +348,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES), help="kill these"
+    )
     parser.add_argument("--folder", type=Path, help="where the runs lie; a temporary one if absent")
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     folder = given.folder or Path(tempfile.mkdtemp(prefix="burnish-interrupt-"))
     model, chance = tiny_model(folder / "model"), random.Random(given.seed)
     found: dict[str, list[Outcome]] = {}
-    for place, objective in enumerate(OBJECTIVES):
-        kills = (given.kills + place) // len(OBJECTIVES)
+    for place, objective in enumerate(given.objectives):
+        kills = (given.kills + place) // len(given.objectives)
         case = make_case(objective, model, folder / objective, rows=60, epochs=4)
         found[objective] = measure(case, kills, chance)
     print("\n| objective | kills | runs | lost | with differing weights | differing otherwise |")

@@ -2,6 +2,7 @@
 
 import string
 
+import numpy as np
 import pytest
 import sacrebleu
 from hypothesis import given, settings
@@ -210,6 +211,39 @@ class TestClassification:
             figure([], [])
         with pytest.raises(ValueError, match="1 answers cannot be scored against 2 others"):
             figure(["a"], ["a", "b"])
+
+
+class TestResampled:
+    """An interval scores many resamples: counted once, the figures are those of the lists."""
+
+    NAMES = [name for name, entry in SCORERS.items() if entry.counted]  # noqa: RUF012
+
+    def test_all_of_labels_and_spans_are_counted(self) -> None:
+        assert len(self.NAMES) == 9
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_as_the_lists(self, name: str) -> None:
+        entry, chance = SCORERS[name], np.random.default_rng(3)
+        assert entry.corpus is not None
+        words = ["cat", "dog ", "Dog", "bird.", "none at all"]
+        if name.startswith("span"):
+            words = ["O B-a I-a", "B-a O O", "O O O", "B-b I-b I-b"]
+        given, true = ([words[p] for p in chance.integers(len(words), size=40)] for _ in range(2))
+        measure = entry.resampled(given, true)
+        for size in (1, 2, 5, 40, 40, 40, 40):  # with few, labels are missing
+            places = chance.integers(40, size=size)
+            expected = entry.corpus([given[p] for p in places], [true[p] for p in places])
+            assert measure(places) == pytest.approx(expected, abs=1e-12)
+
+    def test_others_score_the_lists(self) -> None:
+        measure = SCORERS["corpus_chrf"].resampled(["one two", "three"], ["one two", "four"])
+        assert measure(np.array([0, 0])) == 100.0
+        assert measure(np.array([0, 1])) == corpus_chrf(["one two", "three"], ["one two", "four"])
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_refused(self, name: str) -> None:
+        with pytest.raises(ValueError, match="1 answers cannot be scored against 2 others"):
+            SCORERS[name].resampled(["a"], ["a", "b"])
 
 
 class TestRegistry:

@@ -17,12 +17,14 @@ from burnish import cli, opening, pipeline
 from burnish.errors import UserError
 from burnish.models import branches
 from burnish.models.branches import Row
+from burnish.models.decoding import Decoder
 from burnish.preflight import Check, refuse
 from burnish.preflight.check import far, rows_in
 from burnish.preflight.rows import something_learnt
 from burnish.preflight.run import chosen
 from burnish.training import checkpoint
 from burnish.training.objective import Loss
+from burnish.training.objectives.grpo import Grpo
 from burnish.training.objectives.sft import Sft
 
 NAMES = [
@@ -34,6 +36,19 @@ NAMES = [
     "reloaded = in memory",
     "merged = adapter",
 ]
+
+
+# Objectives that sample at each step, with answers as long as a recipe may ask for.
+SAMPLING = {
+    "grpo": {
+        "objective": "grpo", "grpo.answers": 4, "grpo.max_new_tokens": 20, "grpo.beta": 0.1,
+        "grpo.updates": 2, "training.batch_size": 4,
+    },
+    "distill": {
+        "objective": "distill", "distill.on": "samples", "distill.max_new_tokens": 20,
+        "distill.system": "Say green",
+    },
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -134,7 +149,10 @@ def test_an_answer_that_ends_where_the_model_does_not_stop(
         refuse([check])
 
 
-def test_branches_that_see_another_trunk(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["sft", "grpo"])
+def test_branches_that_see_another_trunk(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     expand = branches.expand
 
     def halved(cache: Any, index_B: torch.Tensor) -> Any:
@@ -144,7 +162,7 @@ def test_branches_that_see_another_trunk(recipe: Path, monkeypatch: pytest.Monke
         return expanded
 
     monkeypatch.setattr(branches, "expand", halved)
-    check = found(recipe, "trunk = plain")
+    check = found(recipe, "trunk = plain", **SAMPLING.get(name, {}))
     assert check.passed is False
     assert "the log-probability of token" in check.seen
     assert "in row 1" in check.seen
@@ -159,7 +177,10 @@ def test_a_merge_that_adds_too_much(recipe: Path, monkeypatch: pytest.MonkeyPatc
     assert "merged into the weights" in check.seen
 
 
-def test_a_parameter_that_is_not_loaded(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["sft", "grpo"])
+def test_a_parameter_that_is_not_loaded(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     load = checkpoint.load_weights
 
     def all_but_one(model: Any, folder: Path) -> None:
@@ -169,7 +190,7 @@ def test_a_parameter_that_is_not_loaded(recipe: Path, monkeypatch: pytest.Monkey
         parameter.data.copy_(kept)
 
     monkeypatch.setattr(checkpoint, "load_weights", all_but_one)
-    check = found(recipe, "saved = resumed")
+    check = found(recipe, "saved = resumed", **SAMPLING.get(name, {}))
     assert check.passed is False
     assert "lora_A" in check.seen
     assert "after saving and loading" in check.seen
@@ -249,6 +270,60 @@ def test_an_objective_that_samples_is_checked_on_what_it_sampled(
     checks = pipeline.try_out(recipe, quiet=True)
     assert [check.passed for check in checks] == [None, None, *[True] * 5]
     assert "log-probabilities of 4 tokens" in checks[NAMES.index("trunk = plain")].figure
+
+
+@pytest.mark.parametrize("name", SAMPLING)
+def test_answers_are_few_and_short_before_the_first_step(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The run itself samples what the recipe says, and is the same with and without the checks."""
+    drawn: list[tuple[int, int]] = []
+    answers = Decoder.answers
+
+    def counted(self: Decoder, prompts: Any, each: int = 1) -> Any:
+        drawn.append((each, self.sampling.max_new_tokens))
+        return answers(self, prompts, each)
+
+    monkeypatch.setattr(Decoder, "answers", counted)
+    checks = pipeline.try_out(recipe, quiet=True, **SAMPLING[name])
+    passed = {check.name: check.passed for check in checks}
+    assert passed["something is learnt"] is None
+    assert all(passed[name] for name in NAMES[2:]), checks
+    each = 2 if name == "grpo" else 1
+    assert set(drawn) == {(each, 8)}
+    drawn.clear()
+    changes = SAMPLING[name] | {"training.epochs": 0.5}
+    tried = burnish.train(recipe, quiet=True, name="tried", **changes)
+    assert (4 if name == "grpo" else 1, 20) in drawn
+    changes["training.preflight"] = False
+    plain = burnish.train(recipe, quiet=True, name="plain", **changes)
+    losses = [[event["loss"] for event in run.events("train")] for run in (tried, plain)]
+    assert losses[0] == losses[1]
+
+
+def test_equal_rewards_do_not_make_the_checks_empty(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No advantage, no gradient: a check would compare 0 with 0."""
+    (tmp_path / "worth.py").write_text(
+        "def same(answers, examples):\n    return [1] * len(answers)\n"
+    )
+    changes = SAMPLING["grpo"] | {"grpo.reward": f"{tmp_path / 'worth.py'}:same", "grpo.beta": 0.0}
+    loss = Grpo.loss
+    monkeypatch.setattr(
+        Grpo, "loss", lambda self, *given: Loss(loss(self, *given).total / len(given[1]))
+    )
+    check = found(recipe, "accumulated = one batch", **changes)
+    assert check.passed is False
+    assert check.value == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_reward_that_does_not_work_is_found_before_the_run(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "worth.py").write_text("def one(answers, examples):\n    return [1.0]\n")
+    with pytest.raises(UserError, match="gave 1 rewards for 4 answers"):
+        pipeline.try_out(
+            recipe, quiet=True, **SAMPLING["grpo"], **{"grpo.reward": f"{tmp_path}/worth.py:one"}
+        )
 
 
 def test_rows_are_found_in_pairs_and_groups() -> None:

@@ -1,6 +1,9 @@
 """Tiny models and rows that the objectives are tested with."""
 
-from collections.abc import Callable
+import importlib
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,3 +77,83 @@ def draw() -> Callable[..., list[Row]]:
         return [Row([*start, *tokens(n)], [0.0] * prompt + [1.0] * n) for n in answers]
 
     return rows
+
+
+@pytest.fixture
+def trl_trainer(tiny_tokenizer: Any, tmp_path: Path) -> Callable[..., Any]:
+    """A real trainer of TRL, whose loss is asked for on our batch: `(kind, model, row, options)`.
+
+    `row` is one row of the data set that it wants to have; further arguments go to the trainer.
+    """
+    pytest.importorskip("trl", reason="TRL is the oracle")
+    from datasets import Dataset
+
+    def made(
+        kind: str, model: Any, row: Mapping[str, Any], options: Mapping[str, Any], **given: Any
+    ) -> Any:
+        place = f"trl.experimental.{kind.lower()}" if kind in ("CPO", "ORPO") else "trl"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = importlib.import_module(place)
+            config = getattr(module, f"{kind}Config")(
+                output_dir=str(tmp_path / "trl"), report_to="none", use_cpu=True, bf16=False,
+                gradient_checkpointing=False, **options,
+            )  # fmt: skip
+            model.warnings_issued = {}
+            model.config.vocab_size = len(tiny_tokenizer)
+            trainer = getattr(module, f"{kind}Trainer")(
+                model=model,
+                args=config,
+                train_dataset=Dataset.from_list([row] * 8),
+                processing_class=tiny_tokenizer,
+                **given,
+            )
+        # TRL keeps the adapter that it was given as its reference; ours is the base, as without.
+        getattr(model, "peft_config", {}).pop("ref", None)
+        return trainer
+
+    return made
+
+
+@pytest.fixture
+def trl_rows() -> Callable[..., dict[str, torch.Tensor]]:
+    """Rows padded at the right, with the masks of TRL."""
+
+    def found(rows: Sequence[Row], padding: int = 0) -> dict[str, torch.Tensor]:
+        longest = max(row.size for row in rows)
+
+        def fill(values: list[Any], value: int = 0) -> list[Any]:
+            return values + [value] * (longest - len(values))
+
+        learnt = [[int(bool(w)) for w in row.weights] for row in rows]
+        return {
+            "input_ids": torch.tensor([fill(list(row.tokens), padding) for row in rows]),
+            "attention_mask": torch.tensor([fill([1] * row.size) for row in rows]),
+            "completion_mask": torch.tensor([fill(mask) for mask in learnt]),
+        }
+
+    return found
+
+
+@pytest.fixture
+def assert_same() -> Callable[[Any, torch.Tensor, Callable[[], torch.Tensor]], None]:
+    """An oracle's loss and ours, and their gradients by every parameter that learns."""
+
+    def compared(model: Any, expected: torch.Tensor, ours: Callable[[], torch.Tensor]) -> None:
+        learning = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        gradients: list[dict[str, Any]] = []
+        losses = []
+        for compute in (lambda: expected, ours):
+            model.zero_grad()
+            losses.append(compute())
+            losses[-1].backward()  # type: ignore[no-untyped-call]
+            gradients.append({n: p.grad for n, p in learning.items()})
+            for parameter in learning.values():
+                parameter.grad = None
+        torch.testing.assert_close(losses[1], losses[0], atol=1e-6, rtol=1e-5)
+        wanted, found = gradients
+        assert max(float(gradient.abs().max()) for gradient in wanted.values()) > 1e-3
+        for name, gradient in wanted.items():
+            torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+    return compared

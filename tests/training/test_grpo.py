@@ -1,7 +1,6 @@
 """GRPO: hand-worked numbers, TRL's loss on the same answers, and reward that goes up."""
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -60,8 +59,9 @@ def test_loss_and_gradient_equal_trl(
     adapted: Any,
     draw: Callable[..., list[Row]],
     tiny_tokenizer: Any,
-    tmp_path: Path,
     updates: int,
+    trl_trainer: Any,
+    assert_same: Any,
 ) -> None:
     network = Network(adapted)
     objective = Grpo(nothing, tiny_tokenizer, beta=0.1, updates=updates)
@@ -80,43 +80,21 @@ def test_loss_and_gradient_equal_trl(
         )
         for group, base in zip(made, bases, strict=True)
     ]
-    trainer = trl_trainer(adapted, tiny_tokenizer, tmp_path)
+    options = {
+        "beta": 0.1, "epsilon": 0.2, "num_generations": 2, "per_device_train_batch_size": 2,
+        "loss_type": "dapo", "max_completion_length": 8,
+    }  # fmt: skip
+    trainer = trl_trainer(
+        "GRPO", adapted, {"prompt": "yes"}, options,
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+    )  # fmt: skip
+    trainer.current_gradient_accumulation_steps = 1
     adapted.train()
-    expected = trainer._compute_loss(adapted, trl_inputs(ready, old=updates > 1))
-    expected.backward()
-    wanted = {n: p.grad.clone() for n, p in adapted.named_parameters() if p.grad is not None}
-    adapted.zero_grad()
-    found = objective.loss(network, ready)
-    loss = found.total / objective.units(ready)
-    loss.backward()
-    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-4)
-    for name, value in wanted.items():
-        grad = dict(adapted.named_parameters())[name].grad
-        torch.testing.assert_close(grad, value, atol=1e-5, rtol=1e-3)
-
-
-def trl_trainer(model: Any, tokenizer: Any, folder: Path) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trl = pytest.importorskip("trl", reason="TRL is the oracle")
-        from datasets import Dataset
-
-        config = trl.GRPOConfig(
-            output_dir=str(folder), report_to="none", use_cpu=True, bf16=False, beta=0.1,
-            epsilon=0.2, num_generations=2, per_device_train_batch_size=2, loss_type="dapo",
-            gradient_checkpointing=False, max_completion_length=8,
-        )  # fmt: skip
-        model.warnings_issued = {}
-        model.config.vocab_size = len(tokenizer)
-        trainer = trl.GRPOTrainer(
-            model=model,
-            reward_funcs=lambda completions, **_: [0.0] * len(completions),
-            args=config,
-            train_dataset=Dataset.from_list([{"prompt": "yes"}] * 4),
-            processing_class=tokenizer,
-        )
-        trainer.current_gradient_accumulation_steps = 1
-        return trainer
+    assert_same(
+        adapted,
+        trainer._compute_loss(adapted, trl_inputs(ready, old=updates > 1)),
+        lambda: objective.loss(network, ready).total / objective.units(ready),
+    )
 
 
 def trl_inputs(made: list[Group], *, old: bool) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from transformers import AutoModelForSequenceClassification
 import burnish
 from burnish.chat import Example, Message
 from burnish.errors import RunError
+from burnish.models.adapt import add_lora
 from burnish.models.branches import Network, Row
 from burnish.models.reward_model import load_reward_model
 from burnish.opening import check_reward_run, open_reward_model
@@ -30,7 +32,6 @@ def test_loss_by_hand() -> None:
 def test_loss_and_gradient_equal_the_plain_forward(
     draw: Callable[..., list[Row]], tiny_folder: Path
 ) -> None:
-    """TRL's reward loss is -logsigmoid(chosen - rejected) of the logits that transformers gives."""
     module = load_reward_model(str(tiny_folder), "cpu", seed=4).module
     made = [Pair(*draw(3 + seed, [4, 6 - seed], seed=seed)) for seed in range(3)]
 
@@ -49,6 +50,35 @@ def test_loss_and_gradient_equal_the_plain_forward(
     torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-5)
     for name, parameter in module.named_parameters():
         torch.testing.assert_close(parameter.grad, wanted[name], atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("adapter", [False, True])
+def test_loss_and_gradient_equal_trl(
+    draw: Callable[..., list[Row]], tiny_folder: Path, adapter: bool, trl_trainer: Any,
+    trl_rows: Any, assert_same: Any,
+) -> None:  # fmt: skip
+    """TRL reads the logits that transformers' own classifier gives; the head learns in both."""
+    found = load_reward_model(str(tiny_folder), "cpu", seed=4)
+    module = found.module
+    if adapter:
+        module = add_lora(module, rank=4, alpha=8, seed=0, whole=found.fresh)
+        for name, parameter in module.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+    made = [Pair(*draw(3 + seed, [4, 6 - seed], seed=seed)) for seed in range(3)]
+    row = {"prompt": "yes", "chosen": " parcel", "rejected": " tent"}
+    trainer = trl_trainer("Reward", module, row, {})
+    rows = [pair.chosen for pair in made] + [pair.rejected for pair in made]
+    # Transformers finds a row's last token by the padding behind it.
+    batch = trl_rows(rows, padding=found.tokenizer.pad_token_id)
+    module.train()
+    objective = RewardPairs()
+    assert_same(
+        module,
+        trainer.compute_loss(module, {k: batch[k] for k in ("input_ids", "attention_mask")}),
+        lambda: objective.loss(Network(module), made).total / objective.units(made),
+    )
 
 
 @pytest.fixture(scope="module")

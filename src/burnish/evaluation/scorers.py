@@ -11,14 +11,20 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from burnish.errors import DataError, UserError
-from burnish.evaluation.spans import span_f1, span_precision, span_recall
+from burnish.evaluation.spans import span_counts, span_f1, span_precision, span_recall
 
 ItemScorer = Callable[[str, str], float]
 CorpusScorer = Callable[[Sequence[str], Sequence[str]], float]
+# A corpus figure of the items at some places, which may repeat.
+Resampled = Callable[[NDArray[np.intp]], float]
+Figure = Literal["precision", "recall", "f1"]
 
 _SENTENCE_ENDINGS = ".,;:!?…。，、；：！？।۔؟"  # not all of Unicode's punctuation: "C#" is not "C"
 # Scripts whose words run together: Thai and Lao, Burmese, Khmer, kana, Han.
@@ -33,7 +39,8 @@ _UNREADABLE = (ValueError, RecursionError)  # what json raises for text that it 
 class Scorer:
     """A named scorer; exactly one of `item` and `corpus` is set.
 
-    `binary` says that every item scores 0 or 1, so that tests of paired proportions apply.
+    `binary` says that every item scores 0 or 1, so that tests of paired proportions apply;
+    `counted` prepares the corpus figure once for all of the many resamples of an interval.
     """
 
     name: str
@@ -41,6 +48,7 @@ class Scorer:
     corpus: CorpusScorer | None
     binary: bool
     description: str
+    counted: Callable[[Sequence[str], Sequence[str]], Resampled] | None = None
 
     @property
     def best(self) -> float:
@@ -53,6 +61,19 @@ class Scorer:
             return self.item(answer, expected) / self.best
         assert self.corpus is not None
         return 1.0 if answer == expected else self.corpus([answer], [expected]) / self.best
+
+    def resampled(self, answers: Sequence[str], expected: Sequence[str]) -> Resampled:
+        """The corpus figure as a function of which items it is of."""
+        if self.counted is not None:
+            return self.counted(answers, expected)
+        corpus = self.corpus
+        assert corpus is not None
+
+        def measure(places_N: NDArray[np.intp]) -> float:
+            places = places_N.tolist()
+            return corpus([answers[p] for p in places], [expected[p] for p in places])
+
+        return measure
 
 
 def scorer(name: str) -> Scorer:
@@ -201,7 +222,7 @@ def _normalised(text: str) -> str:
 def _classification(
     answers: Sequence[str],
     expected: Sequence[str],
-    figure: Literal["precision", "recall", "f1"],
+    figure: Figure,
     average: Literal["macro", "micro"],
 ) -> float:
     """One figure of scikit-learn's classification scores over labels normalised as by `accuracy`.
@@ -218,6 +239,46 @@ def _classification(
         true, given, labels=labels, average=average, zero_division=0.0
     )
     return float({"precision": precision, "recall": recall, "f1": f1}[figure])
+
+
+def _macro_counted(figure: Figure, answers: Sequence[str], expected: Sequence[str]) -> Resampled:
+    """The macro figure from how often each label was true, given, and both."""
+    _check_corpus(answers, expected)
+    texts = [_normalised(text) for text in (*expected, *answers)]
+    _, numbers = np.unique(texts, return_inverse=True)
+    true_N, given_N = numbers[: len(expected)], numbers[len(expected) :]
+    labels = int(numbers.max()) + 1
+
+    def measure(places_N: NDArray[np.intp]) -> float:
+        true, given = true_N[places_N], given_N[places_N]
+        true_L, given_L = (np.bincount(side, minlength=labels) for side in (true, given))
+        right_L = np.bincount(true[true == given], minlength=labels)
+        below_L = {"precision": given_L, "recall": true_L, "f1": (true_L + given_L) / 2}[figure]
+        values_L = right_L / np.maximum(below_L, 0.5)  # nothing below: nothing is right either
+        return float(values_L[true_L > 0].mean())
+
+    return measure
+
+
+def _micro_counted(answers: Sequence[str], expected: Sequence[str]) -> Resampled:
+    """With one label per item every pooled figure is the share of right ones."""
+    _check_corpus(answers, expected)
+    pairs = zip(answers, expected, strict=True)
+    right_N = np.array([accuracy(answer, true) for answer, true in pairs])
+    return lambda places_N: float(right_N[places_N].mean())
+
+
+def _spans_counted(figure: Figure, answers: Sequence[str], expected: Sequence[str]) -> Resampled:
+    """The pooled figure from each text's numbers of right, found and expected spans."""
+    _check_corpus(answers, expected)
+    counts_N_3 = np.array(list(map(span_counts, answers, expected)))
+
+    def measure(places_N: NDArray[np.intp]) -> float:
+        right, found, wanted = counts_N_3[places_N].sum(0)
+        below = {"precision": found, "recall": wanted, "f1": (found + wanted) / 2}[figure]
+        return float(right / below) if below else 0.0
+
+    return measure
 
 
 def _check_corpus(answers: Sequence[str], expected: Sequence[str]) -> None:
@@ -286,8 +347,24 @@ def _by_item(name: str, item: ItemScorer, description: str, *, binary: bool = Fa
     return Scorer(name, item, None, binary, description)
 
 
-def _by_corpus(name: str, corpus: CorpusScorer, description: str) -> Scorer:
-    return Scorer(name, None, corpus, False, description)
+def _by_corpus(
+    name: str,
+    corpus: CorpusScorer,
+    description: str,
+    counted: Callable[[Sequence[str], Sequence[str]], Resampled] | None = None,
+) -> Scorer:
+    return Scorer(name, None, corpus, False, description, counted)
+
+
+def _by_labels(name: str, corpus: CorpusScorer, description: str, figure: Figure) -> Scorer:
+    macro = name.startswith("macro")
+    return _by_corpus(
+        name, corpus, description, partial(_macro_counted, figure) if macro else _micro_counted
+    )
+
+
+def _by_spans(name: str, corpus: CorpusScorer, description: str, figure: Figure) -> Scorer:
+    return _by_corpus(name, corpus, description, partial(_spans_counted, figure))
 
 
 _REGISTERED = (
@@ -300,15 +377,19 @@ _REGISTERED = (
     _by_item("rougeL", rouge_l, "longest common word sequence (ROUGE-L F), 0 to 1"),
     _by_item("json_valid", json_valid, "the answer is JSON, 0 or 1", binary=True),
     _by_item("json_fields", json_fields, "share of expected JSON fields that are right, 0 to 1"),
-    _by_corpus("macro_precision", macro_precision, "mean precision of the labels, 0 to 1"),
-    _by_corpus("macro_recall", macro_recall, "mean recall of the labels, 0 to 1"),
-    _by_corpus("macro_f1", macro_f1, "mean F1 of the labels, 0 to 1"),
-    _by_corpus("micro_precision", micro_precision, "pooled precision, 0 to 1"),
-    _by_corpus("micro_recall", micro_recall, "pooled recall, 0 to 1"),
-    _by_corpus("micro_f1", micro_f1, "pooled F1, 0 to 1"),
-    _by_corpus("span_precision", span_precision, "precision of the tagged spans, 0 to 1"),
-    _by_corpus("span_recall", span_recall, "recall of the tagged spans, 0 to 1"),
-    _by_corpus("span_f1", span_f1, "F1 of the tagged spans, 0 to 1"),
+    _by_labels(
+        "macro_precision", macro_precision, "mean precision of the labels, 0 to 1", "precision"
+    ),
+    _by_labels("macro_recall", macro_recall, "mean recall of the labels, 0 to 1", "recall"),
+    _by_labels("macro_f1", macro_f1, "mean F1 of the labels, 0 to 1", "f1"),
+    _by_labels("micro_precision", micro_precision, "pooled precision, 0 to 1", "precision"),
+    _by_labels("micro_recall", micro_recall, "pooled recall, 0 to 1", "recall"),
+    _by_labels("micro_f1", micro_f1, "pooled F1, 0 to 1", "f1"),
+    _by_spans(
+        "span_precision", span_precision, "precision of the tagged spans, 0 to 1", "precision"
+    ),
+    _by_spans("span_recall", span_recall, "recall of the tagged spans, 0 to 1", "recall"),
+    _by_spans("span_f1", span_f1, "F1 of the tagged spans, 0 to 1", "f1"),
     _by_corpus("corpus_bleu", corpus_bleu, "BLEU of all answers, 0 to 100"),
     _by_corpus("corpus_chrf", corpus_chrf, "chrF2 of all answers, 0 to 100"),
 )

@@ -6,7 +6,6 @@ is 0.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 Span = tuple[str, int, int]
 
@@ -46,12 +45,12 @@ def _pooled(answers: Sequence[str], expected: Sequence[str]) -> tuple[int, int, 
     """Right, found and expected spans of all texts."""
     if not answers or len(answers) != len(expected):
         raise ValueError(f"{len(answers)} answers cannot be scored against {len(expected)} others")
-    counts = map(_counts, answers, expected)
+    counts = map(span_counts, answers, expected)
     right, found, wanted = map(sum, zip(*counts, strict=True))
     return right, found, wanted
 
 
-@lru_cache(maxsize=1 << 18)  # an interval asks for the same texts a thousand times
-def _counts(answer: str, expected: str) -> tuple[int, int, int]:
+def span_counts(answer: str, expected: str) -> tuple[int, int, int]:
+    """Right, found and expected spans of one text."""
     found, wanted = spans(answer.split()), spans(expected.split())
     return len(found & wanted), len(found), len(wanted)

@@ -1,10 +1,12 @@
 """A model is three verbs: base, tuned, adapter at half scale, served and mock all speak them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from burnish.chat import Conversation
+
+_REHEARSED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +18,11 @@ class Sampling:
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
     seed: int = 0
+
+
+def rehearsed(sampling: Sampling) -> Sampling:
+    """The same with short answers, where only the way to them is tried."""
+    return replace(sampling, max_new_tokens=min(sampling.max_new_tokens, _REHEARSED))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from burnish.models.branches import Network, Row
 from burnish.models.language_model import LanguageModel
 from burnish.opening import Opened
 from burnish.training.loop import Loop
+from burnish.training.objective import Objective
 
 # Two orders of the same float32 sums differ by about 1e-5 of their size, a mistake by about 1.
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
@@ -65,6 +67,11 @@ class Subject:
     @property
     def network(self) -> Network:
         return self.loop.network
+
+    @cached_property
+    def objective(self) -> Objective[Any]:
+        """The run's objective in small: the checks ask for some of its steps, not for its size."""
+        return self.loop.objective.rehearsal()
 
     @property
     def writes(self) -> bool:

@@ -29,10 +29,10 @@ class _Difference:
 def accumulated_equals_one_batch(subject: Subject, items: Sequence[Any]) -> Check:
     """Gradients of the same items in one pass and in a pass each."""
     name = "accumulated = one batch"
-    if not subject.loop.objective.additive:
+    if not subject.objective.additive:
         return not_applicable(name, "this objective compares the rows of one pass with each other")
     with without_dropout(subject.loop.model):
-        objective = subject.loop.objective
+        objective = subject.objective
         if len(items) < 2:
             return not_applicable(name, "there is one row only")
         units = objective.units(items)
@@ -136,7 +136,7 @@ def _is_random(subject: Subject, items: Sequence[Any]) -> bool:
     """Whether two passes over the same items give two losses."""
     with torch.no_grad():
         first, again = (
-            float(subject.loop.objective.loss(subject.network, items).total) for _ in range(2)
+            float(subject.objective.loss(subject.network, items).total) for _ in range(2)
         )
     return first != again
 

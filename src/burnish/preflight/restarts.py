@@ -174,7 +174,7 @@ def _short_loop(subject: Subject, items: Sequence[Any], folder: Path) -> Loop:
     settings = replace(subject.loop.settings, evaluations=0, checkpoints=_STEPS)
     batches = Batches({"preflight": items}, len(items), 1, _STEPS, seed=0)
     loop = subject.loop
-    return Loop(loop.model, batches, loop.objective, settings, {}, folder, lambda *_: None)
+    return Loop(loop.model, batches, subject.objective, settings, {}, folder, lambda *_: None)
 
 
 def _garble(loop: Loop) -> None:

@@ -25,7 +25,7 @@ def preflight(subject: Subject) -> list[Check]:
         undone(subject.loop.model, Path(name)),
     ):
         folder = Path(name)
-        collected = subject.loop.objective.collect(subject.network, items, 0)
+        collected = subject.objective.collect(subject.network, items, 0)
         checks.append(accumulated_equals_one_batch(subject, collected))
         checks.append(trunk_equals_plain(subject, collected))
         checks.append(saved_equals_resumed(subject, items, folder))

@@ -28,7 +28,9 @@ class Dpo(Section):
     """Preference pairs (Rafailov et al. 2023, arXiv 2305.18290) and the relatives."""
 
     variant: Literal["sigmoid", "ipo", "simpo", "orpo"] = "sigmoid"
-    beta: float = Field(0.1, gt=0, description="strength; of orpo, the odds ratio's weight")
+    beta: float = Field(
+        0.1, gt=0, description="strength, simpo wants 2 to 2.5; of orpo, the odds ratio's weight"
+    )
     gamma: float = Field(0.5, ge=0, description="target margin of simpo")
     keep_reference: bool = Field(True, description="reference computed once, before training")
 

@@ -174,16 +174,8 @@ def _corpus_row(pair: Pair, name: str, seed: int, *, decides: bool) -> LedgerRow
 
 def _corpus_measure(side: Sequence[ItemResult], name: str) -> Callable[[NDArray[np.intp]], float]:
     found = scorer(name)
-    metric = found.corpus
-    assert metric is not None
-    answers = [result.answer for result in side]
-    expected = [result.expected for result in side]
-
-    def measure(chosen: NDArray[np.intp]) -> float:
-        places = chosen.tolist()
-        return metric([answers[p] for p in places], [expected[p] for p in places]) / found.best
-
-    return measure
+    measure = found.resampled([r.answer for r in side], [r.expected for r in side])
+    return lambda chosen: measure(chosen) / found.best
 
 
 def _scores(pair: Pair) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -99,6 +99,10 @@ class Objective(ABC, Generic[ItemT]):
         """At each step, with the weights of that step: the place to sample answers."""
         return list(items)
 
+    def rehearsal(self) -> "Objective[ItemT]":
+        """The same in small where each step costs much, for a try of all that a step does."""
+        return self
+
     @abstractmethod
     def units(self, items: Sequence[ItemT]) -> float:
         """What a summed loss is divided by, so that accumulated batches equal one batch."""

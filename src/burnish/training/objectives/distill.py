@@ -18,7 +18,7 @@ from burnish.chat import Example, Message
 from burnish.data.render import Rendered, render_prompt, render_prompts
 from burnish.models.branches import Network, Row, branch_states
 from burnish.models.decoding import Decoder
-from burnish.models.verbs import Sampling
+from burnish.models.verbs import Sampling, rehearsed
 from burnish.run_directory import Finding
 from burnish.training.objective import Loss, Objective, rows_of
 
@@ -135,6 +135,9 @@ class Distill(Objective[Twin]):
             Twin(_answered(item.student, own.tokens), _answered(item.teacher, own.tokens))
             for item, (own,) in zip(items, found, strict=True)
         ]
+
+    def rehearsal(self) -> "Distill":
+        return replace(self, sampling=rehearsed(self.sampling)) if self.on == "samples" else self
 
     def units(self, items: Sequence[Twin]) -> float:
         return float(sum(sum(item.student.weights) for item in items))

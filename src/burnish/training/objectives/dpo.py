@@ -20,6 +20,8 @@ from burnish.run_directory import Finding
 from burnish.training.objective import Loss, Objective, light_pieces, rows_of
 
 _AT_ONCE = 16
+# A log-probability nearer to 0 is rounding in float32, and at 0 odds are infinite.
+_CERTAIN = -1e-7
 # These compare with what the model said before training; the others need no reference.
 _REFERENCED = ("sigmoid", "ipo")
 
@@ -146,7 +148,7 @@ def orpo(means_B_2: Tensor, beta: float) -> Tensor:
 
     Hong et al. 2024 (arXiv 2403.07691), equations 6 and 7.
     """
-    odds_B_2 = means_B_2 - torch.log1p(-means_B_2.exp())
+    odds_B_2 = means_B_2 - torch.log(-torch.expm1(means_B_2.clamp(max=_CERTAIN)))
     return -means_B_2[:, 0] - beta * functional.logsigmoid(odds_B_2[:, 0] - odds_B_2[:, 1])
 
 

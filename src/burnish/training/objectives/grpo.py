@@ -15,7 +15,7 @@ from burnish.chat import Example
 from burnish.data.render import Rendered, render_prompt, render_prompts
 from burnish.models.branches import Asked, Network, Row, tree_states
 from burnish.models.decoding import Decoder
-from burnish.models.verbs import Sampling
+from burnish.models.verbs import Sampling, rehearsed
 from burnish.run_directory import Finding
 from burnish.training.objective import Loss, Objective, light_pieces
 
@@ -95,6 +95,18 @@ class Grpo(Objective[Group]):
                 bases = self._logprobs(network, groups)
             groups = [replace(g, base=base) for g, base in zip(groups, bases, strict=True)]
         return groups
+
+    def rehearsal(self) -> "Grpo":
+        """Two short answers a prompt, one of which is always the better one.
+
+        Equal rewards would make every gradient 0, and a check on gradients could not fail.
+        """
+
+        def told_apart(answers: Sequence[str], examples: Sequence[Example]) -> list[float]:
+            rewards = self.reward(answers, examples)  # asked all the same: it may not work
+            return [float(place % 2) for place, _ in enumerate(rewards)]
+
+        return replace(self, reward=told_apart, answers=2, sampling=rehearsed(self.sampling))
 
     def units(self, items: Sequence[Group]) -> float:
         return float(sum(item.learnt for item in items))

@@ -20,6 +20,7 @@ from burnish.run_directory import Finding
 from burnish.training.objective import Loss, Objective, rows_of
 
 _AT_ONCE = 16
+_SHIFTS_TRIED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +67,12 @@ class Kto(Objective[Judged]):
     def items(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Judged]:
         judged = [example for row in examples for example in as_judged(row)]
         rows = rows_of(judged, tokenizer, max_length)
-        # The answer of the next prompt, as the paper estimates the reference point.
-        others = [
-            answering(example, after.expected)
-            for example, after in zip(judged, judged[1:] + judged[:1], strict=True)
-        ]
-        mismatched = rows_of(others, tokenizer, 1 << 30)
+        others = mismatched(judged)
         return [
             Judged(row, other, bool(example.liked))
-            for row, other, example in zip(rows, mismatched, judged, strict=True)
+            for row, other, example in zip(
+                rows, rows_of(others, tokenizer, 1 << 30), judged, strict=True
+            )
         ]
 
     def prepare(
@@ -98,9 +96,9 @@ class Kto(Objective[Judged]):
         assert None not in kept, "items are prepared before they are learnt from"
         reference_B_2 = torch.tensor(kept, device=network.device)
         with network.frozen():
-            mismatched = judged_logprobs(network, items, which=1)
+            others_B = judged_logprobs(network, items, which=1)
         ratios_B = judged_logprobs(network, items, which=0) - reference_B_2[:, 0]
-        divergence = (mismatched - reference_B_2[:, 1]).mean().clamp(min=0)
+        divergence = (others_B - reference_B_2[:, 1]).mean().clamp(min=0)
         liked_B = torch.tensor([item.liked for item in items], device=network.device)
         losses_B = kto(ratios_B, divergence, liked_B, self.beta)
         weights_B = torch.where(liked_B, self.liked_weight, self.disliked_weight)
@@ -122,6 +120,26 @@ def judged_logprobs(network: Network, items: Sequence[Judged], which: int | None
     values_N = network.logprobs(asked.hidden_N_H, asked.targets_N)
     sums = asked.sums(values_N, sum(map(len, chosen)))
     return sums.view(-1, 2) if which is None else sums
+
+
+def mismatched(judged: Sequence[Example]) -> list[Example]:
+    """Each prompt with an answer to another one, as the paper estimates the reference point.
+
+    The answers are shifted as a whole, so that all are used alike: by two where pairs were given,
+    whose answers stand behind one another with the same prompt.
+    """
+    prompts = [example.prompt for example in judged]
+
+    def own(shift: int) -> int:
+        return sum(a == b for a, b in zip(prompts, _shifted(prompts, shift), strict=True))
+
+    shifts = range(1, min(len(judged), _SHIFTS_TRIED + 1))
+    answers = _shifted(judged, min(shifts, key=own, default=0))
+    return [answering(e, other.expected) for e, other in zip(judged, answers, strict=True)]
+
+
+def _shifted(values: Sequence[Any], by: int) -> list[Any]:
+    return [*values[by:], *values[:by]]
 
 
 def as_judged(example: Example) -> list[Example]:
