@@ -31,14 +31,16 @@ def test_sizes_are_those_of_the_suite(path: Path) -> None:
     sizes = suite_sizes(core)
     assert sum(sizes.sections.values()) == sum(len(section) for section in core.sections)
     assert sizes.texts == sum(len(text) for text in core.texts)
-    assert sizes.refusal == sizes.sections["core.refusal"]
+    assert sizes.refusal == sizes.sections["core.refusal"] + sizes.sections["core.declining"]
+    assert sizes.bias == sum(len(pairs) for pairs in core.bias)
     own = suite_sizes(load_suite(str(path.with_name("own.jsonl"))))
     assert (own.sections, own.texts, own.refusal) == ({"own": 8}, None, None)
 
 
 def test_a_budget_that_was_asked_for_needs_items(path: Path) -> None:
     own = load_suite(str(path.with_name("own.jsonl")))
-    check_budgets(load_recipe(path), own)  # text loss stands by default
-    check_budgets(load_recipe(path, {"budget.text_loss": None}), own)
+    check_budgets(load_recipe(path), [own])  # text loss stands by default
+    check_budgets(load_recipe(path, {"budget.text_loss": None}), [own])
     with pytest.raises(RecipeError, match=r"budget.refusal is 5, but the suite own has no items"):
-        check_budgets(load_recipe(path, {"budget.refusal": 5}), own)
+        check_budgets(load_recipe(path, {"budget.refusal": 5}), [own])
+    check_budgets(load_recipe(path, {"budget.refusal": 5}), [own, load_suite("core")])

@@ -205,7 +205,7 @@ def _preflight_work(loop: Loop, shapes: Shapes) -> float:
 def _tasks(directory: RunDirectory, recipe: Recipe, model: Opened) -> Sequence[Task]:
     tasks: list[Task] = [target_task(recipe, directory, model)]
     for suite in load_suites(recipe.evaluate.general or ()):
-        tasks += suite.tasks
+        tasks += [task for half in split_suite(suite) for task in half.tasks]
     return tasks
 
 
