@@ -80,8 +80,9 @@ def test_a_tight_budget_releases_a_part_and_the_files_hold_that_part(
 ) -> None:
     run = burnish.run(recipe(tmp_path, tiny_folder, suite, 0.02, 12), quiet=True)
     found = run.frontier()
-    scales = {candidate.scale for candidate in found.candidates}
-    assert {0.5, 1.0} <= scales
+    scales = [candidate.scale for candidate in found.candidates]
+    assert scales[0] == 1
+    assert min(scales) < 1
     shown = found.candidates[found.order[0] if found.released is None else found.released]
     assert 0 < shown.scale < 1
     model = burnish.open_tuned(run)

@@ -39,9 +39,11 @@ from burnish.run_directory import RunDirectory, replace_directory, write_atomic
 from burnish.training.checkpoint import saved_steps
 
 # An earlier checkpoint whose validation loss is this many times the best has learnt too little.
-_BEHIND = 1.25
+_BEHIND = 1.1
 # Of two earlier checkpoints the one that forgot more is left out.
 _CHECKPOINTS = 2
+# The next scale where the suite lost too much, as a share of the one before.
+_SHORTEST, _LONGEST = 0.25, 0.8
 _Z = 1.96
 # PROBE is 30 % of the suite and CERT 70 %: a standard error there is this many times as large.
 _ON_CERT = math.sqrt(3 / 7)
@@ -90,7 +92,7 @@ class Search:
     def run(self) -> list[Candidate]:
         """All candidates that were looked at, those with no PROBE accuracy included."""
         for step in self._checkpoints():
-            self._bisect(step)
+            self._descend(step)
         return list(self.found.values())
 
     def whole(self) -> Candidate:
@@ -115,30 +117,39 @@ class Search:
         gentler = sorted((s for s in near if harm[s] < harm[best]), key=harm.__getitem__)
         return [best, *gentler][:_CHECKPOINTS]
 
-    def _bisect(self, step: int) -> None:
-        """Scales from 1 downwards: the largest one that is expected to keep every budget.
+    def _descend(self, step: int) -> None:
+        """The largest scale that is expected to keep every budget, in two strides.
 
-        Where the checkpoint as trained keeps them with half of the budget to spare, the largest
-        scale is tried too: it may have more of the gain.
+        Text loss costs no generation, so a bisection on it alone comes first. Then the suite is
+        asked: where it lost too much, the next scale is the one at which a loss that grows with
+        the square of the scale, as any does near the base, would fit. Where the checkpoint as
+        trained keeps all with room to spare, the largest scale is tried too: it may have more of
+        the gain.
         """
-        first = self._screened(step, 1.0)
-        if self._expected(first) and self._expected(first := self._judged(first)):
-            if self._spare(first) and self.recipe.choose.largest > 1:
-                beyond = self._screened(step, self.recipe.choose.largest)
-                if self._expected(beyond):
-                    self._judged(beyond)
-            return
-        if not has_scale(self.model.module):
-            self._judged(first)
-            return
+        candidate = self._judged(self._largest_by_text(step))
+        for _ in range(1, self.recipe.choose.trials):
+            if self._expected(candidate) or not has_scale(self.model.module):
+                break
+            shorter = math.sqrt(self.budgets.general / self._worst(candidate))
+            scale = candidate.scale * min(max(shorter, _SHORTEST), _LONGEST)
+            candidate = self._judged(self._screened(step, round(scale, 3)))
+        if candidate.scale == 1 and self._spare(candidate) and self.recipe.choose.largest > 1:
+            beyond = self._screened(step, self.recipe.choose.largest)
+            if self._expected(beyond):
+                self._judged(beyond)
+
+    def _largest_by_text(self, step: int) -> Candidate:
+        """By bisection between the base and the checkpoint as trained."""
+        best = self._screened(step, 1.0)
+        if self._expected(best) or not has_scale(self.model.module):
+            return best
         low, high = 0.0, 1.0
         for _ in range(self.recipe.choose.trials):
             middle = (low + high) / 2
-            candidate = self._screened(step, middle)
-            if self._expected(candidate) and self._expected(self._judged(candidate)):
-                low = middle
-            else:
-                high = middle
+            found = self._screened(step, middle)
+            low, high = (middle, high) if self._expected(found) else (low, middle)
+            best = found if low == middle or low == 0 else best
+        return best
 
     def _screened(self, step: int, scale: float) -> Candidate:
         """KL and text loss, which cost no generation and no choices."""
@@ -201,11 +212,14 @@ class Search:
         allowed, rise = self.budgets.text_loss, candidate.text_loss
         if allowed is not None and rise is not None and rise > _TEXT_BOUND * allowed:
             return False
-        if candidate.drop is None or candidate.drop_range is None:
-            return True
+        return candidate.drop is None or self._worst(candidate) < self.budgets.general
+
+    def _worst(self, candidate: Candidate) -> float:
+        """The bound on the suite's drop that is expected on CERT, in points."""
+        assert candidate.drop is not None
+        assert candidate.drop_range is not None
         low, high = candidate.drop_range
-        error = (high - low) / (2 * _Z) * _ON_CERT
-        return candidate.drop + _BOUND * error < self.budgets.general
+        return candidate.drop + _BOUND * (high - low) / (2 * _Z) * _ON_CERT
 
     def _spare(self, candidate: Candidate) -> bool:
         allowed = self.budgets.text_loss

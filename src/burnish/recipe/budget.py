@@ -40,6 +40,8 @@ class Replay(Section):
 class Choose(Section):
     """The search for the largest part of what was learnt that keeps the budget."""
 
-    trials: int = Field(3, ge=0, description="halvings of the scale; 0 takes the adapter whole")
+    trials: int = Field(
+        2, ge=0, description="halvings of the scale, and scales asked in full; 0 takes all of it"
+    )
     largest: float = Field(1.25, ge=1, le=2, description="scale tried where there is room to spare")
     slope: float = Field(0.0, ge=0, le=1, description="how much less the first layer gets (LiNeS)")
