@@ -97,8 +97,15 @@ def trained(folder: Path, times: float, steps: int) -> RunDirectory:
         "evaluations": 0,  # the last weights are kept, not the best
         "checkpoints": 1,
     }
-    name = f"times-{times:g}"
-    return train(RECIPE, quiet=True, name=name, output=folder, device="cpu", training=training)
+    return train(
+        RECIPE,
+        quiet=True,
+        name=f"times-{times:g}",
+        output=folder,
+        device="cpu",
+        training=training,
+        replay={"rows": 0},  # what would keep the damage small
+    )
 
 
 def base_rate() -> float:
