@@ -26,6 +26,7 @@ class Candidate:
         drop_range: its 95 % interval.
         text_loss: percent that perplexity rose on PROBE's prose.
         kl: nats a token between base and candidate on PROBE's openings.
+        attempt: the healing attempt whose checkpoint it is; empty for the run's own.
     """
 
     weights: str
@@ -38,6 +39,7 @@ class Candidate:
     drop_range: Range | None = None
     text_loss: float | None = None
     kl: float | None = None
+    attempt: str = ""
 
     @property
     def key(self) -> str:
@@ -46,9 +48,10 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        """Such as `step 40 at scale 0.75`."""
+        """Such as `step 40 at scale 0.75`, or `3-anchor, step 40 at scale 1`."""
         tilted = f", slope {self.slope:g}" if self.slope else ""
-        return f"step {self.step} at scale {self.scale:g}{tilted}"
+        healed = f"{self.attempt}, " if self.attempt else ""
+        return f"{healed}step {self.step} at scale {self.scale:g}{tilted}"
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Candidate":

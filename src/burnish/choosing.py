@@ -5,8 +5,10 @@ weights. PROBE and the validation rows choose, by bisection on the scale; CERT a
 not looked at before the order of testing is fixed.
 """
 
+import gc
 import hashlib
 import math
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,6 +29,7 @@ from burnish.measurement import budgets_of, is_refusal, left_out, measure, targe
 from burnish.models.adapt import save_weights
 from burnish.models.language_model import LanguageModel, folder_sha256
 from burnish.models.scale import has_scale
+from burnish.opening import open_tuned
 from burnish.overlaps import Leakage
 from burnish.progress import Bars
 from burnish.recipe import Recipe
@@ -74,11 +77,14 @@ class Search:
         leakage: Leakage,
         bars: Bars,
     ) -> None:
-        self.directory, self.recipe, self.model = directory, recipe, model
+        self.directory, self.recipe = directory, recipe
+        self._model: LanguageModel | None = model
         self.probes, self.leakage, self.bars = probes, leakage, bars
         self.budgets = budgets_of(recipe)
         self.found: dict[str, Candidate] = {}
-        self._loaded: int | None = None
+        self.runs = {"": directory}
+        self._loaded: tuple[str, int] | None = None
+        self._seconds = 0.0
         self.target = _validation_task(directory, recipe, model)
         tasks = [task for probe in probes for task in probe.tasks]
         with model.base() as base:
@@ -86,38 +92,74 @@ class Search:
         self.counted = [found for probe in probes if (found := counted(directory, probe, leakage))]
 
     @property
+    def model(self) -> LanguageModel:
+        """The run's model as any candidate; `at` says which."""
+        assert self._model is not None, "the search is closed"
+        return self._model
+
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Without the model in memory, for a training beside the search."""
+        self._model, self._loaded = None, None
+        gc.collect()
+        yield
+        self._model = open_tuned(self.directory)
+
+    @property
+    def seconds_a_look(self) -> float:
+        """What judging one candidate took on average."""
+        judged = sum(one.drop is not None for one in self.found.values())
+        return self._seconds / max(1, judged)
+
+    @property
     def _target_tasks(self) -> list[Task]:
         return [self.target] if self.target is not None else []
 
-    def run(self) -> list[Candidate]:
-        """All candidates that were looked at, those with no PROBE accuracy included."""
-        for step in self._checkpoints():
-            self._descend(step)
-        return list(self.found.values())
+    def run(self, attempt: str = "", among: RunDirectory | None = None) -> None:
+        """Looks at the checkpoints of the run, or of a healing attempt's run."""
+        self.runs[attempt] = among or self.directory
+        for start in self._checkpoints(attempt):
+            self._descend(start)
 
     def whole(self) -> Candidate:
         """The best checkpoint as it was trained, measured in full."""
-        return self._judged(self._screened(self._checkpoints()[0], 1.0))
+        return self._judged(self._screened(self._checkpoints("")[0]))
 
-    def _checkpoints(self) -> list[int]:
-        """The best one by validation loss, then those near it that forgot less."""
-        steps = saved_steps(self.directory.checkpoints)
+    def tilted(self, slope: float) -> None:
+        """Looks at the best checkpoint with less of the adapter in the first layers."""
+        self._descend(replace(self._checkpoints("")[0], slope=slope))
+
+    def inside(self) -> Candidate | None:
+        """The greatest gain of those that are expected to keep every budget."""
+        judged = [one for one in self.found.values() if one.drop is not None]
+        kept = [one for one in judged if self._expected(one)]
+        return max(kept, key=lambda one: one.gain or 0.0, default=None)
+
+    def _checkpoints(self, attempt: str) -> list[Candidate]:
+        """As trained: the best one by validation loss, then those near it that forgot less."""
+        run = self.runs[attempt]
+        steps = saved_steps(run.checkpoints)
         losses = {
             int(event["step"]): float(event["loss"])
-            for event in self.directory.events("validation")
+            for event in run.events("validation")
             if int(event["step"]) in steps
         }
+        at = {step: self._candidate(attempt, step) for step in steps}
         if not losses:
-            return steps[-1:]
+            return [at[steps[-1]]]
         best = min(losses, key=losses.__getitem__)
         near = [s for s in losses if s < best and losses[s] <= _BEHIND * losses[best]]
         if not near or not has_scale(self.model.module):
-            return [best]
-        harm = {step: self._screened(step, 1.0).text_loss or 0.0 for step in [best, *near]}
+            return [at[best]]
+        harm = {step: self._screened(at[step]).text_loss or 0.0 for step in [best, *near]}
         gentler = sorted((s for s in near if harm[s] < harm[best]), key=harm.__getitem__)
-        return [best, *gentler][:_CHECKPOINTS]
+        return [at[step] for step in [best, *gentler][:_CHECKPOINTS]]
 
-    def _descend(self, step: int) -> None:
+    def _candidate(self, attempt: str, step: int) -> Candidate:
+        weights = folder_sha256(self.runs[attempt].checkpoints / f"step-{step}")
+        return Candidate(weights, step, 1.0, attempt=attempt)
+
+    def _descend(self, start: Candidate) -> None:
         """The largest scale that is expected to keep every budget, in two strides.
 
         Text loss costs no generation, so a bisection on it alone comes first. Then the suite is
@@ -126,34 +168,36 @@ class Search:
         trained keeps all with room to spare, the largest scale is tried too: it may have more of
         the gain.
         """
-        candidate = self._judged(self._largest_by_text(step))
+        candidate = self._judged(self._largest_by_text(start))
         for _ in range(1, self.recipe.choose.trials):
             if self._expected(candidate) or not has_scale(self.model.module):
                 break
             shorter = math.sqrt(self.budgets.general / self._worst(candidate))
             scale = candidate.scale * min(max(shorter, _SHORTEST), _LONGEST)
-            candidate = self._judged(self._screened(step, round(scale, 3)))
+            candidate = self._judged(self._screened(self._scaled(start, round(scale, 3))))
         if candidate.scale == 1 and self._spare(candidate) and self.recipe.choose.largest > 1:
-            beyond = self._screened(step, self.recipe.choose.largest)
+            beyond = self._screened(self._scaled(start, self.recipe.choose.largest))
             if self._expected(beyond):
                 self._judged(beyond)
 
-    def _largest_by_text(self, step: int) -> Candidate:
+    def _largest_by_text(self, start: Candidate) -> Candidate:
         """By bisection between the base and the checkpoint as trained."""
-        best = self._screened(step, 1.0)
+        best = self._screened(start)
         if self._expected(best) or not has_scale(self.model.module):
             return best
         low, high = 0.0, 1.0
         for _ in range(self.recipe.choose.trials):
             middle = (low + high) / 2
-            found = self._screened(step, middle)
+            found = self._screened(self._scaled(start, middle))
             low, high = (middle, high) if self._expected(found) else (low, middle)
             best = found if low == middle or low == 0 else best
         return best
 
-    def _screened(self, step: int, scale: float) -> Candidate:
+    def _scaled(self, start: Candidate, scale: float) -> Candidate:
+        return replace(start, scale=scale, slope=start.slope or self.recipe.choose.slope)
+
+    def _screened(self, new: Candidate) -> Candidate:
         """KL and text loss, which cost no generation and no choices."""
-        new = Candidate(self._weights(step), step, scale, self._slope(scale))
         if new.key not in self.found:
             with self.at(new):
                 label = _label(new)
@@ -177,9 +221,10 @@ class Search:
         """Target score on the validation rows, and the suite's accuracy."""
         if self.found[candidate.key].drop is not None:
             return self.found[candidate.key]
-        label = _label(candidate)
+        label, started = _label(candidate), time.monotonic()
         with self.at(candidate):
             self._measure(self.model, label, [*self._parts("sections"), *self._target_tasks])
+        self._seconds += time.monotonic() - started
         drops = [
             macro_paired({name: _outcomes(self._pair(label, name)) for name in names})
             for names in self.counted
@@ -227,18 +272,14 @@ class Search:
             allowed is None or (candidate.text_loss or 0.0) < allowed / 2
         )
 
-    def _slope(self, scale: float) -> float:
-        return 0.0 if scale == 1 else self.recipe.choose.slope
-
-    def _weights(self, step: int) -> str:
-        return folder_sha256(self.directory.checkpoints / f"step-{step}")
-
     @contextmanager
     def at(self, candidate: Candidate) -> Iterator[LanguageModel]:
         """The model as this candidate."""
-        if self._loaded != candidate.step:
-            self.model.use_weights(self.directory.checkpoints / f"step-{candidate.step}")
-            self._loaded = candidate.step
+        place = candidate.attempt, candidate.step
+        if self._loaded != place:
+            run = self.runs[candidate.attempt]
+            self.model.use_weights(run.checkpoints / f"step-{candidate.step}")
+            self._loaded = place
         if (candidate.scale, candidate.slope) == (1.0, 0.0):
             yield self.model
             return
@@ -256,7 +297,7 @@ class Search:
 
 
 def choose(search: Search, certs: Sequence[Suite]) -> tuple[Certificate, Candidate]:
-    """Searches on PROBE, then tests in a fixed order on CERT; the base is measured there already.
+    """Tests what was found in a fixed order on CERT; the base is measured there already.
 
     `frontier.json` is written before CERT is asked, and again with what is released.
 
@@ -265,7 +306,8 @@ def choose(search: Search, certs: Sequence[Suite]) -> tuple[Certificate, Candida
         nothing is, the safest that was tested.
     """
     directory, budgets = search.directory, search.budgets
-    order = order_of_testing(search.run(), budgets) or [search.whole()]
+    candidates = list(search.found.values())
+    order = order_of_testing(candidates, budgets) or [search.whole()]
     candidates = list(search.found.values())
     directory.write_frontier(as_frontier(candidates, order, None))
     tasks = [task for cert in certs for task in cert.tasks]
@@ -361,4 +403,5 @@ def _also(directory: RunDirectory, label: str, other: str, task: str) -> None:
 
 def _label(candidate: Candidate) -> str:
     tilted = f"-slope-{candidate.slope:g}" if candidate.slope else ""
-    return f"step-{candidate.step}-scale-{candidate.scale:g}{tilted}"
+    healed = f"{candidate.attempt}-" if candidate.attempt else ""
+    return f"{healed}step-{candidate.step}-scale-{candidate.scale:g}{tilted}"

@@ -210,6 +210,10 @@ def look_for_leakage(directory: RunDirectory, recipe: Recipe, suites: Sequence[S
     }
     if recipe.replay.rows:
         learnt["replay"] = map(text_of, directory.stream("replay"))
+    for path in sorted(directory.path.glob("heal/*/manifest.json")):
+        attempt = RunDirectory(path.parent)  # on the run's rows, or on what the base wrote
+        own = ["replay"] if (path.parent / "data" / "replay.jsonl").exists() else ["train"]
+        learnt |= {f"{path.parent.name}.{one}": map(text_of, attempt.stream(one)) for one in own}
     judging = {
         f"{task}.test" if task else "test": [text_of(e) for e in directory.split("test", task)]
         for task in tasks

@@ -17,6 +17,7 @@ import torch
 from rich.markup import escape
 from transformers import PreTrainedTokenizerBase
 
+from burnish.adopting import adopted_recipe, is_foreign, take_over
 from burnish.chat import Example
 from burnish.choosing import Search, choose, keep
 from burnish.comparing import compare as compare  # a verb of notebooks
@@ -27,6 +28,7 @@ from burnish.evaluation.general import load_suites
 from burnish.evaluation.leakage import leaks
 from burnish.evaluation.suite import split_suite
 from burnish.evaluation.tasks import Task
+from burnish.healing import heal as pull_levers
 from burnish.lineage import check_method, keep_earlier, recipe_of
 from burnish.measurement import (
     budgets_of,
@@ -50,7 +52,7 @@ from burnish.opening import open_tuned as open_tuned  # a verb of notebooks
 from burnish.plan import Plan, make_plan
 from burnish.preflight import MARKS, Check, Subject, preflight, refuse
 from burnish.progress import Bars
-from burnish.recipe import HEADS, Recipe, build_recipe, load_recipe
+from burnish.recipe import HEADS, Recipe, build_recipe, changed_recipe, load_recipe
 from burnish.recipe.data import Data
 from burnish.reports.card import write_card
 from burnish.reports.page import write_page
@@ -191,11 +193,17 @@ def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirec
     search = None
     if isinstance(model, LanguageModel) and halves:
         search = Search(directory, recipe, model, probes, leakage, bars)
+    head = _head(model)
     if search is not None and search.counted:
-        certificate, shown = choose(search, certs)
+        del model  # the search may close it
+        search.run()
         manifest.times["choose"] = round(time.perf_counter() - started, 1)
-        with search.at(shown):
-            measure(directory, model, "tuned", tasks, bars)
+        if recipe.heal.minutes:
+            pull_levers(search, recipe.heal.minutes, train, bars, anew=not manifest.adopted)
+            leakage = search.leakage = look_for_leakage(directory, recipe, [*probes, *certs])
+        certificate, shown = choose(search, certs)
+        with search.at(shown) as chosen:
+            measure(directory, chosen, "tuned", tasks, bars)
         keep(search, shown)
         manifest.training["chosen"] = shown.label
     else:
@@ -203,11 +211,67 @@ def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirec
     manifest.times["evaluate"] = round(time.perf_counter() - started, 1)
     rows = fill_ledger(directory, recipe, certs, leakage)
     directory.write_ledger(rows)
-    verdict = decide(rows, recipe.budget.general, _head(model), certificate)
+    verdict = decide(rows, recipe.budget.general, head, certificate)
     directory.write_verdict(replace(verdict, reasons=(*verdict.reasons, *flattered(leakage, rows))))
     manifest.state = "certified"
     directory.write_manifest(manifest)
     return directory
+
+
+def heal(
+    run: Path | str,
+    minutes: float = 30.0,
+    *,
+    data: Path | str | None = None,
+    model: str = "smollm2-135m",
+    name: str | None = None,
+    quiet: bool = False,
+    **overrides: Any,
+) -> RunDirectory:
+    """Looks for a model that forgot less than the run's, within `minutes`, and decides anew.
+
+    Args:
+        run: a run that is trained, or the folder of an adapter in PEFT format.
+        minutes: for all attempts together.
+        data: of an adapter, the rows of its task; some of them judge and are not learnt.
+        model: of an adapter, the model that it was made for.
+        name: of an adapter, what the run is called; else as its folder.
+        quiet: no progress bars.
+        overrides: of an adapter, recipe values.
+
+    Raises:
+        RunError: the run is not trained, or there is no suite that says what it forgot.
+        UserError: the adapter cannot be read, or does not fit the model.
+    """
+    bars = Bars(quiet=quiet)
+    if is_foreign(run):
+        values = adopted_recipe(run, data, model, name)
+        recipe = build_recipe(values, recipe_keys=set(), command_keys={"model", "data.train"})
+        recipe = changed_recipe(recipe, overrides) if overrides else recipe
+        directory = RunDirectory(recipe.output / recipe.name)
+        if not directory.path.exists():
+            directory = take_over(_begin(recipe, bars), run)
+    else:
+        directory = RunDirectory.open(run)
+    manifest = directory.manifest()
+    recipe = recipe_of(manifest)
+    if manifest.state in ("created", "training"):
+        raise RunError(
+            f"{directory.path} is not trained to the end", "finish it with `burnish run --resume`"
+        )
+    if not recipe.evaluate.general or recipe.objective in HEADS:
+        raise RunError(
+            f"{directory.path} has no general suite, so nothing says what it forgot",
+            "set evaluate.general, and an objective whose model writes text",
+        )
+    then, recipe = recipe.heal.minutes, changed_recipe(recipe, {"heal.minutes": minutes})
+    manifest.changes.append(
+        {"key": "heal.minutes", "before": then, "after": minutes, "state": manifest.state}
+    )
+    manifest.recipe, manifest.origins = recipe.model_dump(mode="json"), dict(recipe.origins)
+    manifest.state = "trained"
+    directory.write_manifest(manifest)
+    return evaluate(directory, quiet=quiet)
 
 
 def report(run: RunDirectory | Path | str) -> Path:

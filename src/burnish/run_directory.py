@@ -100,7 +100,7 @@ class Manifest:
     `lineage` says which run this one started from (path, model, method, hash of its tuned
     weights, how it was taken over, its own lineage); empty for a run from the model itself.
     `changes` are the recipe's values that changed when the run was continued: key, before, after,
-    and the state it was in.
+    and the state it was in. `adopted` says that another tool trained the adapter.
     """
 
     name: str
@@ -115,6 +115,7 @@ class Manifest:
     training: dict[str, Any] = field(default_factory=dict)
     lineage: dict[str, Any] = field(default_factory=dict)
     changes: list[dict[str, Any]] = field(default_factory=list)
+    adopted: bool = False
 
 
 class RunDirectory:

@@ -61,6 +61,8 @@ def print_verdict(run: RunDirectory, *, as_json: bool) -> None:
     rewards = run.manifest().recipe["objective"] == "reward"
     following = f"use    grpo.reward: {run.path}" if rewards else f"try    burnish chat {run.path}"
     console.print(following, markup=False)
+    if verdict.decision != "release" and (run.path / "frontier.json").exists():
+        console.print(f"mend   burnish heal {run.path}", markup=False)
 
 
 def decision_exit(run: RunDirectory) -> None:

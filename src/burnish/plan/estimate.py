@@ -33,8 +33,9 @@ from burnish.preflight.run import chosen
 from burnish.recipe import Recipe
 from burnish.retention.power import power_sentences
 from burnish.run_directory import RunDirectory
-from burnish.training.loop import Loop, is_due
+from burnish.training.loop import Loop
 from burnish.training.memory import peak_memory_mb
+from burnish.training.schedule import is_due
 from burnish.training.screen import design
 from burnish.tuning import open_training
 

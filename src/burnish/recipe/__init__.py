@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from burnish.errors import RecipeError
-from burnish.recipe.budget import Budget, Choose, Replay
+from burnish.recipe.budget import Budget, Choose, Heal, Replay
 from burnish.recipe.data import Data, Mixing, Task
 from burnish.recipe.methods import Bottleneck, LastN, Lora, Prefix
 from burnish.recipe.objectives import Classify, Distill, Dpo, Grpo, Kto, Lm, Reward, Sft, Tag
@@ -142,6 +142,7 @@ class Recipe(Section):
     budget: Budget = Field(default_factory=Budget)
     choose: Choose = Field(default_factory=Choose)
     replay: Replay = Field(default_factory=Replay)
+    heal: Heal = Field(default_factory=Heal)
     tune: Tune = Field(default_factory=Tune)
     output: Path = Path("runs")
     seed: int = Field(0, ge=0)

@@ -1,5 +1,7 @@
 """The recipe's sections on what may be forgotten, and on the search for a model that keeps it."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from burnish.recipe.section import Section
@@ -32,9 +34,20 @@ class Budget(Section):
 
 
 class Replay(Section):
-    """Conversations that the base writes itself and that are learnt beside the rows."""
+    """Conversations that the base writes itself, read beside the rows so that it forgets less."""
 
-    rows: int = Field(0, ge=0, description="conversations an epoch; 0 is none")
+    rows: int = Field(0, ge=0, description="conversations; 0 is none")
+    mode: Literal["anchor", "text"] = Field(
+        "anchor",
+        description="anchor holds the model to what the base says there, text learns the answers",
+    )
+    each: int = Field(3, ge=1, description="conversations that a step reads as anchors")
+    divergence: float | None = Field(
+        None,
+        gt=0,
+        description="KL(base, tuned) that an anchor tolerates, nats a token; null is 0.015 for "
+        "each point of budget.general",
+    )
 
 
 class Choose(Section):
@@ -45,3 +58,9 @@ class Choose(Section):
     )
     largest: float = Field(1.25, ge=1, le=2, description="scale tried where there is room to spare")
     slope: float = Field(0.0, ge=0, le=1, description="how much less the first layer gets (LiNeS)")
+
+
+class Heal(Section):
+    """Other ways to learn the same, tried where too much was forgotten."""
+
+    minutes: float = Field(0.0, ge=0, description="that attempts may take together; 0 tries none")
