@@ -20,7 +20,7 @@ from burnish.overlaps import Leakage
 
 Decision = Literal["release", "hold", "inconclusive"]
 State = Literal["created", "training", "trained", "evaluated", "certified"]
-Kind = Literal["target", "general", "section", "text_loss", "bias", "kl"]
+Kind = Literal["target", "general", "section", "text_loss", "bias", "kl", "earlier"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,17 @@ class Verdict:
     certified_target_gain: float | None
     certified_general_drop: float | None
     items_missing: int | None = None
+
+    @property
+    def headline(self) -> tuple[str, float] | None:
+        """TG@X: the target gain certified of a model inside the budget of X points.
+
+        None where nothing is released, or where the target is no matter of points.
+        """
+        gain = self.certified_target_gain
+        if self.decision != "release" or gain is None:
+            return None
+        return f"TG@{self.budget:g}", gain
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,12 +49,14 @@ def test_release() -> None:
     assert verdict.certified_target_gain == pytest.approx(50, abs=5)
     assert verdict.certified_general_drop is not None
     assert verdict.certified_general_drop < 2.0
+    assert verdict.headline == ("TG@2", verdict.certified_target_gain)
 
 
 def test_hold_when_much_is_forgotten() -> None:
     verdict = decide(ledger(GAIN, [(100, 50, 2, 48)] * 5), 2.0)
     assert verdict.decision == "hold"
     assert "fell by more than 2 points" in verdict.reasons[1]
+    assert verdict.headline is None  # the gain is real, but not inside the budget
 
 
 def test_hold_when_nothing_is_gained() -> None:

@@ -28,6 +28,9 @@ class Budget(Section):
     refusal: float | None = Field(
         None, gt=0, le=100, description="points refusing harm may fall; few items: 10 or more"
     )
+    earlier: float | None = Field(
+        10.0, gt=0, le=100, description="points that the task of an earlier stage may fall"
+    )
     confidence: float = Field(
         0.95, gt=0.5, lt=1, description="of all looks at the certifying items together"
     )

@@ -6,6 +6,8 @@ from burnish.candidates import Candidate, Frontier
 from burnish.reports import charts
 from burnish.reports.contents import MISSING
 
+_HEALED = "healing attempts"
+
 
 @dataclass(frozen=True, slots=True)
 class ShownCandidate:
@@ -26,7 +28,8 @@ def frontier_plot(frontier: Frontier, budget: float | None) -> charts.Plot | Non
         gain, drop = candidate.gain, candidate.drop
         if gain is None or drop is None:
             continue
-        style = "smooth" if place == frontier.released else "raw"
+        style = "validation" if candidate.attempt else "raw"
+        style = "smooth" if place == frontier.released else style
         if candidate.drop_range is not None:
             low, high = candidate.drop_range
             series.append(charts.Series("", style, [(low, gain), (high, gain)]))
@@ -34,6 +37,8 @@ def frontier_plot(frontier: Frontier, budget: float | None) -> charts.Plot | Non
             low, high = candidate.gain_range
             series.append(charts.Series("", style, [(drop, low), (drop, high)]))
         name = "released" if place == frontier.released else ""
+        if candidate.attempt and not name and all(one.name != _HEALED for one in series):
+            name = _HEALED  # once in the legend
         words = f"{candidate.label}, drop in points"
         series.append(charts.Series(name, style, [(drop, gain)], True, words))
     ends = [x for one in series for x, _ in one.points]
@@ -57,8 +62,8 @@ def shown_candidates(frontier: Frontier) -> list[ShownCandidate]:
     ]
 
 
-def _by_scale(row: tuple[int, Candidate]) -> tuple[int, float]:
-    return row[1].step, row[1].scale
+def _by_scale(row: tuple[int, Candidate]) -> tuple[str, int, float, float]:
+    return row[1].attempt, row[1].step, row[1].slope, row[1].scale
 
 
 def _ranged(value: float | None, interval: tuple[float, float] | None) -> str:

@@ -207,9 +207,17 @@ def _gain(ledger: Sequence[LedgerRow], verdict: Verdict, sure: str) -> Figure:
     target = next((row for row in ledger if row.kind == "target"), None)
     if target is not None and is_loss(target) and target.passed and target.bound is not None:
         return Figure("Certified perplexity", signed(target.bound, 2), f"at most, {sure}")
-    gain = verdict.certified_target_gain
-    note = f"points at least, {sure}" if gain is not None else "no gain is certified"
-    return Figure("Certified target gain", signed(gain, 2), note)
+    if verdict.headline is not None:
+        name, gain = verdict.headline
+        note = f"target gain inside the budget, points at least, {sure}"
+        return Figure(name, signed(gain, 2), note)
+    shown = verdict.certified_target_gain
+    note = f"points at least, {sure}; not inside the budget"
+    return Figure(
+        "Certified target gain",
+        signed(shown, 2),
+        note if shown is not None else "no gain is certified",
+    )
 
 
 def _drawn(name: str, rows: list[Row], budget: float | None) -> DrawnGroup:
@@ -272,6 +280,7 @@ def _frontier(contents: Contents) -> dict[str, Any]:
     return {
         "candidates": shown_candidates(found) if found else [],
         "frontier_plot": frontier_plot(found, contents.budget) if found else None,
+        "attempts": [event for event in contents.events if event["phase"] == "heal"],
     }
 
 

@@ -20,6 +20,18 @@ def target_rows(pair: Pair, scorers: Sequence[str], seed: int) -> list[LedgerRow
     return rows + [_target_row(pair, name, seed) for name in others]
 
 
+def earlier_row(name: str, since: LedgerRow, budget: float) -> LedgerRow:
+    """What an earlier task lost since its own stage: non-inferior by less than `budget` points.
+
+    `since` is its target row with the model of its own stage as the base. Perplexity is no matter
+    of points, so it is shown and not judged.
+    """
+    if since.metric == "perplexity" or since.bound is None:
+        return replace(since, task=name, kind="earlier", passed=None)
+    kept = since.bound > -budget / 100
+    return replace(since, task=name, kind="earlier", budget=budget / 100, passed=kept)
+
+
 def section_row(task: str, pair: Pair, excluded: str | None = None) -> LedgerRow:
     """A yes/no section of the general suite; `excluded` says why the mean leaves it out."""
     row = _binary_row(task, "section", "accuracy", paired_scores(pair))
