@@ -44,7 +44,7 @@ class Replay(Section):
         "anchor",
         description="anchor holds the model to what the base says there, text learns the answers",
     )
-    each: int = Field(3, ge=1, description="conversations that a step reads as anchors")
+    each: int = Field(2, ge=1, description="conversations that a step reads as anchors")
     divergence: float | None = Field(
         None,
         gt=0,
