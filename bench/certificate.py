@@ -4,7 +4,7 @@
     python bench/certificate.py [--resample 2000] [--general 1 2 3] [--text-loss 10]
 
 `--measure` trains two adapters on the support-routing rows (at the automatic learning rate and at
-four times it, as bench/forgetting_order.py does), asks the base model and both adapters, at each
+four times it), asks the base model and both adapters, at each
 of `--scales`, every item of the general suite and the validation rows, and keeps every answer in
 the user's cache folder. What is there is not measured again.
 
@@ -283,7 +283,7 @@ def print_table(answers: Answers, budgets: Budgets, tallies: dict[str, Tally], d
 
 def measure(folder: Path, steps: int, scales: Sequence[float], limit: int | None) -> None:
     """Answers of the base and of every scale of both adapters, kept in `folder`."""
-    from forgetting_order import trained
+    from validity import trained
 
     from burnish.evaluation.runner import run_task
     from burnish.evaluation.suite import load_suite
@@ -301,7 +301,7 @@ def measure(folder: Path, steps: int, scales: Sequence[float], limit: int | None
     for times in (1, 4):
         run = folder.parent / "runs" / str(steps) / f"times-{times}"
         if not run.exists():
-            trained(run.parent, times, steps)
+            trained(run.parent, run.name, steps, times)
         model, directory = open_tuned(run), RunDirectory.open(run)
         labels = sorted({str(e.label) for e in directory.split("train")})
         rows = label_task("validation", directory.split("validation"), labels)

@@ -17,8 +17,9 @@ import json
 import math
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from scipy.stats import spearmanr
@@ -32,7 +33,7 @@ from burnish.models.load import load_model
 from burnish.models.verbs import Choice
 from burnish.pipeline import open_tuned, train
 from burnish.recipe import load_recipe
-from burnish.run_directory import write_atomic
+from burnish.run_directory import RunDirectory, write_atomic
 from burnish.training.schedule import automatic_rate
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -123,9 +124,15 @@ def wikitext(count: int) -> TextLossTask:
     return TextLossTask("wikitext2", [(str(n), part[:300]) for n, part in enumerate(chosen)])
 
 
-def tuned(folder: Path, name: str) -> LanguageModel:
-    """The adapter, trained anew."""
-    steps, times, source, settings = ADAPTERS[name]
+def trained(
+    folder: Path,
+    name: str,
+    steps: int,
+    times: float,
+    source: str = "support-routing",
+    settings: Mapping[str, Any] = MappingProxyType({}),
+) -> RunDirectory:
+    """A run of some steps at a multiple of the automatic rate, nothing held back."""
     recipe = load_recipe(RECIPE)
     data: dict[str, Any] = {}
     if source != "support-routing":
@@ -140,7 +147,7 @@ def tuned(folder: Path, name: str) -> LanguageModel:
     method = settings.get("method", recipe.method)
     hidden = int(load_model(MODEL, "cpu").network.config.hidden_size)
     count = len(load(load_recipe(RECIPE, data).data, recipe.seed).train)
-    run = train(
+    return train(
         RECIPE,
         quiet=True,
         name=name,
@@ -160,7 +167,10 @@ def tuned(folder: Path, name: str) -> LanguageModel:
         **data,
         **settings,
     )
-    return open_tuned(run)
+
+
+def adapter(folder: Path, name: str) -> LanguageModel:
+    return open_tuned(trained(folder, name, *ADAPTERS[name]))
 
 
 def measured(name: str, by: dict[str, Measure], folder: Path, *, again: bool) -> dict[str, float]:
@@ -169,7 +179,7 @@ def measured(name: str, by: dict[str, Measure], folder: Path, *, again: bool) ->
     known = json.loads(path.read_text()) if path.exists() and not again else {}
     if missing := [key for key in by if key not in known]:
         with tempfile.TemporaryDirectory() as place:
-            model = load_model(MODEL, "cpu") if name == "base" else tuned(Path(place), name)
+            model = load_model(MODEL, "cpu") if name == "base" else adapter(Path(place), name)
             for key in missing:
                 known[key] = by[key](model)
                 folder.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_model
 from burnish.models.verbs import Choice
 from burnish.run_directory import RunDirectory
+from tests.models.test_remote import served
 
 WORDS = ("where is", "my parcel", "the tent", "please send", "it will", "come when", "is torn")
 CHOICES = (" red", " green", " yes", " no")
@@ -150,6 +151,16 @@ def test_against_its_own_base_a_comparison_says_what_the_run_says(
             other.tuned,
             other.n,
         )
+
+
+def test_a_served_base_is_the_base(tmp_path: Path, tiny_folder: Path, suite: Path) -> None:
+    run = burnish.run(recipe(tmp_path, tiny_folder, suite, 0.02, 99), quiet=True)
+    with served(load_model(str(tiny_folder), "cpu")) as url:
+        found = burnish.compare(run.path, url, quiet=True)
+    assert found.verdict().decision == run.verdict().decision
+    same = [row for row in run.ledger() if row.kind != "kl"]
+    for own, other in zip(same, found.ledger(), strict=True):
+        assert (own.task, own.base, own.tuned) == (other.task, other.base, other.tuned)
 
 
 def test_against_itself_nothing_is_gained_and_it_is_a_look(

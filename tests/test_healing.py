@@ -50,6 +50,13 @@ def run(ruined: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two levers, where the others would only take time."""
+    monkeypatch.setattr(healing, "LEVERS", healing.LEVERS[:2])
+    monkeypatch.setattr(healing, "_SLOPES", ())
+
+
 def attempts(directory: RunDirectory) -> list[str]:
     return [event["attempt"] for event in directory.events("heal")]
 
@@ -70,6 +77,7 @@ def test_levers_are_pulled_in_turn_until_one_is_enough(run: Path) -> None:
     assert "look 2" in " ".join(healed.verdict().reasons)
 
 
+@pytest.mark.usefixtures("few")
 def test_the_rows_of_an_attempt_are_those_of_the_run(run: Path) -> None:
     rows = RunDirectory.open(run).split("train")
     healed = burnish.heal(run, 10, quiet=True)
@@ -79,6 +87,7 @@ def test_the_rows_of_an_attempt_are_those_of_the_run(run: Path) -> None:
     assert first.manifest().recipe["init"] == "continue"
 
 
+@pytest.mark.usefixtures("few")
 def test_what_is_released_is_what_the_files_hold(run: Path) -> None:
     healed = burnish.heal(run, 10, quiet=True)
     found = healed.frontier()
@@ -99,6 +108,7 @@ def test_without_time_nothing_is_trained(run: Path) -> None:
     assert not (healed.path / "heal").exists()
 
 
+@pytest.mark.usefixtures("few")
 def test_an_attempt_that_was_begun_is_gone_on_with(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,9 +18,12 @@ from burnish.evaluation.tasks import Task
 from burnish.lineage import recipe_of
 from burnish.measurement import budgets_of, fill_ledger, measure, target_task
 from burnish.models.language_model import LanguageModel
-from burnish.models.load import load_model
+from burnish.models.load import context_length, load_model, load_tokenizer
+from burnish.models.remote import RemoteModel
+from burnish.models.sources import resolve
 from burnish.opening import open_tuned
 from burnish.progress import Bars
+from burnish.recipe import Recipe
 from burnish.retention.budgets import Evidence
 from burnish.retention.certify import certify
 from burnish.retention.looks import CertLedger
@@ -28,12 +31,20 @@ from burnish.retention.verdict import decide
 from burnish.run_directory import RunDirectory
 
 
-def compare(run: Path | str, against: Path | str, *, quiet: bool = False) -> RunDirectory:
+def compare(
+    run: Path | str,
+    against: Path | str,
+    *,
+    served_name: str | None = None,
+    quiet: bool = False,
+) -> RunDirectory:
     """Measures the run's model against another one and decides by the run's own budgets.
 
     Args:
         run: a certified run of a model that writes text.
-        against: another run's folder, or a model by name.
+        against: another run's folder, a model by name, or the base URL of a server whose model has
+            the run's tokenizer.
+        served_name: what the server calls the model; the run's base model if None.
         quiet: no progress bars.
 
     Raises:
@@ -47,7 +58,7 @@ def compare(run: Path | str, against: Path | str, *, quiet: bool = False) -> Run
             "finish it with `burnish evaluate`, with a general suite in its recipe",
         )
     bars = Bars(quiet=quiet)
-    other = _open(against)
+    other = _open(against, recipe, served_name)
     found = _begin(directory, other)
     certs = [split_suite(suite)[1] for suite in load_suites(recipe.evaluate.general)]
     certs = [_comparable(cert, other, directory) for cert in certs]
@@ -76,13 +87,19 @@ def compare(run: Path | str, against: Path | str, *, quiet: bool = False) -> Run
     return found
 
 
-def _open(against: Path | str) -> LanguageModel:
+def _open(
+    against: Path | str, recipe: Recipe, served_name: str | None
+) -> LanguageModel | RemoteModel:
+    if str(against).startswith(("http://", "https://")):
+        source = resolve(recipe.model)
+        name = served_name or source.name
+        return RemoteModel(str(against), name, load_tokenizer(source), context_length(source))
     if (Path(against) / "manifest.json").exists():
         return open_tuned(against)
     return load_model(str(against))
 
 
-def _begin(directory: RunDirectory, other: LanguageModel) -> RunDirectory:
+def _begin(directory: RunDirectory, other: LanguageModel | RemoteModel) -> RunDirectory:
     """The comparison's own folder, with the run's data; an earlier one of the same is continued."""
     name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{other.name}-{other.fingerprint[-16:]}").strip("-")
     path = directory.path / "comparisons" / name
@@ -108,10 +125,11 @@ def _last_step(directory: RunDirectory) -> int:
     return max((int(event["step"]) for event in directory.events("train")), default=0)
 
 
-def _comparable(cert: Suite, other: LanguageModel, directory: RunDirectory) -> Suite:
+def _comparable(cert: Suite, other: LanguageModel | RemoteModel, directory: RunDirectory) -> Suite:
     """Without distances from a base, and without text loss where a token is not the same thing."""
     recipe = recipe_of(directory.manifest())
     alike = other.source_sha256 == directory.manifest().model["sha256"] or (
         other.name == recipe.model
     )
+    alike |= isinstance(other, RemoteModel)  # it was asked with the run's own tokens
     return replace(cert, openings=(), texts=cert.texts if alike else ())

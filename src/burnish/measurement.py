@@ -25,6 +25,7 @@ from burnish.evaluation.tasks import (
 from burnish.models.cache import cache_folder
 from burnish.models.classifier import Classifier
 from burnish.models.language_model import LanguageModel
+from burnish.models.remote import RemoteModel
 from burnish.models.reward_model import RewardModel
 from burnish.models.verbs import Measured, Sampling
 from burnish.overlaps import Leakage
@@ -49,7 +50,7 @@ from burnish.run_directory import LedgerRow, RunDirectory
 def target_task(
     recipe: Recipe,
     directory: RunDirectory,
-    model: LanguageModel | Classifier | RewardModel,
+    model: LanguageModel | RemoteModel | Classifier | RewardModel,
     task: str = "",
     split: str = "test",
 ) -> Task:
