@@ -81,6 +81,7 @@ def test_a_budget_of_null_is_not_certified(path: Path) -> None:
         "text_loss": 10.0,
         "bias": None,
         "refusal": None,
+        "earlier": 10.0,
         "confidence": 0.95,
     }
     path.write_text(WRITTEN + "budget: {text_loss: null, refusal: 8}\n")

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from burnish.chat import Example
-from burnish.choosing import Search
 from burnish.lineage import keep_earlier, link, recipe_of
 from burnish.models.cache import cache_folder
 from burnish.progress import Bars
 from burnish.recipe import Recipe, changed_recipe
 from burnish.run_directory import RunDirectory
+from burnish.searching import Search
 from burnish.training.replay import examples_of, replayed
 from burnish.tuning import ANCHORED, TOLERATED
 

@@ -1,35 +1,28 @@
 """The verbs: each stage reads and writes the run directory; notebooks and the CLI call these."""
 
-import platform
-import shlex
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.markup import escape
 from transformers import PreTrainedTokenizerBase
 
 from burnish.adopting import adopted_recipe, is_foreign, take_over
-from burnish.chat import Example
-from burnish.choosing import Search, choose, keep
+from burnish.beginning import Checked, begin, prepare
+from burnish.choosing import choose, keep
 from burnish.comparing import compare as compare  # a verb of notebooks
-from burnish.data.load import Dataset, load
-from burnish.data.render import Rendered
-from burnish.errors import PreflightError, RecipeError, RunError
+from burnish.errors import PreflightError, RunError
 from burnish.evaluation.general import load_suites
 from burnish.evaluation.leakage import leaks
 from burnish.evaluation.suite import split_suite
 from burnish.evaluation.tasks import Task
 from burnish.healing import heal as pull_levers
-from burnish.lineage import check_method, keep_earlier, recipe_of
+from burnish.lineage import check_method, recipe_of
 from burnish.measurement import (
     budgets_of,
     check_budgets,
@@ -41,10 +34,9 @@ from burnish.measurement import (
     suite_sizes,
     target_task,
 )
-from burnish.models.classifier import longest_text
 from burnish.models.language_model import LanguageModel
-from burnish.models.load import load_tokenizer, place
-from burnish.models.sources import Source, resolve
+from burnish.models.load import load_tokenizer
+from burnish.models.sources import resolve
 from burnish.opening import Opened
 from burnish.opening import open_classifier as open_classifier  # a verb of notebooks
 from burnish.opening import open_run as open_run
@@ -53,38 +45,15 @@ from burnish.plan import Plan, make_plan
 from burnish.preflight import MARKS, Check, Subject, preflight, refuse
 from burnish.progress import Bars
 from burnish.recipe import HEADS, Recipe, build_recipe, changed_recipe, load_recipe
-from burnish.recipe.data import Data
 from burnish.reports.card import write_card
 from burnish.reports.page import write_page
 from burnish.resuming import continued
 from burnish.retention.power import power_headline
 from burnish.retention.verdict import Head, decide
-from burnish.run_directory import Finding, Manifest, RunDirectory
+from burnish.run_directory import RunDirectory
+from burnish.searching import Search
 from burnish.training.loop import Listener, Loop
-from burnish.tuning import learn, objective_of, open_training
-
-_LIBRARIES = ("burnish", "torch", "transformers", "peft", "tokenizers", "numpy")
-
-
-@dataclass(frozen=True)
-class Checked:
-    """The data, its rows of each split as the model would learn them, and what was found."""
-
-    dataset: Dataset
-    rendered: dict[str, list[Rendered]]
-    findings: list[Finding]
-
-    def learnt_tokens(self) -> dict[str, int]:
-        """Tokens with a loss weight in each split."""
-        return {
-            name: sum(1 for row in rows for weight in row.weights if weight)
-            for name, rows in self.rendered.items()
-        }
-
-    def kept(self, split: str) -> list[Example]:
-        """The rows of a split that fit into the model."""
-        inside = {row.id for row in self.rendered[split]}
-        return [example for example in getattr(self.dataset, split) if example.id in inside]
+from burnish.tuning import learn, open_training
 
 
 def run(
@@ -121,7 +90,7 @@ def check(
     recipe = build_recipe(
         values, recipe_keys=set(), command_keys={"data.train", "model", "objective"}
     )
-    return _prepare(recipe, resolve(model))
+    return prepare(recipe, resolve(model))
 
 
 def train(
@@ -141,7 +110,7 @@ def train(
     bars = Bars(quiet=quiet)
     directory = continued(chosen) if resume else None
     if directory is None:
-        directory = _begin(chosen, bars)
+        directory = begin(chosen, bars)
     if directory.manifest().state == "training":
         for suite in suites:
             _, cert = split_suite(suite)
@@ -250,7 +219,7 @@ def heal(
         recipe = changed_recipe(recipe, overrides) if overrides else recipe
         directory = RunDirectory(recipe.output / recipe.name)
         if not directory.path.exists():
-            directory = take_over(_begin(recipe, bars), run)
+            directory = take_over(begin(recipe, bars), run)
     else:
         directory = RunDirectory.open(run)
     manifest = directory.manifest()
@@ -311,7 +280,7 @@ def plan(
 def _rehearsal(recipe: Recipe, *, quiet: bool) -> Iterator[RunDirectory]:
     """A run directory that holds the recipe's data and vanishes."""
     with tempfile.TemporaryDirectory(prefix="burnish-") as folder:
-        yield _begin(recipe.model_copy(update={"output": Path(folder)}), Bars(quiet=quiet))
+        yield begin(recipe.model_copy(update={"output": Path(folder)}), Bars(quiet=quiet))
 
 
 def _subject(directory: RunDirectory, recipe: Recipe, model: Opened, loop: Loop) -> Subject:
@@ -336,72 +305,3 @@ def _first(directory: RunDirectory, recipe: Recipe, bars: Bars) -> Callable[[Ope
         refuse(checks)
 
     return first
-
-
-def _prepare(recipe: Recipe, source: Source, data: Data | None = None) -> Checked:
-    """The recipe's main data set, or another of its tasks."""
-    dataset, tokenizer = load(data or recipe.data, recipe.seed), load_tokenizer(source)
-    objective, limit = objective_of(recipe, tokenizer), recipe.training.max_length
-    objective.check(dataset.train)
-    if recipe.objective in HEADS:  # an encoder has no place for a token beyond its longest text
-        limit = min(limit or longest_text(source), longest_text(source))
-    findings, rendered = list(dataset.findings), {}
-    for split in ("train", "validation", "test"):
-        examples = getattr(dataset, split)
-        found = objective.render(examples, tokenizer, limit) if examples else ([], None)
-        rendered[split] = found[0]
-        findings += [found[1]] if found[1] else []
-    checked = Checked(dataset, rendered, findings)
-    counts = ", ".join(f"{name} {count}" for name, count in checked.learnt_tokens().items())
-    total = sum(checked.learnt_tokens().values())
-    findings.append(Finding("tokens", "info", f"{objective.learns} to be learnt: {counts}", total))
-    return checked
-
-
-def _begin(recipe: Recipe, bars: Bars) -> RunDirectory:
-    if recipe.stages:
-        raise RecipeError(
-            f"the recipe has {len(recipe.stages)} stages, each a run of its own",
-            "start them with `burnish run`, or from Python with burnish.stages.run_stages",
-        )
-    source = resolve(recipe.model)
-    checked = _prepare(recipe, source)
-    others = {name: _prepare(recipe, source, data) for name, data in recipe.tasks.items()}
-    manifest = Manifest(
-        name=recipe.name,
-        state="created",
-        recipe=recipe.model_dump(mode="json"),
-        origins=dict(recipe.origins),
-        versions={name: version(name) for name in _LIBRARIES}
-        | {"python": platform.python_version()},
-        model={"name": source.name, "origin": source.origin, "sha256": source.sha256},
-        data={
-            "sha256": {
-                path: digest
-                for part in (checked, *others.values())
-                for path, digest in part.dataset.sha256.items()
-            }
-        },
-        host={
-            "machine": platform.machine(),
-            "system": platform.system(),
-            "threads": torch.get_num_threads(),
-            "device": str(place(recipe.device)),
-            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        },
-    )
-    directory = RunDirectory.create(recipe.output / recipe.name, manifest)
-    for task, found in {"": checked, **others}.items():
-        for split in found.rendered:
-            examples = found.kept(split)
-            directory.write_split(split, examples, task)
-            manifest.data[f"{task}.{split}" if task else split] = len(examples)
-    findings = [finding for part in (checked, *others.values()) for finding in part.findings]
-    directory.write_findings(findings)
-    manifest.lineage = keep_earlier(directory, recipe)
-    manifest.state = "training"
-    directory.write_manifest(manifest)
-    for finding in findings:
-        if finding.severity == "warning":
-            bars.say(f"[yellow]warning[/] {finding.message}")
-    return directory

@@ -17,8 +17,8 @@ BENCHES = sorted((Path(__file__).parents[2] / "bench").glob("*.py"))
 ORDER = [
     "errors", "chat", "candidates", "recipe", "overlaps", "run_directory", "progress", "data",
     "models", "training", "evaluation", "retention", "reports", "lineage", "resuming", "opening",
-    "rewards", "measurement", "choosing", "comparing", "tuning", "adopting", "healing",
-    "preflight", "plan", "pipeline", "stages", "space", "tune", "cli",
+    "rewards", "measurement", "searching", "choosing", "comparing", "tuning", "beginning",
+    "adopting", "healing", "preflight", "plan", "pipeline", "stages", "space", "tune", "cli",
 ]  # fmt: skip
 # file or function -> why it may be longer; this list may only shrink
 LONGER: dict[str, str] = {}

@@ -94,7 +94,7 @@ def test_frontier_against_brute_force() -> None:
 def test_thinned_so_that_each_next_one_gains_something() -> None:
     rows = [candidate(s, g, s) for s, g in [(0.1, 5), (0.2, 9), (0.3, 91), (0.4, 99), (0.5, 100)]]
     # Steps of 10 from 100 down: 91 to 100 is one step, 5 and 9 another; the safest of each stays.
-    assert scales(order_of_testing(rows, BUDGETS)) == [0.1, 0.3]
+    assert scales(order_of_testing(rows, BUDGETS, matters=0.1)) == [0.1, 0.3]
     assert scales(order_of_testing(rows, BUDGETS, matters=0.05)) == [0.1, 0.2, 0.3, 0.4]
     assert scales(order_of_testing(rows, BUDGETS, matters=0)) == [0.1, 0.2, 0.3, 0.4, 0.5]
     assert order_of_testing([], BUDGETS) == []

@@ -1,8 +1,7 @@
 """Look for a model that forgot less, lever by lever, and decide anew.
 
-Examples:
-    burnish heal runs/support-routing --minutes 30
-    burnish heal my-adapter --data rows.jsonl --model smollm2-135m
+Example: burnish heal runs/support-routing --minutes 30
+Example: burnish heal my-adapter --data rows.jsonl --model smollm2-135m
 """
 
 from typing import Annotated

@@ -7,7 +7,7 @@ from burnish.candidates import Frontier
 from burnish.retention.budgets import Budgets
 
 # A next candidate has to gain this share of the greatest gain more than the one before it.
-_MATTERS = 0.1
+_MATTERS = 0.03
 
 
 def risk(candidate: Candidate, budgets: Budgets) -> float | None:
