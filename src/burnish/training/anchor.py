@@ -27,8 +27,8 @@ _LIKELIEST = 64
 # Texts read at once.
 _AT_ONCE = 16
 # A step's divergence is that of a few texts, so the multiplier follows slowly.
-_FIRST, _LEAST, _MOST = 3.0, 0.1, 30.0
-_RATE, _FASTEST = 0.1, 1.0
+_FIRST, _LEAST, _MOST = 0.1, 0.1, 30.0
+_RATE, _FASTEST = 0.05, 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
