@@ -154,6 +154,19 @@ def test_a_system_prompt_is_neither_in_the_way_nor_an_overlap() -> None:
     assert only(find_leakage({"train": [row("b", "Is it good?", system="a fine tent")]}, held))
 
 
+def test_thirteen_words_do_not_reach_across_the_system_prompt() -> None:
+    """Most rows share it, and seven words after it are no text that was learnt."""
+    system = "Answer with one queue: gear rental, repair warranty, account login or human agent."
+    begun = "How many days do I have to"
+    judging = {"test": [row("t", f"{begun} switch a helmet?", system=system)]}
+    judging["test"] += [row(f"o{n}", f"other {n}", system=system) for n in range(30)]
+    learnt = {"train": [row("a", f"{begun} bring back a jacket?", system=system)]}
+    assert find_leakage(learnt, judging).leaked == {}
+    held = {"train": [row("b", f"{BEFORE} {LONG}", system=system)]}
+    judging["test"].append(row("l", LONG, system=system))
+    assert find_leakage(held, judging).leaked == {"test": 1}
+
+
 def test_a_question_inside_a_conversation_is_found() -> None:
     turns = tuple(
         Message(role, text)  # type: ignore[arg-type]

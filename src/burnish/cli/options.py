@@ -80,7 +80,7 @@ def _ledger_table(run: RunDirectory) -> Table:
             column, justify="left" if column in ("task", "metric") else "right", no_wrap=True
         )
     for row in run.ledger():
-        plain = row.metric in ("nats/token", "perplexity")
+        plain = row.metric in ("nats/token", "perplexity", "KL nats/token")
         scale, form = (1.0, ".3f") if plain else (100.0, ".1f")
         values = [format(value * scale, form) for value in (row.base, row.tuned)]
         change = [format(value * scale, "+" + form) for value in (row.delta, row.low, row.high)]

@@ -56,14 +56,21 @@ class Text:
     Attributes:
         id: its name in the examples of an overlap.
         own: the forms that identify it, such as the question, and the question with its answer;
-            the last one is whole and gives the n-grams.
+            the last one is whole and gives the n-grams, but for `parts`.
         also: forms that may equal another's own but do not identify it: of a row its turns
             without the system's, which may hold the text that is asked about, and single turns.
+        parts: what n-grams do not reach across: a system's turn, which all rows may share, and the
+            others; empty where there is one part only.
     """
 
     id: str
     own: tuple[Form, ...]
     also: tuple[Form, ...] = ()
+    parts: tuple[Form, ...] = ()
+
+    def words(self) -> list[tuple[str, ...]]:
+        """Of each part."""
+        return [_words(form) for form in self.parts or self.own[-1:]]
 
 
 def text_of(example: Example) -> Text:
@@ -75,7 +82,9 @@ def text_of(example: Example) -> Text:
         return Text(example.id, own)
     bare = tuple(turn.content for turn in turns if turn.role != "system")
     users = ((turn.content,) for turn in turns if turn.role == "user")
-    return Text(example.id, own, tuple(dict.fromkeys((*_forms(bare, answers), *users))))
+    system = tuple(turn.content for turn in turns if turn.role == "system")
+    also = tuple(dict.fromkeys((*_forms(bare, answers), *users)))
+    return Text(example.id, own, also, (system, (*bare, *answers)) if system else ())
 
 
 def texts_of(task: Any) -> list[Text]:
@@ -135,7 +144,7 @@ class _Index:
         for name, texts in judging.items():
             self._add(self.exact, name, [{_raw(f) for f in text.own} for text in texts])
             self._add(self.normalised, name, [{_key(f) for f in text.own} for text in texts])
-            self._add(self.grams, name, _own_grams([text.own[-1] for text in texts]))
+            self._add(self.grams, name, _own_grams([text.words() for text in texts]))
 
     def _add(self, table: dict[Any, list["_Item"]], name: str, keys: Iterable[set[Any]]) -> None:
         """Adds one set but for its template; no text is nothing."""
@@ -224,9 +233,10 @@ class _Search:
         """The items that a text holds, with the place of the kind in `_KINDS`."""
         index, held = self.index, dict[_Item, int]()
         if grams:
-            for gram in _hashes(text.own[-1]):
-                for item in index.grams.get(gram, ()):
-                    held[item] = 2
+            for words in text.words():
+                for gram in _hashes(words):
+                    for item in index.grams.get(gram, ()):
+                        held[item] = 2
         for form in (*text.own, *text.also):
             for item in index.normalised.get(_key(form), ()):
                 held[item] = 1
@@ -281,29 +291,31 @@ def _most(items: int) -> int:
     return max(1, min(items // 2, max(10, items // 100)))
 
 
-def _own_grams(wholes: Sequence[Form]) -> Iterator[set[int]]:
-    """The 13-grams of each item that are not the template of its set."""
-    said = [_words(form) for form in wholes]
+def _own_grams(said: Sequence[list[tuple[str, ...]]]) -> Iterator[set[int]]:
+    """The 13-grams of each item, given its parts' words, that are not the template of its set."""
     counts = Counter(
         phrase
-        for words in said
-        for phrase in {hash(words[i : i + _PHRASE]) for i in range(len(words) - _PHRASE + 1)}
+        for parts in said
+        for phrase in {
+            hash(words[i : i + _PHRASE]) for words in parts for i in range(len(words) - _PHRASE + 1)
+        }
     )
     most = _most(len(said))
-    for words in said:
-        common = [False] * len(words)
-        for i in range(len(words) - _PHRASE + 1):
-            if counts[hash(words[i : i + _PHRASE])] > most:
-                common[i : i + _PHRASE] = [True] * _PHRASE
-        yield {
-            hash(words[start:end])
-            for start, end in _windows(words)
-            if 2 * sum(common[start:end]) <= end - start
-        }
+    for parts in said:
+        yield {gram for words in parts for gram in _grams_of(words, counts, most)}
 
 
-def _hashes(form: Form) -> Iterator[int]:
-    words = _words(form)
+def _grams_of(words: tuple[str, ...], counts: Counter[int], most: int) -> Iterator[int]:
+    common = [False] * len(words)
+    for i in range(len(words) - _PHRASE + 1):
+        if counts[hash(words[i : i + _PHRASE])] > most:
+            common[i : i + _PHRASE] = [True] * _PHRASE
+    for start, end in _windows(words):
+        if 2 * sum(common[start:end]) <= end - start:
+            yield hash(words[start:end])
+
+
+def _hashes(words: tuple[str, ...]) -> Iterator[int]:
     return (hash(words[start:end]) for start, end in _windows(words))
 
 
