@@ -112,14 +112,14 @@ class Search:
     def run(self, attempt: str = "", among: RunDirectory | None = None) -> None:
         """Looks at the checkpoints of the run, or of a healing attempt's run.
 
-        One that forgot less than the best is asked only where no part of the best one is expected
-        to keep the budgets: on PROBE it costs as much, and it learnt less.
+        One that forgot less than the best is asked only where PROBE puts every part of the best one
+        outside the budgets: it costs as much to ask, and it learnt less.
         """
         self.runs[attempt] = among or self.directory
         for start in self._checkpoints(attempt):
             self._descend(start)
             own = [one for one in self.found.values() if one.attempt == attempt]
-            if any(one.drop is not None and self._expected(one) for one in own):
+            if any(one.drop is not None and self._may_pass(one) for one in own):
                 break
 
     def whole(self) -> Candidate:
@@ -261,6 +261,12 @@ class Search:
         if allowed is not None and rise is not None and rise > _TEXT_BOUND * allowed:
             return False
         return candidate.drop is None or self._worst(candidate) < self.budgets.general
+
+    def _may_pass(self, candidate: Candidate) -> bool:
+        """Whether its estimates lie inside the budgets, whatever their bounds."""
+        rise, allowed = candidate.text_loss, self.budgets.text_loss
+        prose = allowed is None or rise is None or rise < allowed
+        return prose and (candidate.drop or 0.0) < self.budgets.general
 
     def _worst(self, candidate: Candidate) -> float:
         """The bound on the suite's drop that is expected on CERT, in points."""
