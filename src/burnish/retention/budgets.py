@@ -101,13 +101,14 @@ class BudgetTest:
 
     @property
     def words(self) -> str:
-        """Such as `suite mean fell 0.4 points, at most 1.6 (budget 2, n = 896)`."""
-        by, most = abs(self.estimate), f"{self.bound:.1f} (budget {self.budget:g}, n = {self.n})"
-        if self.name == "text loss":
-            verb = "rose" if self.estimate >= 0 else "fell"
-            return f"perplexity on prose {verb} {by:.1f} %, it rose at most {most}"
-        verb = "fell" if self.estimate >= 0 else "rose"
-        return f"{self.name} {verb} {by:.1f} points, it fell at most {most}"
+        """Such as `suite mean fell 0.4 points, it fell at most 1.6 (budget 2, n = 896)`."""
+        prose = self.name == "text loss"
+        what, unit = ("perplexity on prose", "%") if prose else (self.name, "points")
+        worse, better = ("rose", "fell") if prose else ("fell", "rose")
+        seen = f"{worse if self.estimate >= 0 else better} {abs(self.estimate):.1f} {unit}"
+        bound = f"{worse} at most" if self.bound >= 0 else f"{better} at least"
+        rest = f"{abs(self.bound):.1f} (budget {self.budget:g}, n = {self.n})"
+        return f"{what} {seen}, it {bound} {rest}"
 
 
 def budget_tests(
