@@ -32,8 +32,8 @@ candidate truly inside. A model over budget counts there as no gain. Ours has to
 """
 
 import argparse
-import hashlib
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import log1p, sqrt
@@ -51,7 +51,6 @@ from burnish.retention.certify import certify
 from burnish.retention.frontier import order_of_testing
 from burnish.run_directory import read_results, write_atomic
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "support-routing" / "recipe.yaml"
 SCALES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.25]
 PROBE = 0.3
 Array = NDArray[Any]
@@ -289,10 +288,9 @@ def measure(folder: Path, steps: int, scales: Sequence[float], limit: int | None
     from burnish.evaluation.suite import load_suite
     from burnish.evaluation.tasks import label_task
     from burnish.pipeline import open_tuned
-    from burnish.recipe import load_recipe
     from burnish.run_directory import RunDirectory
 
-    suite = load_suite(str(load_recipe(RECIPE).evaluate.general))
+    suite = load_suite("core")
     index: dict[str, Any] = {
         "sections": [task.name for task in suite.sections],
         "texts": [task.name for task in suite.texts],
@@ -300,7 +298,8 @@ def measure(folder: Path, steps: int, scales: Sequence[float], limit: int | None
     }
     for times in (1, 4):
         run = folder.parent / "runs" / str(steps) / f"times-{times}"
-        if not run.exists():
+        if not (run / "adapter").exists():
+            shutil.rmtree(run, ignore_errors=True)
             trained(run.parent, run.name, steps, times)
         model, directory = open_tuned(run), RunDirectory.open(run)
         labels = sorted({str(e.label) for e in directory.split("train")})
@@ -309,15 +308,12 @@ def measure(folder: Path, steps: int, scales: Sequence[float], limit: int | None
         with model.base() as base:
             for task in tasks:
                 run_task(base, task, folder / "base" / f"{task.name}.jsonl")
-        own, weights = scalings(model.module), str(model.adapter_sha256)
         for scale in scales:
-            for layer, name, value in own:
-                layer.scaling[name] = scale * value
             label = f"times-{times}-scale-{scale:g}"
-            model.adapter_sha256 = hashlib.sha256(f"{weights} {scale}".encode()).hexdigest()
-            for task in tasks:
-                run_task(model, task, folder / label / f"{task.name}.jsonl")
-            index["candidates"][label] = asdict(Candidate(weights, steps, scale))
+            with model.at_scale(scale) as scaled:
+                for task in tasks:
+                    run_task(scaled, task, folder / label / f"{task.name}.jsonl")
+            index["candidates"][label] = asdict(Candidate(str(model.adapter_sha256), steps, scale))
             print(f"measured {label}", flush=True)
     write_atomic(folder / "index.json", json.dumps(index, indent=2))
 
@@ -342,12 +338,6 @@ class Part:
 
     def answer(self, model: Any, start: int, stop: int) -> list[Any]:
         return list(self.task.answer(model, start, stop))
-
-
-def scalings(module: Any) -> list[tuple[Any, str, float]]:
-    """Every LoRA layer of PEFT's, the name of its adapter, and its own scaling."""
-    layers = [layer for layer in module.modules() if isinstance(getattr(layer, "scaling", 0), dict)]
-    return [(layer, name, value) for layer in layers for name, value in layer.scaling.items()]
 
 
 def load(folder: Path) -> tuple[Answers, list[Candidate]]:

@@ -139,7 +139,14 @@ def test_killed_and_continued_is_the_straight_search(recipe: Path, tmp_path: Pat
 
 def test_interrupted_says_the_same_command(recipe: Path, tmp_path: Path) -> None:
     command = tune(recipe, "--trials", "1", "--set", "training.epochs=400")
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A job in a shell's background is born deaf to it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     events = tmp_path / "runs" / "tiny-tune" / "trial-0" / "events.jsonl"
     deadline = time.time() + 90
     while time.time() < deadline and not events.exists():

@@ -78,7 +78,7 @@ def compare(
     itself = Candidate(str(model.adapter_sha256), _last_step(directory), 1.0)
     certificate = certify([itself], evidence, budgets_of(recipe), ledger)
     measure(found, model, "tuned", targets, bars)
-    rows = fill_ledger(found, recipe, certs, leakage)
+    rows = fill_ledger(found, recipe, certs, leakage, certificate.look.confidence)
     found.write_ledger(rows)
     found.write_verdict(decide(rows, recipe.budget.general, None, certificate))
     manifest = found.manifest()

@@ -33,6 +33,7 @@ from burnish.progress import Bars
 from burnish.recipe import HEADS, Recipe
 from burnish.retention.budgets import Budgets
 from burnish.retention.ledger import (
+    LEVEL,
     bias_row,
     general_row,
     kl_row,
@@ -188,14 +189,14 @@ def measure(
 
 
 def target_ledger(
-    recipe: Recipe, tested: Sequence[Example], pair: tuple[Any, Any]
+    recipe: Recipe, tested: Sequence[Example], pair: tuple[Any, Any], level: float = LEVEL
 ) -> list[LedgerRow]:
-    """Base against tuned on one test set; the first row decides."""
+    """Base against tuned on one test set; the first row decides, by its bound at `level`."""
     if recipe.objective == "grpo":
-        return [reward_row("target", pair, recipe.seed)]
+        return [reward_row("target", pair, recipe.seed, level)]
     if tested[0].messages[0].role == "document":
-        return [perplexity_row("target", pair, recipe.seed)]
-    return target_rows(pair, target_scorers(recipe, tested), recipe.seed)
+        return [perplexity_row("target", pair, recipe.seed, level)]
+    return target_rows(pair, target_scorers(recipe, tested), recipe.seed, level)
 
 
 def look_for_leakage(directory: RunDirectory, recipe: Recipe, suites: Sequence[Suite]) -> Leakage:
@@ -240,16 +241,23 @@ def flattered(leakage: Leakage, ledger: Sequence[LedgerRow]) -> list[str]:
 
 
 def fill_ledger(
-    directory: RunDirectory, recipe: Recipe, suites: Sequence[Suite], leakage: Leakage
+    directory: RunDirectory,
+    recipe: Recipe,
+    suites: Sequence[Suite],
+    leakage: Leakage,
+    level: float = LEVEL,
 ) -> list[LedgerRow]:
-    """Base against tuned on the target, and on each suite: its mean, its sections, its texts."""
+    """Base against tuned on the target, and on each suite: its mean, its sections, its texts.
+
+    What decides is bounded at `level`, one-sided: that of the look at the certifying items.
+    """
     rows: list[LedgerRow] = []
     for task in ("", *recipe.tasks):
         name, tested = f"target.{task}" if task else "target", directory.split("test", task)
-        found = target_ledger(recipe, tested, _pair(directory, name))
+        found = target_ledger(recipe, tested, _pair(directory, name), level)
         rows += [replace(row, task=name) for row in found]
     for suite in suites:
-        rows += _suite_rows(directory, recipe, suite, leakage)
+        rows += _suite_rows(directory, recipe, suite, leakage, level)
     return rows
 
 
@@ -267,14 +275,14 @@ def left_out(directory: RunDirectory, suite: Suite, leakage: Leakage) -> dict[st
 
 
 def _suite_rows(
-    directory: RunDirectory, recipe: Recipe, suite: Suite, leakage: Leakage
+    directory: RunDirectory, recipe: Recipe, suite: Suite, leakage: Leakage, level: float
 ) -> list[LedgerRow]:
     """The mean is over the sections that are not left out; there is none without them."""
     excluded = left_out(directory, suite, leakage)
     sections = {task.name: _pair(directory, task.name) for task in suite.sections}
     rows = []
     if counted := {name: pair for name, pair in sections.items() if name not in excluded}:
-        rows.append(general_row(suite.name, counted, recipe.budget.general))
+        rows.append(general_row(suite.name, counted, recipe.budget.general, level))
     rows += [section_row(name, pair, excluded.get(name)) for name, pair in sections.items()]
     rows += [
         text_loss_row(task.name, _pair(directory, task.name), recipe.seed) for task in suite.texts

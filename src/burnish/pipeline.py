@@ -48,6 +48,7 @@ from burnish.recipe import HEADS, Recipe, build_recipe, changed_recipe, load_rec
 from burnish.reports.card import write_card
 from burnish.reports.page import write_page
 from burnish.resuming import continued
+from burnish.retention.ledger import LEVEL
 from burnish.retention.power import power_headline
 from burnish.retention.verdict import Head, decide
 from burnish.run_directory import RunDirectory
@@ -178,7 +179,8 @@ def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirec
     else:
         measure(directory, model, "tuned", tasks, bars)
     manifest.times["evaluate"] = round(time.perf_counter() - started, 1)
-    rows = fill_ledger(directory, recipe, certs, leakage)
+    level = certificate.look.confidence if certificate else LEVEL
+    rows = fill_ledger(directory, recipe, certs, leakage, level)
     directory.write_ledger(rows)
     verdict = decide(rows, recipe.budget.general, head, certificate)
     directory.write_verdict(replace(verdict, reasons=(*verdict.reasons, *flattered(leakage, rows))))

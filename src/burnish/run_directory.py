@@ -45,7 +45,8 @@ class LedgerRow:
     """Base against tuned on one task. Rates and scores lie in [0, 1]; text loss and KL are nats.
 
     `low` and `high` bound the paired difference `delta` = tuned - base two-sided at `confidence`;
-    `bound` is the one-sided 95 % bound on the side that the decision looks at. `lost` and
+    `bound` is the one-sided bound on the side that the decision looks at, at the verdict's
+    confidence where the row decides and at 95 % elsewhere. `lost` and
     `gained` count flips of yes/no items; `p` is McNemar's mid-p. `excluded` says why a section is
     no part of the suite mean. What does not apply is None.
     """

@@ -2,9 +2,11 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from burnish.evaluation.statistics import paired_outcomes
+from burnish.retention.budgets import Budgets, Evidence, budget_tests
 from burnish.retention.ledger import (
     bias_row,
     general_row,
@@ -50,6 +52,27 @@ def test_release() -> None:
     assert verdict.certified_general_drop is not None
     assert verdict.certified_general_drop < 2.0
     assert verdict.headline == ("TG@2", verdict.certified_target_gain)
+
+
+def test_a_look_that_asks_for_more_widens_what_decides_and_nothing_else() -> None:
+    named = {f"s{i}": pair(*counts) for i, counts in enumerate(KEPT)}
+    for usual, strict in (
+        (general_row("core", named, 2.0), general_row("core", named, 2.0, 0.99)),
+        (
+            target_rows(pair(*GAIN), ["accuracy"], 0)[0],
+            target_rows(pair(*GAIN), ["accuracy"], 0, 0.99)[0],
+        ),
+    ):
+        assert strict.bound is not None
+        assert usual.bound is not None
+        assert strict.bound < usual.bound
+        assert dataclasses.replace(strict, bound=usual.bound) == usual
+    outcomes = {
+        name: tuple(np.array([result.score > 0.5 for result in side]) for side in sides)
+        for name, sides in named.items()
+    }
+    (mean,) = budget_tests(Evidence(outcomes, {}), Budgets(2.0, text_loss=None), 0.99)
+    assert mean.bound == pytest.approx(-100 * (general_row("core", named, 2.0, 0.99).bound or 0))
 
 
 def test_hold_when_much_is_forgotten() -> None:

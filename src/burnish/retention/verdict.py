@@ -27,11 +27,11 @@ def decide(
 ) -> Verdict:
     """`release` when both tests pass, `hold` when one surely fails, else `inconclusive`.
 
-    Each test is one-sided at 5 %. Both must pass (intersection-union test, Berger 1982), so the
-    chance of releasing a model that fails either stays at most 5 %. A model with a head has no
-    general ability that could be lost: there the target alone decides. A `certificate` judges
-    general ability in place of the ledger's row: it knows every budget and how many looks were
-    taken.
+    Each test is one-sided at 5 %, or less where looks at the certifying items share it. Both must
+    pass (intersection-union test, Berger 1982), so the chance of releasing a model that fails
+    either stays at most 5 %. A model with a head has no general ability that could be lost: there
+    the target alone decides. A `certificate` judges general ability in place of the ledger's row:
+    it knows every budget and how many looks were taken.
     """
     target = next(row for row in ledger if row.kind == "target")
     general = [row for row in ledger if row.kind == "general"]
