@@ -132,6 +132,9 @@ def test_a_healthy_run_is_left_as_it_is(tmp_path: Path, tiny_folder: Path, suite
     assert attempts(healed) == []
     assert healed.verdict().decision == before.decision == "release"
     assert "look 1" in " ".join(healed.verdict().reasons)
+    assert not any(change["key"] == "heal.minutes" for change in healed.manifest().changes)
+    with pytest.raises(RunError, match=r"a run with data of its own, but x.jsonl is given"):
+        burnish.heal(made.path, 10, data="x.jsonl", quiet=True)
 
 
 def test_a_run_without_a_suite_says_so(tmp_path: Path, tiny_folder: Path, suite: Path) -> None:

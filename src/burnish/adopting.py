@@ -2,10 +2,14 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from burnish.beginning import begin
 from burnish.errors import DataError, ModelError
+from burnish.progress import Bars
+from burnish.recipe import build_recipe, changed_recipe
 from burnish.run_directory import RunDirectory
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -15,6 +19,22 @@ def is_foreign(folder: Path | str) -> bool:
     """Whether it is an adapter in PEFT format, and no run."""
     path = Path(folder)
     return (path / _CONFIG).exists() and not (path / "manifest.json").exists()
+
+
+def adopt(
+    folder: Path | str,
+    data: Path | str | None,
+    model: str,
+    name: str | None,
+    overrides: Mapping[str, Any],
+    bars: Bars,
+) -> RunDirectory:
+    """The run that holds the adapter; one that was begun before is gone on with."""
+    values = adopted_recipe(folder, data, model, name)
+    recipe = build_recipe(values, recipe_keys=set(), command_keys={"model", "data.train"})
+    recipe = changed_recipe(recipe, overrides) if overrides else recipe
+    directory = RunDirectory(recipe.output / recipe.name)
+    return directory if directory.path.exists() else take_over(begin(recipe, bars), folder)
 
 
 def adopted_recipe(

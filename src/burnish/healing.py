@@ -8,15 +8,16 @@ until the time is up. CERT is not looked at in between: all attempts together ar
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from burnish.chat import Example
+from burnish.errors import RunError
 from burnish.lineage import keep_earlier, link, recipe_of
 from burnish.models.cache import cache_folder
 from burnish.progress import Bars
-from burnish.recipe import Recipe, changed_recipe
+from burnish.recipe import HEADS, Recipe, changed_recipe
 from burnish.run_directory import RunDirectory
 from burnish.searching import Search
 from burnish.training.replay import examples_of, replayed
@@ -149,6 +150,42 @@ def is_well(search: Search) -> bool:
     best = search.inside()
     gains = [one.gain for one in search.found.values() if one.gain is not None]
     return best is not None and (best.gain or 0.0) >= _ENOUGH * max(gains, default=0.0) > 0
+
+
+def is_released_well(run: RunDirectory) -> bool:
+    """Whether its certificate was asked, and let pass a candidate that has such a gain."""
+    if run.manifest().state != "certified" or not (run.path / "frontier.json").exists():
+        return False
+    frontier = run.frontier()
+    if frontier.released is None:
+        return False
+    gains = [one.gain for one in frontier.candidates if one.gain is not None]
+    kept = frontier.candidates[frontier.released].gain or 0.0
+    return kept >= _ENOUGH * max(gains, default=0.0) > 0
+
+
+def check_own(run: RunDirectory, given: Mapping[str, Any]) -> None:
+    """A run brings its rows and its name along; RunError where something else is given."""
+    if named := [name for name, value in given.items() if value is not None]:
+        raise RunError(
+            f"{run.path} is a run with {named[0]} of its own, but {given[named[0]]} is given",
+            f"leave {named[0]} out: it is for an adapter that another tool trained",
+        )
+
+
+def check_judged(run: RunDirectory) -> None:
+    """RunError where it is not trained yet, or nothing says what it forgot."""
+    manifest = run.manifest()
+    recipe = recipe_of(manifest)
+    if manifest.state in ("created", "training"):
+        raise RunError(
+            f"{run.path} is not trained to the end", "finish it with `burnish run --resume`"
+        )
+    if not recipe.evaluate.general or recipe.objective in HEADS:
+        raise RunError(
+            f"{run.path} has no general suite, so nothing says what it forgot",
+            "set evaluate.general, and an objective whose model writes text",
+        )
 
 
 def heal(search: Search, minutes: float, train: Train, bars: Bars, *, anew: bool = True) -> None:

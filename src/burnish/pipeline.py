@@ -12,7 +12,7 @@ from typing import Any
 from rich.markup import escape
 from transformers import PreTrainedTokenizerBase
 
-from burnish.adopting import adopted_recipe, is_foreign, take_over
+from burnish.adopting import adopt, is_foreign
 from burnish.beginning import Checked, begin, prepare
 from burnish.choosing import choose, keep
 from burnish.comparing import compare as compare  # a verb of notebooks
@@ -21,6 +21,7 @@ from burnish.evaluation.general import load_suites
 from burnish.evaluation.leakage import leaks
 from burnish.evaluation.suite import split_suite
 from burnish.evaluation.tasks import Task
+from burnish.healing import check_judged, check_own, is_released_well
 from burnish.healing import heal as pull_levers
 from burnish.lineage import check_method, recipe_of
 from burnish.measurement import (
@@ -44,7 +45,7 @@ from burnish.opening import open_tuned as open_tuned  # a verb of notebooks
 from burnish.plan import Plan, make_plan
 from burnish.preflight import MARKS, Check, Subject, preflight, refuse
 from burnish.progress import Bars
-from burnish.recipe import HEADS, Recipe, build_recipe, changed_recipe, load_recipe
+from burnish.recipe import Recipe, build_recipe, changed_recipe, load_recipe
 from burnish.reports.card import write_card
 from burnish.reports.page import write_page
 from burnish.resuming import continued
@@ -216,25 +217,16 @@ def heal(
     """
     bars = Bars(quiet=quiet)
     if is_foreign(run):
-        values = adopted_recipe(run, data, model, name)
-        recipe = build_recipe(values, recipe_keys=set(), command_keys={"model", "data.train"})
-        recipe = changed_recipe(recipe, overrides) if overrides else recipe
-        directory = RunDirectory(recipe.output / recipe.name)
-        if not directory.path.exists():
-            directory = take_over(begin(recipe, bars), run)
+        directory = adopt(run, data, model, name, overrides, bars)
     else:
         directory = RunDirectory.open(run)
+        check_own(directory, {"data": data, "name": name, **overrides})
+    check_judged(directory)
+    if is_released_well(directory):
+        bars.say(f"{directory.path} needs no healing: it keeps its budgets and 90 % of the gain")
+        return directory
     manifest = directory.manifest()
     recipe = recipe_of(manifest)
-    if manifest.state in ("created", "training"):
-        raise RunError(
-            f"{directory.path} is not trained to the end", "finish it with `burnish run --resume`"
-        )
-    if not recipe.evaluate.general or recipe.objective in HEADS:
-        raise RunError(
-            f"{directory.path} has no general suite, so nothing says what it forgot",
-            "set evaluate.general, and an objective whose model writes text",
-        )
     then, recipe = recipe.heal.minutes, changed_recipe(recipe, {"heal.minutes": minutes})
     manifest.changes.append(
         {"key": "heal.minutes", "before": then, "after": minutes, "state": manifest.state}
