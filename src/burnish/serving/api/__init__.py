@@ -1,0 +1,1 @@
+"""The routes, each file one part of the API; `app.py` puts them together."""

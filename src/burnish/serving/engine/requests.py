@@ -1,0 +1,83 @@
+"""What is asked of the engine, and what it says: plain data, no model."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Grammar(Protocol):
+    """Which tokens may come next; one object per answer, advanced as tokens are drawn."""
+
+    def mask(self, logits_V: Tensor) -> None:
+        """Sets what may not come next to -inf, in place."""
+        ...
+
+    def advance(self, token: int) -> None:
+        """The token was drawn."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """Nothing but the end may follow."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """How one answer is drawn, as the API means it.
+
+    Temperature 0 is greedy. `top_logprobs` asks for so many alternatives a token (None: no
+    log-probabilities). Penalties are subtracted from the logits of what the answer holds already;
+    `bias` is added. Log-probabilities are those of the model before temperature, penalties and
+    bias.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    bias: Mapping[int, float] = field(default_factory=dict)
+    top_logprobs: int | None = None
+    grammar: Callable[[], Grammar] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One answer that is wanted: prompt tokens, the adapter (None: the base), and how to draw.
+
+    `adapter` is a folder in PEFT format; `scale` is the part of it that acts. `prompt_logprobs`
+    asks for those of the prompt's own tokens (legacy `echo`).
+    """
+
+    prompt: tuple[int, ...]
+    draw: Draw
+    adapter: str | None = None
+    prompt_logprobs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One token of an answer: its log-probability in nats and the likeliest others."""
+
+    token: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What an answer grew by: text that will not change any more, and the tokens behind it.
+
+    `end` is set on the last piece: "stop" (a stop token or string) or "length". `prompt` holds
+    the prompt's own tokens where they were asked for, on the first piece.
+    """
+
+    text: str
+    drawn: tuple[Drawn, ...] = ()
+    end: str | None = None
+    prompt: tuple[Drawn, ...] = ()
