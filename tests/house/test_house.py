@@ -18,7 +18,8 @@ ORDER = [
     "errors", "chat", "candidates", "recipe", "overlaps", "run_directory", "progress", "data",
     "models", "training", "evaluation", "retention", "reports", "lineage", "resuming", "opening",
     "rewards", "measurement", "searching", "choosing", "comparing", "tuning", "beginning",
-    "adopting", "healing", "preflight", "plan", "pipeline", "stages", "space", "tune", "cli",
+    "adopting", "healing", "preflight", "plan", "pipeline", "stages", "space", "tune",
+    "serving", "cli",
 ]  # fmt: skip
 # file or function -> why it may be longer; this list may only shrink
 LONGER: dict[str, str] = {}
