@@ -13,16 +13,12 @@ class Table(MappedAsDataclass, DeclarativeBase):
     """All tables."""
 
 
-def _seq() -> Mapped[int]:
-    return mapped_column(_Seq, primary_key=True, autoincrement=True, init=False)
-
-
 class FileRow(Table):
     """An uploaded file, or a result; its bytes lie under their sha256."""
 
     __tablename__ = "files"
 
-    seq: Mapped[int] = _seq()
+    seq: Mapped[int] = mapped_column(_Seq, primary_key=True, init=False)
     id: Mapped[str] = mapped_column(String(64), unique=True)
     purpose: Mapped[str] = mapped_column(String(32), index=True)
     filename: Mapped[str] = mapped_column(Text)
@@ -37,7 +33,7 @@ class UploadRow(Table):
 
     __tablename__ = "uploads"
 
-    seq: Mapped[int] = _seq()
+    seq: Mapped[int] = mapped_column(_Seq, primary_key=True, init=False)
     id: Mapped[str] = mapped_column(String(64), unique=True)
     purpose: Mapped[str] = mapped_column(String(32))
     filename: Mapped[str] = mapped_column(Text)
@@ -54,7 +50,7 @@ class PartRow(Table):
 
     __tablename__ = "upload_parts"
 
-    seq: Mapped[int] = _seq()
+    seq: Mapped[int] = mapped_column(_Seq, primary_key=True, init=False)
     id: Mapped[str] = mapped_column(String(64), unique=True)
     upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id"), index=True)
     bytes: Mapped[int] = mapped_column(BigInteger)
@@ -73,7 +69,7 @@ class JobRow(Table):
 
     __tablename__ = "jobs"
 
-    seq: Mapped[int] = _seq()
+    seq: Mapped[int] = mapped_column(_Seq, primary_key=True, init=False)
     id: Mapped[str] = mapped_column(String(64), unique=True)
     model: Mapped[str] = mapped_column(String(255))
     status: Mapped[str] = mapped_column(String(32))
@@ -103,7 +99,7 @@ class EventRow(Table):
 
     __tablename__ = "events"
 
-    seq: Mapped[int] = _seq()
+    seq: Mapped[int] = mapped_column(_Seq, primary_key=True, init=False)
     id: Mapped[str] = mapped_column(String(64), unique=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     created_at: Mapped[int] = mapped_column(BigInteger)
@@ -128,7 +124,7 @@ class ModelRow(Table):
 
     __tablename__ = "models"
 
-    seq: Mapped[int] = _seq()
+    seq: Mapped[int] = mapped_column(_Seq, primary_key=True, init=False)
     name: Mapped[str] = mapped_column(String(255), unique=True)
     base: Mapped[str] = mapped_column(String(255))
     job_id: Mapped[str | None] = mapped_column(String(64), index=True)
@@ -146,7 +142,7 @@ class PermissionRow(Table):
 
     __tablename__ = "permissions"
 
-    seq: Mapped[int] = _seq()
+    seq: Mapped[int] = mapped_column(_Seq, primary_key=True, init=False)
     id: Mapped[str] = mapped_column(String(64), unique=True)
     checkpoint: Mapped[str] = mapped_column(String(255), index=True)
     project_id: Mapped[str] = mapped_column(String(64))
@@ -169,7 +165,7 @@ class KeyRow(Table):
 
     __tablename__ = "keys"
 
-    seq: Mapped[int] = _seq()
+    seq: Mapped[int] = mapped_column(_Seq, primary_key=True, init=False)
     id: Mapped[str] = mapped_column(String(64), unique=True)
     name: Mapped[str] = mapped_column(String(255))
     salt: Mapped[bytes] = mapped_column(LargeBinary(16))
@@ -186,7 +182,7 @@ class AuditRow(Table):
 
     __tablename__ = "audit"
 
-    seq: Mapped[int] = _seq()
+    seq: Mapped[int] = mapped_column(_Seq, primary_key=True, init=False)
     time: Mapped[float]
     actor: Mapped[str] = mapped_column(String(128))
     action: Mapped[str] = mapped_column(String(64))
