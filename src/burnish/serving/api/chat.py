@@ -1,0 +1,205 @@
+"""Chat completions: messages in, replies out, whole or as they are written."""
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.chat.chat_completion import Choice, ChoiceLogprobs
+from openai.types.chat.chat_completion_chunk import Choice as ChunkChoice
+from openai.types.chat.chat_completion_chunk import ChoiceDelta
+from openai.types.chat.chat_completion_message import ChatCompletionMessage
+from pydantic import Field
+
+from burnish.serving.api.answers import Answer, HungUp, pieces, whole
+from burnish.serving.api.errors import invalid
+from burnish.serving.api.fields import Body, Drawing, Metadata, ResponseFormat
+from burnish.serving.api.streaming import streamed
+from burnish.serving.engine.requests import Ask, Draw, Drawn, Piece
+from burnish.serving.prompts import Call, prompt_tokens, tool_calls
+from burnish.serving.targets import Target, room_for, target_of
+from burnish.serving.usage import Usage
+
+router = APIRouter()
+_GONE = Response(status_code=499)  # nobody reads it
+
+
+class Message(Body):
+    """One turn of the conversation."""
+
+    role: Literal["developer", "system", "user", "assistant", "tool", "function"]
+    content: str | list[dict[str, Any]] | None = None
+    name: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+    refusal: str | None = None
+
+
+class Function(Body):
+    """A function that the model may want called."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Body):
+    """A tool; functions are all there is."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class ChatRequest(Drawing):
+    """The body of a chat completion."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    parallel_tool_calls: bool | None = None
+    metadata: Metadata | None = None
+    store: bool | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+    @property
+    def offered(self) -> list[dict[str, Any]]:
+        """The tools that the model is shown."""
+        if self.tool_choice == "none":
+            return []
+        return [tool.model_dump(exclude_none=True) for tool in self.tools or ()]
+
+
+@router.post("/chat/completions", response_model=None)
+async def create(body: ChatRequest, request: Request) -> Response:
+    """One reply or several to a conversation."""
+    if body.top_logprobs is not None and not body.logprobs:
+        raise invalid("'top_logprobs' needs 'logprobs' to be true.", "top_logprobs")
+    target = target_of(request, body.model)
+    turns = [message.model_dump(exclude_none=True) for message in body.messages]
+    prompt = prompt_tokens(turns, body.offered, target.tokenizer)
+    asks = _asks(body, target, prompt)
+    reply = _Reply(body, target, len(prompt))
+    if body.stream:
+        return streamed(reply.chunks(asks))
+    try:
+        answers = await whole(target.engine, asks, request)
+    except HungUp:
+        return _GONE
+    return JSONResponse(reply.completion(answers).model_dump(mode="json", exclude_unset=True))
+
+
+def _asks(body: ChatRequest, target: Target, prompt: tuple[int, ...]) -> list[Ask]:
+    """An ask for each choice; a seed stands for the first, and counts on."""
+    room = room_for(target, prompt, body.max_completion_tokens or body.max_tokens)
+    draw = Draw(
+        max_tokens=room,
+        bias=body.biases(target.vocabulary),
+        top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        grammar=target.grammar(body.response_format),
+        **{name: value for name, value in body.drawn().items() if name != "seed"},
+    )
+    return [target.ask(prompt, draw, body.seed, place) for place in range(body.n or 1)]
+
+
+class _Reply:
+    """What all parts of one reply have in common."""
+
+    def __init__(self, body: ChatRequest, target: Target, prompt_tokens: int) -> None:
+        self.body, self.target = body, target
+        self.usage = Usage(prompt_tokens)
+        self.shared: dict[str, Any] = {
+            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": body.model,
+            "system_fingerprint": target.fingerprint,
+            "service_tier": "default",
+        }
+
+    def completion(self, answers: Sequence[Answer]) -> ChatCompletion:
+        """The whole reply."""
+        choices = [self._choice(place, answer) for place, answer in enumerate(answers)]
+        self.usage.count(sum(len(answer.drawn) for answer in answers))
+        return ChatCompletion(
+            object="chat.completion", choices=choices, usage=self.usage.counted, **self.shared
+        )
+
+    async def chunks(self, asks: Sequence[Ask]) -> AsyncIterator[ChatCompletionChunk]:
+        """The reply as it is written; calls of tools come whole, at the end."""
+        said = [Answer() for _ in asks]
+        for place in range(len(asks)):
+            yield self._chunk(place, ChoiceDelta(role="assistant", content="", refusal=None))
+        async for place, piece in pieces(self.target.engine, asks):
+            said[place].grow(piece)
+            self.usage.count(len(piece.drawn))
+            if piece.text and not self.body.offered:
+                delta = ChoiceDelta(content=piece.text)
+                yield self._chunk(place, delta, drawn=piece.drawn)
+            if piece.end:
+                for chunk in self._ended(place, said[place], piece):
+                    yield chunk
+        if self.body.counts_tokens:
+            yield self._marked(choices=[], usage=self.usage.counted)
+
+    def _ended(self, place: int, answer: Answer, last: Piece) -> list[ChatCompletionChunk]:
+        found = []
+        text, calls = tool_calls(answer.text) if self.body.offered else ("", [])
+        if text:
+            found.append(self._chunk(place, ChoiceDelta(content=text), drawn=answer.drawn))
+        if calls:
+            found.append(self._chunk(place, ChoiceDelta(tool_calls=_deltas(calls))))  # type: ignore[arg-type]
+        left = last.drawn if not last.text and not self.body.offered else ()
+        end = "tool_calls" if calls else answer.end
+        return [*found, self._chunk(place, ChoiceDelta(), end=end, drawn=left)]
+
+    def _choice(self, place: int, answer: Answer) -> Choice:
+        text, calls = tool_calls(answer.text) if self.body.offered else (answer.text, [])
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if calls:
+            message |= {"content": text or None, "tool_calls": [_call(call) for call in calls]}
+        return Choice(
+            index=place,
+            finish_reason="tool_calls" if calls else answer.end,  # type: ignore[arg-type]
+            logprobs=self._logprobs(answer.drawn),
+            message=ChatCompletionMessage.model_validate(message),
+        )
+
+    def _chunk(
+        self,
+        place: int,
+        delta: ChoiceDelta,
+        *,
+        end: str | None = None,
+        drawn: Sequence[Drawn] = (),
+    ) -> ChatCompletionChunk:
+        choice: dict[str, Any] = {"index": place, "delta": delta, "finish_reason": end}
+        choice["logprobs"] = self._logprobs(drawn) if drawn else None
+        counted: dict[str, Any] = {"usage": None} if self.body.counts_tokens else {}
+        return self._marked(choices=[ChunkChoice(**choice)], **counted)
+
+    def _marked(self, **parts: Any) -> ChatCompletionChunk:
+        return ChatCompletionChunk(object="chat.completion.chunk", **self.shared, **parts)
+
+    def _logprobs(self, drawn: Sequence[Drawn]) -> ChoiceLogprobs | None:
+        if not self.body.logprobs:
+            return None
+        return ChoiceLogprobs(content=self.target.wording.chat(drawn), refusal=None)
+
+
+def _call(call: Call) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def _deltas(calls: Sequence[Call]) -> list[dict[str, Any]]:
+    return [{"index": place, **_call(call)} for place, call in enumerate(calls)]

@@ -1,0 +1,166 @@
+"""Legacy completions: text or tokens in, what follows them out; `echo` says how likely a text is."""
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from openai.types import Completion, CompletionChoice
+from openai.types.completion_choice import Logprobs
+from pydantic import Field
+
+from burnish.serving.api.answers import Answer, HungUp, pieces, whole
+from burnish.serving.api.errors import invalid
+from burnish.serving.api.fields import Drawing
+from burnish.serving.api.streaming import streamed
+from burnish.serving.engine.requests import Ask, Draw, Drawn
+from burnish.serving.targets import Target, room_for, target_of
+from burnish.serving.usage import Usage
+
+router = APIRouter()
+_GONE = Response(status_code=499)
+# The API's own default.
+_TOKENS = 16
+
+
+class CompletionRequest(Drawing):
+    """The body of a legacy completion."""
+
+    prompt: str | list[str] | list[int] | list[list[int]] | None = None
+    best_of: Annotated[int, Field(ge=1, le=20)] | None = None
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    suffix: str | None = None
+
+
+@router.post("/completions", response_model=None)
+async def create(body: CompletionRequest, request: Request) -> Response:
+    """Continues each prompt, once or several times."""
+    if body.suffix:
+        raise invalid("This server cannot insert text before a suffix.", "suffix")
+    if body.stream and (body.best_of or 1) > (body.n or 1):
+        raise invalid("'best_of' cannot be streamed.", "best_of")
+    if (body.best_of or body.n or 1) < (body.n or 1):
+        raise invalid("'best_of' must be at least 'n'.", "best_of")
+    target = target_of(request, body.model)
+    prompts = _prompts(body, target)
+    reply = _Reply(body, target, prompts)
+    if body.stream:
+        return streamed(reply.chunks())
+    try:
+        answers = await whole(target.engine, reply.asks, request)
+    except HungUp:
+        return _GONE
+    return JSONResponse(reply.completion(answers).model_dump(mode="json", exclude_unset=True))
+
+
+def _prompts(body: CompletionRequest, target: Target) -> list[tuple[int, ...]]:
+    """The prompts as tokens; no prompt is the start token."""
+    given = body.prompt
+    if not given:
+        return [target.start]
+    if isinstance(given, str):
+        return [target.encoded(given)]
+    if isinstance(given[0], int):
+        return [_checked(given, target)]
+    return [target.encoded(one) if isinstance(one, str) else _checked(one, target) for one in given]
+
+
+def _checked(tokens: Any, target: Target) -> tuple[int, ...]:
+    if wrong := [token for token in tokens if not 0 <= token < target.vocabulary]:
+        raise invalid(f"Invalid token in prompt: {wrong[0]}.", "prompt")
+    return tuple(tokens) or target.start
+
+
+class _Reply:
+    """The asks of one request, and what comes of them."""
+
+    def __init__(
+        self, body: CompletionRequest, target: Target, prompts: Sequence[tuple[int, ...]]
+    ) -> None:
+        self.body, self.target, self.prompts = body, target, prompts
+        self.each = max(body.best_of or 1, body.n or 1)
+        self.usage = Usage(sum(len(prompt) for prompt in prompts))
+        self.asks = [self._ask(prompt, place) for prompt in prompts for place in range(self.each)]
+        self.shared: dict[str, Any] = {
+            "id": f"cmpl-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": body.model,
+            "system_fingerprint": target.fingerprint,
+            "object": "text_completion",
+        }
+
+    def completion(self, answers: Sequence[Answer]) -> Completion:
+        """The best `n` answers of each prompt."""
+        self.usage.count(sum(len(answer.drawn) for answer in answers))
+        choices = []
+        for place in range(len(self.prompts)):
+            own = list(answers[place * self.each : (place + 1) * self.each])
+            if self.each > (self.body.n or 1):
+                own.sort(key=_likelihood, reverse=True)
+            choices += [(place, answer) for answer in own[: self.body.n or 1]]
+        found = [self._choice(index, *choice) for index, choice in enumerate(choices)]
+        return Completion(choices=found, usage=self.usage.counted, **self.shared)
+
+    async def chunks(self) -> AsyncIterator[Completion]:
+        """Texts as they are written; an echoed prompt comes first."""
+        offsets = [0] * len(self.asks)
+        async for place, piece in pieces(self.target.engine, self.asks):
+            self.usage.count(len(piece.drawn))
+            answer = Answer(piece.text, list(piece.drawn), piece.end or "", piece.prompt)
+            if self.body.echo and not offsets[place]:
+                answer.text = self.target.decoded(self.prompts[place // self.each]) + answer.text
+            logprobs = self._logprobs(answer, offsets[place])
+            offsets[place] += len(answer.text)
+            choice = CompletionChoice.construct(
+                index=place, text=answer.text, finish_reason=piece.end, logprobs=logprobs
+            )
+            yield Completion.construct(choices=[choice], **self._counted(), **self.shared)
+        if self.body.counts_tokens:
+            yield Completion(choices=[], usage=self.usage.counted, **self.shared)
+
+    def _counted(self) -> dict[str, Any]:
+        return {"usage": None} if self.body.counts_tokens else {}
+
+    def _ask(self, prompt: tuple[int, ...], place: int) -> Ask:
+        body = self.body
+        wanted = _TOKENS if body.max_tokens is None else body.max_tokens
+        draw = Draw(
+            max_tokens=room_for(self.target, prompt, wanted),
+            bias=body.biases(self.target.vocabulary),
+            # Choosing the best of several needs them, wanted or not.
+            top_logprobs=body.logprobs if body.logprobs is not None else self._judged,
+            **{name: value for name, value in body.drawn().items() if name != "seed"},
+        )
+        echoed = bool(body.echo) and body.logprobs is not None
+        return self.target.ask(prompt, draw, body.seed, place, prompt_logprobs=echoed)
+
+    @property
+    def _judged(self) -> int | None:
+        return 0 if self.each > (self.body.n or 1) else None
+
+    def _choice(self, index: int, place: int, answer: Answer) -> CompletionChoice:
+        if self.body.echo:
+            answer.text = self.target.decoded(self.prompts[place]) + answer.text
+        logprobs = self._logprobs(answer, 0)
+        return CompletionChoice(
+            index=index,
+            text=answer.text,
+            finish_reason=answer.end,  # type: ignore[arg-type]
+            logprobs=logprobs,
+        )
+
+    def _logprobs(self, answer: Answer, offset: int) -> Logprobs | None:
+        if self.body.logprobs is None:
+            return None
+        drawn = [*answer.prompt, *answer.drawn]
+        return self.target.wording.legacy(drawn, offset, self.body.logprobs)
+
+
+def _likelihood(answer: Answer) -> float:
+    """The mean log-probability of a token, by which the API orders."""
+    known: list[Drawn] = [one for one in answer.drawn if one.logprob is not None]
+    return sum(one.logprob or 0.0 for one in known) / max(1, len(known))

@@ -1,0 +1,105 @@
+"""Messages of the API as prompt tokens, and what a reply says of tools."""
+
+import json
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import TemplateError
+
+from burnish.data.render import PLAIN_TEMPLATE
+from burnish.serving.api.errors import invalid
+
+# How Hermes and Qwen templates ask for calls; other families are told that there is no such tool.
+_CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A tool that the reply wants called; `arguments` is JSON as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+def prompt_tokens(
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], tokenizer: Any
+) -> tuple[int, ...]:
+    """The conversation through the model's chat template, ready for a reply.
+
+    Raises:
+        ApiError: the template refuses the messages, or knows no tools.
+    """
+    if tools and not knows_tools(tokenizer):
+        raise invalid("This model has no template for tools.", "tools", "unsupported_parameter")
+    try:
+        tokens = tokenizer.apply_chat_template(
+            [_turn(message) for message in messages],
+            tools=list(tools) or None,
+            chat_template=None if tokenizer.chat_template else PLAIN_TEMPLATE,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+        )
+    except (TemplateError, TypeError, KeyError) as error:
+        said = f"The model's chat template refuses these messages: {error}."
+        raise invalid(said, "messages") from error
+    return tuple(int(token) for token in tokens)
+
+
+def knows_tools(tokenizer: Any) -> bool:
+    """Whether the template shows tools, and writes calls as we read them."""
+    template = str(tokenizer.chat_template or "")
+    return "tools" in template and "<tool_call>" in template
+
+
+def tool_calls(text: str) -> tuple[str, list[Call]]:
+    """What the reply says beside its calls, and the calls; one that is no JSON stays text."""
+    calls: list[Call] = []
+
+    def taken(match: re.Match[str]) -> str:
+        try:
+            found = json.loads(match[1])
+            name, arguments = str(found["name"]), json.dumps(found.get("arguments", {}))
+        except (ValueError, KeyError, TypeError):
+            return match[0]
+        calls.append(Call(f"call_{uuid.uuid4().hex[:24]}", name, arguments))
+        return ""
+
+    rest = _CALL.sub(taken, text)
+    return (rest.strip() if calls else text), calls
+
+
+def _turn(message: Mapping[str, Any]) -> dict[str, Any]:
+    """As templates know it: one text, and `system` for the newer `developer`."""
+    role = "system" if message["role"] == "developer" else message["role"]
+    turn = {"role": role, "content": _text(message.get("content"))}
+    if calls := message.get("tool_calls"):
+        turn["tool_calls"] = [_called(call) for call in calls]
+    if name := message.get("name"):
+        turn["name"] = name
+    return turn
+
+
+def _text(content: Any) -> str:
+    """Parts of a message one after the other; only text can be read."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    for part in content:
+        if part.get("type") not in ("text", "refusal"):
+            said = f"This model reads text, no content part of type {part.get('type')!r}."
+            raise invalid(said, "messages", "unsupported_content_type")
+    return "".join(str(part.get("text", part.get("refusal", ""))) for part in content)
+
+
+def _called(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Templates want arguments as an object, the API sends them as JSON."""
+    function = dict(call.get("function") or {})
+    try:
+        function["arguments"] = json.loads(function.get("arguments") or "{}")
+    except ValueError as error:
+        raise invalid("The arguments of a tool call are no JSON.", "messages") from error
+    return {"type": "function", "id": call.get("id"), "function": function}

@@ -1,0 +1,102 @@
+"""What a model's name stands for: an engine over the base weights, and the adapter in it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fastapi import Request
+
+from burnish.serving.api.answers import Answers
+from burnish.serving.api.errors import invalid
+from burnish.serving.api.fields import ResponseFormat
+from burnish.serving.engine.grammar import json_grammar, schema_grammar
+from burnish.serving.engine.requests import Ask, Draw, Grammar
+from burnish.serving.wording import Wording
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A model that can be asked.
+
+    Attributes:
+        engine: answers with the base weights and the adapters on them.
+        tokenizer: of the base.
+        wording: its tokens as the API shows them.
+        context: tokens of prompt and answer together.
+        fingerprint: changes when answers could.
+        adapter: the tuned model's folder; None for the base.
+    """
+
+    engine: Answers
+    tokenizer: Any
+    wording: Wording
+    context: int
+    fingerprint: str
+    adapter: str | None = None
+
+    @property
+    def vocabulary(self) -> int:
+        return len(self.tokenizer)
+
+    @property
+    def start(self) -> tuple[int, ...]:
+        """What stands before a text that has nothing before it."""
+        token = self.tokenizer.bos_token_id
+        return (int(token if token is not None else self.tokenizer.eos_token_id),)
+
+    def encoded(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text)["input_ids"]) or self.start
+
+    def decoded(self, tokens: tuple[int, ...]) -> str:
+        return str(self.tokenizer.decode(tokens))
+
+    def grammar(self, wanted: ResponseFormat | None) -> Callable[[], Grammar] | None:
+        """What the answer must keep to; None where it is free."""
+        if wanted is None or wanted.type == "text":
+            return None
+        if wanted.type == "json_object":
+            return json_grammar(self.tokenizer)
+        if wanted.json_schema is None or wanted.json_schema.schema_ is None:
+            raise invalid("'json_schema' names no schema.", "response_format.json_schema")
+        return schema_grammar(self.tokenizer, wanted.json_schema.schema_)
+
+    def ask(
+        self,
+        prompt: tuple[int, ...],
+        draw: Draw,
+        seed: int | None,
+        place: int,
+        *,
+        prompt_logprobs: bool = False,
+    ) -> Ask:
+        """One of several answers to a prompt: a seed is the first one's, and counts on."""
+        own = replace(draw, seed=None if seed is None else seed + place)
+        return Ask(prompt, own, self.adapter, prompt_logprobs)
+
+
+def target_of(request: Request, name: str) -> Target:
+    """The model of that name, an alias included.
+
+    Raises:
+        ApiError: there is none, or it is not served here.
+    """
+    found: Target = request.app.state.service.engines.target(name)
+    return found
+
+
+def room_for(target: Target, prompt: tuple[int, ...], wanted: int | None) -> int:
+    """Tokens that the answer may have.
+
+    Raises:
+        ApiError: prompt and answer together are longer than the model's context.
+    """
+    asked = len(prompt) + (1 if wanted is None else wanted)
+    if asked > target.context:
+        rest = "" if wanted is None else f" and asks for {wanted} more"
+        raise invalid(
+            f"This model's maximum context length is {target.context} tokens. "
+            f"The request has {len(prompt)} of them in its prompt{rest}.",
+            "messages",
+            "context_length_exceeded",
+        )
+    return target.context - len(prompt) if wanted is None else wanted
