@@ -1,4 +1,4 @@
-"""Legacy completions: text or tokens in, what follows them out; `echo` says how likely a text is."""
+"""Legacy completions: text or tokens in, what follows out; `echo` says how likely a text is."""
 
 import time
 import uuid

@@ -1,0 +1,76 @@
+"""Embeddings of texts or tokens."""
+
+import base64
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, Request
+from pydantic import Field
+
+from burnish.serving.api.errors import invalid
+from burnish.serving.api.fields import Body
+from burnish.serving.engine.embedding import Embedder
+
+router = APIRouter()
+# The API's own bound.
+_INPUTS = 2048
+
+
+class EmbeddingRequest(Body):
+    """The body of a request for embeddings."""
+
+    input: str | list[str] | list[int] | list[list[int]]
+    model: str
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    encoding_format: Literal["float", "base64"] = "float"
+    user: str | None = None
+
+
+@router.post("/embeddings")
+def create(body: EmbeddingRequest, request: Request) -> dict[str, Any]:
+    """An embedding for each input, in their order."""
+    embedder: Embedder = request.app.state.service.engines.embedder(body.model)
+    rows = _rows(body, embedder)
+    size = body.dimensions or embedder.size
+    if size > embedder.size:
+        raise invalid(f"{body.model} has {embedder.size} dimensions.", "dimensions")
+    found = [_shortened(numbers, size) for numbers in embedder.embed(rows)]
+    tokens = sum(len(row) for row in rows)
+    return {
+        "object": "list",
+        "data": [
+            {"object": "embedding", "index": place, "embedding": _shown(own, body.encoding_format)}
+            for place, own in enumerate(found)
+        ],
+        "model": body.model,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+
+
+def _rows(body: EmbeddingRequest, embedder: Embedder) -> list[list[int]]:
+    given: Any = body.input
+    if isinstance(given, str) or (given and isinstance(given[0], int)):
+        given = [given]
+    if not given or any(not one for one in given) or len(given) > _INPUTS:
+        raise invalid(f"'input' must hold 1 to {_INPUTS} texts, none of them empty.", "input")
+    rows = [embedder.encoded(one) if isinstance(one, str) else list(one) for one in given]
+    if longest := max((len(row) for row in rows if len(row) > embedder.context), default=0):
+        raise invalid(
+            f"This model's maximum context length is {embedder.context} tokens, an input has "
+            f"{longest}.",
+            "input",
+            "context_length_exceeded",
+        )
+    if any(not 0 <= token < len(embedder.tokenizer) for row in rows for token in row):
+        raise invalid("'input' holds a number that is no token of the model.", "input")
+    return rows
+
+
+def _shortened(numbers: list[float], size: int) -> "np.ndarray[Any, np.dtype[np.float32]]":
+    """The first numbers, again of length 1."""
+    own = np.asarray(numbers[:size], dtype="<f4")
+    return own if size == len(numbers) else own / max(float(np.linalg.norm(own)), 1e-12)
+
+
+def _shown(own: "np.ndarray[Any, np.dtype[np.float32]]", encoding: str) -> list[float] | str:
+    return base64.b64encode(own.tobytes()).decode() if encoding == "base64" else own.tolist()
