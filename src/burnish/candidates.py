@@ -22,7 +22,8 @@ class Candidate:
             layers have the same.
         gain: target score on the validation rows less the base's; None without such rows.
         gain_range: its 95 % interval.
-        drop: what the mean of the general suite lost on PROBE.
+        drop: what the mean of the general suite lost on PROBE; of several the one that used most of
+            its budget, in points of the general budget.
         drop_range: its 95 % interval.
         text_loss: percent that perplexity rose on PROBE's prose.
         kl: nats a token between base and candidate on PROBE's openings.

@@ -8,10 +8,11 @@ from dataclasses import replace
 
 from burnish.candidates import Candidate
 from burnish.evaluation.suite import Suite
-from burnish.measurement import is_refusal, measure
+from burnish.evaluation.tasks import Task
+from burnish.measurement import is_refusal, learnt_items, measure
 from burnish.models.adapt import save_weights
 from burnish.overlaps import Leakage
-from burnish.retention.budgets import Evidence
+from burnish.retention.budgets import Budgets, Evidence
 from burnish.retention.certify import Certificate, certify
 from burnish.retention.frontier import as_frontier, order_of_testing
 from burnish.retention.ledger import Pair
@@ -45,7 +46,7 @@ def choose(
         label = label_of(candidate)
         with search.at(candidate) as model:
             measure(directory, model, label, tasks, search.bars)
-        return cert_evidence(directory, certs, label, search.leakage)
+        return cert_evidence(directory, certs, label, search.leakage, budgets)
 
     found = certify(order, evidence, budgets, ledger)
     best = max((one for one in candidates if one.key in passed), key=_worth, default=None)
@@ -75,10 +76,17 @@ def cert_hashes(certs: Sequence[Suite]) -> list[str]:
 
 
 def cert_evidence(
-    directory: RunDirectory, certs: Sequence[Suite], label: str, leakage: Leakage
+    directory: RunDirectory,
+    certs: Sequence[Suite],
+    label: str,
+    leakage: Leakage,
+    budgets: Budgets,
 ) -> Evidence:
     """What base and another model did on CERT: the first suite, the others beside it."""
-    found = [_evidence(directory, cert, label, leakage) for cert in certs]
+    found = [
+        replace(_evidence(directory, cert, label, leakage), budget=budgets.of(cert.name))
+        for cert in certs
+    ]
     if len(found) > 1:
         names = [cert.name.removesuffix("-cert") for cert in certs]
         found = [replace(one, suite=name) for one, name in zip(found, names, strict=True)]
@@ -89,12 +97,15 @@ def _evidence(directory: RunDirectory, cert: Suite, label: str, leakage: Leakage
     def pair(name: str) -> Pair:
         return directory.results("base", name), directory.results(label, name)
 
+    def unseen(task: Task) -> bool:
+        return not learnt_items(task.name, leakage)
+
     names = counted(directory, cert, leakage)
     return Evidence.of(
         {name: pair(name) for name in names},
-        {task.name: pair(task.name) for task in cert.texts},
-        _joined([pair(task.name) for task in cert.bias]),
-        _joined([pair(task.name) for task in cert.sections if is_refusal(task.name)]),
+        {task.name: pair(task.name) for task in cert.texts if unseen(task)},
+        _joined([pair(task.name) for task in cert.bias if unseen(task)]),
+        _joined([pair(name) for name in names if is_refusal(name)]),
     )
 
 

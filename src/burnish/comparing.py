@@ -73,7 +73,7 @@ def compare(
 
     def evidence(_: Candidate) -> Evidence:
         measure(found, model, "tuned", tasks, bars)
-        return cert_evidence(found, certs, "tuned", leakage)
+        return cert_evidence(found, certs, "tuned", leakage, budgets_of(recipe))
 
     itself = Candidate(str(model.adapter_sha256), _last_step(directory), 1.0)
     certificate = certify([itself], evidence, budgets_of(recipe), ledger)

@@ -117,7 +117,7 @@ def train(
     if directory.manifest().state == "training":
         for suite in suites:
             _, cert = split_suite(suite)
-            bars.say(power_headline(suite_sizes(cert), budgets_of(chosen)))
+            bars.say(power_headline(suite_sizes(cert), budgets_of(chosen).alone(cert.name)))
         try:
             learn(directory, chosen, bars, _first(directory, chosen, bars), watch)
         except PreflightError:

@@ -83,7 +83,8 @@ class Search:
         tasks = [task for probe in probes for task in probe.tasks]
         with model.base() as base:
             self._measure(base, "base", [*tasks, *self._target_tasks])
-        self.counted = [found for probe in probes if (found := counted(directory, probe, leakage))]
+        means = ((probe.name, counted(directory, probe, leakage)) for probe in probes)
+        self.counted = [(suite, names) for suite, names in means if names]
 
     @property
     def model(self) -> LanguageModel:
@@ -241,20 +242,27 @@ class Search:
         with self.at(candidate):
             self._measure(self.model, label, [*self._parts("sections"), *self._target_tasks])
         self._seconds += time.monotonic() - started
-        drops = [
-            macro_paired({name: _outcomes(self._pair(label, name)) for name in names})
-            for names in self.counted
-        ]
-        drop = min(drops, key=lambda found: found.delta)  # every suite has to keep the budget
+        drop, low, high = max(self._drop(label, *one) for one in self.counted)
         gain, gain_range = self._gain(label)
         self.found[candidate.key] = replace(
             candidate,
             gain=gain,
             gain_range=gain_range,
-            drop=-100 * drop.delta,
-            drop_range=(-100 * drop.interval.high, -100 * drop.interval.low),
+            drop=drop,
+            drop_range=(low, high),
         )
         return self.found[candidate.key]
+
+    def _drop(self, label: str, suite: str, names: Sequence[str]) -> tuple[float, float, float]:
+        """Points that the suite's mean fell, and the interval: drop, low, high.
+
+        Of a suite with a budget of its own in points of the general one: every suite has to keep
+        its budget, and what a candidate is judged by is the one that uses most of it.
+        """
+        found = macro_paired({name: _outcomes(self._pair(label, name)) for name in names})
+        points = 100 * self.budgets.general / self.budgets.of(suite)
+        ends = found.interval
+        return -points * found.delta, -points * ends.high, -points * ends.low
 
     def _gain(self, label: str) -> tuple[float | None, Range | None]:
         """Points on the validation rows, with the interval; None without any."""
