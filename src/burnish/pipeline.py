@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from burnish.adopting import adopt, is_foreign
 from burnish.beginning import Checked, begin, prepare
+from burnish.candidates import Candidate
 from burnish.choosing import choose, keep
 from burnish.comparing import compare as compare  # a verb of notebooks
 from burnish.errors import PreflightError, RunError
@@ -48,11 +49,11 @@ from burnish.progress import Bars
 from burnish.recipe import Recipe, build_recipe, changed_recipe, load_recipe
 from burnish.reports.card import write_card
 from burnish.reports.page import write_page
-from burnish.resuming import continued
+from burnish.resuming import continued, forget_order
 from burnish.retention.ledger import LEVEL
 from burnish.retention.power import power_headline
 from burnish.retention.verdict import Head, decide
-from burnish.run_directory import RunDirectory
+from burnish.run_directory import Manifest, RunDirectory
 from burnish.searching import Search
 from burnish.training.loop import Listener, Loop
 from burnish.tuning import learn, open_training
@@ -116,7 +117,7 @@ def train(
     if directory.manifest().state == "training":
         for suite in suites:
             _, cert = split_suite(suite)
-            bars.say(power_headline(suite_sizes(cert), budgets_of(chosen)))
+            bars.say(power_headline(suite_sizes(cert), budgets_of(chosen).alone(cert.name)))
         try:
             learn(directory, chosen, bars, _first(directory, chosen, bars), watch)
         except PreflightError:
@@ -167,12 +168,9 @@ def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirec
     head = _head(model)
     if search is not None and search.counted:
         del model  # the search may close it
-        search.run()
-        manifest.times["choose"] = round(time.perf_counter() - started, 1)
-        if recipe.heal.minutes:
-            pull_levers(search, recipe.heal.minutes, train, bars, anew=not manifest.adopted)
-            leakage = search.leakage = look_for_leakage(directory, recipe, [*probes, *certs])
-        certificate, shown = choose(search, certs)
+        order = _searched(search, manifest, bars)
+        leakage = search.leakage = look_for_leakage(directory, recipe, [*probes, *certs])
+        certificate, shown = choose(search, certs, order)
         with search.at(shown) as chosen:
             measure(directory, chosen, "tuned", tasks, bars)
         keep(search, shown)
@@ -188,6 +186,19 @@ def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirec
     manifest.state = "certified"
     directory.write_manifest(manifest)
     return directory
+
+
+def _searched(search: Search, manifest: Manifest, bars: Bars) -> list[Candidate]:
+    """Looks for candidates, and heals; an order that was fixed before a stop is gone on with."""
+    directory, minutes = search.directory, search.recipe.heal.minutes
+    if (directory.path / "frontier.json").exists():
+        return search.again(directory.frontier())
+    started = time.perf_counter()
+    search.run()
+    manifest.times["choose"] = round(time.perf_counter() - started, 1)
+    if minutes:
+        pull_levers(search, minutes, train, bars, anew=not manifest.adopted)
+    return []
 
 
 def heal(
@@ -233,6 +244,7 @@ def heal(
     )
     manifest.recipe, manifest.origins = recipe.model_dump(mode="json"), dict(recipe.origins)
     manifest.state = "trained"
+    forget_order(directory)
     directory.write_manifest(manifest)
     return evaluate(directory, quiet=quiet)
 
