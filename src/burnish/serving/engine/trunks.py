@@ -51,11 +51,15 @@ class Trunks:
 
     def shrink(self, running: Sequence[Computed], more: int = 0) -> bool:
         """Lets rows go until `more` places fit beside the running ones; False if they cannot."""
-        while places((*running, *self._kept)) + more > self.limit:
+        while self.used(running) + more > self.limit:
             if not self._kept:
                 return False
             self._kept.pop(0)
         return True
+
+    def used(self, running: Sequence[Computed]) -> int:
+        """Places that running rows and kept ones hold together."""
+        return places((*running, *self._kept))
 
     def forget_others(self, adapters: Collection[int]) -> None:
         """Keeps only rows of these adapters."""
