@@ -36,10 +36,12 @@ def model(tiny_folder: Path) -> LanguageModel:
 
 @pytest.fixture
 def engine(model: LanguageModel) -> Iterator[Open]:
-    """Opens engines that are closed after the test."""
+    """Opens engines, one at a time; the last is closed after the test."""
     opened: list[Engine] = []
 
     def open_one(**limits: int) -> Engine:
+        for earlier in opened:
+            earlier.close(seconds=0)
         opened.append(Engine(model, Limits(**limits)))
         return opened[-1]
 

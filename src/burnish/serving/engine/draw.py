@@ -18,8 +18,9 @@ from burnish.serving.engine.requests import Draw, Drawn
 # Log-probabilities (V,) of one place, and the likeliest tokens there.
 Report = tuple[Tensor, list[tuple[int, float]]]
 
-# A nucleus is nearly always within so many tokens; sorting a whole vocabulary takes far longer.
-_NUCLEUS = 1024
+# A nucleus is nearly always within so many tokens; sorting a whole vocabulary takes far longer, so
+# only where it is not, more are looked at.
+_NUCLEUS, _WIDER = 512, 8
 
 
 class Drawing:
@@ -101,23 +102,23 @@ def _sample(logits_B_V: Tensor, drawings: Sequence[Drawing]) -> Tensor:
     if narrow:
         top_p = torch.tensor([drawings[row].draw.top_p for row in narrow], device=device)
         probabilities_B_V[narrow] = _nucleus(probabilities_B_V[narrow], top_p)
-    sums_B_V = probabilities_B_V.double().cumsum(-1)
+    sums_B_V = probabilities_B_V.cumsum(-1, dtype=torch.float64)
     drawn = torch.tensor([each.random.random() for each in drawings], dtype=torch.float64)
     # Below the whole sum, so that a token of no probability is never passed to.
     points_B = drawn.to(device)[:, None] * sums_B_V[:, -1:]
     return torch.searchsorted(sums_B_V, points_B, right=True)[:, 0].clamp(max=sums_B_V.shape[1] - 1)
 
 
-def _nucleus(probabilities_B_V: Tensor, top_p_B: Tensor) -> Tensor:
+def _nucleus(probabilities_B_V: Tensor, top_p_B: Tensor, size: int = _NUCLEUS) -> Tensor:
     """Only the likeliest tokens that together reach `top_p` (Holtzman et al. 2020, arXiv
     1904.09751, section 3.1); the others have probability 0."""
-    size = min(_NUCLEUS, probabilities_B_V.shape[-1])
-    while True:
-        ordered, places = probabilities_B_V.topk(size, dim=-1)
-        sums = ordered.cumsum(-1)
-        if size == probabilities_B_V.shape[-1] or bool((sums[:, -1] >= top_p_B).all()):
-            break
-        size = probabilities_B_V.shape[-1]
-    ordered = ordered.masked_fill(sums - ordered >= top_p_B[:, None], 0)
+    size = min(size, probabilities_B_V.shape[-1])
+    ordered, places = probabilities_B_V.topk(size, dim=-1)
+    sums = ordered.cumsum(-1)
+    ordered.masked_fill_(sums - ordered >= top_p_B[:, None], 0)
     ordered[:, 0] = probabilities_B_V.amax(-1)  # at top_p 0 the likeliest one is left
-    return torch.zeros_like(probabilities_B_V).scatter(-1, places, ordered)
+    narrowed = torch.zeros_like(probabilities_B_V).scatter_(-1, places, ordered)
+    wide_B = sums[:, -1] < top_p_B
+    if size < probabilities_B_V.shape[-1] and bool(wide_B.any()):
+        narrowed[wide_B] = _nucleus(probabilities_B_V[wide_B], top_p_B[wide_B], size * _WIDER)
+    return narrowed
