@@ -50,8 +50,8 @@ class Draw:
 class Ask:
     """One answer that is wanted: prompt tokens, the adapter (None: the base), and how to draw.
 
-    `adapter` is a folder in PEFT format; `scale` is the part of it that acts. `prompt_logprobs`
-    asks for those of the prompt's own tokens (legacy `echo`).
+    `adapter` is a folder in PEFT format. `prompt_logprobs` asks for those of the prompt's own
+    tokens (legacy `echo`).
     """
 
     prompt: tuple[int, ...]
@@ -70,14 +70,29 @@ class Drawn:
 
 
 @dataclass(frozen=True, slots=True)
+class Used:
+    """Tokens of the prompt, those of them that were computed before, and those drawn.
+
+    A stop token, and tokens behind a stop string, count among the drawn ones.
+    """
+
+    prompt: int
+    cached: int
+    drawn: int
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """What an answer grew by: text that will not change any more, and the tokens behind it.
 
     `end` is set on the last piece: "stop" (a stop token or string) or "length". `prompt` holds
-    the prompt's own tokens where they were asked for, on the first piece.
+    the prompt's own tokens where they were asked for, on the first piece; its first token has
+    nothing before it, so no log-probability. A stop token, or one behind a stop string, is in no
+    piece: `used`, on the last piece, counts what was computed.
     """
 
     text: str
     drawn: tuple[Drawn, ...] = ()
     end: str | None = None
     prompt: tuple[Drawn, ...] = ()
+    used: Used | None = None

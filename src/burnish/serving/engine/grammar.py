@@ -1,0 +1,104 @@
+"""Answers that are JSON by construction: tokens that would break it cannot be drawn.
+
+llguidance walks the grammar; here it is given the tokenizer once, and a schema once.
+"""
+
+import json
+import weakref
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+from llguidance import LLMatcher, LLTokenizer
+from llguidance.hf import from_tokenizer
+from torch import Tensor
+
+from burnish.errors import ModelError, UserError
+from burnish.serving.engine.requests import Grammar
+
+# Any JSON allows space without end between its marks, and a model may like writing it.
+_SPACE = r"[ \n\t]{0,20}"
+_SCHEMAS = 256
+_TOKENIZERS: "weakref.WeakKeyDictionary[Any, LLTokenizer]" = weakref.WeakKeyDictionary()
+
+
+class JsonGrammar:
+    """Which tokens may come next in one answer."""
+
+    def __init__(self, tokens: LLTokenizer, compiled: str) -> None:
+        self._matcher = LLMatcher(tokens, compiled, log_level=0)
+        self._words_W = torch.zeros((tokens.vocab_size + 31) // 32, dtype=torch.int32)
+        self._check()
+
+    def mask(self, logits_V: Tensor) -> None:
+        """Sets what may not come next to -inf, in place."""
+        size = self._words_W.numel() * self._words_W.element_size()
+        self._matcher.unsafe_compute_mask_ptr(self._words_W.data_ptr(), size)
+        self._check()
+        bits_W_32 = self._words_W[:, None] >> torch.arange(32, dtype=torch.int32) & 1
+        allowed_V = bits_W_32.flatten()[: len(logits_V)].bool().to(logits_V.device)
+        logits_V[: len(allowed_V)].masked_fill_(~allowed_V, -torch.inf)
+        logits_V[len(allowed_V) :] = -torch.inf  # rows of the projection that are no token
+
+    def advance(self, token: int) -> None:
+        """The token was drawn."""
+        self._matcher.consume_token(token)
+        self._check()
+
+    @property
+    def ended(self) -> bool:
+        """Nothing but the end may follow."""
+        return bool(self._matcher.is_stopped())
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            reason = _first_line(self._matcher.get_error())
+            raise ModelError(
+                f"the answer cannot follow its JSON schema ({reason})", "simplify the schema"
+            )
+
+
+def json_grammar(tokenizer: Any) -> Callable[[], Grammar]:
+    """Any JSON object; one grammar an answer is made by calling the result."""
+    return schema_grammar(tokenizer, {"type": "object"})
+
+
+def schema_grammar(tokenizer: Any, schema: Mapping[str, Any]) -> Callable[[], Grammar]:
+    """JSON that a schema allows; one grammar an answer is made by calling the result.
+
+    Raises:
+        ModelError: the tokenizer is not of the fast kind.
+        UserError: the schema is none, or uses a keyword that cannot be kept to.
+    """
+    tokens = _tokens(tokenizer)
+    try:
+        compiled = _compiled(json.dumps(schema))
+        error = LLMatcher.validate_grammar(compiled, tokens)
+    except ValueError as refused:
+        error = str(refused)
+    if error:
+        raise UserError(f"the JSON schema cannot be used ({_first_line(error)})", "simplify it")
+    return lambda: JsonGrammar(tokens, compiled)
+
+
+@lru_cache(_SCHEMAS)
+def _compiled(schema: str) -> str:
+    return str(LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": _SPACE}))
+
+
+def _tokens(tokenizer: Any) -> LLTokenizer:
+    """Tables of the whole vocabulary, made once a tokenizer: they take a second."""
+    if tokenizer not in _TOKENIZERS:
+        try:
+            _TOKENIZERS[tokenizer] = from_tokenizer(tokenizer)
+        except ValueError as error:
+            raise ModelError(
+                f"the tokenizer cannot keep to JSON ({_first_line(str(error))})",
+                "use a model with a tokenizer.json",
+            ) from error
+    return _TOKENIZERS[tokenizer]
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0][:200]

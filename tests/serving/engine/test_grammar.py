@@ -1,0 +1,88 @@
+"""Answers that must be JSON are."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from burnish.errors import ModelError, UserError
+from burnish.serving.engine.draw import Drawing, choose
+from burnish.serving.engine.grammar import json_grammar, schema_grammar
+from burnish.serving.engine.requests import Ask, Draw
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "label": {"enum": ["parcel", "tent"]},
+        "count": {"type": "integer", "minimum": 0, "maximum": 99},
+        "tags": {"type": "array", "items": {"type": "boolean"}, "maxItems": 2},
+    },
+    "required": ["label", "count", "tags"],
+    "additionalProperties": False,
+}
+
+
+def check(text: str) -> None:
+    value = json.loads(text)
+    assert set(value) == {"label", "count", "tags"}
+    assert value["label"] in ("parcel", "tent")
+    assert isinstance(value["count"], int)
+    assert 0 <= value["count"] <= 99
+    assert len(value["tags"]) <= 2
+    assert all(isinstance(tag, bool) for tag in value["tags"])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_noise_becomes_what_the_schema_says(tiny_tokenizer: Any, seed: int) -> None:
+    """Of logits that mean nothing, and more of them than there are tokens."""
+    drawing = Drawing(Draw(400, seed=seed, grammar=schema_grammar(tiny_tokenizer, SCHEMA)))
+    generator = torch.Generator().manual_seed(seed)
+    tokens: list[int] = []
+    while drawing.grammar is not None and not drawing.grammar.ended:
+        logits = torch.randn(1, len(tiny_tokenizer) + 5, generator=generator)
+        drawing.shape(logits[0])
+        tokens += choose(logits, [drawing])
+        drawing.took(tokens[-1])
+    check(tiny_tokenizer.decode(tokens))
+
+
+def test_the_engine_keeps_to_the_schema(engine: Any, model: Any) -> None:
+    """Answers with and without one in the same batch; one factory for many answers."""
+    opened = engine()
+    grammar = schema_grammar(model.tokenizer, SCHEMA)
+    draws = [Draw(400, seed=seed, grammar=grammar if seed % 2 else None) for seed in range(6)]
+    running = [opened.submit(Ask((5, 6, 7), draw)) for draw in draws]
+    for draw, answering in zip(draws, running, strict=True):
+        pieces = list(answering)
+        if draw.grammar is not None:
+            assert pieces[-1].end == "stop"
+            check("".join(piece.text for piece in pieces))
+
+
+def test_any_object(tiny_tokenizer: Any) -> None:
+    make = json_grammar(tiny_tokenizer)
+    grammar = make()
+    for token in tiny_tokenizer('{"a": [1, null, {"b": "c"}]}')["input_ids"]:
+        assert not grammar.ended
+        logits = torch.zeros(len(tiny_tokenizer))
+        grammar.mask(logits)
+        assert logits[token] == 0
+        grammar.advance(token)
+    assert grammar.ended
+    with pytest.raises(ModelError, match="cannot follow"):
+        make().advance(tiny_tokenizer("tent")["input_ids"][0])
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ({"type": "objet"}, "Invalid type: objet"),
+        ({"type": "object", "properties": {"a": {"not": {"type": "string"}}}}, "not"),
+        ({"$ref": "#/nowhere"}, "nowhere"),
+        ([1], "object"),
+    ],
+)
+def test_a_schema_that_cannot_be_kept_to(tiny_tokenizer: Any, schema: Any, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        schema_grammar(tiny_tokenizer, schema)
