@@ -24,6 +24,7 @@ __all__ = [
     "Embedder",
     "Flag",
     "Grader",
+    "Graders",
     "GradingError",
     "Judges",
     "Outcome",
