@@ -44,6 +44,7 @@ class Example:
         rejected: an answer to the same prompt that people liked less than the one expected.
         liked: whether people liked the answer, where it was judged alone.
         tags: the IOB2 tag of each word of the question, words parted by single spaces.
+        item: what else a row of a prompt alone says, as JSON; graders read it.
     """
 
     id: str
@@ -54,11 +55,13 @@ class Example:
     rejected: str | None = None
     liked: bool | None = None
     tags: tuple[str, ...] | None = None
+    item: Mapping[str, Any] | None = None
 
     @property
     def content(self) -> tuple[Any, ...]:
         """What makes two rows the same row."""
-        return self.messages, self.rejected, self.liked
+        said = None if self.item is None else json.dumps(self.item, sort_keys=True)
+        return self.messages, self.rejected, self.liked, said
 
     @property
     def prompt(self) -> Conversation:
@@ -100,6 +103,7 @@ class Example:
             "rejected": self.rejected,
             "liked": self.liked,
             "tags": self.tags and list(self.tags),
+            "item": self.item,
         }
         return {"id": self.id, "messages": messages} | {
             key: value for key, value in extras.items() if value is not None
@@ -121,6 +125,7 @@ class Example:
             rejected=row.get("rejected"),
             liked=row.get("liked"),
             tags=tuple(row["tags"]) if "tags" in row else None,
+            item=row.get("item"),
         )
 
 

@@ -7,6 +7,7 @@
     │   ├── ModelError    a model or adapter that cannot be had or does not fit
     │   ├── RunError      a run directory that is missing, half written or in the way
     │   ├── PreflightError  a promise that a run would not keep
+    │   ├── GraderError   a grader that cannot be read, or that nothing here can run
     │   └── DivergedError the loss of a training step is not finite
     └── InterruptedRunError  the user or the system stopped the run; a checkpoint was written
 
@@ -50,6 +51,10 @@ class RunError(UserError):
 
 class PreflightError(UserError):
     """A promise that a run would not keep, found before its first step."""
+
+
+class GraderError(UserError):
+    """A grader that cannot be read, or that nothing here can run."""
 
 
 class DivergedError(UserError):

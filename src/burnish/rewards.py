@@ -1,32 +1,55 @@
-"""What an answer is worth: a scorer, a Python function, or a reward model that was trained here."""
+"""What an answer is worth: by a scorer, a function, a grader, or a reward model trained here."""
 
+import hashlib
 import importlib.util
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from burnish.chat import Example
-from burnish.errors import RecipeError
+from burnish.chat import Example, Message
+from burnish.data.fields import CHAT_ROLES
+from burnish.errors import GraderError, RecipeError
+from burnish.evaluation.graders import (
+    Asker,
+    Grader,
+    Judges,
+    Subject,
+    Wish,
+    grader_of_file,
+    run,
+)
 from burnish.evaluation.scorers import scorer
 from burnish.lineage import tuned_sha256
+from burnish.models.language_model import LanguageModel
+from burnish.models.load import load_model
 from burnish.models.reward_model import RewardModel
+from burnish.models.verbs import Sampling
 from burnish.opening import check_reward_run, open_reward_model
 from burnish.run_directory import RunDirectory
 from burnish.training.objectives.grpo import Reward
 
+_HOPELESS = 16  # answers of which none could be graded
+
 
 def reward_of(name: str) -> Reward:
-    """The reward that a recipe names: `FILE.py:FUNCTION`, a reward run's folder, or a scorer.
+    """The reward that a recipe names: `FILE.py:FUNCTION`, `GRADER.json`, a folder, or a scorer.
 
-    A function gets the answers and their Examples and gives a number for each.
+    A function gets the answers and their Examples and gives a number for each. A folder is that
+    of a reward run. Models that a grader asks are those of this machine, by their names.
 
     Raises:
         RecipeError: there is no such file, function or scorer.
+        GraderError: the file holds no grader.
         RunError: the folder holds no reward model that was trained to the end.
     """
     if ".py:" in name:
         return _checked(_function(name), name)
+    if name.endswith(".json"):
+        judges = Judges(local_asker())
+        return grader_reward(grader_of_file(Path(name), judges), judges)
     if Path(name).is_dir():
         return _reward_run(Path(name))
     if "/" in name:
@@ -56,6 +79,8 @@ def graded_reward(name: str) -> tuple[Reward, str]:
     that people prefer the answer to one of reward 0.
     """
     reward = reward_of(name)
+    if name.endswith(".json"):
+        return reward, f"{name} {hashlib.sha256(Path(name).read_bytes()).hexdigest()}"
     if not Path(name).is_dir():
         return reward, name
     mark = tuned_sha256(RunDirectory.open(name))
@@ -64,6 +89,54 @@ def graded_reward(name: str) -> tuple[Reward, str]:
         return [1 / (1 + math.exp(-value)) for value in reward(answers, examples)]
 
     return graded, f"{name} {mark}"
+
+
+def grader_reward(grader: Grader, judges: Judges) -> Reward:
+    """A grader as a reward; an answer that cannot be graded is worth 0, as the API has it.
+
+    That would hide a grader that can grade nothing. So its reward raises GraderError where the
+    judge is at fault, and where the first answers all failed.
+    """
+    outcomes: Counter[bool] = Counter()
+
+    def graded(answer: str, example: Example) -> float:
+        outcome = run(grader, Subject(answer, item_of(example)), judges)
+        outcomes[not outcome.errors] += 1
+        hopeless = not outcomes[True] and outcomes[False] >= _HOPELESS
+        for error in outcome.errors:
+            if error.flag in ("model_grader_server_error", "other_error") or hopeless:
+                raise GraderError(f"the grader gives no grades ({error.said})", "correct it")
+        return outcome.reward
+
+    return lambda answers, examples: list(map(graded, answers, examples))
+
+
+def item_of(example: Example) -> dict[str, Any]:
+    """What graders read as `item`: the row's further fields, its turns, and what is expected."""
+    turns = [{"role": turn.role, "content": turn.content} for turn in example.prompt]
+    given = {"messages": turns, "expected": example.expected or None, "label": example.label}
+    return {k: v for k, v in given.items() if v is not None} | dict(example.item or {})
+
+
+def local_asker() -> Asker:
+    """Asks models of this machine by their names; each is loaded when it is first asked."""
+
+    @cache
+    def model(name: str) -> LanguageModel:
+        return load_model(name)
+
+    def ask(name: str, messages: Sequence[Mapping[str, str]], wish: Wish) -> str:
+        turns = tuple(Message(CHAT_ROLES[m["role"]], m["content"]) for m in messages)
+        plain = Sampling()
+        sampling = Sampling(
+            wish.max_tokens or plain.max_new_tokens,
+            temperature=wish.temperature or plain.temperature,
+            top_p=wish.top_p or plain.top_p,
+            seed=wish.seed or plain.seed,
+        )
+        return model(name).generate([turns], sampling)[0].text
+
+    return ask
 
 
 def _reward_run(folder: Path) -> Reward:

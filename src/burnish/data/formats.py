@@ -23,6 +23,7 @@ from burnish.data.preferences import (
     answered,
     asked,
     chosen_turns,
+    further_fields,
     liked,
     openai_pair,
     rejected_answer,
@@ -301,5 +302,5 @@ FORMATS: tuple[Format, ...] = (
         extras=lambda values: {"tags": tuple(values["tags"])},
     ),
     Format("plain text", ("text",), _plain_text),
-    Format("prompt", ("prompt",), asked, answered=False),
+    Format("prompt", ("prompt",), asked, extras=further_fields, answered=False),
 )

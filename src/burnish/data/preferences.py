@@ -1,5 +1,6 @@
-"""Rows that compare two answers, or judge one."""
+"""Rows that compare two answers, judge one, or ask for one."""
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -44,6 +45,12 @@ def liked(values: Mapping[str, Any]) -> dict[str, Any]:
     if value not in (True, False, 0, 1):
         raise MisfitError(f"has {kind_of(value)} as label", "write true (liked) or false")
     return {"liked": bool(value)}
+
+
+def further_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row says besides its prompt, for graders; what JSON does not know becomes text."""
+    rest = {name: value for name, value in values.items() if name not in ("prompt", "id", "group")}
+    return {"item": json.loads(json.dumps(rest, default=str))} if rest else {}
 
 
 def openai_pair(values: Mapping[str, Any]) -> dict[str, Any]:

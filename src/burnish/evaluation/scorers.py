@@ -118,17 +118,17 @@ def chrf(answer: str, expected: str) -> float:
 
 def rouge1(answer: str, expected: str) -> float:
     """ROUGE-1 F-measure, 0 to 1: shared words (Lin 2004)."""
-    return _rouge("rouge1")(answer, expected)
+    return rouge("rouge1")(answer, expected)
 
 
 def rouge2(answer: str, expected: str) -> float:
     """ROUGE-2 F-measure, 0 to 1: shared pairs of adjacent words (Lin 2004)."""
-    return _rouge("rouge2")(answer, expected)
+    return rouge("rouge2")(answer, expected)
 
 
 def rouge_l(answer: str, expected: str) -> float:
     """ROUGE-L F-measure, 0 to 1: longest common subsequence of words (Lin 2004)."""
-    return _rouge("rougeL")(answer, expected)
+    return rouge("rougeL")(answer, expected)
 
 
 def json_valid(answer: str, expected: str) -> float:
@@ -305,11 +305,12 @@ def _spaced(character: str) -> str:
 
 
 @cache
-def _rouge(kind: str) -> ItemScorer:
+def rouge(kind: str) -> ItemScorer:
+    """ROUGE's F-measure of a kind such as rouge3 or rougeL, on words of any script."""
     from rouge_score.rouge_scorer import RougeScorer
 
-    rouge = RougeScorer([kind], tokenizer=_UnicodeTokenizer())
-    return lambda answer, expected: float(rouge.score(expected, answer)[kind].fmeasure)
+    found = RougeScorer([kind], tokenizer=_UnicodeTokenizer())
+    return lambda answer, expected: float(found.score(expected, answer)[kind].fmeasure)
 
 
 def _parse_json(text: str) -> object:

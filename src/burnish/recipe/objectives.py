@@ -47,7 +47,8 @@ class Grpo(Section):
     """Sampled answers, rewarded against their own group (Shao et al. 2024, arXiv 2402.03300)."""
 
     reward: str = Field(
-        "accuracy", description="a scorer, FILE.py:FUNCTION, or the folder of a reward run"
+        "accuracy",
+        description="a scorer, FILE.py:FUNCTION, a grader's FILE.json, or a reward run's folder",
     )
     answers: int = Field(8, gt=1, description="sampled answers a prompt")
     max_new_tokens: int = Field(64, gt=0)

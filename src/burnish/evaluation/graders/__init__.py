@@ -1,0 +1,105 @@
+"""Graders as the API defines them: one answer and its row to one number, 0 to 1 as a rule.
+
+A new kind is a file with its class, and an entry of `Graders`.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from burnish.errors import GraderError
+from burnish.evaluation.graders.asking import AskingGrader
+from burnish.evaluation.graders.grader import Asker, Embedder, Grader, Judges, Wish
+from burnish.evaluation.graders.multi import Multi, Single
+from burnish.evaluation.graders.subject import FLAGS, Flag, GradingError, Subject
+
+__all__ = [
+    "FLAGS",
+    "Asker",
+    "Embedder",
+    "Flag",
+    "Grader",
+    "Graders",
+    "GradingError",
+    "Judges",
+    "Outcome",
+    "Subject",
+    "Wish",
+    "grader_of",
+    "grader_of_file",
+    "run",
+]
+
+Graders = Annotated[Single | Multi, Field(discriminator="type")]
+_ADAPTER: TypeAdapter[Grader] = TypeAdapter(Graders)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of grading one answer; the reward is 0 where an error kept it from its grade.
+
+    `parts` are the grades of a multi grader's own graders, `model` is who was asked.
+    """
+
+    reward: float
+    seconds: float
+    errors: tuple[GradingError, ...] = ()
+    parts: Mapping[str, float] = field(default_factory=dict)
+    model: str | None = None
+
+
+def grader_of(spec: Any, judges: Judges | None = None) -> Grader:
+    """The grader that an object of the API describes, checked as far as that goes without answers.
+
+    Raises:
+        GraderError: it is none, or its judges are not there.
+    """
+    try:
+        grader = _ADAPTER.validate_python(spec)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"][1:])
+        said = first["msg"].removeprefix("Value error, ")
+        raise GraderError(
+            f"the grader's {place or 'type'} cannot be used ({said})", "correct it"
+        ) from None
+    grader.check(judges or Judges())
+    return grader
+
+
+def grader_of_file(path: Path, judges: Judges | None = None) -> Grader:
+    """The grader that a JSON file holds.
+
+    Raises:
+        GraderError: there is no such file, it is no JSON, or holds no grader.
+    """
+    try:
+        spec = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise GraderError(f"{path} cannot be read ({error.strerror})", "correct the path") from None
+    except (ValueError, RecursionError) as error:
+        raise GraderError(f"{path} is no JSON ({error})", "write one grader in it") from None
+    return grader_of(spec, judges)
+
+
+def run(grader: Grader, subject: Subject, judges: Judges | None = None) -> Outcome:
+    """Grades one answer; what goes wrong is told in the outcome, never raised."""
+    judges, started = judges or Judges(), time.perf_counter()
+    parts: dict[str, float] = {}
+    errors: list[GradingError] = []
+    value = 0.0
+    try:
+        if isinstance(grader, Multi):
+            parts, errors = grader.parts(subject, judges)
+            value = 0.0 if errors else grader.combined(parts)
+        else:
+            value = grader.grade(subject, judges)
+    except GradingError as error:
+        errors.append(error)
+    model = grader.model if isinstance(grader, AskingGrader) else None
+    return Outcome(value, time.perf_counter() - started, tuple(errors), parts, model)

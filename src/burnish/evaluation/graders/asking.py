@@ -1,0 +1,105 @@
+"""Graders that ask a model: their messages, and how its answer is read."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from burnish.errors import GraderError
+from burnish.evaluation.graders.grader import Grader, Judges, Wish
+from burnish.evaluation.graders.subject import GradingError, Subject, Template
+
+TOKENS = 256  # of a judge's answer, where the grader does not say
+
+
+class TextPart(BaseModel):
+    """A part of a message; images and sound are refused, as no judge here could see or hear."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: Literal["input_text", "output_text", "text"]
+    text: Template
+
+
+class JudgeMessage(BaseModel):
+    """One message for the judge."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    role: Literal["user", "assistant", "system", "developer"]
+    content: Template | TextPart | list[Template | TextPart]
+    type: Literal["message"] = "message"
+
+    def filled(self, subject: Subject) -> dict[str, str]:
+        """In the chat API's shape; parts are joined, and a developer speaks as the system."""
+        parts = self.content if isinstance(self.content, list) else [self.content]
+        texts = [part if isinstance(part, str) else part.text for part in parts]
+        role = "system" if self.role == "developer" else self.role
+        return {"role": role, "content": "".join(map(subject.filled, texts))}
+
+
+class SamplingParams(BaseModel):
+    """How the judge's answer is drawn; `reasoning_effort` is taken, and models here have none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_completions_tokens: int | None = Field(None, gt=0)
+    reasoning_effort: str | None = None
+    seed: int | None = None
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+
+    def wish(self, schema: Mapping[str, Any]) -> Wish:
+        tokens = self.max_completions_tokens or TOKENS
+        return Wish(self.temperature, self.top_p, self.seed, tokens, schema)
+
+
+class AskingGrader(Grader):
+    """A grader whose judge is a model, named as a client of this server would name it."""
+
+    model: str
+    input: list[JudgeMessage] = Field(min_length=1)
+
+    def check(self, judges: Judges) -> None:
+        if judges.ask is None:
+            raise GraderError(
+                f"the grader {self.name or self.type!r} asks the model {self.model}, and nothing "
+                "here answers",
+                "use a grader that needs no model, or run it through the server",
+            )
+
+    def asked(self, subject: Subject, judges: Judges, wish: Wish) -> str:
+        """The judge's answer.
+
+        Raises:
+            GradingError: there is none.
+        """
+        messages = [message.filled(subject) for message in self.input]
+        if judges.ask is None:
+            raise GradingError("model_grader_server_error", "nothing here answers for a model")
+        try:
+            return judges.ask(self.model, messages, wish)
+        # Whatever the judge's engine fails of, the answer was not graded, and the run says why.
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+            raise GradingError("model_grader_server_error", said) from error
+
+
+def schema_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """An object whose only field is the result."""
+    return {
+        "type": "object",
+        "properties": {"result": dict(result)},
+        "required": ["result"],
+        "additionalProperties": False,
+    }
+
+
+def result_of(answer: str) -> Any:
+    """The `result` of an answer in JSON, the JSON itself, or else the text."""
+    try:
+        found = json.loads(answer)
+    except (ValueError, RecursionError):
+        return answer.strip()
+    return found.get("result") if isinstance(found, dict) else found

@@ -1,0 +1,40 @@
+"""A label that a model gives."""
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from burnish.evaluation.graders.asking import TOKENS, AskingGrader, result_of, schema_of
+from burnish.evaluation.graders.grader import Judges, Wish
+from burnish.evaluation.graders.subject import GradingError, Subject
+
+
+class LabelModel(AskingGrader):
+    """1 where the label that a model gives is a passing one, else 0."""
+
+    type: Literal["label_model"]
+    labels: list[str] = Field(min_length=1)
+    passing_labels: list[str]
+
+    @field_validator("passing_labels")
+    @classmethod
+    def _among(cls, value: list[str], info: Any) -> list[str]:
+        strange = [label for label in value if label not in info.data.get("labels", value)]
+        if strange:
+            raise ValueError(f"{strange[0]!r} is none of the labels")
+        return value
+
+    def grade(self, subject: Subject, judges: Judges) -> float:
+        schema = schema_of({"type": "string", "enum": list(self.labels)})
+        answer = self.asked(
+            subject, judges, Wish(temperature=0.0, max_tokens=TOKENS, schema=schema)
+        )
+        found = result_of(answer)
+        named = [
+            label for label in self.labels if str(found).strip().casefold() == label.casefold()
+        ]
+        if not named:
+            raise GradingError(
+                "model_grader_parse_error", f"{answer[:200]!r} is none of the labels"
+            )
+        return float(named[0] in self.passing_labels)

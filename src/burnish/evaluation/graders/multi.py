@@ -1,0 +1,78 @@
+"""Several graders and a formula over their grades."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from burnish.evaluation.graders.formula import Formula, FormulaError
+from burnish.evaluation.graders.grader import Grader, Judges
+from burnish.evaluation.graders.label_model import LabelModel
+from burnish.evaluation.graders.python_code import PythonCode
+from burnish.evaluation.graders.score_model import ScoreModel
+from burnish.evaluation.graders.string_check import StringCheck
+from burnish.evaluation.graders.subject import GradingError, Subject
+from burnish.evaluation.graders.text_similarity import TextSimilarity
+
+Single = Annotated[
+    StringCheck | TextSimilarity | PythonCode | ScoreModel | LabelModel,
+    Field(discriminator="type"),
+]
+
+
+def _by_name(value: Any) -> Any:
+    """The API's guide writes graders by their names, its client's types write one alone."""
+    if isinstance(value, Mapping) and isinstance(value.get("type"), str):
+        return {re.sub(r"\W", "_", str(value.get("name") or value["type"])): value}
+    return value
+
+
+class Multi(Grader):
+    """Grades by name, and a formula that makes one of them; no multi grader may be inside."""
+
+    type: Literal["multi"]
+    graders: Annotated[dict[str, Single], BeforeValidator(_by_name), Field(min_length=1)]
+    calculate_output: str
+
+    @model_validator(mode="after")
+    def _names_are_there(self) -> "Multi":
+        strange = sorted(Formula(self.calculate_output).names - self.graders.keys())
+        if strange:
+            known = ", ".join(self.graders)
+            raise ValueError(f"calculate_output names {strange[0]!r}; the graders are {known}")
+        return self
+
+    def check(self, judges: Judges) -> None:
+        for grader in self.graders.values():
+            grader.check(judges)
+
+    def parts(
+        self, subject: Subject, judges: Judges
+    ) -> tuple[dict[str, float], list[GradingError]]:
+        """Each grader's grade, and why those that are missing are missing."""
+        grades: dict[str, float] = {}
+        errors: list[GradingError] = []
+        for name, grader in self.graders.items():
+            try:
+                grades[name] = grader.grade(subject, judges)
+            except GradingError as error:
+                errors.append(error)
+        return grades, errors
+
+    def combined(self, grades: Mapping[str, float]) -> float:
+        """The formula's value.
+
+        Raises:
+            GradingError: it has none for these grades.
+        """
+        try:
+            return Formula(self.calculate_output).value(grades)
+        except FormulaError as error:
+            raise GradingError("formula_parse_error", str(error)) from None
+
+    def grade(self, subject: Subject, judges: Judges) -> float:
+        grades, errors = self.parts(subject, judges)
+        if errors:
+            raise errors[0]
+        return self.combined(grades)

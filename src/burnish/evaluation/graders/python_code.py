@@ -1,0 +1,42 @@
+"""A program that grades, in a sandbox."""
+
+from typing import Literal
+
+from pydantic import field_validator
+
+from burnish.errors import GraderError
+from burnish.evaluation.graders.grader import Grader, Judges
+from burnish.evaluation.graders.sandbox import check_source, run_grade
+from burnish.evaluation.graders.subject import GradingError, Subject
+
+_LARGEST = 256 * 1024  # bytes, the API's own limit
+
+
+class PythonCode(Grader):
+    """A source with `grade(sample, item)` that returns a number.
+
+    `image_tag` is taken and chooses nothing: the packages are those that are installed here.
+    """
+
+    type: Literal["python"]
+    source: str
+    image_tag: str | None = None
+
+    @field_validator("source")
+    @classmethod
+    def _small(cls, value: str) -> str:
+        if (size := len(value.encode(errors="replace"))) > _LARGEST:
+            raise ValueError(f"has {size} bytes, and {_LARGEST} are allowed")
+        return value
+
+    def check(self, judges: Judges) -> None:
+        try:
+            check_source(self.source)
+        except GradingError as error:
+            raise GraderError(
+                f"the source cannot be used ({error.said})",
+                "write a module with grade(sample, item)",
+            ) from None
+
+    def grade(self, subject: Subject, judges: Judges) -> float:
+        return run_grade(self.source, subject.sample, subject.item)

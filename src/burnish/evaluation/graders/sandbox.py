@@ -1,0 +1,165 @@
+"""Runs a foreign program in a process that can compute and nothing else; see `jail`."""
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from burnish.evaluation.graders import jail
+from burnish.evaluation.graders.subject import GradingError
+
+_CHUNK = 1 << 16
+_TOLD = 500  # characters of what a program that crashed last printed
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds of the clock and of the CPU, bytes of memory, bytes that it may print.
+
+    `walls` is False where the kernel's walls are to be left out, as on systems that have none.
+    """
+
+    seconds: float = 30.0
+    memory: int = 2 << 30
+    output: int = 1 << 16
+    walls: bool = True
+
+
+def run_grade(
+    source: str, sample: Mapping[str, Any], item: Mapping[str, Any], limits: Limits | None = None
+) -> float:
+    """What `grade(sample, item)` of the source returns.
+
+    Raises:
+        GradingError: the program failed or gave no number (python_grader_runtime_error), or it
+            was stopped (python_grader_server_error).
+    """
+    return _run(source, {"sample": dict(sample), "item": dict(item), "check": False}, limits)
+
+
+def check_source(source: str, limits: Limits | None = None) -> None:
+    """Runs the source without grading: it must define `grade`. Raises as `run_grade` does."""
+    _run(source, {"sample": {}, "item": {}, "check": True}, limits)
+
+
+def _run(source: str, given: Mapping[str, Any], limits: Limits | None) -> float:
+    limits = limits or Limits()
+    with tempfile.TemporaryDirectory(prefix="grader-") as folder:
+        task = Path(folder, "task.json")
+        task.write_text(json.dumps({**given, "source": source, "walls": limits.walls}))
+        process = _Process(task, limits)
+        try:
+            process.wait()
+        finally:
+            process.stop()
+        return process.score()
+
+
+class _Process:
+    """The program at work: what it prints, its result, and why it was stopped if it was."""
+
+    def __init__(self, task: Path, limits: Limits) -> None:
+        self.limits = limits
+        self.printed, self.result = bytearray(), bytearray()
+        self.result_pipe, theirs = os.pipe()
+        seconds = max(1, round(limits.seconds))
+        command = [sys.executable, "-I", "-B", "-X", "utf8", jail.__file__]
+        try:
+            with task.open("rb") as given:
+                self.process = subprocess.Popen(
+                    [*command, str(theirs), str(seconds), str(limits.memory)],
+                    stdin=given,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=[theirs],
+                    cwd=task.parent,
+                    env={},
+                    start_new_session=True,
+                )
+        except OSError as error:
+            os.close(self.result_pipe)
+            said = f"no process can be started: {error}"
+            raise GradingError("python_grader_server_error", said, "start") from error
+        finally:
+            os.close(theirs)
+        task.unlink()
+
+    def wait(self) -> None:
+        """Reads until both pipes end.
+
+        Raises:
+            GradingError: the time is up, or it prints without end.
+        """
+        ends = time.monotonic() + self.limits.seconds
+        assert self.process.stdout is not None
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(self.process.stdout.fileno(), selectors.EVENT_READ, self.printed)
+            waiting.register(self.result_pipe, selectors.EVENT_READ, self.result)
+            while waiting.get_map():
+                left = ends - time.monotonic()
+                ready = waiting.select(left) if left > 0 else []
+                if not ready:
+                    raise _stopped(f"it ran longer than {self.limits.seconds:g} s", "timeout")
+                for key, _ in ready:
+                    chunk = os.read(key.fd, _CHUNK)
+                    key.data.extend(chunk)
+                    if not chunk:
+                        waiting.unregister(key.fd)
+                    if len(key.data) > self.limits.output:
+                        raise _stopped(f"it wrote over {self.limits.output} bytes", "output")
+            self._await_end(ends)
+
+    def _await_end(self, ends: float) -> None:
+        try:
+            self.process.wait(max(0.1, ends - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            raise _stopped(f"it ran longer than {self.limits.seconds:g} s", "timeout") from None
+
+    def stop(self) -> None:
+        """Ends it with all that it may have started, and closes the pipes."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        os.close(self.result_pipe)
+
+    def score(self) -> float:
+        """The result of a program that came to its end."""
+        code = self.process.returncode
+        if code in (-signal.SIGXCPU, -signal.SIGKILL):
+            raise _stopped(f"it computed longer than {self.limits.seconds:g} s", "timeout")
+        found = _read(bytes(self.result))
+        if found is None:
+            last = bytes(self.printed[-_TOLD:]).decode(errors="replace").strip()
+            raise _stopped(f"it ended with code {code} and no result: {last}", "crash")
+        if "score" in found:
+            return float(found["score"])
+        if found.get("kind") == "memory":
+            raise _stopped(str(found["error"]), "memory")
+        raise GradingError("python_grader_runtime_error", str(found["error"]))
+
+
+def _read(result: bytes) -> dict[str, Any] | None:
+    """What the pipe brought; the program may have written there itself, so nothing is sure."""
+    try:
+        found = json.loads(result)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    score = found.get("score")
+    number = isinstance(score, int | float) and abs(score) <= sys.float_info.max
+    return found if number or ("score" not in found and "error" in found) else None
+
+
+def _stopped(said: str, kind: str) -> GradingError:
+    return GradingError("python_grader_server_error", f"the grader was stopped: {said}", kind)

@@ -1,0 +1,27 @@
+"""Texts that must be equal, different, or inside one another."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from burnish.evaluation.graders.grader import Grader, Judges
+from burnish.evaluation.graders.subject import Subject, Template
+
+_OPERATIONS: dict[str, Callable[[str, str], bool]] = {
+    "eq": lambda text, reference: text == reference,
+    "ne": lambda text, reference: text != reference,
+    "like": lambda text, reference: reference in text,
+    "ilike": lambda text, reference: reference.casefold() in text.casefold(),
+}
+
+
+class StringCheck(Grader):
+    """1 or 0; `like` asks whether the reference is in the input, `ilike` whatever the case."""
+
+    type: Literal["string_check"]
+    input: Template
+    reference: Template
+    operation: Literal["eq", "ne", "like", "ilike"]
+
+    def grade(self, subject: Subject, judges: Judges) -> float:
+        text, reference = subject.filled(self.input), subject.filled(self.reference)
+        return float(_OPERATIONS[self.operation](text, reference))

@@ -1,0 +1,118 @@
+"""What is graded: an answer with its item, and the templates that quote them.
+
+A template is text with `{{ item.x }}` or `{{ sample.output_text }}`; a path goes on with `.name`
+and `[0]`. Values are put in once: braces inside a value stay as they are.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator
+
+Flag = Literal[
+    "formula_parse_error",
+    "invalid_variable_error",
+    "model_grader_parse_error",
+    "model_grader_server_error",
+    "other_error",
+    "python_grader_runtime_error",
+    "python_grader_server_error",
+    "sample_parse_error",
+]
+FLAGS: tuple[Flag, ...] = get_args(Flag)
+SAMPLE = ("output_text", "output_json", "output_tools", "choices")
+
+_QUOTE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+_PATH = re.compile(r"(item|sample)((?:\.[\w-]+|\[\d+\])*)")
+_STEP = re.compile(r"\.([\w-]+)|\[(\d+)\]")
+
+
+class GradingError(Exception):
+    """One answer that could not be graded; `flag` is the API's name for the reason.
+
+    `kind` is a word for what stopped a program: timeout, memory, output or crash.
+    """
+
+    def __init__(self, flag: Flag, said: str, kind: str | None = None) -> None:
+        super().__init__(said)
+        self.flag, self.said, self.kind = flag, said, kind
+
+
+class Subject:
+    """An answer of the model and the row that it answers.
+
+    Args:
+        text: the answer.
+        item: the row's fields, by name.
+        tools: its tool calls, in the shape of the chat API.
+    """
+
+    def __init__(
+        self, text: str, item: Mapping[str, Any], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        self.text, self.item, self.tools = text, item, tools
+
+    @cached_property
+    def sample(self) -> dict[str, Any]:
+        """What programs read as `sample`; `output_json` is None of an answer that is no JSON."""
+        tools = list(self.tools)
+        message = {"role": "assistant", "content": self.text, "tool_calls": tools}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        found = self._parsed
+        return {
+            "output_text": self.text,
+            "output_json": found[0] if found else None,
+            "output_tools": tools,
+            "choices": [choice],
+        }
+
+    @cached_property
+    def _parsed(self) -> tuple[Any] | None:
+        try:
+            return (json.loads(self.text),)
+        except (ValueError, RecursionError):
+            return None
+
+    def value(self, path: str) -> Any:
+        """What a path such as `item.names[0]` leads to.
+
+        Raises:
+            GradingError: it leads nowhere, or into an answer that is no JSON.
+        """
+        matched = _PATH.fullmatch(path)
+        assert matched is not None
+        space, rest = matched.groups()
+        if rest.startswith(".output_json") and space == "sample" and self._parsed is None:
+            raise GradingError("sample_parse_error", f"{path} is asked for; the sample is no JSON")
+        found: Any = self.item if space == "item" else self.sample
+        for name, place in _STEP.findall(rest):
+            try:
+                found = found[name] if name else found[int(place)]
+            except (KeyError, IndexError, TypeError):
+                raise GradingError("invalid_variable_error", f"{path} is not there") from None
+        return found
+
+    def filled(self, template: str) -> str:
+        """The template with its values; what is no text is written as JSON."""
+        return _QUOTE.sub(lambda quote: _written(self.value(quote[1].strip())), template)
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _checked(template: str) -> str:
+    for quote in _QUOTE.findall(template):
+        matched = _PATH.fullmatch(quote.strip())
+        if matched is None:
+            raise ValueError(f"{quote.strip()!r} is no path such as item.x or sample.output_text")
+        first = _STEP.match(matched[2])
+        if matched[1] == "sample" and (first is None or first[1] not in SAMPLE):
+            raise ValueError(f"{quote.strip()!r} is none of sample.{', sample.'.join(SAMPLE)}")
+    return template
+
+
+Template = Annotated[str, AfterValidator(_checked)]

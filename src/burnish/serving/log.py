@@ -1,0 +1,68 @@
+"""The log: JSON Lines of named fields, never a text that a client sent or a model wrote."""
+
+import json
+import logging
+import traceback
+from pathlib import Path
+from typing import Any, TextIO
+
+LOGGER = logging.getLogger("burnish.serving")
+# What may stand in a line; any other value that is handed over is left out.
+FIELDS = (
+    "request_id",
+    "method",
+    "route",
+    "status",
+    "seconds",
+    "first_token",
+    "key_id",
+    "prompt_tokens",
+    "cached_tokens",
+    "generated_tokens",
+    "job_id",
+    "worker",
+)
+
+
+class JsonLines(logging.Formatter):
+    """One record, one line: time, level, event, the known fields, and where an error arose.
+
+    An error is told by its type and place: its message may quote a prompt.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+        }
+        line |= {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
+        if record.exc_info and record.exc_info[1] is not None:
+            line |= _place(record.exc_info[1])
+        return json.dumps(line, ensure_ascii=False)
+
+
+def write_to(stream: TextIO, level: int = logging.INFO) -> None:
+    """Sends the server's log to a stream, in place of where it went before."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonLines())
+    LOGGER.handlers[:] = [handler]
+    LOGGER.setLevel(level)
+    LOGGER.propagate = False
+
+
+def note(event: str, *, level: int = logging.INFO, **fields: Any) -> None:
+    """One line; only the names in `FIELDS` are written."""
+    LOGGER.log(level, "%s", event, extra={k: v for k, v in fields.items() if k in FIELDS})
+
+
+def failed(event: str, error: BaseException, **fields: Any) -> None:
+    """One line of an error that is our own mistake."""
+    given = {name: value for name, value in fields.items() if name in FIELDS}
+    LOGGER.error("%s", event, exc_info=error, extra=given)
+
+
+def _place(error: BaseException) -> dict[str, Any]:
+    frames = traceback.extract_tb(error.__traceback__)[-5:]
+    places = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
+    return {"error": type(error).__name__, "where": places}

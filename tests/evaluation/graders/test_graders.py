@@ -1,0 +1,320 @@
+"""Grades worked by hand, templates, formulas, and what is refused."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish.errors import GraderError
+from burnish.evaluation.graders import (
+    Judges,
+    Outcome,
+    Subject,
+    Wish,
+    grader_of,
+    grader_of_file,
+    run,
+)
+from burnish.evaluation.graders.formula import Formula, FormulaError
+
+ITEM = {"answer": "Paris", "names": ["Ada", {"last": "Byron"}], "n": 2, "own": "{{ item.answer }}"}
+
+
+class Judge:
+    """Says what it is told to, and keeps what it was asked."""
+
+    def __init__(self, said: str) -> None:
+        self.said, self.asked = said, [("", [{"": ""}], Wish())][:0]
+
+    def __call__(self, model: str, messages: Sequence[Mapping[str, str]], wish: Wish) -> str:
+        self.asked.append((model, [dict(message) for message in messages], wish))
+        return self.said
+
+
+def graded(spec: Mapping[str, Any], text: str, judges: Judges | None = None) -> Outcome:
+    return run(grader_of(spec, judges), Subject(text, ITEM), judges)
+
+
+def check(operation: str, text: str, reference: str = "{{item.answer}}") -> Outcome:
+    given = {"type": "string_check", "name": "c", "operation": operation}
+    return graded(given | {"input": "{{ sample.output_text }}", "reference": reference}, text)
+
+
+def similar(metric: str, text: str, reference: str) -> float:
+    spec = {"type": "text_similarity", "name": "s", "evaluation_metric": metric}
+    outcome = graded(spec | {"input": "{{sample.output_text}}", "reference": reference}, text)
+    assert outcome.errors == ()
+    return outcome.reward
+
+
+def flags(outcome: Outcome) -> list[str]:
+    return [error.flag for error in outcome.errors]
+
+
+@pytest.mark.parametrize(
+    ("operation", "text", "expected"),
+    [
+        ("eq", "Paris", 1.0),
+        ("eq", "paris", 0.0),
+        ("ne", "paris", 1.0),
+        ("like", "It is Paris.", 1.0),
+        ("like", "It is paris.", 0.0),
+        ("ilike", "It is PARIS.", 1.0),
+    ],
+)
+def test_string_checks(operation: str, text: str, expected: float) -> None:
+    assert check(operation, text).reward == expected
+
+
+def test_templates() -> None:
+    text = json.dumps({"city": {"name": "Paris"}, "list": [1, 2]})
+    for template, filled in [
+        ("{{ sample.output_json.city.name }}!", "Paris!"),
+        ("{{sample.output_json.list[1]}}", "2"),
+        ("{{ item.names[1].last }} {{item.n}}", "Byron 2"),
+        ("{{ sample.output_json.list }}", "[1, 2]"),
+        ("{{ sample.choices[0].message.content }}", text),
+        ("{{ item.own }}", "{{ item.answer }}"),  # a value is put in once
+        ("{ item.n }", "{ item.n }"),
+    ]:
+        assert Subject(text, ITEM).filled(template) == filled
+
+
+def test_tool_calls_are_read() -> None:
+    call = {"type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    assert Subject("", {}, [call]).filled("{{sample.output_tools[0].function.name}}") == "weather"
+
+
+@pytest.mark.parametrize(
+    ("template", "flag"),
+    [
+        ("{{ item.nothing }}", "invalid_variable_error"),
+        ("{{ item.names[7] }}", "invalid_variable_error"),
+        ("{{ item.answer.name }}", "invalid_variable_error"),
+        ("{{ sample.output_json.x }}", "sample_parse_error"),
+    ],
+)
+def test_paths_that_lead_nowhere(template: str, flag: str) -> None:
+    outcome = check("eq", "no JSON", template)
+    assert (outcome.reward, flags(outcome)) == (0.0, [flag])
+
+
+def test_similarities_by_hand() -> None:
+    text, reference = "the cat sat", "the cat lay there"
+    assert similar("rouge_1", text, reference) == pytest.approx(
+        2 * (2 / 3 * 2 / 4) / (2 / 3 + 1 / 2)
+    )
+    assert similar("rouge_2", text, reference) == pytest.approx(
+        2 * (1 / 2 * 1 / 3) / (1 / 2 + 1 / 3)
+    )
+    assert similar("rouge_3", text, reference) == 0.0
+    assert similar("rouge_l", text, reference) == pytest.approx(4 / 7)
+    five = "one two three four five six"
+    assert similar("rouge_4", five, five) == similar("rouge_5", five, five) == 1.0
+    # 3 + 2 + 1 n-grams of the answer, 4 + 3 + 2 + 1 of the reference; 2 + 1 are shared.
+    assert similar("gleu", text, reference) == pytest.approx(3 / 10)
+    assert similar("bleu", five, five) == pytest.approx(1.0)
+    assert 0 < similar("bleu", text, reference) < 0.5
+    # Two words of three in one chunk: P = 2/3, R = 1/2, then the penalty 0.5 (1/2)^3.
+    mean = (2 / 3 * 1 / 2) / (0.9 * 2 / 3 + 0.1 * 1 / 2)
+    assert similar("meteor", text, reference) == pytest.approx(mean * (1 - 0.5 * 0.125))
+    assert similar("meteor", "cats", "cat") == pytest.approx(0.5)  # by their stem, in one chunk
+    assert similar("fuzzy_match", "New York!", "new york") == 1.0
+    assert similar("fuzzy_match", "abcd", "abce") == pytest.approx(0.75)
+
+
+def test_cosine_needs_somebody_who_embeds() -> None:
+    spec = {
+        "type": "text_similarity",
+        "evaluation_metric": "cosine",
+        "input": "a",
+        "reference": "b",
+    }
+    with pytest.raises(GraderError, match=r"use one of fuzzy_match, bleu, gleu, meteor, rouge_1"):
+        grader_of(spec)
+    vectors = {"a": [3.0, 4.0], "b": [4.0, 3.0]}
+    judges = Judges(embed=lambda texts: [vectors[text] for text in texts])
+    assert graded(spec, "", judges).reward == pytest.approx(24 / 25)
+
+
+@pytest.mark.parametrize(
+    ("said", "reward", "failed"),
+    [
+        ('{"result": 0.75}', 0.75, []),
+        ('{"steps": [{"description": "1", "conclusion": "2"}], "result": 7}', 5.0, []),
+        ("0.5", 0.5, []),
+        ("Score: -3", 0.0, []),
+        ("4 of 5", 0.0, ["model_grader_parse_error"]),
+        ("good", 0.0, ["model_grader_parse_error"]),
+        ('{"result": true}', 0.0, ["model_grader_parse_error"]),
+        ('{"result": NaN}', 0.0, ["model_grader_parse_error"]),
+    ],
+)
+def test_a_model_scores(said: str, reward: float, failed: list[str]) -> None:
+    part = {"type": "input_text", "text": "{{item.answer}}? "}
+    spec = {
+        "type": "score_model",
+        "name": "judge",
+        "model": "smollm2-135m",
+        "range": [0, 5],
+        "input": [
+            {"role": "developer", "content": "Grade from 0 to 5."},
+            {"role": "user", "content": [part, "{{sample.output_text}}"]},
+        ],
+        "sampling_params": {"temperature": 0.0, "max_completions_tokens": 9, "seed": 4},
+    }
+    judge = Judge(said)
+    outcome = graded(spec, "Rome", Judges(judge))
+    assert (outcome.reward, flags(outcome), outcome.model) == (reward, failed, "smollm2-135m")
+    ((model, messages, wish),) = judge.asked
+    assert (model, wish.temperature, wish.max_tokens, wish.seed) == ("smollm2-135m", 0.0, 9, 4)
+    assert messages == [
+        {"role": "system", "content": "Grade from 0 to 5."},
+        {"role": "user", "content": "Paris? Rome"},
+    ]
+    assert wish.schema is not None
+    assert wish.schema["properties"] == {"result": {"type": "number", "minimum": 0, "maximum": 5}}
+
+
+@pytest.mark.parametrize(
+    ("said", "reward", "failed"),
+    [
+        ('{"result": "good"}', 1.0, []),
+        ("Bad", 0.0, []),
+        ("splendid", 0.0, ["model_grader_parse_error"]),
+    ],
+)
+def test_a_model_labels(said: str, reward: float, failed: list[str]) -> None:
+    spec = {
+        "type": "label_model",
+        "name": "judge",
+        "model": "m",
+        "labels": ["good", "bad"],
+        "passing_labels": ["good"],
+        "input": [{"role": "user", "content": "{{sample.output_text}}"}],
+    }
+    outcome = graded(spec, "Rome", Judges(Judge(said)))
+    assert (outcome.reward, flags(outcome)) == (reward, failed)
+
+
+def test_a_judge_that_fails_or_is_not_there() -> None:
+    spec = {"type": "score_model", "model": "m", "input": [{"role": "user", "content": "?"}]}
+
+    def broken(model: str, messages: Sequence[Mapping[str, str]], wish: Wish) -> str:
+        raise RuntimeError("out of memory")
+
+    outcome = graded(spec, "", Judges(broken))
+    assert flags(outcome) == ["model_grader_server_error"]
+    assert outcome.errors[0].said == "RuntimeError: out of memory"
+    with pytest.raises(GraderError, match="asks the model m, and nothing here answers"):
+        grader_of(spec)
+
+
+def multi(formula: str, **graders: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "multi", "name": "both", "graders": graders, "calculate_output": formula}
+
+
+EQ = {"type": "string_check", "operation": "eq", "input": "{{sample.output_text}}"}
+
+
+def test_several_graders_make_one_grade() -> None:
+    right, wrong = EQ | {"reference": "{{item.answer}}"}, EQ | {"reference": "Rome"}
+    outcome = graded(multi("(3 * a + b) / 4", a=right, b=wrong), "Paris")
+    assert (outcome.reward, outcome.parts) == (0.75, {"a": 1.0, "b": 0.0})
+    failed = graded(multi("a + b", a=right, b=EQ | {"reference": "{{item.z}}"}), "Paris")
+    assert (failed.reward, failed.parts) == (0.0, {"a": 1.0})
+    assert flags(failed) == ["invalid_variable_error"]
+    assert flags(graded(multi("a / b", a=right, b=wrong), "Paris")) == ["formula_parse_error"]
+    alone = {"type": "multi", "graders": right | {"name": "is it"}, "calculate_output": "1 - is_it"}
+    assert graded(alone, "Paris").reward == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1 + 2 * 3", 7),
+        ("2 * x ^ 2", 8),
+        ("2 ** 3 ** 2", 512),
+        ("-x ^ 2", -4),
+        ("min(x, 3, 1) + max(x, 0.5)", 3),
+        ("max(x)", 2),
+        ("floor(2.7) + ceil(2.1) + abs(-1)", 6),
+        ("sqrt(16) + log(exp(1))", 5),
+        ("(1 - 0.5) / x", 0.25),
+    ],
+)
+def test_formulas(text: str, value: float) -> None:
+    assert Formula(text).value({"x": 2.0}) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "1 +", "__import__('os')", "x.real", "x[0]", "(lambda: 1)()", "[1]", "'a' * 9",
+        "x if x else 1", "round(x)", "min(x, key=x)", "True", "1j", "x < 2", "max(*x)",
+        "(" * 300 + "1" + ")" * 300,
+        "-" * 1900 + "1", "x" * 3000, "exec", "x := 1",
+    ],
+)  # fmt: skip
+def test_what_is_no_formula(text: str) -> None:
+    try:
+        formula = Formula(text)
+    except FormulaError:
+        return
+    assert formula.names == {"exec"} or math.isfinite(formula.value({})), text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1 / 0", "9 ^ 9 ^ 9 ^ 9", "(-8) ^ 0.5", "sqrt(-1)", "log(0)", "exp(1000)", "1e308 * 10",
+        "sqrt(1, 2)",
+    ],
+)  # fmt: skip
+def test_formulas_without_a_value(text: str) -> None:
+    with pytest.raises(FormulaError):
+        Formula(text).value({})
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("no object", "type"),
+        ({"type": "guess"}, "type"),
+        (EQ, "reference"),
+        (EQ | {"reference": "x", "operation": "equals"}, "operation"),
+        (EQ | {"reference": "x", "more": 1}, "more"),
+        (EQ | {"reference": "{{ secret.key }}"}, "is no path"),
+        (EQ | {"reference": "{{ sample.text }}"}, "is none of sample.output_text"),
+        (EQ | {"reference": "{{ item.__class__() }}"}, "is no path"),
+        (multi("a + c", a=EQ | {"reference": "x"}), "names 'c'; the graders are a"),
+        (multi("a b", a=EQ | {"reference": "x"}), "is no formula"),
+        (multi("a", a=multi("b", b=EQ | {"reference": "x"})), "graders"),
+        ({"type": "python", "source": "def grade(a, b) return"}, "SyntaxError"),
+        ({"type": "python", "source": "#" * 300_000}, "262144 are allowed"),
+        ({"type": "score_model", "model": "m", "input": [], "range": [0, 1]}, "input"),
+        ({"type": "score_model", "model": "m", "range": [1, 0],
+          "input": [{"role": "user", "content": "?"}]}, "the lower one first"),
+        ({"type": "score_model", "model": "m", "input": [
+            {"role": "user", "content": {"type": "input_image", "image_url": "x"}}]}, "input"),
+        ({"type": "label_model", "model": "m", "labels": ["a"], "passing_labels": ["b"],
+          "input": [{"role": "user", "content": "?"}]}, "'b' is none of the labels"),
+    ],
+)  # fmt: skip
+def test_graders_that_are_none(spec: Any, said: str) -> None:
+    with pytest.raises(GraderError, match=said.replace("+", r"\+")):
+        grader_of(spec, Judges(Judge("1")))
+
+
+def test_a_file_holds_a_grader(tmp_path: Path) -> None:
+    path = tmp_path / "grader.json"
+    path.write_text(json.dumps(EQ | {"reference": "yes", "name": "n", "pass_threshold": 0.5}))
+    assert run(grader_of_file(path), Subject("yes", {})).reward == 1.0
+    path.write_text("{")
+    with pytest.raises(GraderError, match="is no JSON"):
+        grader_of_file(path)
+    with pytest.raises(GraderError, match="cannot be read"):
+        grader_of_file(tmp_path / "none.json")

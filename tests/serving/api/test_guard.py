@@ -1,0 +1,330 @@
+"""Who is let in, what is too much, and what the log says of it: on a small app of real routes."""
+
+import io
+import json
+import logging
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from fastapi import FastAPI, Request, UploadFile
+from fastapi.responses import StreamingResponse
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.orm import Session, sessionmaker
+
+from burnish.serving import keys, log
+from burnish.serving.api.errors import add_handlers
+from burnish.serving.api.graders import router
+from burnish.serving.api.guard import Guard, actor_of, is_loopback, needed
+from burnish.serving.api.limits import Depth, Limits
+from burnish.serving.api.observing import Observing
+from burnish.serving.api.usage import usage_of
+from burnish.serving.metrics import Metrics
+from burnish.serving.state.tables import Table
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    made = create_engine(f"sqlite:///{tmp_path / 'state.db'}")
+    Table.metadata.create_all(made)
+    yield made
+    made.dispose()
+
+
+def small_app(engine: Engine, metrics: Metrics, host: str) -> FastAPI:
+    app = FastAPI()
+    app.include_router(router, prefix="/v1")
+    add_handlers(app)
+
+    @app.get("/health")
+    def health() -> str:
+        return "ok"
+
+    @app.get("/metrics")
+    def measured() -> Any:
+        return metrics.response()
+
+    @app.get("/v1/models")
+    def models(request: Request) -> dict[str, Any]:
+        return {"object": "list", "data": [], "actor": actor_of(request)}
+
+    @app.post("/v1/embeddings")
+    def embeddings(body: dict[str, Any], request: Request) -> dict[str, Any]:
+        usage_of(request).prompt = int(body.get("tokens", 0))
+        return {"read": True}
+
+    @app.post("/v1/files")
+    async def files(file: UploadFile) -> int:
+        return len(await file.read())
+
+    @app.post("/v1/completions")
+    async def completions(request: Request) -> StreamingResponse:
+        usage = usage_of(request)
+
+        async def pieces() -> AsyncIterator[bytes]:
+            usage.prompt, usage.cached, usage.first = 7, 3, 0.01
+            for _ in range(5):
+                usage.generated += 1
+                yield b"word "
+
+        return StreamingResponse(pieces())
+
+    @app.get("/v1/models/broken")
+    def broken() -> None:
+        raise RuntimeError("the prompt was: my secret")
+
+    app.add_middleware(Limits, body=2000, form=5000, depth=5)
+    app.add_middleware(Guard, sessions=sessionmaker(engine), host=host)
+    app.add_middleware(Observing, metrics=metrics)
+    return app
+
+
+class Server:
+    """The app, as a client at some address sees it."""
+
+    def __init__(self, engine: Engine, host: str = "0.0.0.0") -> None:
+        self.engine, self.metrics = engine, Metrics()
+        self.app = small_app(engine, self.metrics, host)
+
+    def key(self, *scopes: str, **limits: int) -> str:
+        with Session(self.engine) as session:
+            _, secret = keys.make(session, "cli", "test", scopes, **limits)
+            session.commit()
+        return secret
+
+    async def ask(
+        self, method: str, path: str, secret: str = "", base: str = "http://server", **more: Any
+    ) -> httpx2.Response:
+        transport = httpx2.ASGITransport(app=self.app, raise_app_exceptions=False)
+        headers = {"authorization": f"Bearer {secret}"} if secret else {}
+        async with httpx2.AsyncClient(transport=transport, base_url=base) as client:
+            return await client.request(
+                method, path, headers=headers | more.pop("headers", {}), **more
+            )
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "access"),
+    [
+        ("GET", "/health", "open"),
+        ("POST", "/v1/chat/completions", "infer"),
+        ("GET", "/v1/models/hf:org/name", "known"),
+        ("DELETE", "/v1/models/ft:a:b:c:d", "tune"),
+        ("GET", "/v1/files/file-1/content", "tune"),
+        ("POST", "/v1/uploads/u/parts", "tune"),
+        ("POST", "/v1/fine_tuning/jobs/j/cancel", "tune"),
+        ("POST", "/v1/fine_tuning/alpha/graders/run", "tune"),
+        ("GET", "/v1/fine_tuning/jobs/j/checkpoints", "tune"),
+        ("POST", "/v1/fine_tuning/checkpoints/ft:hf:a/b:c::d/permissions", "admin"),
+        ("DELETE", "/v1/fine_tuning/checkpoints/ft:a/permissions/p", "admin"),
+        ("GET", "/metrics", None),
+        ("POST", "/v1/models", None),
+        ("GET", "/v1/filesystem", None),
+        ("GET", "/v1/files\n", None),
+    ],
+)
+def test_what_a_route_needs(method: str, path: str, access: str | None) -> None:
+    assert needed(method, path) == access
+
+
+def test_addresses_of_this_machine() -> None:
+    assert all(map(is_loopback, ["localhost", "127.0.0.1", "127.8.0.1", "::1", "[::1]"]))
+    assert not any(map(is_loopback, ["0.0.0.0", "::", "10.0.0.1", "localhost.evil.org", ""]))
+
+
+async def test_no_key_is_needed_on_a_loopback_alone(engine: Engine) -> None:
+    near, far = Server(engine, "127.0.0.1"), Server(engine)
+    local = "http://127.0.0.1:8000"
+    answer = await near.ask("GET", "/v1/models", base=local)
+    assert (answer.status_code, answer.json()["actor"]) == (200, "local")
+    assert (await near.ask("GET", "/v1/models", "any text", base=local)).status_code == 200
+    # A web page whose name was pointed at this machine is not this machine.
+    assert (await near.ask("GET", "/v1/models", base="http://evil.org:8000")).status_code == 401
+    refused = await far.ask("GET", "/v1/models", base=local)
+    assert refused.status_code == 401
+    assert "has no API keys" in refused.json()["error"]["message"]
+    assert (await far.ask("GET", "/health")).json() == "ok"
+    secret = near.key("infer")  # from now on keys are in use here too
+    assert (await near.ask("GET", "/v1/models", base=local)).status_code == 401
+    assert (await near.ask("GET", "/v1/models", secret, base=local)).status_code == 200
+
+
+async def test_scopes_open_their_routes(engine: Engine) -> None:
+    server = Server(engine)
+    infer, tune, admin = (server.key(scope) for scope in ("infer", "tune", "admin"))
+    wanted = {
+        ("GET", "/v1/models"): {infer, tune, admin},
+        ("POST", "/v1/embeddings"): {infer, admin},
+        ("POST", "/v1/fine_tuning/alpha/graders/validate"): {tune, admin},
+        ("GET", "/metrics"): {admin},
+    }
+    for (method, path), allowed in wanted.items():
+        for secret in (infer, tune, admin):
+            answer = await server.ask(method, path, secret, json={})
+            assert (answer.status_code == 403) is (secret not in allowed), path
+        assert (await server.ask(method, path)).status_code == 401
+        assert (await server.ask(method, path, infer[:-1] + "~")).status_code == 401
+    refused = (await server.ask("GET", "/metrics", tune)).json()["error"]
+    assert refused["code"] == "missing_scope"
+    assert "lacks the scope admin" in refused["message"]
+    missing = await server.ask("GET", "/v1/assistants", infer)
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "unknown_url")
+
+
+async def test_a_revoked_key_is_out_at_once(engine: Engine) -> None:
+    server = Server(engine)
+    secret, _ = server.key("infer"), server.key("infer")
+    assert (await server.ask("GET", "/v1/models", secret)).status_code == 200
+    with Session(engine) as session:
+        keys.revoke(session, "cli", keys.listed(session)[0].id)
+        session.commit()
+    refused = await server.ask("GET", "/v1/models", secret)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+
+
+async def test_the_official_client_reads_the_limit(engine: Engine) -> None:
+    server = Server(engine)
+    client = openai.AsyncOpenAI(
+        api_key=server.key("infer", requests=1),
+        base_url="http://server/v1",
+        max_retries=0,
+        http_client=httpx2.AsyncClient(transport=httpx2.ASGITransport(app=server.app)),
+    )
+    async with client:
+        first = await client.models.with_raw_response.list()
+        assert first.headers["x-ratelimit-remaining-requests"] == "0"
+        assert first.request_id is not None
+        with pytest.raises(openai.RateLimitError) as caught:
+            await client.models.list()
+    assert caught.value.code == "rate_limit_exceeded"
+    assert 58 <= int(caught.value.response.headers["retry-after"]) <= 60
+
+
+async def test_tokens_of_a_stream_count(engine: Engine) -> None:
+    server = Server(engine)
+    secret = server.key("infer", tokens=10)
+    answer = await server.ask("POST", "/v1/completions", secret)
+    assert (answer.text, answer.headers["x-ratelimit-remaining-tokens"]) == ("word " * 5, "10")
+    refused = await server.ask("GET", "/v1/models", secret)
+    assert (refused.status_code, refused.json()["error"]["type"]) == (429, "tokens")
+
+
+def nested(depth: int) -> bytes:
+    return b'{"a":' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
+
+
+async def test_bodies_that_are_refused(engine: Engine) -> None:
+    server = Server(engine)
+    secret = server.key("admin")
+    sent = {"headers": {"content-type": "application/json"}}
+
+    async def post(content: Any, path: str = "/v1/embeddings") -> tuple[int, str | None]:
+        answer = await server.ask("POST", path, secret, content=content, **sent)
+        return answer.status_code, answer.json().get("error", {}).get("code")
+
+    async def dripping(size: int) -> AsyncIterator[bytes]:
+        yield b'{"a":"'
+        for _ in range(size // 100):
+            yield b"x" * 100
+        yield b'"}'
+
+    assert await post(nested(5)) == (200, None)
+    assert await post(nested(6)) == (400, "json_too_deep")
+    assert await post(b'{"a":"' + b"[" * 50 + b'"}') == (200, None)
+    assert await post(b"x" * 2001) == (413, "request_too_large")
+    assert await post(dripping(1900)) == (200, None)
+    assert await post(dripping(2500)) == (413, "request_too_large")  # no length was told
+
+
+async def test_files_may_be_larger_than_other_bodies(engine: Engine) -> None:
+    server = Server(engine)
+    secret = server.key("tune")
+    small = await server.ask("POST", "/v1/files", secret, files={"file": b"[" * 4000})
+    assert (small.status_code, small.json()) == (200, 4000)
+    large = await server.ask("POST", "/v1/files", secret, files={"file": b"x" * 5000})
+    assert large.status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("written", "depth"),
+    [
+        (b"3", 0),
+        (b"[]", 1),
+        (b'{"a":[1,{}]}', 3),
+        (b'["[[[["]', 1),
+        (b'["\\"[[[["]', 1),
+        (b'["\\\\",[[]]]', 3),
+        (b'[["a\\\\\\"]"],[]]', 2),
+    ],
+)
+def test_depth_however_it_is_cut(written: bytes, depth: int) -> None:
+    for size in (1, 2, 3, len(written)):
+        counted = Depth()
+        for start in range(0, len(written), size):
+            counted.feed(written[start : start + size])
+        assert counted.deepest == depth
+
+
+async def test_metrics_and_log(engine: Engine) -> None:
+    server, stream = Server(engine), io.StringIO()
+    before = log.LOGGER.handlers[:], log.LOGGER.level, log.LOGGER.propagate
+    log.write_to(stream)
+    try:
+        secret = server.key("admin")
+        server.metrics.watch_queue(lambda: 4)
+        server.metrics.watch_jobs(lambda: {"running": 2, "failed": 1})
+        await server.ask("POST", "/v1/completions", secret, content=b"a secret prompt")
+        await server.ask("GET", "/v1/models/broken", secret)
+        await server.ask("GET", "/v1/none/of/this", secret)
+        await server.ask("POST", "/v1/embeddings")
+        told = (await server.ask("GET", "/metrics", secret)).text
+    finally:
+        log.LOGGER.handlers[:], log.LOGGER.level, log.LOGGER.propagate = before
+    for line in [
+        'burnish_requests_total{route="/v1/completions",status="200"} 1.0',
+        'burnish_requests_total{route="/v1/models/broken",status="500"} 1.0',
+        'burnish_requests_total{route="none",status="404"} 1.0',
+        'burnish_requests_total{route="none",status="401"} 1.0',
+        'burnish_first_token_seconds_count{route="/v1/completions"} 1.0',
+        'burnish_tokens_total{kind="prompt"} 7.0',
+        'burnish_tokens_total{kind="cached"} 3.0',
+        'burnish_tokens_total{kind="generated"} 5.0',
+        "burnish_queue_length 4.0",
+        'burnish_jobs{status="failed"} 1.0',
+        'burnish_jobs{status="running"} 2.0',
+    ]:
+        assert line in told
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    done = [line for line in lines if line["event"] == "request"]
+    assert [line["status"] for line in done] == [200, 500, 404, 401, 200]
+    assert done[0]["generated_tokens"] == 5
+    assert done[0]["key_id"].startswith("key_")
+    assert done[3]["key_id"] is None
+    (failed,) = (line for line in lines if line["event"] == "error")
+    assert failed["error"] == "RuntimeError"
+    assert failed["where"][-1].endswith("broken")
+    assert "secret" not in stream.getvalue()
+
+
+def test_the_log_drops_what_it_does_not_know() -> None:
+    stream = io.StringIO()
+    before = log.LOGGER.handlers[:], log.LOGGER.level, log.LOGGER.propagate
+    log.write_to(stream)
+    try:
+        log.note("job", level=logging.WARNING, job_id="j", prompt="my secret")
+        log.note("quiet", level=logging.DEBUG)
+    finally:
+        log.LOGGER.handlers[:], log.LOGGER.level, log.LOGGER.propagate = before
+    line = json.loads(stream.getvalue())
+    assert line.pop("time") > 1e9
+    assert line == {"level": "warning", "event": "job", "job_id": "j"}

@@ -1,0 +1,115 @@
+"""Keys: made once, kept as hashes, limited by the minute."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
+
+from burnish.errors import UserError
+from burnish.serving import audit, keys
+from burnish.serving.api.errors import ApiError
+from burnish.serving.keys import Key, Limiter
+from burnish.serving.state.tables import Table
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[Session]:
+    engine = create_engine(f"sqlite:///{tmp_path / 'state.db'}")
+    Table.metadata.create_all(engine)
+    with Session(engine) as opened:
+        yield opened
+    engine.dispose()
+
+
+def test_a_key_from_first_to_last(session: Session, tmp_path: Path) -> None:
+    key, secret = keys.make(session, "cli", "laptop", ["tune", "infer"], requests=60)
+    session.commit()
+    assert keys.known(session, secret) == key
+    assert key == Key(key.id, "laptop", frozenset({"infer", "tune"}), 60, None)
+    assert [row.id for row in keys.listed(session)] == [key.id]
+    stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert secret.rsplit("-", 1)[-1].encode() not in stored
+    assert secret.encode() not in stored
+    keys.revoke(session, "cli", key.id)
+    keys.revoke(session, "cli", key.id)
+    assert keys.known(session, secret) is None
+    assert not keys.any_left(session)
+    assert keys.listed(session)[0].revoked_at is not None
+    assert audit.verify(session) is None
+    actions = [line.split('"action": "')[1].split('"')[0] for line in audit.export(session)]
+    assert actions == ["key.make", "key.revoke"]
+
+
+def test_secrets_that_are_none(session: Session) -> None:
+    _, secret = keys.make(session, "cli", "one", ["infer"])
+    _, other = keys.make(session, "cli", "two", ["infer"])
+    swapped = "-".join([*secret.split("-")[:3], other.split("-", 3)[3]])
+    changed = secret[:-1] + ("a" if secret[-1] != "a" else "b")
+    for wrong in ["", "sk-none", swapped, changed, secret + "a", secret[:-1], secret + "\n", "é"]:
+        assert keys.known(session, wrong) is None
+    assert keys.known(session, secret) is not None
+
+
+def test_scopes() -> None:
+    assert Key("k", "n", frozenset({"infer"})).may("infer")
+    assert not Key("k", "n", frozenset({"infer", "tune"})).may("admin")
+    assert Key("k", "n", frozenset({"admin"})).may("tune")
+
+
+@pytest.mark.parametrize(
+    ("scopes", "limit", "said"),
+    [(["infre"], None, "no scope 'infre'"), ([], None, "has no scope"), (["infer"], 0, "a limit")],
+)
+def test_keys_that_cannot_be_made(
+    session: Session, scopes: list[str], limit: int | None, said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        keys.make(session, "cli", "n", scopes, tokens=limit)
+    with pytest.raises(UserError, match="there is no key key_1"):
+        keys.revoke(session, "cli", "key_1")
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_requests_a_minute_by_hand() -> None:
+    clock = Clock()
+    limiter, key = Limiter(clock), Key("k", "n", frozenset(), requests=3)
+    left = [limiter.admit(key)["x-ratelimit-remaining-requests"] for _ in range(3)]
+    assert left == ["2", "1", "0"]
+    clock.now = 5.0  # a quarter of a request has come back: 3 a minute are one in 20 s
+    with pytest.raises(ApiError) as caught:
+        limiter.admit(key)
+    error = caught.value
+    assert (error.status, error.code, error.kind) == (429, "rate_limit_exceeded", "requests")
+    assert error.headers == {
+        "x-ratelimit-limit-requests": "3",
+        "x-ratelimit-remaining-requests": "0",
+        "x-ratelimit-reset-requests": "55s",
+        "retry-after": "15",
+        "retry-after-ms": "15000",
+    }
+    clock.now = 20.0
+    assert limiter.admit(key)["x-ratelimit-reset-requests"] == "1m0s"
+    other = Key("other", "n", frozenset(), requests=3)
+    assert limiter.admit(other)["x-ratelimit-remaining-requests"] == "2"
+    assert limiter.admit(Key("free", "n", frozenset())) == {}
+
+
+def test_tokens_are_taken_when_they_are_known() -> None:
+    clock = Clock()
+    limiter, key = Limiter(clock), Key("k", "n", frozenset(), tokens=600)
+    assert limiter.admit(key)["x-ratelimit-remaining-tokens"] == "600"
+    limiter.spend(key, 900)
+    with pytest.raises(ApiError) as caught:
+        limiter.admit(key)
+    assert caught.value.kind == "tokens"
+    assert caught.value.headers["retry-after"] == "31"  # 301 tokens at 10 a second
+    clock.now = 31.0
+    assert limiter.admit(key)["x-ratelimit-remaining-tokens"] == "10"
