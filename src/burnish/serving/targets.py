@@ -4,11 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from anyio import to_thread
 from fastapi import Request
 
-from burnish.serving.api.answers import Answers
 from burnish.serving.api.errors import invalid
 from burnish.serving.api.fields import ResponseFormat
+from burnish.serving.engine.engine import Engine
 from burnish.serving.engine.grammar import json_grammar, schema_grammar
 from burnish.serving.engine.requests import Ask, Draw, Grammar
 from burnish.serving.wording import Wording
@@ -22,15 +23,13 @@ class Target:
         engine: answers with the base weights and the adapters on them.
         tokenizer: of the base.
         wording: its tokens as the API shows them.
-        context: tokens of prompt and answer together.
         fingerprint: changes when answers could.
         adapter: the tuned model's folder; None for the base.
     """
 
-    engine: Answers
+    engine: Engine
     tokenizer: Any
     wording: Wording
-    context: int
     fingerprint: str
     adapter: str | None = None
 
@@ -74,13 +73,13 @@ class Target:
         return Ask(prompt, own, self.adapter, prompt_logprobs)
 
 
-def target_of(request: Request, name: str) -> Target:
-    """The model of that name, an alias included.
+async def target_of(request: Request, name: str) -> Target:
+    """The model of that name, an alias included; its base is loaded where nobody asked it yet.
 
     Raises:
         ApiError: there is none, or it is not served here.
     """
-    found: Target = request.app.state.service.engines.target(name)
+    found: Target = await to_thread.run_sync(request.app.state.service.engines.target, name)
     return found
 
 
@@ -90,13 +89,14 @@ def room_for(target: Target, prompt: tuple[int, ...], wanted: int | None) -> int
     Raises:
         ApiError: prompt and answer together are longer than the model's context.
     """
+    context = target.engine.context
     asked = len(prompt) + (1 if wanted is None else wanted)
-    if asked > target.context:
+    if asked > context:
         rest = "" if wanted is None else f" and asks for {wanted} more"
         raise invalid(
-            f"This model's maximum context length is {target.context} tokens. "
+            f"This model's maximum context length is {context} tokens. "
             f"The request has {len(prompt)} of them in its prompt{rest}.",
             "messages",
             "context_length_exceeded",
         )
-    return target.context - len(prompt) if wanted is None else wanted
+    return context - len(prompt) if wanted is None else wanted

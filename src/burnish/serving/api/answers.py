@@ -2,24 +2,16 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+import time
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from fastapi import Request
 
+from burnish.serving.api.usage import Usage
+from burnish.serving.engine.engine import Engine
 from burnish.serving.engine.requests import Ask, Drawn, Piece
-
-# A piece with the place of its ask, what went wrong, or None where an answer ends.
-_Arrived = asyncio.Queue[tuple[int, Piece] | Exception | None]
-
-
-class Answers(Protocol):
-    """What the routes need of an engine."""
-
-    def answer(self, ask: Ask) -> AsyncGenerator[Piece, None]:
-        """Pieces as they come; closing the iterator gives the answer up."""
-        ...
+from burnish.serving.engine.stream import Answering
 
 
 @dataclass(slots=True)
@@ -42,61 +34,60 @@ class HungUp(Exception):  # noqa: N818 - nothing went wrong
     """The client is gone, so nobody waits for the answer."""
 
 
-async def whole(engine: Answers, asks: Sequence[Ask], request: Request) -> list[Answer]:
-    """All answers, in the order of the asks.
+async def whole(
+    engine: Engine, asks: Sequence[Ask], request: Request, usage: Usage
+) -> list[Answer]:
+    """All answers, in the order of the asks; `usage` is filled in.
 
     Raises:
         HungUp: the client went away; what was under way is given up.
     """
-    work = asyncio.gather(*(_whole(engine, ask) for ask in asks))
+    answers = [Answer() for _ in asks]
+    work = asyncio.create_task(_whole(engine, asks, answers, usage))
     gone = asyncio.create_task(_gone(request))
     try:
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
             raise HungUp
-        return work.result()
+        await work
+        return answers
     finally:
         for task in (work, gone):
             task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await work
+        await asyncio.gather(work, gone, return_exceptions=True)
 
 
-async def pieces(engine: Answers, asks: Sequence[Ask]) -> AsyncIterator[tuple[int, Piece]]:
+async def pieces(
+    engine: Engine, asks: Sequence[Ask], usage: Usage
+) -> AsyncGenerator[tuple[int, Piece], None]:
     """Pieces of all answers as they come, each with the place of its ask."""
-    arrived: _Arrived = asyncio.Queue()
-    tasks = [
-        asyncio.create_task(_passed_on(engine, ask, place, arrived))
-        for place, ask in enumerate(asks)
-    ]
-    try:
-        for _ in tasks:
-            while (found := await arrived.get()) is not None:
-                if isinstance(found, Exception):
-                    raise found
-                yield found
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    started = time.perf_counter()
+    with contextlib.ExitStack() as given_up:
+        answers = [given_up.enter_context(engine.submit(ask)) for ask in asks]
+        waiting = {asyncio.create_task(_next(one)): place for place, one in enumerate(answers)}
+        given_up.callback(lambda: [task.cancel() for task in waiting])
+        while waiting:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in sorted(done, key=waiting.__getitem__):
+                place, piece = waiting.pop(task), task.result()
+                usage.first = usage.first or time.perf_counter() - started
+                if piece.end is None:
+                    waiting[asyncio.create_task(_next(answers[place]))] = place
+                if piece.used is not None:
+                    usage.add(piece.used)
+                yield place, piece
 
 
-async def _whole(engine: Answers, ask: Ask) -> Answer:
-    answer = Answer()
-    async with contextlib.aclosing(engine.answer(ask)) as found:
-        async for piece in found:
-            answer.grow(piece)
-    return answer
+async def _whole(
+    engine: Engine, asks: Sequence[Ask], answers: Sequence[Answer], usage: Usage
+) -> None:
+    async with contextlib.aclosing(pieces(engine, asks, usage)) as found:
+        async for place, piece in found:
+            answers[place].grow(piece)
 
 
-async def _passed_on(engine: Answers, ask: Ask, place: int, arrived: _Arrived) -> None:
-    try:
-        async with contextlib.aclosing(engine.answer(ask)) as found:
-            async for piece in found:
-                arrived.put_nowait((place, piece))
-        arrived.put_nowait(None)
-    except Exception as error:
-        arrived.put_nowait(error)
+async def _next(answer: Answering) -> Piece:
+    return await anext(answer)
 
 
 async def _gone(request: Request) -> None:

@@ -18,10 +18,10 @@ from burnish.serving.api.answers import Answer, HungUp, pieces, whole
 from burnish.serving.api.errors import invalid
 from burnish.serving.api.fields import Body, Drawing, Metadata, ResponseFormat
 from burnish.serving.api.streaming import streamed
+from burnish.serving.api.usage import Usage, usage_of
 from burnish.serving.engine.requests import Ask, Draw, Drawn, Piece
 from burnish.serving.prompts import Call, prompt_tokens, tool_calls
 from burnish.serving.targets import Target, room_for, target_of
-from burnish.serving.usage import Usage
 
 router = APIRouter()
 _GONE = Response(status_code=499)  # nobody reads it
@@ -85,15 +85,17 @@ async def create(body: ChatRequest, request: Request) -> Response:
     """One reply or several to a conversation."""
     if body.top_logprobs is not None and not body.logprobs:
         raise invalid("'top_logprobs' needs 'logprobs' to be true.", "top_logprobs")
-    target = target_of(request, body.model)
+    target = await target_of(request, body.model)
     turns = [message.model_dump(exclude_none=True) for message in body.messages]
     prompt = prompt_tokens(turns, body.offered, target.tokenizer)
     asks = _asks(body, target, prompt)
-    reply = _Reply(body, target, len(prompt))
+    usage = usage_of(request)
+    usage.prompt = len(prompt)
+    reply = _Reply(body, target, usage)
     if body.stream:
         return streamed(reply.chunks(asks))
     try:
-        answers = await whole(target.engine, asks, request)
+        answers = await whole(target.engine, asks, request, reply.usage)
     except HungUp:
         return _GONE
     return JSONResponse(reply.completion(answers).model_dump(mode="json", exclude_unset=True))
@@ -115,9 +117,8 @@ def _asks(body: ChatRequest, target: Target, prompt: tuple[int, ...]) -> list[As
 class _Reply:
     """What all parts of one reply have in common."""
 
-    def __init__(self, body: ChatRequest, target: Target, prompt_tokens: int) -> None:
-        self.body, self.target = body, target
-        self.usage = Usage(prompt_tokens)
+    def __init__(self, body: ChatRequest, target: Target, usage: Usage) -> None:
+        self.body, self.target, self.usage = body, target, usage
         self.shared: dict[str, Any] = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -129,9 +130,8 @@ class _Reply:
     def completion(self, answers: Sequence[Answer]) -> ChatCompletion:
         """The whole reply."""
         choices = [self._choice(place, answer) for place, answer in enumerate(answers)]
-        self.usage.count(sum(len(answer.drawn) for answer in answers))
         return ChatCompletion(
-            object="chat.completion", choices=choices, usage=self.usage.counted, **self.shared
+            object="chat.completion", choices=choices, usage=self.usage.told, **self.shared
         )
 
     async def chunks(self, asks: Sequence[Ask]) -> AsyncIterator[ChatCompletionChunk]:
@@ -139,9 +139,8 @@ class _Reply:
         said = [Answer() for _ in asks]
         for place in range(len(asks)):
             yield self._chunk(place, ChoiceDelta(role="assistant", content="", refusal=None))
-        async for place, piece in pieces(self.target.engine, asks):
+        async for place, piece in pieces(self.target.engine, asks, self.usage):
             said[place].grow(piece)
-            self.usage.count(len(piece.drawn))
             if piece.text and not self.body.offered:
                 delta = ChoiceDelta(content=piece.text)
                 yield self._chunk(place, delta, drawn=piece.drawn)
@@ -149,7 +148,7 @@ class _Reply:
                 for chunk in self._ended(place, said[place], piece):
                     yield chunk
         if self.body.counts_tokens:
-            yield self._marked(choices=[], usage=self.usage.counted)
+            yield self._marked(choices=[], usage=self.usage.told)
 
     def _ended(self, place: int, answer: Answer, last: Piece) -> list[ChatCompletionChunk]:
         found = []
@@ -157,7 +156,7 @@ class _Reply:
         if text:
             found.append(self._chunk(place, ChoiceDelta(content=text), drawn=answer.drawn))
         if calls:
-            found.append(self._chunk(place, ChoiceDelta(tool_calls=_deltas(calls))))  # type: ignore[arg-type]
+            found.append(self._chunk(place, ChoiceDelta(tool_calls=_deltas(calls))))
         left = last.drawn if not last.text and not self.body.offered else ()
         end = "tool_calls" if calls else answer.end
         return [*found, self._chunk(place, ChoiceDelta(), end=end, drawn=left)]
@@ -169,7 +168,7 @@ class _Reply:
             message |= {"content": text or None, "tool_calls": [_call(call) for call in calls]}
         return Choice(
             index=place,
-            finish_reason="tool_calls" if calls else answer.end,  # type: ignore[arg-type]
+            finish_reason="tool_calls" if calls else answer.end,
             logprobs=self._logprobs(answer.drawn),
             message=ChatCompletionMessage.model_validate(message),
         )

@@ -15,9 +15,9 @@ from burnish.serving.api.answers import Answer, HungUp, pieces, whole
 from burnish.serving.api.errors import invalid
 from burnish.serving.api.fields import Drawing
 from burnish.serving.api.streaming import streamed
+from burnish.serving.api.usage import Usage, usage_of
 from burnish.serving.engine.requests import Ask, Draw, Drawn
 from burnish.serving.targets import Target, room_for, target_of
-from burnish.serving.usage import Usage
 
 router = APIRouter()
 _GONE = Response(status_code=499)
@@ -45,13 +45,15 @@ async def create(body: CompletionRequest, request: Request) -> Response:
         raise invalid("'best_of' cannot be streamed.", "best_of")
     if (body.best_of or body.n or 1) < (body.n or 1):
         raise invalid("'best_of' must be at least 'n'.", "best_of")
-    target = target_of(request, body.model)
+    target = await target_of(request, body.model)
     prompts = _prompts(body, target)
-    reply = _Reply(body, target, prompts)
+    usage = usage_of(request)
+    usage.prompt = sum(len(prompt) for prompt in prompts)
+    reply = _Reply(body, target, prompts, usage)
     if body.stream:
         return streamed(reply.chunks())
     try:
-        answers = await whole(target.engine, reply.asks, request)
+        answers = await whole(target.engine, reply.asks, request, reply.usage)
     except HungUp:
         return _GONE
     return JSONResponse(reply.completion(answers).model_dump(mode="json", exclude_unset=True))
@@ -79,11 +81,14 @@ class _Reply:
     """The asks of one request, and what comes of them."""
 
     def __init__(
-        self, body: CompletionRequest, target: Target, prompts: Sequence[tuple[int, ...]]
+        self,
+        body: CompletionRequest,
+        target: Target,
+        prompts: Sequence[tuple[int, ...]],
+        usage: Usage,
     ) -> None:
-        self.body, self.target, self.prompts = body, target, prompts
+        self.body, self.target, self.prompts, self.usage = body, target, prompts, usage
         self.each = max(body.best_of or 1, body.n or 1)
-        self.usage = Usage(sum(len(prompt) for prompt in prompts))
         self.asks = [self._ask(prompt, place) for prompt in prompts for place in range(self.each)]
         self.shared: dict[str, Any] = {
             "id": f"cmpl-{uuid.uuid4().hex}",
@@ -95,7 +100,6 @@ class _Reply:
 
     def completion(self, answers: Sequence[Answer]) -> Completion:
         """The best `n` answers of each prompt."""
-        self.usage.count(sum(len(answer.drawn) for answer in answers))
         choices = []
         for place in range(len(self.prompts)):
             own = list(answers[place * self.each : (place + 1) * self.each])
@@ -103,13 +107,12 @@ class _Reply:
                 own.sort(key=_likelihood, reverse=True)
             choices += [(place, answer) for answer in own[: self.body.n or 1]]
         found = [self._choice(index, *choice) for index, choice in enumerate(choices)]
-        return Completion(choices=found, usage=self.usage.counted, **self.shared)
+        return Completion(choices=found, usage=self.usage.told, **self.shared)
 
     async def chunks(self) -> AsyncIterator[Completion]:
         """Texts as they are written; an echoed prompt comes first."""
         offsets = [0] * len(self.asks)
-        async for place, piece in pieces(self.target.engine, self.asks):
-            self.usage.count(len(piece.drawn))
+        async for place, piece in pieces(self.target.engine, self.asks, self.usage):
             answer = Answer(piece.text, list(piece.drawn), piece.end or "", piece.prompt)
             if self.body.echo and not offsets[place]:
                 answer.text = self.target.decoded(self.prompts[place // self.each]) + answer.text
@@ -120,7 +123,7 @@ class _Reply:
             )
             yield Completion.construct(choices=[choice], **self._counted(), **self.shared)
         if self.body.counts_tokens:
-            yield Completion(choices=[], usage=self.usage.counted, **self.shared)
+            yield Completion(choices=[], usage=self.usage.told, **self.shared)
 
     def _counted(self) -> dict[str, Any]:
         return {"usage": None} if self.body.counts_tokens else {}
@@ -149,7 +152,7 @@ class _Reply:
         return CompletionChoice(
             index=index,
             text=answer.text,
-            finish_reason=answer.end,  # type: ignore[arg-type]
+            finish_reason=answer.end,
             logprobs=logprobs,
         )
 

@@ -1,9 +1,10 @@
 """Embeddings of texts or tokens."""
 
 import base64
+import math
+import struct
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from fastapi import APIRouter, Request
 from pydantic import Field
 
@@ -66,11 +67,15 @@ def _rows(body: EmbeddingRequest, embedder: Embedder) -> list[list[int]]:
     return rows
 
 
-def _shortened(numbers: list[float], size: int) -> "np.ndarray[Any, np.dtype[np.float32]]":
+def _shortened(numbers: list[float], size: int) -> list[float]:
     """The first numbers, again of length 1."""
-    own = np.asarray(numbers[:size], dtype="<f4")
-    return own if size == len(numbers) else own / max(float(np.linalg.norm(own)), 1e-12)
+    if size == len(numbers):
+        return numbers
+    length = math.hypot(*numbers[:size])
+    return [number / max(length, 1e-12) for number in numbers[:size]]
 
 
-def _shown(own: "np.ndarray[Any, np.dtype[np.float32]]", encoding: str) -> list[float] | str:
-    return base64.b64encode(own.tobytes()).decode() if encoding == "base64" else own.tolist()
+def _shown(numbers: list[float], encoding: str) -> list[float] | str:
+    if encoding == "float":
+        return numbers
+    return base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()

@@ -4,7 +4,11 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
+from openai.types import CompletionUsage
+from openai.types.completion_usage import PromptTokensDetails
 from starlette.requests import HTTPConnection
+
+from burnish.serving.engine.requests import Used
 
 _PLACE = "burnish.usage"
 
@@ -24,6 +28,21 @@ class Usage:
     @property
     def tokens(self) -> int:
         return self.prompt + self.generated
+
+    def add(self, used: Used) -> None:
+        """An answer that ended; several answers to one prompt read it once."""
+        self.cached = max(self.cached, used.cached)
+        self.generated += used.drawn
+
+    @property
+    def told(self) -> CompletionUsage:
+        """As the API says it."""
+        return CompletionUsage(
+            prompt_tokens=self.prompt,
+            completion_tokens=self.generated,
+            total_tokens=self.tokens,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=self.cached),
+        )
 
 
 def usage_of(request: HTTPConnection) -> Usage:
