@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import os
 import shutil
 import socket
@@ -9,7 +10,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +113,39 @@ def _server(app: Any) -> tuple[uvicorn.Server, int]:
         port = int(free.getsockname()[1])
     config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", ws="none")
     return uvicorn.Server(config), port
+
+
+@pytest.fixture
+def tuning(tmp_path: Path, tiny_folder: Path) -> Settings:
+    """A tiny model that can be tuned in seconds, and a suite of a few items."""
+    suite = tmp_path / "suite.jsonl"
+    items = [
+        {"question": "The parcel is", "choices": [" here", " torn"], "answer": i % 2}
+        for i in range(8)
+    ]
+    suite.write_text("".join(json.dumps(item) + "\n" for item in items))
+    recipe = {
+        "evaluate.general": [str(suite)],
+        "evaluate.max_new_tokens": 4,
+        "training.preflight": False,
+        "training.checkpoints": 12,
+    }
+    return Settings(tmp_path / "data", models={"tiny": str(tiny_folder)}, recipe=recipe, lease=3.0)
+
+
+@pytest.fixture
+def chat_rows() -> Callable[[int], bytes]:
+    """Questions and answers as OpenAI's supervised files have them; so many rows."""
+
+    def rows(count: int) -> bytes:
+        turns = [
+            [
+                {"role": "user", "content": f"{word} number {i} please"},
+                {"role": "assistant", "content": label},
+            ]
+            for i in range(count // 2)
+            for word, label in (("tent", "red"), ("parcel", "green"))
+        ]
+        return b"".join(json.dumps({"messages": row}).encode() + b"\n" for row in turns)
+
+    return rows
