@@ -104,6 +104,11 @@ def context_length(source: Source) -> int:
     return int(getattr(config, "max_position_embeddings", 2048))
 
 
+def hidden_size(source: Source) -> int:
+    """Width of the model's layers, told before its weights are loaded."""
+    return int(AutoConfig.from_pretrained(str(source.path)).get_text_config().hidden_size)
+
+
 def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     """The tokenizer of a resolved source."""
     try:

@@ -2,11 +2,22 @@
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, LargeBinary, String, Text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Text,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
 
 # SQLite counts only INTEGER keys up by itself.
 _Seq = BigInteger().with_variant(Integer, "sqlite")
+_Unlabelled = text("meta IS NULL")
 
 
 class Table(MappedAsDataclass, DeclarativeBase):
@@ -20,16 +31,21 @@ class FileRow(Table):
 
     seq: Mapped[int] = mapped_column(_Seq, primary_key=True, init=False)
     id: Mapped[str] = mapped_column(String(64), unique=True)
-    purpose: Mapped[str] = mapped_column(String(32), index=True)
+    purpose: Mapped[str] = mapped_column(String(32))
     filename: Mapped[str] = mapped_column(Text)
     bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64), index=True)
     created_at: Mapped[int] = mapped_column(BigInteger)
-    expires_at: Mapped[int | None] = mapped_column(BigInteger, default=None)
+    expires_at: Mapped[int | None] = mapped_column(BigInteger, default=None, index=True)
+
+    __table_args__ = (Index("ix_files_purpose_seq", "purpose", "seq"),)
 
 
 class UploadRow(Table):
-    """A file that arrives in parts. `status`: pending, completed, cancelled or expired."""
+    """A file that arrives in parts. `status`: pending, completed, cancelled or expired.
+
+    `lasts` is how many seconds the file is kept once it is whole; None is for good.
+    """
 
     __tablename__ = "uploads"
 
@@ -42,6 +58,7 @@ class UploadRow(Table):
     created_at: Mapped[int] = mapped_column(BigInteger)
     expires_at: Mapped[int] = mapped_column(BigInteger)
     status: Mapped[str] = mapped_column(String(16), default="pending")
+    lasts: Mapped[int | None] = mapped_column(default=None)
     file_id: Mapped[str | None] = mapped_column(String(64), default=None)
 
 
@@ -62,7 +79,8 @@ class JobRow(Table):
     """A fine-tuning job.
 
     `status` is the API's, and `paused` besides; `wish` is what a client asked of a job that runs:
-    "", "pause" or "cancel". A worker that works on it renews `leased_until`; after that moment
+    "", "pause" or "cancel"; a cancelled job has its status at once, and the wish until its worker
+    has let go. A worker that works on it renews `leased_until`; after that moment
     any other may go on with it, from the run's last checkpoint. `method` is the API's object with
     every `auto` still in it, `resolved` the hyperparameters that were taken.
     """
@@ -79,7 +97,7 @@ class JobRow(Table):
     created_at: Mapped[int] = mapped_column(BigInteger)
     validation_file: Mapped[str | None] = mapped_column(String(64), default=None)
     suffix: Mapped[str | None] = mapped_column(String(64), default=None)
-    meta: Mapped[dict[str, str] | None] = mapped_column(JSON, default=None)
+    meta: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True), default=None)
     wish: Mapped[str] = mapped_column(String(16), default="")
     resolved: Mapped[dict[str, Any] | None] = mapped_column(JSON, default=None)
     fine_tuned_model: Mapped[str | None] = mapped_column(String(255), default=None)
@@ -91,7 +109,20 @@ class JobRow(Table):
     worker: Mapped[str | None] = mapped_column(String(128), default=None)
     leased_until: Mapped[float | None] = mapped_column(default=None)
 
-    __table_args__ = (Index("ix_jobs_status_seq", "status", "seq"),)
+    __table_args__ = (
+        Index("ix_jobs_status_seq", "status", "seq"),
+        Index("ix_jobs_unlabelled", "seq", sqlite_where=_Unlabelled, postgresql_where=_Unlabelled),
+    )
+
+
+class MetaRow(Table):
+    """One key of a job's metadata, so that jobs are found by it without reading all of them."""
+
+    __tablename__ = "job_meta"
+
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[str] = mapped_column(String(512), primary_key=True)
+    job_seq: Mapped[int] = mapped_column(ForeignKey("jobs.seq"), primary_key=True)
 
 
 class EventRow(Table):
@@ -144,9 +175,14 @@ class PermissionRow(Table):
 
     seq: Mapped[int] = mapped_column(_Seq, primary_key=True, init=False)
     id: Mapped[str] = mapped_column(String(64), unique=True)
-    checkpoint: Mapped[str] = mapped_column(String(255), index=True)
+    checkpoint: Mapped[str] = mapped_column(String(255))
     project_id: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[int] = mapped_column(BigInteger)
+
+    __table_args__ = (
+        Index("ix_permissions_checkpoint_seq", "checkpoint", "seq"),
+        Index("ix_permissions_project", "checkpoint", "project_id", unique=True),
+    )
 
 
 class AliasRow(Table):
@@ -155,7 +191,7 @@ class AliasRow(Table):
     __tablename__ = "aliases"
 
     name: Mapped[str] = mapped_column(String(255), primary_key=True)
-    target: Mapped[str] = mapped_column(String(255))
+    target: Mapped[str] = mapped_column(String(255), index=True)
     created_at: Mapped[int] = mapped_column(BigInteger)
     forced: Mapped[bool] = mapped_column(default=False)
 

@@ -1,0 +1,144 @@
+"""Fine-tuning jobs: made, listed, cancelled, paused, resumed; their events and checkpoints."""
+
+import re
+import secrets
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
+from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
+
+from burnish.serving.api.bodies import NewJob
+from burnish.serving.api.errors import ApiError, invalid
+from burnish.serving.api.queries import After, Shared
+from burnish.serving.api.shapes import Listed, a_page, checkpoint_of, event_of, job_of
+from burnish.serving.service import Service
+from burnish.serving.state import events, files, jobs, models
+from burnish.serving.state.events import Event
+from burnish.serving.state.names import new_id
+from burnish.serving.state.paging import Cursor
+from burnish.serving.state.tables import JobRow
+
+router = APIRouter(prefix="/fine_tuning/jobs")
+
+_META = re.compile(r"metadata\[(.*)\]")
+# Settings of reinforcement that say nothing to the models here.
+_IDLE = {"eval_samples": "auto", "reasoning_effort": "default"}
+
+
+@router.post("", response_model=FineTuningJob)
+def create(service: Shared, body: NewJob) -> Any:
+    _check_model(service, body.model)
+    _check_file(service, body.training_file, "training_file")
+    if body.validation_file is not None:
+        _check_file(service, body.validation_file, "validation_file")
+    method = body.taught()
+    job = JobRow(
+        id=new_id("ftjob-"),
+        model=body.model,
+        status="validating_files",
+        training_file=body.training_file,
+        method=method,
+        seed=secrets.randbelow(1 << 31) if body.seed is None else body.seed,
+        created_at=int(time.time()),
+        validation_file=body.validation_file,
+        suffix=body.suffix,
+        meta=body.metadata or None,
+    )
+    return _shown(service, jobs.submit(service.database, job, _idle(method)))
+
+
+@router.get("", response_model=Listed[FineTuningJob])
+def listed(
+    service: Shared,
+    request: Request,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 20,
+) -> Any:
+    """Newest first. `metadata[k]=v` asks for jobs with that key, `metadata=null` for those without
+    any."""
+    query = request.query_params
+    meta = {key[1]: value for name, value in query.items() if (key := _META.fullmatch(name))}
+    if (plain := query.get("metadata")) not in (None, "null") or (plain and meta):
+        raise invalid("Write metadata[KEY]=VALUE, or metadata=null alone.", "metadata")
+    page = jobs.listed(service.database, Cursor(limit, after), meta, plain=plain is not None)
+    return a_page([_shown(service, row) for row in page.rows], has_more=page.has_more)
+
+
+@router.get("/{fine_tuning_job_id}", response_model=FineTuningJob)
+def retrieve(service: Shared, fine_tuning_job_id: str) -> Any:
+    return _shown(service, jobs.retrieve(service.database, fine_tuning_job_id))
+
+
+@router.post("/{fine_tuning_job_id}/cancel", response_model=FineTuningJob)
+def cancel(service: Shared, fine_tuning_job_id: str) -> Any:
+    return _shown(service, jobs.cancel(service.database, fine_tuning_job_id))
+
+
+@router.post("/{fine_tuning_job_id}/pause", response_model=FineTuningJob)
+def pause(service: Shared, fine_tuning_job_id: str) -> Any:
+    return _shown(service, jobs.pause(service.database, fine_tuning_job_id))
+
+
+@router.post("/{fine_tuning_job_id}/resume", response_model=FineTuningJob)
+def resume(service: Shared, fine_tuning_job_id: str) -> Any:
+    return _shown(service, jobs.resume(service.database, fine_tuning_job_id))
+
+
+@router.get("/{fine_tuning_job_id}/events", response_model=Listed[FineTuningJobEvent])
+def list_events(
+    service: Shared,
+    fine_tuning_job_id: str,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 20,
+) -> Any:
+    jobs.retrieve(service.database, fine_tuning_job_id)
+    page = events.listed(service.database, fine_tuning_job_id, Cursor(limit, after))
+    return a_page([event_of(row) for row in page.rows], has_more=page.has_more)
+
+
+@router.get("/{fine_tuning_job_id}/checkpoints", response_model=Listed[FineTuningJobCheckpoint])
+def list_checkpoints(
+    service: Shared,
+    fine_tuning_job_id: str,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 10,
+) -> Any:
+    jobs.retrieve(service.database, fine_tuning_job_id)
+    page = models.checkpoints(service.database, fine_tuning_job_id, Cursor(limit, after))
+    return a_page([checkpoint_of(row) for row in page.rows], has_more=page.has_more)
+
+
+def _shown(service: Service, job: JobRow) -> FineTuningJob:
+    return job_of(job, service.settings.organization)
+
+
+def _check_model(service: Service, name: str) -> None:
+    """A base model, or one that was tuned here to the end, which goes on learning."""
+    if name in service.settings.models:
+        return
+    model = models.find(service.database, name)
+    if model is None or model.step is not None or model.base not in service.settings.models:
+        said = f"Model {name} is not available for fine-tuning or does not exist."
+        raise invalid(said, "model", "model_not_available")
+
+
+def _check_file(service: Service, name: str, param: str) -> None:
+    try:
+        row = files.retrieve(service.database, name)
+    except ApiError as error:
+        raise invalid(f"File '{name}' does not exist.", param, "file_not_found") from error
+    if row.purpose != "fine-tune":
+        said = f"File '{name}' has the purpose '{row.purpose}', but it must be 'fine-tune'."
+        raise invalid(said, param, "invalid_purpose")
+
+
+def _idle(method: dict[str, Any]) -> tuple[Event, ...]:
+    """What was asked for and changes nothing here is said at once."""
+    given = method[method["type"]]["hyperparameters"]
+    named = [name for name, usual in _IDLE.items() if given.get(name, usual) != usual]
+    return tuple(
+        Event(f"{name} is {given[name]}, which has no effect on this model", "warn")
+        for name in named
+    )

@@ -1,0 +1,150 @@
+"""Rows as the API's objects: the official client's own types, so that no field is missing."""
+
+from typing import Any, Generic, Literal, TypeVar
+
+from openai.types import FileObject, Upload
+from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
+from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
+from openai.types.uploads import UploadPart
+from pydantic import BaseModel
+
+from burnish.serving.state.tables import EventRow, FileRow, JobRow, ModelRow, PartRow, UploadRow
+
+Item = TypeVar("Item", bound=BaseModel)
+
+_SUPERVISED = ("batch_size", "learning_rate_multiplier", "n_epochs")
+
+
+class File(FileObject):
+    """The client's type lacks a purpose that it can send."""
+
+    purpose: Literal[  # type: ignore[assignment]
+        "assistants",
+        "assistants_output",
+        "batch",
+        "batch_output",
+        "evals",
+        "fine-tune",
+        "fine-tune-results",
+        "vision",
+        "user_data",
+    ]
+
+
+class WholeUpload(Upload):
+    """An upload whose file has any purpose."""
+
+    file: File | None = None
+
+
+class Listed(BaseModel, Generic[Item]):
+    """A page of a list."""
+
+    object: Literal["list"]
+    data: list[Item]
+    has_more: bool
+    first_id: str | None = None
+    last_id: str | None = None
+
+
+def a_page(items: list[Item], *, has_more: bool = False) -> dict[str, Any]:
+    """The page as a list of those items; its ends are named, if it has any."""
+    ends = [getattr(item, "id", None) for item in (items[0], items[-1])] if items else [None, None]
+    return {
+        "object": "list",
+        "data": items,
+        "has_more": has_more,
+        "first_id": ends[0],
+        "last_id": ends[1],
+    }
+
+
+def file_of(row: FileRow) -> File:
+    return File(
+        id=row.id,
+        bytes=row.bytes,
+        created_at=row.created_at,
+        filename=row.filename,
+        object="file",
+        purpose=row.purpose,
+        status="processed",
+        expires_at=row.expires_at,
+    )
+
+
+def upload_of(row: UploadRow, file: FileRow | None = None) -> WholeUpload:
+    return WholeUpload(
+        id=row.id,
+        bytes=row.bytes,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        filename=row.filename,
+        object="upload",
+        purpose=row.purpose,
+        status=row.status,
+        file=file and file_of(file),
+    )
+
+
+def part_of(row: PartRow) -> UploadPart:
+    return UploadPart(
+        id=row.id, created_at=row.created_at, object="upload.part", upload_id=row.upload_id
+    )
+
+
+def job_of(row: JobRow, organization: str) -> FineTuningJob:
+    """A paused job waits as a queued one does: the API has no word of its own for it."""
+    taken = row.resolved or {}
+    kind = row.method["type"]
+    chosen = {**(row.method[kind].get("hyperparameters") or {}), **taken}
+    method = {"type": kind, kind: {**row.method[kind], "hyperparameters": chosen}}
+    shown = {name: chosen.get(name) for name in _SUPERVISED} if kind == "supervised" else {}
+    return FineTuningJob.model_validate(
+        {
+            "id": row.id,
+            "created_at": row.created_at,
+            "error": row.error,
+            "fine_tuned_model": row.fine_tuned_model,
+            "finished_at": row.finished_at,
+            "hyperparameters": shown,
+            "model": row.model,
+            "object": "fine_tuning.job",
+            "organization_id": f"org-{organization}",
+            "result_files": row.result_files,
+            "seed": row.seed,
+            "status": "queued" if row.status == "paused" else row.status,
+            "trained_tokens": row.trained_tokens,
+            "training_file": row.training_file,
+            "validation_file": row.validation_file,
+            "estimated_finish": row.estimated_finish,
+            "integrations": [],
+            "metadata": row.meta,
+            "method": method,
+        }
+    )
+
+
+def event_of(row: EventRow) -> FineTuningJobEvent:
+    return FineTuningJobEvent(
+        id=row.id,
+        created_at=row.created_at,
+        level=row.level,
+        message=row.message,
+        object="fine_tuning.job.event",
+        data=row.data,
+        type=row.type,
+    )
+
+
+def checkpoint_of(row: ModelRow) -> FineTuningJobCheckpoint:
+    return FineTuningJobCheckpoint.model_validate(
+        {
+            "id": row.checkpoint_id,
+            "created_at": row.created_at,
+            "fine_tuned_model_checkpoint": row.name,
+            "fine_tuning_job_id": row.job_id,
+            "metrics": row.metrics or {},
+            "object": "fine_tuning.job.checkpoint",
+            "step_number": row.step,
+        }
+    )

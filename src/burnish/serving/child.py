@@ -1,0 +1,56 @@
+"""The process that runs one job's recipe; it ends with its worker, however that one ends.
+
+    python -m burnish.serving.child WORKER_PID RECIPE
+
+Exit codes: 0 there is a verdict, 2 the user's error, which `outcome.json` beside the recipe says,
+130 stopped with a checkpoint. Anything else is our own mistake; its traceback is on stderr.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from burnish.errors import InterruptedRunError, UserError
+from burnish.run_directory import write_atomic
+
+OUTCOME = "outcome.json"
+DONE, REFUSED, STOPPED = 0, 2, 130
+_PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: Sequence[str]) -> int:
+    worker, recipe = int(arguments[0]), Path(arguments[1])
+    _die_with(worker)
+    try:
+        _run(recipe)
+    except UserError as error:
+        said = {"kind": type(error).__name__, "message": str(error)}
+        write_atomic(recipe.with_name(OUTCOME), json.dumps(said))
+        return REFUSED
+    except (InterruptedRunError, KeyboardInterrupt):
+        return STOPPED
+    return DONE
+
+
+def _run(path: Path) -> None:
+    from burnish import pipeline  # slow to import, and the worker may be gone by now
+    from burnish.recipe import load_recipe
+
+    recipe = load_recipe(path)
+    pipeline.run(recipe, resume=(recipe.output / recipe.name).exists(), quiet=True)
+
+
+def _die_with(worker: int) -> None:
+    """Linux kills this process when the thread that started it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != worker:
+        raise SystemExit("the worker is gone")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,140 @@
+"""What a run logs, as events of its job: each line told once, also of a log that is cut back."""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from burnish.serving.state.events import Event
+
+Line = dict[str, Any]
+COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
+
+
+class Tail:
+    """The lines that are new in a file that grows, and now and then is written anew."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._inode, self._offset = -1, 0
+
+    def new(self) -> list[Line]:
+        """Whole lines since the last call; all of them where the file is another one by now."""
+        try:
+            with self.path.open("rb") as file:
+                return self._read(file)
+        except FileNotFoundError:
+            return []
+
+    def _read(self, file: Any) -> list[Line]:
+        found = os.fstat(file.fileno())
+        if found.st_ino != self._inode or found.st_size < self._offset:
+            self._inode, self._offset = found.st_ino, 0
+        file.seek(self._offset)
+        whole = file.read().rpartition(b"\n")[0]
+        self._offset += len(whole) + 1 if whole else 0
+        return [json.loads(line) for line in whole.splitlines() if line.strip()]
+
+
+class Follower:
+    """Turns lines into events.
+
+    A step's line waits for the next one, since a validation pass at that step is told with it. One
+    that still waits when a run is cut off is told once the run has gone on.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: Line | None = None
+        self._steps: list[tuple[int, int, float]] = []
+
+    def events(self, lines: Iterable[Line], *, ended: bool = False) -> list[Event]:
+        found: list[Event] = []
+        for line in lines:
+            before, self._waiting = self._waiting, None
+            if line["phase"] == "validation" and before and before["step"] == line["step"]:
+                found.append(_metrics(before, line))
+                continue
+            found += [_metrics(before)] if before else []
+            found += self._told(line)
+        if ended and self._waiting:
+            found.append(_metrics(self._waiting))
+            self._waiting = None
+        return found
+
+    def finish_time(self) -> int | None:
+        """When training will end if it goes on as it went; None before two steps."""
+        if len(self._steps) < 2:
+            return None
+        (first, _, began), (step, steps, last) = self._steps[0], self._steps[-1]
+        if step <= first:
+            return None
+        return int(last + (last - began) / (step - first) * (steps - step))
+
+    def _told(self, line: Line) -> list[Event]:
+        if line["phase"] == "train":
+            self._waiting = line
+            self._steps = [*self._steps[:1], (line["step"], line["steps"], line["time"])]
+            return []
+        if line["phase"] == "validation":  # of a log that was read between the two
+            return [_metrics(None, line)]
+        said = _SENTENCES.get(line["phase"])
+        return [said(line)] if said else []
+
+
+def _metrics(train: Line | None, validation: Line | None = None) -> Event:
+    line = train or validation
+    assert line is not None
+    step, data = line["step"], {"step": line["step"]}
+    if train:
+        data |= {"total_steps": train["steps"], **measures(train, "train")}
+    if validation:
+        data |= measures(validation, "valid") | {"full_valid_loss": validation["loss"]}
+    of = f"/{train['steps']}" if train else ""
+    losses = {"training": train, "validation": validation}
+    said = ", ".join(f"{name} loss={one['loss']:.2f}" for name, one in losses.items() if one)
+    place = f"train {step}" if train else f"validation {step}"
+    return Event(f"Step {step}{of}: {said}", "info", "metrics", data, place, line["time"])
+
+
+def measures(line: Line, part: str) -> dict[str, float]:
+    """Loss, and reward where there is one, under the API's names; `part` is train or valid."""
+    found = {f"{part}_loss": line["loss"]}
+    sets = line.get("sets", {})
+    reward = line.get("reward", next((one.get("reward") for one in sets.values()), None))
+    if reward is not None:
+        found[f"{part}_reward_mean"] = reward
+    return found
+
+
+def _screened(line: Line) -> Event:
+    said = f"Learning rate: {line['chosen']:.3g}"
+    return Event(said, place="screen", time=line["time"])
+
+
+def _resumed(line: Line) -> Event:
+    said = f"Resumed from step {line['step']}"
+    return Event(said, place=f"resumed {line['time']}", time=line["time"])
+
+
+def _measured(line: Line) -> Event:
+    said = f"Measured {line['n']} items of {line['task']} with the model {line['label']}"
+    place = f"evaluate {line['label']} {line['task']}"[:128]
+    return Event(said, place=place, time=line["time"])
+
+
+_SENTENCES = {"screen": _screened, "resumed": _resumed, "evaluate": _measured}
+
+
+def table(lines: Sequence[Line]) -> str:
+    """The step metrics as CSV; what was not measured is empty."""
+    rows: dict[int, dict[str, Any]] = {}
+    for line in lines:
+        if line["phase"] in ("train", "validation"):
+            part = "train" if line["phase"] == "train" else "valid"
+            row = rows.setdefault(line["step"], {"step": line["step"]})
+            row |= measures(line, part)
+    written = [",".join(COLUMNS)]
+    for _, row in sorted(rows.items()):
+        written.append(",".join(str(row.get(column, "")) for column in COLUMNS))
+    return "\n".join(written) + "\n"

@@ -1,0 +1,88 @@
+"""A leased job made ready to run: its model found, its rows laid out, its recipe written."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from burnish.models.load import hidden_size
+from burnish.models.sources import resolve
+from burnish.recipe import Recipe, load_recipe
+from burnish.serving import recipes
+from burnish.serving.api.errors import invalid
+from burnish.serving.service import Service
+from burnish.serving.state import files, models
+from burnish.serving.state.names import tuned_name
+from burnish.serving.state.tables import JobRow
+from burnish.training.schedule import automatic_rate
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What running a job needs.
+
+    Attributes:
+        recipe: as it lies in the job's folder.
+        base: the name in the API of the model that all of it comes from.
+        tuned: the name of the model that the job makes.
+    """
+
+    recipe: Recipe
+    base: str
+    tuned: str
+
+
+def prepare(service: Service, job: JobRow) -> Prepared:
+    """A recipe that stands in the job's folder already is gone on with as it is.
+
+    Raises:
+        ApiError: the model or a file was deleted since.
+        UserError: the rows or the recipe cannot be used.
+    """
+    base, start = _start(service, job)
+    folder = service.settings.job_folder(job.id).resolve()
+    path = folder / "recipe.yaml"
+    if not path.exists():
+        rows = recipes.lay_out(job, folder, _sources(service, job))
+        recipes.write_recipe(path, _values(service, job, folder, start, rows))
+    tuned = tuned_name(base, service.settings.organization, job.suffix, job.id)
+    return Prepared(load_recipe(path), base, tuned)
+
+
+def _start(service: Service, job: JobRow) -> tuple[str, recipes.Start]:
+    """The name of the base, and where learning starts."""
+    known = service.settings.models
+    if job.model in known:
+        return job.model, recipes.Start(known[job.model])
+    model = models.find(service.database, job.model)
+    if model is None or model.base not in known or model.job_id is None:
+        said = f"Model {job.model} is not available for fine-tuning any more."
+        raise invalid(said, "model", "model_not_available")
+    run = service.settings.job_folder(model.job_id).resolve() / recipes.RUN
+    return model.base, recipes.Start(known[model.base], run)
+
+
+def _sources(service: Service, job: JobRow) -> dict[str, Path]:
+    """The bytes of the job's files."""
+    named = {"train": job.training_file, "validation": job.validation_file}
+    found = {part: files.retrieve(service.database, name) for part, name in named.items() if name}
+    return {part: service.content.path(row.sha256) for part, row in found.items()}
+
+
+def _values(
+    service: Service, job: JobRow, folder: Path, start: recipes.Start, rows: int
+) -> dict[str, Any]:
+    given = service.settings.recipe
+    kind = job.method["type"]
+    rate = automatic_rate(
+        str(given.get("method", "lora")),
+        hidden_size(resolve(start.source)),
+        objective=recipes.OBJECTIVES[kind],
+    )
+    values = recipes.recipe_for(job, folder, start, given, rate)
+    interval = job.method[kind]["hyperparameters"].get("eval_interval", "auto")
+    if interval != "auto":
+        draft = folder / "draft.yaml"
+        recipes.write_recipe(draft, values)
+        passes = recipes.with_interval(load_recipe(draft), interval, rows)
+        values["training.evaluations"] = passes
+    return values

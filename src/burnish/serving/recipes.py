@@ -1,0 +1,204 @@
+"""A job of the API as a Burnish recipe, and its files as rows that a recipe reads.
+
+A job's folder holds train.jsonl and, where the job has one, validation.jsonl; recipe.yaml, which is
+written once and last; and with a grader also grader.json, items.jsonl and reward.py.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from burnish.errors import DataError
+from burnish.recipe import Recipe
+from burnish.run_directory import write_atomic, write_lines
+from burnish.serving.state.tables import JobRow
+
+RUN = "run"
+OBJECTIVES = {"supervised": "sft", "dpo": "dpo", "reinforcement": "grpo"}
+# Rows of one forward pass; more of them are accumulated.
+_AT_ONCE = 32
+# Fewer teach nothing, and the API takes no fewer.
+FEWEST = 10
+# What grpo samples for each prompt where compute_multiplier is 1.
+_ANSWERS = 8
+_REWARD = """from pathlib import Path
+
+from burnish.serving.rewarding import job_reward
+
+reward = job_reward(Path(__file__).parent)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a job's model is before it learns.
+
+    Attributes:
+        source: the base model by its Burnish name.
+        run: of a tuned model that learns on.
+    """
+
+    source: str
+    run: Path | None = None
+
+
+class TooFewRowsError(DataError):
+    """A file with fewer rows than can be learnt from."""
+
+
+def recipe_for(
+    job: JobRow, folder: Path, start: Start, given: Mapping[str, Any], rate: float
+) -> dict[str, Any]:
+    """The recipe's values by dotted keys; what the job leaves `auto` is the recipe's own default.
+
+    Args:
+        job: what is asked.
+        folder: the job's own; the run will be `run` in there.
+        start: the model.
+        given: the installation's values, which the job's own go before.
+        rate: the learning rate that a multiplier of 1 stands for.
+    """
+    kind = job.method["type"]
+    values: dict[str, Any] = {
+        **given,
+        "name": RUN,
+        "output": str(folder),
+        "model": start.source,
+        "data.train": str(folder / "train.jsonl"),
+        "objective": OBJECTIVES[kind],
+        "seed": job.seed,
+    }
+    if job.validation_file is not None:
+        values["data.validation"] = str(folder / "validation.jsonl")
+    if start.run is not None:  # an adapter on an adapter could not share the base's weights
+        values |= {"init_from": str(start.run), "init": "continue"}
+    if kind == "reinforcement":
+        values["grpo.reward"] = f"{folder / 'reward.py'}:reward"
+    asked = job.method[kind]["hyperparameters"]
+    chosen = {name: value for name, value in asked.items() if value != "auto"}
+    return values | _hyperparameters(chosen, rate)
+
+
+def _hyperparameters(chosen: Mapping[str, Any], rate: float) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    if (epochs := chosen.get("n_epochs")) is not None:
+        values["training.epochs"] = epochs
+    if (rows := chosen.get("batch_size")) is not None:
+        once = max(part for part in range(1, _AT_ONCE + 1) if rows % part == 0)
+        values |= {"training.batch_size": once, "training.accumulation": rows // once}
+    if (multiplier := chosen.get("learning_rate_multiplier")) is not None:
+        values["training.learning_rate"] = rate * multiplier
+    if (beta := chosen.get("beta")) is not None:
+        values["dpo.beta"] = beta
+    if (compute := chosen.get("compute_multiplier")) is not None:
+        values["grpo.answers"] = max(2, round(_ANSWERS * compute))
+    return values
+
+
+def with_interval(recipe: Recipe, interval: int, rows: int) -> int:
+    """How many validation passes come to one every `interval` steps; `rows` are those of train."""
+    held = recipe.data.split.test + (0 if recipe.data.validation else recipe.data.split.validation)
+    each = recipe.training.batch_size * recipe.training.accumulation
+    steps = rows * (1 - held) / each * recipe.training.epochs
+    return max(1, round(steps / interval))
+
+
+def resolved(job: JobRow, recipe: Recipe, multiplier: float | None = None) -> dict[str, Any]:
+    """The hyperparameters that were taken; what is not known yet stays `auto`."""
+    kind = job.method["type"]
+    taken: dict[str, Any] = dict(job.method[kind]["hyperparameters"])
+    taken["n_epochs"] = max(1, round(recipe.training.epochs))
+    taken["batch_size"] = recipe.training.batch_size * recipe.training.accumulation
+    if multiplier is not None:
+        taken["learning_rate_multiplier"] = multiplier
+    if kind == "dpo":
+        taken["beta"] = recipe.dpo.beta
+    if kind == "reinforcement":
+        taken["compute_multiplier"] = recipe.grpo.answers / _ANSWERS
+    return taken
+
+
+def lay_out(job: JobRow, folder: Path, sources: Mapping[str, Path]) -> int:
+    """Puts the rows into the job's folder; `sources` are the files of `train` and `validation`.
+
+    Returns:
+        How many rows there are to learn from.
+
+    Raises:
+        DataError: a file is no JSON Lines, or has too few rows.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    graded = job.method["type"] == "reinforcement"
+    counts = {
+        name: _asked(folder, name, source) if graded else _linked(folder, name, source)
+        for name, source in sources.items()
+    }
+    if counts["train"] < FEWEST:
+        raise TooFewRowsError(
+            f"the training file has {counts['train']} examples",
+            f"upload one with {FEWEST} or more",
+        )
+    if graded:
+        items = [row for name, source in sources.items() for row in _items(name, source)]
+        write_lines(folder / "items.jsonl", items)
+        write_atomic(folder / "grader.json", json.dumps(job.method["reinforcement"]["grader"]))
+        write_atomic(folder / "reward.py", _REWARD)
+    return counts["train"]
+
+
+def write_recipe(path: Path, values: Mapping[str, Any]) -> None:
+    write_atomic(path, yaml.safe_dump(dict(values), sort_keys=False))
+
+
+def _linked(folder: Path, name: str, source: Path) -> int:
+    """The very bytes under a name that ends as the reader of rows expects."""
+    target = folder / f"{name}.jsonl"
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another disk
+        shutil.copyfile(source, target)
+    with source.open("rb") as file:
+        return sum(1 for line in file if line.strip())
+
+
+def _asked(folder: Path, name: str, source: Path) -> int:
+    """Prompts alone: what else a row says is for the grader, which finds it by the row's id."""
+    count = 0
+
+    def rows() -> Iterator[dict[str, Any]]:
+        nonlocal count
+        for found in _items(name, source):
+            count += 1
+            yield {"id": found["id"], "prompt": found["item"]["messages"]}
+
+    write_lines(folder / f"{name}.jsonl", rows())
+    return count
+
+
+def _items(name: str, source: Path) -> Iterator[dict[str, Any]]:
+    with source.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield {"id": f"{name}-{number}", "item": _item(line, f"{name}.jsonl:{number}")}
+
+
+def _item(line: bytes, place: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{place} is no JSON ({error})", "write one object a line") from error
+    turns = row.get("messages") if isinstance(row, dict) else None
+    if not isinstance(turns, list) or not turns:
+        raise DataError(
+            f"{place} has no messages", 'write {"messages": [...]} and its other fields'
+        )
+    if not isinstance(turns[-1], dict) or turns[-1].get("role") == "assistant":
+        raise DataError(f"{place} ends with an answer", "end messages with the question")
+    return dict(row)

@@ -1,0 +1,115 @@
+"""What a job leaves: checkpoints on the way, and at its end a model, two files and a verdict."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from burnish.errors import DataError
+from burnish.run_directory import RunDirectory, Verdict
+from burnish.serving import recipes
+from burnish.serving.following import Line, measures, table
+from burnish.serving.preparing import Prepared
+from burnish.serving.state.content import Content
+from burnish.serving.state.events import Event, Level
+from burnish.serving.state.files import described
+from burnish.serving.state.leases import Result
+from burnish.serving.state.names import checkpoint_name, new_id
+from burnish.serving.state.tables import JobRow, ModelRow
+
+_PURPOSE = "fine-tune-results"
+
+
+def checkpoint(job: JobRow, prepared: Prepared, folder: str, lines: Sequence[Line]) -> ModelRow:
+    """A checkpoint that can be asked; `lines` are those of its step."""
+    step = lines[0]["step"]
+    metrics: dict[str, Any] = {"step": step}
+    for line in lines:
+        if line["phase"] == "train":
+            metrics |= measures(line, "train")
+        elif line["phase"] == "validation":
+            metrics |= measures(line, "valid") | {"full_valid_loss": line["loss"]}
+    return ModelRow(
+        name=checkpoint_name(prepared.tuned, step),
+        base=prepared.base,
+        job_id=job.id,
+        folder=folder,
+        created_at=int(time.time()),
+        step=step,
+        checkpoint_id=new_id("ftckpt_"),
+        metrics=metrics,
+    )
+
+
+def snapshot(made: ModelRow) -> Event:
+    said = f"Checkpoint created at step {made.step} with Snapshot ID: {made.name}"
+    return Event(said, place=f"checkpoint {made.step}")
+
+
+def result_of(
+    job: JobRow, prepared: Prepared, directory: RunDirectory, folder: str, content: Content
+) -> Result:
+    """The result of a run that has its verdict; `folder` is that of the adapter.
+
+    The files are received and not kept yet: who does not keep them drops them.
+    """
+    manifest, verdict = directory.manifest(), directory.verdict()
+    model = ModelRow(
+        name=prepared.tuned,
+        base=prepared.base,
+        job_id=job.id,
+        folder=folder,
+        created_at=int(time.time()),
+        decision=verdict.decision,
+    )
+    texts = {
+        "step_metrics.csv": table(directory.events()),
+        "verdict.json": (directory.path / "verdict.json").read_text(encoding="utf-8"),
+    }
+    received = {name: content.receive([text.encode()]) for name, text in texts.items()}
+    return Result(
+        model,
+        [(found, described(found, _PURPOSE, name)) for name, found in received.items()],
+        manifest.training.get("tokens"),
+        recipes.resolved(job, prepared.recipe, _multiplier(manifest.training)),
+        _last_words(prepared.tuned, verdict),
+    )
+
+
+def error_of(error: dict[str, str], folder: str) -> dict[str, Any]:
+    """A UserError as the API has it; paths of this machine are left out of the sentence.
+
+    Args:
+        error: its `kind`, the name of the class, and its `message`.
+        folder: the job's.
+    """
+    message = error["message"].replace(f"{folder}/", "")
+    if error["kind"] == recipes.TooFewRowsError.__name__:
+        return {"code": "invalid_n_examples", "message": message, "param": "training_file"}
+    if error["kind"] == DataError.__name__:
+        part = "validation" if "validation.jsonl" in message else "training"
+        said = f"The job failed due to an invalid {part} file. {message}"
+        return {"code": f"invalid_{part}_file", "message": said, "param": f"{part}_file"}
+    return {"code": _snake(error["kind"].removesuffix("Error")), "message": message, "param": None}
+
+
+def _multiplier(training: dict[str, Any]) -> float | None:
+    """Of the automatic rate, where the run tried several and took one."""
+    screen = training.get("screen")
+    return screen["chosen"] / screen["rule"] if screen else None
+
+
+def _last_words(tuned: str, verdict: Verdict) -> tuple[Event, ...]:
+    """The verdict in words, then what the API says at the end."""
+    held = "" if verdict.decision == "release" else " It is served only by its full name."
+    said = f"Verdict: {verdict.decision}.{held} {' '.join(verdict.reasons)}"
+    data = {"decision": verdict.decision, "reasons": list(verdict.reasons)}
+    level: Level = "info" if verdict.decision == "release" else "warn"
+    return (
+        Event(said, level, data=data, place="verdict"),
+        Event(f"New fine-tuned model created: {tuned}", place="model"),
+        Event("The job has successfully completed", place="completed"),
+    )
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)[1:]

@@ -1,0 +1,63 @@
+"""What the routes and the workers share: settings, the database, the files."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from burnish.models.sources import BUILT_IN
+from burnish.serving.state.content import Content
+from burnish.serving.state.database import Database
+
+
+def _built_in() -> dict[str, str]:
+    return {name: name for name in BUILT_IN}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How one installation is set up.
+
+    Attributes:
+        folder: holds everything that lasts, unless a database elsewhere holds the rows.
+        organization: as it stands in the names of tuned models.
+        models: base models that can be tuned and asked: the name in the API to a Burnish name.
+        max_file_bytes: of an uploaded file.
+        recipe: dotted recipe values for every job, below what the job itself asks for.
+        lease: seconds after its worker's last heartbeat in which a job is left alone.
+    """
+
+    folder: Path
+    organization: str = "local"
+    models: Mapping[str, str] = field(default_factory=_built_in)
+    max_file_bytes: int = 512 << 20
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    lease: float = 30.0
+
+    def job_folder(self, job_id: str) -> Path:
+        """Where a job works; its run is `run` in there."""
+        return self.folder / "jobs" / job_id
+
+
+@dataclass(slots=True)
+class Service:
+    """What `request.app.state.service` is to every route."""
+
+    settings: Settings
+    database: Database
+    content: Content
+
+    def close(self) -> None:
+        self.database.close()
+
+
+def open_service(settings: Settings, url: str | None = None) -> Service:
+    """The installation in the settings' folder; without a URL its rows are in SQLite there.
+
+    Raises:
+        UserError: the database cannot be opened.
+    """
+    folder = settings.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    database = Database(url or f"sqlite:///{folder.resolve() / 'burnish.db'}")
+    return Service(settings, database, Content(folder / "content"))

@@ -1,0 +1,122 @@
+"""Bytes on disk by their sha256: written whole or not at all, and never under a client's name."""
+
+import hashlib
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_PIECE = 1 << 20
+# Bytes that nobody has asked to keep for so long, in seconds, belong to a process that was killed.
+_STALE = 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """Bytes that are on the disk and not kept yet: `path` is their temporary name."""
+
+    path: Path
+    sha256: str
+    size: int
+
+
+class TooLongError(Exception):
+    """More bytes came than are allowed."""
+
+
+class Content:
+    """A folder of bytes.
+
+    What a row is to refer to is received first, then kept inside the transaction that writes the
+    row, while nobody removes anything: see `files.keep` and `files.release`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def receive(self, pieces: Iterable[bytes], limit: int | None = None) -> Received:
+        """Writes a stream to the disk; nothing is left of it where it is cut short.
+
+        Raises:
+            TooLongError: there are more than `limit` bytes.
+        """
+        path = self.folder / f".{secrets.token_hex(16)}.new"
+        try:
+            digest, size = _written(path, pieces, limit)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return Received(path, digest, size)
+
+    def keep(self, received: Received) -> None:
+        """Gives the bytes their name; they last from here on, through a power cut too."""
+        target = self.path(received.sha256)
+        target.parent.mkdir(exist_ok=True)
+        received.path.replace(target)
+        _sync_folder(target.parent)
+
+    def drop(self, received: Received) -> None:
+        """Forgets bytes that were not kept."""
+        received.path.unlink(missing_ok=True)
+
+    def path(self, sha256: str) -> Path:
+        """Where the bytes lie; only a sha256 names any."""
+        if not _SHA256.fullmatch(sha256):
+            raise ValueError(f"{sha256!r} is no sha256")
+        return self.folder / sha256[:2] / sha256
+
+    def read(self, sha256: str) -> Iterator[bytes]:
+        """The bytes in pieces. They are opened at once, so a removal meanwhile does no harm."""
+        return _pieces(self.path(sha256))
+
+    def delete(self, sha256: str) -> None:
+        self.path(sha256).unlink(missing_ok=True)
+
+    def hashes(self) -> Iterator[str]:
+        """All that is kept, in no order."""
+        for folder in self.folder.glob("[0-9a-f][0-9a-f]"):
+            yield from (path.name for path in folder.iterdir())
+
+    def drop_stale(self) -> None:
+        """Removes what killed processes were receiving."""
+        for path in self.folder.glob(".*.new"):
+            if path.stat().st_mtime < time.time() - _STALE:
+                path.unlink(missing_ok=True)
+
+
+def _written(path: Path, pieces: Iterable[bytes], limit: int | None) -> tuple[str, int]:
+    digest, size = hashlib.sha256(), 0
+    with path.open("xb") as file:
+        for piece in pieces:
+            size += len(piece)
+            if limit is not None and size > limit:
+                raise TooLongError(f"more than {limit} bytes")
+            digest.update(piece)
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest(), size
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    file = path.open("rb")
+
+    def read() -> Iterator[bytes]:
+        with file:
+            while piece := file.read(_PIECE):
+                yield piece
+
+    return read()
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,147 @@
+"""The database: SQLite in WAL mode or PostgreSQL, migrated when it is opened."""
+
+import sqlite3
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from burnish.errors import UserError
+
+# How long one process waits for another's write, in seconds.
+_PATIENCE = 60
+_DRIVERS = {
+    "sqlite": "sqlite",
+    "postgresql": "postgresql+psycopg",
+    "postgres": "postgresql+psycopg",
+}
+
+
+class Database:
+    """All rows, shared by the server and its workers.
+
+    Rows that a session gave may be read after it ended; nothing is loaded behind one's back.
+
+    Args:
+        url: `sqlite:///FILE` or `postgresql://...`.
+
+    Raises:
+        UserError: the URL names no such database, or it cannot be reached.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = _engine(_parsed(url))
+        self._writing = self._engine.execution_options(writes=True)
+        try:
+            with self._writing.begin() as connection:
+                _hold(connection, "migrations")
+                _migrate(connection)
+        except (SQLAlchemyError, CommandError) as error:
+            self._engine.dispose()
+            what = " ".join(str(error).split("\n", 1)[0].split())
+            raise UserError(
+                f"the database {self._engine.url!r} cannot be opened ({what})",
+                "check its URL, its server and your rights",
+            ) from error
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self._engine.dialect.name == "sqlite"
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session that sees one state of the database and changes nothing."""
+        with Session(self._engine, expire_on_commit=False, autoflush=False) as session:
+            yield session
+
+    @contextmanager
+    def writing(self, hold: str | None = None) -> Iterator[Session]:
+        """A session that is committed at the end, or undone where something is raised.
+
+        `hold` names a part of the state that no other process writes meanwhile. SQLite lets only
+        one write at all, so there it is held anyway; a transaction that read first and wrote later
+        would fail instead of waiting its turn.
+        """
+        with Session(self._writing, expire_on_commit=False) as session, session.begin():
+            if hold:
+                _hold(session.connection(), hold)
+            yield session
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def _parsed(url: str) -> URL:
+    try:
+        found = make_url(url)
+    except ArgumentError as error:
+        raise UserError(f"{url!r} is no database URL", "write sqlite:///FILE") from error
+    driver = _DRIVERS.get(found.drivername.split("+")[0])
+    if driver is None:
+        raise UserError(
+            f"the database URL names {found.drivername}",
+            "use sqlite:///FILE or postgresql://USER@HOST/NAME",
+        )
+    if driver == "sqlite" and not found.database:
+        raise UserError(
+            "the database URL names no file, so nothing would be kept", "write sqlite:///FILE"
+        )
+    return found.set(drivername=driver)
+
+
+def _engine(url: URL) -> Engine:
+    if not url.drivername.startswith("sqlite"):
+        return create_engine(url, pool_pre_ping=True)
+    Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": _PATIENCE})
+    event.listen(engine, "connect", _prepare)
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _prepare(connection: sqlite3.Connection, _: object) -> None:
+    connection.isolation_level = None  # transactions begin where `_begin` says, not at a guess
+    connection.execute("PRAGMA foreign_keys=ON")
+    _change_to_wal(connection)
+
+
+def _change_to_wal(connection: sqlite3.Connection) -> None:
+    """SQLite does not wait for others here, however long its timeout is."""
+    ends = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > ends:
+                raise
+            time.sleep(0.05)
+
+
+def _begin(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _hold(connection: Connection, name: str) -> None:
+    """Until the transaction ends; SQLite's whole file is held already."""
+    if connection.dialect.name == "postgresql":
+        number = zlib.crc32(f"burnish {name}".encode())
+        connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
+
+
+def _migrate(connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    attributes: dict[str, Any] = config.attributes
+    attributes["connection"] = connection
+    command.upgrade(config, "head")

@@ -1,0 +1,64 @@
+"""Events of jobs: written once each, listed newest first."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert as insert_postgresql
+from sqlalchemy.dialects.sqlite import insert as insert_sqlite
+from sqlalchemy.orm import Session
+
+from burnish.serving.state.database import Database
+from burnish.serving.state.names import new_id
+from burnish.serving.state.paging import Cursor, Page, page
+from burnish.serving.state.tables import EventRow
+
+Level = Literal["info", "warn", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What happened to a job.
+
+    `place` says where it comes from, such as `train 12`: a job has no two events of one place,
+    however often a worker begins again. None is for what happens once by itself.
+    """
+
+    message: str
+    level: Level = "info"
+    type: Literal["message", "metrics"] = "message"
+    data: dict[str, Any] | None = None
+    place: str | None = None
+    time: float | None = None
+
+
+def append(session: Session, job_id: str, events: Iterable[Event]) -> None:
+    """Writes those events whose place is not taken."""
+    values = [_values(job_id, event) for event in events]
+    if not values:
+        return
+    if session.get_bind().dialect.name == "sqlite":
+        session.execute(insert_sqlite(EventRow).on_conflict_do_nothing(), values)
+    else:
+        session.execute(insert_postgresql(EventRow).on_conflict_do_nothing(), values)
+
+
+def listed(database: Database, job_id: str, cursor: Cursor) -> Page[EventRow]:
+    asked = select(EventRow).where(EventRow.job_id == job_id)
+    with database.reading() as session:
+        return page(session, EventRow, asked, cursor)
+
+
+def _values(job_id: str, event: Event) -> dict[str, Any]:
+    return {
+        "id": new_id("ftevent-"),
+        "job_id": job_id,
+        "created_at": int(event.time or time.time()),
+        "level": event.level,
+        "message": event.message,
+        "type": event.type,
+        "data": event.data,
+        "place": event.place,
+    }

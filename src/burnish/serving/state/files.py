@@ -1,0 +1,130 @@
+"""Files: rows that say what bytes are for; the bytes go when the last row that needs them goes."""
+
+import time
+from collections.abc import Iterable
+
+from sqlalchemy import ColumnElement, exists, or_, select
+from sqlalchemy.orm import Session
+
+from burnish.serving.api.errors import ApiError, not_found
+from burnish.serving.state.content import Content, Received, TooLongError
+from burnish.serving.state.database import Database
+from burnish.serving.state.names import new_id
+from burnish.serving.state.paging import Cursor, Page, page
+from burnish.serving.state.tables import FileRow, PartRow, UploadRow
+
+# Held by who gives bytes their name or removes them, so that neither undoes the other's work.
+CONTENT = "content"
+
+
+def receive(content: Content, pieces: Iterable[bytes], limit: int) -> Received:
+    """Takes a client's bytes.
+
+    Raises:
+        ApiError: 413, there are more than `limit` of them.
+    """
+    try:
+        return content.receive(pieces, limit)
+    except TooLongError as error:
+        said = f"File is too large: the limit is {limit} bytes."
+        raise ApiError(413, said, param="file", code="file_too_large") from error
+
+
+def add(database: Database, content: Content, received: Received, row: FileRow) -> FileRow:
+    """Keeps received bytes under a new row."""
+    try:
+        with database.writing(CONTENT) as session:
+            content.keep(received)
+            session.add(row)
+    finally:
+        content.drop(received)
+    return row
+
+
+def described(received: Received, purpose: str, filename: str, lasts: int | None = None) -> FileRow:
+    """A row for received bytes; `lasts` is for how many seconds it is kept."""
+    now = int(time.time())
+    return FileRow(
+        id=new_id("file-"),
+        purpose=purpose,
+        filename=filename,
+        bytes=received.size,
+        sha256=received.sha256,
+        created_at=now,
+        expires_at=None if lasts is None else now + lasts,
+    )
+
+
+def retrieve(database: Database, name: str) -> FileRow:
+    """
+    Raises:
+        ApiError: 404, there is no such file, or it has expired.
+    """
+    with database.reading() as session:
+        row = session.scalar(select(FileRow).where(FileRow.id == name, _lives()))
+    if row is None:
+        raise not_found("File object", name)
+    return row
+
+
+def listed(database: Database, cursor: Cursor, purpose: str | None = None) -> Page[FileRow]:
+    asked = select(FileRow).where(_lives())
+    if purpose is not None:
+        asked = asked.where(FileRow.purpose == purpose)
+    with database.reading() as session:
+        return page(session, FileRow, asked, cursor)
+
+
+def delete(database: Database, content: Content, name: str) -> None:
+    """
+    Raises:
+        ApiError: 404, there is no such file.
+    """
+    with database.writing() as session:
+        row = session.scalar(select(FileRow).where(FileRow.id == name, _lives()))
+        if row is None:
+            raise not_found("File object", name)
+        session.delete(row)
+    release(database, content, [row.sha256])
+
+
+def release(database: Database, content: Content, hashes: Iterable[str]) -> None:
+    """Removes those bytes that no row refers to any more.
+
+    Called after the rows were deleted and committed: a kill in between leaves bytes that nobody
+    needs, never a row without its bytes.
+    """
+    with database.reading() as session:
+        left = [sha256 for sha256 in set(hashes) if not _is_needed(session, sha256)]
+    for sha256 in left:
+        with database.writing(CONTENT) as session:  # it may be needed again since
+            if not _is_needed(session, sha256):
+                content.delete(sha256)
+
+
+def sweep(database: Database, content: Content) -> None:
+    """Removes what has expired, and bytes that killed processes left."""
+    now = int(time.time())
+    with database.writing() as session:
+        gone = session.scalars(select(FileRow).where(FileRow.expires_at <= now)).all()
+        late = session.scalars(
+            select(UploadRow).where(UploadRow.status == "pending", UploadRow.expires_at <= now)
+        ).all()
+        parts = session.scalars(
+            select(PartRow).where(PartRow.upload_id.in_([upload.id for upload in late]))
+        ).all()
+        for upload in late:
+            upload.status = "expired"
+        for row in (*gone, *parts):
+            session.delete(row)
+    content.drop_stale()
+    release(database, content, content.hashes())
+
+
+def _lives() -> ColumnElement[bool]:
+    return or_(FileRow.expires_at.is_(None), FileRow.expires_at > int(time.time()))
+
+
+def _is_needed(session: Session, sha256: str) -> bool:
+    rows = (exists().where(table.sha256 == sha256) for table in (FileRow, PartRow))
+    return bool(session.scalar(select(or_(*rows))))

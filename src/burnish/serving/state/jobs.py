@@ -1,0 +1,153 @@
+"""Fine-tuning jobs as clients see them: made, listed, cancelled, paused, resumed.
+
+    validating_files -> queued -> running -> succeeded | failed
+    any of the first three -> cancelled, or -> paused -> queued
+
+What a worker does with them is in `leases`.
+"""
+
+import time
+from collections.abc import Mapping
+
+from sqlalchemy import Select, exists, func, select
+from sqlalchemy.orm import Session
+
+from burnish.serving.api.errors import ApiError, invalid, not_found
+from burnish.serving.state.database import Database
+from burnish.serving.state.events import Event, append
+from burnish.serving.state.paging import Cursor, Page, page
+from burnish.serving.state.tables import JobRow, MetaRow
+
+# Of these a worker may take one; the first are those that it goes on with first.
+ACTIVE = ("running", "queued", "validating_files")
+# Keys are counted no further than this to find the rarest.
+_COUNTED = 1000
+
+
+def submit(database: Database, job: JobRow, said: tuple[Event, ...] = ()) -> JobRow:
+    """Writes a new job with its first events; a worker takes it from there."""
+    with database.writing() as session:
+        session.add(job)
+        session.flush()
+        for key, value in (job.meta or {}).items():
+            session.add(MetaRow(key=key, value=value, job_seq=job.seq))
+        created = Event(f"Created fine-tuning job: {job.id}", place="created")
+        files = Event(f"Validating training file: {job.training_file}", place="validating")
+        append(session, job.id, (created, files, *said))
+    return job
+
+
+def retrieve(database: Database, name: str) -> JobRow:
+    """
+    Raises:
+        ApiError: 404, there is no such job.
+    """
+    with database.reading() as session:
+        return _found(session, name)
+
+
+def listed(
+    database: Database,
+    cursor: Cursor,
+    meta: Mapping[str, str] | None = None,
+    *,
+    plain: bool = False,
+) -> Page[JobRow]:
+    """Newest first: all jobs, those that have every key of `meta`, or the `plain` ones, without."""
+    with database.reading() as session:
+        asked = _with_meta(session, meta) if meta else select(JobRow)
+        if plain:
+            asked = asked.where(JobRow.meta.is_(None))
+        return page(session, JobRow, asked, cursor)
+
+
+def cancel(database: Database, name: str) -> JobRow:
+    """Ends a job; a worker that is at it lets go at its next heartbeat.
+
+    Raises:
+        ApiError: there is no such job, or it has ended.
+    """
+    with database.writing() as session:
+        job = _locked(session, name)
+        if job.status not in (*ACTIVE, "paused"):
+            raise _wrong_state(job, "cancel")
+        job.wish = "cancel" if job.worker else ""
+        job.status, job.finished_at = "cancelled", int(time.time())
+        job.estimated_finish = None
+        append(session, name, [Event(f"Fine-tuning job cancelled: {name}", place="cancelled")])
+    return job
+
+
+def pause(database: Database, name: str) -> JobRow:
+    """Stops a job until it is resumed; one that runs first writes a checkpoint.
+
+    Raises:
+        ApiError: there is no such job, or it has ended.
+    """
+    with database.writing() as session:
+        job = _locked(session, name)
+        if job.status not in (*ACTIVE, "paused"):
+            raise _wrong_state(job, "pause")
+        if job.worker:
+            job.wish = "pause"
+        elif job.status != "paused":
+            set_paused(session, job)
+    return job
+
+
+def resume(database: Database, name: str) -> JobRow:
+    """Lets a paused job go on; one whose pause has not begun goes on as if none had been asked.
+
+    Raises:
+        ApiError: there is no such job, or it is neither paused nor about to be.
+    """
+    with database.writing() as session:
+        job = _locked(session, name)
+        if job.status != "paused" and job.wish != "pause":
+            raise _wrong_state(job, "resume")
+        job.wish = ""
+        if job.status == "paused":
+            job.status = "queued"
+            append(session, name, [Event("Fine-tuning job resumed")])
+    return job
+
+
+def set_paused(session: Session, job: JobRow) -> None:
+    job.status, job.wish, job.estimated_finish = "paused", "", None
+    append(session, job.id, [Event("Fine-tuning job paused")])
+
+
+def _found(session: Session, name: str) -> JobRow:
+    job = session.scalar(select(JobRow).where(JobRow.id == name))
+    if job is None:
+        raise not_found("fine-tuning job", name, "fine_tuning_job_id")
+    return job
+
+
+def _locked(session: Session, name: str) -> JobRow:
+    """The job, which no other process changes before this transaction ends."""
+    job = session.scalar(select(JobRow).where(JobRow.id == name).with_for_update())
+    return job or _found(session, name)
+
+
+def _wrong_state(job: JobRow, verb: str) -> ApiError:
+    said = f"Cannot {verb} the job {job.id}: its status is {job.status}."
+    return invalid(said, "fine_tuning_job_id", "invalid_state")
+
+
+def _with_meta(session: Session, meta: Mapping[str, str]) -> Select[JobRow]:
+    """Walks along the jobs of the rarest key, and looks each up under the others."""
+    first, *others = sorted(meta.items(), key=lambda item: _count(session, *item))
+    asked = select(JobRow).join(MetaRow, MetaRow.job_seq == JobRow.seq)
+    asked = asked.where(MetaRow.key == first[0], MetaRow.value == first[1])
+    for key, value in others:
+        same = exists().where(
+            MetaRow.key == key, MetaRow.value == value, MetaRow.job_seq == JobRow.seq
+        )
+        asked = asked.where(same.correlate(JobRow))
+    return asked
+
+
+def _count(session: Session, key: str, value: str) -> int:
+    some = select(MetaRow.job_seq).where(MetaRow.key == key, MetaRow.value == value)
+    return session.scalar(select(func.count()).select_from(some.limit(_COUNTED).subquery())) or 0

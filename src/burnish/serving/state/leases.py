@@ -1,0 +1,185 @@
+"""Jobs as workers see them: a job is leased, kept while its worker lives, and ended once.
+
+Whoever holds the lease may write about the job. A worker that was too slow to renew it finds
+another's name there and writes nothing more, so nothing is done twice.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sqlalchemy import Select, or_, select, update
+from sqlalchemy.orm import Session
+
+from burnish.serving.state import jobs
+from burnish.serving.state.content import Content, Received
+from burnish.serving.state.database import Database
+from burnish.serving.state.events import Event, append
+from burnish.serving.state.files import CONTENT
+from burnish.serving.state.models import add_once
+from burnish.serving.state.tables import FileRow, JobRow, ModelRow
+
+# What a worker has to do about its job.
+Order = Literal["go on", "pause", "cancel", "lost"]
+
+
+class LeaseLostError(Exception):
+    """The job is another worker's by now, or has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A job that one worker holds for `seconds` after each heartbeat."""
+
+    database: Database
+    job: JobRow
+    worker: str
+    seconds: float
+
+    def heartbeat(self, estimated_finish: int | None = None) -> Order:
+        """Renews the lease, and says what a client wished meanwhile."""
+        values: dict[str, Any] = {"leased_until": time.time() + self.seconds}
+        if estimated_finish is not None:
+            values["estimated_finish"] = estimated_finish
+        with self.database.writing() as session:
+            if not _renewed(session, self, values):
+                return "lost"
+            wish = session.scalar(select(JobRow.wish).where(JobRow.id == self.job.id))
+        return "pause" if wish == "pause" else "cancel" if wish == "cancel" else "go on"
+
+    def report(
+        self, events: Sequence[Event], models: Sequence[ModelRow] = (), **values: Any
+    ) -> None:
+        """Writes events and checkpoints that are new, and columns of the job.
+
+        Raises:
+            LeaseLostError: nothing was written.
+        """
+        with self.database.writing() as session:
+            job = self._held(session)
+            append(session, job.id, events)
+            for model in models:
+                add_once(session, model)
+            for name, value in values.items():
+                setattr(job, name, value)
+
+    def release(self) -> None:
+        """Gives the job back as it is, or paused where that was wished."""
+        with self.database.writing() as session:
+            job = session.scalar(
+                select(JobRow)
+                .where(JobRow.id == self.job.id, JobRow.worker == self.worker)
+                .with_for_update()
+            )
+            if job is None:
+                return
+            if job.wish == "pause" and job.status in jobs.ACTIVE:
+                jobs.set_paused(session, job)
+            job.wish, job.worker, job.leased_until = "", None, None
+
+    def fail(self, error: dict[str, Any], said: Sequence[Event] = ()) -> None:
+        """Ends the job without a model.
+
+        Raises:
+            LeaseLostError: nothing was written.
+        """
+        with self.database.writing() as session:
+            job = self._held(session)
+            said = [*said, Event(error["message"], level="error", place="failed")]
+            self._end(session, job, "failed", said)
+            job.error = error
+
+    def finish(self, content: Content, result: "Result") -> None:
+        """Ends the job with its model and files, all at once or not at all.
+
+        Raises:
+            LeaseLostError: nothing was written.
+        """
+        with self.database.writing(CONTENT) as session:
+            job = self._held(session)
+            for received, row in result.files:
+                content.keep(received)
+                session.add(row)
+            add_once(session, result.model)
+            job.fine_tuned_model = result.model.name
+            job.trained_tokens, job.resolved = result.trained_tokens, result.resolved
+            job.result_files = [row.id for _, row in result.files]
+            self._end(session, job, "succeeded", result.events)
+
+    def _held(self, session: Session) -> JobRow:
+        """The job, for writing about it, while it is still this worker's and has not ended."""
+        job = session.scalar(
+            select(JobRow)
+            .where(JobRow.id == self.job.id, JobRow.worker == self.worker)
+            .with_for_update()
+        )
+        if job is None or job.status not in jobs.ACTIVE:
+            raise LeaseLostError(self.job.id)
+        return job
+
+    def _end(self, session: Session, job: JobRow, status: str, said: Sequence[Event]) -> None:
+        append(session, job.id, said)
+        job.status, job.finished_at = status, int(time.time())
+        job.wish, job.worker, job.leased_until, job.estimated_finish = "", None, None, None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a finished job leaves: the model, files that were received, and the last events."""
+
+    model: ModelRow
+    files: Sequence[tuple[Received, FileRow]]
+    trained_tokens: int | None
+    resolved: dict[str, Any]
+    events: Sequence[Event] = field(default_factory=tuple)
+
+
+def lease(database: Database, worker: str, seconds: float) -> Lease | None:
+    """Takes a job that nobody holds, begun ones and old ones first; None where there is none.
+
+    A job whose lease ended is taken over.
+    """
+    now = time.time()
+    with database.reading() as session:  # workers that wait do not stop those that write
+        if not any(session.scalar(_free(status, now)) for status in jobs.ACTIVE):
+            return None
+    with database.writing() as session:
+        for status in jobs.ACTIVE:
+            # On PostgreSQL others skip a row that is being taken; SQLite has one writer at a time.
+            job = session.scalar(_free(status, now).with_for_update(skip_locked=True))
+            if job is not None and _taken(session, job, worker, now + seconds):
+                return Lease(database, job, worker, seconds)
+    return None
+
+
+def _free(status: str, now: float) -> Select[JobRow]:
+    ended = or_(JobRow.leased_until.is_(None), JobRow.leased_until < now)
+    asked = select(JobRow).where(JobRow.status == status, ended)
+    return asked.order_by(JobRow.seq).limit(1)
+
+
+def _taken(session: Session, job: JobRow, worker: str, until: float) -> bool:
+    """Whether the job is still as it was read, and is this worker's from now on."""
+    before = (
+        JobRow.leased_until.is_(None)
+        if job.leased_until is None
+        else JobRow.leased_until == job.leased_until
+    )
+    done = session.execute(
+        update(JobRow)
+        .where(JobRow.seq == job.seq, JobRow.status == job.status, before)
+        .values(worker=worker, leased_until=until)
+        .returning(JobRow.seq)
+    )
+    return done.first() is not None
+
+
+def _renewed(session: Session, held: Lease, values: dict[str, Any]) -> bool:
+    done = session.execute(
+        update(JobRow)
+        .where(JobRow.id == held.job.id, JobRow.worker == held.worker)
+        .values(**values)
+        .returning(JobRow.seq)
+    )
+    return done.first() is not None

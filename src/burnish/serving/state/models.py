@@ -1,0 +1,103 @@
+"""Tuned models and their checkpoints by name, and aliases, which stand for one of them."""
+
+import time
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from burnish.errors import UserError
+from burnish.serving.api.errors import invalid, model_not_found
+from burnish.serving.state.database import Database
+from burnish.serving.state.paging import Cursor, Page, page
+from burnish.serving.state.tables import AliasRow, ModelRow
+
+
+def add_once(session: Session, model: ModelRow) -> None:
+    """Writes a model whose name is not taken; a job that is run again makes the same ones."""
+    if session.scalar(select(ModelRow.seq).where(ModelRow.name == model.name)) is None:
+        session.add(model)
+
+
+def find(database: Database, name: str) -> ModelRow | None:
+    """The model or checkpoint of that name or alias, unless it was deleted."""
+    with database.reading() as session:
+        alias = session.get(AliasRow, name)
+        return _living(session, alias.target if alias else name)
+
+
+def listed(database: Database) -> list[ModelRow]:
+    """Finished models, the oldest first; checkpoints are listed by their job."""
+    asked = select(ModelRow).where(ModelRow.step.is_(None), ModelRow.deleted.is_(False))
+    with database.reading() as session:
+        return list(session.scalars(asked.order_by(ModelRow.seq)))
+
+
+def checkpoints(database: Database, job_id: str, cursor: Cursor) -> Page[ModelRow]:
+    """A job's checkpoints, the newest first."""
+    asked = select(ModelRow).where(
+        ModelRow.job_id == job_id, ModelRow.step.is_not(None), ModelRow.deleted.is_(False)
+    )
+    with database.reading() as session:
+        return page(session, ModelRow, asked, cursor, "checkpoint_id")
+
+
+def delete(database: Database, name: str) -> None:
+    """Takes a model out of service by its own name; its name is never used again.
+
+    Raises:
+        ApiError: there is no such model, or an alias stands for it.
+    """
+    with database.writing() as session:
+        model = _living(session, name)
+        if model is None:
+            raise model_not_found(name)
+        alias = session.scalar(select(AliasRow.name).where(AliasRow.target == name))
+        if alias is not None:
+            raise invalid(f"The alias {alias!r} stands for {name}; move it first.", "model")
+        model.deleted = True
+
+
+def alias(database: Database, name: str, target: str, *, force: bool = False) -> AliasRow:
+    """Lets `name` stand for a model that was released, from the next request on.
+
+    Raises:
+        UserError: there is no such model, it is not released and `force` is off, or the name is
+            that of a model.
+    """
+    with database.writing() as session:
+        model = _living(session, target)
+        if model is None:
+            raise UserError(f"there is no tuned model {target!r}", "name one by its full name")
+        if name.startswith("ft:"):
+            raise UserError(f"{name!r} is the name of a tuned model", "choose another alias")
+        if model.decision != "release" and not force:
+            decision = model.decision or "not judged"
+            raise UserError(
+                f"{target} is not released (its verdict is: {decision})",
+                "choose a released model, or force it",
+            )
+        forced = model.decision != "release"
+        row = AliasRow(name=name, target=target, created_at=int(time.time()), forced=forced)
+        return session.merge(row)
+
+
+def aliases(database: Database) -> list[AliasRow]:
+    with database.reading() as session:
+        return list(session.scalars(select(AliasRow).order_by(AliasRow.name)))
+
+
+def drop_alias(database: Database, name: str) -> None:
+    """
+    Raises:
+        UserError: there is no such alias.
+    """
+    with database.writing() as session:
+        row = session.get(AliasRow, name)
+        if row is None:
+            raise UserError(f"there is no alias {name!r}", "see which there are")
+        session.delete(row)
+
+
+def _living(session: Session, name: str) -> ModelRow | None:
+    asked = select(ModelRow).where(ModelRow.name == name, ModelRow.deleted.is_(False))
+    return session.scalar(asked)

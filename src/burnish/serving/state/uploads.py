@@ -1,0 +1,168 @@
+"""Uploads: a file that comes in parts, which become one file when the client says so."""
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from burnish.serving.api.errors import invalid, not_found
+from burnish.serving.state import files
+from burnish.serving.state.content import Content, Received
+from burnish.serving.state.database import Database
+from burnish.serving.state.names import new_id
+from burnish.serving.state.tables import FileRow, PartRow, UploadRow
+
+# Seconds in which all parts have to come, and the most bytes of one part, as the API has them.
+LASTS = 3600
+PART_LIMIT = 64 << 20
+
+
+def begin(database: Database, row: UploadRow) -> UploadRow:
+    with database.writing() as session:
+        session.add(row)
+    return row
+
+
+def retrieve(database: Database, name: str) -> UploadRow:
+    """
+    Raises:
+        ApiError: 404, there is no such upload.
+    """
+    with database.reading() as session:
+        return _found(session, name)
+
+
+def add_part(database: Database, content: Content, name: str, received: Received) -> PartRow:
+    """
+    Raises:
+        ApiError: there is no such upload, it takes no more parts, or it would become longer than
+            was announced.
+    """
+    part = PartRow(
+        id=new_id("part_"),
+        upload_id=name,
+        bytes=received.size,
+        sha256=received.sha256,
+        created_at=int(time.time()),
+    )
+    try:
+        with database.writing(files.CONTENT) as session:
+            upload = _open(session, name)
+            had = select(func.coalesce(func.sum(PartRow.bytes), 0)).where(PartRow.upload_id == name)
+            if (session.scalar(had) or 0) + received.size > upload.bytes:
+                raise invalid(f"The parts are longer than the {upload.bytes} bytes announced.")
+            content.keep(received)
+            session.add(part)
+    finally:
+        content.drop(received)
+    return part
+
+
+def complete(
+    database: Database, content: Content, name: str, part_ids: Sequence[str], md5: str | None
+) -> tuple[UploadRow, FileRow]:
+    """Joins the parts in the order given; asked again, it gives the same file.
+
+    Raises:
+        ApiError: the upload is not open, a part is not its own, or length or `md5` differ from
+            what was announced.
+    """
+    with database.reading() as session:
+        upload = _found(session, name)
+        if upload.status == "completed" and upload.file_id:
+            return upload, files.retrieve(database, upload.file_id)
+        _check_open(upload)
+        parts = _ordered(session, name, part_ids)
+    received = content.receive(_joined(content, parts))
+    try:
+        _check_whole(content, upload, received, md5)
+        return _finish(database, content, name, received)
+    finally:
+        content.drop(received)
+
+
+def cancel(database: Database, content: Content, name: str) -> UploadRow:
+    """
+    Raises:
+        ApiError: there is no such upload, or it is not open any more.
+    """
+    with database.writing() as session:
+        upload = _open(session, name)
+        upload.status = "cancelled"
+        hashes = _forget_parts(session, name)
+    files.release(database, content, hashes)
+    return upload
+
+
+def _finish(
+    database: Database, content: Content, name: str, received: Received
+) -> tuple[UploadRow, FileRow]:
+    with database.writing(files.CONTENT) as session:
+        upload = _open(session, name)
+        row = files.described(received, upload.purpose, upload.filename, upload.lasts)
+        content.keep(received)
+        session.add(row)
+        upload.status, upload.file_id = "completed", row.id
+        hashes = _forget_parts(session, name)
+    files.release(database, content, hashes)
+    return upload, row
+
+
+def _found(session: Session, name: str) -> UploadRow:
+    row = session.scalar(select(UploadRow).where(UploadRow.id == name))
+    if row is None:
+        raise not_found("Upload object", name, "upload_id")
+    if row.status == "pending" and row.expires_at <= time.time():
+        row.status = "expired"
+    return row
+
+
+def _open(session: Session, name: str) -> UploadRow:
+    """The upload, which no other process ends before this transaction does."""
+    # A write of nothing: PostgreSQL locks the row for it, SQLite has locked the file already.
+    session.execute(update(UploadRow).where(UploadRow.id == name).values(status=UploadRow.status))
+    upload = _found(session, name)
+    _check_open(upload)
+    return upload
+
+
+def _check_open(upload: UploadRow) -> None:
+    if upload.status != "pending":
+        raise invalid(f"Upload {upload.id} is {upload.status}.", "upload_id", "invalid_state")
+
+
+def _ordered(session: Session, name: str, part_ids: Sequence[str]) -> list[PartRow]:
+    rows = session.scalars(select(PartRow).where(PartRow.upload_id == name)).all()
+    known = {row.id: row for row in rows}
+    unknown = [part for part in part_ids if part not in known]
+    if unknown or len(set(part_ids)) != len(part_ids):
+        named = unknown[0] if unknown else "a part named twice"
+        raise invalid(f"Upload {name} has no such part: {named}.", "part_ids")
+    return [known[part] for part in part_ids]
+
+
+def _joined(content: Content, parts: Sequence[PartRow]) -> Iterator[bytes]:
+    for part in parts:
+        yield from content.read(part.sha256)
+
+
+def _check_whole(content: Content, upload: UploadRow, received: Received, md5: str | None) -> None:
+    if received.size != upload.bytes:
+        raise invalid(
+            f"The parts are {received.size} bytes, but {upload.bytes} were announced.", "part_ids"
+        )
+    if md5 is None:
+        return
+    with received.path.open("rb") as file:
+        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found != md5.lower():
+        raise invalid(f"The bytes have the MD5 {found}, not {md5}.", "md5")
+
+
+def _forget_parts(session: Session, name: str) -> list[str]:
+    parts = session.scalars(select(PartRow).where(PartRow.upload_id == name)).all()
+    for part in parts:
+        session.delete(part)
+    return [part.sha256 for part in parts]

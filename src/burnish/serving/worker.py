@@ -1,0 +1,81 @@
+"""The worker: takes one job at a time, runs it in a process of its own, and tells what happens.
+
+It may be killed at any moment. What it tells is written under its lease and told once, and the run
+goes on from its last checkpoint under whoever takes the job over.
+"""
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from burnish.serving.attempt import Attempt
+from burnish.serving.service import Service
+from burnish.serving.state import files
+from burnish.serving.state.leases import Lease, LeaseLostError, lease
+
+_LOG = logging.getLogger("burnish.worker")
+# Seconds between looks for a job, after a database that did not answer, and between sweeps.
+_IDLE, _AFTER_ERROR, _SWEEP = 0.5, 5.0, 60.0
+
+
+class Worker:
+    """Works on the jobs of a service, one after the other.
+
+    `run` has to be called in the thread that lives as long as the worker does: the process of a job
+    ends when the thread that started it ends.
+
+    Args:
+        service: whose jobs.
+        name: tells it from every other worker, also from one of the same name before it.
+    """
+
+    def __init__(self, service: Service, name: str | None = None) -> None:
+        self.service = service
+        plain = name or f"{socket.gethostname()}-{os.getpid()}"
+        self.name = f"{plain[:100]}-{secrets.token_hex(4)}"
+        self._stop = threading.Event()
+        self._swept = 0.0
+
+    def run(self) -> None:
+        """Until `stop`; a database that does not answer is asked again."""
+        while not self._stop.is_set():
+            try:
+                worked = self.step()
+                self._sweep()
+            except SQLAlchemyError:
+                _LOG.exception("the database does not answer")
+                self._stop.wait(_AFTER_ERROR)
+                continue
+            if not worked:
+                self._stop.wait(_IDLE)
+
+    def stop(self) -> None:
+        """Lets a job that runs write a checkpoint and gives it back, then `run` returns."""
+        self._stop.set()
+
+    def step(self) -> bool:
+        """Works on one job, if there is one, until it ends, is paused or is taken away."""
+        held = lease(self.service.database, self.name, self.service.settings.lease)
+        if held is None:
+            return False
+        _LOG.info("job %s taken", held.job.id)
+        self._work(held)
+        return True
+
+    def _work(self, held: Lease) -> None:
+        try:
+            Attempt(self.service, held, self._stop).run()
+        except LeaseLostError:
+            _LOG.warning("job %s is not this worker's any more", held.job.id)
+        finally:
+            held.release()
+
+    def _sweep(self) -> None:
+        if time.monotonic() - self._swept > _SWEEP:
+            files.sweep(self.service.database, self.service.content)
+            self._swept = time.monotonic()

@@ -1,0 +1,208 @@
+"""Files and uploads through the official client, on both databases."""
+
+import asyncio
+import hashlib
+import threading
+import time
+from pathlib import Path
+
+import openai
+import pytest
+from openai.types import FileObject
+from sqlalchemy import update
+
+from burnish.serving.service import Service
+from burnish.serving.state import files
+from burnish.serving.state.tables import FileRow, UploadRow
+
+ROWS = b'{"messages": []}\n' * 40
+
+
+def kept(service: Service) -> list[str]:
+    return list(service.content.hashes())
+
+
+def test_a_file_comes_back_as_it_went(client: openai.OpenAI, service: Service) -> None:
+    made = client.files.create(file=("../../rows ü.jsonl", ROWS), purpose="fine-tune")
+    assert FileObject.model_validate(made.model_dump()) == made
+    assert (made.bytes, made.filename) == (len(ROWS), "../../rows ü.jsonl")
+    assert client.files.retrieve(made.id) == made
+    assert client.files.content(made.id).read() == ROWS
+    assert kept(service) == [hashlib.sha256(ROWS).hexdigest()]
+    assert not list(service.settings.folder.parent.rglob("*rows*"))
+
+
+def test_files_of_equal_bytes_share_them_until_the_last_goes(
+    client: openai.OpenAI, service: Service
+) -> None:
+    first, second = (
+        client.files.create(file=(name, ROWS), purpose="fine-tune") for name in ("a", "b")
+    )
+    assert len(kept(service)) == 1
+    assert client.files.delete(first.id).deleted
+    assert client.files.content(second.id).read() == ROWS
+    client.files.delete(second.id)
+    assert kept(service) == []
+    with pytest.raises(openai.NotFoundError) as error:
+        client.files.retrieve(second.id)
+    assert error.value.body == {
+        "message": f"No such File object: {second.id}",
+        "type": "invalid_request_error",
+        "param": "id",
+        "code": "not_found",
+    }
+
+
+def test_lists_have_pages_filters_and_two_orders(client: openai.OpenAI) -> None:
+    names = [
+        client.files.create(file=(f"{i}", b"%d" % i), purpose="fine-tune" if i % 2 else "evals").id
+        for i in range(7)
+    ]
+    assert [file.id for file in client.files.list(limit=2)] == names[::-1]
+    assert [file.id for file in client.files.list(limit=3, order="asc")] == names
+    odd = client.files.list(purpose="fine-tune", limit=2)
+    assert odd.has_more
+    assert [file.id for file in odd] == [names[5], names[3], names[1]]
+    with pytest.raises(openai.BadRequestError, match="Invalid cursor"):
+        client.files.list(after="file-none")
+
+
+def test_files_expire(client: openai.OpenAI, service: Service) -> None:
+    made = client.files.create(
+        file=("a", ROWS),
+        purpose="user_data",
+        expires_after={"anchor": "created_at", "seconds": 3600},
+    )
+    batch = client.files.create(file=("b", b"b"), purpose="batch")
+    assert (made.expires_at, batch.expires_at) == (
+        made.created_at + 3600,
+        batch.created_at + 2592000,
+    )
+    with service.database.writing() as session:
+        session.execute(update(FileRow).values(expires_at=int(time.time())))
+    with pytest.raises(openai.NotFoundError):
+        client.files.content(made.id)
+    assert list(client.files.list()) == []
+    assert len(kept(service)) == 2
+    files.sweep(service.database, service.content)
+    assert kept(service) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "param"),
+    [
+        ({"purpose": "fun"}, "purpose"),
+        ({"expires_after": {"anchor": "created_at", "seconds": 1}}, "expires_after[seconds]"),
+        ({"expires_after": {"seconds": 3600}}, "expires_after.anchor"),
+    ],
+)
+def test_bad_files_are_refused(client: openai.OpenAI, given: dict, param: str) -> None:
+    with pytest.raises(openai.BadRequestError) as error:
+        client.files.create(**{"file": ("a", b"a"), "purpose": "fine-tune"} | given)
+    assert error.value.param == param
+
+
+def test_a_long_file_is_refused_and_leaves_nothing(client: openai.OpenAI, service: Service) -> None:
+    limit = service.settings.max_file_bytes
+    for length in (limit + 1, limit + (1 << 20)):
+        with pytest.raises(openai.APIStatusError) as error:
+            client.files.create(file=("a", b"x" * length), purpose="fine-tune")
+        assert error.value.status_code == 413
+    assert client.files.create(file=("a", b"x" * limit), purpose="fine-tune").bytes == limit
+    assert len(list(service.content.folder.rglob("*"))) == 2  # one folder, one file
+
+
+def test_the_async_client(client: openai.OpenAI) -> None:
+    async def asked() -> bytes:
+        async with openai.AsyncOpenAI(api_key="none", base_url=client.base_url) as other:
+            made = await other.files.create(file=("a", ROWS), purpose="fine-tune")
+            assert [file.id async for file in other.files.list(limit=1)] == [made.id]
+            return (await other.files.content(made.id)).read()
+
+    assert asyncio.run(asked()) == ROWS
+
+
+def test_an_upload_becomes_a_file(client: openai.OpenAI, service: Service) -> None:
+    upload = client.uploads.create(
+        bytes=len(ROWS), filename="a.jsonl", mime_type="text/jsonl", purpose="fine-tune"
+    )
+    assert upload.status == "pending"
+    cut = 7
+    second, first = (
+        client.uploads.parts.create(upload.id, data=part) for part in (ROWS[cut:], ROWS[:cut])
+    )
+    order = [first.id, second.id]
+    with pytest.raises(openai.BadRequestError, match="no such part"):
+        client.uploads.complete(upload.id, part_ids=["part_none"])
+    with pytest.raises(openai.BadRequestError, match="were announced"):
+        client.uploads.complete(upload.id, part_ids=order[:1])
+    with pytest.raises(openai.BadRequestError, match="MD5"):
+        client.uploads.complete(upload.id, part_ids=order[::-1], md5=hashlib.md5(ROWS).hexdigest())
+    done = client.uploads.complete(upload.id, part_ids=order, md5=hashlib.md5(ROWS).hexdigest())
+    assert done.status == "completed"
+    assert done.file
+    assert client.files.content(done.file.id).read() == ROWS
+    assert len(kept(service)) == 1
+    again = client.uploads.complete(upload.id, part_ids=order)
+    assert again.file == done.file
+    with pytest.raises(openai.BadRequestError, match="is completed"):
+        client.uploads.parts.create(upload.id, data=b"more")
+
+
+def test_large_files_go_up_in_chunks(client: openai.OpenAI, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(ROWS)
+    done = client.uploads.upload_file_chunked(
+        file=path, mime_type="text/jsonl", purpose="fine-tune", part_size=100
+    )
+    assert done.file
+    assert client.files.content(done.file.id).read() == ROWS
+
+
+def test_uploads_end(client: openai.OpenAI, service: Service) -> None:
+    def begun() -> str:
+        made = client.uploads.create(bytes=3, filename="a", mime_type="text/plain", purpose="batch")
+        client.uploads.parts.create(made.id, data=b"abc")
+        return made.id
+
+    cancelled, expired = begun(), begun()
+    assert client.uploads.cancel(cancelled).status == "cancelled"
+    assert len(kept(service)) == 1
+    with pytest.raises(openai.BadRequestError, match="longer than"):
+        client.uploads.parts.create(expired, data=b"d")
+    with service.database.writing() as session:
+        session.execute(update(UploadRow).values(expires_at=0))
+    with pytest.raises(openai.BadRequestError, match="is expired"):
+        client.uploads.parts.create(expired, data=b"d")
+    files.sweep(service.database, service.content)
+    assert kept(service) == []
+    with pytest.raises(openai.NotFoundError):
+        client.uploads.cancel("upload_none")
+
+
+def test_bytes_are_never_lost_between_two_who_add_and_delete(service: Service) -> None:
+    """One deletes the last row of some bytes while another adds a row of the same bytes."""
+
+    def again_and_again() -> None:
+        for _ in range(15):
+            received = service.content.receive([ROWS])
+            row = files.described(received, "batch", "a")
+            files.add(service.database, service.content, received, row)
+            assert b"".join(service.content.read(row.sha256)) == ROWS
+            files.delete(service.database, service.content, row.id)
+
+    failed: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            again_and_again()
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=guarded) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert kept(service) == []

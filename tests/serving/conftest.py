@@ -1,0 +1,151 @@
+"""A service on SQLite and on a real PostgreSQL, and its routes behind a real server."""
+
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import psycopg
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from burnish.serving.api import files, jobs, permissions, uploads
+from burnish.serving.api.errors import add_handlers
+from burnish.serving.service import Service, Settings, open_service
+
+_NAMES = itertools.count()
+
+
+def _programs() -> Path | None:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    named = shutil.which("initdb")
+    return found[-1].parent if found else Path(named).parent if named else None
+
+
+def _as_postgres(*command: str) -> None:
+    """PostgreSQL refuses to run as root."""
+    whole = ["runuser", "-u", "postgres", "--", *command] if os.geteuid() == 0 else [*command]
+    subprocess.run(whole, check=True, cwd="/", stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """The socket's folder of a server that lives as long as the tests."""
+    programs = _programs()
+    if programs is None:
+        pytest.skip("PostgreSQL's initdb and pg_ctl are not installed")
+    folder = Path(tempfile.mkdtemp(prefix="burnish-postgresql-"))
+    if os.geteuid() == 0:
+        shutil.chown(folder, "postgres", "postgres")
+    data = str(folder / "data")
+    options = f"-k {folder} -c listen_addresses='' -c fsync=off"
+    _as_postgres(str(programs / "initdb"), "-D", data, "-U", "postgres", "-A", "trust")
+    log = str(folder / "log")
+    _as_postgres(str(programs / "pg_ctl"), "-D", data, "-o", options, "-l", log, "-w", "start")
+    yield str(folder)
+    _as_postgres(str(programs / "pg_ctl"), "-D", data, "-m", "immediate", "stop")
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'state.db'}"
+    folder, name = request.getfixturevalue("postgresql"), f"test_{next(_NAMES)}"
+    with psycopg.connect(host=folder, user="postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+    return f"postgresql://postgres@/{name}?host={folder}"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(tmp_path / "data", models={"tiny": str(tmp_path)}, max_file_bytes=1 << 20)
+
+
+@pytest.fixture
+def service(settings: Settings, url: str) -> Iterator[Service]:
+    found = open_service(settings, url)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[openai.OpenAI]:
+    """The official client, talking to the service."""
+    with served(service) as address, openai.OpenAI(api_key="none", base_url=address) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def served(service: Service) -> Iterator[str]:
+    """The service's routes on a free port; the address ends in /v1."""
+    app = FastAPI()
+    app.state.service = service
+    add_handlers(app)
+    for part in (files, uploads, jobs, permissions):
+        limit = service.settings.max_file_bytes + (64 << 10)
+        app.include_router(part.router, prefix="/v1", max_body_size=limit)
+    server, port = _server(app)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.005)
+    yield f"http://127.0.0.1:{port}/v1"
+    server.should_exit = True
+    thread.join()
+
+
+def _server(app: Any) -> tuple[uvicorn.Server, int]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", ws="none")
+    return uvicorn.Server(config), port
+
+
+@pytest.fixture
+def tuning(tmp_path: Path, tiny_folder: Path) -> Settings:
+    """A tiny model that can be tuned in seconds, and a suite of a few items."""
+    suite = tmp_path / "suite.jsonl"
+    items = [
+        {"question": "The parcel is", "choices": [" here", " torn"], "answer": i % 2}
+        for i in range(8)
+    ]
+    suite.write_text("".join(json.dumps(item) + "\n" for item in items))
+    recipe = {
+        "evaluate.general": [str(suite)],
+        "evaluate.max_new_tokens": 4,
+        "training.preflight": False,
+        "training.checkpoints": 12,
+    }
+    return Settings(tmp_path / "data", models={"tiny": str(tiny_folder)}, recipe=recipe, lease=3.0)
+
+
+@pytest.fixture
+def chat_rows() -> Callable[[int], bytes]:
+    """Questions and answers as OpenAI's supervised files have them; so many rows."""
+
+    def rows(count: int) -> bytes:
+        turns = [
+            [
+                {"role": "user", "content": f"{word} number {i} please"},
+                {"role": "assistant", "content": label},
+            ]
+            for i in range(count // 2)
+            for word, label in (("tent", "red"), ("parcel", "green"))
+        ]
+        return b"".join(json.dumps({"messages": row}).encode() + b"\n" for row in turns)
+
+    return rows

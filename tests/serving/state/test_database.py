@@ -1,0 +1,91 @@
+"""The database: migrations, opening at once, what is said of one that cannot be opened."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import select, text
+
+from burnish.errors import UserError
+from burnish.serving.state.database import Database
+from burnish.serving.state.tables import AliasRow, Table
+
+OPEN = """
+import sys
+from burnish.serving.state.database import Database
+sys.stdin.read(1)
+Database(sys.argv[1]).close()
+"""
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Database]:
+    with closing(Database(url)) as database:
+        yield database
+
+
+def test_migrations_give_the_tables(url: str) -> None:
+    with opened(url) as database, database.reading() as session:
+        context = MigrationContext.configure(session.connection(), opts={"compare_type": True})
+        assert compare_metadata(context, Table.metadata) == []
+
+
+def test_processes_may_open_a_new_database_at_once(url: str) -> None:
+    processes = [
+        subprocess.Popen([sys.executable, "-c", OPEN, url], stdin=subprocess.PIPE) for _ in range(4)
+    ]
+    for process in processes:
+        assert process.stdin
+        process.stdin.write(b"x")
+        process.stdin.close()
+    assert [process.wait() for process in processes] == [0] * 4
+    with opened(url) as database, database.reading() as session:
+        assert session.scalar(text("SELECT count(*) FROM alembic_version")) == 1
+
+
+def test_what_is_raised_undoes_a_write(url: str) -> None:
+    def fail(database: Database) -> None:
+        with database.writing() as session:
+            session.add(AliasRow(name="a", target="b", created_at=1))
+            session.flush()
+            raise KeyError
+
+    with opened(url) as database:
+        with pytest.raises(KeyError):
+            fail(database)
+        with database.reading() as session:
+            assert session.scalar(select(AliasRow.name)) is None
+        assert database.is_sqlite == url.startswith("sqlite")
+
+
+def test_sqlite_is_in_wal_mode_and_keeps_references(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'new' / 'a.db'}"
+    with opened(url) as database, database.reading() as session:
+        assert session.scalar(text("PRAGMA journal_mode")) == "wal"
+        assert session.scalar(text("PRAGMA foreign_keys")) == 1
+
+
+def test_a_database_of_a_later_version_is_left_alone(url: str) -> None:
+    with opened(url) as database, database.writing() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(UserError, match="cannot be opened"):
+        Database(url)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("mysql://host/name", "names mysql"),
+        ("sqlite://", "names no file"),
+        ("state.db", "is no database URL"),
+        ("postgresql://127.0.0.1:1/name", "cannot be opened"),
+    ],
+)
+def test_a_wrong_url_is_a_sentence(wrong: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Database(wrong)

@@ -1,0 +1,322 @@
+"""Jobs from the upload to the result, by real workers on a tiny model; with kills, too."""
+
+import csv
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import openai
+import psutil
+import pytest
+from openai.types.fine_tuning import FineTuningJob
+
+from burnish.run_directory import RunDirectory
+from burnish.serving.following import Follower, Tail, table
+from burnish.serving.service import Service, Settings
+from burnish.serving.state import models
+from burnish.serving.worker import Worker
+
+# A worker in a process of its own, to be killed.
+PROGRAM = """
+import json, signal, sys
+from pathlib import Path
+from burnish.serving.service import Settings, open_service
+from burnish.serving.worker import Worker
+given = json.loads(sys.argv[1])
+settings = Settings(**given["settings"] | {"folder": Path(given["settings"]["folder"])})
+worker = Worker(open_service(settings, given["url"]))
+signal.signal(signal.SIGTERM, lambda *_: worker.stop())
+worker.run()
+"""
+
+
+@pytest.fixture
+def settings(tuning: Settings) -> Settings:
+    return tuning
+
+
+@contextmanager
+def working(settings: Settings, url: str) -> Iterator["subprocess.Popen[bytes]"]:
+    values = {
+        "folder": str(settings.folder),
+        "models": settings.models,
+        "recipe": settings.recipe,
+        "lease": settings.lease,
+    }
+    given = json.dumps({"settings": values, "url": url})
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, given])
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(true: Callable[[], Any], seconds: float = 90) -> None:
+    ends = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < ends, "it never came"
+        time.sleep(0.05)
+
+
+def children(pid: int) -> list[int]:
+    return [child.pid for child in psutil.Process(pid).children()]
+
+
+def submitted(client: openai.OpenAI, rows: bytes, **given: Any) -> FineTuningJob:
+    file = client.files.create(file=("rows.jsonl", rows), purpose="fine-tune")
+    return client.fine_tuning.jobs.create(model="tiny", training_file=file.id, **given)
+
+
+def supervised(**hyperparameters: Any) -> dict[str, Any]:
+    return {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}
+
+
+def messages(client: openai.OpenAI, job: FineTuningJob) -> list[str]:
+    """What was said, the oldest first."""
+    return [event.message for event in client.fine_tuning.jobs.list_events(job.id, limit=1000)][
+        ::-1
+    ]
+
+
+def test_a_job_from_the_upload_to_its_files(
+    client: openai.OpenAI, service: Service, chat_rows: Callable[[int], bytes]
+) -> None:
+    jobs = client.fine_tuning.jobs
+    made = submitted(
+        client,
+        chat_rows(40),
+        method=supervised(n_epochs=2, learning_rate_multiplier=3),
+        suffix="My Try",
+        seed=3,
+    )
+    assert made.status == "validating_files"
+    assert Worker(service).step()
+    job = jobs.retrieve(made.id)
+    assert job.status == "succeeded", job.error
+    name = f"ft:tiny:local:my-try:{job.id[-8:]}"
+    assert job.fine_tuned_model == name
+    assert job.hyperparameters.batch_size == 8
+    assert job.trained_tokens
+    model = models.find(service.database, name)
+    assert model
+    assert (service.settings.folder / model.folder / "adapter_model.safetensors").exists()
+
+    events = list(jobs.list_events(job.id, limit=5))[::-1]
+    steps = [event.data for event in events if event.type == "metrics"]
+    assert [data["step"] for data in steps] == list(range(1, len(steps) + 1))
+    assert {data["total_steps"] for data in steps} == {len(steps)}
+    said = [event.message for event in events]
+    assert said[0] == f"Created fine-tuning job: {job.id}"
+    assert said[-1] == "The job has successfully completed"
+    verdict = next(event for event in events if event.message.startswith("Verdict: "))
+    assert verdict.level == ("info" if model.decision == "release" else "warn")
+    assert len(set(said)) == len(said)
+
+    metrics, judged = (client.files.content(file).text for file in job.result_files)
+    rows = list(csv.DictReader(io.StringIO(metrics)))
+    assert [float(row["train_loss"]) for row in rows] == [data["train_loss"] for data in steps]
+    assert {row["valid_mean_token_accuracy"] for row in rows} == {""}
+    assert json.loads(judged)["decision"] == model.decision
+    assert client.files.retrieve(job.result_files[0]).purpose == "fine-tune-results"
+
+    kept = list(jobs.checkpoints.list(job.id, limit=1))
+    assert [checkpoint.step_number for checkpoint in kept] == sorted(
+        (checkpoint.step_number for checkpoint in kept), reverse=True
+    )
+    assert kept[0].fine_tuned_model_checkpoint == f"{name}:ckpt-step-{len(steps)}"
+    assert kept[0].metrics.train_loss == steps[-1]["train_loss"]
+    assert not Worker(service).step()  # nothing is left to do
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_tuned_model_learns_on(
+    client: openai.OpenAI, service: Service, chat_rows: Callable[[int], bytes]
+) -> None:
+    jobs, worker = client.fine_tuning.jobs, Worker(service)
+    first = submitted(client, chat_rows(20), hyperparameters={"n_epochs": 1})
+    worker.step()
+    name = jobs.retrieve(first.id).fine_tuned_model
+    second = jobs.create(
+        model=str(name), training_file=first.training_file, method=supervised(n_epochs=1)
+    )
+    worker.step()
+    done = jobs.retrieve(second.id)
+    assert done.status == "succeeded", done.error
+    assert str(done.fine_tuned_model).startswith("ft:tiny:local::")
+    run = RunDirectory(service.settings.job_folder(second.id) / "run")
+    assert run.manifest().lineage["init"] == "continue"
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_preferences_are_learnt(client: openai.OpenAI, service: Service) -> None:
+    rows = [
+        {
+            "input": {"messages": [{"role": "user", "content": f"where is tent {i}"}]},
+            "preferred_output": [{"role": "assistant", "content": "red"}],
+            "non_preferred_output": [{"role": "assistant", "content": "green"}],
+        }
+        for i in range(20)
+    ]
+    text = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    hyperparameters = {"beta": 0.3, "n_epochs": 1, "batch_size": 4}
+    method: Any = {"type": "dpo", "dpo": {"hyperparameters": hyperparameters}}
+    job = submitted(client, text, method=method)
+    Worker(service).step()
+    done = client.fine_tuning.jobs.retrieve(job.id)
+    assert done.status == "succeeded", done.error
+    recipe = RunDirectory(service.settings.job_folder(job.id) / "run").manifest().recipe
+    assert recipe["objective"] == "dpo"
+    assert recipe["dpo"]["beta"] == 0.3
+    assert recipe["training"]["batch_size"] == 4
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_bad_files_fail_in_a_sentence(
+    client: openai.OpenAI, service: Service, chat_rows: Callable[[int], bytes]
+) -> None:
+    jobs, worker = client.fine_tuning.jobs, Worker(service)
+    few = submitted(client, chat_rows(4))
+    broken = submitted(client, chat_rows(40) + b'{"messages": [\n')
+    gone = submitted(client, chat_rows(40))
+    client.files.delete(gone.training_file)
+    for _ in range(3):
+        assert worker.step()
+    errors = [jobs.retrieve(job.id).error for job in (few, broken, gone)]
+    assert [error and (error.code, error.param) for error in errors] == [
+        ("invalid_n_examples", "training_file"),
+        ("invalid_training_file", "training_file"),
+        ("not_found", "id"),
+    ]
+    said = errors[1].message if errors[1] else ""
+    assert "train.jsonl:41 is no JSON" in said
+    assert str(service.settings.folder) not in said
+    assert messages(client, broken)[-1] == said
+    assert {jobs.retrieve(job.id).status for job in (few, broken, gone)} == {"failed"}
+
+
+def test_a_killed_worker_is_followed_by_another(
+    client: openai.OpenAI,
+    service: Service,
+    settings: Settings,
+    url: str,
+    chat_rows: Callable[[int], bytes],
+) -> None:
+    job = submitted(client, chat_rows(40), method=supervised(n_epochs=12, batch_size=1))
+    log = settings.job_folder(job.id) / "run" / "events.jsonl"
+    for more in (40, 120):  # killed twice on the way
+        with working(settings, url) as worker:
+            wait_for(lambda: log.exists() and log.read_text().count('"train"') >= more)  # noqa: B023
+            child = children(worker.pid)[0]
+            worker.send_signal(signal.SIGKILL)
+            worker.wait()
+            wait_for(lambda: not psutil.pid_exists(child), 5)  # noqa: B023
+        assert client.fine_tuning.jobs.retrieve(job.id).status == "running"
+    last = Worker(service)
+    wait_for(last.step)
+    done = client.fine_tuning.jobs.retrieve(job.id)
+    assert done.status == "succeeded", done.error
+    said = messages(client, job)
+    steps = [one.split(":")[0] for one in said if one.startswith("Step ")]
+    total = steps[0].split("/")[1]
+    assert sorted(steps) == sorted(f"Step {i + 1}/{total}" for i in range(len(steps)))
+    assert any(one.startswith("Resumed from step ") for one in said)
+    assert len(done.result_files) == 2
+    assert len(client.files.list(purpose="fine-tune-results").data) == 2
+    assert len(models.listed(service.database)) == 1
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_pause_resume_and_cancel_reach_a_job_that_runs(
+    client: openai.OpenAI,
+    service: Service,
+    settings: Settings,
+    url: str,
+    chat_rows: Callable[[int], bytes],
+) -> None:
+    jobs = client.fine_tuning.jobs
+    job = submitted(client, chat_rows(40), method=supervised(n_epochs=50, batch_size=1))
+
+    def steps() -> int:
+        return sum(one.startswith("Step ") for one in messages(client, job))
+
+    with working(settings, url) as worker:
+        wait_for(lambda: steps() > 3)
+        assert jobs.pause(job.id).status == "running"
+        wait_for(lambda: jobs.retrieve(job.id).status == "queued")
+        assert messages(client, job)[-1] == "Fine-tuning job paused"
+        before = steps()
+        time.sleep(1.5)  # longer than an idle worker takes to look for jobs
+        assert steps() == before
+        assert (settings.job_folder(job.id) / "run" / "checkpoints").exists()
+        jobs.resume(job.id)
+        wait_for(lambda: steps() > before)
+        assert jobs.retrieve(job.id).status == "running"
+        assert jobs.cancel(job.id).status == "cancelled"
+        wait_for(lambda: not children(worker.pid), 10)
+        worker.terminate()
+        assert worker.wait(10) == 0
+    done = jobs.retrieve(job.id)
+    assert (done.status, done.fine_tuned_model) == ("cancelled", None)
+    assert done.finished_at
+    with pytest.raises(openai.BadRequestError) as error:
+        jobs.cancel(job.id)
+    assert error.value.code == "invalid_state"
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_stopped_worker_gives_its_job_back(
+    client: openai.OpenAI,
+    service: Service,
+    settings: Settings,
+    url: str,
+    chat_rows: Callable[[int], bytes],
+) -> None:
+    job = submitted(client, chat_rows(40), method=supervised(n_epochs=50, batch_size=1))
+    with working(settings, url) as worker:
+        wait_for(lambda: any(one.startswith("Step ") for one in messages(client, job)))
+        worker.terminate()
+        assert worker.wait(60) == 0
+    assert client.fine_tuning.jobs.retrieve(job.id).status == "running"
+    client.fine_tuning.jobs.pause(job.id)  # nobody holds it, so it pauses at once
+    assert client.fine_tuning.jobs.retrieve(job.id).status == "queued"
+    assert not Worker(service).step()
+
+
+def test_a_log_is_told_once_though_it_is_cut_back(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+
+    def line(step: int, phase: str = "train") -> dict[str, Any]:
+        return {"time": 100.0 + step, "phase": phase, "step": step, "steps": 4, "loss": 1.0 * step}
+
+    def write(lines: list[dict[str, Any]], torn: str = "") -> None:
+        new = tmp_path / "new"
+        new.write_text("".join(json.dumps(one) + "\n" for one in lines) + torn)
+        new.replace(path)
+
+    tail, follower = Tail(path), Follower()
+    assert tail.new() == []
+    write([line(1), line(2), line(2, "validation"), line(3)], '{"time": 1')
+    first = follower.events(tail.new())
+    assert [event.place for event in first] == ["train 1", "train 2"]  # the third may be validated
+    assert first[1].data == {
+        "step": 2,
+        "total_steps": 4,
+        "train_loss": 2.0,
+        "valid_loss": 2.0,
+        "full_valid_loss": 2.0,
+    }
+    assert follower.finish_time() == 104
+    write([line(1), line(2), line(2, "validation")])
+    with path.open("a") as file:
+        file.write(json.dumps(line(3)) + "\n" + json.dumps(line(4)) + "\n")
+    places = [event.place for event in follower.events(tail.new(), ended=True)]
+    assert places == ["train 3", "train 1", "train 2", "train 3", "train 4"]
+    assert table([line(1), line(1, "validation")]).splitlines()[1] == "1,1.0,,1.0,"
