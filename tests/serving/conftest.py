@@ -97,6 +97,13 @@ def served(service: Service) -> Iterator[str]:
     for part in (files, uploads, jobs, permissions):
         limit = service.settings.max_file_bytes + (64 << 10)
         app.include_router(part.router, prefix="/v1", max_body_size=limit)
+    with running(app) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def running(app: FastAPI) -> Iterator[str]:
+    """The application behind a real server on a free port; the address ends in /v1."""
     server, port = _server(app)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -120,7 +127,7 @@ def tuning(tmp_path: Path, tiny_folder: Path) -> Settings:
     """A tiny model that can be tuned in seconds, and a suite of a few items."""
     suite = tmp_path / "suite.jsonl"
     items = [
-        {"question": "The parcel is", "choices": [" here", " torn"], "answer": i % 2}
+        {"question": f"The parcel {i} is", "choices": [" here", " torn"], "answer": i % 2}
         for i in range(8)
     ]
     suite.write_text("".join(json.dumps(item) + "\n" for item in items))

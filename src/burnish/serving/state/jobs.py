@@ -61,6 +61,13 @@ def listed(
         return page(session, JobRow, asked, cursor)
 
 
+def by_status(database: Database) -> dict[str, int]:
+    """How many jobs there are of each status."""
+    asked = select(JobRow.status, func.count()).group_by(JobRow.status)
+    with database.reading() as session:
+        return dict(session.execute(asked).tuples().all())
+
+
 def cancel(database: Database, name: str) -> JobRow:
     """Ends a job; a worker that is at it lets go at its next heartbeat.
 

@@ -1,0 +1,69 @@
+"""The application: routes under /v1, and around them limits, keys, metrics and the log."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from anyio import to_thread
+from fastapi import FastAPI
+from fastapi.responses import Response
+
+from burnish.serving.api import (
+    chat,
+    completions,
+    embeddings,
+    files,
+    graders,
+    jobs,
+    models,
+    permissions,
+    uploads,
+)
+from burnish.serving.api.errors import add_handlers
+from burnish.serving.api.guard import Guard
+from burnish.serving.api.limits import Limits
+from burnish.serving.api.observing import Observing
+from burnish.serving.keys import Limiter
+from burnish.serving.metrics import Metrics
+from burnish.serving.server import Server
+from burnish.serving.state.jobs import by_status
+
+_ROUTES = (files, uploads, models, chat, completions, embeddings, jobs, permissions, graders)
+# Beside the file itself, a form holds its name and purpose.
+_FORM = 1 << 20
+
+
+def make_app(service: Server, host: str = "127.0.0.1", drain: float = 30.0) -> FastAPI:
+    """The application over a service with its engines.
+
+    Args:
+        service: what the routes share; closed when the application ends.
+        host: where it listens: off loopback, keys are asked for.
+        drain: seconds that answers under way get when the server is told to stop.
+    """
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await to_thread.run_sync(service.drain, drain)
+
+    app = FastAPI(title="Burnish", lifespan=life)
+    app.state.service = service
+    add_handlers(app)
+    for part in _ROUTES:
+        app.include_router(part.router, prefix="/v1")
+
+    @app.get("/health")
+    def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/metrics", include_in_schema=False)
+    def measured() -> Response:
+        return metrics.response()
+
+    metrics.watch_queue(lambda: service.engines.waiting)
+    metrics.watch_jobs(lambda: by_status(service.database))
+    app.add_middleware(Limits, form=service.settings.max_file_bytes + _FORM)
+    app.add_middleware(Guard, sessions=service.database.reading, host=host, limiter=Limiter())
+    app.add_middleware(Observing, metrics=metrics)
+    return app

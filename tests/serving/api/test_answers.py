@@ -1,0 +1,251 @@
+"""Chat, completions, embeddings and models through the official client, on a tiny model."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import torch
+
+from burnish.models.load import load_model
+from burnish.models.remote import RemoteModel
+from burnish.serving.api.app import make_app
+from burnish.serving.server import Server, open_server
+from burnish.serving.service import Settings
+from tests.serving.conftest import running
+
+HELLO: Any = [{"role": "user", "content": "where is my parcel"}]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Server:
+    folder = tmp_path_factory.mktemp("serving")
+    return open_server(Settings(folder, models={"tiny": str(tiny_folder)}), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def address(server: Server) -> Iterator[str]:
+    with running(make_app(server)) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def client(address: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(
+        api_key="none", base_url=address, max_retries=0, _strict_response_validation=True
+    ) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def loose(address: str) -> Iterator[openai.OpenAI]:
+    """The API itself breaks the client's types of legacy completions: what is not there is null."""
+    with openai.OpenAI(api_key="none", base_url=address, max_retries=0) as found:
+        yield found
+
+
+def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["tiny", "all-minilm-l6-v2"]
+    assert client.models.retrieve("tiny").owned_by == "burnish"
+    with pytest.raises(openai.NotFoundError) as error:
+        client.models.retrieve("ft:tiny:local::nobody")
+    assert error.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError, match="base model"):
+        client.models.delete("tiny")
+
+
+def test_a_greedy_reply_is_the_models_own(client: openai.OpenAI, tiny_folder: Path) -> None:
+    from burnish.chat import Message
+    from burnish.models.verbs import Sampling
+
+    own = load_model(str(tiny_folder), "cpu").generate(
+        [(Message("user", "where is my parcel"),)], Sampling(max_new_tokens=12)
+    )[0]
+    reply = client.chat.completions.create(
+        model="tiny", messages=HELLO, temperature=0, max_tokens=12, logprobs=True, top_logprobs=2
+    )
+    choice = reply.choices[0]
+    assert choice.message.content == own.text
+    assert choice.finish_reason == ("stop" if own.finished else "length")
+    assert reply.usage is not None
+    assert reply.usage.completion_tokens == len(own.tokens)
+    assert choice.logprobs is not None
+    assert choice.logprobs.content is not None
+    assert sum(token.logprob for token in choice.logprobs.content) == pytest.approx(
+        own.logprob, abs=1e-3
+    )
+    for token in choice.logprobs.content:
+        assert token.top_logprobs[0].token == token.token  # greedy
+        assert len(token.top_logprobs) == 2
+
+
+def test_a_stream_says_the_same(client: openai.OpenAI) -> None:
+    wanted: Any = {"model": "tiny", "messages": HELLO, "seed": 3, "n": 2, "max_tokens": 9}
+    whole = client.chat.completions.create(**wanted)
+    texts, ends = ["", ""], {}
+    usage = None
+    for chunk in client.chat.completions.create(
+        **wanted, stream=True, stream_options={"include_usage": True}
+    ):
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+            ends |= {choice.index: choice.finish_reason} if choice.finish_reason else {}
+    assert texts == [choice.message.content for choice in whole.choices]
+    assert texts[0] != texts[1]
+    assert [ends[0], ends[1]] == [choice.finish_reason for choice in whole.choices]
+    assert usage is not None
+    assert whole.usage is not None
+    assert usage.completion_tokens == whole.usage.completion_tokens
+
+
+def test_a_schema_is_kept(client: openai.OpenAI) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"queue": {"enum": ["red", "blue"]}, "sure": {"type": "boolean"}},
+        "required": ["queue", "sure"],
+        "additionalProperties": False,
+    }
+    reply = client.chat.completions.create(
+        model="tiny",
+        messages=HELLO,
+        max_tokens=120,
+        seed=1,
+        response_format={"type": "json_schema", "json_schema": {"name": "q", "schema": schema}},
+    )
+    found = json.loads(reply.choices[0].message.content or "")
+    assert found["queue"] in ("red", "blue")
+    assert isinstance(found["sure"], bool)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "param", "code"),
+    [
+        ({"temperature": 3}, "temperature", None),
+        ({"top_logprobs": 2}, "top_logprobs", None),
+        ({"logit_bias": {"a": 1}}, "logit_bias", None),
+        ({"max_tokens": 100_000}, "messages", "context_length_exceeded"),
+        ({"messages": []}, "messages", None),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", None),
+        ({"extra_body": {"temprature": 1}}, "temprature", None),
+    ],
+)
+def test_what_cannot_be_used_is_named(
+    client: openai.OpenAI, wanted: dict[str, Any], param: str, code: str | None
+) -> None:
+    given: Any = {"model": "tiny", "messages": HELLO} | wanted
+    with pytest.raises(openai.BadRequestError) as error:
+        client.chat.completions.create(**given)
+    assert error.value.param == param
+    if code:
+        assert error.value.code == code
+
+
+def test_an_unknown_model_and_an_unknown_route(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as error:
+        client.chat.completions.create(model="gpt-9", messages=HELLO)
+    assert error.value.code == "model_not_found"
+    with pytest.raises(openai.NotFoundError) as error:
+        client.images.generate(prompt="a tent")
+    assert error.value.code == "unknown_url"
+
+
+def test_completions_echo_how_likely_a_text_is(loose: openai.OpenAI, tiny_folder: Path) -> None:
+    model = load_model(str(tiny_folder), "cpu")
+    tokens = model.tokenizer("the tent is torn", add_special_tokens=False)["input_ids"]
+    reply = loose.completions.create(
+        model="tiny", prompt=tokens, echo=True, logprobs=2, max_tokens=0
+    )
+    found = reply.choices[0].logprobs
+    assert reply.choices[0].text == "the tent is torn"
+    assert found is not None
+    assert found.token_logprobs is not None
+    assert found.token_logprobs[0] is None
+    with torch.no_grad():
+        logits = model.module(input_ids=torch.tensor([tokens])).logits[0].log_softmax(-1)
+    own = [float(logits[place, token]) for place, token in enumerate(tokens[1:])]
+    assert found.token_logprobs[1:] == pytest.approx(own, abs=1e-4)
+    assert "".join(found.tokens or []) == "the tent is torn"
+    assert found.text_offset is not None
+    assert found.text_offset[0] == 0
+
+
+def test_completions_of_several_prompts(client: openai.OpenAI, loose: openai.OpenAI) -> None:
+    reply = client.completions.create(
+        model="tiny", prompt=["red", "green"], n=2, best_of=3, max_tokens=4, seed=0
+    )
+    assert [choice.index for choice in reply.choices] == [0, 1, 2, 3]
+    streamed = loose.completions.create(
+        model="tiny", prompt="red", max_tokens=5, temperature=0, stream=True
+    )
+    text = "".join(choice.text for chunk in streamed for choice in chunk.choices)
+    whole = client.completions.create(model="tiny", prompt="red", max_tokens=5, temperature=0)
+    assert text == whole.choices[0].text
+
+
+def test_certify_can_ask_this_server(address: str, tiny_folder: Path) -> None:
+    from burnish.models.verbs import Choice
+
+    own = load_model(str(tiny_folder), "cpu")
+    remote = RemoteModel(address, "tiny", own.tokenizer, 512)
+    items = [Choice("The tent is", (" red", " torn and wet"))]
+    with contextlib.closing(remote):
+        scores, found = remote.score(items)[0], remote.nll(["my parcel is red"])[0]
+    assert scores.logprobs == pytest.approx(own.score(items)[0].logprobs, abs=1e-4)
+    known = own.nll(["my parcel is red"])[0]
+    assert found.nats == pytest.approx(known.nats, abs=1e-3)
+
+
+def test_many_clients_at_once_and_some_hang_up(address: str) -> None:
+    async def ask(client: openai.AsyncOpenAI, number: int) -> str:
+        if number % 5 == 0:
+            stream = await client.chat.completions.create(
+                model="tiny", messages=HELLO, max_tokens=100, stream=True, seed=number
+            )
+            async for _ in stream:
+                break
+            await stream.close()
+            return ""
+        reply = await client.chat.completions.create(
+            model="tiny", messages=HELLO, max_tokens=8, seed=number % 7
+        )
+        return reply.choices[0].message.content or ""
+
+    async def everyone() -> list[str]:
+        async with openai.AsyncOpenAI(api_key="none", base_url=address) as client:
+            return list(await asyncio.gather(*(ask(client, number) for number in range(60))))
+
+    said = asyncio.run(everyone())
+    by_seed: dict[int, set[str]] = {}
+    for number, text in enumerate(said):
+        if number % 5:
+            by_seed.setdefault(number % 7, set()).add(text)
+    assert all(len(texts) == 1 for texts in by_seed.values())
+
+
+def test_embeddings_are_of_length_one(loose: openai.OpenAI, embedder: None) -> None:
+    del embedder
+    texts = ["where is my parcel", "my package has not come", "an aria by Verdi"]
+    found = loose.embeddings.create(model="all-minilm-l6-v2", input=texts)
+    a, b, c = (torch.tensor(one.embedding) for one in found.data)
+    assert float(a.norm()) == pytest.approx(1, abs=1e-4)
+    assert float(a @ b) > float(a @ c)
+    short = loose.embeddings.create(model="all-minilm-l6-v2", input=texts[0], dimensions=100)
+    assert len(short.data[0].embedding) == 100
+    with pytest.raises(openai.BadRequestError, match="1 to 2048 texts"):
+        loose.embeddings.create(model="all-minilm-l6-v2", input="")
+
+
+@pytest.fixture
+def embedder() -> None:
+    from burnish.errors import ModelError
+    from burnish.models.sources import resolve
+
+    try:
+        resolve("all-minilm-l6-v2")
+    except ModelError as error:
+        pytest.skip(f"the built-in encoder cannot be had: {error}")
