@@ -66,6 +66,8 @@ def compare(
     targets = [target_task(recipe, directory, other, name) for name in ("", *recipe.tasks)]
     measure(found, other, "base", [*targets, *tasks], bars)
     ledger = CertLedger(directory, _whose(other), cert_hashes(certs))
+    if isinstance(other, RemoteModel):
+        other.close()
     del other
     model = open_tuned(directory)
     leakage = directory.leakage()
