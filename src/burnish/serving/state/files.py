@@ -117,7 +117,8 @@ def expire(database: Database, content: Content) -> None:
             upload.status = "expired"
         for row in (*gone, *parts):
             session.delete(row)
-    release(database, content, [row.sha256 for row in (*gone, *parts)])
+    hashes = [row.sha256 for row in gone] + [row.sha256 for row in parts]
+    release(database, content, hashes)
 
 
 def sweep(database: Database, content: Content) -> None:
