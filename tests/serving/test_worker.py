@@ -179,6 +179,32 @@ def test_preferences_are_learnt(client: openai.OpenAI, service: Service) -> None
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_grader_is_learnt_from(client: openai.OpenAI, service: Service) -> None:
+    pytest.importorskip("burnish.evaluation.graders", reason="there are no graders yet")
+    rows = [
+        {"messages": [{"role": "user", "content": f"where is tent {i}"}], "wanted": "e"}
+        for i in range(20)
+    ]
+    text = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    grader = {
+        "type": "string_check",
+        "name": "has an e",
+        "input": "{{sample.output_text}}",
+        "reference": "{{item.wanted}}",
+        "operation": "like",
+    }
+    given = {"n_epochs": 1, "batch_size": 5, "compute_multiplier": 0.25, "eval_interval": 2}
+    own = {"grader": grader, "hyperparameters": given}
+    method: Any = {"type": "reinforcement", "reinforcement": own}
+    job = submitted(client, text, method=method)
+    Worker(service).step()
+    done = client.fine_tuning.jobs.retrieve(job.id)
+    assert done.status == "succeeded", done.error
+    metrics = [e.data for e in client.fine_tuning.jobs.list_events(job.id) if e.type == "metrics"]
+    assert any("train_reward_mean" in (data or {}) for data in metrics)
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_bad_files_fail_in_a_sentence(
     client: openai.OpenAI, service: Service, chat_rows: Callable[[int], bytes]
 ) -> None:

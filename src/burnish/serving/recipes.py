@@ -1,13 +1,14 @@
-"""A job of the API as a Burnish recipe, and its files as rows that a recipe reads.
+"""A job of the API as a Burnish recipe, and its files where a recipe finds them.
 
-A job's folder holds train.jsonl and, where the job has one, validation.jsonl; recipe.yaml, which is
-written once and last; and with a grader also grader.json, items.jsonl and reward.py.
+A job's folder holds train.jsonl and, where the job has one, validation.jsonl; grader.json of a
+reinforcement job; and recipe.yaml, which is written once and last. The rows stay as OpenAI has
+them: those of a grader are prompts in `messages`, and their other fields are for the grader.
 """
 
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import yaml
 
 from burnish.errors import DataError
 from burnish.recipe import Recipe
-from burnish.run_directory import write_atomic, write_lines
+from burnish.run_directory import write_atomic
 from burnish.serving.state.tables import JobRow
 
 RUN = "run"
@@ -27,12 +28,6 @@ _AT_ONCE = 32
 FEWEST = 10
 # What grpo samples for each prompt where compute_multiplier is 1.
 _ANSWERS = 8
-_REWARD = """from pathlib import Path
-
-from burnish.serving.rewarding import job_reward
-
-reward = job_reward(Path(__file__).parent)
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +74,7 @@ def recipe_for(
     if start.run is not None:  # an adapter on an adapter could not share the base's weights
         values |= {"init_from": str(start.run), "init": "continue"}
     if kind == "reinforcement":
-        values["grpo.reward"] = f"{folder / 'reward.py'}:reward"
+        values |= {"data.columns.prompt": "messages", "grpo.reward": str(folder / "grader.json")}
     asked = job.method[kind]["hyperparameters"]
     chosen = {name: value for name, value in asked.items() if value != "auto"}
     return values | _hyperparameters(chosen, rate)
@@ -131,24 +126,17 @@ def lay_out(job: JobRow, folder: Path, sources: Mapping[str, Path]) -> int:
         How many rows there are to learn from.
 
     Raises:
-        DataError: a file is no JSON Lines, or has too few rows.
+        DataError: there are too few rows.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    graded = job.method["type"] == "reinforcement"
-    counts = {
-        name: _asked(folder, name, source) if graded else _linked(folder, name, source)
-        for name, source in sources.items()
-    }
+    counts = {name: _linked(folder, name, source) for name, source in sources.items()}
     if counts["train"] < FEWEST:
         raise TooFewRowsError(
             f"the training file has {counts['train']} examples",
             f"upload one with {FEWEST} or more",
         )
-    if graded:
-        items = [row for name, source in sources.items() for row in _items(name, source)]
-        write_lines(folder / "items.jsonl", items)
+    if job.method["type"] == "reinforcement":
         write_atomic(folder / "grader.json", json.dumps(job.method["reinforcement"]["grader"]))
-        write_atomic(folder / "reward.py", _REWARD)
     return counts["train"]
 
 
@@ -166,39 +154,3 @@ def _linked(folder: Path, name: str, source: Path) -> int:
         shutil.copyfile(source, target)
     with source.open("rb") as file:
         return sum(1 for line in file if line.strip())
-
-
-def _asked(folder: Path, name: str, source: Path) -> int:
-    """Prompts alone: what else a row says is for the grader, which finds it by the row's id."""
-    count = 0
-
-    def rows() -> Iterator[dict[str, Any]]:
-        nonlocal count
-        for found in _items(name, source):
-            count += 1
-            yield {"id": found["id"], "prompt": found["item"]["messages"]}
-
-    write_lines(folder / f"{name}.jsonl", rows())
-    return count
-
-
-def _items(name: str, source: Path) -> Iterator[dict[str, Any]]:
-    with source.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield {"id": f"{name}-{number}", "item": _item(line, f"{name}.jsonl:{number}")}
-
-
-def _item(line: bytes, place: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{place} is no JSON ({error})", "write one object a line") from error
-    turns = row.get("messages") if isinstance(row, dict) else None
-    if not isinstance(turns, list) or not turns:
-        raise DataError(
-            f"{place} has no messages", 'write {"messages": [...]} and its other fields'
-        )
-    if not isinstance(turns[-1], dict) or turns[-1].get("role") == "assistant":
-        raise DataError(f"{place} ends with an answer", "end messages with the question")
-    return dict(row)

@@ -19,8 +19,10 @@ from burnish.serving.state import files
 from burnish.serving.state.leases import Lease, LeaseLostError, lease
 
 _LOG = logging.getLogger("burnish.worker")
-# Seconds between looks for a job, after a database that did not answer, and between sweeps.
-_IDLE, _AFTER_ERROR, _SWEEP = 0.5, 5.0, 60.0
+# Seconds between looks for a job, and after a database that did not answer.
+_IDLE, _AFTER_ERROR = 0.5, 5.0
+# Seconds between looks for files whose time is over, and for bytes that nobody needs.
+_EXPIRY, _SWEEP = 60.0, 24 * 3600.0
 
 
 class Worker:
@@ -39,14 +41,14 @@ class Worker:
         plain = name or f"{socket.gethostname()}-{os.getpid()}"
         self.name = f"{plain[:100]}-{secrets.token_hex(4)}"
         self._stop = threading.Event()
-        self._swept = 0.0
+        self._expired = self._swept = float("-inf")
 
     def run(self) -> None:
         """Until `stop`; a database that does not answer is asked again."""
         while not self._stop.is_set():
             try:
                 worked = self.step()
-                self._sweep()
+                self._tidy()
             except SQLAlchemyError:
                 _LOG.exception("the database does not answer")
                 self._stop.wait(_AFTER_ERROR)
@@ -75,7 +77,11 @@ class Worker:
         finally:
             held.release()
 
-    def _sweep(self) -> None:
-        if time.monotonic() - self._swept > _SWEEP:
-            files.sweep(self.service.database, self.service.content)
-            self._swept = time.monotonic()
+    def _tidy(self) -> None:
+        database, content, now = self.service.database, self.service.content, time.monotonic()
+        if now - self._expired > _EXPIRY:
+            self._expired = now
+            files.expire(database, content)
+        if now - self._swept > _SWEEP:
+            self._swept = now
+            files.sweep(database, content)

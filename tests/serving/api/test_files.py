@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 import threading
 import time
 from pathlib import Path
@@ -84,7 +85,7 @@ def test_files_expire(client: openai.OpenAI, service: Service) -> None:
         client.files.content(made.id)
     assert list(client.files.list()) == []
     assert len(kept(service)) == 2
-    files.sweep(service.database, service.content)
+    files.expire(service.database, service.content)
     assert kept(service) == []
 
 
@@ -174,7 +175,7 @@ def test_uploads_end(client: openai.OpenAI, service: Service) -> None:
         session.execute(update(UploadRow).values(expires_at=0))
     with pytest.raises(openai.BadRequestError, match="is expired"):
         client.uploads.parts.create(expired, data=b"d")
-    files.sweep(service.database, service.content)
+    files.expire(service.database, service.content)
     assert kept(service) == []
     with pytest.raises(openai.NotFoundError):
         client.uploads.cancel("upload_none")
@@ -206,3 +207,13 @@ def test_bytes_are_never_lost_between_two_who_add_and_delete(service: Service) -
         thread.join()
     assert not failed
     assert kept(service) == []
+
+
+def test_what_killed_processes_left_is_swept(service: Service) -> None:
+    left, torn, good = (service.content.receive([text]) for text in (b"left", b"torn", b"good"))
+    service.content.keep(left)
+    files.add(service.database, service.content, good, files.described(good, "batch", "a"))
+    os.utime(torn.path, (1, 1))
+    files.sweep(service.database, service.content)
+    assert kept(service) == [good.sha256]
+    assert not torn.path.exists()

@@ -238,8 +238,10 @@ def test_lists_walk_along_an_index(many: Database) -> None:
     event.remove(engine, "before_cursor_execute", look)
     assert len(plans) >= 8
     for statement, plan in plans.items():
-        large = "models" not in statement and "files" not in statement  # those tables are empty
-        read = ("SCAN" in plan and "INDEX" not in plan) or "Seq Scan" in plan
+        if "FROM models" in statement or "FROM files" in statement:
+            continue  # those are empty, and read as they come
+        by_key = "SCAN jobs')" in plan  # along the primary key, until the page is full
+        read = "Seq Scan" in plan or ("SCAN" in plan and "INDEX" not in plan and not by_key)
         ordered = "TEMP B-TREE" in plan or "Sort" in plan
-        by_key = "SCAN jobs')" in plan  # along the primary key itself, until the page is full
-        assert not large or by_key or not (read or ordered), f"{statement}\n{plan}"
+        assert not read, f"{statement}\n{plan}"
+        assert not ordered, f"{statement}\n{plan}"

@@ -102,8 +102,8 @@ def release(database: Database, content: Content, hashes: Iterable[str]) -> None
                 content.delete(sha256)
 
 
-def sweep(database: Database, content: Content) -> None:
-    """Removes what has expired, and bytes that killed processes left."""
+def expire(database: Database, content: Content) -> None:
+    """Removes files and uploads whose time is over."""
     now = int(time.time())
     with database.writing() as session:
         gone = session.scalars(select(FileRow).where(FileRow.expires_at <= now)).all()
@@ -117,8 +117,18 @@ def sweep(database: Database, content: Content) -> None:
             upload.status = "expired"
         for row in (*gone, *parts):
             session.delete(row)
+    hashes = [row.sha256 for row in gone] + [row.sha256 for row in parts]
+    release(database, content, hashes)
+
+
+def sweep(database: Database, content: Content) -> None:
+    """Removes bytes that killed processes left; reads all names, so not to be done often."""
     content.drop_stale()
-    release(database, content, content.hashes())
+    kept = set(content.hashes())
+    with database.reading() as session:
+        kept.difference_update(session.scalars(select(FileRow.sha256)))
+        kept.difference_update(session.scalars(select(PartRow.sha256)))
+    release(database, content, kept)
 
 
 def _lives() -> ColumnElement[bool]:
@@ -126,5 +136,5 @@ def _lives() -> ColumnElement[bool]:
 
 
 def _is_needed(session: Session, sha256: str) -> bool:
-    rows = (exists().where(table.sha256 == sha256) for table in (FileRow, PartRow))
-    return bool(session.scalar(select(or_(*rows))))
+    file, part = exists().where(FileRow.sha256 == sha256), exists().where(PartRow.sha256 == sha256)
+    return bool(session.scalar(select(or_(file, part))))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 
 from sqlalchemy import Select, exists, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from burnish.serving.api.errors import ApiError, invalid, not_found
 from burnish.serving.state.database import Database
@@ -55,10 +55,11 @@ def listed(
 ) -> Page[JobRow]:
     """Newest first: all jobs, those that have every key of `meta`, or the `plain` ones, without."""
     with database.reading() as session:
-        asked = _with_meta(session, meta) if meta else select(JobRow)
-        if plain:
-            asked = asked.where(JobRow.meta.is_(None))
-        return page(session, JobRow, asked, cursor)
+        if meta:
+            asked = _with_meta(session, meta)
+            return page(session, JobRow, asked, cursor, along=MetaRow.job_seq)
+        plainly = [JobRow.meta.is_(None)] if plain else []
+        return page(session, JobRow, select(JobRow).where(*plainly), cursor)
 
 
 def by_status(database: Database) -> dict[str, int]:
@@ -148,10 +149,9 @@ def _with_meta(session: Session, meta: Mapping[str, str]) -> Select[JobRow]:
     asked = select(JobRow).join(MetaRow, MetaRow.job_seq == JobRow.seq)
     asked = asked.where(MetaRow.key == first[0], MetaRow.value == first[1])
     for key, value in others:
-        same = exists().where(
-            MetaRow.key == key, MetaRow.value == value, MetaRow.job_seq == JobRow.seq
-        )
-        asked = asked.where(same.correlate(JobRow))
+        other = aliased(MetaRow)
+        same = (other.key == key, other.value == value, other.job_seq == MetaRow.job_seq)
+        asked = asked.where(exists().where(*same))
     return asked
 
 

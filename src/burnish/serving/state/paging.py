@@ -31,17 +31,23 @@ class Cursor:
 
 
 def page(
-    session: Session, table: Any, asked: Select[Row], cursor: Cursor, key: str = "id"
+    session: Session,
+    table: Any,
+    asked: Select[Row],
+    cursor: Cursor,
+    key: str = "id",
+    along: Any = None,
 ) -> Page[Row]:
     """The page of `asked`, a query on `table` without order, that the cursor points to.
 
     Rows are told apart by `seq`, so a page is one walk along an index. `key` names the column that
-    `cursor.after` is compared with.
+    `cursor.after` is compared with; `along` is a column of another table that equals `seq`, where
+    the walk is along an index of that one.
 
     Raises:
         ApiError: there is no such row to begin after.
     """
-    column: ColumnElement[int] = table.seq
+    column: ColumnElement[int] = table.seq if along is None else along
     if cursor.after is not None:
         place = session.scalar(select(table.seq).where(getattr(table, key) == cursor.after))
         if place is None:

@@ -1,0 +1,125 @@
+"""Jobs as recipes: values worked out by hand, rows laid out, rewards asked."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish.data.load import load
+from burnish.errors import DataError, RecipeError
+from burnish.recipe import load_recipe
+from burnish.serving import recipes
+from burnish.serving.recipes import Start, lay_out, recipe_for, write_recipe
+from burnish.serving.results import error_of
+from burnish.serving.state.tables import JobRow
+
+GRADER = {"type": "string_check", "name": "same"}
+
+
+def job(kind: str, *, validation: bool = False, **hyperparameters: Any) -> JobRow:
+    own: dict[str, Any] = {"hyperparameters": hyperparameters}
+    if kind == "reinforcement":
+        own["grader"] = GRADER
+    return JobRow(
+        id="ftjob-a",
+        model="tiny",
+        status="queued",
+        training_file="file-a",
+        method={"type": kind, kind: own},
+        seed=7,
+        created_at=1,
+        validation_file="file-b" if validation else None,
+    )
+
+
+def test_auto_is_left_to_the_recipe(tmp_path: Path) -> None:
+    wanted = job("supervised", n_epochs="auto", batch_size="auto", learning_rate_multiplier="auto")
+    values = recipe_for(wanted, tmp_path, Start("smollm2-135m"), {"budget.general": 3.0}, 1e-3)
+    write_recipe(tmp_path / "recipe.yaml", values)
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    assert recipe.origins["training.epochs"] == "default"
+    assert recipe.training.learning_rate == "auto"
+    assert (recipe.objective, recipe.seed, recipe.budget.general) == ("sft", 7, 3.0)
+    assert (recipe.data.train, recipe.data.validation) == (tmp_path / "train.jsonl", None)
+    assert recipes.resolved(wanted, recipe) == {
+        "n_epochs": 3,
+        "batch_size": 8,
+        "learning_rate_multiplier": "auto",
+    }
+
+
+def test_what_is_asked_goes_before_the_installation(tmp_path: Path) -> None:
+    wanted = job(
+        "dpo", validation=True, n_epochs=2, batch_size=96, learning_rate_multiplier=0.5, beta=0.4
+    )
+    given = {"training.epochs": 9, "dpo.variant": "ipo"}
+    values = recipe_for(wanted, tmp_path, Start("smollm2-135m"), given, 1e-3)
+    write_recipe(tmp_path / "recipe.yaml", values)
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    assert (recipe.training.epochs, recipe.dpo.variant, recipe.dpo.beta) == (2, "ipo", 0.4)
+    assert recipe.training.batch_size * recipe.training.accumulation == 96
+    assert recipe.training.batch_size == 32
+    assert recipe.training.learning_rate == 5e-4
+    assert recipe.data.validation == tmp_path / "validation.jsonl"
+
+
+def test_a_tuned_model_goes_on_in_its_own_adapter(tmp_path: Path) -> None:
+    start = Start("smollm2-135m", tmp_path / "earlier")
+    values = recipe_for(job("supervised"), tmp_path, start, {}, 1e-3)
+    assert (values["init_from"], values["init"]) == (str(tmp_path / "earlier"), "continue")
+
+
+def test_an_interval_becomes_a_number_of_passes(tmp_path: Path) -> None:
+    wanted = job("reinforcement", n_epochs=2, batch_size=5, compute_multiplier=0.5)
+    values = recipe_for(wanted, tmp_path, Start("smollm2-135m"), {}, 1e-3)
+    write_recipe(tmp_path / "recipe.yaml", values)
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    assert recipe.grpo.answers == 4
+    # 100 rows less 25 to test and 10 to validate are 13 steps an epoch, 26 in all
+    assert recipes.with_interval(recipe, 13, 100) == 2
+    assert recipes.with_interval(recipe, 1000, 100) == 1
+
+
+def rows(path: Path, count: int) -> Path:
+    found = [
+        {"messages": [{"role": "user", "content": f"what is {i}"}], "question": "q", "answer": "a"}
+        for i in range(count)
+    ]
+    path.write_text("\n\n".join(map(json.dumps, found)))
+    return path
+
+
+def test_rows_of_a_grader_are_prompts_whatever_else_they_say(tmp_path: Path) -> None:
+    wanted, folder = job("reinforcement"), tmp_path / "job"
+    assert lay_out(wanted, folder, {"train": rows(tmp_path / "upload", 12)}) == 12
+    assert json.loads((folder / "grader.json").read_text()) == GRADER
+    values = recipe_for(wanted, folder, Start("smollm2-135m"), {}, 1e-3)
+    write_recipe(folder / "recipe.yaml", values)
+    recipe = load_recipe(folder / "recipe.yaml")
+    assert recipe.grpo.reward == str(folder / "grader.json")
+    found = load(recipe.data, seed=0)
+    assert {turn.role for example in found.train for turn in example.messages} == {"user"}
+
+
+def test_rows_are_taken_as_they_are_and_once_more(tmp_path: Path) -> None:
+    source = rows(tmp_path / "upload", 10)
+    for _ in range(2):  # a worker that was killed lays them out again
+        assert lay_out(job("supervised"), tmp_path / "job", {"train": source}) == 10
+    assert (tmp_path / "job" / "train.jsonl").samefile(source)
+    with pytest.raises(DataError, match="has 9 examples"):
+        lay_out(job("dpo"), tmp_path / "job", {"train": rows(source, 9)})
+
+
+def test_errors_name_no_path_of_this_machine() -> None:
+    error = DataError("/data/jobs/a/validation.jsonl:3 has no messages", "add them")
+    said = {"kind": type(error).__name__, "message": str(error)}
+    assert error_of(said, "/data/jobs/a") == {
+        "code": "invalid_validation_file",
+        "message": "The job failed due to an invalid validation file. "
+        "validation.jsonl:3 has no messages: add them.",
+        "param": "validation_file",
+    }
+    other = RecipeError("the rate is 0", "raise it")
+    told = error_of({"kind": "RecipeError", "message": str(other)}, "/data")
+    assert (told["code"], told["param"]) == ("recipe", None)
