@@ -26,6 +26,11 @@ VERBS = {
     "report": "Write a run's page and model card.",
     "chat": "Talk to base and tuned side by side.",
     "models": "List the built-in models.",
+    "serve": "Serve models, files and fine-tuning jobs through the OpenAI API.",
+    "worker": "Work on a server's fine-tuning jobs.",
+    "alias": "Let a name stand for a released model.",
+    "keys": "Make, list and revoke API keys.",
+    "audit": "Verify the log of what was changed.",
 }
 
 

@@ -3,7 +3,8 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -13,6 +14,9 @@ from rich.table import Table
 from burnish.errors import RecipeError
 from burnish.run_directory import RunDirectory
 
+if TYPE_CHECKING:  # slow to import, and most verbs serve nothing
+    from burnish.serving.service import Settings
+
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="a recipe value, as in training.epochs=2")
 ]
@@ -21,6 +25,16 @@ Output = Annotated[str | None, typer.Option(help="folder that holds the runs")]
 Resume = Annotated[bool, typer.Option("--resume", help="go on where the run stopped")]
 DropBad = Annotated[bool, typer.Option("--drop-bad", help="go on without bad rows")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON for a program")]
+
+Folder = Annotated[Path, typer.Option(help="holds what lasts: files, jobs, models, database")]
+DatabaseUrl = Annotated[
+    str | None, typer.Option(help="postgresql://USER@HOST/NAME; else SQLite in the folder")
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option("--model", help="base model, NAME or NAME=SOURCE; else the built-in ones"),
+]
+SERVED = Path("burnish-data")
 
 _TABLE_WIDTH = 110
 _COLOURS = {"release": "green", "hold": "red", "inconclusive": "yellow"}
@@ -42,6 +56,23 @@ def overrides(
         values[key] = yaml.safe_load(value)
     named = {"name": name, "output": output, "data.drop_bad": drop_bad or None}
     return values | {key: value for key, value in named.items() if value is not None}
+
+
+def settings_of(folder: Path, models: Sequence[str] | None) -> "Settings":
+    """The installation in a folder, with these base models.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    from burnish.models.sources import BUILT_IN, resolve
+    from burnish.serving.service import Settings
+
+    pairs = [one.partition("=") for one in models or ()]
+    bases = {name: source or name for name, _, source in pairs}
+    for source in bases.values():
+        if source not in BUILT_IN:  # a typing mistake is told now, not to the first client
+            resolve(source)
+    return Settings(folder, models=bases) if bases else Settings(folder)
 
 
 def print_verdict(run: RunDirectory, *, as_json: bool) -> None:

@@ -24,7 +24,7 @@ _PR_SET_PDEATHSIG = 1
 
 def main(arguments: Sequence[str]) -> int:
     worker, recipe = int(arguments[0]), Path(arguments[1])
-    _die_with(worker)
+    die_with(worker)
     try:
         _run(recipe)
     except UserError as error:
@@ -44,12 +44,12 @@ def _run(path: Path) -> None:
     pipeline.run(recipe, resume=(recipe.output / recipe.name).exists(), quiet=True)
 
 
-def _die_with(worker: int) -> None:
+def die_with(parent: int) -> None:
     """Linux kills this process when the thread that started it ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != worker:
-        raise SystemExit("the worker is gone")
+    if os.getppid() != parent:
+        raise SystemExit("the process that started this one is gone")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,43 @@
+"""Let a name stand for a tuned model; without an argument, list the names.
+
+It moves only to a model whose verdict is release, unless forced, and the force is logged.
+
+Example: burnish alias support=ft:smollm2-135m:local:support:8kq2ZxYw
+"""
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from burnish.cli.options import SERVED, DatabaseUrl, Folder, Json
+from burnish.errors import UserError
+
+
+def command(
+    alias: Annotated[str | None, typer.Argument(help="NAME=MODEL; NAME= removes it")] = None,
+    force: Annotated[bool, typer.Option("--force", help="also where it is not released")] = False,
+    folder: Folder = SERVED,
+    database: DatabaseUrl = None,
+    as_json: Json = False,
+) -> None:
+    from burnish.serving.service import Settings, open_service
+    from burnish.serving.state import models
+
+    name, equals, target = (alias or "").partition("=")
+    if alias is not None and not (name and equals):
+        raise UserError(f"{alias!r} names no model", "write NAME=MODEL, or NAME= to remove it")
+    service = open_service(Settings(folder), database)
+    if target:
+        models.alias(service.database, name, target, force=force)
+    elif name:
+        models.drop_alias(service.database, name)
+    rows = models.aliases(service.database)
+    service.close()
+    if as_json:
+        print(json.dumps([{"name": row.name, "model": row.target} for row in rows]))
+        return
+    for row in rows:
+        forced = "  (forced)" if row.forced else ""
+        Console(highlight=False).print(f"{row.name}  {row.target}{forced}", markup=False)

@@ -1,0 +1,41 @@
+"""Verify or print the audit log of a server's folder: each line is sealed to the one before it.
+
+Example: burnish audit verify --folder burnish-data
+"""
+
+import json
+import sys
+from typing import Annotated, Literal
+
+import typer
+
+from burnish.cli.options import SERVED, DatabaseUrl, Folder, Json
+
+
+def command(
+    action: Annotated[Literal["verify", "export"], typer.Argument(help="what to do")],
+    head: Annotated[
+        str | None, typer.Option(help="hash that an earlier verification printed")
+    ] = None,
+    folder: Folder = SERVED,
+    database: DatabaseUrl = None,
+    as_json: Json = False,
+) -> None:
+    from burnish.serving import audit
+    from burnish.serving.service import Settings, open_service
+
+    service = open_service(Settings(folder), database)
+    with service.database.reading() as session:
+        if action == "export":
+            sys.stdout.writelines(audit.export(session))
+            return
+        broken, now = audit.verify(session, head), audit.head(session)
+    service.close()
+    if as_json:
+        print(json.dumps({"broken": broken, "head": now}))
+    elif broken is None:
+        print(f"unbroken  {now}")
+    else:
+        print(f"line {broken} is not what was written, or is missing", file=sys.stderr)
+    if broken is not None:
+        raise typer.Exit(1)

@@ -1,0 +1,61 @@
+"""Make, list and revoke API keys; a server that others can reach needs them.
+
+Example: burnish keys make support-bot --scope infer --requests 60
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from burnish.cli.options import SERVED, DatabaseUrl, Folder, Json
+from burnish.errors import UserError
+
+
+def command(
+    action: Annotated[Literal["make", "list", "revoke"], typer.Argument(help="what to do")],
+    name: Annotated[str | None, typer.Argument(help="of a new key, or the id to revoke")] = None,
+    scope: Annotated[
+        list[str] | None, typer.Option(help="infer, tune or admin, as often as needed")
+    ] = None,
+    requests: Annotated[int | None, typer.Option(help="a minute")] = None,
+    tokens: Annotated[int | None, typer.Option(help="a minute")] = None,
+    folder: Folder = SERVED,
+    database: DatabaseUrl = None,
+    as_json: Json = False,
+) -> None:
+    from burnish.serving import keys
+    from burnish.serving.service import Settings, open_service
+
+    if action != "list" and not name:
+        raise UserError(f"`burnish keys {action}` has no name", "name the key")
+    service = open_service(Settings(folder), database)
+    console = Console(highlight=False)
+    with service.database.writing() as session:
+        if action == "make":
+            scopes = scope or ["infer", "tune"]
+            key, secret = keys.make(session, "cli", name or "", scopes, requests, tokens)
+            shown = {"id": key.id, "scopes": sorted(key.scopes), "secret": secret}
+            if as_json:
+                print(json.dumps(shown))
+            else:
+                console.print(f"{key.id}  {', '.join(sorted(key.scopes))}", markup=False)
+                console.print(f"{secret}  (shown once)", markup=False)
+        elif action == "revoke":
+            keys.revoke(session, "cli", name or "")
+        else:
+            _list(keys.listed(session), console, as_json=as_json)
+    service.close()
+
+
+def _list(rows: Sequence[object], console: Console, *, as_json: bool) -> None:
+    fields = ("id", "name", "scopes", "requests", "tokens", "created_at", "revoked_at")
+    found = [{field: getattr(row, field) for field in fields} for row in rows]
+    if as_json:
+        print(json.dumps(found))
+        return
+    for one in found:
+        state = "revoked" if one["revoked_at"] else ", ".join(one["scopes"])
+        console.print(f"{one['id']}  {one['name']}  {state}", markup=False)

@@ -1,0 +1,43 @@
+"""Serve base and tuned models, files and fine-tuning jobs through the OpenAI API.
+
+The official client works with it unchanged but for its base_url.
+
+Example: burnish serve --folder burnish-data --port 8000
+"""
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from burnish.cli.options import SERVED, DatabaseUrl, Folder, Models, settings_of
+
+
+def command(
+    folder: Folder = SERVED,
+    host: Annotated[str, typer.Option(help="other than loopback needs API keys")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    model: Models = None,
+    database: DatabaseUrl = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="certificate file")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="its key file")] = None,
+    worker: Annotated[bool, typer.Option(help="start a worker for fine-tuning jobs")] = True,
+) -> None:
+    from burnish.serving import log
+    from burnish.serving.listening import Address, check, listen, worker_beside
+    from burnish.serving.server import open_server
+
+    settings = settings_of(folder, model)
+    server = open_server(settings, database)
+    address = Address(host, port, tls_cert, tls_key)
+    with server.database.reading() as session:
+        check(address, session)
+    log.write_to(sys.stderr)
+    console = Console(highlight=False, stderr=True)
+    console.print(f"serve  {address.url}  {', '.join(settings.models)}", markup=False)
+    console.print(f'try    openai.OpenAI(base_url="{address.url}", api_key="none")', markup=False)
+    with worker_beside(settings, database) if worker else contextlib.nullcontext():
+        listen(server, address)

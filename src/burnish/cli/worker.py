@@ -1,0 +1,34 @@
+"""Work on the fine-tuning jobs of a server's folder; several workers share them.
+
+Example: burnish worker --folder burnish-data
+"""
+
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from burnish.cli.options import SERVED, DatabaseUrl, Folder, Models, settings_of
+
+
+def command(
+    folder: Folder = SERVED,
+    database: DatabaseUrl = None,
+    model: Models = None,
+    beside: Annotated[int | None, typer.Option(help="process to end with")] = None,
+) -> None:
+    from burnish.serving import log
+    from burnish.serving.child import die_with
+    from burnish.serving.service import open_service
+    from burnish.serving.worker import Worker
+
+    if beside is not None:
+        die_with(beside)
+    log.write_to(sys.stderr)
+    service = open_service(settings_of(folder, model), database)
+    worker = Worker(service)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: worker.stop())
+    worker.run()
+    service.close()

@@ -1,0 +1,93 @@
+"""The server process: an address with its rights, a worker beside it, and an orderly end."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+from sqlalchemy.orm import Session
+
+from burnish.errors import UserError
+from burnish.serving import keys
+from burnish.serving.api.app import make_app
+from burnish.serving.api.guard import is_loopback
+from burnish.serving.server import Server
+from burnish.serving.service import Settings
+
+# Seconds that a worker gets to write a checkpoint.
+_GIVE_BACK = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the server listens; with a certificate and its key it speaks TLS."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    certificate: Path | None = None
+    key: Path | None = None
+
+    @property
+    def url(self) -> str:
+        kind = "https" if self.certificate else "http"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{kind}://{host}:{self.port}/v1"
+
+
+def check(address: Address, session: Session) -> None:
+    """What can be seen before anything is loaded.
+
+    Raises:
+        UserError: others could reach the server without a key, or a file is missing.
+    """
+    if not is_loopback(address.host) and not keys.any_left(session):
+        raise UserError(
+            f"host is {address.host} and there are no API keys, so anybody could use the server",
+            "make one with `burnish keys make NAME`, or listen on 127.0.0.1",
+        )
+    if (address.certificate is None) != (address.key is None):
+        raise UserError("TLS needs a certificate and its key", "give both --tls-cert and --tls-key")
+    for path in (address.certificate, address.key):
+        if path is not None and not path.is_file():
+            raise UserError(f"there is no file {path}", "name the certificate's and its key's file")
+
+
+def listen(server: Server, address: Address, drain: float = 30.0) -> None:
+    """Answers until SIGTERM or Ctrl-C; answers under way get `drain` seconds to end."""
+    app = make_app(server, address.host, drain)
+    uvicorn.run(
+        app,
+        host=address.host,
+        port=address.port,
+        ssl_certfile=address.certificate,
+        ssl_keyfile=address.key,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(drain),
+        ws="none",
+    )
+
+
+@contextmanager
+def worker_beside(settings: Settings, database: str | None) -> Iterator[None]:
+    """A worker in a process of its own, which is told to stop at the end and dies with this one."""
+    command = [sys.executable, "-m", "burnish.cli", "worker", "--folder", str(settings.folder)]
+    command += ["--database", database] if database else []
+    for name, source in settings.models.items():
+        command += ["--model", f"{name}={source}"]
+    command += ["--beside", str(os.getpid())]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(_GIVE_BACK)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
