@@ -60,13 +60,13 @@ def postgresql() -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database."""
+    """An empty database; on PostgreSQL a schema of its own, which is made and left in no time."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'state.db'}"
     folder, name = request.getfixturevalue("postgresql"), f"test_{next(_NAMES)}"
     with psycopg.connect(host=folder, user="postgres", autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
-    return f"postgresql://postgres@/{name}?host={folder}"
+        connection.execute(f"CREATE SCHEMA {name}")
+    return f"postgresql://postgres@/postgres?host={folder}&options=-csearch_path%3D{name}"
 
 
 @pytest.fixture

@@ -219,7 +219,7 @@ def test_bad_files_fail_in_a_sentence(
     assert [error and (error.code, error.param) for error in errors] == [
         ("invalid_n_examples", "training_file"),
         ("invalid_training_file", "training_file"),
-        ("not_found", "id"),
+        ("file_not_found", "training_file"),
     ]
     said = errors[1].message if errors[1] else ""
     assert "train.jsonl:41 is no JSON" in said
@@ -314,6 +314,19 @@ def test_a_stopped_worker_gives_its_job_back(
     client.fine_tuning.jobs.pause(job.id)  # nobody holds it, so it pauses at once
     assert client.fine_tuning.jobs.retrieve(job.id).status == "queued"
     assert not Worker(service).step()
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_our_own_mistake_fails_the_job_and_not_the_worker(
+    client: openai.OpenAI, service: Service, chat_rows: Callable[[int], bytes]
+) -> None:
+    job = submitted(client, chat_rows(40))
+    service.settings.job_folder(job.id).mkdir(parents=True)
+    (service.settings.job_folder(job.id) / "lock").mkdir()  # nothing of ours does that
+    assert Worker(service).step()
+    error = client.fine_tuning.jobs.retrieve(job.id).error
+    assert error
+    assert error.code == "server_error"
 
 
 def test_a_log_is_told_once_though_it_is_cut_back(tmp_path: Path) -> None:

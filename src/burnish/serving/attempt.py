@@ -27,7 +27,7 @@ _TICK, _HEARTBEAT, _LOCKED, _PATIENCE = 0.2, 1.0, 1.0, 120.0
 # So often a process may be killed from outside without progress before its job fails.
 _KILLS = 5
 _KILLED = "The job's process was killed again and again; the machine may be short of memory."
-_OURS = "The server had an error while it ran the job. Its log says which."
+OURS = "The server had an error while it ran the job. Its log says which."
 
 
 class Attempt:
@@ -166,7 +166,7 @@ class Attempt:
             self._refuse(said["kind"], said["message"])
         elif code > 0 and code != STOPPED:
             _LOG.error("job %s ended with %d; see %s", self.job.id, code, self.folder)
-            self.held.fail({"code": "server_error", "message": _OURS, "param": None})
+            self.held.fail({"code": "server_error", "message": OURS, "param": None})
         elif code < 0 and not self.stop.is_set():
             self.held.fail({"code": "server_error", "message": _KILLED, "param": None})
 

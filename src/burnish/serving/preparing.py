@@ -8,7 +8,7 @@ from burnish.models.load import hidden_size
 from burnish.models.sources import resolve
 from burnish.recipe import Recipe, load_recipe
 from burnish.serving import recipes
-from burnish.serving.api.errors import invalid
+from burnish.serving.api.errors import ApiError, invalid
 from burnish.serving.service import Service
 from burnish.serving.state import files, models
 from burnish.serving.state.names import tuned_name
@@ -63,9 +63,18 @@ def _start(service: Service, job: JobRow) -> tuple[str, recipes.Start]:
 
 def _sources(service: Service, job: JobRow) -> dict[str, Path]:
     """The bytes of the job's files."""
-    named = {"train": job.training_file, "validation": job.validation_file}
-    found = {part: files.retrieve(service.database, name) for part, name in named.items() if name}
-    return {part: service.content.path(row.sha256) for part, row in found.items()}
+    found = {"train": _bytes(service, job.training_file, "training_file")}
+    if job.validation_file is not None:
+        found["validation"] = _bytes(service, job.validation_file, "validation_file")
+    return found
+
+
+def _bytes(service: Service, name: str, param: str) -> Path:
+    try:
+        row = files.retrieve(service.database, name)
+    except ApiError as error:
+        raise invalid(f"File '{name}' does not exist any more.", param, "file_not_found") from error
+    return service.content.path(row.sha256)
 
 
 def _values(

@@ -4,6 +4,7 @@ It may be killed at any moment. What it tells is written under its lease and tol
 goes on from its last checkpoint under whoever takes the job over.
 """
 
+import contextlib
 import logging
 import os
 import secrets
@@ -13,7 +14,7 @@ import time
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from burnish.serving.attempt import Attempt
+from burnish.serving.attempt import OURS, Attempt
 from burnish.serving.service import Service
 from burnish.serving.state import files
 from burnish.serving.state.leases import Lease, LeaseLostError, lease
@@ -74,6 +75,12 @@ class Worker:
             Attempt(self.service, held, self._stop).run()
         except LeaseLostError:
             _LOG.warning("job %s is not this worker's any more", held.job.id)
+        except SQLAlchemyError:
+            raise  # the lease ends, and another goes on
+        except Exception:  # the next worker would meet it too, and the next
+            _LOG.exception("job %s", held.job.id)
+            with contextlib.suppress(LeaseLostError):
+                held.fail({"code": "server_error", "message": OURS, "param": None})
         finally:
             held.release()
 
