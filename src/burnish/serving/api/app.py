@@ -28,8 +28,8 @@ from burnish.serving.server import Server
 from burnish.serving.state.jobs import by_status
 
 _ROUTES = (files, uploads, models, chat, completions, embeddings, jobs, permissions, graders)
-# Beside the file itself, a form holds its name and purpose.
-_FORM = 1 << 20
+# Beside the file itself, a form holds its name and purpose; a part of an upload may be so large.
+_FORM, _PART = 1 << 20, 64 << 20
 
 
 def make_app(service: Server, host: str = "127.0.0.1", drain: float = 30.0) -> FastAPI:
@@ -50,8 +50,9 @@ def make_app(service: Server, host: str = "127.0.0.1", drain: float = 30.0) -> F
     app = FastAPI(title="Burnish", lifespan=life)
     app.state.service = service
     add_handlers(app)
+    largest = max(service.settings.max_file_bytes, _PART) + _FORM
     for part in _ROUTES:
-        app.include_router(part.router, prefix="/v1")
+        app.include_router(part.router, prefix="/v1", max_body_size=largest)
 
     @app.get("/health")
     def health() -> dict[str, str]:
@@ -63,7 +64,7 @@ def make_app(service: Server, host: str = "127.0.0.1", drain: float = 30.0) -> F
 
     metrics.watch_queue(lambda: service.engines.waiting)
     metrics.watch_jobs(lambda: by_status(service.database))
-    app.add_middleware(Limits, form=service.settings.max_file_bytes + _FORM)
+    app.add_middleware(Limits, form=largest)
     app.add_middleware(Guard, sessions=service.database.reading, host=host, limiter=Limiter())
     app.add_middleware(Observing, metrics=metrics)
     return app
