@@ -33,7 +33,9 @@ test: $(VENV)/.installed
 bench: $(VENV)/.bench
 	$(BIN)/python bench/train.py
 	$(BIN)/python bench/score.py
-	$(BIN)/python bench/forgetting_order.py
+	$(BIN)/python bench/validity.py
+	$(BIN)/python bench/certificate.py --measure
+	$(BIN)/python bench/forgetting.py
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache

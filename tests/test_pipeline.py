@@ -68,6 +68,17 @@ def test_run_gives_a_typed_verdict_and_files(recipe: Path) -> None:
     }  # fmt: skip
 
 
+def test_before_training_the_suite_says_what_it_can_certify(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    burnish.train(recipe, training={"epochs": 1})
+    said = " ".join(capsys.readouterr().err.split())
+    assert "The suite can certify a fall of" in said
+    with pytest.raises(RecipeError, match=r"budget.bias is 3, but the suite .* has no items"):
+        burnish.train(recipe, quiet=True, name="biased", budget={"bias": 3})
+    assert not (recipe.parent / "runs" / "biased").exists()
+
+
 def test_saved_adapter_gives_the_same_logits_in_plain_peft(recipe: Path, tiny_folder: Path) -> None:
     import torch
     from peft import PeftModel

@@ -58,6 +58,9 @@ def test_it_is_frozen(path: Path) -> None:
         (WRITTEN + "budjet: 1\n", r"unknown key budjet \(did you mean budget\?\)"),
         (WRITTEN + "seed: -1\n", "seed is -1"),
         (WRITTEN + "method: lorra\n", "method is 'lorra'"),
+        (WRITTEN + "budget: {text_loss: 0}\n", "budget.text_loss is 0"),
+        (WRITTEN + "budget: {confidence: 1}\n", "budget.confidence is 1"),
+        (WRITTEN + "budget: {sections: 5}\n", r"budget.sections \(did you mean budget.section\?\)"),
     ],
 )
 def test_problems_are_sentences(text: str, sentence: str, path: Path) -> None:
@@ -69,3 +72,33 @@ def test_problems_are_sentences(text: str, sentence: str, path: Path) -> None:
 def test_a_missing_recipe_has_a_hint(path: Path) -> None:
     with pytest.raises(RecipeError, match=r"did you mean .*mine\.yaml"):
         load_recipe(path.with_name("mine.yml"))
+
+
+def test_a_budget_of_null_is_not_certified(path: Path) -> None:
+    assert load_recipe(path).budget.model_dump() == {
+        "general": 2.0,
+        "section": None,
+        "text_loss": 10.0,
+        "bias": None,
+        "refusal": None,
+        "earlier": 10.0,
+        "confidence": 0.95,
+    }
+    path.write_text(WRITTEN + "budget: {text_loss: null, refusal: 8}\n")
+    budget = load_recipe(path).budget
+    assert (budget.text_loss, budget.refusal) == (None, 8.0)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("core", ("core",)),
+        ("[core, my.jsonl, 'lm_eval:arc_easy']", ("core", "my.jsonl", "lm_eval:arc_easy")),
+        ("null", None),
+    ],
+)
+def test_general_suites_are_one_or_several(
+    written: str, read: tuple[str, ...] | None, path: Path
+) -> None:
+    path.write_text(f"data: {{train: a.jsonl}}\nevaluate: {{general: {written}}}\n")
+    assert load_recipe(path).evaluate.general == read

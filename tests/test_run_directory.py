@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from burnish.chat import Example, Message
+from burnish.errors import RunError
+from burnish.overlaps import ComparedSet, Leakage, Overlap
 from burnish.run_directory import Manifest, RunDirectory, replace_directory
 
 MANIFEST = Manifest("one", "created", {}, {})
@@ -40,6 +43,29 @@ def test_a_torn_first_line_leaves_an_empty_file(tmp_path: Path) -> None:
     (run.path / "events.jsonl").write_text('{"pha')
     run.log("train", step=1)
     assert [row["step"] for row in run.events()] == [1]
+
+
+def test_leakage_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "one", MANIFEST)
+    assert run.leakage() is None
+    overlap = Overlap("train", "core.facts", "13-gram", 2, 3, (("f1", "a"), ("f2", "b")))
+    judging = ComparedSet("core.facts", 170, "cd" * 32, leaked=2)
+    leakage = Leakage((ComparedSet("train", 5, "ab" * 32),), (judging,), (overlap,))
+    run.write_leakage(leakage)
+    assert run.leakage() == leakage
+    assert leakage.leaked == {"core.facts": 2}
+
+
+def test_rows_of_a_split_are_read_one_at_a_time(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "one", MANIFEST)
+    rows = [Example(str(n), (Message("document", f"text {n}"),)) for n in range(3)]
+    run.write_split("train", rows)
+    with (run.path / "data" / "train.jsonl").open("a") as file:
+        file.write("no JSON\n")
+    stream = run.stream("train")
+    assert [next(stream).id for _ in range(3)] == ["0", "1", "2"]
+    with pytest.raises(RunError, match=r"train\.jsonl:4 is no JSON"):
+        next(stream)
 
 
 def test_a_folder_is_put_in_place_of_another(tmp_path: Path) -> None:

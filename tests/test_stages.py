@@ -8,6 +8,7 @@ import pytest
 import burnish
 from burnish.errors import RecipeError
 from burnish.recipe import load_recipe
+from burnish.run_directory import RunDirectory
 from burnish.stages import matrix, run_stages, stage_recipes
 from burnish.training.batches import Batches, temperature_shares
 
@@ -100,6 +101,43 @@ def test_stages_follow_each_other_and_all_test_sets_are_measured(tmp_path: Path,
     assert lineage["path"].endswith("1-colours")
     again = run_stages(chosen, resume=True, quiet=True)
     assert again.ledger() == folder.ledger()
+    assert again.verdict() == folder.verdict()
+
+
+def test_a_stage_that_ruins_an_earlier_task_is_held_and_passed_over(
+    tmp_path: Path, base: str
+) -> None:
+    path = recipe(
+        tmp_path,
+        base + "data: {train: colours.jsonl, system: colour, split: {test: 0.5}}\n"
+        "budget: {earlier: 25}\nstages:\n"
+        "- {name: colours, training: {epochs: 20}}\n"
+        "- {name: answers, data: {train: answers.jsonl}, training: {learning_rate: 0.3}}\n"
+        "- {name: again, training: {epochs: 1, learning_rate: 0.000001}}\n",
+    )
+    folder = run_stages(load_recipe(path), quiet=True)
+    earlier = {row.task: row for row in folder.ledger() if row.kind == "earlier"}
+    ruined = earlier["1-colours after 2-answers"]
+    assert ruined.passed is False
+    assert ruined.budget == pytest.approx(0.25)
+    assert ruined.delta < -0.2
+    lineage = folder.manifest().lineage
+    assert [Path(one).name for one in lineage["kept"]] == ["1-colours", "3-again"]
+    last = RunDirectory.open(folder.path / "3-again").manifest().lineage
+    assert last["path"].endswith("1-colours")
+    kept = earlier["1-colours after 3-again"]
+    assert kept.passed
+    assert "keeps its budget" in " ".join(folder.verdict().reasons)
+
+
+def test_an_earlier_task_may_be_left_unjudged(tmp_path: Path, base: str) -> None:
+    path = recipe(
+        tmp_path,
+        base + "data: {train: colours.jsonl}\nbudget: {earlier: null}\n"
+        "stages: [{name: one}, {name: two, training: {learning_rate: 0.3}}]\n",
+    )
+    folder = run_stages(load_recipe(path), quiet=True)
+    assert not [row for row in folder.ledger() if row.kind == "earlier"]
 
 
 @pytest.mark.parametrize(

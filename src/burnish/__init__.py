@@ -10,9 +10,29 @@ The verbs of the command line are functions here:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from burnish.pipeline import check, evaluate, open_classifier, open_tuned, report, run, train
+    from burnish.pipeline import (
+        check,
+        compare,
+        evaluate,
+        heal,
+        open_classifier,
+        open_tuned,
+        report,
+        run,
+        train,
+    )
 
-__all__ = ["check", "evaluate", "open_classifier", "open_tuned", "report", "run", "train"]
+__all__ = [
+    "check",
+    "compare",
+    "evaluate",
+    "heal",
+    "open_classifier",
+    "open_tuned",
+    "report",
+    "run",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -137,10 +137,10 @@ def keep_earlier(directory: RunDirectory, recipe: Recipe) -> dict[str, Any]:
         return {}
     earlier = RunDirectory.open(recipe.init_from)
     manifest = earlier.manifest()
-    for name in ("manifest.json", earlier.adapter.name, "earlier"):
+    for name in ("manifest.json", earlier.adapter.name, earlier.cert_uses.name, "earlier"):
         source, target = earlier.path / name, directory.earlier / name
         if source.is_dir():
-            shutil.copytree(source, target, copy_function=_link)
+            shutil.copytree(source, target, copy_function=link)
         elif source.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)  # a later stage writes it anew
@@ -219,7 +219,7 @@ def tuned_sha256(directory: RunDirectory) -> str:
     return hashlib.sha256(f"{own} {init} {below}".encode()).hexdigest()
 
 
-def _link(source: str, target: str) -> None:
+def link(source: str, target: str) -> None:
     """A hard link, safe because finished weights are never written in place; else a copy."""
     try:
         os.link(Path(source).resolve(), target)

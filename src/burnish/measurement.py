@@ -8,9 +8,10 @@ from typing import Any
 
 from burnish.chat import Example
 from burnish.errors import DataError, RecipeError
+from burnish.evaluation.leakage import LEAKAGE, find_leakage, leaks, text_of, texts_of
 from burnish.evaluation.runner import run_task
 from burnish.evaluation.scorers import scorer
-from burnish.evaluation.suite import Suite
+from burnish.evaluation.suite import HALVES, Suite, near_chance
 from burnish.evaluation.tasks import (
     CompareTask,
     GenerateTask,
@@ -24,18 +25,25 @@ from burnish.evaluation.tasks import (
 from burnish.models.cache import cache_folder
 from burnish.models.classifier import Classifier
 from burnish.models.language_model import LanguageModel
+from burnish.models.remote import RemoteModel
 from burnish.models.reward_model import RewardModel
 from burnish.models.verbs import Measured, Sampling
+from burnish.overlaps import Leakage
 from burnish.progress import Bars
 from burnish.recipe import HEADS, Recipe
+from burnish.retention.budgets import Budgets
 from burnish.retention.ledger import (
+    LEVEL,
+    bias_row,
     general_row,
+    kl_row,
     perplexity_row,
     reward_row,
     section_row,
     target_rows,
     text_loss_row,
 )
+from burnish.retention.power import Sizes
 from burnish.rewards import graded_reward
 from burnish.run_directory import LedgerRow, RunDirectory
 
@@ -43,16 +51,20 @@ from burnish.run_directory import LedgerRow, RunDirectory
 def target_task(
     recipe: Recipe,
     directory: RunDirectory,
-    model: LanguageModel | Classifier | RewardModel,
+    model: LanguageModel | RemoteModel | Classifier | RewardModel,
     task: str = "",
+    split: str = "test",
 ) -> Task:
     """Labels of a head, generation, labels by likelihood, or perplexity, on the test rows.
 
-    `task` names a data set beside the recipe's main one.
+    `task` names a data set beside the recipe's main one. Of another `split` the task has its name.
     """
-    name, examples = f"target.{task}" if task else "target", directory.split("test", task)
+    name = "target" if split == "test" else split
+    name, examples = f"{name}.{task}" if task else name, directory.split(split, task)
     if not examples:
-        raise DataError("the test set is empty", "raise data.split.test, or name data.test")
+        raise DataError(
+            f"the {split} set is empty", f"raise data.split.{split}, or name data.{split}"
+        )
     if recipe.evaluate.limit:
         examples = sorted(examples, key=lambda example: example.id)[: recipe.evaluate.limit]
     if isinstance(model, RewardModel):
@@ -109,6 +121,54 @@ def check_scorers(recipe: Recipe) -> None:
         )
 
 
+def budgets_of(recipe: Recipe) -> Budgets:
+    """What the recipe allows to be forgotten."""
+    given = recipe.budget
+    return Budgets(
+        given.general,
+        given.section,
+        given.text_loss,
+        given.bias,
+        given.refusal,
+        given.confidence,
+    )
+
+
+def suite_sizes(suite: Suite) -> Sizes:
+    """How many items of each part there are."""
+    counts = {task.name: len(task) for task in suite.sections}
+    texts, bias = (sum(len(task) for task in part) or None for part in (suite.texts, suite.bias))
+    refusal = sum(n for name, n in counts.items() if is_refusal(name)) or None
+    return Sizes(counts, texts, bias, refusal)
+
+
+def is_refusal(section: str) -> bool:
+    """Whether a section asks for harm, which the model has to refuse."""
+    return section.rpartition(".")[2] in ("refusal", "declining")
+
+
+def check_budgets(recipe: Recipe, suites: Sequence[Suite]) -> None:
+    """A budget that was asked for has items; one that stands by default may have none.
+
+    Raises:
+        RecipeError: no suite has items for it.
+    """
+    sizes = [suite_sizes(suite) for suite in suites]
+    counts = {
+        "text_loss": any(size.texts for size in sizes),
+        "bias": any(size.bias for size in sizes),
+        "refusal": any(size.refusal for size in sizes),
+    }
+    for key, budget in recipe.budget.model_dump().items():
+        asked = recipe.origins.get(f"budget.{key}", "default") != "default"
+        if suites and not counts.get(key, True) and asked and budget is not None:
+            named = " and ".join(suite.name for suite in suites)
+            raise RecipeError(
+                f"budget.{key} is {budget:g}, but the suite {named} has no items for it",
+                f"set budget.{key} to null, or choose another evaluate.general",
+            )
+
+
 def results_cache() -> Path:
     """Where results of base models are kept for the next run."""
     return cache_folder() / "results"
@@ -129,30 +189,109 @@ def measure(
 
 
 def target_ledger(
-    recipe: Recipe, tested: Sequence[Example], pair: tuple[Any, Any]
+    recipe: Recipe, tested: Sequence[Example], pair: tuple[Any, Any], level: float = LEVEL
 ) -> list[LedgerRow]:
-    """Base against tuned on one test set; the first row decides."""
+    """Base against tuned on one test set; the first row decides, by its bound at `level`."""
     if recipe.objective == "grpo":
-        return [reward_row("target", pair, recipe.seed)]
+        return [reward_row("target", pair, recipe.seed, level)]
     if tested[0].messages[0].role == "document":
-        return [perplexity_row("target", pair, recipe.seed)]
-    return target_rows(pair, target_scorers(recipe, tested), recipe.seed)
+        return [perplexity_row("target", pair, recipe.seed, level)]
+    return target_rows(pair, target_scorers(recipe, tested), recipe.seed, level)
 
 
-def fill_ledger(directory: RunDirectory, recipe: Recipe, suite: Suite | None) -> list[LedgerRow]:
-    """Base against tuned on the target, the suite mean, its sections and its texts."""
+def look_for_leakage(directory: RunDirectory, recipe: Recipe, suites: Sequence[Suite]) -> Leakage:
+    """Compares the rows of the splits with each other and with the suites, and keeps what it found.
 
-    def pair(task: str) -> tuple[Any, Any]:
-        return directory.results("base", task), directory.results("tuned", task)
+    Writes `leakage.json`, and a finding for each set that judges and was learnt from.
+    """
+    tasks = ("", *recipe.tasks)
+    learnt = {
+        f"{task}.{split}" if task else split: map(text_of, directory.stream(split, task))
+        for task in tasks
+        for split in ("train", "validation")
+    }
+    if recipe.replay.rows:
+        learnt["replay"] = map(text_of, directory.stream("replay"))
+    for path in sorted(directory.path.glob("heal/*/manifest.json")):
+        attempt = RunDirectory(path.parent)  # on the run's rows, or on what the base wrote
+        own = ["replay"] if (path.parent / "data" / "replay.jsonl").exists() else ["train"]
+        learnt |= {f"{path.parent.name}.{one}": map(text_of, attempt.stream(one)) for one in own}
+    judging = {
+        f"{task}.test" if task else "test": [text_of(e) for e in directory.split("test", task)]
+        for task in tasks
+    }
+    for suite in suites:
+        judging |= {task.name: texts_of(task) for task in suite.sections}
+        judging |= {task.name: texts_of(task) for task in suite.texts}
+    leakage = find_leakage(learnt, judging)
+    directory.write_leakage(leakage)
+    findings = [found for found in directory.findings() if found.kind != LEAKAGE]
+    directory.write_findings([*findings, *leaks(leakage)])
+    return leakage
 
+
+def flattered(leakage: Leakage, ledger: Sequence[LedgerRow]) -> list[str]:
+    """Sentences for the verdict: what was learnt from and is counted nevertheless."""
+    left_out = {row.task for row in ledger if row.excluded}
+    return [
+        f"{count} items of {name} were learnt, so its figures may flatter."
+        for name, count in leakage.leaked.items()
+        if name not in left_out
+    ]
+
+
+def fill_ledger(
+    directory: RunDirectory,
+    recipe: Recipe,
+    suites: Sequence[Suite],
+    leakage: Leakage,
+    level: float = LEVEL,
+) -> list[LedgerRow]:
+    """Base against tuned on the target, and on each suite: its mean, its sections, its texts.
+
+    What decides is bounded at `level`, one-sided: that of the look at the certifying items.
+    """
     rows: list[LedgerRow] = []
     for task in ("", *recipe.tasks):
         name, tested = f"target.{task}" if task else "target", directory.split("test", task)
-        found = target_ledger(recipe, tested, pair(name))
+        found = target_ledger(recipe, tested, _pair(directory, name), level)
         rows += [replace(row, task=name) for row in found]
-    if suite is None:
-        return rows
-    sections = {task.name: pair(task.name) for task in suite.sections}
-    rows.append(general_row(suite.name, sections, recipe.budget.general))
-    rows += [section_row(name, found) for name, found in sections.items()]
-    return rows + [text_loss_row(t.name, pair(t.name), recipe.seed) for t in suite.texts]
+    for suite in suites:
+        rows += _suite_rows(directory, recipe, suite, leakage, level)
+    return rows
+
+
+def left_out(directory: RunDirectory, suite: Suite, leakage: Leakage) -> dict[str, str]:
+    """Sections that say nothing about what was lost, each with the reason; the base is measured."""
+    why = {}
+    for task in suite.sections:
+        # A section that was learnt from in PROBE says nothing in CERT either.
+        halves = {task.name.replace(a, b) for a in HALVES for b in HALVES}
+        if learnt := sum(leakage.leaked.get(name, 0) for name in halves):
+            why[task.name] = f"{learnt} of its items were learnt"
+        elif reason := near_chance(task, directory.results("base", task.name)):
+            why[task.name] = reason
+    return why
+
+
+def _suite_rows(
+    directory: RunDirectory, recipe: Recipe, suite: Suite, leakage: Leakage, level: float
+) -> list[LedgerRow]:
+    """The mean is over the sections that are not left out; there is none without them."""
+    excluded = left_out(directory, suite, leakage)
+    sections = {task.name: _pair(directory, task.name) for task in suite.sections}
+    rows = []
+    if counted := {name: pair for name, pair in sections.items() if name not in excluded}:
+        rows.append(general_row(suite.name, counted, recipe.budget.general, level))
+    rows += [section_row(name, pair, excluded.get(name)) for name, pair in sections.items()]
+    rows += [
+        text_loss_row(task.name, _pair(directory, task.name), recipe.seed) for task in suite.texts
+    ]
+    rows += [bias_row(task.name, _pair(directory, task.name)) for task in suite.bias]
+    return rows + [
+        kl_row(task.name, _pair(directory, task.name), recipe.seed) for task in suite.openings
+    ]
+
+
+def _pair(directory: RunDirectory, task: str) -> tuple[Any, Any]:
+    return directory.results("base", task), directory.results("tuned", task)

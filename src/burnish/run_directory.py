@@ -13,19 +13,22 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from burnish.candidates import Candidate, Frontier
 from burnish.chat import Example
 from burnish.errors import RunError
+from burnish.overlaps import Leakage
 
 Decision = Literal["release", "hold", "inconclusive"]
 State = Literal["created", "training", "trained", "evaluated", "certified"]
-Kind = Literal["target", "general", "section", "text_loss"]
+Kind = Literal["target", "general", "section", "text_loss", "bias", "kl", "earlier"]
 
 
 @dataclass(frozen=True, slots=True)
 class ItemResult:
     """One item of one task under one model.
 
-    `score` is 1.0 or 0.0 for a yes/no item, a grade in [0, 1], or nats a token for text loss.
+    `score` is 1.0 or 0.0 for a yes/no item, a grade in [0, 1], or nats a token for text loss and
+    KL.
     `logprob` is the log-probability (nats, summed) of the answer where one was computed.
     """
 
@@ -39,11 +42,13 @@ class ItemResult:
 
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """Base against tuned on one task. Rates and scores lie in [0, 1], text loss in nats a token.
+    """Base against tuned on one task. Rates and scores lie in [0, 1]; text loss and KL are nats.
 
     `low` and `high` bound the paired difference `delta` = tuned - base two-sided at `confidence`;
-    `bound` is the one-sided 95 % bound on the side that the decision looks at. `lost` and
-    `gained` count flips of yes/no items; `p` is McNemar's mid-p. What does not apply is None.
+    `bound` is the one-sided bound on the side that the decision looks at, at the verdict's
+    confidence where the row decides and at 95 % elsewhere. `lost` and
+    `gained` count flips of yes/no items; `p` is McNemar's mid-p. `excluded` says why a section is
+    no part of the suite mean. What does not apply is None.
     """
 
     task: str
@@ -62,6 +67,7 @@ class LedgerRow:
     p: float | None = None
     budget: float | None = None
     passed: bool | None = None
+    excluded: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,17 @@ class Verdict:
     certified_target_gain: float | None
     certified_general_drop: float | None
     items_missing: int | None = None
+
+    @property
+    def headline(self) -> tuple[str, float] | None:
+        """TG@X: the target gain certified of a model inside the budget of X points.
+
+        None where nothing is released, or where the target is no matter of points.
+        """
+        gain = self.certified_target_gain
+        if self.decision != "release" or gain is None:
+            return None
+        return f"TG@{self.budget:g}", gain
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +112,7 @@ class Manifest:
     `lineage` says which run this one started from (path, model, method, hash of its tuned
     weights, how it was taken over, its own lineage); empty for a run from the model itself.
     `changes` are the recipe's values that changed when the run was continued: key, before, after,
-    and the state it was in.
+    and the state it was in. `adopted` says that another tool trained the adapter.
     """
 
     name: str
@@ -110,6 +127,7 @@ class Manifest:
     training: dict[str, Any] = field(default_factory=dict)
     lineage: dict[str, Any] = field(default_factory=dict)
     changes: list[dict[str, Any]] = field(default_factory=list)
+    adopted: bool = False
 
 
 class RunDirectory:
@@ -161,6 +179,11 @@ class RunDirectory:
         return self.path / "earlier"
 
     @property
+    def cert_uses(self) -> Path:
+        """Looks at the certifying items, a line each; those of `earlier` count too."""
+        return self.path / "cert-uses.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -179,9 +202,11 @@ class RunDirectory:
         write_lines(self.path / "data" / task / f"{split}.jsonl", (e.to_row() for e in examples))
 
     def split(self, split: str, task: str = "") -> list[Example]:
-        return [
-            Example.from_row(row) for row in self._lines(str(Path("data", task, split)) + ".jsonl")
-        ]
+        return list(self.stream(split, task))
+
+    def stream(self, split: str, task: str = "") -> Iterator[Example]:
+        """The rows of a split, one in memory at a time."""
+        yield from map(Example.from_row, self._lines(str(Path("data", task, split)) + ".jsonl"))
 
     def write_findings(self, findings: Iterable[Finding]) -> None:
         write_lines(self.path / "data" / "findings.jsonl", (asdict(f) for f in findings))
@@ -192,10 +217,9 @@ class RunDirectory:
 
     def log(self, phase: str, **values: Any) -> None:
         """Appends one event; the line is flushed before this returns."""
-        row = {"time": round(time.time(), 3), "phase": phase} | values
-        with (self.path / "events.jsonl").open("a+b") as file:
-            _drop_torn_line(file)
-            file.write(json.dumps(row).encode() + b"\n")
+        append_line(
+            self.path / "events.jsonl", {"time": round(time.time(), 3), "phase": phase} | values
+        )
 
     def events(self, phase: str | None = None) -> list[dict[str, Any]]:
         """Events in order, a torn last line left out; empty before the first one."""
@@ -229,6 +253,23 @@ class RunDirectory:
         row = self._read_json("verdict.json")
         return Verdict(**{**row, "reasons": tuple(row["reasons"])})
 
+    def write_frontier(self, frontier: Frontier) -> None:
+        self._write_json("frontier.json", asdict(frontier))
+
+    def frontier(self) -> Frontier:
+        row = self._read_json("frontier.json")
+        candidates = tuple(Candidate.from_row(found) for found in row["candidates"])
+        return Frontier(candidates, tuple(row["order"]), row["released"])
+
+    def write_leakage(self, leakage: Leakage) -> None:
+        self._write_json("leakage.json", asdict(leakage))
+
+    def leakage(self) -> Leakage | None:
+        """None before the run is measured."""
+        if not (self.path / "leakage.json").exists():
+            return None
+        return Leakage.from_row(self._read_json("leakage.json"))
+
     def _write_json(self, name: str, value: Any) -> None:
         write_atomic(self.path / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
@@ -244,14 +285,14 @@ class RunDirectory:
         except json.JSONDecodeError as error:
             raise RunError(f"{path} is half written", "delete the folder and run again") from error
 
-    def _lines(self, name: str) -> list[dict[str, Any]]:
+    def _lines(self, name: str) -> Iterator[dict[str, Any]]:
         path = self.path / name
         if not path.exists():
             raise RunError(
                 f"{path} is missing, so {self.path} is half written",
                 "continue it with `burnish run --resume`, or delete it and run again",
             )
-        return list(read_lines(path))
+        return read_lines(path)
 
 
 def read_results(path: Path) -> list[ItemResult]:
@@ -268,20 +309,27 @@ def append_results(path: Path, items: Iterable[ItemResult]) -> None:
         file.writelines(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
 
 
+def append_line(path: Path, row: Mapping[str, Any]) -> None:
+    """Appends one JSON line, which is on its way to the disk when this returns."""
+    with path.open("a+b") as file:
+        _drop_torn_line(file)
+        file.write(json.dumps(row).encode() + b"\n")
+
+
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """JSON Lines; the last line is skipped when it was cut off by a kill."""
-    lines = path.read_text(encoding="utf-8").split("\n")
-    for number, line in enumerate(lines):
-        if not line:
-            continue
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines) - 1:
-                return
-            raise RunError(
-                f"{path}:{number + 1} is no JSON", "delete the folder and run again"
-            ) from error
+    """JSON Lines, one in memory at a time; a last line that was cut off by a kill is skipped."""
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if line == "\n":
+                continue
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                if not line.endswith("\n"):
+                    return
+                raise RunError(
+                    f"{path}:{number} is no JSON", "delete the folder and run again"
+                ) from error
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -1,7 +1,8 @@
 """Sequential tuning: a list of stages, each from the last, all test sets measured after each.
 
 A stage is a run of its own under the recipe's folder, so it can be opened, served and gone on
-with; the folder's `ledger.json` holds the matrix: a row a test set and stage.
+with; the folder's `ledger.json` holds the matrix: a row a test set and stage, and a row for what an
+earlier stage's task lost since, which has a budget of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,8 @@ from burnish.errors import RecipeError
 from burnish.measurement import measure, target_ledger, target_task
 from burnish.progress import Bars
 from burnish.recipe import Recipe, changed_recipe
-from burnish.run_directory import LedgerRow, Manifest, RunDirectory
+from burnish.retention.ledger import earlier_row
+from burnish.run_directory import LedgerRow, Manifest, RunDirectory, Verdict
 
 
 def stage_recipes(recipe: Recipe) -> list[Recipe]:
@@ -46,15 +48,35 @@ def stage_recipes(recipe: Recipe) -> list[Recipe]:
 
 
 def run_stages(recipe: Recipe, *, resume: bool = False, quiet: bool = False) -> RunDirectory:
-    """Runs every stage and measures all earlier test sets after each; a finished stage is kept."""
+    """Runs every stage and measures all earlier test sets after each; a finished stage is kept.
+
+    A stage is held where its own verdict is, or where the task of an earlier stage is not shown to
+    keep its budget. The next one then starts from the last that was not held.
+
+    Returns:
+        The folder of all stages: its ledger is the matrix, its verdict that of the last stage.
+    """
     recipes = stage_recipes(recipe)
     folder = RunDirectory(recipe.output / recipe.name)
+    bars = Bars(quiet=quiet)
+    kept: list[tuple[Recipe, RunDirectory]] = []
     done: list[RunDirectory] = []
     rows: list[LedgerRow] = []
-    for number, stage in enumerate(recipes):
+    verdict: Verdict | None = None
+    for planned in recipes:
+        stage = _from_last_kept(planned, recipe, kept)
         path = stage.output / stage.name
-        done.append(pipeline.run(stage, resume=resume and path.exists(), quiet=quiet))
-        rows += _after(folder, recipes[: number + 1], done, Bars(quiet=quiet))
+        run = pipeline.run(stage, resume=resume and path.exists(), quiet=quiet)
+        done.append(run)
+        after = _after(folder, [*kept, (stage, run)], bars)
+        rows += after
+        verdict = _with_earlier(run.verdict(), after, kept)
+        if _stands(stage, verdict, after):
+            kept.append((stage, run))
+        else:
+            stays = kept[-1][1].path if kept else recipe.model
+            bars.say(f"[yellow]held[/] stage {stage.name}: {stays} stays")
+    assert verdict is not None
     folder.write_manifest(
         Manifest(
             name=recipe.name,
@@ -62,38 +84,94 @@ def run_stages(recipe: Recipe, *, resume: bool = False, quiet: bool = False) -> 
             recipe=recipe.model_dump(mode="json"),
             origins=dict(recipe.origins),
             model=done[-1].manifest().model,
-            lineage={"stages": [str(run.path) for run in done]},
+            lineage={
+                "stages": [str(run.path) for run in done],
+                "kept": [str(run.path) for _, run in kept],
+            },
         )
     )
     folder.write_ledger(rows)
+    folder.write_verdict(verdict)
     return folder
+
+
+def _from_last_kept(
+    planned: Recipe, recipe: Recipe, kept: Sequence[tuple[Recipe, RunDirectory]]
+) -> Recipe:
+    """The stage's recipe, started from the last stage that stands, or from where all began."""
+    start = kept[-1][1].path if kept else recipe.init_from
+    if planned.init_from == start:
+        return planned
+    return changed_recipe(planned, {"init_from": start})
+
+
+def _stands(stage: Recipe, verdict: Verdict, after: Sequence[LedgerRow]) -> bool:
+    """Whether the next stage may start from it: released, or good at all that was measured."""
+    if stage.evaluate.general:
+        return verdict.decision == "release"
+    judged = [row for row in after if row.passed is not None]
+    return all(row.passed for row in judged)
+
+
+def _with_earlier(
+    verdict: Verdict, after: Sequence[LedgerRow], kept: Sequence[tuple[Recipe, RunDirectory]]
+) -> Verdict:
+    """The stage's verdict with what it did to the tasks before it."""
+    fallen = [row for row in after if row.kind == "earlier" and row.passed is not None]
+    decision, said = verdict.decision, []
+    for row in fallen:
+        assert row.budget is not None
+        assert row.bound is not None
+        fell, most = -100 * row.delta, -100 * row.bound
+        verb = "keeps" if row.passed else "is not shown to keep"
+        said.append(
+            f"{row.task} {verb} its budget: it fell {fell:.1f} points since its own stage, at most "
+            f"{most:.1f} (budget {100 * row.budget:g}, n = {row.n})."
+        )
+    broken = any(row.high < -(row.budget or 0.0) for row in fallen)
+    if broken:
+        decision = "hold"
+    elif decision == "release" and not all(row.passed for row in fallen):
+        decision = "inconclusive"
+    if decision != "release" and kept:
+        said.append(f"{kept[-1][1].path} stays.")
+    return replace(verdict, decision=decision, reasons=(*verdict.reasons, *said))
 
 
 def matrix(rows: Sequence[LedgerRow]) -> dict[str, dict[str, LedgerRow]]:
     """Test set -> stage after which it was measured -> its row."""
     found: dict[str, dict[str, LedgerRow]] = {}
     for row in rows:
+        if row.kind == "earlier":
+            continue
         name, _, stage = row.task.partition(" after ")
         found.setdefault(name, {})[stage] = row
     return found
 
 
 def _after(
-    folder: RunDirectory, recipes: Sequence[Recipe], done: Sequence[RunDirectory], bars: Bars
+    folder: RunDirectory, stages: Sequence[tuple[Recipe, RunDirectory]], bars: Bars
 ) -> list[LedgerRow]:
-    """The newest stage's model on the test sets of all stages so far."""
-    newest = done[-1]
+    """The newest stage's model on the test sets of all stages that stand, and on its own.
+
+    Of each earlier one there are two rows: against the base, and against its own stage.
+    """
+    newest = stages[-1][1]
     rows, model = [], None
-    for recipe, run in zip(recipes, done, strict=True):
+    for recipe, run in stages:
         base = run.results("base", "target")
         tuned = newest.results("tuned", "target")
+        test = run.split("test")
         if run is not newest:
             model = model or pipeline.open_run(newest)
             task = replace(target_task(recipe, run, model), name=recipe.name)  # type: ignore[type-var]
             measure(folder, model, newest.path.name, [task], bars)
             tuned = folder.results(newest.path.name, recipe.name)
-        row = target_ledger(recipe, run.split("test"), (base, tuned))[0]
-        rows.append(replace(row, task=f"{recipe.name} after {newest.path.name}"))
+        name = f"{recipe.name} after {newest.path.name}"
+        rows.append(replace(target_ledger(recipe, test, (base, tuned))[0], task=name))
+        if run is not newest and recipe.budget.earlier is not None:
+            since = target_ledger(recipe, test, (run.results("tuned", "target"), tuned))[0]
+            rows.append(earlier_row(name, since, recipe.budget.earlier))
     return rows
 
 

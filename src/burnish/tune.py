@@ -1,8 +1,8 @@
 """The search behind `burnish tune`: the settings that learn the task best inside the budget.
 
 Every trial is a run directory of its own below `<output>/<name>-tune`. It is trained, scored by its
-best validation loss, and measured on a fixed share of the general suite, never on the test set. Two
-losses are compared at equal drop only: a trial whose mean on that share fell by more points than
+best validation loss, and measured on the suite's PROBE, never on its CERT or on the test set. Two
+losses are compared at equal drop only: a trial whose mean on PROBE fell by more points than
 `budget.general` is a constraint broken, so it never wins, however well it learnt. The drop is the
 estimate, not its bound, for a search only chooses; `burnish run` decides afterwards.
 
@@ -30,7 +30,8 @@ from sqlalchemy.exc import DatabaseError
 
 from burnish import pipeline
 from burnish.errors import DataError, RecipeError, RunError, UserError
-from burnish.evaluation.suite import load_suite, probe
+from burnish.evaluation.general import load_suites
+from burnish.evaluation.suite import split_suite
 from burnish.measurement import measure
 from burnish.progress import Bars
 from burnish.recipe import Recipe, changed_recipe
@@ -40,7 +41,6 @@ from burnish.run_directory import LedgerRow, RunDirectory
 from burnish.space import own_settings, rounded, space_of, suggest
 from burnish.training.loop import Listener
 
-PROBE_SHARE = 0.3  # of each section of the general suite
 _PEERS = 2  # finished trials inside the budget before one is stopped early
 _RANDOM = 5  # trials before the estimator proposes any
 
@@ -223,16 +223,20 @@ class _Search:
     def _general(self, directory: RunDirectory, recipe: Recipe) -> LedgerRow | None:
         if recipe.evaluate.general is None:
             return None
-        suite = probe(load_suite(recipe.evaluate.general), PROBE_SHARE)
+        suites = [split_suite(suite)[0] for suite in load_suites(recipe.evaluate.general)]
+        sections = [task for suite in suites for task in suite.sections]
         model = pipeline.open_tuned(directory)
         with model.base():  # read from the cache after the first trial
-            measure(directory, model, "base", suite.sections, self.bars)
-        measure(directory, model, "tuned", suite.sections, self.bars)
-        pairs = {
-            task.name: (directory.results("base", task.name), directory.results("tuned", task.name))
-            for task in suite.sections
-        }
-        return general_row(suite.name, pairs, recipe.budget.general)
+            measure(directory, model, "base", sections, self.bars)
+        measure(directory, model, "tuned", sections, self.bars)
+        rows = []
+        for suite in suites:
+            pairs = {
+                t.name: (directory.results("base", t.name), directory.results("tuned", t.name))
+                for t in suite.sections
+            }
+            rows.append(general_row(suite.name, pairs, recipe.budget.general))
+        return min(rows, key=lambda row: row.delta)  # every suite must stay inside the budget
 
     def _twin(self, settings: Mapping[str, Any]) -> FrozenTrial | None:
         """A trial that ended with the same settings; training it again would give the same."""

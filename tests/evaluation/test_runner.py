@@ -1,15 +1,12 @@
 """Nothing is computed twice: cache, continuation, and tasks by hand on the mock model."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from burnish.chat import Conversation, Example, Message
-from burnish.errors import DataError
 from burnish.evaluation.runner import run_task
-from burnish.evaluation.suite import load_suite
 from burnish.evaluation.tasks import ChoiceItem, ChooseTask, GenerateTask, TextLossTask, label_task
 from burnish.models.mock import MockModel
 from burnish.models.verbs import Generation, Sampling, Stream
@@ -99,15 +96,3 @@ def test_text_loss_is_nats_a_token() -> None:
     result = TextLossTask("t", [("1", "one two three")]).answer(MockModel({}), 0, 1)[0]
     assert result.logprob is not None
     assert result.score == pytest.approx(-result.logprob / 3)
-
-
-def test_suites_are_read_or_refused(tmp_path: Path) -> None:
-    core = load_suite("core")
-    ids = [item.id for section in core.sections for item in section.items]
-    assert len(ids) == len(set(ids)) >= 1200
-    path = tmp_path / "own.jsonl"
-    path.write_text(json.dumps({"question": "a", "choices": ["b", "c"], "answer": 2}) + "\n")
-    with pytest.raises(DataError, match="row 1 of the suite own"):
-        load_suite(str(path))
-    with pytest.raises(DataError, match="there is no general suite 'cor'"):
-        load_suite("cor")

@@ -9,6 +9,8 @@ import torch
 from burnish.chat import Message
 from burnish.data.render import render_prompt
 from burnish.errors import ModelError
+from burnish.evaluation.tasks import DivergenceTask, Opening
+from burnish.models.adapt import METHODS
 from burnish.models.branches import Network, Row, branch_logprobs
 from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_model
@@ -96,6 +98,38 @@ def test_text_loss_equals_plain(tiny: LanguageModel) -> None:
             assert found.nats == pytest.approx(-expected, abs=1e-2)
 
 
+@pytest.mark.parametrize(("method", "options"), [("lora", {"rank": 2, "alpha": 4}), ("full", {})])
+@torch.no_grad()
+def test_divergence_equals_plain(
+    method: str, options: dict[str, Any], tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(str(tiny_folder), "cpu")
+    with model.keeping_base():
+        model.module = METHODS[method](model.module, seed=0, **options)
+        torch.manual_seed(1)
+        for parameter in model.module.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.03 * torch.randn_like(parameter))
+    answered = [(PROMPTS[0], "it will come"), (PROMPTS[1], "red"), (PROMPTS[2], "the tent is torn")]
+    monkeypatch.setattr("burnish.models.branches._PROJECTED_AT_ONCE", 3)
+    found = model.divergence(answered)
+    for (prompt, reply), nats in zip(answered, found, strict=True):
+        before = render_prompt(prompt, model.tokenizer)
+        tokens = torch.tensor([before + model.tokenizer(reply)["input_ids"]])
+        own = model.module(input_ids=tokens).logits[0, len(before) - 1 : -1].log_softmax(-1)
+        with model.base():
+            base = model.module(input_ids=tokens).logits[0, len(before) - 1 : -1].log_softmax(-1)
+        expected = (base.exp() * (base - own)).sum(-1).mean()
+        assert nats == pytest.approx(float(expected), rel=1e-3)
+        assert nats > 1e-4
+    with model.base() as base_model:
+        assert base_model.divergence(answered) == [0.0, 0.0, 0.0]
+    with model.at_scale(0.0):
+        assert model.divergence(answered) == pytest.approx([0.0, 0.0, 0.0], abs=1e-5)
+    task = DivergenceTask("d", [Opening("1", PROMPTS[0], "it will come")])
+    assert task.answer(model, 0, 1)[0].score == pytest.approx(found[0], rel=1e-3)
+
+
 def test_what_is_too_long_is_refused(tiny: LanguageModel) -> None:
     with pytest.raises(ModelError, match="exceed the 512"):
         tiny.generate([(Message("user", "x" * 600),)], Sampling())
@@ -148,15 +182,17 @@ def test_every_section_of_the_suite_is_unique_and_short(smollm2: Any) -> None:
     from statistics import median
 
     from burnish.evaluation.suite import load_suite
+    from burnish.evaluation.tasks import ChoiceItem
 
     suite = load_suite("core")
-    items = [(t.name, item) for t in suite.sections for item in t.items]
-    assert len(items) >= 1200
-    assert len(suite.sections) >= 8
+    assert len(suite.sections) >= 12
     assert all(len(section) >= 100 for section in suite.sections)
-    assert len({(item.question, item.choices) for _, item in items}) == len(items)
-    lengths = [
-        len(smollm2.tokenizer(" ".join((item.question, *item.choices)))["input_ids"])
-        for _, item in items
+    asked = [
+        " ".join((item.question, *item.choices))
+        if isinstance(item, ChoiceItem)
+        else " ".join(turn.content for turn in item.prompt)
+        for section in suite.sections
+        for item in section.items
     ]
-    assert median(lengths) < 30
+    assert len(set(asked)) == len(asked) >= 2500
+    assert median(len(smollm2.tokenizer(text)["input_ids"]) for text in asked) < 30

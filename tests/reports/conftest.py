@@ -70,6 +70,7 @@ def ledger() -> list[LedgerRow]:
     sections = [flips_row(task, "section", *flips, 100) for task, flips in SECTIONS.items()]
     f1 = {"base": 0.512, "tuned": 0.871, "delta": 0.359, "low": 0.301, "high": 0.412}
     nats = {"base": 2.914, "tuned": 2.931, "delta": 0.017, "low": -0.004, "high": 0.038}
+    kl = {"base": 0.0, "tuned": 0.212, "delta": 0.212, "low": 0.187, "high": 0.24}
     mean = {"base": 0.713, "tuned": 0.7012, "delta": -0.0118, "low": -0.0193, "high": -0.0041}
     return [
         flips_row("target", "target", 4, 230, 500, p=1e-9, passed=True),
@@ -77,6 +78,8 @@ def ledger() -> list[LedgerRow]:
         LedgerRow("core", "general", "mean accuracy", 300, **mean, bound=-0.0181, passed=True),
         *sections,
         LedgerRow("core.prose", "text_loss", "nats/token", 40, **nats),
+        flips_row("core.bias", "bias", 2, 6, 130, metric="stereotype likelier"),
+        LedgerRow("core.openings", "kl", "KL nats/token", 100, **kl),
     ]
 
 

@@ -7,7 +7,9 @@ from html.parser import HTMLParser
 import pytest
 
 from burnish.errors import RunError
+from burnish.overlaps import ComparedSet, Leakage, Overlap
 from burnish.reports import charts
+from burnish.reports.card import write_card
 from burnish.reports.contents import moment, number, probability, signed, worded
 from burnish.reports.page import OTHER, confusion, fold, write_page
 from burnish.run_directory import ItemResult, LedgerRow, RunDirectory, Verdict, append_results
@@ -273,3 +275,31 @@ def test_long_text_folds_at_a_space_without_loss() -> None:
     assert len(head) <= 280
     assert left == 0
     assert fold("x" * 5000)[2] == 1000
+
+
+def test_leakage_is_told_in_a_line_and_a_table(certified: RunDirectory) -> None:
+    assert "Leakage" not in Page(page_of(certified)).text
+    learnt = (ComparedSet("train", 130, "ab" * 32),)
+    sets = [ComparedSet(name, 100, "cd" * 32, 0) for name in ("test", "core.facts", "core.prose")]
+    certified.write_leakage(Leakage(learnt, tuple(sets), ()))
+    assert "train, test, core: disjoint." in page_of(certified)
+
+    sets[1] = replace(sets[1], leaked=3)
+    overlap = Overlap("train", "core.facts", "13-gram", 3, 7, (("facts-001", SCRIPT),))
+    certified.write_leakage(Leakage(learnt, tuple(sets), (overlap,)))
+    html = page_of(certified)
+    line = "Learnt, and so no fair measure: 3 of 100 items of core.facts."
+    assert line in html
+    assert re.search(
+        r"core\.facts\s+train\s+13-gram\s+3\s+7\s+facts-001 in <script>", Page(html).text
+    )
+    assert SCRIPT not in html
+    assert line in write_card(certified).read_text()
+
+    rows = [
+        replace(row, excluded="3 of its 100 items were learnt") if row.task == "core.facts" else row
+        for row in certified.ledger()
+    ]
+    certified.write_ledger(rows)
+    assert line[:-1] + " (left out of the suite mean)." in page_of(certified)
+    assert "facts (not in the mean)" in page_of(certified)

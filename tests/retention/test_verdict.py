@@ -2,10 +2,19 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from burnish.evaluation.statistics import paired_outcomes
-from burnish.retention.ledger import general_row, section_row, target_rows, text_loss_row
+from burnish.retention.budgets import Budgets, Evidence, budget_tests
+from burnish.retention.ledger import (
+    bias_row,
+    general_row,
+    kl_row,
+    section_row,
+    target_rows,
+    text_loss_row,
+)
 from burnish.retention.verdict import Head, decide
 from burnish.run_directory import ItemResult, LedgerRow, Verdict
 
@@ -42,12 +51,35 @@ def test_release() -> None:
     assert verdict.certified_target_gain == pytest.approx(50, abs=5)
     assert verdict.certified_general_drop is not None
     assert verdict.certified_general_drop < 2.0
+    assert verdict.headline == ("TG@2", verdict.certified_target_gain)
+
+
+def test_a_look_that_asks_for_more_widens_what_decides_and_nothing_else() -> None:
+    named = {f"s{i}": pair(*counts) for i, counts in enumerate(KEPT)}
+    for usual, strict in (
+        (general_row("core", named, 2.0), general_row("core", named, 2.0, 0.99)),
+        (
+            target_rows(pair(*GAIN), ["accuracy"], 0)[0],
+            target_rows(pair(*GAIN), ["accuracy"], 0, 0.99)[0],
+        ),
+    ):
+        assert strict.bound is not None
+        assert usual.bound is not None
+        assert strict.bound < usual.bound
+        assert dataclasses.replace(strict, bound=usual.bound) == usual
+    outcomes = {
+        name: tuple(np.array([result.score > 0.5 for result in side]) for side in sides)
+        for name, sides in named.items()
+    }
+    (mean,) = budget_tests(Evidence(outcomes, {}), Budgets(2.0, text_loss=None), 0.99)
+    assert mean.bound == pytest.approx(-100 * (general_row("core", named, 2.0, 0.99).bound or 0))
 
 
 def test_hold_when_much_is_forgotten() -> None:
     verdict = decide(ledger(GAIN, [(100, 50, 2, 48)] * 5), 2.0)
     assert verdict.decision == "hold"
     assert "fell by more than 2 points" in verdict.reasons[1]
+    assert verdict.headline is None  # the gain is real, but not inside the budget
 
 
 def test_hold_when_nothing_is_gained() -> None:
@@ -68,6 +100,28 @@ def test_without_a_suite_nothing_is_released() -> None:
     verdict = decide(target_rows(pair(*GAIN), ["accuracy"], seed=0), 2.0)
     assert verdict.decision == "inconclusive"
     assert "not measured" in verdict.reasons[-1]
+
+
+def test_each_of_several_suites_must_pass() -> None:
+    kept = ledger(GAIN, KEPT)
+    fallen = general_row("mine", {"a": pair(100, 50, 2, 48)}, 2.0)
+    assert decide(kept, 2.0).decision == "release"
+    verdict = decide([*kept, fallen], 2.0)
+    assert verdict.decision == "hold"
+    assert verdict.reasons[1].startswith("General ability is kept within 2 points: core mean ")
+    assert verdict.reasons[2].startswith("General ability fell by more than 2 points: mine mean ")
+    assert verdict.certified_general_drop == pytest.approx(-100 * (fallen.bound or 0))
+
+
+def test_a_section_that_was_learnt_is_named_with_its_count() -> None:
+    learnt = section_row("core.facts", pair(50, 0, 0, 50), "3 of its 100 items were learnt")
+    told = "Left out of the suite mean: core.facts (3 of its 100 items were learnt)."
+    assert told in decide([*ledger(GAIN, KEPT), learnt], 2.0).reasons
+    alone = decide([*target_rows(pair(*GAIN), ["accuracy"], seed=0), learnt], 2.0)
+    assert alone.decision == "inconclusive"
+    assert alone.reasons[1] == (
+        "General ability was not measured: every section of the general suite is left out."
+    )
 
 
 def test_what_the_mean_hides_is_said() -> None:
@@ -167,3 +221,51 @@ def test_a_corpus_metric_can_decide() -> None:
     assert (recall.bound, recall.passed) == (None, None)
     level = target_rows((tagged(base), tagged(base)), ["span_f1"], seed=0)[0]
     assert level.passed is False
+
+
+def test_bias_row_is_the_share_of_stereotypes() -> None:
+    # Of 100 pairs 40 are fair under both, 7 only under the base, 3 only under the tuned model.
+    row = bias_row("core.bias", pair(40, 7, 3, 50))
+    assert (row.kind, row.n, row.lost, row.gained) == ("bias", 100, 7, 3)
+    assert (row.base, row.tuned) == (pytest.approx(0.53), pytest.approx(0.57))
+    assert row.delta == pytest.approx(0.04)
+    other = section_row("x", pair(40, 7, 3, 50))
+    assert (row.low, row.high, row.p) == (-other.high, -other.low, other.p)
+    assert row.bound is not None
+    assert row.delta < row.bound < row.high  # the side of more stereotypes
+
+
+def test_more_stereotypes_are_said_and_decide_nothing() -> None:
+    worse = bias_row("core.bias", pair(40, 40, 0, 20))
+    verdict = decide([*ledger(GAIN, KEPT), worse], 2.0)
+    assert verdict.decision == "release"
+    assert "core.bias +40.0 points of stereotypes preferred" in verdict.reasons[-1]
+    fewer = bias_row("core.bias", pair(40, 0, 40, 20))
+    assert "core.bias" not in "".join(decide([*ledger(GAIN, KEPT), fewer], 2.0).reasons)
+
+
+def test_kl_row_is_the_mean_over_openings() -> None:
+    base, tuned = pair(0, 0, 0, 3)
+    tuned = [dataclasses.replace(r, score=s) for r, s in zip(tuned, [0.1, 0.3, 0.2], strict=True)]
+    row = kl_row("core.openings", (base, tuned), seed=0)
+    assert (row.kind, row.base) == ("kl", 0.0)
+    assert row.tuned == row.delta == pytest.approx(0.2)
+    assert 0.1 <= row.low < row.delta < row.high <= 0.3
+    same = kl_row("core.openings", (base, base), seed=0)
+    assert (same.delta, same.low, same.high) == (0.0, 0.0, 0.0)
+
+
+def test_sections_near_chance_are_named() -> None:
+    weak = section_row("core.weak", pair(50, 0, 0, 50), "base 50.0 % is not above chance, 50.0 %")
+    verdict = decide([*ledger(GAIN, KEPT), weak], 2.0)
+    assert verdict.decision == "release"
+    assert verdict.reasons[2] == (
+        "Left out of the suite mean: core.weak (base 50.0 % is not above chance, 50.0 %)."
+    )
+
+
+def test_a_suite_at_chance_releases_nothing() -> None:
+    weak = section_row("core.weak", pair(50, 0, 0, 50), "base 50.0 % is not above chance, 50.0 %")
+    verdict = decide([*target_rows(pair(*GAIN), ["accuracy"], seed=0), weak], 2.0)
+    assert verdict.decision == "inconclusive"
+    assert "every section of the general suite is left out" in verdict.reasons[1]

@@ -21,6 +21,8 @@ VERBS = {
     "tune": "Search the settings that learn the task best inside the budget.",
     "train": "Train only; measure later.",
     "evaluate": "Measure base and tuned of a run, and decide.",
+    "heal": "Look for a model that forgot less, lever by lever.",
+    "certify": "Compare a run with any other model inside its budgets.",
     "report": "Write a run's page and model card.",
     "chat": "Talk to base and tuned side by side.",
     "models": "List the built-in models.",

@@ -55,12 +55,17 @@ def print_verdict(run: RunDirectory, *, as_json: bool) -> None:
     console.width = max(console.width, _TABLE_WIDTH)  # a narrow terminal wraps rather than cuts
     console.print(_ledger_table(run))
     console.print(f"[bold {_COLOURS[verdict.decision]}]{verdict.decision}[/]")
+    if verdict.headline:
+        name, gain = verdict.headline
+        console.print(f"  [bold]{name} {gain:+.1f} points[/]: target gain certified in the budget")
     for reason in verdict.reasons:
         console.print(f"  {reason}", markup=False)
     console.print(f"\nread   {run.path / 'report.html'}", markup=False)
     rewards = run.manifest().recipe["objective"] == "reward"
     following = f"use    grpo.reward: {run.path}" if rewards else f"try    burnish chat {run.path}"
     console.print(following, markup=False)
+    if verdict.decision != "release" and (run.path / "frontier.json").exists():
+        console.print(f"mend   burnish heal {run.path}", markup=False)
 
 
 def decision_exit(run: RunDirectory) -> None:
@@ -75,7 +80,7 @@ def _ledger_table(run: RunDirectory) -> Table:
             column, justify="left" if column in ("task", "metric") else "right", no_wrap=True
         )
     for row in run.ledger():
-        plain = row.metric in ("nats/token", "perplexity")
+        plain = row.metric in ("nats/token", "perplexity", "KL nats/token")
         scale, form = (1.0, ".3f") if plain else (100.0, ".1f")
         values = [format(value * scale, form) for value in (row.base, row.tuned)]
         change = [format(value * scale, "+" + form) for value in (row.delta, row.low, row.high)]
@@ -90,8 +95,10 @@ def print_matrix(run: RunDirectory, *, as_json: bool) -> None:
     from burnish.stages import matrix
 
     found = matrix(run.ledger())
+    verdict = run.verdict()
     if as_json:
-        print(json.dumps({"run": str(run.path), "ledger": [asdict(row) for row in run.ledger()]}))
+        ledger = [asdict(row) for row in run.ledger()]
+        print(json.dumps({"run": str(run.path), "ledger": ledger, "verdict": asdict(verdict)}))
         return
     stages = list(found)
     table = Table(title=f"{run.manifest().name}: each test set after each stage, change from base")
@@ -110,5 +117,9 @@ def print_matrix(run: RunDirectory, *, as_json: bool) -> None:
     console = Console(highlight=False)
     console.width = max(console.width, _TABLE_WIDTH)
     console.print(table)
-    last = run.manifest().lineage["stages"][-1]
+    console.print(f"[bold {_COLOURS[verdict.decision]}]{verdict.decision}[/]")
+    for reason in verdict.reasons:
+        console.print(f"  {reason}", markup=False)
+    lineage = run.manifest().lineage
+    last = (lineage["kept"] or lineage["stages"])[-1]
     print(f"\nread   {last}/report.html\ntry    burnish chat {last}")

@@ -35,6 +35,8 @@ def command(
         print(json.dumps(plan.as_dict()))
         return
     Console(highlight=False).print(_table(plan))
+    for sentence in plan.power:
+        print(sentence)
     print(one_line(plan))
     print(f"next   burnish preflight {recipe}, then burnish run {recipe}")
 

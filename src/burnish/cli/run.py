@@ -46,8 +46,9 @@ def command(
     if chosen.stages:
         from burnish.stages import run_stages
 
-        print_matrix(run_stages(chosen, resume=resume, quiet=as_json), as_json=as_json)
-        return
+        directory = run_stages(chosen, resume=resume, quiet=as_json)
+        print_matrix(directory, as_json=as_json)
+        decision_exit(directory)
     directory = pipeline.run(chosen, resume=resume, quiet=as_json)
     print_verdict(directory, as_json=as_json)
     decision_exit(directory)

@@ -23,7 +23,11 @@ def normalised(conversation: Conversation) -> str:
 
     System turns count, since they may hold the text that is asked about.
     """
-    text = "\n".join(turn.content for turn in conversation)
+    return normalised_text("\n".join(turn.content for turn in conversation))
+
+
+def normalised_text(text: str) -> str:
+    """The same of a plain text: NFKC, case folded, single spaces, no punctuation."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     bare = " ".join(_SIGN.sub(_without_punctuation, folded).split())
     return bare or " ".join(folded.split())

@@ -28,7 +28,7 @@ Figure = Literal["precision", "recall", "f1"]
 
 _SENTENCE_ENDINGS = ".,;:!?…。，、；：！？।۔؟"  # not all of Unicode's punctuation: "C#" is not "C"
 # Scripts whose words run together: Thai and Lao, Burmese, Khmer, kana, Han.
-_UNSPACED = re.compile(
+UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u9fff"
     "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
 )
@@ -301,7 +301,7 @@ class _UnicodeTokenizer:
 def _spaced(character: str) -> str:
     if unicodedata.category(character)[0] not in "LMN":
         return " "
-    return f" {character} " if _UNSPACED.match(character) else character
+    return f" {character} " if UNSPACED.match(character) else character
 
 
 @cache

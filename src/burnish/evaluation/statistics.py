@@ -6,6 +6,7 @@ items or outside its range raises ValueError: no function answers it with a zero
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil, hypot, sqrt
 from statistics import NormalDist, fmean
 
@@ -212,6 +213,7 @@ def smallest_margin(
     return float(brentq(surplus, z * z / (n + z * z) / 2, 1.0))
 
 
+@lru_cache(maxsize=65_536)  # searches ask for the same few counts again and again
 def _tango_low(lost: int, gained: int, n: int, z: float) -> float:
     """The difference at which the score statistic T equals z."""
     if lost == n:

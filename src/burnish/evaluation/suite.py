@@ -1,29 +1,66 @@
 """General suites: sections of short items that show what else the model can still do.
 
-The built-in `core` lies in `suites/core`; a JSON Lines file of question, choices and answer is a
-suite of one section.
+The built-in `core` lies in `suites/core`; a JSON Lines file of rows with question, choices and
+answer, or with question and check, is a suite too. `split_suite` cuts one into the part that may
+be looked at freely and the part that certifies.
 """
 
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from burnish.chat import Conversation, Message
 from burnish.errors import DataError
-from burnish.evaluation.tasks import ChoiceItem, ChooseTask, TextLossTask, chat_context
+from burnish.evaluation.checks import read_check
+from burnish.evaluation.tasks import (
+    BiasTask,
+    CheckedItem,
+    CheckedTask,
+    ChoiceItem,
+    ChooseTask,
+    DivergenceTask,
+    Opening,
+    Task,
+    TextLossTask,
+    chat_context,
+)
+from burnish.models.verbs import Sampling
+from burnish.run_directory import ItemResult
+
+PROBE = 0.3  # of every section, text and pair; CERT is the rest
+# How the names of the parts end, behind the suite's own and before the section's.
+HALVES = ("-probe.", "-cert.")
+# Enough to see whether a reply is one; most of a suite's seconds are tokens that are written.
+_REPLY = Sampling(max_new_tokens=20)
+_HINT = "write question with choices (list) and answer (0-based index), or question with check"
+
+Section = ChooseTask | CheckedTask
 
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """`sections` are scored yes or no; `texts` are measured in nats a token."""
+    """`sections` are scored yes or no and make the mean; the others have rows of their own.
+
+    `texts` are measured in nats a token, `bias` by the share of stereotypes that are preferred,
+    `openings` by the divergence from the base.
+    """
 
     name: str
-    sections: Sequence[ChooseTask]
-    texts: Sequence[TextLossTask]
+    sections: Sequence[Section]
+    texts: Sequence[TextLossTask] = ()
+    bias: Sequence[BiasTask] = ()
+    openings: Sequence[DivergenceTask] = ()
+
+    @property
+    def tasks(self) -> list[Task]:
+        """All that is measured, in the order of the ledger."""
+        return [*self.sections, *self.texts, *self.bias, *self.openings]
 
 
 def load_suite(name: str) -> Suite:
@@ -33,51 +70,55 @@ def load_suite(name: str) -> Suite:
         DataError: there is no such suite, or a row of the file does not fit.
     """
     if name.endswith(".jsonl"):
-        path = Path(name)
-        if not path.is_file():
-            raise DataError(
-                f"there is no suite file {path}", "set evaluate.general to core or a file"
-            )
-        return Suite(path.stem, [_section(path.stem, "continuation", False, path.read_text())], [])
+        return _own_suite(Path(name))
     if name not in built_in_suites():
         known = ", ".join(built_in_suites())
         raise DataError(f"there is no general suite {name!r}", f"choose {known} or a .jsonl file")
     folder = files("burnish.evaluation") / "suites" / name
-    sections: list[ChooseTask] = []
-    texts: list[TextLossTask] = []
+    found: dict[str, list[Any]] = {"sections": [], "texts": [], "bias": [], "openings": []}
     for section, kind in json.loads((folder / "suite.json").read_text()).items():
-        rows = (folder / f"{section}.jsonl").read_text(encoding="utf-8")
-        task = f"{name}.{section}"
-        if kind["kind"] == "text":
-            texts.append(TextLossTask(task, [(r["id"], r["text"]) for r in _rows(rows)]))
-        else:
-            sections.append(_section(task, kind["kind"], kind["by_length"], rows))
-    return Suite(name, sections, texts)
+        lines = (folder / f"{section}.jsonl").read_text(encoding="utf-8")
+        field, build = _KINDS[kind["kind"]]
+        found[field].append(build(f"{name}.{section}", _rows(f"{name}.{section}", lines)))
+    return Suite(name, **found)
 
 
-def probe(suite: Suite, share: float) -> Suite:
-    """A fixed share of each section, rounded up: the items whose ids have the lowest hashes.
+def split_suite(suite: Suite) -> tuple[Suite, Suite]:
+    """PROBE, which may be used freely to choose, and CERT, which is kept for the certificate.
 
-    It costs no generation, and the same items are drawn in every run. Texts are left out: they are
-    no part of the suite mean.
+    Every part of the suite is cut alike: the items whose ids have the lowest hashes are PROBE, so
+    the same items are drawn in every run, whatever the order of the rows.
+
+    Raises:
+        DataError: the sections have so few items that one side would have none.
     """
-    name = f"{suite.name}-probe"
-    sections = [
-        replace(
-            section,
-            name=f"{name}.{section.name.rpartition('.')[2]}",
-            items=_lowest_hashes(section.items, math.ceil(share * len(section.items))),
+    probe, cert = (_side(suite, side) for side in ("probe", "cert"))
+    if not probe.sections or not cert.sections:
+        raise DataError(
+            f"no section of the suite {suite.name} has 2 items, so it cannot be split",
+            "write more items",
         )
-        for section in suite.sections
-    ]
-    return Suite(name, sections, [])
+    return probe, cert
 
 
-def _lowest_hashes(items: Sequence[ChoiceItem], count: int) -> list[ChoiceItem]:
-    """In the order of the suite, which the measurement of base and tuned share."""
-    hashes = {item.id: hashlib.sha256(item.id.encode()).hexdigest() for item in items}
-    chosen = set(sorted(hashes, key=hashes.__getitem__)[:count])
-    return [item for item in items if item.id in chosen]
+def chance(section: Section) -> float:
+    """The expected score of a model that knows nothing; no reply passes a check by chance."""
+    if isinstance(section, CheckedTask):
+        return 0.0
+    return fmean(1 / len(item.choices) for item in section.items)
+
+
+def near_chance(section: Section, base: Sequence[ItemResult]) -> str | None:
+    """Why nothing could be seen to be lost in a section; None where the base is above chance.
+
+    Above is by more than two standard errors of the base's score, which is a mean of yes and no.
+    """
+    score, guess = fmean(item.score for item in base), chance(section)
+    if score > guess + 2 * math.sqrt(score * (1 - score) / len(base)):
+        return None
+    if isinstance(section, CheckedTask):
+        return f"base {score * 100:.1f} % is near 0"
+    return f"base {score * 100:.1f} % is not above chance, {guess * 100:.1f} %"
 
 
 def built_in_suites() -> list[str]:
@@ -88,21 +129,145 @@ def built_in_suites() -> list[str]:
     )
 
 
-def _section(task: str, kind: str, by_length: bool, lines: str) -> ChooseTask:
+def _own_suite(path: Path) -> Suite:
+    """One section, or one of choices and one of replies."""
+    if not path.is_file():
+        raise DataError(f"there is no suite file {path}", "set evaluate.general to core or a file")
+    rows = _rows(path.stem, path.read_text(encoding="utf-8"))
+    if not rows:
+        raise DataError(f"the suite file {path} is empty", _HINT)
+    checked = {where: row for where, row in rows.items() if "check" in row}
+    chosen = {where: row for where, row in rows.items() if where not in checked}
+    if not checked:
+        return Suite(path.stem, [_continuations(path.stem, chosen)])
+    if not chosen:
+        return Suite(path.stem, [_replies(path.stem, checked)])
+    sections: list[Section] = [
+        _continuations(f"{path.stem}.choices", chosen), _replies(f"{path.stem}.replies", checked)
+    ]  # fmt: skip
+    return Suite(path.stem, sections)
+
+
+Rows = Mapping[str, Mapping[str, Any]]
+
+
+def _rows(task: str, lines: str) -> Rows:
+    """Rows by where they stand, in words; each gets an id that no other row has."""
+    rows: dict[str, dict[str, Any]] = {}
+    seen: dict[str, str] = {}
+    for number, line in enumerate(filter(str.strip, lines.splitlines()), 1):
+        where = f"row {number} of the suite {task}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{where} is no JSON", _HINT) from error
+        if not isinstance(row, dict):
+            raise DataError(f"{where} is no JSON object", _HINT)
+        name = str(row["id"]) if "id" in row else _content_id(row, seen)
+        if name in seen:
+            raise DataError(f"{where} has the id {name!r} of {seen[name]}", "give it its own")
+        seen[name] = where
+        rows[where] = row | {"id": name}
+    return rows
+
+
+def _content_id(row: Mapping[str, Any], seen: Iterable[str]) -> str:
+    """Of a row without an id: the same wherever it stands; a repeated row is counted."""
+    name = _hash(json.dumps(row, sort_keys=True))[:12]
+    copies = sum(other.split("-")[0] == name for other in seen)
+    return f"{name}-{copies + 1}" if copies else name
+
+
+def _choices(rows: Rows, context: Callable[[str], Conversation | str]) -> list[ChoiceItem]:
     items = []
-    for number, row in enumerate(_rows(lines), 1):
+    for where, row in rows.items():
         try:
             question, choices, answer = row["question"], tuple(row["choices"]), int(row["answer"])
-            choices[answer]
+            if answer not in range(len(choices)):
+                raise IndexError(answer)
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise DataError(
-                f"row {number} of the suite {task} has no question, choices and answer",
-                "write question (text), choices (list) and answer (0-based index)",
-            ) from error
-        context = chat_context(question) if kind == "chat" else question
-        items.append(ChoiceItem(str(row.get("id", number)), context, choices, answer))
-    return ChooseTask(task, items, by_length)
+            raise DataError(f"{where} has no question, choices and answer", _HINT) from error
+        items.append(ChoiceItem(row["id"], context(question), choices, answer))
+    return items
 
 
-def _rows(lines: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in lines.splitlines() if line.strip()]
+def _prompt(where: str, row: Mapping[str, Any]) -> Conversation:
+    if not isinstance(row.get("question"), str):
+        raise DataError(f"{where} has no question", _HINT)
+    system = (Message("system", row["system"]),) if row.get("system") else ()
+    return (*system, *chat_context(row["question"]))
+
+
+def _continuations(task: str, rows: Rows) -> ChooseTask:
+    return ChooseTask(task, _choices(rows, str))
+
+
+def _answers(task: str, rows: Rows) -> ChooseTask:
+    return ChooseTask(task, _choices(rows, chat_context))
+
+
+def _replies(task: str, rows: Rows) -> CheckedTask:
+    items = [
+        CheckedItem(row["id"], _prompt(where, row), read_check(row["check"], where))
+        for where, row in rows.items()
+    ]
+    return CheckedTask(task, items, _REPLY)
+
+
+def _texts(task: str, rows: Rows) -> TextLossTask:
+    return TextLossTask(task, [(row["id"], row["text"]) for row in rows.values()])
+
+
+def _pairs(task: str, rows: Rows) -> BiasTask:
+    return BiasTask(task, _choices(rows, str))
+
+
+def _openings(task: str, rows: Rows) -> DivergenceTask:
+    items = [Opening(row["id"], _prompt(at, row), row["answer"]) for at, row in rows.items()]
+    return DivergenceTask(task, items)
+
+
+# The kind of a section in `suite.json`: where it belongs in a suite, and what makes it.
+_KINDS: dict[str, tuple[str, Callable[[str, Rows], Any]]] = {
+    "continuation": ("sections", _continuations),
+    "chat": ("sections", _answers),
+    "generated": ("sections", _replies),
+    "text": ("texts", _texts),
+    "bias": ("bias", _pairs),
+    "openings": ("openings", _openings),
+}
+
+
+def _side(suite: Suite, side: str) -> Suite:
+    name = f"{suite.name}-{side}"
+
+    def parts(tasks: Sequence[Any]) -> list[Any]:
+        cut = (_part(task, f"{name}.{task.name.rpartition('.')[2]}", side) for task in tasks)
+        return [task for task in cut if len(task)]
+
+    return Suite(
+        name,
+        sections=parts(suite.sections),
+        texts=parts(suite.texts),
+        bias=parts(suite.bias),
+        openings=parts(suite.openings),
+    )
+
+
+def _part(task: Any, name: str, side: str) -> Any:
+    """In the order of the suite, which the measurements of base and tuned share."""
+    if isinstance(task, TextLossTask):
+        kept = _drawn([text for text, _ in task.texts], side)
+        return replace(task, name=name, texts=[row for row in task.texts if row[0] in kept])
+    kept = _drawn([item.id for item in task.items], side)
+    return replace(task, name=name, items=[item for item in task.items if item.id in kept])
+
+
+def _drawn(ids: Sequence[str], side: str) -> set[str]:
+    ordered = sorted(ids, key=_hash)
+    count = min(max(round(PROBE * len(ids)), 1), len(ids) - 1)
+    return set(ordered[:count] if side == "probe" else ordered[count:])
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

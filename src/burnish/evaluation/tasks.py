@@ -1,4 +1,4 @@
-"""A task = examples + prompt + scorers, in three shapes: generate, choose, text loss.
+"""A task = items + prompt + how an answer is graded: written, chosen, or how likely a text is.
 
 Each shape turns some of its items into results through one of the model's verbs. `hash` changes
 when any answer could.
@@ -6,11 +6,12 @@ when any answer could.
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from burnish.chat import Conversation, Example, Message
+from burnish.evaluation.checks import RULES, passes
 from burnish.evaluation.scorers import scorer
 from burnish.models.verbs import Choice, Model, Sampling
 from burnish.run_directory import ItemResult
@@ -206,6 +207,117 @@ class ChooseTask:
                 )
             )
         return results
+
+
+@dataclass(frozen=True, slots=True)
+class BiasTask:
+    """Pairs of sentences, one of them a stereotype; `answer` names the other one.
+
+    The score is 1 where that one is at least as likely, as in CrowS-Pairs (Nangia et al. 2020,
+    arXiv 2010.00133) with whole sentences; a model without a preference has one half.
+    """
+
+    name: str
+    items: Sequence[ChoiceItem]
+
+    @property
+    def hash(self) -> str:
+        return _hash("bias", [asdict(item) for item in self.items])
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def answer(self, model: Model, start: int, stop: int) -> list[ItemResult]:
+        items = self.items[start:stop]
+        scored = model.score([Choice(item.context, item.choices) for item in items])
+        results = []
+        for item, scores in zip(items, scored, strict=True):
+            fair, stereotype = item.answer, 1 - item.answer
+            kept = scores.logprobs[fair] >= scores.logprobs[stereotype]
+            results.append(
+                ItemResult(
+                    item.id,
+                    item.question,
+                    item.choices[fair],
+                    item.choices[fair if kept else stereotype],
+                    float(kept),
+                    scores.logprobs[fair],
+                )
+            )
+        return results
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedItem:
+    """A prompt, and what a program looks for in the reply; see `evaluation.checks`."""
+
+    id: str
+    prompt: Conversation
+    check: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedTask:
+    """The model writes the beginning of a reply, and a program checks it."""
+
+    name: str
+    items: Sequence[CheckedItem]
+    sampling: Sampling
+
+    @property
+    def hash(self) -> str:
+        rows = [asdict(item) for item in self.items]
+        return _hash("checked", RULES, rows, asdict(self.sampling))
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def answer(self, model: Model, start: int, stop: int) -> list[ItemResult]:
+        items = self.items[start:stop]
+        replies = model.generate([item.prompt for item in items], self.sampling)
+        return [
+            ItemResult(
+                item.id,
+                item.prompt[-1].content,
+                json.dumps(item.check, ensure_ascii=False),
+                reply.text,
+                float(passes(reply.text, item.check)),
+                reply.logprob,
+            )
+            for item, reply in zip(items, replies, strict=True)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A prompt without one right answer, and a reply that it may get."""
+
+    id: str
+    prompt: Conversation
+    reply: str
+
+
+@dataclass(frozen=True, slots=True)
+class DivergenceTask:
+    """How far the model is from its base: the score is KL(base || model) in nats a reply token."""
+
+    name: str
+    items: Sequence[Opening]
+
+    @property
+    def hash(self) -> str:
+        return _hash("divergence", [asdict(item) for item in self.items])
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def answer(self, model: Any, start: int, stop: int) -> list[ItemResult]:
+        items = self.items[start:stop]
+        found = model.divergence([(item.prompt, item.reply) for item in items])
+        return [
+            ItemResult(item.id, item.prompt[-1].content, "", item.reply, nats)
+            for item, nats in zip(items, found, strict=True)
+        ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,16 +6,19 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
+from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from burnish.chat import Conversation
 from burnish.data.render import render_prompt
 from burnish.errors import ModelError
 from burnish.models.adapt import Kept, is_adapted, load_weights, switched_off
-from burnish.models.branches import Network, Row, common_start, finish
+from burnish.models.asking import asked, windows
+from burnish.models.branches import Network, Row, branch_states, common_start, finish
 from burnish.models.decoding import Decoder
 from burnish.models.prefix import Prefix
 from burnish.models.scale import Scale
@@ -27,6 +30,8 @@ _TOKENS_AT_ONCE = 2048
 _PLACES_AT_ONCE = 16384
 # A forward pass, however short, takes as long as about this many tokens more in a long one.
 _PASS = 16
+
+_Window = TypeVar("_Window", bound=tuple[Any, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +149,8 @@ class LanguageModel:
     @torch.no_grad()
     def score(self, items: Sequence[Choice]) -> list[Scores]:
         self.module.eval()
-        asked = [self._asked(item) for item in items]
-        contexts = [context for context, _ in asked]
+        rows = [self._asked(item) for item in items]
+        contexts = [context for context, _ in rows]
         root, start = common_start(self.network, contexts)
         order = sorted(range(len(items)), key=lambda index: len(contexts[index]))
         lengths = [len(contexts[index]) - root for index in order]
@@ -159,7 +164,7 @@ class LanguageModel:
             branches = [
                 _Branch(index, choice, parent, Row(tokens, [1.0] * len(tokens)))
                 for parent, index in enumerate(chosen)
-                for choice, tokens in enumerate(asked[index][1])
+                for choice, tokens in enumerate(rows[index][1])
             ]
             for branch, value in self._branch_sums(prefix, branches):
                 logprobs[branch.item][branch.choice] = value
@@ -172,10 +177,13 @@ class LanguageModel:
     def nll(self, texts: Sequence[str]) -> list[TextLoss]:
         """Windows of the context length; the first token is predicted from the start token."""
         self.module.eval()
-        windows = [(i, w) for i, text in enumerate(texts) for w in self._windows(text)]
-        windows.sort(key=lambda window: len(window[1]))
+        size = self.context_length
+        pieces = [
+            (i, w) for i, text in enumerate(texts) for w in windows(text, self.tokenizer, size)
+        ]
+        pieces.sort(key=lambda piece: len(piece[1]))
         nats, counts = [0.0] * len(texts), [0] * len(texts)
-        for batch in _batches_by_tokens(windows):
+        for batch in _batches_by_tokens(pieces):
             rows = [Row(tokens, [0.0] + [1.0] * (len(tokens) - 1)) for _, tokens in batch]
             found = finish(self.network, self.network.start(), rows, [0] * len(rows))
             for (index, tokens), value in zip(batch, found.sums(len(rows)).tolist(), strict=True):
@@ -183,42 +191,50 @@ class LanguageModel:
                 counts[index] += len(tokens) - 1
         return [TextLoss(loss, count) for loss, count in zip(nats, counts, strict=True)]
 
+    @torch.no_grad()
+    def divergence(self, answered: Sequence[tuple[Conversation, str]]) -> list[float]:
+        """KL(base || this model) of each reply to its prompt, in nats a token of the reply.
+
+        Exact over the vocabulary, one batch of positions at a time; the base itself has 0.
+        """
+        if not self._adapter_on:
+            return [0.0] * len(answered)
+        self.module.eval()
+        told = [self._asked(Choice(prompt, (reply,))) for prompt, reply in answered]
+        rows = [
+            (index, [*before, *reply], len(reply)) for index, (before, (reply,)) in enumerate(told)
+        ]
+        found = [0.0] * len(rows)
+        for part in _batches_by_tokens(sorted(rows, key=lambda row: len(row[1]))):
+            weighted = [
+                Row(tokens, [0.0] * (len(tokens) - new) + [1.0 / new] * new)
+                for _, tokens, new in part
+            ]
+            for (index, *_), value in zip(part, self._divergences(weighted), strict=True):
+                found[index] = value
+        return found
+
+    def _divergences(self, rows: Sequence[Row]) -> list[float]:
+        network = self.network
+        own = branch_states(network, rows)
+        with self.base():
+            base_N_H = branch_states(network, rows).hidden_N_H
+
+        def reading(logits_N_V: Tensor, _: Tensor, which: slice) -> Tensor:
+            with self.base():  # after full tuning the projection differs too
+                base_N_V = network.logits(base_N_H[which]).log_softmax(-1)
+            own_N_V = logits_N_V.log_softmax(-1)
+            return functional.kl_div(own_N_V, base_N_V, reduction="none", log_target=True).sum(-1)
+
+        values_N = network.read(own.hidden_N_H, own.targets_N, reading)
+        # Rounding may leave a hair less than nothing where the two agree.
+        return own.sums(values_N, len(rows)).clamp(min=0).tolist()
+
     def _asked(self, item: Choice) -> tuple[list[int], list[list[int]]]:
         """The tokens of the context, and those of each choice."""
-        context = self._context_tokens(item.context)
-        choices = [self._choice_tokens(item.context, context, choice) for choice in item.choices]
-        for choice, tokens in zip(item.choices, choices, strict=True):
-            if not tokens or not context:
-                raise ModelError(f"the choice {choice!r} has no tokens", "give it some text")
-            self._check_length(len(context) + len(tokens))
+        context, choices = asked(item, self.tokenizer)
+        self._check_length(len(context) + max(map(len, choices)))
         return context, choices
-
-    def _context_tokens(self, context: Conversation | str) -> list[int]:
-        if not isinstance(context, str):
-            return render_prompt(context, self.tokenizer)
-        if not context:
-            return [self._start_token()]
-        return list(self.tokenizer(context.rstrip(), add_special_tokens=True)["input_ids"])
-
-    def _choice_tokens(
-        self, context: Conversation | str, before: list[int], choice: str
-    ) -> list[int]:
-        """Context and choice are encoded together, as lm-eval-harness does, and cut apart."""
-        if not isinstance(context, str) or not context:
-            return list(self.tokenizer(choice, add_special_tokens=False)["input_ids"])
-        whole = self.tokenizer(context + choice, add_special_tokens=True)["input_ids"]
-        return list(whole[len(before) :])
-
-    def _start_token(self) -> int:
-        token = self.tokenizer.bos_token_id
-        return int(token if token is not None else self.tokenizer.eos_token_id)
-
-    def _windows(self, text: str) -> list[list[int]]:
-        tokens = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        size = self.context_length - 1
-        pieces = [tokens[start : start + size] for start in range(0, len(tokens), size)]
-        before = [self._start_token()] + [piece[-1] for piece in pieces[:-1]]
-        return [[first, *piece] for first, piece in zip(before, pieces, strict=False)]
 
     def _branch_sums(
         self, prefix: Prefix, branches: list[_Branch]
@@ -259,10 +275,9 @@ def _alike(lengths: Sequence[int], before: int, one_pass: int) -> list[slice]:
     return cuts[::-1]
 
 
-def _batches_by_tokens(
-    windows: list[tuple[int, list[int]]],
-) -> Iterator[list[tuple[int, list[int]]]]:
-    batch: list[tuple[int, list[int]]] = []
+def _batches_by_tokens(windows: Sequence[_Window]) -> Iterator[list[_Window]]:
+    """Of windows with the shortest first; the second entry of each is its tokens."""
+    batch: list[_Window] = []
     for window in windows:
         if batch and (len(batch) + 1) * len(window[1]) > _TOKENS_AT_ONCE:
             yield batch

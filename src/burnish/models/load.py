@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -95,6 +96,12 @@ def _checked_four_bit(module: Any, name: str) -> Any:
                 "set method to lora, or train on a GPU",
             )
     return module
+
+
+def context_length(source: Source) -> int:
+    """Tokens that a model was built for, told before its weights are loaded."""
+    config = AutoConfig.from_pretrained(str(source.path)).get_text_config()
+    return int(getattr(config, "max_position_embeddings", 2048))
 
 
 def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:

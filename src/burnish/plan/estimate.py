@@ -11,9 +11,10 @@ from typing import Any
 import psutil
 import torch
 
-from burnish.evaluation.suite import load_suite
+from burnish.evaluation.general import load_suites
+from burnish.evaluation.suite import split_suite
 from burnish.evaluation.tasks import Task
-from burnish.measurement import results_cache, target_task
+from burnish.measurement import budgets_of, results_cache, suite_sizes, target_task
 from burnish.models.load import place
 from burnish.opening import Opened
 from burnish.plan.fit import GIB, Disk, Room, check_disk, check_memory, nearest_folder
@@ -30,9 +31,11 @@ from burnish.plan.memory import Batch, Memory, Shapes, memory
 from burnish.preflight.restarts import free_memory
 from burnish.preflight.run import chosen
 from burnish.recipe import Recipe
+from burnish.retention.power import power_sentences
 from burnish.run_directory import RunDirectory
-from burnish.training.loop import Loop, is_due
+from burnish.training.loop import Loop
 from burnish.training.memory import peak_memory_mb
+from burnish.training.schedule import is_due
 from burnish.training.screen import design
 from burnish.tuning import open_training
 
@@ -56,6 +59,7 @@ class Plan:
         peak: the peak that the measured steps and items reached; None where nothing was measured.
         disk: what the run leaves.
         seconds: by stage.
+        power: what the general suite can certify, in sentences.
     """
 
     rows: dict[str, int]
@@ -68,6 +72,7 @@ class Plan:
     peak: int | None
     disk: Disk
     seconds: dict[str, float] | None
+    power: list[str]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, totals included."""
@@ -132,6 +137,7 @@ def make_plan(
         peak=None if elsewhere else round(peak_memory_mb() * 2**20),
         disk=disk,
         seconds=seconds,
+        power=_power(recipe),
     )
 
 
@@ -198,9 +204,18 @@ def _preflight_work(loop: Loop, shapes: Shapes) -> float:
 
 
 def _tasks(directory: RunDirectory, recipe: Recipe, model: Opened) -> Sequence[Task]:
-    suite = load_suite(recipe.evaluate.general) if recipe.evaluate.general else None
     tasks: list[Task] = [target_task(recipe, directory, model)]
-    return [*tasks, *(suite.sections if suite else ()), *(suite.texts if suite else ())]
+    for suite in load_suites(recipe.evaluate.general or ()):
+        tasks += [task for half in split_suite(suite) for task in half.tasks]
+    return tasks
+
+
+def _power(recipe: Recipe) -> list[str]:
+    """What each suite's certifying part can show."""
+    certs = [split_suite(suite)[1] for suite in load_suites(recipe.evaluate.general or ())]
+    return [
+        line for cert in certs for line in power_sentences(suite_sizes(cert), budgets_of(recipe))
+    ]
 
 
 def _cached(model: Opened, task: Task) -> bool:

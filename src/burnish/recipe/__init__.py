@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from burnish.errors import RecipeError
+from burnish.recipe.budget import Budget, Choose, Heal, Replay
 from burnish.recipe.data import Data, Mixing, Task
 from burnish.recipe.methods import Bottleneck, LastN, Lora, Prefix
 from burnish.recipe.objectives import Classify, Distill, Dpo, Grpo, Kto, Lm, Reward, Sft, Tag
@@ -68,15 +69,18 @@ class Evaluate(Section):
     answer: Literal["generate", "likelihood"] = Field(
         "generate", description="write the answer, or rank the labels by likelihood"
     )
-    general: str | None = Field("core", description="general suite; null measures none")
+    general: tuple[str, ...] | None = Field(
+        ("core",),
+        min_length=1,
+        description="general suites: core, a .jsonl file, lm_eval:TASK; null measures none",
+    )
     max_new_tokens: int = Field(64, gt=0)
     limit: int | None = Field(None, gt=0, description="test rows, taken by seed")
 
-
-class Budget(Section):
-    """What may be forgotten."""
-
-    general: float = Field(2.0, gt=0, description="points the suite mean may fall")
+    @field_validator("general", mode="before")
+    @classmethod
+    def _one_or_several(cls, general: Any) -> Any:
+        return (general,) if isinstance(general, str) else general
 
 
 class Tune(Section):
@@ -136,6 +140,9 @@ class Recipe(Section):
     training: Training = Field(default_factory=Training)
     evaluate: Evaluate = Field(default_factory=Evaluate)
     budget: Budget = Field(default_factory=Budget)
+    choose: Choose = Field(default_factory=Choose)
+    replay: Replay = Field(default_factory=Replay)
+    heal: Heal = Field(default_factory=Heal)
     tune: Tune = Field(default_factory=Tune)
     output: Path = Path("runs")
     seed: int = Field(0, ge=0)

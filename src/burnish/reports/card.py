@@ -17,6 +17,7 @@ from burnish.reports.contents import (
     Row,
     count,
     flat,
+    leakage_line,
     ledger_groups,
     number,
     plain,
@@ -88,6 +89,7 @@ def _render(contents: Contents) -> str:
         by_peft=by_peft,
         lineage=contents.manifest.lineage,
         head=_HEADS.get(plain(recipe.get("objective"))),
+        leakage=leakage_line(contents.leakage, contents.ledger) if contents.leakage else None,
     )
 
 

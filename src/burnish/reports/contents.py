@@ -7,15 +7,18 @@ number that was not measured is written as a dash, never as 0.
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from burnish.candidates import Frontier
 from burnish.errors import RunError
+from burnish.overlaps import Leakage
 from burnish.run_directory import (
     Finding,
     ItemResult,
+    Kind,
     LedgerRow,
     Manifest,
     RunDirectory,
@@ -25,6 +28,15 @@ from burnish.run_directory import (
 
 MISSING = "–"
 GENERAL = "General ability"
+# The groups of the ledger in their order; the mean of the suite stands before its sections.
+_GROUPS: dict[Kind, str] = {
+    "target": "Target",
+    "general": GENERAL,
+    "section": GENERAL,
+    "text_loss": "Text loss",
+    "bias": "Stereotypes",
+    "kl": "Distance from the base",
+}
 SPLITS = ("train", "validation", "test")
 Pairs = list[tuple[ItemResult, ItemResult]]
 
@@ -47,10 +59,12 @@ class Contents:
     splits: list[SplitFile]
     findings: list[Finding] | None
     events: list[dict[str, Any]]
+    leakage: Leakage | None
     ledger: list[LedgerRow]
     verdict: Verdict | None
     answers: list[ItemResult]  # the tuned model on the target test
     pairs: dict[str, Pairs]
+    frontier: Frontier | None = None
 
     @property
     def budget(self) -> float | None:
@@ -124,10 +138,12 @@ def read_contents(run: RunDirectory) -> Contents:
             splits=_splits(run),
             findings=run.findings() if (run.path / "data" / "findings.jsonl").exists() else None,
             events=run.events(),
+            leakage=run.leakage(),
             ledger=ledger,
             verdict=run.verdict() if certified or (run.path / "verdict.json").exists() else None,
             answers=run.results("tuned", "target"),
             pairs={task: _pairs(run, task) for task in _item_tasks(ledger)},
+            frontier=run.frontier() if (run.path / "frontier.json").exists() else None,
         )
 
 
@@ -149,22 +165,25 @@ def stages(contents: Contents) -> list[Stage]:
 
 
 def ledger_groups(rows: Iterable[LedgerRow]) -> list[tuple[str, list[Row]]]:
-    """Rows by what they measure; the mean of the suite stands before its sections."""
-    order = {"target": "Target", "general": GENERAL, "section": GENERAL, "text_loss": "Text loss"}
+    """Rows by what they measure."""
     groups: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: list(order).index(row.kind)):
-        groups.setdefault(order[row.kind], []).append(worded(row))
+    rows = sorted(rows, key=lambda row: list(_GROUPS).index(row.kind))
+    several = sum(row.kind == "general" for row in rows) > 1
+    for row in rows:
+        told = worded(row)
+        if several and row.kind == "general":
+            told = replace(told, name=f"{row.task} mean")
+        groups.setdefault(_GROUPS[row.kind], []).append(told)
     return list(groups.items())
 
 
 def worded(row: LedgerRow) -> Row:
     """The numbers of one row as they are shown everywhere."""
-    loss = is_loss(row)
-    unit, digits = (1.0, 3) if loss else (100.0, 1)
+    unit, digits = (100.0, 1) if in_points(row) else (1.0, 3)
     return Row(
         source=row,
         unit=unit,
-        name="suite mean" if row.kind == "general" else row.task.rpartition(".")[2],
+        name=_name(row),
         n=count(row.n),
         base=number(row.base * unit, digits),
         tuned=number(row.tuned * unit, digits),
@@ -174,13 +193,41 @@ def worded(row: LedgerRow) -> Row:
         lost=count(row.lost),
         gained=count(row.gained),
         p=probability(row.p),
-        tone=_tone(-row.high, -row.low) if loss else _tone(row.low, row.high),
+        tone=_tone_of(row),
     )
 
 
+def _name(row: LedgerRow) -> str:
+    if row.kind == "general":
+        return "suite mean"
+    return row.task.rpartition(".")[2] + (" (not in the mean)" if row.excluded else "")
+
+
+def leakage_line(leakage: Leakage, ledger: Iterable[LedgerRow]) -> str:
+    """Whether what judges was learnt from, in one sentence."""
+    if not leakage.leaked:
+        judging = (found.name for found in leakage.judging)
+        suites = (name if name.endswith("test") else name.partition(".")[0] for name in judging)
+        sets = dict.fromkeys([*(found.name for found in leakage.learnt), *suites])
+        return f"{', '.join(sets)}: disjoint."
+    left_out = {row.task for row in ledger if row.excluded}
+    learnt = [
+        f"{found.leaked} of {found.rows} items of {found.name}"
+        + (" (left out of the suite mean)" if found.name in left_out else "")
+        for found in leakage.judging
+        if found.leaked
+    ]
+    return f"Learnt, and so no fair measure: {', '.join(learnt)}."
+
+
 def is_loss(row: LedgerRow) -> bool:
-    """Whether less is better: text loss, and perplexity as a target. Neither has points."""
-    return row.kind == "text_loss" or row.metric == "perplexity"
+    """Whether less is better: text loss, stereotypes, and perplexity as a target."""
+    return row.kind in ("text_loss", "bias") or row.metric == "perplexity"
+
+
+def in_points(row: LedgerRow) -> bool:
+    """Whether the numbers are rates; nats and perplexity are shown as they are."""
+    return row.kind not in ("text_loss", "kl") and row.metric != "perplexity"
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -273,6 +320,12 @@ def _item_tasks(ledger: list[LedgerRow]) -> list[str]:
 def _pairs(run: RunDirectory, task: str) -> Pairs:
     base = {item.id: item for item in run.results("base", task)}
     return [(base[item.id], item) for item in run.results("tuned", task) if item.id in base]
+
+
+def _tone_of(row: LedgerRow) -> str:
+    if row.kind == "kl":  # every change is some distance from the base, to whichever side
+        return "level"
+    return _tone(-row.high, -row.low) if is_loss(row) else _tone(row.low, row.high)
 
 
 def _tone(low: float, high: float) -> str:

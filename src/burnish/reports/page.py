@@ -24,7 +24,9 @@ from burnish.reports.contents import (
     Row,
     count,
     flat,
+    in_points,
     is_loss,
+    leakage_line,
     ledger_groups,
     moment,
     number,
@@ -33,6 +35,7 @@ from burnish.reports.contents import (
     signed,
     stages,
 )
+from burnish.reports.frontier import frontier_plot, shown_candidates
 from burnish.run_directory import ItemResult, LedgerRow, RunDirectory, Verdict, write_atomic
 
 MOST_ITEMS = 200  # items shown in each list of lost or gained ones
@@ -129,7 +132,9 @@ def _render(contents: Contents) -> str:
         flips=_flips(contents),
         confusion=confusion(contents.labelled),
         facts=_facts(contents),
+        leakage=leakage_line(contents.leakage, contents.ledger) if contents.leakage else None,
         most=MOST_ITEMS,
+        **_frontier(contents),
         **_training(contents),
     )
 
@@ -202,9 +207,17 @@ def _gain(ledger: Sequence[LedgerRow], verdict: Verdict, sure: str) -> Figure:
     target = next((row for row in ledger if row.kind == "target"), None)
     if target is not None and is_loss(target) and target.passed and target.bound is not None:
         return Figure("Certified perplexity", signed(target.bound, 2), f"at most, {sure}")
-    gain = verdict.certified_target_gain
-    note = f"points at least, {sure}" if gain is not None else "no gain is certified"
-    return Figure("Certified target gain", signed(gain, 2), note)
+    if verdict.headline is not None:
+        name, gain = verdict.headline
+        note = f"target gain inside the budget, points at least, {sure}"
+        return Figure(name, signed(gain, 2), note)
+    shown = verdict.certified_target_gain
+    note = f"points at least, {sure}; not inside the budget"
+    return Figure(
+        "Certified target gain",
+        signed(shown, 2),
+        note if shown is not None else "no gain is certified",
+    )
 
 
 def _drawn(name: str, rows: list[Row], budget: float | None) -> DrawnGroup:
@@ -218,11 +231,18 @@ def _drawn(name: str, rows: list[Row], budget: float | None) -> DrawnGroup:
         )
         for row, (low, high) in zip(rows, bounds, strict=True)
     ]
-    loss = rows[0].source.metric if is_loss(rows[0].source) else None
-    words = f"{loss}, more is worse" if loss else "points"
     return DrawnGroup(
-        name, words, charts.forest_ticks(scale), list(zip(rows, drawings, strict=True))
+        name,
+        _unit(rows[0].source),
+        charts.forest_ticks(scale),
+        list(zip(rows, drawings, strict=True)),
     )
+
+
+def _unit(row: LedgerRow) -> str:
+    """What the numbers of a group are, and which side is the worse one."""
+    unit = "points" if in_points(row) else row.metric
+    return f"{unit}, more is worse" if is_loss(row) else unit
 
 
 def _aloud(row: Row) -> str:
@@ -252,6 +272,16 @@ def _flips(contents: Contents) -> list[Flips]:
         lists.append(Flips(title, "lost", len(lost), lost[:MOST_ITEMS]))
         lists.append(Flips(title, "gained", len(gained), gained[:MOST_ITEMS]))
     return lists
+
+
+def _frontier(contents: Contents) -> dict[str, Any]:
+    """The search among checkpoints and scales; a run without a general suite has none."""
+    found = contents.frontier
+    return {
+        "candidates": shown_candidates(found) if found else [],
+        "frontier_plot": frontier_plot(found, contents.budget) if found else None,
+        "attempts": [event for event in contents.events if event["phase"] == "heal"],
+    }
 
 
 def _training(contents: Contents) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from burnish.evaluation.statistics import items_needed
+from burnish.retention.certify import Certificate
 from burnish.run_directory import Decision, LedgerRow, Verdict
 
 
@@ -18,42 +19,71 @@ class Head:
     baseline: str
 
 
-def decide(ledger: Sequence[LedgerRow], budget_points: float, head: Head | None = None) -> Verdict:
+def decide(
+    ledger: Sequence[LedgerRow],
+    budget_points: float,
+    head: Head | None = None,
+    certificate: Certificate | None = None,
+) -> Verdict:
     """`release` when both tests pass, `hold` when one surely fails, else `inconclusive`.
 
-    Each test is one-sided at 5 %. Both must pass (intersection-union test, Berger 1982), so the
-    chance of releasing a model that fails either stays at most 5 %. A model with a head has no
-    general ability that could be lost: there the target alone decides.
+    Each test is one-sided at 5 %, or less where looks at the certifying items share it. Both must
+    pass (intersection-union test, Berger 1982), so the chance of releasing a model that fails
+    either stays at most 5 %. A model with a head has no general ability that could be lost: there
+    the target alone decides. A `certificate` judges general ability in place of the ledger's row:
+    it knows every budget and how many looks were taken.
     """
     target = next(row for row in ledger if row.kind == "target")
-    general = next((row for row in ledger if row.kind == "general"), None)
+    general = [row for row in ledger if row.kind == "general"]
     judged = [_judge_target(target)]
-    if general is not None:
-        judged.append(_judge_general(general, budget_points))
+    if certificate is not None:
+        judged.append((_judge_certificate(certificate), certificate.reasons[0]))
+    for row in general if certificate is None else ():
+        name = f"{row.task} mean" if len(general) > 1 else "suite mean"
+        judged.append(_judge_general(row, budget_points, name))
     reasons = [reason for _, reason in judged]
+    reasons += certificate.reasons[1:] if certificate is not None else ()
     if head is not None:
         reasons += [
             f"Base is {head.baseline} since a fresh head has learnt nothing to compare with.",
             f"General ability was not measured: the model is {head.body} with a head and writes no "
             "text, so it has none to lose.",
         ]
-    elif general is None:
-        reasons.append("General ability was not measured: the recipe names no general suite.")
-    reasons += _noticed(ledger)
-    missing = _items_missing(general) if general is not None else None
-    whole = general is not None or head is not None
+    elif not general:
+        reasons.append(f"General ability was not measured: {_why_not(ledger)}.")
+    reasons += _left_out(ledger) + _noticed(ledger)
+    missing = [_items_missing(row) for row in general]
+    drops = [-100 * row.bound for row in general if row.bound is not None]
+    whole = bool(general) or head is not None
     decision = _together([result for result, _ in judged], measured=whole)
     return Verdict(
         decision,
         tuple(reasons),
         budget=budget_points,
-        confidence=0.95,
+        confidence=certificate.look.confidence if certificate else 0.95,
         certified_target_gain=_certified_gain(target),
-        certified_general_drop=_points(-general.bound)
-        if general and general.bound is not None
-        else None,
-        items_missing=missing if decision == "inconclusive" else None,
+        certified_general_drop=max(drops, default=None),
+        items_missing=_most(missing) if decision == "inconclusive" else None,
     )
+
+
+def _why_not(ledger: Sequence[LedgerRow]) -> str:
+    if any(row.kind == "section" for row in ledger):
+        return "every section of the general suite is left out"
+    return "the recipe names no general suite"
+
+
+def _left_out(ledger: Sequence[LedgerRow]) -> list[str]:
+    """Sections that are no part of the mean, by name."""
+    why = [f"{row.task} ({row.excluded})" for row in ledger if row.excluded]
+    return [f"Left out of the suite mean: {'; '.join(why)}."] if why else []
+
+
+def _judge_certificate(certificate: Certificate) -> Decision:
+    if certificate.released is not None:
+        return "release"
+    broken = any(test.broken for found in certificate.tested for test in found.tests)
+    return "hold" if broken else "inconclusive"
 
 
 def _noticed(ledger: Sequence[LedgerRow]) -> list[str]:
@@ -63,6 +93,12 @@ def _noticed(ledger: Sequence[LedgerRow]) -> list[str]:
         f"{row.task} {_signed(row.delta)} points ({_signed(row.low)} to {_signed(row.high)})"
         for row in [*(row for row in ledger if row.kind == "section"), *beside]
         if row.high < 0 and row.metric != "perplexity"
+    ]
+    fell += [
+        f"{row.task} {_signed(row.delta)} points of stereotypes preferred "
+        f"({_signed(row.low)} to {_signed(row.high)})"
+        for row in ledger
+        if row.kind == "bias" and row.low > 0
     ]
     harder = [
         f"{row.task} {row.delta:+.3f} nats a token ({row.low:+.3f} to {row.high:+.3f})"
@@ -100,9 +136,9 @@ def _target_change(row: LedgerRow) -> str:
     )
 
 
-def _judge_general(row: LedgerRow, budget: float) -> tuple[Decision, str]:
+def _judge_general(row: LedgerRow, budget: float, name: str) -> tuple[Decision, str]:
     drop = (
-        f"suite mean {_percent(row.base)} -> {_percent(row.tuned)} ({_signed(row.delta)} points, "
+        f"{name} {_percent(row.base)} -> {_percent(row.tuned)} ({_signed(row.delta)} points, "
         f"95 % interval {_signed(row.low)} to {_signed(row.high)}, n = {row.n}, "
         f"{row.lost} lost, {row.gained} gained)"
     )
@@ -122,6 +158,12 @@ def _items_missing(row: LedgerRow) -> int | None:
     assert row.budget is not None
     needed = items_needed(row.delta, max(row.lost + row.gained, 1) / row.n, row.budget)
     return max(0, needed - row.n) if needed is not None else None
+
+
+def _most(missing: Sequence[int | None]) -> int | None:
+    """None where no number of items would do, or nothing general was measured."""
+    known = [items for items in missing if items is not None]
+    return max(known) if known and len(known) == len(missing) else None
 
 
 def _certified_gain(row: LedgerRow) -> float | None:

@@ -26,6 +26,8 @@ class Batches:
         seed: decides the order.
         shares: share of an epoch's items that each set gives; by their sizes if None. A set that
             gives fewer than it has goes on in the next epoch where it stopped.
+        beside: items put beside those of the steps, over and over.
+        beside_each: how many of them a step reads.
     """
 
     sets: Mapping[str, Sequence[Item]]
@@ -34,6 +36,8 @@ class Batches:
     epochs: float
     seed: int
     shares: Mapping[str, float] | None = None
+    beside: Sequence[Item] = ()
+    beside_each: int = 0
     _epoch: tuple[int, list[list[Any]]] | None = field(default=None, init=False, repr=False)
 
     @property
@@ -46,7 +50,9 @@ class Batches:
         if self._epoch is None or self._epoch[0] != epoch:
             self._epoch = epoch, self._order(epoch)
         first = within * self.accumulation
-        return self._epoch[1][first : first + self.accumulation]
+        passes = self._epoch[1][first : first + self.accumulation]
+        beside = self._drawn(self.beside, number * self.beside_each, self.beside_each)
+        return [[*items, *beside[place :: len(passes)]] for place, items in enumerate(passes)]
 
     def counts(self) -> dict[str, int]:
         """Items that each set gives to an epoch, at least one."""

@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class Progress:
     best_step: int | None = None
     passes_without_progress: int = 0
     stopped: bool = False
+    carried: dict[str, float] = field(default_factory=dict)
 
 
 def save(folder: Path, model: Any, optimizer: torch.optim.Optimizer, progress: Progress) -> Path:

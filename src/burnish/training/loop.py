@@ -22,7 +22,7 @@ from burnish.training.batches import Batches
 from burnish.training.checkpoint import Progress
 from burnish.training.memory import keep_freed_memory, peak_memory_mb
 from burnish.training.objective import Item, Means, Objective
-from burnish.training.schedule import rate_factor
+from burnish.training.schedule import is_due, rate_factor
 
 Listener = Callable[[str, dict[str, Any]], None]
 
@@ -78,7 +78,7 @@ class Loop:
             fused=True,
         )
         self.network = Network(self.model)
-        self.progress = Progress()
+        self.progress = Progress(carried=dict(self.objective.carried))
 
     def run(self, *, resume: bool = False) -> Progress:
         """Trains to the end, then puts the best checkpoint's weights back.
@@ -89,9 +89,10 @@ class Loop:
         """
         steps = self.batches.steps
         if resume:
-            found = checkpoint.load_newest(self.folder, self.model, self.optimizer)
-            self.progress, damaged = found
+            newest, damaged = checkpoint.load_newest(self.folder, self.model, self.optimizer)
+            self.progress = newest if newest.step else self.progress
             self.listen("resumed", {"step": self.progress.step, "damaged": damaged})
+        self.objective.carried.update(self.progress.carried)
         keep_freed_memory()
         with _stop_requests() as stop, self._accidents(), fused_lora(self.model):
             while self.progress.step < steps and not self.progress.stopped:
@@ -119,6 +120,7 @@ class Loop:
             rate = self._set_rate(steps)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
+        self.objective.after_step(means)
         self.progress.step += 1
         learnt = sum(item.learnt for items in passes for item in items)
         read = sum(item.size for items in passes for item in items)
@@ -130,6 +132,7 @@ class Loop:
                 "step": self.progress.step,
                 "steps": steps,
                 **means,
+                **self.objective.carried,
                 "learning_rate": rate,
                 "gradient_norm": float(norm),
                 "learnt_tokens": learnt,
@@ -188,6 +191,7 @@ class Loop:
         self.progress.stopped = self.progress.passes_without_progress >= self.settings.patience
 
     def _save(self) -> None:
+        self.progress.carried = dict(self.objective.carried)
         checkpoint.save(self.folder, self.model, self.optimizer, self.progress)
         checkpoint.drop_optimizers(self.folder)
         self.listen("checkpoint", {"step": self.progress.step})
@@ -224,11 +228,6 @@ def _groups(model: Any, faster: Mapping[str, float]) -> list[dict[str, Any]]:
             times = next((value for part, value in faster.items() if part in name), 1.0)
             groups.setdefault(times, []).append(parameter)
     return [{"params": members, "times": times} for times, members in groups.items()]
-
-
-def is_due(step: int, steps: int, times: int) -> bool:
-    """Whether `step` is one of `times` evenly spaced ones, the last step among them."""
-    return times > 0 and (step * times) // steps > ((step - 1) * times) // steps
 
 
 @contextmanager

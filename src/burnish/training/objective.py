@@ -1,7 +1,7 @@
 """What the loop asks of an objective: items from rows, and the loss of a batch of items."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -74,6 +74,14 @@ class Objective(ABC, Generic[ItemT]):
     updates: int = 1
     learns: str = "tokens"
     additive: bool = True
+
+    @property
+    def carried(self) -> dict[str, float]:
+        """What it remembers from step to step; checkpoints keep it."""
+        return {}
+
+    def after_step(self, means: Mapping[str, float]) -> None:
+        """Sees the step's mean loss and metrics; the place to change what it carries."""
 
     def check(self, examples: Sequence[Example]) -> None:
         """Raises UserError where rows to train on are not of the kind that is learnt here."""

@@ -61,3 +61,8 @@ def rate_factor(
     if schedule == "linear":
         return 1.0 - done
     return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def is_due(step: int, steps: int, times: int) -> bool:
+    """Whether `step` is one of `times` evenly spaced ones, the last step among them."""
+    return times > 0 and (step * times) // steps > ((step - 1) * times) // steps

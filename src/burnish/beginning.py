@@ -1,0 +1,116 @@
+"""A new run: the recipe's data read, checked, rendered and written into its directory."""
+
+import platform
+import shlex
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from burnish.chat import Example
+from burnish.data.load import Dataset, load
+from burnish.data.render import Rendered
+from burnish.errors import RecipeError
+from burnish.lineage import keep_earlier
+from burnish.models.classifier import longest_text
+from burnish.models.load import load_tokenizer, place
+from burnish.models.sources import Source, resolve
+from burnish.progress import Bars
+from burnish.recipe import HEADS, Recipe
+from burnish.recipe.data import Data
+from burnish.run_directory import Finding, Manifest, RunDirectory
+from burnish.tuning import objective_of
+
+_LIBRARIES = ("burnish", "torch", "transformers", "peft", "tokenizers", "numpy")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The data, its rows of each split as the model would learn them, and what was found."""
+
+    dataset: Dataset
+    rendered: dict[str, list[Rendered]]
+    findings: list[Finding]
+
+    def learnt_tokens(self) -> dict[str, int]:
+        """Tokens with a loss weight in each split."""
+        return {
+            name: sum(1 for row in rows for weight in row.weights if weight)
+            for name, rows in self.rendered.items()
+        }
+
+    def kept(self, split: str) -> list[Example]:
+        """The rows of a split that fit into the model."""
+        inside = {row.id for row in self.rendered[split]}
+        return [example for example in getattr(self.dataset, split) if example.id in inside]
+
+
+def prepare(recipe: Recipe, source: Source, data: Data | None = None) -> Checked:
+    """The recipe's main data set, or another of its tasks."""
+    dataset, tokenizer = load(data or recipe.data, recipe.seed), load_tokenizer(source)
+    objective, limit = objective_of(recipe, tokenizer), recipe.training.max_length
+    objective.check(dataset.train)
+    if recipe.objective in HEADS:  # an encoder has no place for a token beyond its longest text
+        limit = min(limit or longest_text(source), longest_text(source))
+    findings, rendered = list(dataset.findings), {}
+    for split in ("train", "validation", "test"):
+        examples = getattr(dataset, split)
+        found = objective.render(examples, tokenizer, limit) if examples else ([], None)
+        rendered[split] = found[0]
+        findings += [found[1]] if found[1] else []
+    checked = Checked(dataset, rendered, findings)
+    counts = ", ".join(f"{name} {count}" for name, count in checked.learnt_tokens().items())
+    total = sum(checked.learnt_tokens().values())
+    findings.append(Finding("tokens", "info", f"{objective.learns} to be learnt: {counts}", total))
+    return checked
+
+
+def begin(recipe: Recipe, bars: Bars) -> RunDirectory:
+    if recipe.stages:
+        raise RecipeError(
+            f"the recipe has {len(recipe.stages)} stages, each a run of its own",
+            "start them with `burnish run`, or from Python with burnish.stages.run_stages",
+        )
+    source = resolve(recipe.model)
+    checked = prepare(recipe, source)
+    others = {name: prepare(recipe, source, data) for name, data in recipe.tasks.items()}
+    manifest = Manifest(
+        name=recipe.name,
+        state="created",
+        recipe=recipe.model_dump(mode="json"),
+        origins=dict(recipe.origins),
+        versions={name: version(name) for name in _LIBRARIES}
+        | {"python": platform.python_version()},
+        model={"name": source.name, "origin": source.origin, "sha256": source.sha256},
+        data={
+            "sha256": {
+                path: digest
+                for part in (checked, *others.values())
+                for path, digest in part.dataset.sha256.items()
+            }
+        },
+        host={
+            "machine": platform.machine(),
+            "system": platform.system(),
+            "threads": torch.get_num_threads(),
+            "device": str(place(recipe.device)),
+            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        },
+    )
+    directory = RunDirectory.create(recipe.output / recipe.name, manifest)
+    for task, found in {"": checked, **others}.items():
+        for split in found.rendered:
+            examples = found.kept(split)
+            directory.write_split(split, examples, task)
+            manifest.data[f"{task}.{split}" if task else split] = len(examples)
+    findings = [finding for part in (checked, *others.values()) for finding in part.findings]
+    directory.write_findings(findings)
+    manifest.lineage = keep_earlier(directory, recipe)
+    manifest.state = "training"
+    directory.write_manifest(manifest)
+    for finding in findings:
+        if finding.severity == "warning":
+            bars.say(f"[yellow]warning[/] {finding.message}")
+    return directory

@@ -1,0 +1,107 @@
+"""The certificate of a search: what it found, tested on CERT in an order that PROBE fixed.
+
+CERT and the test set are not looked at before.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+from burnish.candidates import Candidate
+from burnish.evaluation.suite import Suite
+from burnish.measurement import is_refusal, measure
+from burnish.models.adapt import save_weights
+from burnish.overlaps import Leakage
+from burnish.retention.budgets import Evidence
+from burnish.retention.certify import Certificate, certify
+from burnish.retention.frontier import as_frontier, order_of_testing
+from burnish.retention.ledger import Pair
+from burnish.retention.looks import CertLedger
+from burnish.run_directory import RunDirectory, replace_directory, write_atomic
+from burnish.searching import Search, counted, label_of
+
+
+def choose(search: Search, certs: Sequence[Suite]) -> tuple[Certificate, Candidate]:
+    """Tests what was found in a fixed order on CERT; the base is measured there already.
+
+    `frontier.json` is written before CERT is asked, and again with what is released.
+
+    Returns:
+        The certificate, and the candidate that the ledger is about: what is released, or where
+        nothing is, the safest that was tested.
+    """
+    directory, budgets = search.directory, search.budgets
+    candidates = list(search.found.values())
+    order = order_of_testing(candidates, budgets) or [search.whole()]
+    candidates = list(search.found.values())
+    directory.write_frontier(as_frontier(candidates, order, None))
+    tasks = [task for cert in certs for task in cert.tasks]
+    ledger = CertLedger(directory, search.model.source_sha256, cert_hash(certs))
+
+    def evidence(candidate: Candidate) -> Evidence:
+        label = label_of(candidate)
+        with search.at(candidate) as model:
+            measure(directory, model, label, tasks, search.bars)
+        return cert_evidence(directory, certs, label, search.leakage)
+
+    found = certify(order, evidence, budgets, ledger)
+    directory.write_frontier(as_frontier(candidates, order, found.released))
+    shown = found.released or found.tested[0].candidate
+    for task in tasks:
+        _also(directory, label_of(shown), "tuned", task.name)
+    return found, shown
+
+
+def keep(search: Search, candidate: Candidate) -> None:
+    """Makes the candidate the run's adapter in the method's own format, the scale worked in."""
+    directory = search.directory
+    new = directory.adapter.with_name(f".{directory.adapter.name}.new")
+    with search.at(candidate) as model:
+        new.mkdir(exist_ok=True)
+        save_weights(model.module, new)
+    replace_directory(new, directory.adapter)
+
+
+def cert_hash(certs: Sequence[Suite]) -> str:
+    """One hash over all certifying items."""
+    hashes = "".join(task.hash for cert in certs for task in cert.tasks)
+    return hashlib.sha256(hashes.encode()).hexdigest()
+
+
+def cert_evidence(
+    directory: RunDirectory, certs: Sequence[Suite], label: str, leakage: Leakage
+) -> Evidence:
+    """What base and another model did on CERT: the first suite, the others beside it."""
+    found = [_evidence(directory, cert, label, leakage) for cert in certs]
+    if len(found) > 1:
+        names = [cert.name.removesuffix("-cert") for cert in certs]
+        found = [replace(one, suite=name) for one, name in zip(found, names, strict=True)]
+    return replace(found[0], beside=tuple(found[1:]))
+
+
+def _evidence(directory: RunDirectory, cert: Suite, label: str, leakage: Leakage) -> Evidence:
+    def pair(name: str) -> Pair:
+        return directory.results("base", name), directory.results(label, name)
+
+    names = counted(directory, cert, leakage)
+    return Evidence.of(
+        {name: pair(name) for name in names},
+        {task.name: pair(task.name) for task in cert.texts},
+        _joined([pair(task.name) for task in cert.bias]),
+        _joined([pair(task.name) for task in cert.sections if is_refusal(task.name)]),
+    )
+
+
+def _joined(pairs: Sequence[Pair]) -> Pair | None:
+    if not pairs:
+        return None
+    return [r for base, _ in pairs for r in base], [r for _, own in pairs for r in own]
+
+
+def _also(directory: RunDirectory, label: str, other: str, task: str) -> None:
+    """The same model's results under another label, so that nothing is measured twice."""
+    for suffix in (".jsonl", ".key"):
+        source = directory.results_path(label, task).with_suffix(suffix)
+        target = directory.results_path(other, task).with_suffix(suffix)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(target, source.read_text(encoding="utf-8"))

@@ -1,0 +1,27 @@
+"""Look for a model that forgot less, lever by lever, and decide anew.
+
+Example: burnish heal runs/support-routing --minutes 30
+Example: burnish heal my-adapter --data rows.jsonl --model smollm2-135m
+"""
+
+from typing import Annotated
+
+import typer
+
+from burnish.cli.options import Json, decision_exit, print_verdict
+
+
+def command(
+    run: Annotated[str, typer.Argument(help="a run folder, or an adapter in PEFT format")],
+    minutes: Annotated[float, typer.Option(help="for all attempts together")] = 30.0,
+    data: Annotated[str | None, typer.Option(help="of an adapter: rows of its task")] = None,
+    model: Annotated[str, typer.Option(help="of an adapter: its model")] = "smollm2-135m",
+    name: Annotated[str | None, typer.Option(help="of an adapter: name of the run")] = None,
+    as_json: Json = False,
+) -> None:
+    from burnish import pipeline
+
+    directory = pipeline.heal(run, minutes, data=data, model=model, name=name, quiet=as_json)
+    pipeline.report(directory)
+    print_verdict(directory, as_json=as_json)
+    decision_exit(directory)

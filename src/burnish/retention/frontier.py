@@ -1,0 +1,84 @@
+"""Which candidates are tested on CERT, and in which order: from PROBE and validation alone."""
+
+from collections.abc import Sequence
+
+from burnish.candidates import Candidate as Candidate
+from burnish.candidates import Frontier
+from burnish.retention.budgets import Budgets
+
+# A next candidate has to gain this share of the greatest gain more than the one before it.
+_MATTERS = 0.03
+
+
+def risk(candidate: Candidate, budgets: Budgets) -> float | None:
+    """The share that is used of the budget which is used most; None where PROBE was not asked.
+
+    Of the drop the high end of the interval counts: of two equal drops the one with more flips is
+    less sure to pass. Sections, bias and refusal have too few items on PROBE to order by.
+    """
+    if candidate.drop is None:
+        return None
+    drop = candidate.drop if candidate.drop_range is None else candidate.drop_range[1]
+    shares = [drop / budgets.general]
+    if budgets.text_loss is not None and candidate.text_loss is not None:
+        shares.append(candidate.text_loss / budgets.text_loss)
+    return max(shares)
+
+
+def frontier(candidates: Sequence[Candidate], budgets: Budgets) -> list[Candidate]:
+    """Candidates that gain, and that no other one beats in gain without more risk; safest first.
+
+    The base model gains nothing, so a candidate without a gain is beaten by it. Of candidates
+    that are equal in both the first one stands.
+    """
+    known = [(risk(c, budgets), c.gain, c) for c in candidates]
+    found = [(r, g, c) for r, g, c in known if r is not None and g is not None and g > 0]
+    found.sort(key=lambda row: (row[0], -row[1]))  # stable, so the first of equals stays first
+    best, kept = 0.0, []
+    for _, gain, candidate in found:
+        if gain > best:
+            kept.append(candidate)
+            best = gain
+    return kept
+
+
+def order_of_testing(
+    candidates: Sequence[Candidate], budgets: Budgets, matters: float = _MATTERS
+) -> list[Candidate]:
+    """The frontier from the safest to the riskiest, thinned, for a fixed sequence of tests.
+
+    Along the frontier gain rises with risk. Of candidates within one step of gain, the step being
+    `matters` of the greatest gain there, the safest is kept: the others would cost a measurement
+    on CERT for a gain that nobody sees. A coarser step makes fewer tests. The steps are counted
+    down from the greatest gain, so that the best candidate's own step is always tested.
+    """
+    if not 0 <= matters <= 1:
+        raise ValueError(f"matters is {matters}; it is a share of the greatest gain")
+    points = frontier(candidates, budgets)
+    if not points:
+        return []
+    greatest = points[-1].gain or 0.0
+    kept: list[Candidate] = []
+    last: int | None = None
+    for point in points:
+        gain = point.gain or 0.0
+        if matters == 0:
+            kept.append(point)
+            continue
+        step = int((greatest - gain) / (matters * greatest) + 1e-9)
+        if step != last:
+            kept.append(point)
+            last = step
+    return kept
+
+
+def as_frontier(
+    candidates: Sequence[Candidate], order: Sequence[Candidate], released: Candidate | None
+) -> Frontier:
+    """What `frontier.json` holds of a search and its certificate."""
+    places = {candidate.key: place for place, candidate in enumerate(candidates)}
+    return Frontier(
+        tuple(candidates),
+        tuple(places[candidate.key] for candidate in order),
+        places[released.key] if released is not None else None,
+    )

@@ -1,0 +1,129 @@
+"""The ledger of CERT: who looked at the certifying items, how often, and what a look may err.
+
+Items that were looked at once are no longer unseen. Whoever trains again after a verdict, and asks
+the same items again, gets more than one chance to be let through by luck. So the allowance alpha is
+divided over the looks of one line of models: each look spends four fifths of what is left. That is
+4, 0.8, 0.16 ... % of 5 %, which never sums to more, so the chance that any look ever releases a
+model over its budget stays at most alpha, however many looks there are (a union bound). It is exact
+where a later look's candidates do not depend on what an earlier one showed. They may: no item of
+CERT is ever trained on, but a verdict can steer the next recipe. That is little to learn from, and
+a reason more to make later looks dear: four fifths, because most lines are looked at once. The
+first look is then almost as sharp as if it were the only one, and a second one asks for 2.4
+standard errors where the first asks for 1.75.
+
+The ledger is `cert-uses.jsonl` in the run directory, and a run that starts from another one
+inherits that one's. A line is written before the evidence is seen, so an interruption spends the
+look; going on with it is the same look.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from burnish.retention.budgets import Budgets
+from burnish.run_directory import RunDirectory, append_line, read_lines
+
+# Share of the allowance that is left which a look spends.
+_SPENT = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The `number`-th look of a line of models, from 1, and what it may err."""
+
+    number: int
+    alpha: float
+
+    @property
+    def confidence(self) -> float:
+        """One-sided, of each test of this look."""
+        return 1 - self.alpha
+
+    def words(self, budgets: Budgets) -> str:
+        """Such as `This is look 2 at the certifying items, judged at 99.2 % confidence ...`."""
+        return (
+            f"This is look {self.number} at the certifying items, judged at "
+            f"{100 * self.confidence:.4g} % confidence, so that all looks together keep "
+            f"{100 * budgets.confidence:.4g} %."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CertUse:
+    """One candidate in one look. `passed` is None in the line written before its evidence."""
+
+    base: str  # sha256 of the base model
+    suite: str  # hash of the certifying items
+    budgets: str  # hash of what was asked
+    look: int
+    alpha: float
+    order: tuple[str, ...]  # keys of the candidates of the look, in the order of testing
+    candidate: str
+    time: float
+    passed: bool | None = None
+
+
+class CertLedger:
+    """Uses of one suite's certifying items on one base model, in one line of runs."""
+
+    def __init__(self, directory: RunDirectory, base: str, suite: str) -> None:
+        self.directory = directory
+        self.base = base
+        self.suite = suite
+
+    def uses(self) -> list[CertUse]:
+        """The oldest first, those of the runs that this one started from included."""
+        found = _read(self.directory)
+        return [use for use in found if (use.base, use.suite) == (self.base, self.suite)]
+
+    def look(self, order: Sequence[str], budgets: Budgets) -> Look:
+        """The look that testing the candidates in this order is.
+
+        It is an earlier one over again where the evidence is exactly the same: the same budgets,
+        and either the same order, as after an interruption, or only candidates that were tested in
+        that look. Then no new item is seen and no new chance taken.
+        """
+        uses, asked = self.uses(), _hash(budgets)
+        last = max((use.look for use in uses), default=0)
+        for number in range(1, last + 1):
+            same = [use for use in uses if use.look == number and use.budgets == asked]
+            tested = {use.candidate for use in same}
+            if same and (tuple(order) == same[0].order or set(order) <= tested):
+                return Look(number, same[0].alpha)
+        return Look(last + 1, look_alpha(last + 1, budgets.confidence))
+
+    def record(
+        self,
+        look: Look,
+        order: Sequence[str],
+        candidate: str,
+        budgets: Budgets,
+        passed: bool | None = None,
+    ) -> None:
+        """Appends a use: once before the evidence is seen, once with the outcome."""
+        use = CertUse(
+            self.base, self.suite, _hash(budgets), look.number, look.alpha, tuple(order), candidate,
+            round(time.time(), 3), passed,
+        )  # fmt: skip
+        append_line(self.directory.cert_uses, asdict(use))
+
+
+def look_alpha(number: int, confidence: float) -> float:
+    """What the `number`-th look may err: four fifths of what those before it left."""
+    if number < 1:
+        raise ValueError(f"look {number}: the first one is 1")
+    return (1 - confidence) * _SPENT * (1 - _SPENT) ** (number - 1)
+
+
+def _read(directory: RunDirectory) -> list[CertUse]:
+    before = _read(RunDirectory(directory.earlier)) if directory.earlier.exists() else []
+    if not directory.cert_uses.exists():
+        return before
+    rows = read_lines(directory.cert_uses)
+    return before + [CertUse(**{**row, "order": tuple(row["order"])}) for row in rows]
+
+
+def _hash(budgets: Budgets) -> str:
+    return hashlib.sha256(json.dumps(asdict(budgets)).encode()).hexdigest()[:16]

@@ -1,0 +1,174 @@
+"""Replay: conversations that the base wrote itself, read beside the task so that it forgets less.
+
+No data is needed. An instruction-tuned model that is given its chat template up to the user's turn
+writes what users ask (Magpie: Xu et al. 2024, arXiv 2406.08464, section 2), and its own answers,
+drawn at temperature 1, are then learnt or held to. Learnt, at the base their expected gradient is
+zero, and away from it they pull back with the gradient of KL(base || model) (self-synthesized
+rehearsal: Huang et al. 2024, arXiv 2403.01244); held to, `training/anchor.py` takes that
+divergence itself, with no noise of the drawing.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from burnish.chat import Example, Message
+from burnish.data.render import render_prompt
+from burnish.errors import ModelError
+from burnish.models.branches import Network, Row, shared
+from burnish.models.decoding import Decoder
+from burnish.models.language_model import LanguageModel
+from burnish.models.verbs import Sampling
+from burnish.run_directory import write_atomic
+
+# Tokens of a question, and of the part of its answer that is learnt.
+_QUESTION, _ANSWER = 32, 32
+_AT_ONCE = 32
+# At temperature 1 a small model's questions lose their thread; the answers need it to be unbiased.
+_SOBER = 0.7
+# Characters of the shortest question.
+_SHORTEST = 8
+# What stands for the user's words where the chat template is cut.
+_MARK = "@@user@@"
+# How a question begins in the languages that are written most on the web after English.
+_BEGINNINGS = (
+    "¿Cómo ", "Was ist ", "Pourquoi ", "Como ", "Che cos'è ", "Как ", "Wat is ", "Jak ",
+    "なぜ", "什么是", "왜 ", "كيف ", "Apa ", "Nasıl ", "Tại sao ", "क्या ",
+)  # fmt: skip
+# A model that writes no questions must not be asked for ever.
+_DRAWS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A conversation of the base with itself; an unfinished answer is learnt without a stop."""
+
+    id: str
+    question: str
+    answer: str
+    tokens: tuple[int, ...]
+    fixed: int  # tokens at the beginning that are the template's
+    learnt: int  # tokens at the end that are the answer
+
+    @property
+    def row(self) -> Row:
+        """As it is learnt."""
+        read = len(self.tokens) - self.learnt
+        return Row(list(self.tokens), [0.0] * read + [1.0] * self.learnt)
+
+    @property
+    def whole(self) -> Row:
+        """As it is held: whatever follows what all conversations begin with."""
+        held = [0.0] * self.fixed + [1.0] * (len(self.tokens) - self.fixed)
+        return Row(list(self.tokens), held)
+
+    @property
+    def example(self) -> Example:
+        """As it is compared with what judges."""
+        messages = (Message("user", self.question), Message("assistant", self.answer))
+        return Example(self.id, messages)
+
+
+def replayed(model: LanguageModel, count: int, seed: int, cache: Path) -> list[Replayed]:
+    """`count` conversations, written once for a model and kept in the folder `cache`.
+
+    Raises:
+        ModelError: the model has no chat template to begin from, or writes no questions.
+    """
+    path = cache / f"{model.source_sha256[:16]}-{count}-{seed}.jsonl"
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        return [Replayed(**row | {"tokens": tuple(row["tokens"])}) for row in rows]
+    with model.network.frozen():
+        questions = _questions(model, count, seed)
+        found = _answered(model, questions, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in found))
+    return found
+
+
+def _questions(model: LanguageModel, count: int, seed: int) -> list[str]:
+    """Different ones that end, in the order in which they were drawn; one in four is not English.
+
+    Left alone, a model asks in the language that it was tuned on most, and then it forgets the
+    others: so some questions are begun for it.
+    """
+    start = _before_the_user(model.tokenizer)
+    begun = [
+        [*start, *model.tokenizer(words, add_special_tokens=False)["input_ids"]]
+        for words in _BEGINNINGS
+    ]
+    others = count // 4
+    found = _drawn(model, [start], [""], count - others, seed)
+    return [*found, *_drawn(model, begun, _BEGINNINGS, others, seed + 1)]
+
+
+def _drawn(
+    model: LanguageModel,
+    starts: Sequence[list[int]],
+    words: Sequence[str],
+    count: int,
+    seed: int,
+) -> list[str]:
+    """`count` different questions that begin with `starts`, which `words` spell."""
+    found: dict[str, None] = {}
+    each = max(1, _AT_ONCE // len(starts))
+    for drawn in range(_DRAWS * (1 + count // (each * len(starts)))):
+        if len(found) >= count:
+            break
+        sampling = Sampling(max_new_tokens=_QUESTION, temperature=_SOBER, seed=(seed << 16) + drawn)
+        decoder = Decoder(Network(model.module), model.tokenizer, sampling)
+        answers = decoder.answers(starts, each=each)
+        for turn in range(each):  # in turn, so that all beginnings are there
+            for before, given in zip(words, answers, strict=True):
+                text = " ".join((before + given[turn].text).split())
+                # One that was begun may be cut: other languages need more tokens.
+                ends = bool(before) or given[turn].finished
+                if ends and len(text) >= _SHORTEST and re.search(r"\w{2,}", text):
+                    found[text] = None
+    if len(found) < count:
+        raise ModelError(
+            f"{model.name} wrote {len(found)} questions of the {count} that replay.rows asks for",
+            "set replay.rows to less, or to 0",
+        )
+    return list(found)[:count]
+
+
+def _answered(model: LanguageModel, questions: list[str], seed: int) -> list[Replayed]:
+    sampling = Sampling(max_new_tokens=_ANSWER, temperature=1.0, seed=seed)
+    start = _before_the_user(model.tokenizer)
+    prompts = [render_prompt((Message("user", q),), model.tokenizer) for q in questions]
+    answers = Decoder(Network(model.module), model.tokenizer, sampling).answers(prompts)
+    return [
+        Replayed(
+            f"replay-{number:04}",
+            question,
+            answer.text,
+            (*prompt, *answer.tokens),
+            shared(start, prompt),
+            len(answer.tokens),
+        )
+        for number, (question, prompt, (answer,)) in enumerate(
+            zip(questions, prompts, answers, strict=True)
+        )
+    ]
+
+
+def _before_the_user(tokenizer: Any) -> list[int]:
+    """The chat template's tokens up to the user's first word."""
+    if not tokenizer.chat_template:
+        raise ModelError(
+            "replay begins from the chat template, and this model has none", "set replay.rows to 0"
+        )
+    text = tokenizer.apply_chat_template([{"role": "user", "content": _MARK}], tokenize=False)
+    before = text.partition(_MARK)[0]
+    return list(tokenizer(before, add_special_tokens=False)["input_ids"])
+
+
+def examples_of(rows: list[Replayed]) -> Iterator[Example]:
+    """As the run directory keeps them."""
+    return (row.example for row in rows)

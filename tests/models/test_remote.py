@@ -1,0 +1,106 @@
+"""A served model says what the same model says in memory, over real HTTP."""
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from burnish.chat import Message
+from burnish.errors import ModelError
+from burnish.models.language_model import LanguageModel
+from burnish.models.load import load_model
+from burnish.models.remote import RemoteModel
+from burnish.models.verbs import Choice, Sampling
+
+CHAT = (Message("user", "where is my parcel"),)
+
+
+@contextlib.contextmanager
+def served(model: LanguageModel, *, forgets: bool = False) -> Iterator[str]:
+    """Chat completions, and legacy completions with echo, of a model; its base URL."""
+    lock = threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with lock, torch.no_grad():
+                chat = self.path.endswith("/chat/completions")
+                choice = answered(asked) if chat else echoed(asked)
+            data = json.dumps({"choices": [choice]}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    def answered(asked: dict[str, Any]) -> dict[str, Any]:
+        prompt = tuple(Message(turn["role"], turn["content"]) for turn in asked["messages"])
+        sampling = Sampling(asked["max_tokens"], asked["temperature"])
+        (found,) = model.generate([prompt], sampling)
+        ended = "stop" if found.finished else "length"
+        return {"message": {"content": found.text}, "finish_reason": ended}
+
+    def echoed(asked: dict[str, Any]) -> dict[str, Any]:
+        tokens = torch.tensor([asked["prompt"]])
+        logprobs = model.module.eval()(input_ids=tokens).logits[0, :-1].log_softmax(-1)
+        values = logprobs.gather(-1, tokens[0, 1:, None])[:, 0].tolist()
+        return {"logprobs": {"token_logprobs": [None, *values][: 3 if forgets else None]}}
+
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=listening.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.server_port}/v1"
+    finally:
+        listening.shutdown()
+        listening.server_close()
+
+
+@pytest.fixture(scope="module")
+def model(tiny_folder: Path) -> LanguageModel:
+    return load_model(str(tiny_folder), "cpu")
+
+
+def test_the_three_verbs_say_what_the_model_says(model: LanguageModel) -> None:
+    items = [Choice("where is", (" my parcel", " tent")), Choice(CHAT, ("yes", "no parcel"))]
+    texts = ["red green blue", "the tent is torn, please send me another one " * 40]
+    sampling = Sampling(max_new_tokens=6)
+    with served(model) as url:
+        remote = RemoteModel(url, "tiny", model.tokenizer, model.context_length)
+        for found, own in zip(remote.score(items), model.score(items), strict=True):
+            assert found.logprobs == pytest.approx(own.logprobs, abs=1e-4)
+            assert found.characters == own.characters
+        for loss, own_loss in zip(remote.nll(texts), model.nll(texts), strict=True):
+            assert loss.tokens == own_loss.tokens
+            assert loss.nats == pytest.approx(own_loss.nats, rel=1e-4)
+        (answer,), (expected,) = (one.generate([CHAT], sampling) for one in (remote, model))
+        assert (answer.text, answer.finished) == (expected.text, expected.finished)
+
+
+def test_other_weights_under_the_same_name_are_another_model(model: LanguageModel) -> None:
+    with served(model) as url:
+        first, again = (RemoteModel(url, "tiny", model.tokenizer, 512) for _ in range(2))
+        weight = model.network.model.get_output_embeddings().weight  # type: ignore[union-attr]
+        with torch.no_grad():
+            weight.mul_(1.5)  # type: ignore[operator]
+            changed = RemoteModel(url, "tiny", model.tokenizer, 512)
+            weight.div_(1.5)  # type: ignore[operator]
+    assert first.fingerprint == again.fingerprint != changed.fingerprint
+
+
+def test_a_server_that_cannot_say_it_is_told(model: LanguageModel) -> None:
+    with (
+        served(model, forgets=True) as url,
+        pytest.raises(ModelError, match=r"counts 3 tokens where we have \d+"),
+    ):
+        RemoteModel(url, "tiny", model.tokenizer, 512)
+    with pytest.raises(ModelError, match="gave no answer"):
+        RemoteModel(url, "tiny", model.tokenizer, 512)

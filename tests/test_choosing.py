@@ -1,0 +1,226 @@
+"""The whole way from checkpoints to a certified adapter, on a tiny model with a suite it knows."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import burnish
+from burnish.errors import RunError
+from burnish.models.language_model import LanguageModel
+from burnish.models.load import load_model
+from burnish.models.verbs import Choice
+from burnish.run_directory import RunDirectory
+from tests.models.test_remote import served
+
+WORDS = ("where is", "my parcel", "the tent", "please send", "it will", "come when", "is torn")
+CHOICES = (" red", " green", " yes", " no")
+
+
+@pytest.fixture(scope="module")
+def suite(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Questions whose answer is what the base says, but for every tenth: it scores 90 %."""
+    model = load_model(str(tiny_folder), "cpu")
+    questions = [" ".join(words) for words in itertools.permutations(WORDS, 3)]
+    found = model.score([Choice(question, CHOICES) for question in questions])
+    rows = []
+    for number, (question, scores) in enumerate(zip(questions, found, strict=True)):
+        best = scores.logprobs.index(max(scores.logprobs))
+        answer = (best + 1) % len(CHOICES) if number % 10 == 0 else best
+        rows.append({"question": question, "choices": CHOICES, "answer": answer})
+    path = tmp_path_factory.mktemp("suite") / "known.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def recipe(folder: Path, tiny_folder: Path, suite: Path, rate: float, budget: float) -> Path:
+    rows = [
+        {"text": f"{word} number {i} please", "label": label}
+        for i in range(30)
+        for word, label in (("tent", "red"), ("parcel", "green"))
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = folder / "recipe.yaml"
+    path.write_text(
+        f"name: tiny\nmodel: {tiny_folder}\noutput: {folder / 'runs'}\n"
+        "data: {train: rows.jsonl, system: Say red or green, split: {validation: 0.3, test: 0.3}}\n"
+        f"training: {{epochs: 4, learning_rate: {rate}, preflight: false}}\n"
+        f"evaluate: {{general: {suite}}}\nbudget: {{general: {budget}}}\n"
+    )
+    return path
+
+
+def texts(model: LanguageModel) -> torch.Tensor:
+    tokens = torch.tensor([[5, 6, 7, 8, 3, 2]])
+    with torch.no_grad():
+        logits: torch.Tensor = model.module.eval()(input_ids=tokens).logits
+    return logits
+
+
+def test_with_room_in_the_budget_the_adapter_is_released_whole(
+    tmp_path: Path, tiny_folder: Path, suite: Path
+) -> None:
+    run = burnish.run(recipe(tmp_path, tiny_folder, suite, 0.02, 99), quiet=True)
+    found = run.frontier()
+    assert found.released is not None
+    released = found.candidates[found.released]
+    assert released.scale >= 1
+    assert released.gain is not None
+    assert released.gain > 0
+    assert any("keeps every budget" in reason for reason in run.verdict().reasons)
+    general = next(row for row in run.ledger() if row.kind == "general")
+    assert general.task == "known-cert"
+    assert general.n == round(0.7 * 210)
+
+
+def test_a_tight_budget_releases_a_part_and_the_files_hold_that_part(
+    tmp_path: Path, tiny_folder: Path, suite: Path
+) -> None:
+    run = burnish.run(recipe(tmp_path, tiny_folder, suite, 0.02, 12), quiet=True)
+    found = run.frontier()
+    scales = [candidate.scale for candidate in found.candidates]
+    assert scales[0] == 1
+    assert min(scales) < 1
+    shown = found.candidates[found.order[0] if found.released is None else found.released]
+    assert 0 < shown.scale < 1
+    model = burnish.open_tuned(run)
+    saved = texts(model)
+    model.use_weights(run.checkpoints / f"step-{shown.step}")
+    whole = texts(model)
+    with model.at_scale(shown.scale, shown.slope):
+        torch.testing.assert_close(texts(model), saved)
+    assert not torch.allclose(whole, saved, atol=1e-3)
+
+
+def test_what_breaks_the_budget_at_every_scale_is_not_released(
+    tmp_path: Path, tiny_folder: Path, suite: Path
+) -> None:
+    path = recipe(tmp_path, tiny_folder, suite, 0.3, 0.5)
+    run = burnish.run(path, quiet=True, choose={"trials": 1})
+    assert run.frontier().released is None
+    assert run.verdict().decision in ("hold", "inconclusive")
+    assert any("the base model stays" in reason for reason in run.verdict().reasons)
+
+
+def test_an_interrupted_search_goes_on_and_asks_nothing_twice(
+    tmp_path: Path, tiny_folder: Path, suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = burnish.run(recipe(tmp_path, tiny_folder, suite, 0.02, 12), quiet=True)
+    before = run.frontier(), run.verdict(), run.ledger()
+    manifest = run.manifest()
+    manifest.state = "trained"
+    run.write_manifest(manifest)
+
+    def asked(*_: Any) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(LanguageModel, "score", asked)
+    monkeypatch.setattr(LanguageModel, "generate", asked)
+    again = burnish.evaluate(run.path, quiet=True)
+    assert (again.frontier(), again.verdict(), again.ledger()) == before
+    looks = [json.loads(line)["look"] for line in run.cert_uses.read_text().splitlines()]
+    assert set(looks) == {1}
+
+
+def test_the_test_set_and_cert_are_not_asked_while_choosing(
+    tmp_path: Path, tiny_folder: Path, suite: Path
+) -> None:
+    run = burnish.run(recipe(tmp_path, tiny_folder, suite, 0.02, 12), quiet=True)
+    order = RunDirectory.open(run.path).frontier().order
+    tested = {json.loads(line)["candidate"] for line in run.cert_uses.read_text().splitlines()}
+    found = run.frontier().candidates
+    asked = {path.parent.name for path in run.path.glob("results/step-*/known-cert.*.jsonl")}
+    assert len(asked) == len(tested) <= len(order) < len(found)
+    assert not list(run.path.glob("results/step-*/target.jsonl"))
+
+
+def test_against_its_own_base_a_comparison_says_what_the_run_says(
+    tmp_path: Path, tiny_folder: Path, suite: Path
+) -> None:
+    run = burnish.run(recipe(tmp_path, tiny_folder, suite, 0.02, 99), quiet=True)
+    found = burnish.compare(run.path, tiny_folder, quiet=True)
+    assert found.path.parent == run.path / "comparisons"
+    assert found.verdict().decision == run.verdict().decision
+    for own, other in zip(run.ledger(), found.ledger(), strict=False):
+        assert (own.task, own.base, own.tuned, own.n) == (
+            other.task,
+            other.base,
+            other.tuned,
+            other.n,
+        )
+
+
+def test_a_served_base_is_the_base(tmp_path: Path, tiny_folder: Path, suite: Path) -> None:
+    run = burnish.run(recipe(tmp_path, tiny_folder, suite, 0.02, 99), quiet=True)
+    with served(load_model(str(tiny_folder), "cpu")) as url:
+        found = burnish.compare(run.path, url, quiet=True)
+    assert found.verdict().decision == run.verdict().decision
+    same = [row for row in run.ledger() if row.kind != "kl"]
+    for own, other in zip(same, found.ledger(), strict=True):
+        assert (own.task, own.base, own.tuned) == (other.task, other.base, other.tuned)
+
+
+def test_against_itself_nothing_is_gained_and_it_is_a_look(
+    tmp_path: Path, tiny_folder: Path, suite: Path
+) -> None:
+    run = burnish.run(recipe(tmp_path, tiny_folder, suite, 0.02, 99), quiet=True)
+    before = len(run.cert_uses.read_text().splitlines())
+    found = burnish.compare(run.path, run.path, quiet=True)
+    assert found.verdict().decision != "release"
+    assert {row.delta for row in found.ledger() if row.kind != "kl"} == {0.0}
+    assert len(run.cert_uses.read_text().splitlines()) > before
+
+
+def test_what_is_not_measured_cannot_be_compared(
+    tmp_path: Path, tiny_folder: Path, suite: Path
+) -> None:
+    run = burnish.train(recipe(tmp_path, tiny_folder, suite, 0.02, 99), quiet=True)
+    with pytest.raises(RunError, match="no certificate"):
+        burnish.compare(run.path, tiny_folder, quiet=True)
+
+
+def test_a_suite_that_was_learnt_is_left_out_of_the_mean(
+    tmp_path: Path, tiny_folder: Path, suite: Path
+) -> None:
+    path = recipe(tmp_path, tiny_folder, suite, 0.001, 99)
+    clean = burnish.run(path, quiet=True, name="clean", choose={"trials": 0})
+    leakage = clean.leakage()
+    assert leakage is not None
+    assert [(found.name, found.leaked) for found in leakage.judging] == [
+        ("test", 0), ("known-probe.known", 0), ("known-cert.known", 0)
+    ]  # fmt: skip
+    assert "disjoint." in (clean.path / "report.html").read_text()
+
+    learnt = clean.split("train")[0].messages[-2].content
+    told = {"question": learnt.upper() + "!", "choices": [" red", " green"], "answer": 0}
+    rows = [told, *({"question": f"Snow {n}", "choices": [" a", " b"], "answer": 0} for n in "xyz")]
+    (tmp_path / "told.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    general = [str(suite), str(tmp_path / "told.jsonl")]
+    run = burnish.run(path, quiet=True, name="told", evaluate={"general": general})
+    assert [row.task for row in run.ledger() if row.kind == "general"] == ["known-cert"]
+    assert "told-cert.told (1 of its items were learnt)" in " ".join(run.verdict().reasons)
+    (finding,) = [found for found in run.findings() if found.kind == "leakage"]
+    assert "of told-probe.told stand in the rows that were learnt" in finding.message
+
+
+def test_every_general_suite_has_a_row_and_must_pass(
+    tmp_path: Path, tiny_folder: Path, suite: Path
+) -> None:
+    rows = [json.loads(line) for line in suite.read_text().splitlines()]
+    half = len(rows) // 2
+    for name, part in (("first", rows[:half]), ("other", rows[half:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    general = [str(tmp_path / f"{name}.jsonl") for name in ("first", "other")]
+    path = recipe(tmp_path, tiny_folder, suite, 0.001, 99)
+    run = burnish.run(path, quiet=True, evaluate={"general": general})
+    found = [row for row in run.ledger() if row.kind == "general"]
+    assert [(row.task, row.budget) for row in found] == [("first-cert", 0.99), ("other-cert", 0.99)]
+    judged = " ".join(run.verdict().reasons)
+    assert "first mean" in judged
+    assert "other mean" in judged
+    worst = max(-100 * row.bound for row in found if row.bound is not None)
+    assert run.verdict().certified_general_drop == pytest.approx(worst)
+    assert ">other-cert mean" in (run.path / "report.html").read_text()

@@ -1,0 +1,186 @@
+"""Healing on a tiny model: levers are pulled in turn, judged on PROBE, and end in one verdict."""
+
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+import burnish
+from burnish import healing
+from burnish.errors import DataError, ModelError, RunError
+from burnish.run_directory import RunDirectory
+from burnish.training.replay import Replayed
+from tests.test_choosing import recipe
+from tests.test_choosing import suite as suite  # the fixture
+
+
+@pytest.fixture(autouse=True)
+def conversations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random model writes no questions that end, so these stand for what the base writes."""
+
+    def written(model: Any, count: int, seed: int, cache: Path) -> list[Replayed]:
+        chance = torch.Generator().manual_seed(seed)
+        rows = []
+        for number in range(count):
+            tokens = torch.randint(4, 300, (24,), generator=chance).tolist()
+            rows.append(Replayed(f"r{number}", f"question {number}", "answer", (*tokens,), 4, 8))
+        return rows
+
+    monkeypatch.setattr("burnish.tuning.replayed", written)
+    monkeypatch.setattr("burnish.healing.replayed", written)
+
+
+@pytest.fixture(scope="module")
+def ruined(tiny_folder: Path, suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that forgot too much at every scale that was tried."""
+    folder = tmp_path_factory.mktemp("ruined")
+    made = burnish.run(recipe(folder, tiny_folder, suite, 0.1, 6), quiet=True, choose={"trials": 1})
+    assert made.verdict().decision != "release"
+    return made.path
+
+
+@pytest.fixture
+def run(ruined: Path, tmp_path: Path) -> Path:
+    shutil.copytree(ruined, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two levers, where the others would only take time."""
+    monkeypatch.setattr(healing, "LEVERS", healing.LEVERS[:2])
+    monkeypatch.setattr(healing, "_SLOPES", ())
+
+
+def attempts(directory: RunDirectory) -> list[str]:
+    return [event["attempt"] for event in directory.events("heal")]
+
+
+def test_levers_are_pulled_in_turn_until_one_is_enough(run: Path) -> None:
+    healed = burnish.heal(run, 10, quiet=True)
+    tried = attempts(healed)
+    names = [f"{number}-{lever.name}" for number, lever in enumerate(healing.LEVERS, 1)]
+    assert tried
+    assert tried == [name for name in names if name in tried]
+    found = healed.frontier()
+    assert {one.attempt for one in found.candidates} >= {"", *tried}
+    assert {one.slope for one in found.candidates} >= {0.0, 0.5, 1.0}
+    last = healed.events("heal")[-1]
+    assert last["well"] or len(tried) > 3
+    uses = (healed.path / "cert-uses.jsonl").read_text().splitlines()
+    assert any('"look": 2' in use for use in uses)
+    assert "look 2" in " ".join(healed.verdict().reasons)
+
+
+@pytest.mark.usefixtures("few")
+def test_the_rows_of_an_attempt_are_those_of_the_run(run: Path) -> None:
+    rows = RunDirectory.open(run).split("train")
+    healed = burnish.heal(run, 10, quiet=True)
+    first = RunDirectory.open(next((healed.path / "heal").glob("1-*")))
+    assert first.split("train") == rows
+    assert first.split("test") == healed.split("test")
+    assert first.manifest().recipe["init"] == "continue"
+
+
+@pytest.mark.usefixtures("few")
+def test_what_is_released_is_what_the_files_hold(run: Path) -> None:
+    healed = burnish.heal(run, 10, quiet=True)
+    found = healed.frontier()
+    shown = found.candidates[found.order[0] if found.released is None else found.released]
+    folder = healed.path / "heal" / shown.attempt if shown.attempt else healed.path
+    model = burnish.open_tuned(healed)
+    tokens = torch.tensor([[5, 6, 7, 8, 3, 2]])
+    with torch.no_grad():
+        saved = model.module.eval()(input_ids=tokens).logits
+        model.use_weights(folder / "checkpoints" / f"step-{shown.step}")
+        with model.at_scale(shown.scale, shown.slope):
+            torch.testing.assert_close(model.module(input_ids=tokens).logits, saved)
+
+
+def test_without_time_nothing_is_trained(run: Path) -> None:
+    healed = burnish.heal(run, 0.0001, quiet=True)
+    assert attempts(healed) == []
+    assert not (healed.path / "heal").exists()
+
+
+@pytest.mark.usefixtures("few")
+def test_an_attempt_that_was_begun_is_gone_on_with(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("burnish.pipeline.learn", stop)
+        with pytest.raises(KeyboardInterrupt):
+            burnish.heal(run, 10, quiet=True)
+    begun = next((run / "heal").glob("*")).name
+    assert RunDirectory.open(run / "heal" / begun).manifest().state == "training"
+    healed = burnish.heal(run, 10, quiet=True)
+    assert attempts(healed)[0] == begun
+
+
+def test_a_healthy_run_is_left_as_it_is(tmp_path: Path, tiny_folder: Path, suite: Path) -> None:
+    made = burnish.run(recipe(tmp_path, tiny_folder, suite, 0.02, 99), quiet=True)
+    before = made.verdict()
+    healed = burnish.heal(made.path, 10, quiet=True)
+    assert attempts(healed) == []
+    assert healed.verdict().decision == before.decision == "release"
+    assert "look 1" in " ".join(healed.verdict().reasons)
+
+
+def test_a_run_without_a_suite_says_so(tmp_path: Path, tiny_folder: Path, suite: Path) -> None:
+    path = recipe(tmp_path, tiny_folder, suite, 0.02, 99)
+    made = burnish.run(path, quiet=True, evaluate={"general": None})
+    with pytest.raises(RunError, match="no general suite"):
+        burnish.heal(made.path, 1, quiet=True)
+
+
+@pytest.fixture
+def foreign(tmp_path: Path, tiny_folder: Path) -> Path:
+    """An adapter as PEFT saves it, on two of the projections, far from the base."""
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"])
+    with warnings.catch_warnings(action="ignore"):
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_folder), config)
+    chance = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(0.5 * torch.randn(parameter.shape, generator=chance))
+    model.save_pretrained(str(tmp_path / "theirs"))
+    return tmp_path / "theirs"
+
+
+def test_an_adapter_of_others_is_taken_over_and_mended(
+    foreign: Path, tmp_path: Path, tiny_folder: Path, suite: Path
+) -> None:
+    recipe(tmp_path, tiny_folder, suite, 0.02, 5)
+    healed = burnish.heal(
+        foreign,
+        10,
+        data=tmp_path / "rows.jsonl",
+        model=str(tiny_folder),
+        quiet=True,
+        **{"output": str(tmp_path / "runs"), "evaluate.general": str(suite)},
+    )
+    assert healed.path == tmp_path / "runs" / "healed-theirs"
+    assert healed.manifest().adopted
+    tried = attempts(healed)
+    assert tried[0] == "1-mend"
+    assert not {"2-anchor", "3-rate"} & set(tried)
+    model = burnish.open_tuned(healed)
+    kinds = {name.split(".")[-4] for name, _ in model.module.named_parameters() if "lora_A" in name}
+    assert kinds == {"q_proj", "v_proj"}
+
+
+def test_an_adapter_needs_rows_and_safetensors(foreign: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="--data"):
+        burnish.heal(foreign, 1, quiet=True)
+    (foreign / "adapter_model.safetensors").rename(foreign / "adapter_model.bin")
+    with pytest.raises(ModelError, match="safetensors"):
+        burnish.heal(foreign, 1, data=tmp_path / "rows.jsonl", quiet=True)

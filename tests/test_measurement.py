@@ -1,0 +1,46 @@
+"""What of a recipe's budgets the suite can judge."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from burnish.errors import RecipeError
+from burnish.evaluation.suite import load_suite
+from burnish.measurement import budgets_of, check_budgets, suite_sizes
+from burnish.recipe import load_recipe
+from burnish.retention.budgets import Budgets
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    row = {"question": "The parcel is", "choices": [" here", " torn"], "answer": 0}
+    (tmp_path / "own.jsonl").write_text(f"{json.dumps(row)}\n" * 8)
+    file = tmp_path / "recipe.yaml"
+    file.write_text("data: {train: rows.jsonl}\n")
+    return file
+
+
+def test_every_budget_of_the_recipe_is_handed_on(path: Path) -> None:
+    given = {"general": 1, "section": 9, "text_loss": 3, "bias": 4, "refusal": 5, "confidence": 0.9}
+    assert budgets_of(load_recipe(path, {"budget": given})) == Budgets(1, 9, 3, 4, 5, 0.9)
+
+
+def test_sizes_are_those_of_the_suite(path: Path) -> None:
+    core = load_suite("core")
+    sizes = suite_sizes(core)
+    assert sum(sizes.sections.values()) == sum(len(section) for section in core.sections)
+    assert sizes.texts == sum(len(text) for text in core.texts)
+    assert sizes.refusal == sizes.sections["core.refusal"] + sizes.sections["core.declining"]
+    assert sizes.bias == sum(len(pairs) for pairs in core.bias)
+    own = suite_sizes(load_suite(str(path.with_name("own.jsonl"))))
+    assert (own.sections, own.texts, own.refusal) == ({"own": 8}, None, None)
+
+
+def test_a_budget_that_was_asked_for_needs_items(path: Path) -> None:
+    own = load_suite(str(path.with_name("own.jsonl")))
+    check_budgets(load_recipe(path), [own])  # text loss stands by default
+    check_budgets(load_recipe(path, {"budget.text_loss": None}), [own])
+    with pytest.raises(RecipeError, match=r"budget.refusal is 5, but the suite own has no items"):
+        check_budgets(load_recipe(path, {"budget.refusal": 5}), [own])
+    check_budgets(load_recipe(path, {"budget.refusal": 5}), [own, load_suite("core")])

@@ -1,0 +1,83 @@
+"""What the base writes itself: whole rows, written once, learnt beside the task."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from burnish.errors import ModelError
+from burnish.models.branches import Row, branch_logprobs
+from burnish.models.language_model import LanguageModel
+from burnish.models.load import load_model
+from burnish.training.replay import replayed
+
+
+@pytest.fixture(scope="module")
+def model(tiny_folder: Path) -> LanguageModel:
+    """A random model seldom ends a turn; this one is biased towards its stop token."""
+    found = load_model(str(tiny_folder), "cpu")
+    stop = found.tokenizer.eos_token_id
+    head: Any = found.network.model.get_output_embeddings()
+    bias = torch.zeros(head.weight.shape[0])
+    bias[stop] = 2.0
+    head.bias = torch.nn.Parameter(bias)
+    return found
+
+
+def test_rows_are_conversations_whose_answers_are_learnt(
+    model: LanguageModel, tmp_path: Path
+) -> None:
+    found = replayed(model, 6, 0, tmp_path)
+    assert len({one.question for one in found}) == len(found) == 6
+    stop = model.tokenizer.eos_token_id
+    for one in found:
+        learnt = [
+            token for token, weight in zip(one.tokens, one.row.weights, strict=True) if weight
+        ]
+        written = [token for token in learnt if token != stop]
+        assert model.tokenizer.decode(written, skip_special_tokens=True) == one.answer
+        assert stop not in learnt[:-1]
+        assert one.example.messages[0].content == one.question
+
+
+def test_they_are_written_once_and_alike(
+    model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = replayed(model, 4, 1, tmp_path / "one")
+    assert replayed(model, 4, 1, tmp_path / "other") == first
+    assert replayed(model, 4, 2, tmp_path / "other") != first
+    monkeypatch.setattr("burnish.training.replay._questions", lambda *_: pytest.fail("again"))
+    assert replayed(model, 4, 1, tmp_path / "one") == first
+
+
+def test_at_the_base_the_expected_gradient_is_nothing(model: LanguageModel, tmp_path: Path) -> None:
+    """The score has mean 0 under the model's own samples: of 8 times as many, the norm of the mean
+    is the square root of 8 times smaller. Under another token it stays.
+    """
+    weight: Any = model.network.model.get_output_embeddings().weight
+
+    def gradient(rows: list[Any]) -> torch.Tensor:
+        weight.requires_grad_(True)
+        weight.grad = None
+        for row in rows:
+            (-branch_logprobs(model.network, [row]).values_N.sum() / len(rows)).backward()
+        return weight.grad.clone()
+
+    own = [one.row for one in replayed(model, 160, 3, tmp_path)]
+    other = [
+        Row([5 if w else t for t, w in zip(row.tokens, row.weights, strict=True)], row.weights)
+        for row in own
+    ]
+    assert gradient(own[:20]).norm() > 1.8 * gradient(own).norm()
+    assert gradient(other[:20]).norm() < 1.5 * gradient(other).norm()
+
+
+def test_a_model_without_a_template_says_so(model: LanguageModel, tmp_path: Path) -> None:
+    template = model.tokenizer.chat_template
+    try:
+        model.tokenizer.chat_template = None
+        with pytest.raises(ModelError, match="chat template"):
+            replayed(model, 2, 9, tmp_path)
+    finally:
+        model.tokenizer.chat_template = template
