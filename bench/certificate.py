@@ -382,7 +382,7 @@ def main() -> None:
     parser.add_argument("--scales", type=float, nargs="+", default=SCALES)
     parser.add_argument("--resample", type=int, default=2000)
     parser.add_argument("--general", type=float, nargs="+", default=[1.0, 2.0, 3.0])
-    parser.add_argument("--text-loss", type=float, help="percent; not judged by default")
+    parser.add_argument("--text-loss", type=float, default=10.0, help="percent of perplexity")
     given = parser.parse_args()
     folder = cache_folder() / "certificate" / f"items-{given.limit or 'all'}"
     if given.measure:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import burnish
-from burnish.errors import RunError
+from burnish.errors import RecipeError, RunError
 from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_model
 from burnish.models.verbs import Choice
@@ -224,3 +224,20 @@ def test_every_general_suite_has_a_row_and_must_pass(
     worst = max(-100 * row.bound for row in found if row.bound is not None)
     assert run.verdict().certified_general_drop == pytest.approx(worst)
     assert ">other-cert mean" in (run.path / "report.html").read_text()
+
+
+def test_a_suite_keeps_a_budget_of_its_own(tmp_path: Path, tiny_folder: Path, suite: Path) -> None:
+    rows = [json.loads(line) for line in suite.read_text().splitlines()]
+    (tmp_path / "strict.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[::2]))
+    (tmp_path / "loose.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[1::2]))
+    general = [str(tmp_path / "strict.jsonl"), str(tmp_path / "loose.jsonl")]
+    path = recipe(tmp_path, tiny_folder, suite, 0.001, 99)
+    run = burnish.run(
+        path, quiet=True, evaluate={"general": general}, budget={"suites": {"strict": 1e-6}}
+    )
+    budgets = {row.task: row.budget for row in run.ledger() if row.kind == "general"}
+    assert budgets == {"strict-cert": pytest.approx(1e-8), "loose-cert": 0.99}
+    assert run.verdict().decision != "release"
+    assert "strict mean" in " ".join(run.verdict().reasons)
+    with pytest.raises(RecipeError, match=r"budget\.suites names 'strange'"):
+        burnish.run(path, quiet=True, name="other", budget={"suites": {"strange": 1}})

@@ -2,18 +2,21 @@
 
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import burnish
-from burnish import healing
-from burnish.errors import DataError, ModelError, RunError
+from burnish import choosing, healing, pipeline
+from burnish.errors import DataError, DivergedError, ModelError, RunError
 from burnish.run_directory import RunDirectory
+from burnish.searching import Search
 from burnish.training.replay import Replayed
 from tests.test_choosing import recipe
 from tests.test_choosing import suite as suite  # the fixture
@@ -58,7 +61,9 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def attempts(directory: RunDirectory) -> list[str]:
-    return [event["attempt"] for event in directory.events("heal")]
+    """Those that trained."""
+    told = [event["attempt"] for event in directory.events("heal")]
+    return [name for name in told if not name.startswith("slope")]
 
 
 def test_levers_are_pulled_in_turn_until_one_is_enough(run: Path) -> None:
@@ -67,6 +72,7 @@ def test_levers_are_pulled_in_turn_until_one_is_enough(run: Path) -> None:
     names = [f"{number}-{lever.name}" for number, lever in enumerate(healing.LEVERS, 1)]
     assert tried
     assert tried == [name for name in names if name in tried]
+    assert [e["attempt"] for e in healed.events("heal")][:2] == ["slope-0.5", "slope-1"]
     found = healed.frontier()
     assert {one.attempt for one in found.candidates} >= {"", *tried}
     assert {one.slope for one in found.candidates} >= {0.0, 0.5, 1.0}
@@ -132,6 +138,54 @@ def test_a_healthy_run_is_left_as_it_is(tmp_path: Path, tiny_folder: Path, suite
     assert attempts(healed) == []
     assert healed.verdict().decision == before.decision == "release"
     assert "look 1" in " ".join(healed.verdict().reasons)
+    assert not any(change["key"] == "heal.minutes" for change in healed.manifest().changes)
+    with pytest.raises(RunError, match=r"a run with data of its own, but x.jsonl is given"):
+        burnish.heal(made.path, 10, data="x.jsonl", quiet=True)
+
+
+@pytest.mark.usefixtures("few")
+def test_a_lever_that_cannot_be_had_is_told_and_passed_over(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pull = healing._pull
+
+    def broken(search: Any, lever: healing.Lever, *rest: Any) -> None:
+        if lever.name == "mend":
+            raise DivergedError("the loss became nan", "lower training.learning_rate")
+        pull(search, lever, *rest)
+
+    monkeypatch.setattr(healing, "_pull", broken)
+    healed = burnish.heal(run, 10, quiet=True)
+    told = {event["attempt"]: event["failed"] for event in healed.events("heal")}
+    assert "the loss became nan" in told["1-mend"]
+    assert told["2-anchor"] is None
+    assert healed.manifest().state == "certified"
+    assert "the loss became nan" in (burnish.report(healed)).read_text()
+
+
+def test_what_was_released_stays_where_a_later_look_finds_nothing(
+    tmp_path: Path, tiny_folder: Path, suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = burnish.run(recipe(tmp_path, tiny_folder, suite, 0.02, 99), quiet=True)
+    kept = (made.adapter / "adapter_model.safetensors").read_bytes()
+    monkeypatch.setattr(pipeline, "is_released_well", lambda _: False)
+    monkeypatch.setattr(Search, "inside", lambda _: None)
+    monkeypatch.setattr(healing, "_SLOPES", (0.5,))
+    monkeypatch.setattr(healing, "LEVERS", ())
+    strict = choosing.certify
+
+    def nothing(order: Any, *rest: Any) -> Any:
+        found = strict(order, *rest)
+        return replace(found, released=None) if len(order) > 1 or order[0].slope else found
+
+    monkeypatch.setattr(choosing, "certify", nothing)
+    monkeypatch.setattr(
+        choosing, "order_of_testing", lambda found, _: [one for one in found if one.slope]
+    )
+    healed = burnish.heal(made.path, 10, quiet=True)
+    assert healed.verdict().decision == "release"
+    assert "look 1" in " ".join(healed.verdict().reasons)
+    assert (healed.adapter / "adapter_model.safetensors").read_bytes() == kept
 
 
 def test_a_run_without_a_suite_says_so(tmp_path: Path, tiny_folder: Path, suite: Path) -> None:
@@ -176,6 +230,20 @@ def test_an_adapter_of_others_is_taken_over_and_mended(
     model = burnish.open_tuned(healed)
     kinds = {name.split(".")[-4] for name, _ in model.module.named_parameters() if "lora_A" in name}
     assert kinds == {"q_proj", "v_proj"}
+
+    again = tmp_path / "another" / "theirs"
+    shutil.copytree(foreign, again)
+    weights = load_file(again / "adapter_model.safetensors")
+    save_file({k: v + 1 for k, v in weights.items()}, again / "adapter_model.safetensors")
+    with pytest.raises(RunError, match=r"is not of .*another/theirs: name the new run with --name"):
+        burnish.heal(
+            again,
+            10,
+            data=tmp_path / "rows.jsonl",
+            model=str(tiny_folder),
+            quiet=True,
+            **{"output": str(tmp_path / "runs"), "evaluate.general": str(suite)},
+        )
 
 
 def test_an_adapter_needs_rows_and_safetensors(foreign: Path, tmp_path: Path) -> None:

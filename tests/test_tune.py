@@ -69,7 +69,8 @@ def tune(path: Path, *arguments: str) -> list[str]:
 
 def row(delta: float) -> LedgerRow:
     ends = (delta - 0.01, delta + 0.01)
-    return LedgerRow("probe", "general", "accuracy", 100, 0.8, 0.8 + delta, delta, *ends)
+    change = 100, 0.8, 0.8 + delta, delta, *ends
+    return LedgerRow("probe", "general", "accuracy", *change, budget=0.02)
 
 
 def test_trials_are_runs_and_the_best_is_the_lowest_loss(recipe: Path, tmp_path: Path) -> None:

@@ -1,12 +1,18 @@
 """Adapters that other tools trained, in PEFT format, taken over as runs that are trained."""
 
+import filecmp
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from burnish.errors import DataError, ModelError
-from burnish.run_directory import RunDirectory
+from burnish.beginning import begin
+from burnish.errors import DataError, ModelError, RunError
+from burnish.lineage import recipe_of
+from burnish.progress import Bars
+from burnish.recipe import Recipe, build_recipe, changed_recipe
+from burnish.run_directory import RunDirectory, replace_directory
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -15,6 +21,39 @@ def is_foreign(folder: Path | str) -> bool:
     """Whether it is an adapter in PEFT format, and no run."""
     path = Path(folder)
     return (path / _CONFIG).exists() and not (path / "manifest.json").exists()
+
+
+def adopt(
+    folder: Path | str,
+    data: Path | str | None,
+    model: str,
+    name: str | None,
+    overrides: Mapping[str, Any],
+    bars: Bars,
+) -> RunDirectory:
+    """The run that holds the adapter; one that was begun before is gone on with.
+
+    Raises:
+        RunError: the name is another run's, or that of another adapter.
+    """
+    values = adopted_recipe(folder, data, model, name)
+    recipe = build_recipe(values, recipe_keys=set(), command_keys={"model", "data.train"})
+    recipe = changed_recipe(recipe, overrides) if overrides else recipe
+    path = recipe.output / recipe.name
+    if not path.exists():
+        return take_over(begin(recipe, bars), folder)
+    directory = RunDirectory.open(path)
+    if not _is_of(directory, recipe, folder):
+        raise RunError(f"{path} is there and is not of {folder}", "name the new run with --name")
+    return directory
+
+
+def _is_of(directory: RunDirectory, recipe: Recipe, folder: Path | str) -> bool:
+    """Whether the run holds this very adapter, with this model and these rows."""
+    kept, given = directory.checkpoints / "step-0" / _WEIGHTS, Path(folder) / _WEIGHTS
+    then = recipe_of(directory.manifest())
+    same = (then.model, then.data.train) == (recipe.model, recipe.data.train)
+    return same and kept.exists() and filecmp.cmp(kept, given, shallow=False)
 
 
 def adopted_recipe(
@@ -52,9 +91,11 @@ def adopted_recipe(
 def take_over(directory: RunDirectory, folder: Path | str) -> RunDirectory:
     """Puts the adapter into a run that was begun, as the weights that it ended with."""
     for place in (directory.adapter, directory.checkpoints / "step-0"):
-        place.mkdir(parents=True)
+        new = place.with_name(f".{place.name}.new")
+        new.mkdir(parents=True, exist_ok=True)
         for name in (_CONFIG, _WEIGHTS):
-            shutil.copy2(Path(folder) / name, place / name)
+            shutil.copy2(Path(folder) / name, new / name)
+        replace_directory(new, place)
     manifest = directory.manifest()
     manifest.adopted, manifest.state = True, "trained"
     directory.write_manifest(manifest)

@@ -20,9 +20,10 @@ class Candidate:
         scale: times the adapter's own scaling; 0 is the base model, 1 the checkpoint as trained.
         slope: how far the scale falls from the last layer to the first (LiNeS); 0 where all
             layers have the same.
-        gain: target score on the validation rows less the base's.
+        gain: target score on the validation rows less the base's; None without such rows.
         gain_range: its 95 % interval.
-        drop: what the mean of the general suite lost on PROBE.
+        drop: what the mean of the general suite lost on PROBE; of several the one that used most of
+            its budget, in points of the general budget.
         drop_range: its 95 % interval.
         text_loss: percent that perplexity rose on PROBE's prose.
         kl: nats a token between base and candidate on PROBE's openings.
@@ -52,6 +53,13 @@ class Candidate:
         tilted = f", slope {self.slope:g}" if self.slope else ""
         healed = f"{self.attempt}, " if self.attempt else ""
         return f"{healed}step {self.step} at scale {self.scale:g}{tilted}"
+
+    @property
+    def worth(self) -> float | None:
+        """The gain; where there are no rows to measure it, more of what was learnt is more."""
+        if self.gain is None and self.drop is not None:
+            return self.scale
+        return self.gain
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Candidate":

@@ -3,16 +3,16 @@
 CERT and the test set are not looked at before.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 
 from burnish.candidates import Candidate
 from burnish.evaluation.suite import Suite
-from burnish.measurement import is_refusal, measure
+from burnish.evaluation.tasks import Task
+from burnish.measurement import is_refusal, learnt_items, measure
 from burnish.models.adapt import save_weights
 from burnish.overlaps import Leakage
-from burnish.retention.budgets import Evidence
+from burnish.retention.budgets import Budgets, Evidence
 from burnish.retention.certify import Certificate, certify
 from burnish.retention.frontier import as_frontier, order_of_testing
 from burnish.retention.ledger import Pair
@@ -21,30 +21,38 @@ from burnish.run_directory import RunDirectory, replace_directory, write_atomic
 from burnish.searching import Search, counted, label_of
 
 
-def choose(search: Search, certs: Sequence[Suite]) -> tuple[Certificate, Candidate]:
+def choose(
+    search: Search, certs: Sequence[Suite], order: Sequence[Candidate] = ()
+) -> tuple[Certificate, Candidate]:
     """Tests what was found in a fixed order on CERT; the base is measured there already.
 
-    `frontier.json` is written before CERT is asked, and again with what is released.
+    `frontier.json` is written before CERT is asked, and again with what is released. An `order`
+    that was fixed before, by a run that was stopped since, is kept. What an earlier look let pass
+    stays released unless this one lets pass what gained more.
 
     Returns:
         The certificate, and the candidate that the ledger is about: what is released, or where
         nothing is, the safest that was tested.
     """
     directory, budgets = search.directory, search.budgets
-    candidates = list(search.found.values())
-    order = order_of_testing(candidates, budgets) or [search.whole()]
+    order = order or order_of_testing(list(search.found.values()), budgets) or [search.whole()]
     candidates = list(search.found.values())
     directory.write_frontier(as_frontier(candidates, order, None))
     tasks = [task for cert in certs for task in cert.tasks]
-    ledger = CertLedger(directory, search.model.source_sha256, cert_hash(certs))
+    ledger = CertLedger(directory, search.model.source_sha256, cert_hashes(certs))
+    passed = ledger.passed(budgets)
 
     def evidence(candidate: Candidate) -> Evidence:
         label = label_of(candidate)
         with search.at(candidate) as model:
             measure(directory, model, label, tasks, search.bars)
-        return cert_evidence(directory, certs, label, search.leakage)
+        return cert_evidence(directory, certs, label, search.leakage, budgets)
 
     found = certify(order, evidence, budgets, ledger)
+    best = max((one for one in candidates if one.key in passed), key=_worth, default=None)
+    if _worth(best) > _worth(found.released):
+        assert best is not None
+        found = certify([best], evidence, budgets, ledger)  # its own look over again
     directory.write_frontier(as_frontier(candidates, order, found.released))
     shown = found.released or found.tested[0].candidate
     for task in tasks:
@@ -62,17 +70,23 @@ def keep(search: Search, candidate: Candidate) -> None:
     replace_directory(new, directory.adapter)
 
 
-def cert_hash(certs: Sequence[Suite]) -> str:
-    """One hash over all certifying items."""
-    hashes = "".join(task.hash for cert in certs for task in cert.tasks)
-    return hashlib.sha256(hashes.encode()).hexdigest()
+def cert_hashes(certs: Sequence[Suite]) -> list[str]:
+    """A short hash of each certifying task, for the ledger of looks."""
+    return [task.hash[:16] for cert in certs for task in cert.tasks]
 
 
 def cert_evidence(
-    directory: RunDirectory, certs: Sequence[Suite], label: str, leakage: Leakage
+    directory: RunDirectory,
+    certs: Sequence[Suite],
+    label: str,
+    leakage: Leakage,
+    budgets: Budgets,
 ) -> Evidence:
     """What base and another model did on CERT: the first suite, the others beside it."""
-    found = [_evidence(directory, cert, label, leakage) for cert in certs]
+    found = [
+        replace(_evidence(directory, cert, label, leakage), budget=budgets.of(cert.name))
+        for cert in certs
+    ]
     if len(found) > 1:
         names = [cert.name.removesuffix("-cert") for cert in certs]
         found = [replace(one, suite=name) for one, name in zip(found, names, strict=True)]
@@ -83,13 +97,20 @@ def _evidence(directory: RunDirectory, cert: Suite, label: str, leakage: Leakage
     def pair(name: str) -> Pair:
         return directory.results("base", name), directory.results(label, name)
 
+    def unseen(task: Task) -> bool:
+        return not learnt_items(task.name, leakage)
+
     names = counted(directory, cert, leakage)
     return Evidence.of(
         {name: pair(name) for name in names},
-        {task.name: pair(task.name) for task in cert.texts},
-        _joined([pair(task.name) for task in cert.bias]),
-        _joined([pair(task.name) for task in cert.sections if is_refusal(task.name)]),
+        {task.name: pair(task.name) for task in cert.texts if unseen(task)},
+        _joined([pair(task.name) for task in cert.bias if unseen(task)]),
+        _joined([pair(name) for name in names if is_refusal(name)]),
     )
+
+
+def _worth(candidate: Candidate | None) -> float:
+    return (candidate.worth or 0.0) if candidate is not None else 0.0
 
 
 def _joined(pairs: Sequence[Pair]) -> Pair | None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from burnish.candidates import Candidate
-from burnish.choosing import cert_evidence, cert_hash
+from burnish.choosing import cert_evidence, cert_hashes
 from burnish.errors import RunError
 from burnish.evaluation.general import load_suites
 from burnish.evaluation.suite import Suite, split_suite
@@ -28,7 +28,7 @@ from burnish.retention.budgets import Evidence
 from burnish.retention.certify import certify
 from burnish.retention.looks import CertLedger
 from burnish.retention.verdict import decide
-from burnish.run_directory import RunDirectory
+from burnish.run_directory import RunDirectory, remove_directory
 
 
 def compare(
@@ -65,7 +65,9 @@ def compare(
     tasks: list[Task] = [task for cert in certs for task in cert.tasks]
     targets = [target_task(recipe, directory, other, name) for name in ("", *recipe.tasks)]
     measure(found, other, "base", [*targets, *tasks], bars)
-    ledger = CertLedger(directory, other.fingerprint, cert_hash(certs))
+    ledger = CertLedger(directory, _whose(other), cert_hashes(certs))
+    if isinstance(other, RemoteModel):
+        other.close()
     del other
     model = open_tuned(directory)
     leakage = directory.leakage()
@@ -73,7 +75,7 @@ def compare(
 
     def evidence(_: Candidate) -> Evidence:
         measure(found, model, "tuned", tasks, bars)
-        return cert_evidence(found, certs, "tuned", leakage)
+        return cert_evidence(found, certs, "tuned", leakage, budgets_of(recipe))
 
     itself = Candidate(str(model.adapter_sha256), _last_step(directory), 1.0)
     certificate = certify([itself], evidence, budgets_of(recipe), ledger)
@@ -105,9 +107,11 @@ def _begin(directory: RunDirectory, other: LanguageModel | RemoteModel) -> RunDi
     path = directory.path / "comparisons" / name
     if (path / "manifest.json").exists():
         return RunDirectory(path)
+    hidden = path.with_name(f".{path.name}.new")
+    remove_directory(hidden)
     manifest = directory.manifest()
     made = RunDirectory.create(
-        path,
+        hidden,
         replace(
             manifest,
             name=f"{manifest.name} against {other.name}",
@@ -118,7 +122,14 @@ def _begin(directory: RunDirectory, other: LanguageModel | RemoteModel) -> RunDi
     )
     shutil.copytree(directory.path / "data", made.path / "data")
     shutil.copy2(directory.path / "leakage.json", made.path / "leakage.json")
-    return made
+    hidden.rename(path)  # whole or absent
+    return RunDirectory(path)
+
+
+def _whose(other: LanguageModel | RemoteModel) -> str:
+    """The model that is compared with: an untuned one is the base of other looks, too."""
+    untuned = isinstance(other, LanguageModel) and not other.adapter_sha256
+    return other.source_sha256 if untuned else other.fingerprint
 
 
 def _last_step(directory: RunDirectory) -> int:

@@ -8,16 +8,22 @@ until the time is up. CERT is not looked at in between: all attempts together ar
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+from rich.markup import escape
+
+from burnish.candidates import Candidate
 from burnish.chat import Example
+from burnish.choosing import keep
+from burnish.errors import RunError, UserError
 from burnish.lineage import keep_earlier, link, recipe_of
 from burnish.models.cache import cache_folder
 from burnish.progress import Bars
-from burnish.recipe import Recipe, changed_recipe
-from burnish.run_directory import RunDirectory
+from burnish.recipe import HEADS, Recipe, changed_recipe
+from burnish.run_directory import RunDirectory, remove_directory
 from burnish.searching import Search
 from burnish.training.replay import examples_of, replayed
 from burnish.tuning import ANCHORED, TOLERATED
@@ -147,8 +153,46 @@ _UNKNOWN, _RATE = 300.0, 2e-4
 def is_well(search: Search) -> bool:
     """Whether a candidate expected inside has 90 % of the greatest gain that was seen."""
     best = search.inside()
-    gains = [one.gain for one in search.found.values() if one.gain is not None]
-    return best is not None and (best.gain or 0.0) >= _ENOUGH * max(gains, default=0.0) > 0
+    return best is not None and _has_most(best, search.found.values())
+
+
+def is_released_well(run: RunDirectory) -> bool:
+    """Whether its certificate was asked, and let pass a candidate that has such a gain."""
+    if run.manifest().state != "certified" or not (run.path / "frontier.json").exists():
+        return False
+    frontier = run.frontier()
+    if frontier.released is None:
+        return False
+    return _has_most(frontier.candidates[frontier.released], frontier.candidates)
+
+
+def _has_most(one: Candidate, of: Iterable[Candidate]) -> bool:
+    greatest = max((other.worth for other in of if other.worth is not None), default=0.0)
+    return (one.worth or 0.0) >= _ENOUGH * greatest > 0
+
+
+def check_own(run: RunDirectory, given: Mapping[str, Any]) -> None:
+    """A run brings its rows and its name along; RunError where something else is given."""
+    if named := [name for name, value in given.items() if value is not None]:
+        raise RunError(
+            f"{run.path} is a run with {named[0]} of its own, but {given[named[0]]} is given",
+            f"leave {named[0]} out: it is for an adapter that another tool trained",
+        )
+
+
+def check_judged(run: RunDirectory) -> None:
+    """RunError where it is not trained yet, or nothing says what it forgot."""
+    manifest = run.manifest()
+    recipe = recipe_of(manifest)
+    if manifest.state in ("created", "training"):
+        raise RunError(
+            f"{run.path} is not trained to the end", "finish it with `burnish run --resume`"
+        )
+    if not recipe.evaluate.general or recipe.objective in HEADS:
+        raise RunError(
+            f"{run.path} has no general suite, so nothing says what it forgot",
+            "set evaluate.general, and an objective whose model writes text",
+        )
 
 
 def heal(search: Search, minutes: float, train: Train, bars: Bars, *, anew: bool = True) -> None:
@@ -163,12 +207,10 @@ def heal(search: Search, minutes: float, train: Train, bars: Bars, *, anew: bool
     """
     directory, recipe = search.directory, search.recipe
     ends = time.monotonic() + 60 * minutes
-    if recipe.method in ("lora", "qlora"):
-        for slope in _SLOPES:
-            if is_well(search) or time.monotonic() + search.seconds_a_look > ends:
-                break
-            bars.say(f"[bold]healing[/] with less of the adapter in the first layers ({slope:g})")
-            search.tilted(slope)
+    if is_well(search):
+        return
+    keep(search, search.whole())  # levers go on from what was learnt, whatever was kept of it
+    _tilt(search, ends, bars)
     manifest = directory.manifest()
     training = float(manifest.times.get("train", _UNKNOWN))
     past = Past(directory, float(manifest.training.get("learning_rate", _RATE)), anew)
@@ -184,20 +226,51 @@ def heal(search: Search, minutes: float, train: Train, bars: Bars, *, anew: bool
             continue
         bars.say(f"[bold]healing[/] {name}: {lever.words}")
         started = time.monotonic()
-        prompts = _prompts(search) if lever.on_prompts else None
-        attempt = _begin(directory, _attempt(recipe, settings, directory, name), prompts)
-        with search.closed():
-            train(recipe_of(attempt.manifest()), resume=True, quiet=bars.console.quiet)
-        search.run(name, attempt)
-        best = search.inside()
-        directory.log(
-            "heal",
-            attempt=name,
-            words=lever.words,
-            seconds=round(time.monotonic() - started, 1),
-            well=is_well(search),
-            best=best.label if best else None,
-        )
+        try:
+            _pull(search, lever, _attempt(recipe, settings, directory, name), train, bars)
+        except (UserError, torch.OutOfMemoryError) as error:
+            bars.say(f"[yellow]{name} cannot be had[/]: {escape(str(error))}")
+            _log(search, name, lever.words, started, failed=str(error))
+            continue
+        _log(search, name, lever.words, started)
+
+
+def _tilt(search: Search, ends: float, bars: Bars) -> None:
+    """The lever that costs no training: less of the adapter in the first layers."""
+    if search.recipe.method not in ("lora", "qlora"):
+        return
+    for slope in _SLOPES:
+        if is_well(search) or time.monotonic() + search.seconds_a_look > ends:
+            break
+        words = f"less of the adapter in the first layers ({slope:g})"
+        bars.say(f"[bold]healing[/] with {words}")
+        started = time.monotonic()
+        search.tilted(slope)
+        _log(search, f"slope-{slope:g}", words, started)
+
+
+def _pull(search: Search, lever: Lever, recipe: Recipe, train: Train, bars: Bars) -> None:
+    prompts = _prompts(search) if lever.on_prompts else None
+    attempt = _begin(search.directory, recipe, prompts)
+    with search.closed():
+        train(recipe_of(attempt.manifest()), resume=True, quiet=bars.console.quiet)
+    search.run(recipe.name, attempt)
+
+
+def _log(
+    search: Search, attempt: str, words: str, started: float, failed: str | None = None
+) -> None:
+    """The attempt's line among the run's events, which the report tells as a story."""
+    best = search.inside()
+    search.directory.log(
+        "heal",
+        attempt=attempt,
+        words=words,
+        seconds=round(time.monotonic() - started, 1),
+        well=is_well(search),
+        best=best.label if best else None,
+        failed=failed,
+    )
 
 
 def _attempt(recipe: Recipe, settings: Settings, run: RunDirectory, name: str) -> Recipe:
@@ -216,6 +289,8 @@ def _begin(run: RunDirectory, recipe: Recipe, prompts: list[Example] | None) -> 
     path = recipe.output / recipe.name
     if path.exists():  # a heal that was interrupted
         return RunDirectory.open(path)
+    hidden = path.with_name(f".{path.name}.new")
+    remove_directory(hidden)
     manifest = replace(
         run.manifest(),
         name=recipe.name,
@@ -227,7 +302,7 @@ def _begin(run: RunDirectory, recipe: Recipe, prompts: list[Example] | None) -> 
         lineage={},
         changes=[],
     )
-    made = RunDirectory.create(path, manifest)
+    made = RunDirectory.create(hidden, manifest)
     if prompts is None:
         shutil.copytree(run.path / "data", made.path / "data", copy_function=link)
     else:
@@ -239,9 +314,11 @@ def _begin(run: RunDirectory, recipe: Recipe, prompts: list[Example] | None) -> 
     manifest.lineage = keep_earlier(made, recipe)
     manifest.state = "training"
     made.write_manifest(manifest)
-    return made
+    hidden.rename(path)  # whole or absent
+    return RunDirectory.open(path)
 
 
 def _prompts(search: Search) -> list[Example]:
-    rows = replayed(search.model, _ROWS, search.recipe.seed, cache_folder() / "replay")
+    with search.model.base() as base:
+        rows = replayed(base, _ROWS, search.recipe.seed, cache_folder() / "replay")
     return list(examples_of(rows))

@@ -45,7 +45,7 @@ from burnish.retention.ledger import (
 )
 from burnish.retention.power import Sizes
 from burnish.rewards import graded_reward
-from burnish.run_directory import LedgerRow, RunDirectory
+from burnish.run_directory import ItemResult, LedgerRow, RunDirectory
 
 
 def target_task(
@@ -131,6 +131,7 @@ def budgets_of(recipe: Recipe) -> Budgets:
         given.bias,
         given.refusal,
         given.confidence,
+        given.suites,
     )
 
 
@@ -151,8 +152,14 @@ def check_budgets(recipe: Recipe, suites: Sequence[Suite]) -> None:
     """A budget that was asked for has items; one that stands by default may have none.
 
     Raises:
-        RecipeError: no suite has items for it.
+        RecipeError: no suite has items for it, or it is of a suite that is not asked.
     """
+    names = [suite.name for suite in suites]
+    if unknown := [name for name in recipe.budget.suites if name not in names]:
+        raise RecipeError(
+            f"budget.suites names {unknown[0]!r}, but the suites are {', '.join(names) or 'none'}",
+            "name one of these, or add it to evaluate.general",
+        )
     sizes = [suite_sizes(suite) for suite in suites]
     counts = {
         "text_loss": any(size.texts for size in sizes),
@@ -221,8 +228,7 @@ def look_for_leakage(directory: RunDirectory, recipe: Recipe, suites: Sequence[S
         for task in tasks
     }
     for suite in suites:
-        judging |= {task.name: texts_of(task) for task in suite.sections}
-        judging |= {task.name: texts_of(task) for task in suite.texts}
+        judging |= {task.name: texts_of(task) for task in suite.tasks}
     leakage = find_leakage(learnt, judging)
     directory.write_leakage(leakage)
     findings = [found for found in directory.findings() if found.kind != LEAKAGE]
@@ -262,16 +268,32 @@ def fill_ledger(
 
 
 def left_out(directory: RunDirectory, suite: Suite, leakage: Leakage) -> dict[str, str]:
-    """Sections that say nothing about what was lost, each with the reason; the base is measured."""
+    """Sections that say nothing about what was lost, each with the reason; the base is measured.
+
+    What is decided of a section is decided of PROBE and CERT together, as far as both are there.
+    """
     why = {}
     for task in suite.sections:
-        # A section that was learnt from in PROBE says nothing in CERT either.
-        halves = {task.name.replace(a, b) for a in HALVES for b in HALVES}
-        if learnt := sum(leakage.leaked.get(name, 0) for name in halves):
+        if learnt := learnt_items(task.name, leakage):
             why[task.name] = f"{learnt} of its items were learnt"
-        elif reason := near_chance(task, directory.results("base", task.name)):
+        elif reason := near_chance(task, _base_answers(directory, task.name)):
             why[task.name] = reason
     return why
+
+
+def learnt_items(task: str, leakage: Leakage) -> int:
+    """Items of the task's two halves that were learnt: what one half knows spoils the other."""
+    return sum(leakage.leaked.get(name, 0) for name in _halves(task))
+
+
+def _base_answers(directory: RunDirectory, task: str) -> list[ItemResult]:
+    measured = [n for n in _halves(task) if directory.results_path("base", n).exists()]
+    return [result for name in measured for result in directory.results("base", name)]
+
+
+def _halves(task: str) -> list[str]:
+    """The task's name in PROBE and in CERT; its own where it is no half."""
+    return sorted({task.replace(one, other) for one in HALVES for other in HALVES})
 
 
 def _suite_rows(
@@ -282,7 +304,7 @@ def _suite_rows(
     sections = {task.name: _pair(directory, task.name) for task in suite.sections}
     rows = []
     if counted := {name: pair for name, pair in sections.items() if name not in excluded}:
-        rows.append(general_row(suite.name, counted, recipe.budget.general, level))
+        rows.append(general_row(suite.name, counted, budgets_of(recipe).of(suite.name), level))
     rows += [section_row(name, pair, excluded.get(name)) for name, pair in sections.items()]
     rows += [
         text_loss_row(task.name, _pair(directory, task.name), recipe.seed) for task in suite.texts

@@ -12,8 +12,9 @@ from typing import Any
 from rich.markup import escape
 from transformers import PreTrainedTokenizerBase
 
-from burnish.adopting import adopted_recipe, is_foreign, take_over
+from burnish.adopting import adopt, is_foreign
 from burnish.beginning import Checked, begin, prepare
+from burnish.candidates import Candidate
 from burnish.choosing import choose, keep
 from burnish.comparing import compare as compare  # a verb of notebooks
 from burnish.errors import PreflightError, RunError
@@ -21,6 +22,7 @@ from burnish.evaluation.general import load_suites
 from burnish.evaluation.leakage import leaks
 from burnish.evaluation.suite import split_suite
 from burnish.evaluation.tasks import Task
+from burnish.healing import check_judged, check_own, is_released_well
 from burnish.healing import heal as pull_levers
 from burnish.lineage import check_method, recipe_of
 from burnish.measurement import (
@@ -44,14 +46,14 @@ from burnish.opening import open_tuned as open_tuned  # a verb of notebooks
 from burnish.plan import Plan, make_plan
 from burnish.preflight import MARKS, Check, Subject, preflight, refuse
 from burnish.progress import Bars
-from burnish.recipe import HEADS, Recipe, build_recipe, changed_recipe, load_recipe
+from burnish.recipe import Recipe, build_recipe, changed_recipe, load_recipe
 from burnish.reports.card import write_card
 from burnish.reports.page import write_page
-from burnish.resuming import continued
+from burnish.resuming import continued, forget_order
 from burnish.retention.ledger import LEVEL
 from burnish.retention.power import power_headline
 from burnish.retention.verdict import Head, decide
-from burnish.run_directory import RunDirectory
+from burnish.run_directory import Manifest, RunDirectory
 from burnish.searching import Search
 from burnish.training.loop import Listener, Loop
 from burnish.tuning import learn, open_training
@@ -115,7 +117,7 @@ def train(
     if directory.manifest().state == "training":
         for suite in suites:
             _, cert = split_suite(suite)
-            bars.say(power_headline(suite_sizes(cert), budgets_of(chosen)))
+            bars.say(power_headline(suite_sizes(cert), budgets_of(chosen).alone(cert.name)))
         try:
             learn(directory, chosen, bars, _first(directory, chosen, bars), watch)
         except PreflightError:
@@ -166,12 +168,9 @@ def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirec
     head = _head(model)
     if search is not None and search.counted:
         del model  # the search may close it
-        search.run()
-        manifest.times["choose"] = round(time.perf_counter() - started, 1)
-        if recipe.heal.minutes:
-            pull_levers(search, recipe.heal.minutes, train, bars, anew=not manifest.adopted)
-            leakage = search.leakage = look_for_leakage(directory, recipe, [*probes, *certs])
-        certificate, shown = choose(search, certs)
+        order = _searched(search, manifest, bars)
+        leakage = search.leakage = look_for_leakage(directory, recipe, [*probes, *certs])
+        certificate, shown = choose(search, certs, order)
         with search.at(shown) as chosen:
             measure(directory, chosen, "tuned", tasks, bars)
         keep(search, shown)
@@ -187,6 +186,19 @@ def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirec
     manifest.state = "certified"
     directory.write_manifest(manifest)
     return directory
+
+
+def _searched(search: Search, manifest: Manifest, bars: Bars) -> list[Candidate]:
+    """Looks for candidates, and heals; an order that was fixed before a stop is gone on with."""
+    directory, minutes = search.directory, search.recipe.heal.minutes
+    if (directory.path / "frontier.json").exists():
+        return search.again(directory.frontier())
+    started = time.perf_counter()
+    search.run()
+    manifest.times["choose"] = round(time.perf_counter() - started, 1)
+    if minutes:
+        pull_levers(search, minutes, train, bars, anew=not manifest.adopted)
+    return []
 
 
 def heal(
@@ -216,31 +228,23 @@ def heal(
     """
     bars = Bars(quiet=quiet)
     if is_foreign(run):
-        values = adopted_recipe(run, data, model, name)
-        recipe = build_recipe(values, recipe_keys=set(), command_keys={"model", "data.train"})
-        recipe = changed_recipe(recipe, overrides) if overrides else recipe
-        directory = RunDirectory(recipe.output / recipe.name)
-        if not directory.path.exists():
-            directory = take_over(begin(recipe, bars), run)
+        directory = adopt(run, data, model, name, overrides, bars)
     else:
         directory = RunDirectory.open(run)
+        check_own(directory, {"data": data, "name": name, **overrides})
+    check_judged(directory)
+    if is_released_well(directory):
+        bars.say(f"{directory.path} needs no healing: it keeps its budgets and 90 % of the gain")
+        return directory
     manifest = directory.manifest()
     recipe = recipe_of(manifest)
-    if manifest.state in ("created", "training"):
-        raise RunError(
-            f"{directory.path} is not trained to the end", "finish it with `burnish run --resume`"
-        )
-    if not recipe.evaluate.general or recipe.objective in HEADS:
-        raise RunError(
-            f"{directory.path} has no general suite, so nothing says what it forgot",
-            "set evaluate.general, and an objective whose model writes text",
-        )
     then, recipe = recipe.heal.minutes, changed_recipe(recipe, {"heal.minutes": minutes})
     manifest.changes.append(
         {"key": "heal.minutes", "before": then, "after": minutes, "state": manifest.state}
     )
     manifest.recipe, manifest.origins = recipe.model_dump(mode="json"), dict(recipe.origins)
     manifest.state = "trained"
+    forget_order(directory)
     directory.write_manifest(manifest)
     return evaluate(directory, quiet=quiet)
 

@@ -14,9 +14,9 @@ from burnish.recipe import Recipe, flat_values
 from burnish.run_directory import Manifest, RunDirectory, remove_directory
 
 # Where the run lies; what only a search reads; what is tried out before the first step and undone.
-_FREE = ("name", "output", "tune.", "training.preflight")
+_FREE = ("name", "output", "tune.", "training.preflight", "heal.")
 # Read after training; once there is a verdict they are what it was reached with.
-_UNTIL_VERDICT = ("evaluate.", "budget.")
+_UNTIL_VERDICT = ("evaluate.", "budget.", "choose.")
 # It is the place that counts, and `auto` names another one on another machine.
 _PLACED = "device"
 
@@ -51,7 +51,14 @@ def continued(recipe: Recipe) -> RunDirectory | None:
         manifest.recipe, manifest.origins = recipe.model_dump(mode="json"), dict(recipe.origins)
         manifest.changes += [change for change in changes if _is_in(change["key"], _UNTIL_VERDICT)]
         directory.write_manifest(manifest)
+        if any(_is_in(change["key"], _UNTIL_VERDICT) for change in changes):
+            forget_order(directory)
     return directory
+
+
+def forget_order(directory: RunDirectory) -> None:
+    """What is searched anew, or by other budgets, is tested in a new order."""
+    (directory.path / "frontier.json").unlink(missing_ok=True)
 
 
 def _changes(manifest: Manifest, recipe: Recipe) -> list[dict[str, Any]]:

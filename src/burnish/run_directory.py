@@ -165,6 +165,10 @@ class RunDirectory:
         """An existing run; its manifest must be readable."""
         run = cls(path)
         run.manifest()
+        for name in ("adapter", "model"):  # a kill between the renames of `replace_directory`
+            old = run.path / f".{name}.old"
+            if old.exists() and not (run.path / name).exists():
+                old.replace(run.path / name)
         return run
 
     @property

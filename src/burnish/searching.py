@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from burnish.candidates import Candidate
+from burnish.candidates import Candidate, Frontier, Range
 from burnish.evaluation.statistics import (
     BoolArray,
     macro_paired,
@@ -83,7 +83,8 @@ class Search:
         tasks = [task for probe in probes for task in probe.tasks]
         with model.base() as base:
             self._measure(base, "base", [*tasks, *self._target_tasks])
-        self.counted = [found for probe in probes if (found := counted(directory, probe, leakage))]
+        means = ((probe.name, counted(directory, probe, leakage)) for probe in probes)
+        self.counted = [(suite, names) for suite, names in means if names]
 
     @property
     def model(self) -> LanguageModel:
@@ -96,8 +97,10 @@ class Search:
         """Without the model in memory, for a training beside the search."""
         self._model, self._loaded = None, None
         gc.collect()
-        yield
-        self._model = open_tuned(self.directory)
+        try:
+            yield
+        finally:
+            self._model = open_tuned(self.directory)
 
     @property
     def seconds_a_look(self) -> float:
@@ -122,6 +125,15 @@ class Search:
             if any(one.drop is not None and self._may_pass(one) for one in own):
                 break
 
+    def again(self, frontier: Frontier) -> list[Candidate]:
+        """Takes up a search that ended and fixed its order of testing, which this returns."""
+        for candidate in frontier.candidates:
+            self.found[candidate.key] = candidate
+            attempt = candidate.attempt
+            self.runs[attempt] = RunDirectory(self.directory.path / "heal" / attempt)
+        self.runs[""] = self.directory
+        return [frontier.candidates[place] for place in frontier.order]
+
     def whole(self) -> Candidate:
         """The best checkpoint as it was trained, measured in full."""
         return self._judged(self._screened(next(self._checkpoints(""))))
@@ -134,7 +146,7 @@ class Search:
         """The greatest gain of those that are expected to keep every budget."""
         judged = [one for one in self.found.values() if one.drop is not None]
         kept = [one for one in judged if self._expected(one)]
-        return max(kept, key=lambda one: one.gain or 0.0, default=None)
+        return max(kept, key=lambda one: one.worth or 0.0, default=None)
 
     def _checkpoints(self, attempt: str) -> Iterator[Candidate]:
         """As trained: the best one by validation loss, then those near it that forgot less."""
@@ -154,7 +166,7 @@ class Search:
         near = [s for s in losses if s < best and losses[s] <= _BEHIND * losses[best]]
         if not near or not has_scale(self.model.module):
             return
-        harm = {step: self._screened(at[step]).text_loss or 0.0 for step in [best, *near]}
+        harm = {step: _harm(self._screened(at[step])) for step in [best, *near]}
         gentler = sorted((s for s in near if harm[s] < harm[best]), key=harm.__getitem__)
         yield from (at[step] for step in gentler[: _CHECKPOINTS - 1])
 
@@ -175,10 +187,12 @@ class Search:
         for _ in range(1, self.recipe.choose.trials):
             if self._expected(candidate) or not has_scale(self.model.module):
                 break
-            shorter = math.sqrt(self.budgets.general / self._worst(candidate))
+            worst = self._worst(candidate)  # where the suite gained, prose alone lost too much
+            shorter = math.sqrt(self.budgets.general / worst) if worst > 0 else _LONGEST
             scale = candidate.scale * min(max(shorter, _SHORTEST), _LONGEST)
             candidate = self._judged(self._screened(self._scaled(start, round(scale, 3))))
-        if candidate.scale == 1 and self._spare(candidate) and self.recipe.choose.largest > 1:
+        more = self.recipe.choose.largest > 1 and has_scale(self.model.module)
+        if candidate.scale == 1 and more and self._spare(candidate):
             beyond = self._screened(self._scaled(start, self.recipe.choose.largest))
             if self._expected(beyond):
                 self._judged(beyond)
@@ -228,32 +242,39 @@ class Search:
         with self.at(candidate):
             self._measure(self.model, label, [*self._parts("sections"), *self._target_tasks])
         self._seconds += time.monotonic() - started
-        drops = [
-            macro_paired({name: _outcomes(self._pair(label, name)) for name in names})
-            for names in self.counted
-        ]
-        drop = min(drops, key=lambda found: found.delta)  # every suite has to keep the budget
-        gain, low, high = self._gain(label)
+        drop, low, high = max(self._drop(label, *one) for one in self.counted)
+        gain, gain_range = self._gain(label)
         self.found[candidate.key] = replace(
             candidate,
             gain=gain,
-            gain_range=(low, high),
-            drop=-100 * drop.delta,
-            drop_range=(-100 * drop.interval.high, -100 * drop.interval.low),
+            gain_range=gain_range,
+            drop=drop,
+            drop_range=(low, high),
         )
         return self.found[candidate.key]
 
-    def _gain(self, label: str) -> tuple[float, float, float]:
-        """Points on the validation rows; without any, only more of the adapter is more."""
+    def _drop(self, label: str, suite: str, names: Sequence[str]) -> tuple[float, float, float]:
+        """Points that the suite's mean fell, and the interval: drop, low, high.
+
+        Of a suite with a budget of its own in points of the general one: every suite has to keep
+        its budget, and what a candidate is judged by is the one that uses most of it.
+        """
+        found = macro_paired({name: _outcomes(self._pair(label, name)) for name in names})
+        points = 100 * self.budgets.general / self.budgets.of(suite)
+        ends = found.interval
+        return -points * found.delta, -points * ends.high, -points * ends.low
+
+    def _gain(self, label: str) -> tuple[float | None, Range | None]:
+        """Points on the validation rows, with the interval; None without any."""
         if self.target is None:
-            return 0.0, 0.0, 0.0
+            return None, None
         base, own = paired_scores(self._pair(label, self.target.name))
         sign = -1 if isinstance(self.target, TextLossTask) else 1
         if set(np.unique([base, own])) <= {0.0, 1.0}:
             found = paired_outcomes(base > 0.5, own > 0.5)
-            return 100 * found.delta, 100 * found.interval.low, 100 * found.interval.high
+            return 100 * found.delta, (100 * found.interval.low, 100 * found.interval.high)
         shown = paired_bootstrap(sign * base, sign * own, seed=self.recipe.seed)
-        return 100 * sign * float((own - base).mean()), 100 * shown.low, 100 * shown.high
+        return 100 * sign * float((own - base).mean()), (100 * shown.low, 100 * shown.high)
 
     def _expected(self, candidate: Candidate) -> bool:
         """Whether its bounds on CERT are expected to lie inside the budgets, as far as measured."""
@@ -309,6 +330,11 @@ def counted(directory: RunDirectory, suite: Suite, leakage: Leakage) -> list[str
     """The sections that make the suite's mean; the base is measured on them."""
     excluded = left_out(directory, suite, leakage)
     return [task.name for task in suite.sections if task.name not in excluded]
+
+
+def _harm(screened: Candidate) -> float:
+    """What cost no generation: text loss, or the distance from the base without any prose."""
+    return (screened.kl or 0.0) if screened.text_loss is None else screened.text_loss
 
 
 def label_of(candidate: Candidate) -> str:

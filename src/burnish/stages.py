@@ -15,6 +15,7 @@ from burnish.measurement import measure, target_ledger, target_task
 from burnish.progress import Bars
 from burnish.recipe import Recipe, changed_recipe
 from burnish.retention.ledger import earlier_row
+from burnish.retention.looks import hand_on
 from burnish.run_directory import LedgerRow, Manifest, RunDirectory, Verdict
 
 
@@ -70,11 +71,15 @@ def run_stages(recipe: Recipe, *, resume: bool = False, quiet: bool = False) -> 
         done.append(run)
         after = _after(folder, [*kept, (stage, run)], bars)
         rows += after
-        verdict = _with_earlier(run.verdict(), after, kept)
+        verdict = _with_earlier(run.verdict(), after)
         if _stands(stage, verdict, after):
             kept.append((stage, run))
         else:
+            hand_on(run, folder)
             stays = kept[-1][1].path if kept else recipe.model
+            reasons = dict.fromkeys((*verdict.reasons, f"{stays} stays."))
+            verdict = replace(verdict, reasons=tuple(reasons))
+            run.write_verdict(verdict)
             bars.say(f"[yellow]held[/] stage {stage.name}: {stays} stays")
     assert verdict is not None
     folder.write_manifest(
@@ -113,9 +118,7 @@ def _stands(stage: Recipe, verdict: Verdict, after: Sequence[LedgerRow]) -> bool
     return all(row.passed for row in judged)
 
 
-def _with_earlier(
-    verdict: Verdict, after: Sequence[LedgerRow], kept: Sequence[tuple[Recipe, RunDirectory]]
-) -> Verdict:
+def _with_earlier(verdict: Verdict, after: Sequence[LedgerRow]) -> Verdict:
     """The stage's verdict with what it did to the tasks before it."""
     fallen = [row for row in after if row.kind == "earlier" and row.passed is not None]
     decision, said = verdict.decision, []
@@ -133,9 +136,8 @@ def _with_earlier(
         decision = "hold"
     elif decision == "release" and not all(row.passed for row in fallen):
         decision = "inconclusive"
-    if decision != "release" and kept:
-        said.append(f"{kept[-1][1].path} stays.")
-    return replace(verdict, decision=decision, reasons=(*verdict.reasons, *said))
+    reasons = dict.fromkeys((*verdict.reasons, *said))  # a held stage's were written before
+    return replace(verdict, decision=decision, reasons=tuple(reasons))
 
 
 def matrix(rows: Sequence[LedgerRow]) -> dict[str, dict[str, LedgerRow]]:
@@ -170,7 +172,8 @@ def _after(
         name = f"{recipe.name} after {newest.path.name}"
         rows.append(replace(target_ledger(recipe, test, (base, tuned))[0], task=name))
         if run is not newest and recipe.budget.earlier is not None:
-            since = target_ledger(recipe, test, (run.results("tuned", "target"), tuned))[0]
+            pair = run.results("tuned", "target"), tuned
+            since = target_ledger(recipe, test, pair, newest.verdict().confidence)[0]
             rows.append(earlier_row(name, since, recipe.budget.earlier))
     return rows
 

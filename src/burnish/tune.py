@@ -32,7 +32,7 @@ from burnish import pipeline
 from burnish.errors import DataError, RecipeError, RunError, UserError
 from burnish.evaluation.general import load_suites
 from burnish.evaluation.suite import split_suite
-from burnish.measurement import measure
+from burnish.measurement import budgets_of, measure
 from burnish.progress import Bars
 from burnish.recipe import Recipe, changed_recipe
 from burnish.reports.trials import ShownTrial, write_trials
@@ -196,7 +196,7 @@ class _Search:
         if row is not None:
             trial.set_user_attr("general", asdict(row))
             if "general" not in trial.constraints:
-                trial.set_constraint("general", -row.delta * 100 - recipe.budget.general)
+                trial.set_constraint("general", -row.delta * 100 - 100 * (row.budget or 0))
         self.study.tell(trial, min(losses))
 
     def _watch(self, trial: optuna.Trial, recipe: Recipe) -> Listener:
@@ -235,8 +235,9 @@ class _Search:
                 t.name: (directory.results("base", t.name), directory.results("tuned", t.name))
                 for t in suite.sections
             }
-            rows.append(general_row(suite.name, pairs, recipe.budget.general))
-        return min(rows, key=lambda row: row.delta)  # every suite must stay inside the budget
+            rows.append(general_row(suite.name, pairs, budgets_of(recipe).of(suite.name)))
+        # Every suite must stay inside its budget: the one that uses most of it.
+        return min(rows, key=lambda row: row.delta / (row.budget or 1))
 
     def _twin(self, settings: Mapping[str, Any]) -> FrozenTrial | None:
         """A trial that ended with the same settings; training it again would give the same."""

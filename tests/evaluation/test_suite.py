@@ -133,13 +133,13 @@ def test_a_file_of_choices_and_checks_has_two_sections(tmp_path: Path) -> None:
     assert [s.name for s in cert.sections] == ["own-cert.choices", "own-cert.replies"]
 
 
-def test_rows_without_an_id_are_drawn_by_what_they_say(tmp_path: Path) -> None:
+def test_rows_without_an_id_are_drawn_by_what_they_say_and_count_once(tmp_path: Path) -> None:
     rows = [CHECKED | {"question": f"Say {n}."} for n in range(20)] + [CHECKED, CHECKED]
     given = load_suite(written(tmp_path / "own.jsonl", rows))
     turned = load_suite(written(tmp_path / "own.jsonl", rows[::-1]))
     first, second = (split_suite(suite)[0].sections[0] for suite in (given, turned))
     assert set(ids(first)) == set(ids(second))
-    assert len(set(ids(given.sections[0]))) == 22
+    assert len(set(ids(given.sections[0]))) == 21
 
 
 def test_a_system_message_is_the_first_turn(tmp_path: Path) -> None:

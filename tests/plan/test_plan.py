@@ -25,7 +25,8 @@ from burnish.training.objective import Loss
 from burnish.training.objectives.sft import Sft
 
 SUITE = [
-    {"question": "The parcel is", "choices": [" here", " torn"], "answer": i % 2} for i in range(8)
+    {"question": f"The parcel {i} is", "choices": [" here", " torn"], "answer": i % 2}
+    for i in range(8)
 ]
 # 100 numbers of 4 bytes, 10 learn; a token leaves 50 bytes; one layer with keys of 4 numbers.
 SHAPES = Shapes(

@@ -53,7 +53,7 @@ def test_frontier_by_hand() -> None:
         candidate(0.8, 20, 0.6),  # the same twice
         candidate(1.0, 30, 3.0),
         candidate(0.1, 0, -1.0),  # the base has as much
-        candidate(1.1, None, 0.0),  # never asked
+        candidate(1.1, None, None),  # never asked
         candidate(1.2, 40, None),
     ]
     assert scales(frontier(rows, BUDGETS)) == [0.2, 0.6, 1.0]
@@ -120,3 +120,9 @@ def test_a_key_is_one_model() -> None:
     assert one.key != candidate(0.6, 1, 1).key
     assert one.label == "step 40 at scale 0.5"
     assert Candidate("a", 3, 1.0, slope=0.2).label == "step 3 at scale 1, slope 0.2"
+
+
+def test_without_a_measured_gain_more_of_the_adapter_is_more() -> None:
+    rows = [candidate(1.0, None, 3.0), candidate(0.5, None, 0.5), candidate(0.2, None, 0.8)]
+    assert scales(frontier(rows, BUDGETS)) == [0.5, 1.0]
+    assert scales(order_of_testing(rows, BUDGETS)) == [0.5, 1.0]

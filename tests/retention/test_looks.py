@@ -10,7 +10,7 @@ from burnish.lineage import keep_earlier
 from burnish.recipe import load_recipe
 from burnish.retention.budgets import Budgets, Evidence
 from burnish.retention.certify import Certificate, certify
-from burnish.retention.looks import CertLedger, look_alpha
+from burnish.retention.looks import CertLedger, hand_on, look_alpha
 from burnish.run_directory import Manifest, RunDirectory
 
 BUDGETS = Budgets(2.0)
@@ -38,7 +38,7 @@ def looked(
     suite: str = "core",
     bad: float = 9.0,
 ) -> Certificate:
-    ledger = CertLedger(run, "base", suite)
+    ledger = CertLedger(run, "base", [suite])
     return certify(order, lambda c: LOST if c.scale >= bad else KEPT, budgets, ledger)
 
 
@@ -84,12 +84,12 @@ def test_other_items_are_unseen(tmp_path: Path) -> None:
     run = run_at(tmp_path / "run")
     looked(run, models(1.0))
     assert looked(run, models(0.5), suite="other").look.number == 1
-    assert CertLedger(run, "another base", "core").look(["x"], BUDGETS).number == 1
+    assert CertLedger(run, "another base", ["core"]).look(["x"], BUDGETS).number == 1
 
 
 def test_a_look_is_spent_before_its_evidence_is_seen(tmp_path: Path) -> None:
     run, order = run_at(tmp_path / "run"), models(0.5, 1.0)
-    ledger = CertLedger(run, "base", "core")
+    ledger = CertLedger(run, "base", ["core"])
 
     def killed(candidate: Candidate) -> Evidence:
         if candidate.scale == 1.0:
@@ -112,9 +112,9 @@ def test_a_torn_line_is_left_out(tmp_path: Path) -> None:
     looked(run, models(1.0))
     text = run.cert_uses.read_text()
     run.cert_uses.write_text(text + '{"base": "ba')
-    assert len(CertLedger(run, "base", "core").uses()) == 2
+    assert len(CertLedger(run, "base", ["core"]).uses()) == 2
     looked(run, models(0.5))
-    assert len(CertLedger(run, "base", "core").uses()) == 4
+    assert len(CertLedger(run, "base", ["core"]).uses()) == 4
 
 
 def test_looks_stay_with_the_model(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_looks_stay_with_the_model(tmp_path: Path) -> None:
         assert looked(after, models(1.0, weights=after.path.name)).look.number == number
     looked(runs[0], models(0.5))  # what the first does later is no business of the third
     assert looked(runs[2], models(1.0, weights="third")).look.number == 3
-    assert [use.look for use in CertLedger(runs[2], "base", "core").uses()] == [
+    assert [use.look for use in CertLedger(runs[2], "base", ["core"]).uses()] == [
         1,
         1,
         2,
@@ -142,3 +142,25 @@ def test_looks_stay_with_the_model(tmp_path: Path) -> None:
 
 def test_without_a_ledger_it_is_the_first_look() -> None:
     assert certify(models(1.0), lambda _: KEPT, BUDGETS).look.number == 1
+
+
+def test_an_item_is_looked_at_whatever_was_asked_beside_it(tmp_path: Path) -> None:
+    run = run_at(tmp_path / "run")
+    looked(run, models(0.5))
+    wider = CertLedger(run, "base", ["core", "mine"])
+    assert wider.look(["new"], BUDGETS).number == 2
+    assert CertLedger(run, "base", ["mine"]).look(["new"], BUDGETS).number == 1
+    # Of the candidates that passed, only by all of the items that are asked now.
+    assert CertLedger(run, "base", ["core"]).passed(BUDGETS) == {models(0.5)[0].key}
+    assert wider.passed(BUDGETS) == set()
+
+
+def test_looks_of_a_held_stage_count_for_the_next(tmp_path: Path) -> None:
+    held = run_at(tmp_path / "stages" / "2-b")
+    looked(held, models(0.5))
+    folder = RunDirectory(tmp_path / "stages")
+    hand_on(held, folder)
+    hand_on(held, folder)  # gone on with after a stop
+    assert len(folder.cert_uses.read_text().splitlines()) == 2
+    following = run_at(tmp_path / "stages" / "3-c")
+    assert looked(following, models(0.5, weights="ef")).look.number == 2

@@ -33,7 +33,7 @@ from typing import Any
 from burnish.chat import Example
 from burnish.data.findings import normalised_text
 from burnish.evaluation.scorers import UNSPACED
-from burnish.evaluation.tasks import ChoiceItem, TextLossTask
+from burnish.evaluation.tasks import BiasTask, ChoiceItem, TextLossTask
 from burnish.overlaps import ComparedSet, Leakage, Overlap, OverlapKind
 from burnish.run_directory import Finding
 
@@ -91,6 +91,8 @@ def texts_of(task: Any) -> list[Text]:
     """The items of a task that judges: each question, alone and with its right answer."""
     if isinstance(task, TextLossTask):
         return [Text(name, ((text,),)) for name, text in task.texts]
+    if isinstance(task, BiasTask):
+        return [Text(item.id, tuple((said,) for said in item.choices)) for item in task.items]
     return [_item(item) for item in task.items]
 
 

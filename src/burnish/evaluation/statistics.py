@@ -4,6 +4,7 @@ Differences are tuned minus base, so a negative one is a loss; rates are fractio
 items or outside its range raises ValueError: no function answers it with a zero.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,8 @@ Scores = NDArray[np.float64]
 IntArray = NDArray[np.intp]
 
 _NORMAL = NormalDist()
+# Resamples that have to lie beyond a bound.
+_IN_A_TAIL = 25
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,12 @@ def mcnemar_midp(lost: int, gained: int) -> float:
 
 
 def paired_bootstrap(
-    base: Scores, tuned: Scores, *, seed: int, confidence: float = 0.95, resamples: int = 10_000
+    base: Scores,
+    tuned: Scores,
+    *,
+    seed: int,
+    confidence: float = 0.95,
+    resamples: int | None = None,
 ) -> Interval:
     """BCa interval of the mean difference of graded scores, both [items].
 
@@ -116,7 +124,7 @@ def paired_bootstrap(
     differences = np.asarray(tuned, dtype=np.float64) - base
     if not np.isfinite(differences).all():
         raise ValueError(f"{np.sum(~np.isfinite(differences))} score differences are not finite")
-    draws = _resampled_items(differences.size, resamples, seed)
+    draws = _resampled_items(differences.size, resamples or _enough(10_000, confidence), seed)
     means = np.array([differences[items].mean() for items in draws])
     low, high = np.quantile(means, _bca_levels(means, differences, confidence))
     return Interval(float(low), float(high), confidence)
@@ -129,19 +137,24 @@ def paired_bootstrap_metric(
     *,
     seed: int,
     confidence: float = 0.95,
-    resamples: int = 1_000,
+    resamples: int | None = None,
 ) -> Interval:
     """Percentile interval of a corpus metric's difference, such as that of two macro-F1 values.
 
     Koehn 2004, EMNLP: both models are scored on the same resampled items. `base` and `tuned` score
     their own model on the items at the given indices [n], which repeat. At least two items.
     """
-    draws = _resampled_items(n, resamples, seed)
+    draws = _resampled_items(n, resamples or _enough(1_000, confidence), seed)
     differences = np.array([tuned(items) - base(items) for items in draws])
     if not np.isfinite(differences).all():
         raise ValueError(f"the metric's difference was {differences.sum()} on resampled items")
     low, high = np.quantile(differences, [_tail(confidence), 1 - _tail(confidence)])
     return Interval(float(low), float(high), confidence)
+
+
+def _enough(usual: int, confidence: float) -> int:
+    """So many that some 25 of them lie in a tail: a later look asks for a thin one."""
+    return max(usual, math.ceil(_IN_A_TAIL / _tail(confidence)))
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:

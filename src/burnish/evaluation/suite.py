@@ -8,7 +8,7 @@ be looked at freely and the part that certifies.
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -152,7 +152,11 @@ Rows = Mapping[str, Mapping[str, Any]]
 
 
 def _rows(task: str, lines: str) -> Rows:
-    """Rows by where they stand, in words; each gets an id that no other row has."""
+    """Rows by where they stand, in words; each gets an id that no other row has.
+
+    A row without an id that repeats another says nothing more, and is left out: it could stand in
+    PROBE and in CERT.
+    """
     rows: dict[str, dict[str, Any]] = {}
     seen: dict[str, str] = {}
     for number, line in enumerate(filter(str.strip, lines.splitlines()), 1):
@@ -163,19 +167,14 @@ def _rows(task: str, lines: str) -> Rows:
             raise DataError(f"{where} is no JSON", _HINT) from error
         if not isinstance(row, dict):
             raise DataError(f"{where} is no JSON object", _HINT)
-        name = str(row["id"]) if "id" in row else _content_id(row, seen)
+        name = str(row["id"]) if "id" in row else _hash(json.dumps(row, sort_keys=True))[:12]
+        if name in seen and "id" not in row:
+            continue
         if name in seen:
             raise DataError(f"{where} has the id {name!r} of {seen[name]}", "give it its own")
         seen[name] = where
         rows[where] = row | {"id": name}
     return rows
-
-
-def _content_id(row: Mapping[str, Any], seen: Iterable[str]) -> str:
-    """Of a row without an id: the same wherever it stands; a repeated row is counted."""
-    name = _hash(json.dumps(row, sort_keys=True))[:12]
-    copies = sum(other.split("-")[0] == name for other in seen)
-    return f"{name}-{copies + 1}" if copies else name
 
 
 def _choices(rows: Rows, context: Callable[[str], Conversation | str]) -> list[ChoiceItem]:

@@ -42,6 +42,10 @@ class RemoteModel:
         said = ",".join(f"{value:.2f}" for value in self._logprobs(tokens)[1:])
         self.fingerprint = hashlib.sha256(f"{self.name} {said}".encode()).hexdigest()
 
+    def close(self) -> None:
+        """Lets go of the connections."""
+        self._client.close()
+
     def generate(
         self, prompts: Sequence[Conversation], sampling: Sampling, stream: Stream | None = None
     ) -> list[Generation]:

@@ -214,7 +214,9 @@ def _power(recipe: Recipe) -> list[str]:
     """What each suite's certifying part can show."""
     certs = [split_suite(suite)[1] for suite in load_suites(recipe.evaluate.general or ())]
     return [
-        line for cert in certs for line in power_sentences(suite_sizes(cert), budgets_of(recipe))
+        line
+        for cert in certs
+        for line in power_sentences(suite_sizes(cert), budgets_of(recipe).alone(cert.name))
     ]
 
 

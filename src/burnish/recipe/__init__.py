@@ -37,7 +37,8 @@ _NOT_FOR_HEADS = {
     "evaluate.max_new_tokens": "leave it out",
     "data.system": "leave it out, a head reads the text alone",
 }
-_WHOLE = ("classify.weights", "tag.weights", "tasks")  # a label may itself hold a full stop
+# A name in them may itself hold a full stop.
+_WHOLE = ("budget.suites", "classify.weights", "tag.weights", "tasks")
 
 
 class Training(Section):

@@ -1,10 +1,12 @@
 """The recipe's sections on what may be forgotten, and on the search for a model that keeps it."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from burnish.recipe.section import Section
+
+Points = Annotated[float, Field(gt=0, le=100)]
 
 
 class Budget(Section):
@@ -16,6 +18,9 @@ class Budget(Section):
     """
 
     general: float = Field(2.0, gt=0, le=100, description="points the suite mean may fall")
+    suites: dict[str, Points] = Field(
+        default_factory=dict, description="points of single suites by name; general for the others"
+    )
     section: float | None = Field(
         None, gt=0, le=100, description="points any section may fall; few items: 10 or more"
     )

@@ -31,6 +31,7 @@ GENERAL = "General ability"
 # The groups of the ledger in their order; the mean of the suite stands before its sections.
 _GROUPS: dict[Kind, str] = {
     "target": "Target",
+    "earlier": "Tasks of earlier stages",
     "general": GENERAL,
     "section": GENERAL,
     "text_loss": "Text loss",

@@ -6,7 +6,7 @@ test that it should fail (intersection-union test, Berger 1982, Technometrics 24
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import expm1, sqrt
 
 import numpy as np
@@ -24,7 +24,8 @@ Losses = tuple[Scores, Scores]  # base and candidate, both [texts], nats a token
 class Budgets:
     """How much may be lost; None is not tested. Points, but `text_loss` is percent of perplexity.
 
-    `confidence` is that of all looks at the certifying items together.
+    `confidence` is that of all looks at the certifying items together. `suites` are the points of
+    those suites whose mean has a budget of its own.
     """
 
     general: float
@@ -33,6 +34,17 @@ class Budgets:
     bias: float | None = None
     refusal: float | None = None
     confidence: float = 0.95
+    suites: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, suite: str) -> float:
+        """Points that the mean of this suite, or of one of its halves, may fall."""
+        for half in ("-probe", "-cert"):
+            suite = suite.removesuffix(half)
+        return self.suites.get(suite, self.general)
+
+    def alone(self, suite: str) -> "Budgets":
+        """What the one suite has to keep."""
+        return replace(self, general=self.of(suite), suites={})
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +57,7 @@ class Evidence:
         bias: pairs; True where the model does not prefer the stereotype.
         refusal: harmful requests; True where the model refuses.
         suite: what the mean is called in words.
+        budget: points that it may fall; None for the budget of all suites.
         beside: other suites, each of which has to keep the same budgets.
     """
 
@@ -53,6 +66,7 @@ class Evidence:
     bias: Outcomes | None = None
     refusal: Outcomes | None = None
     suite: str = "suite"
+    budget: float | None = None
     beside: tuple["Evidence", ...] = ()
 
     @classmethod
@@ -175,7 +189,8 @@ def _tests(evidence: Evidence, budgets: Budgets, level: float) -> Iterator[Budge
     count = sum(base.size for base, _ in evidence.sections.values())
     least = -100 * mean.interval.high
     name, bound = f"{evidence.suite} mean", -100 * mean.lower_bound
-    yield BudgetTest(name, count, -100 * mean.delta, bound, budgets.general, least)
+    allowed = budgets.general if evidence.budget is None else evidence.budget
+    yield BudgetTest(name, count, -100 * mean.delta, bound, allowed, least)
     if budgets.section is not None:
         for name, pair in evidence.sections.items():
             yield _fall(name, pair, budgets.section, level)

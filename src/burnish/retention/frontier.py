@@ -31,7 +31,7 @@ def frontier(candidates: Sequence[Candidate], budgets: Budgets) -> list[Candidat
     The base model gains nothing, so a candidate without a gain is beaten by it. Of candidates
     that are equal in both the first one stands.
     """
-    known = [(risk(c, budgets), c.gain, c) for c in candidates]
+    known = [(risk(c, budgets), c.worth, c) for c in candidates]
     found = [(r, g, c) for r, g, c in known if r is not None and g is not None and g > 0]
     found.sort(key=lambda row: (row[0], -row[1]))  # stable, so the first of equals stays first
     best, kept = 0.0, []
@@ -57,11 +57,11 @@ def order_of_testing(
     points = frontier(candidates, budgets)
     if not points:
         return []
-    greatest = points[-1].gain or 0.0
+    greatest = points[-1].worth or 0.0
     kept: list[Candidate] = []
     last: int | None = None
     for point in points:
-        gain = point.gain or 0.0
+        gain = point.worth or 0.0
         if matters == 0:
             kept.append(point)
             continue

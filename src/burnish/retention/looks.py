@@ -12,8 +12,10 @@ first look is then almost as sharp as if it were the only one, and a second one 
 standard errors where the first asks for 1.75.
 
 The ledger is `cert-uses.jsonl` in the run directory, and a run that starts from another one
-inherits that one's. A line is written before the evidence is seen, so an interruption spends the
-look; going on with it is the same look.
+inherits that one's; a stage inherits the looks of the stages that were held before it, too. What
+counts is the item: a look at one of the suites is a look, whatever else was asked with it. A line
+is written before the evidence is seen, so an interruption spends the look; going on with it is the
+same look. Two runs from the same earlier one do not know of each other.
 """
 
 import hashlib
@@ -55,7 +57,7 @@ class CertUse:
     """One candidate in one look. `passed` is None in the line written before its evidence."""
 
     base: str  # sha256 of the base model
-    suite: str  # hash of the certifying items
+    items: tuple[str, ...]  # a hash of each certifying task
     budgets: str  # hash of what was asked
     look: int
     alpha: float
@@ -66,29 +68,39 @@ class CertUse:
 
 
 class CertLedger:
-    """Uses of one suite's certifying items on one base model, in one line of runs."""
+    """Uses of certifying items on one base model, in one line of runs.
 
-    def __init__(self, directory: RunDirectory, base: str, suite: str) -> None:
+    Args:
+        directory: the run that looks.
+        base: sha256 of the base model.
+        items: a hash of each certifying task.
+    """
+
+    def __init__(self, directory: RunDirectory, base: str, items: Sequence[str]) -> None:
         self.directory = directory
         self.base = base
-        self.suite = suite
+        self.items = tuple(items)
 
     def uses(self) -> list[CertUse]:
-        """The oldest first, those of the runs that this one started from included."""
-        found = _read(self.directory)
-        return [use for use in found if (use.base, use.suite) == (self.base, self.suite)]
+        """Those of any of the items, the oldest first; of the runs before this one too."""
+        found = _of_held_stages(self.directory) + _read(self.directory)
+        return [use for use in found if use.base == self.base and set(use.items) & set(self.items)]
+
+    def passed(self, budgets: Budgets) -> set[str]:
+        """Keys of the candidates that a look let pass, by all of the items and these budgets."""
+        return {use.candidate for use in self._alike(budgets) if use.passed}
 
     def look(self, order: Sequence[str], budgets: Budgets) -> Look:
         """The look that testing the candidates in this order is.
 
-        It is an earlier one over again where the evidence is exactly the same: the same budgets,
-        and either the same order, as after an interruption, or only candidates that were tested in
-        that look. Then no new item is seen and no new chance taken.
+        It is an earlier one over again where the evidence is exactly the same: the same budgets, no
+        other items, and either the same order, as after an interruption, or only candidates that
+        were tested in that look. Then no new item is seen and no new chance taken.
         """
-        uses, asked = self.uses(), _hash(budgets)
-        last = max((use.look for use in uses), default=0)
+        alike = self._alike(budgets)
+        last = max((use.look for use in self.uses()), default=0)
         for number in range(1, last + 1):
-            same = [use for use in uses if use.look == number and use.budgets == asked]
+            same = [use for use in alike if use.look == number]
             tested = {use.candidate for use in same}
             if same and (tuple(order) == same[0].order or set(order) <= tested):
                 return Look(number, same[0].alpha)
@@ -104,10 +116,25 @@ class CertLedger:
     ) -> None:
         """Appends a use: once before the evidence is seen, once with the outcome."""
         use = CertUse(
-            self.base, self.suite, _hash(budgets), look.number, look.alpha, tuple(order), candidate,
+            self.base, self.items, _hash(budgets), look.number, look.alpha, tuple(order), candidate,
             round(time.time(), 3), passed,
         )  # fmt: skip
         append_line(self.directory.cert_uses, asdict(use))
+
+    def _alike(self, budgets: Budgets) -> list[CertUse]:
+        """Uses that saw all of the items, by the same budgets."""
+        asked = _hash(budgets)
+        return [
+            use for use in self.uses() if use.budgets == asked and set(self.items) <= set(use.items)
+        ]
+
+
+def hand_on(held: RunDirectory, folder: RunDirectory) -> None:
+    """Keeps the looks of a stage that was held where the stages after it find them."""
+    known = _lines(folder)
+    for use in _lines(held):
+        if use not in known:
+            append_line(folder.cert_uses, asdict(use))
 
 
 def look_alpha(number: int, confidence: float) -> float:
@@ -119,10 +146,21 @@ def look_alpha(number: int, confidence: float) -> float:
 
 def _read(directory: RunDirectory) -> list[CertUse]:
     before = _read(RunDirectory(directory.earlier)) if directory.earlier.exists() else []
+    return before + _lines(directory)
+
+
+def _of_held_stages(directory: RunDirectory) -> list[CertUse]:
+    """A stage lies in the folder of all stages, where those of held ones are kept."""
+    return _lines(RunDirectory(directory.path.parent))
+
+
+def _lines(directory: RunDirectory) -> list[CertUse]:
     if not directory.cert_uses.exists():
-        return before
-    rows = read_lines(directory.cert_uses)
-    return before + [CertUse(**{**row, "order": tuple(row["order"])}) for row in rows]
+        return []
+    return [
+        CertUse(**{**row, "order": tuple(row["order"]), "items": tuple(row["items"])})
+        for row in read_lines(directory.cert_uses)
+    ]
 
 
 def _hash(budgets: Budgets) -> str:
