@@ -14,8 +14,10 @@ from burnish.retention.budgets import Budgets
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    row = {"question": "The parcel is", "choices": [" here", " torn"], "answer": 0}
-    (tmp_path / "own.jsonl").write_text(f"{json.dumps(row)}\n" * 8)
+    rows = [
+        {"question": f"Parcel {i} is", "choices": [" here", " torn"], "answer": 0} for i in range(8)
+    ]
+    (tmp_path / "own.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in [*rows, rows[0]]))
     file = tmp_path / "recipe.yaml"
     file.write_text("data: {train: rows.jsonl}\n")
     return file

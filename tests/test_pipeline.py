@@ -18,7 +18,8 @@ from burnish.recipe import load_recipe
 from burnish.run_directory import RunDirectory
 
 SUITE = [
-    {"question": "The parcel is", "choices": [" here", " torn"], "answer": i % 2} for i in range(8)
+    {"question": f"The parcel {i} is", "choices": [" here", " torn"], "answer": i % 2}
+    for i in range(8)
 ]
 
 

@@ -6,6 +6,7 @@ other model stands as the base. So the ledger, the verdict and the report are th
 
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,7 +83,8 @@ def compare(
     measure(found, model, "tuned", targets, bars)
     rows = fill_ledger(found, recipe, certs, leakage, certificate.look.confidence)
     found.write_ledger(rows)
-    found.write_verdict(decide(rows, recipe.budget.general, None, certificate))
+    said = replace(certificate, reasons=_of_the_run(certificate.reasons, itself))
+    found.write_verdict(decide(rows, recipe.budget.general, None, said))
     manifest = found.manifest()
     manifest.state = "certified"
     found.write_manifest(manifest)
@@ -124,6 +126,13 @@ def _begin(directory: RunDirectory, other: LanguageModel | RemoteModel) -> RunDi
     shutil.copy2(directory.path / "leakage.json", made.path / "leakage.json")
     hidden.rename(path)  # whole or absent
     return RunDirectory(path)
+
+
+def _of_the_run(reasons: Sequence[str], itself: Candidate) -> tuple[str, ...]:
+    """There is one candidate, which is the run's model, and no base that could stay."""
+    step = itself.label[0].upper() + itself.label[1:]
+    kept = [reason for reason in reasons if not reason.startswith("No candidate")]
+    return tuple(reason.replace(step, "The run's model") for reason in kept)
 
 
 def _whose(other: LanguageModel | RemoteModel) -> str:

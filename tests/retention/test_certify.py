@@ -63,7 +63,9 @@ def test_words() -> None:
     assert kept.startswith(
         "Step 40 at scale 0.5 keeps every budget: suite mean fell 0.5 points, it fell at most 1.1 "
     )
-    assert broken.startswith("Step 40 at scale 0.75 is not shown to: suite mean fell 4.0 points")
+    assert broken.startswith(
+        "Step 40 at scale 0.75 is not shown to keep every budget: suite mean fell 4.0 points"
+    )
     assert look == (
         "This is look 1 at the certifying items, judged at 96 % confidence, so that all looks "
         "together keep 95 %."

@@ -63,7 +63,8 @@ def print_verdict(run: RunDirectory, *, as_json: bool) -> None:
     console.print(f"\nread   {run.path / 'report.html'}", markup=False)
     rewards = run.manifest().recipe["objective"] == "reward"
     following = f"use    grpo.reward: {run.path}" if rewards else f"try    burnish chat {run.path}"
-    console.print(following, markup=False)
+    if run.adapter.exists():  # a comparison has no model of its own
+        console.print(following, markup=False)
     if verdict.decision != "release" and (run.path / "frontier.json").exists():
         console.print(f"mend   burnish heal {run.path}", markup=False)
 

@@ -86,7 +86,9 @@ def _reasons(tested: Sequence[Tested], look: Look, budgets: Budgets) -> tuple[st
         said.append(f"{_sentence(last.candidate)} keeps every budget: {_words(last.tests)}.")
     if failed is not None:
         broken = [test for test in failed.tests if not test.passed]
-        said.append(f"{_sentence(failed.candidate)} is not shown to: {_words(broken)}.")
+        said.append(
+            f"{_sentence(failed.candidate)} is not shown to keep every budget: {_words(broken)}."
+        )
     if last is None:
         said.append("No candidate is shown to keep every budget, so the base model stays.")
     return (*said, look.words(budgets))
