@@ -362,14 +362,14 @@ def load(folder: Path) -> tuple[Answers, list[Candidate]]:
 
 
 def print_truth(answers: Answers, candidates: Sequence[Candidate], labels: Sequence[str]) -> None:
-    print(f"{'points':26}{'gain':>8}{'drop':>8}{'prose %':>9}{'changed %':>11}")
+    print(f"{'points':26}{'gain':>8}{'drop':>8}{'prose %':>12}{'changed %':>11}")
     rises = 100 * np.expm1(answers.rises())
     for place, label in enumerate(labels):
         sections = answers.sections.values()
         changed = 100 * np.mean([(v[0] != v[place + 1]).mean() for v in sections])
         values = (answers.gains()[place], answers.drops()[place])
         row = "".join(f"{value:8.2f}" for value in values)
-        print(f"{label:26}{row}{rises[place]:9.2f}{changed:11.1f}")
+        print(f"{label:26}{row}{rises[place]:12.2f}{changed:11.1f}")
 
 
 def main() -> None:

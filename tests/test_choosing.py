@@ -14,6 +14,7 @@ from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_model
 from burnish.models.verbs import Choice
 from burnish.run_directory import RunDirectory
+from burnish.searching import Search
 from tests.models.test_remote import served
 
 WORDS = ("where is", "my parcel", "the tent", "please send", "it will", "come when", "is torn")
@@ -105,6 +106,40 @@ def test_what_breaks_the_budget_at_every_scale_is_not_released(
     assert any("the base model stays" in reason for reason in run.verdict().reasons)
 
 
+def test_an_order_that_was_fixed_is_gone_on_with(
+    tmp_path: Path, tiny_folder: Path, suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop while CERT is asked spends no second look, and nothing is searched again."""
+    trained = burnish.train(recipe(tmp_path, tiny_folder, suite, 0.02, 99), quiet=True)
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("burnish.choosing.cert_evidence", stop)
+        with pytest.raises(KeyboardInterrupt):
+            burnish.evaluate(trained, quiet=True)
+    fixed = trained.frontier()
+    assert fixed.released is None
+    monkeypatch.setattr(Search, "run", stop)
+    done = burnish.evaluate(trained, quiet=True)
+    found = done.frontier()
+    assert (found.order, found.candidates) == (fixed.order, fixed.candidates)
+    assert found.released is not None
+    assert "look 1" in " ".join(done.verdict().reasons)
+
+
+def test_where_prose_alone_lost_too_much_the_scale_falls_all_the_same(
+    tmp_path: Path, tiny_folder: Path, suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The suite gained, so its loss says nothing of how far to go back."""
+    monkeypatch.setattr(Search, "_expected", lambda *_: False)
+    monkeypatch.setattr(Search, "_worst", lambda *_: -1.0)
+    run = burnish.run(recipe(tmp_path, tiny_folder, suite, 0.02, 99), quiet=True)
+    scales = {one.scale for one in run.frontier().candidates if one.drop is not None}
+    assert min(scales) < 1
+
+
 def test_an_interrupted_search_goes_on_and_asks_nothing_twice(
     tmp_path: Path, tiny_folder: Path, suite: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +148,7 @@ def test_an_interrupted_search_goes_on_and_asks_nothing_twice(
     manifest = run.manifest()
     manifest.state = "trained"
     run.write_manifest(manifest)
+    (run.path / "frontier.json").unlink()  # stopped before the order was fixed
 
     def asked(*_: Any) -> None:
         raise AssertionError("measured again")

@@ -68,6 +68,12 @@ def prepare(recipe: Recipe, source: Source, data: Data | None = None) -> Checked
 
 
 def begin(recipe: Recipe, bars: Bars) -> RunDirectory:
+    """A new run directory with its manifest and its checked rows, ready to be trained.
+
+    Raises:
+        RecipeError: the recipe has stages, each of which is begun by itself.
+        RunError: there is a run of that name.
+    """
     if recipe.stages:
         raise RecipeError(
             f"the recipe has {len(recipe.stages)} stages, each a run of its own",

@@ -11,7 +11,7 @@ import pytest
 from burnish.chat import Conversation, Example, Message
 from burnish.evaluation.leakage import Text, find_leakage, text_of, texts_of
 from burnish.evaluation.suite import load_suite
-from burnish.evaluation.tasks import ChoiceItem, ChooseTask, TextLossTask, chat_context
+from burnish.evaluation.tasks import BiasTask, ChoiceItem, ChooseTask, TextLossTask, chat_context
 from burnish.overlaps import Leakage, Overlap
 
 # 13 words; the passages around them share nothing else.
@@ -248,3 +248,12 @@ def test_the_built_in_suite_holds_nothing_twice() -> None:
     facts = judging["core.facts"]
     learnt = [replace(facts[3], id="row")]
     assert find_leakage({"train": learnt}, judging).leaked == {"core.facts": 1}
+
+
+def test_both_sentences_of_a_pair_identify_it() -> None:
+    pair = BiasTask("bias", [ChoiceItem("p", "", ("The nurse is she.", "The nurse is he."), 1)])
+    for said in pair.items[0].choices:
+        learnt = {"train": [Text("row", ((said,),))]}
+        assert find_leakage(learnt, {"bias": texts_of(pair)}).leaked == {"bias": 1}
+    other = {"train": [Text("row", (("The pilot is she.",),))]}
+    assert find_leakage(other, {"bias": texts_of(pair)}).leaked == {}

@@ -1,10 +1,7 @@
 """A served model says what the same model says in memory, over real HTTP."""
 
 import contextlib
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_model
 from burnish.models.remote import RemoteModel
 from burnish.models.verbs import Choice, Sampling
+from tests.json_server import answering
 
 CHAT = (Message("user", "where is my parcel"),)
 
@@ -24,22 +22,6 @@ CHAT = (Message("user", "where is my parcel"),)
 @contextlib.contextmanager
 def served(model: LanguageModel, *, forgets: bool = False) -> Iterator[str]:
     """Chat completions, and legacy completions with echo, of a model; its base URL."""
-    lock = threading.Lock()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with lock, torch.no_grad():
-                chat = self.path.endswith("/chat/completions")
-                choice = answered(asked) if chat else echoed(asked)
-            data = json.dumps({"choices": [choice]}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: Any) -> None:
-            pass
 
     def answered(asked: dict[str, Any]) -> dict[str, Any]:
         prompt = tuple(Message(turn["role"], turn["content"]) for turn in asked["messages"])
@@ -54,14 +36,13 @@ def served(model: LanguageModel, *, forgets: bool = False) -> Iterator[str]:
         values = logprobs.gather(-1, tokens[0, 1:, None])[:, 0].tolist()
         return {"logprobs": {"token_logprobs": [None, *values][: 3 if forgets else None]}}
 
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=listening.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listening.server_port}/v1"
-    finally:
-        listening.shutdown()
-        listening.server_close()
+    def reply(path: str, asked: dict[str, Any]) -> dict[str, Any]:
+        with torch.no_grad():
+            chat = path.endswith("/chat/completions")
+            return {"choices": [answered(asked) if chat else echoed(asked)]}
+
+    with answering(reply) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

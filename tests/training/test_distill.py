@@ -1,10 +1,7 @@
 """Distillation: TRL's divergence on the same logits, teachers of three kinds, sampled text."""
 
 import contextlib
-import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ from burnish.training.objectives.distill import (
     reverse_kl,
     with_system,
 )
+from tests.json_server import answering
 
 EXAMPLE = Example("1", (Message("user", "yes"), Message("assistant", "no")))
 
@@ -113,36 +111,20 @@ def test_student_comes_to_answer_as_the_teacher(
 def server(model: Any, tokenizer: Any) -> Iterator[str]:
     """A real HTTP server that answers legacy completions with echo and log-probabilities."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with torch.no_grad():
-                logits = model(torch.tensor([asked["prompt"]])).logits[0, :-1]
-            top = logits.log_softmax(-1).topk(asked["logprobs"])
-            places = [
-                {f"token_id:{i}": v for i, v in zip(ids, values, strict=True)}
-                for ids, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
-            ]
-            body = {"choices": [{"logprobs": {"top_logprobs": [None, *places]}}]}
-            if asked["model"] == "other":
-                body["choices"][0]["logprobs"]["top_logprobs"].pop()
-            data = json.dumps(body).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+    def reply(_: str, asked: dict[str, Any]) -> dict[str, Any]:
+        with torch.no_grad():
+            logits = model(torch.tensor([asked["prompt"]])).logits[0, :-1]
+        top = logits.log_softmax(-1).topk(asked["logprobs"])
+        places = [
+            {f"token_id:{i}": v for i, v in zip(ids, values, strict=True)}
+            for ids, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        ]
+        if asked["model"] == "other":
+            places.pop()
+        return {"choices": [{"logprobs": {"top_logprobs": [None, *places]}}]}
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    listening = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=listening.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listening.server_port}/v1"
-    finally:
-        listening.shutdown()
-        listening.server_close()
+    with answering(reply) as url:
+        yield url
 
 
 def test_served_teacher(
