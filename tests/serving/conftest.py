@@ -137,7 +137,7 @@ def tuning(tmp_path: Path, tiny_folder: Path) -> Settings:
         "training.preflight": False,
         "training.checkpoints": 12,
     }
-    return Settings(tmp_path / "data", models={"tiny": str(tiny_folder)}, recipe=recipe, lease=3.0)
+    return Settings(tmp_path / "data", models={"tiny": str(tiny_folder)}, recipe=recipe, lease=5.0)
 
 
 @pytest.fixture
