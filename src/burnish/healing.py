@@ -23,6 +23,7 @@ from burnish.lineage import keep_earlier, link, recipe_of
 from burnish.models.cache import cache_folder
 from burnish.progress import Bars
 from burnish.recipe import HEADS, Recipe, changed_recipe
+from burnish.recipe.budget import REPLAYED
 from burnish.run_directory import RunDirectory, remove_directory
 from burnish.searching import Search
 from burnish.training.replay import examples_of, replayed
@@ -30,8 +31,8 @@ from burnish.tuning import ANCHORED, TOLERATED
 
 # What of the target gain has to be kept; the issue is settled once a candidate inside keeps it.
 _ENOUGH = 0.9
-# Conversations to hold to, and how many of them a step reads where nothing else is mended.
-_ROWS, _EACH = 64, 8
+# Conversations to hold to that a step reads where nothing else is mended.
+_EACH = 8
 
 Settings = dict[str, Any]
 Train = Callable[..., Any]
@@ -71,7 +72,7 @@ def _mend(recipe: Recipe, past: Past) -> Settings | None:
         return None
     return _onwards(recipe, past) | {
         "training.epochs": recipe.training.epochs / 2 if past.anew else 1.0,
-        "replay.rows": _ROWS,
+        "replay.rows": REPLAYED,
         "replay.mode": "anchor",
         "replay.each": _EACH,
     }
@@ -83,7 +84,7 @@ def _anchor(recipe: Recipe, past: Past) -> Settings | None:
     held = recipe.replay.rows and recipe.replay.mode == "anchor"
     tolerated = recipe.replay.divergence or TOLERATED * recipe.budget.general
     return {
-        "replay.rows": max(recipe.replay.rows, _ROWS),
+        "replay.rows": max(recipe.replay.rows, REPLAYED),
         "replay.mode": "anchor",
         "replay.divergence": tolerated / 2 if held else tolerated,
     }
@@ -108,7 +109,7 @@ def _focused(recipe: Recipe, past: Past, focus: str) -> Settings | None:
 
 def _replay(recipe: Recipe, past: Past) -> Settings | None:
     fits = past.anew and recipe.objective == "sft" and not recipe.replay.rows
-    return {"replay.rows": _ROWS, "replay.mode": "text"} if fits else None
+    return {"replay.rows": REPLAYED, "replay.mode": "text"} if fits else None
 
 
 def _on_policy(recipe: Recipe, past: Past) -> Settings | None:
@@ -136,11 +137,13 @@ def _onwards(recipe: Recipe, past: Past) -> Settings:
 
 LEVERS = (
     Lever("mend", "goes on from the last checkpoint, held to the base", _mend, 0.8),
-    Lever("anchor", "learns anew, held to the base on what the base wrote", _anchor, 1.4),
+    Lever("anchor", "learns anew, held to the base on what it replays", _anchor, 1.4),
     Lever("rate", "learns anew at half the rate", _rate),
     Lever("entropy", "learns tokens by how unsure the model is (EAFT)", _entropy),
     Lever("likely", "learns the tokens that the base finds likely (STM)", _likely),
-    Lever("replay", "learns beside what the base wrote", _replay, 1.5),
+    Lever(
+        "replay", "learns beside what it replays: own rows, or what the base wrote", _replay, 1.5
+    ),
     Lever("on-policy", "is drawn to the base on its own answers", _on_policy, on_prompts=True),
 )
 _SLOPES = (0.5, 1.0)
@@ -320,5 +323,5 @@ def _begin(run: RunDirectory, recipe: Recipe, prompts: list[Example] | None) -> 
 
 def _prompts(search: Search) -> list[Example]:
     with search.model.base() as base:
-        rows = replayed(base, _ROWS, search.recipe.seed, cache_folder() / "replay")
+        rows = replayed(base, REPLAYED, search.recipe.seed, cache_folder() / "replay")
     return list(examples_of(rows))

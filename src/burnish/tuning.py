@@ -31,7 +31,7 @@ from burnish.training.loop import Listener, Loop, Settings
 from burnish.training.objective import Objective
 from burnish.training.objectives import OBJECTIVES
 from burnish.training.objectives.distill import LocalTeacher, OwnBase, Teacher
-from burnish.training.replay import Replayed, examples_of, replayed
+from burnish.training.replay import Own, Replayed, examples_of, own_rows, replayed
 from burnish.training.schedule import FRESH_HEAD_TIMES, automatic_rate
 from burnish.training.screen import screen
 
@@ -173,7 +173,7 @@ def _loop(
     recipe: Recipe,
     model: Opened,
     module: Any,
-    replay: Sequence[Replayed],
+    replay: Sequence[Replayed | Own],
 ) -> Loop:
     given, objective = recipe.training, objective_of(recipe, model.tokenizer)
     network = Network(module)
@@ -211,18 +211,24 @@ def _loop(
     )
 
 
-def _replay(directory: RunDirectory, recipe: Recipe, model: Opened) -> list[Replayed]:
-    """What the base writes before it learns; kept with the run's data."""
-    if not recipe.replay.rows:
+def _replay(directory: RunDirectory, recipe: Recipe, model: Opened) -> Sequence[Replayed | Own]:
+    """What is read beside the task, by the user or by the base; kept with the run's data."""
+    given = recipe.replay
+    if not given.rows:
         return []
-    kinds = ("sft",) if recipe.replay.mode == "text" else ANCHORED
+    kinds = ("sft",) if given.mode == "text" else ANCHORED
     if recipe.objective not in kinds or not isinstance(model, LanguageModel):
         raise RecipeError(
-            f"replay.rows is {recipe.replay.rows} and replay.mode {recipe.replay.mode}, which "
+            f"replay.rows is {given.rows} and replay.mode {given.mode}, which "
             f"objective {recipe.objective} cannot read beside its own",
             f"set replay.rows to 0, or objective to one of {', '.join(kinds)}",
         )
-    found = replayed(model, recipe.replay.rows, recipe.seed, cache_folder() / "replay")
+    found: Sequence[Replayed | Own]
+    if given.data:
+        longest = recipe.training.max_length
+        found = own_rows(given.data, model.tokenizer, given.rows, recipe.seed, longest)
+    else:
+        found = replayed(model, given.rows, recipe.seed, cache_folder() / "replay")
     directory.write_split("replay", examples_of(found))
     return found
 

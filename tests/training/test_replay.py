@@ -1,16 +1,18 @@
 """What the base writes itself: whole rows, written once, learnt beside the task."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from burnish.errors import ModelError
+import burnish
+from burnish.errors import DataError, ModelError
 from burnish.models.branches import Row, branch_logprobs
 from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_model
-from burnish.training.replay import replayed
+from burnish.training.replay import own_rows, replayed
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +83,55 @@ def test_a_model_without_a_template_says_so(model: LanguageModel, tmp_path: Path
             replayed(model, 2, 9, tmp_path)
     finally:
         model.tokenizer.chat_template = template
+
+
+def rows_file(folder: Path, count: int, words: int = 3) -> Path:
+    path = folder / "general.jsonl"
+    asked = [{"question": f"what is {i}" + " so" * words, "answer": "that"} for i in range(count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in asked))
+    return path
+
+
+def test_own_rows_are_drawn_learnt_and_held(model: LanguageModel, tmp_path: Path) -> None:
+    path = rows_file(tmp_path, 600)
+    found = own_rows(path, model.tokenizer, 12, 5, None)
+    assert len({one.example.id for one in found}) == 12
+    assert found == own_rows(path, model.tokenizer, 12, 5, None)
+    assert found != own_rows(path, model.tokenizer, 12, 6, None)
+    for one in found:
+        learnt = [t for t, weight in zip(one.row.tokens, one.row.weights, strict=True) if weight]
+        assert model.tokenizer.decode(learnt, skip_special_tokens=True).strip() == "that"
+        assert one.whole.weights == [0.0] + [1.0] * (one.row.size - 1)
+
+
+def test_too_few_own_rows_that_fit_are_told(model: LanguageModel, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"general.jsonl has 8 .* asks for 9"):
+        own_rows(rows_file(tmp_path, 8), model.tokenizer, 9, 0, None)
+    longer = rows_file(tmp_path, 2, 200).read_text()
+    path = rows_file(tmp_path, 8)
+    path.write_text(path.read_text() + longer.replace("what is", "who is"))
+    with pytest.raises(DataError, match="has 8 different rows that fit"):
+        own_rows(path, model.tokenizer, 9, 0, 100)
+
+
+@pytest.mark.parametrize("mode", ["anchor", "text"])
+def test_a_recipe_names_own_rows_beside_itself(
+    tmp_path: Path, tiny_folder: Path, mode: str
+) -> None:
+    rows_file(tmp_path, 80)
+    rows = [{"text": f"tent number {i}", "label": ("red", "green")[i % 2]} for i in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"name: own\nmodel: {tiny_folder}\noutput: {tmp_path}\ndata: {{train: rows.jsonl}}\n"
+        "training: {epochs: 1, preflight: false}\nevaluate: {general: null}\n"
+        f"replay: {{data: general.jsonl, mode: {mode}}}\n"
+    )
+    run = burnish.train(recipe, quiet=True)
+    read = list(run.stream("replay"))
+    assert len(read) == 64
+    assert all(one.prompt[-1].content.startswith("what is") for one in read)
+    manifest = run.manifest()
+    assert manifest.origins["replay.rows"] == "derived"
+    held = [line for line in run.events() if "anchor" in " ".join(line)]
+    assert bool(held) == (mode == "anchor")

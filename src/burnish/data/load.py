@@ -89,6 +89,19 @@ def load(data: Data, seed: int) -> Dataset:
     return Dataset(parts["train"], parts["validation"], parts["test"], findings, hashes)
 
 
+def load_rows(path: Path) -> list[Example]:
+    """All rows of one file, none of them twice.
+
+    Raises:
+        DataError: the file cannot be used, has bad rows, or is empty.
+    """
+    reading, data = _Reading(), Data(train=path)
+    read = {"rows": reading.file(path, data)}
+    _judge_bad(reading, data)
+    _check_read(read, {"rows": path}, data, reading.columns)
+    return without_duplicates(read["rows"], "rows")[0]
+
+
 def _parts(
     read: dict[str, list[Example]], data: Data, seed: int
 ) -> tuple[dict[str, list[Example]], list[Finding]]:

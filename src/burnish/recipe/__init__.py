@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from burnish.errors import RecipeError
-from burnish.recipe.budget import Budget, Choose, Heal, Replay
+from burnish.recipe.budget import REPLAYED, Budget, Choose, Heal, Replay
 from burnish.recipe.data import Data, Mixing, Task
 from burnish.recipe.methods import Bottleneck, LastN, Lora, Prefix
 from burnish.recipe.objectives import Classify, Distill, Dpo, Grpo, Kto, Lm, Reward, Sft, Tag
@@ -189,6 +189,9 @@ def build_recipe(
     """Validates nested values; every problem is in the one error that is raised."""
     if values.get("objective") in HEADS:
         values = _for_head(values)
+    replay = values.get("replay")
+    if isinstance(replay, Mapping) and replay.get("data") and "rows" not in replay:
+        values = {**values, "replay": {**replay, "rows": REPLAYED}}
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
@@ -291,14 +294,18 @@ def _siblings(path: Path) -> list[str]:
 def _data_sections(written: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Every place of a recipe that names data files."""
     tasks, stages = written.get("tasks"), written.get("stages")
-    found = [written.get("data"), *(tasks.values() if isinstance(tasks, dict) else ())]
+    found = [*_own_sections(written), *(tasks.values() if isinstance(tasks, dict) else ())]
     for stage in stages if isinstance(stages, list) else ():
-        found.append(stage.get("data") if isinstance(stage, dict) else None)
+        found += _own_sections(stage) if isinstance(stage, dict) else ()
     yield from (data for data in found if isinstance(data, dict))
 
 
+def _own_sections(written: Mapping[str, Any]) -> list[Any]:
+    return [written.get("data"), written.get("replay")]
+
+
 def _anchor(data: dict[str, Any], folder: Path) -> None:
-    for key in ("train", "validation", "test"):
+    for key in ("train", "validation", "test", "data"):
         if isinstance(data.get(key), str):
             data[key] = str(folder / data[key])
 

@@ -1,11 +1,14 @@
 """The recipe's sections on what may be forgotten, and on the search for a model that keeps it."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from burnish.recipe.section import Section
 
+# Conversations to hold to, where only a file of them is named.
+REPLAYED = 64
 Points = Annotated[float, Field(gt=0, le=100)]
 
 
@@ -42,9 +45,12 @@ class Budget(Section):
 
 
 class Replay(Section):
-    """Conversations that the base writes itself, read beside the rows so that it forgets less."""
+    """Conversations read beside the rows so that the model forgets less."""
 
     rows: int = Field(0, ge=0, description="conversations; 0 is none")
+    data: Path | None = Field(
+        None, description="file of general rows to take them from; null lets the base write them"
+    )
     mode: Literal["anchor", "text"] = Field(
         "anchor",
         description="anchor holds the model to what the base says there, text learns the answers",

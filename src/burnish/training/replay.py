@@ -1,23 +1,26 @@
-"""Replay: conversations that the base wrote itself, read beside the task so that it forgets less.
+"""Replay: general conversations, read beside the task so that the model forgets less.
 
-No data is needed. An instruction-tuned model that is given its chat template up to the user's turn
-writes what users ask (Magpie: Xu et al. 2024, arXiv 2406.08464, section 2), and its own answers,
-drawn at temperature 1, are then learnt or held to. Learnt, at the base their expected gradient is
-zero, and away from it they pull back with the gradient of KL(base || model) (self-synthesized
-rehearsal: Huang et al. 2024, arXiv 2403.01244); held to, `training/anchor.py` takes that
-divergence itself, with no noise of the drawing.
+They are rows of the user's own, or the base writes them: then no data is needed. An
+instruction-tuned model that is given its chat template up to the user's turn writes what users ask
+(Magpie: Xu et al. 2024, arXiv 2406.08464, section 2), and its own answers, drawn at temperature 1,
+are then learnt or held to. Learnt, at the base their expected gradient is zero, and away from it
+they pull back with the gradient of KL(base || model) (self-synthesized rehearsal: Huang et al.
+2024, arXiv 2403.01244); held to, `training/anchor.py` takes that divergence itself, with no noise
+of the drawing.
 """
 
 import json
+import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from burnish.chat import Example, Message
-from burnish.data.render import render_prompt
-from burnish.errors import ModelError
+from burnish.data.load import load_rows
+from burnish.data.render import render_all, render_prompt
+from burnish.errors import DataError, ModelError
 from burnish.models.branches import Network, Row, shared
 from burnish.models.decoding import Decoder
 from burnish.models.language_model import LanguageModel
@@ -27,6 +30,8 @@ from burnish.run_directory import write_atomic
 # Tokens of a question, and of the part of its answer that is learnt.
 _QUESTION, _ANSWER = 32, 32
 _AT_ONCE = 32
+# Rows of a file that become tokens together.
+_RENDERED = 256
 # At temperature 1 a small model's questions lose their thread; the answers need it to be unbiased.
 _SOBER = 0.7
 # Characters of the shortest question.
@@ -70,6 +75,52 @@ class Replayed:
         """As it is compared with what judges."""
         messages = (Message("user", self.question), Message("assistant", self.answer))
         return Example(self.id, messages)
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """A general row of the user's own.
+
+    Attributes:
+        example: as it is compared with what judges.
+        row: as it is learnt.
+    """
+
+    example: Example
+    row: Row
+
+    @property
+    def whole(self) -> Row:
+        """As it is held: whatever follows the first token."""
+        return Row(self.row.tokens, [0.0] + [1.0] * (self.row.size - 1))
+
+
+def own_rows(
+    path: Path, tokenizer: Any, count: int, seed: int, max_length: int | None
+) -> list[Own]:
+    """`count` rows of a file, drawn by `seed` from those of at most `max_length` tokens.
+
+    Raises:
+        DataError: the file cannot be used, or has fewer rows.
+    """
+    examples = load_rows(path)
+    random.Random(seed).shuffle(examples)
+    found: list[Own] = []
+    # Of a million rows only as many become tokens as are needed.
+    for start in range(0, len(examples), _RENDERED):
+        part = examples[start : start + _RENDERED]
+        rendered = {row.id: row for row in render_all(part, tokenizer, max_length)[0]}
+        found += [
+            Own(one, Row(rendered[one.id].tokens, rendered[one.id].weights))
+            for one in part
+            if one.id in rendered
+        ]
+        if len(found) >= count:
+            return found[:count]
+    raise DataError(
+        f"{path} has {len(found)} different rows that fit, and replay.rows asks for {count}",
+        f"set replay.rows to {len(found)}, or name a file with more",
+    )
 
 
 def replayed(model: LanguageModel, count: int, seed: int, cache: Path) -> list[Replayed]:
@@ -169,6 +220,6 @@ def _before_the_user(tokenizer: Any) -> list[int]:
     return list(tokenizer(before, add_special_tokens=False)["input_ids"])
 
 
-def examples_of(rows: list[Replayed]) -> Iterator[Example]:
+def examples_of(rows: Iterable[Replayed | Own]) -> Iterator[Example]:
     """As the run directory keeps them."""
     return (row.example for row in rows)
