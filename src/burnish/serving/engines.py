@@ -17,7 +17,7 @@ from burnish.serving.engine.engine import Engine
 from burnish.serving.engine.grammar import schema_grammar
 from burnish.serving.engine.requests import Draw
 from burnish.serving.prompts import prompt_tokens
-from burnish.serving.state import models
+from burnish.serving.state import models, permissions
 from burnish.serving.state.database import Database
 from burnish.serving.state.tables import AliasRow, ModelRow
 from burnish.serving.targets import Target
@@ -57,15 +57,15 @@ class Engines:
         self._bases: dict[str, Target] = {}
         self._embedders: dict[str, Embedder] = {}
 
-    def target(self, name: str) -> Target:
+    def target(self, name: str, project: str | None = None) -> Target:
         """The model of that name, or that an alias stands for; loads its base, which takes seconds.
 
         Raises:
-            ApiError: there is none.
+            ApiError: there is none, or the project may not use it.
         """
         if name in self.bases:
             return self._base(name)
-        row = models.find(self.database, name)
+        row = self.tuned(name, project)
         if row is None or row.base not in self.bases:
             raise model_not_found(name)
         base = self._base(row.base)
@@ -93,29 +93,30 @@ class Engines:
                 self._embedders[name] = Embedder(EMBEDDER, self.device)
             return self._embedders[name]
 
-    def listed(self) -> list[Model]:
+    def tuned(self, name: str, project: str | None = None) -> ModelRow | None:
+        """The tuned model or checkpoint of that name or alias, if the project may use it."""
+        row = models.find(self.database, name)
+        return row if row and permissions.may_use(self.database, row, project) else None
+
+    def listed(self, project: str | None = None) -> list[Model]:
         """Base models and the encoder, then tuned ones, the oldest first, then aliases."""
         found = [self._shown(name) for name in (*self.bases, EMBEDDER)]
-        found += [_tuned(row, row.name) for row in models.listed(self.database)]
+        rows = [(row.name, row) for row in models.listed(self.database)]
         aliases = ((alias.name, models.find(self.database, alias.name)) for alias in self._aliases)
-        return found + [_tuned(row, name) for name, row in aliases if row is not None]
+        rows += [(name, row) for name, row in aliases if row is not None]
+        usable = ((n, r) for n, r in rows if permissions.may_use(self.database, r, project))
+        return found + [_tuned(row, name) for name, row in usable]
 
-    def named(self, name: str) -> Model | None:
+    def named(self, name: str, project: str | None = None) -> Model | None:
         """One model, a checkpoint too."""
-        if name in self.bases or name == EMBEDDER:
+        if self.is_base(name):
             return self._shown(name)
-        row = models.find(self.database, name)
+        row = self.tuned(name, project)
         return _tuned(row, name) if row is not None else None
 
-    def delete(self, name: str) -> None:
-        """Serves a tuned model no more.
-
-        Raises:
-            ApiError: there is none, or it is a base model.
-        """
-        if name in self.bases or name == EMBEDDER:
-            raise invalid(f"{name} is a base model and cannot be deleted.", "model")
-        models.delete(self.database, name)
+    def is_base(self, name: str) -> bool:
+        """Whether the name is that of a model that was not tuned here."""
+        return name in self.bases or name == EMBEDDER
 
     @property
     def waiting(self) -> int:

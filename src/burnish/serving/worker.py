@@ -11,6 +11,7 @@ import secrets
 import socket
 import threading
 import time
+from dataclasses import replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -38,9 +39,9 @@ class Worker:
     """
 
     def __init__(self, service: Service, name: str | None = None) -> None:
-        self.service = service
         plain = name or f"{socket.gethostname()}-{os.getpid()}"
         self.name = f"{plain[:100]}-{secrets.token_hex(4)}"
+        self.service = replace(service, database=service.database.acting(f"worker {self.name}"))
         self._stop = threading.Event()
         self._expired = self._swept = float("-inf")
 

@@ -66,6 +66,12 @@ def actor_of(request: HTTPConnection) -> str:
     return key.id if key else "local"
 
 
+def project_of(request: HTTPConnection) -> str | None:
+    """The project that asks; None: the organization."""
+    key = key_of(request)
+    return key.project if key else None
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach what listens there."""
     name = host.removeprefix("[").removesuffix("]").lower()

@@ -11,10 +11,11 @@ from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
 from burnish.serving.api.bodies import NewJob
 from burnish.serving.api.errors import ApiError, invalid
+from burnish.serving.api.guard import project_of
 from burnish.serving.api.queries import After, Shared
 from burnish.serving.api.shapes import Listed, a_page, checkpoint_of, event_of, job_of
 from burnish.serving.service import Service
-from burnish.serving.state import events, files, jobs, models
+from burnish.serving.state import events, files, jobs, models, permissions
 from burnish.serving.state.events import Event
 from burnish.serving.state.names import new_id
 from burnish.serving.state.paging import Cursor
@@ -28,8 +29,9 @@ _IDLE = {"eval_samples": "auto", "reasoning_effort": "default"}
 
 
 @router.post("", response_model=FineTuningJob)
-def create(service: Shared, body: NewJob) -> Any:
-    _check_model(service, body.model)
+def create(service: Shared, body: NewJob, request: Request) -> Any:
+    project = project_of(request)
+    _check_model(service, body.model, project)
     _check_file(service, body.training_file, "training_file")
     if body.validation_file is not None:
         _check_file(service, body.validation_file, "validation_file")
@@ -44,6 +46,7 @@ def create(service: Shared, body: NewJob) -> Any:
         created_at=int(time.time()),
         validation_file=body.validation_file,
         suffix=body.suffix,
+        project=project,
         meta=body.metadata or None,
     )
     return _shown(service, jobs.submit(service.database, job, _idle(method)))
@@ -114,12 +117,17 @@ def _shown(service: Service, job: JobRow) -> FineTuningJob:
     return job_of(job, service.settings.organization)
 
 
-def _check_model(service: Service, name: str) -> None:
+def _check_model(service: Service, name: str, project: str | None) -> None:
     """A base model, or one that was tuned here to the end, which goes on learning."""
     if name in service.settings.models:
         return
     model = models.find(service.database, name)
-    if model is None or model.step is not None or model.base not in service.settings.models:
+    if (
+        model is None
+        or model.step is not None
+        or model.base not in service.settings.models
+        or not permissions.may_use(service.database, model, project)
+    ):
         said = f"Model {name} is not available for fine-tuning or does not exist."
         raise invalid(said, "model", "model_not_available")
 
