@@ -12,8 +12,8 @@ from openai.types.fine_tuning.alpha import GraderRunResponse
 from openai.types.graders import MultiGrader, StringCheckGrader
 
 from burnish.evaluation.graders import Wish
-from burnish.serving.api.errors import add_handlers
 from burnish.serving.api.graders import router
+from burnish.serving.api.handlers import add_handlers
 
 EQ: Any = {
     "type": "string_check",
@@ -151,9 +151,9 @@ async def test_validation() -> None:
 @pytest.mark.parametrize(
     ("grader", "param"),
     [
-        (EQ | {"operation": "equals"}, "grader.string_check.operation"),
+        (EQ | {"operation": "equals"}, "grader.operation"),
         (EQ | {"type": "guess"}, "grader"),
-        (EQ | {"reference": "{{ secret }}"}, "grader.string_check.reference"),
+        (EQ | {"reference": "{{ secret }}"}, "grader.reference"),
         (SCORE, "grader"),
         ({"type": "python", "source": "grade = 1"}, "grader"),
     ],
