@@ -20,7 +20,7 @@ from burnish.serving.service import Service
 from burnish.serving.state import files
 from burnish.serving.state.leases import Lease, LeaseLostError, lease
 
-_LOG = logging.getLogger("burnish.worker")
+_LOG = logging.getLogger("burnish.serving.worker")
 # Seconds between looks for a job, and after a database that did not answer.
 _IDLE, _AFTER_ERROR = 0.5, 5.0
 # Seconds between looks for files whose time is over, and for bytes that nobody needs.

@@ -17,6 +17,7 @@ from pydantic import Field
 from burnish.serving.api.answers import Answer, HungUp, pieces, whole
 from burnish.serving.api.errors import invalid
 from burnish.serving.api.fields import Body, Drawing, Metadata, ResponseFormat
+from burnish.serving.api.recording import record
 from burnish.serving.api.streaming import streamed
 from burnish.serving.api.usage import Usage, usage_of
 from burnish.serving.engine.requests import Ask, Draw, Drawn, Piece
@@ -93,11 +94,14 @@ async def create(body: ChatRequest, request: Request) -> Response:
     usage.prompt = len(prompt)
     reply = _Reply(body, target, usage)
     if body.stream:
-        return streamed(reply.chunks(asks))
+        said = [Answer() for _ in asks]
+        record(request, turns, said)
+        return streamed(reply.chunks(asks, said))
     try:
         answers = await whole(target.engine, asks, request, reply.usage)
     except HungUp:
         return _GONE
+    record(request, turns, answers)
     return JSONResponse(reply.completion(answers).model_dump(mode="json", exclude_unset=True))
 
 
@@ -134,9 +138,10 @@ class _Reply:
             object="chat.completion", choices=choices, usage=self.usage.told, **self.shared
         )
 
-    async def chunks(self, asks: Sequence[Ask]) -> AsyncIterator[ChatCompletionChunk]:
+    async def chunks(
+        self, asks: Sequence[Ask], said: Sequence[Answer]
+    ) -> AsyncIterator[ChatCompletionChunk]:
         """The reply as it is written; calls of tools come whole, at the end."""
-        said = [Answer() for _ in asks]
         for place in range(len(asks)):
             yield self._chunk(place, ChoiceDelta(role="assistant", content="", refusal=None))
         async for place, piece in pieces(self.target.engine, asks, self.usage):
