@@ -15,7 +15,7 @@ from burnish.serving.engine.batch import Limits
 from burnish.serving.engine.embedding import Embedder
 from burnish.serving.engine.engine import Engine
 from burnish.serving.engine.grammar import schema_grammar
-from burnish.serving.engine.requests import Draw
+from burnish.serving.engine.requests import Draw, Used
 from burnish.serving.prompts import prompt_tokens
 from burnish.serving.state import models, permissions
 from burnish.serving.state.database import Database
@@ -123,9 +123,19 @@ class Engines:
         """Answers that wait to begin."""
         return sum(target.engine.counters().waiting for target in list(self._bases.values()))
 
-    def ask(self, name: str, messages: Sequence[Mapping[str, str]], wish: Wish) -> str:
-        """A whole answer, for graders that ask a model; it waits, so ask it from a thread."""
-        target = self.target(name)
+    def ask(
+        self,
+        name: str,
+        messages: Sequence[Mapping[str, str]],
+        wish: Wish,
+        project: str | None = None,
+    ) -> tuple[str, Used]:
+        """A whole answer, for graders that ask a model; it waits, so ask it from a thread.
+
+        Raises:
+            ApiError: there is no such model, or the project may not use it.
+        """
+        target = self.target(name, project)
         prompt = prompt_tokens(messages, (), target.tokenizer)
         grammar = schema_grammar(target.tokenizer, wish.schema) if wish.schema else None
         draw = Draw(
@@ -135,7 +145,9 @@ class Engines:
             grammar=grammar,
         )
         with target.engine.submit(target.ask(prompt, draw, wish.seed, 0)) as answer:
-            return "".join(piece.text for piece in answer)
+            pieces = list(answer)
+        used = pieces[-1].used or Used(len(prompt), 0, 0)
+        return "".join(piece.text for piece in pieces), used
 
     def close(self, seconds: float | None = None) -> None:
         """Finishes the answers that are under way, those that take longer are given up."""

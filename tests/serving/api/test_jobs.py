@@ -135,6 +135,47 @@ def test_a_file_of_another_purpose_is_refused(client: openai.OpenAI) -> None:
     assert error.value.param == "training_file"
 
 
+JUDGE = {
+    "type": "score_model",
+    "name": "judge",
+    "model": "gpt-9",
+    "input": [{"role": "user", "content": "{{sample.output_text}}"}],
+}
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("grader", "said"),
+    [
+        ({"type": "python", "name": "p", "source": "def score(a, b): return 1"}, "no function"),
+        ({"type": "python", "name": "p", "source": "def grade(sample"}, "SyntaxError"),
+        (JUDGE, "asks the model gpt-9, which no job here can ask"),
+        (GRADER | {"reference": "{{secret}}"}, "reference"),
+        (
+            {"type": "multi", "name": "m", "graders": {"j": JUDGE}, "calculate_output": "j"},
+            "gpt-9",
+        ),
+        (
+            {"type": "multi", "name": "m", "graders": {"e": GRADER}, "calculate_output": "e + f"},
+            "calculate_output",
+        ),
+    ],
+)
+def test_graders_are_tried_before_a_job_is_made(
+    client: openai.OpenAI, file: str, grader: dict[str, Any], said: str
+) -> None:
+    def ask(grader: dict[str, Any]) -> str:
+        method: Any = {"type": "reinforcement", "reinforcement": {"grader": grader}}
+        return client.fine_tuning.jobs.create(model="tiny", training_file=file, method=method).id
+
+    with pytest.raises(openai.BadRequestError, match=said) as error:
+        ask(grader)
+    assert str(error.value.param).startswith("method.reinforcement.grader")
+    assert error.value.code in ("invalid_grader", "invalid_value")
+    assert list(client.fine_tuning.jobs.list()) == []
+    assert ask(JUDGE | {"model": "tiny"}).startswith("ftjob-")
+
+
 def test_settings_without_effect_are_said(client: openai.OpenAI, file: str) -> None:
     method: Any = {
         "type": "reinforcement",

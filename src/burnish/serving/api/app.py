@@ -18,6 +18,7 @@ from burnish.serving.api import (
     permissions,
     uploads,
 )
+from burnish.serving.api.documented import ERRORS
 from burnish.serving.api.draining import Drain, Draining
 from burnish.serving.api.guard import Guard
 from burnish.serving.api.handlers import add_handlers
@@ -54,7 +55,7 @@ def make_app(service: Server, host: str = "127.0.0.1", drain: float = 30.0) -> F
     add_handlers(app)
     largest = max(service.settings.max_file_bytes, _PART) + _FORM
     for part in _ROUTES:
-        app.include_router(part.router, prefix="/v1", max_body_size=largest)
+        app.include_router(part.router, prefix="/v1", responses=ERRORS, max_body_size=largest)
 
     @app.get("/health")
     def health() -> dict[str, str]:

@@ -15,6 +15,7 @@ from openai.types.chat.chat_completion_message import ChatCompletionMessage
 from pydantic import Field
 
 from burnish.serving.api.answers import Answer, HungUp, pieces, whole
+from burnish.serving.api.documented import CHAT
 from burnish.serving.api.errors import invalid
 from burnish.serving.api.fields import Body, Drawing, Metadata, ResponseFormat
 from burnish.serving.api.recording import record
@@ -81,7 +82,7 @@ class ChatRequest(Drawing):
         return [tool.model_dump(exclude_none=True) for tool in self.tools or ()]
 
 
-@router.post("/chat/completions", response_model=None)
+@router.post("/chat/completions", response_model=None, responses=CHAT)
 async def create(body: ChatRequest, request: Request) -> Response:
     """One reply or several to a conversation."""
     if body.top_logprobs is not None and not body.logprobs:

@@ -12,6 +12,7 @@ from openai.types.completion_choice import Logprobs
 from pydantic import Field
 
 from burnish.serving.api.answers import Answer, HungUp, pieces, whole
+from burnish.serving.api.documented import COMPLETION
 from burnish.serving.api.errors import invalid
 from burnish.serving.api.fields import Drawing
 from burnish.serving.api.recording import record
@@ -37,7 +38,7 @@ class CompletionRequest(Drawing):
     suffix: str | None = None
 
 
-@router.post("/completions", response_model=None)
+@router.post("/completions", response_model=None, responses=COMPLETION)
 async def create(body: CompletionRequest, request: Request) -> Response:
     """Continues each prompt, once or several times."""
     if body.suffix:

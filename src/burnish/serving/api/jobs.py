@@ -6,14 +6,18 @@ import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
+from openai.types.fine_tuning import FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
+from burnish.errors import GraderError
+from burnish.evaluation.graders import Judges, grader_of
+from burnish.rewards import local_asker
+from burnish.serving import recipes
 from burnish.serving.api.bodies import NewJob
 from burnish.serving.api.errors import ApiError, invalid
 from burnish.serving.api.guard import project_of
 from burnish.serving.api.queries import After, Shared
-from burnish.serving.api.shapes import Listed, a_page, checkpoint_of, event_of, job_of
+from burnish.serving.api.shapes import Job, Listed, a_page, checkpoint_of, event_of, job_of
 from burnish.serving.service import Service
 from burnish.serving.state import events, files, jobs, models, permissions
 from burnish.serving.state.events import Event
@@ -28,7 +32,7 @@ _META = re.compile(r"metadata\[(.*)\]")
 _IDLE = {"eval_samples": "auto", "reasoning_effort": "default"}
 
 
-@router.post("", response_model=FineTuningJob)
+@router.post("", response_model=Job)
 def create(service: Shared, body: NewJob, request: Request) -> Any:
     project = project_of(request)
     _check_model(service, body.model, project)
@@ -36,6 +40,8 @@ def create(service: Shared, body: NewJob, request: Request) -> Any:
     if body.validation_file is not None:
         _check_file(service, body.validation_file, "validation_file")
     method = body.taught()
+    if method["type"] == "reinforcement":
+        _check_grader(service, method["reinforcement"]["grader"])
     job = JobRow(
         id=new_id("ftjob-"),
         model=body.model,
@@ -52,7 +58,7 @@ def create(service: Shared, body: NewJob, request: Request) -> Any:
     return _shown(service, jobs.submit(service.database, job, _idle(method)))
 
 
-@router.get("", response_model=Listed[FineTuningJob])
+@router.get("", response_model=Listed[Job])
 def listed(
     service: Shared,
     request: Request,
@@ -69,22 +75,22 @@ def listed(
     return a_page([_shown(service, row) for row in page.rows], has_more=page.has_more)
 
 
-@router.get("/{fine_tuning_job_id}", response_model=FineTuningJob)
+@router.get("/{fine_tuning_job_id}", response_model=Job)
 def retrieve(service: Shared, fine_tuning_job_id: str) -> Any:
     return _shown(service, jobs.retrieve(service.database, fine_tuning_job_id))
 
 
-@router.post("/{fine_tuning_job_id}/cancel", response_model=FineTuningJob)
+@router.post("/{fine_tuning_job_id}/cancel", response_model=Job)
 def cancel(service: Shared, fine_tuning_job_id: str) -> Any:
     return _shown(service, jobs.cancel(service.database, fine_tuning_job_id))
 
 
-@router.post("/{fine_tuning_job_id}/pause", response_model=FineTuningJob)
+@router.post("/{fine_tuning_job_id}/pause", response_model=Job)
 def pause(service: Shared, fine_tuning_job_id: str) -> Any:
     return _shown(service, jobs.pause(service.database, fine_tuning_job_id))
 
 
-@router.post("/{fine_tuning_job_id}/resume", response_model=FineTuningJob)
+@router.post("/{fine_tuning_job_id}/resume", response_model=Job)
 def resume(service: Shared, fine_tuning_job_id: str) -> Any:
     return _shown(service, jobs.resume(service.database, fine_tuning_job_id))
 
@@ -113,7 +119,7 @@ def list_checkpoints(
     return a_page([checkpoint_of(row) for row in page.rows], has_more=page.has_more)
 
 
-def _shown(service: Service, job: JobRow) -> FineTuningJob:
+def _shown(service: Service, job: JobRow) -> Job:
     return job_of(job, service.settings.organization)
 
 
@@ -130,6 +136,14 @@ def _check_model(service: Service, name: str, project: str | None) -> None:
     ):
         said = f"Model {name} is not available for fine-tuning or does not exist."
         raise invalid(said, "model", "model_not_available")
+
+
+def _check_grader(service: Service, spec: dict[str, Any]) -> None:
+    """The very check that the job's run would fail at."""
+    try:
+        grader_of(recipes.local_grader(spec, service.settings.models), Judges(local_asker()))
+    except GraderError as error:
+        raise invalid(str(error), "method.reinforcement.grader", "invalid_grader") from error
 
 
 def _check_file(service: Service, name: str, param: str) -> None:

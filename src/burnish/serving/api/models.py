@@ -1,9 +1,10 @@
 """Models: those that are served, tuned ones included, and the deletion of a tuned one."""
 
-from typing import Any
+from typing import Literal
 
 from fastapi import APIRouter, Request
 from openai.types import Model, ModelDeleted
+from pydantic import BaseModel
 
 from burnish.serving.api.errors import invalid, model_not_found
 from burnish.serving.api.guard import project_of
@@ -14,14 +15,20 @@ from burnish.serving.state import models
 router = APIRouter()
 
 
-@router.get("/models")
-def listed(request: Request) -> dict[str, Any]:
+class ModelList(BaseModel):
+    """All models in one page."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+@router.get("/models", response_model_exclude_unset=True)
+def listed(request: Request) -> ModelList:
     """Base models first, then tuned ones, the oldest first, then aliases."""
-    found = _engines(request).listed(project_of(request))
-    return {"object": "list", "data": [model.model_dump() for model in found]}
+    return ModelList(object="list", data=_engines(request).listed(project_of(request)))
 
 
-@router.get("/models/{name:path}", response_model=Model, response_model_exclude_unset=True)
+@router.get("/models/{name:path}", response_model_exclude_unset=True)
 def retrieved(name: str, request: Request) -> Model:
     """One model, by its name or an alias."""
     found = _engines(request).named(name, project_of(request))
