@@ -22,8 +22,11 @@ _CODES = {
 
 
 def malformed(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
-    """The first error of a request's validation; `body` is what was sent."""
-    first = errors[0]
+    """The first error of a request's validation; `body` is what was sent.
+
+    Where a value may be of several types, the ones that it is not of are told last.
+    """
+    first = next((error for error in errors if not _is_type(error["type"])), errors[0])
     kind, place = str(first["type"]), list(first["loc"])
     if kind == "json_invalid" or place == ["body"]:
         return invalid(_NO_JSON if kind == "json_invalid" else f"{first['msg']}.")
@@ -40,7 +43,11 @@ def _code(kind: str, error: Mapping[str, Any]) -> str:
         return "empty_array"
     if code:
         return code
-    return "invalid_type" if kind.endswith(("_type", "_parsing")) else "invalid_value"
+    return "invalid_type" if _is_type(kind) else "invalid_value"
+
+
+def _is_type(kind: str) -> bool:
+    return kind.endswith(("_type", "_parsing"))
 
 
 def _sentence(kind: str, param: str, error: Mapping[str, Any]) -> str:
