@@ -16,11 +16,16 @@ ROLES: tuple[str, ...] = get_args(Role)
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `weight` scales the loss of an assistant turn (0 = read, never learnt)."""
+    """One turn. `weight` scales the loss of an assistant turn (0 = read, never learnt).
+
+    `tools` is a JSON list of the functions that may be called in the conversation, on one turn of
+    it; the calls of an assistant turn stand in its content, as the model writes them.
+    """
 
     role: Role
     content: str
     weight: float = 1.0
+    tools: str = ""
 
     @property
     def learnt(self) -> bool:
@@ -95,6 +100,8 @@ class Example:
             turn: dict[str, Any] = {"role": message.role, "content": message.content}
             if message.weight != 1.0:
                 turn["weight"] = message.weight
+            if message.tools:
+                turn["tools"] = message.tools
             messages.append(turn)
         extras: dict[str, Any] = {
             "label": self.label,
@@ -113,7 +120,7 @@ class Example:
     def from_row(cls, row: Mapping[str, Any]) -> "Example":
         """Reads back what `to_row` wrote."""
         messages = tuple(
-            Message(turn["role"], turn["content"], turn.get("weight", 1.0))
+            Message(turn["role"], turn["content"], turn.get("weight", 1.0), turn.get("tools", ""))
             for turn in row["messages"]
         )
         return cls(
@@ -134,7 +141,10 @@ def content_id(messages: Conversation, extras: Mapping[str, Any] | None = None) 
 
     `extras` is what else the row says, such as its rejected answer; a class alone adds nothing.
     """
-    said: list[Any] = [[message.role, message.content, message.weight] for message in messages]
+    said: list[Any] = [
+        [message.role, message.content, message.weight, *([message.tools] if message.tools else [])]
+        for message in messages
+    ]
     more = {name: value for name, value in (extras or {}).items() if name != "label"}
     said += [more] if more else []
     return hashlib.sha256(json.dumps(said, ensure_ascii=False).encode()).hexdigest()[:16]

@@ -140,8 +140,8 @@ def turn(**values: Any) -> dict[str, Any]:
         (turn(role="assistant"), "has nothing as messages[1].content", "write text there"),
         (
             turn(role="assistant", content=None, tool_calls=[{}]),
-            "has messages[1].tool_calls",
-            "write the call as text",
+            "has no messages[1].tool_calls.function",
+            "write it as OpenAI does",
         ),
         (
             turn(role="assistant", content=[{"type": "image_url"}]),

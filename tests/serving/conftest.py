@@ -21,7 +21,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from burnish.serving.api import files, jobs, permissions, uploads
-from burnish.serving.api.errors import add_handlers
+from burnish.serving.api.handlers import add_handlers
 from burnish.serving.service import Service, Settings, open_service
 
 _NAMES = itertools.count()

@@ -92,7 +92,7 @@ def rows(path: Path, count: int) -> Path:
 
 def test_rows_of_a_grader_are_prompts_whatever_else_they_say(tmp_path: Path) -> None:
     wanted, folder = job("reinforcement"), tmp_path / "job"
-    assert lay_out(wanted, folder, {"train": rows(tmp_path / "upload", 12)}) == 12
+    assert lay_out(wanted, folder, {"train": rows(tmp_path / "upload", 12)}, {}) == 12
     assert json.loads((folder / "grader.json").read_text()) == GRADER
     values = recipe_for(wanted, folder, Start("smollm2-135m"), {}, 1e-3)
     write_recipe(folder / "recipe.yaml", values)
@@ -105,10 +105,10 @@ def test_rows_of_a_grader_are_prompts_whatever_else_they_say(tmp_path: Path) -> 
 def test_rows_are_taken_as_they_are_and_once_more(tmp_path: Path) -> None:
     source = rows(tmp_path / "upload", 10)
     for _ in range(2):  # a worker that was killed lays them out again
-        assert lay_out(job("supervised"), tmp_path / "job", {"train": source}) == 10
+        assert lay_out(job("supervised"), tmp_path / "job", {"train": source}, {}) == 10
     assert (tmp_path / "job" / "train.jsonl").samefile(source)
     with pytest.raises(DataError, match="has 9 examples"):
-        lay_out(job("dpo"), tmp_path / "job", {"train": rows(source, 9)})
+        lay_out(job("dpo"), tmp_path / "job", {"train": rows(source, 9)}, {})
 
 
 def test_errors_name_no_path_of_this_machine() -> None:

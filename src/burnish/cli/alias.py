@@ -1,6 +1,6 @@
 """Let a name stand for a tuned model; without an argument, list the names.
 
-It moves only to a model whose verdict is release, unless forced, and the force is logged.
+It moves only to a model whose verdict is release, unless forced; the audit log tells which it was.
 
 Example: burnish alias support=ft:smollm2-135m:local:support:8kq2ZxYw
 """
@@ -29,10 +29,11 @@ def command(
     if alias is not None and not (name and equals):
         raise UserError(f"{alias!r} names no model", "write NAME=MODEL, or NAME= to remove it")
     service = open_service(Settings(folder), database)
+    ours = service.database.acting("cli")
     if target:
-        models.alias(service.database, name, target, force=force)
+        models.alias(ours, name, target, force=force)
     elif name:
-        models.drop_alias(service.database, name)
+        models.drop_alias(ours, name)
     rows = models.aliases(service.database)
     service.close()
     if as_json:

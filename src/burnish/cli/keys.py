@@ -22,6 +22,9 @@ def command(
     ] = None,
     requests: Annotated[int | None, typer.Option(help="a minute")] = None,
     tokens: Annotated[int | None, typer.Option(help="a minute")] = None,
+    project: Annotated[
+        str | None, typer.Option(help="that the key is of; else the organization's")
+    ] = None,
     folder: Folder = SERVED,
     database: DatabaseUrl = None,
     as_json: Json = False,
@@ -37,6 +40,8 @@ def command(
         if action == "make":
             scopes = scope or ["infer", "tune"]
             key, secret = keys.make(session, "cli", name or "", scopes, requests, tokens)
+            if project is not None:
+                keys.confine(session, "cli", key.id, project)
             shown = {"id": key.id, "scopes": sorted(key.scopes), "secret": secret}
             if as_json:
                 print(json.dumps(shown))
@@ -51,7 +56,7 @@ def command(
 
 
 def _list(rows: Sequence[object], console: Console, *, as_json: bool) -> None:
-    fields = ("id", "name", "scopes", "requests", "tokens", "created_at", "revoked_at")
+    fields = ("id", "name", "scopes", "project", "requests", "tokens", "created_at", "revoked_at")
     found = [{field: getattr(row, field) for field in fields} for row in rows]
     if as_json:
         print(json.dumps(found))

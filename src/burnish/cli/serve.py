@@ -7,6 +7,7 @@ Example: burnish serve --folder burnish-data --port 8000
 
 import contextlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -24,13 +25,14 @@ def command(
     database: DatabaseUrl = None,
     tls_cert: Annotated[Path | None, typer.Option(help="certificate file")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="its key file")] = None,
+    record: Annotated[bool, typer.Option("--record", help="log prompts and answers, too")] = False,
     worker: Annotated[bool, typer.Option(help="start a worker for fine-tuning jobs")] = True,
 ) -> None:
     from burnish.serving import log
     from burnish.serving.listening import Address, check, listen, worker_beside
     from burnish.serving.server import open_server
 
-    settings = settings_of(folder, model)
+    settings = replace(settings_of(folder, model), record=record)
     server = open_server(settings, database)
     address = Address(host, port, tls_cert, tls_key)
     with server.database.reading() as session:

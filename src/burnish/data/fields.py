@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from burnish.chat import Message, Role
+from burnish.data.misfit import MisfitError, kind_of
+from burnish.data.tools import called
 
 CHAT_ROLES: dict[str, Role] = {
     "system": "system",
@@ -26,30 +28,11 @@ SHAREGPT_ROLES: dict[str, Role] = {
 }
 
 
-class MisfitError(Exception):
-    """A row that does not fit its format."""
-
-    def __init__(self, reason: str, remedy: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.remedy = remedy
-
-
 def text_of(values: Mapping[str, Any], field: str, where: str = "") -> str:
     value = values.get(field)
     if not isinstance(value, str):
         raise MisfitError(f"has {kind_of(value)} as {where}{field}", "write text there")
     return value
-
-
-def kind_of(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    kinds = {bool: "a true/false value", int: "a number", float: "a number", str: "text"}
-    kinds |= {list: "a list", dict: "an object"}
-    shown = repr(value)
-    name = kinds.get(type(value), f"a {type(value).__name__}")
-    return f"{name} ({shown if len(shown) <= 40 else shown[:39] + '…'})"
 
 
 def turns_of(values: Mapping[str, Any], field: str) -> list[Any]:
@@ -63,14 +46,15 @@ def turns_of(values: Mapping[str, Any], field: str) -> list[Any]:
 
 def chat_turn(turn: Any, where: str) -> Message:
     role = role_of(turn, "role", CHAT_ROLES, where)
-    for call in ("tool_calls", "function_call"):
-        if turn.get(call):
-            raise MisfitError(f"has {where}{call}", "write the call as text in content")
-    if isinstance(turn.get("content"), list):
+    calls = called(turn, where) if role == "assistant" else ""
+    if calls and turn.get("content") is None:
+        content = ""
+    elif isinstance(turn.get("content"), list):
         content = "".join(_part(part, where) for part in turn["content"])
     else:
         content = text_of(turn, "content", where)
-    return Message(role, content, _weight(turn, where) if role == "assistant" else 1.0)
+    said = "\n".join(part for part in (content, calls) if part)
+    return Message(role, said, _weight(turn, where) if role == "assistant" else 1.0)
 
 
 def role_of(turn: Any, field: str, roles: Mapping[str, Role], where: str) -> Role:

@@ -12,13 +12,12 @@ from typing import Any
 from burnish.chat import Conversation, Example, Message, content_id
 from burnish.data.fields import (
     SHAREGPT_ROLES,
-    MisfitError,
     chat_turn,
-    kind_of,
     role_of,
     text_of,
     turns_of,
 )
+from burnish.data.misfit import MisfitError, kind_of
 from burnish.data.preferences import (
     answered,
     asked,
@@ -31,6 +30,7 @@ from burnish.data.preferences import (
     whole_pair,
 )
 from burnish.data.rows import BadRow, Row
+from burnish.data.tools import offered
 from burnish.errors import DataError
 
 _IOB2 = re.compile(r"O|[BI]-\S+")
@@ -192,10 +192,11 @@ def _label(values: Mapping[str, Any]) -> str:
 
 
 def _chat(values: Mapping[str, Any]) -> Conversation:
-    return tuple(
+    turns = tuple(
         chat_turn(turn, f"messages[{index}].")
         for index, turn in enumerate(turns_of(values, "messages"))
     )
+    return offered(turns, values)
 
 
 def _sharegpt(values: Mapping[str, Any]) -> Conversation:

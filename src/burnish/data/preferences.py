@@ -5,15 +5,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from burnish.chat import Conversation, Message
-from burnish.data.fields import MisfitError, chat_turn, kind_of, text_of, turns_of
+from burnish.data.fields import chat_turn, text_of, turns_of
+from burnish.data.misfit import MisfitError, kind_of
+from burnish.data.tools import offered
 
 
 def asked(values: Mapping[str, Any]) -> Conversation:
     """A prompt: text, or turns up to the answer."""
     if not isinstance(values.get("prompt"), list):
         return (Message("user", text_of(values, "prompt")),)
-    turns = turns_of(values, "prompt")
-    return tuple(chat_turn(turn, f"prompt[{index}].") for index, turn in enumerate(turns))
+    given = turns_of(values, "prompt")
+    turns = tuple(chat_turn(turn, f"prompt[{index}].") for index, turn in enumerate(given))
+    return offered(turns, values)
 
 
 def _reply(values: Mapping[str, Any], field: str) -> str:
@@ -60,6 +63,7 @@ def openai_pair(values: Mapping[str, Any]) -> dict[str, Any]:
         raise MisfitError(f"has {kind_of(given)} as input", "write an object with messages")
     return {
         "prompt": given.get("messages"),
+        "tools": given.get("tools"),
         "chosen": values.get("preferred_output"),
         "rejected": values.get("non_preferred_output"),
     }

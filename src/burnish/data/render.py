@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from burnish.chat import Conversation, Example, Message
+from burnish.data.tools import tools_of
 from burnish.errors import DataError
 from burnish.run_directory import Finding
 
@@ -280,9 +281,16 @@ def _template(
     turns: Conversation, tokenizer: Any, *, answer: bool = False, where: str = "a prompt"
 ) -> str:
     messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+    tools = tools_of(turns)
+    if tools and "tools" not in str(tokenizer.chat_template):
+        raise DataError(
+            f"{where} offers tools, and the model's chat template shows none",
+            "leave out tools, or use a model whose template knows them",
+        )
     try:
         text: str = tokenizer.apply_chat_template(
             messages,
+            tools=tools,
             chat_template=tokenizer.chat_template or PLAIN_TEMPLATE,
             tokenize=False,
             add_generation_prompt=answer,

@@ -9,6 +9,8 @@ from typing import Any
 import httpx2
 
 from burnish.chat import Conversation
+from burnish.data.misfit import MisfitError
+from burnish.data.tools import called, tools_of
 from burnish.errors import ModelError
 from burnish.models.asking import asked, windows
 from burnish.models.verbs import Choice, Generation, Sampling, Scores, Stream, TextLoss
@@ -72,10 +74,13 @@ class RemoteModel:
         }
         if sampling.stop:
             wanted["stop"] = list(sampling.stop)
+        if tools := tools_of(prompt):
+            wanted["tools"] = tools
         choice = self._post("chat/completions", wanted)
         try:
-            text = str(choice["message"]["content"] or "")
-        except (KeyError, TypeError) as error:
+            said = choice["message"]["content"], called(choice["message"], "message.")
+            text = "\n".join(part for part in said if part)
+        except (KeyError, TypeError, MisfitError) as error:
             raise self._wrong(error) from error
         return Generation(text, (), 0.0, choice.get("finish_reason") == "stop")
 

@@ -20,7 +20,7 @@ from burnish.serving.state.leases import Lease, LeaseLostError
 from burnish.serving.state.tables import ModelRow
 from burnish.training.checkpoint import saved_steps
 
-_LOG = logging.getLogger("burnish.worker")
+_LOG = logging.getLogger("burnish.serving.worker")
 # Seconds: between looks at the run, between heartbeats, until another's process is looked for
 # again, and that an interrupted run gets to write its checkpoint.
 _TICK, _HEARTBEAT, _LOCKED, _PATIENCE = 0.2, 1.0, 1.0, 120.0

@@ -22,6 +22,11 @@ _ROWS_AT_ONCE = 1000
 _Line = Row[tuple[int, float, str, str, str, dict[str, Any], str, str]]
 
 
+def note(session: Session, action: str, subject: str, **data: Any) -> None:
+    """`append` in the name of whom the session writes for: see `Database.acting`."""
+    append(session, session.info["actor"], action, subject, data)
+
+
 def append(
     session: Session, actor: str, action: str, subject: str, data: Mapping[str, Any] | None = None
 ) -> None:
@@ -32,7 +37,7 @@ def append(
 
     Args:
         session: its transaction.
-        actor: who did it: a key's id, `local` or `cli`.
+        actor: who did it: a key's id, `local`, `cli`, or a worker by its name.
         action: what was done, such as `job.create`.
         subject: the id of what was changed.
         data: further values, as JSON; no secrets and no texts of users.

@@ -15,9 +15,9 @@ from burnish.serving.engine.batch import Limits
 from burnish.serving.engine.embedding import Embedder
 from burnish.serving.engine.engine import Engine
 from burnish.serving.engine.grammar import schema_grammar
-from burnish.serving.engine.requests import Draw
+from burnish.serving.engine.requests import Draw, Used
 from burnish.serving.prompts import prompt_tokens
-from burnish.serving.state import models
+from burnish.serving.state import models, permissions
 from burnish.serving.state.database import Database
 from burnish.serving.state.tables import AliasRow, ModelRow
 from burnish.serving.targets import Target
@@ -57,15 +57,15 @@ class Engines:
         self._bases: dict[str, Target] = {}
         self._embedders: dict[str, Embedder] = {}
 
-    def target(self, name: str) -> Target:
+    def target(self, name: str, project: str | None = None) -> Target:
         """The model of that name, or that an alias stands for; loads its base, which takes seconds.
 
         Raises:
-            ApiError: there is none.
+            ApiError: there is none, or the project may not use it.
         """
         if name in self.bases:
             return self._base(name)
-        row = models.find(self.database, name)
+        row = self.tuned(name, project)
         if row is None or row.base not in self.bases:
             raise model_not_found(name)
         base = self._base(row.base)
@@ -93,38 +93,49 @@ class Engines:
                 self._embedders[name] = Embedder(EMBEDDER, self.device)
             return self._embedders[name]
 
-    def listed(self) -> list[Model]:
+    def tuned(self, name: str, project: str | None = None) -> ModelRow | None:
+        """The tuned model or checkpoint of that name or alias, if the project may use it."""
+        row = models.find(self.database, name)
+        return row if row and permissions.may_use(self.database, row, project) else None
+
+    def listed(self, project: str | None = None) -> list[Model]:
         """Base models and the encoder, then tuned ones, the oldest first, then aliases."""
         found = [self._shown(name) for name in (*self.bases, EMBEDDER)]
-        found += [_tuned(row, row.name) for row in models.listed(self.database)]
+        rows = [(row.name, row) for row in models.listed(self.database)]
         aliases = ((alias.name, models.find(self.database, alias.name)) for alias in self._aliases)
-        return found + [_tuned(row, name) for name, row in aliases if row is not None]
+        rows += [(name, row) for name, row in aliases if row is not None]
+        usable = ((n, r) for n, r in rows if permissions.may_use(self.database, r, project))
+        return found + [_tuned(row, name) for name, row in usable]
 
-    def named(self, name: str) -> Model | None:
+    def named(self, name: str, project: str | None = None) -> Model | None:
         """One model, a checkpoint too."""
-        if name in self.bases or name == EMBEDDER:
+        if self.is_base(name):
             return self._shown(name)
-        row = models.find(self.database, name)
+        row = self.tuned(name, project)
         return _tuned(row, name) if row is not None else None
 
-    def delete(self, name: str) -> None:
-        """Serves a tuned model no more.
-
-        Raises:
-            ApiError: there is none, or it is a base model.
-        """
-        if name in self.bases or name == EMBEDDER:
-            raise invalid(f"{name} is a base model and cannot be deleted.", "model")
-        models.delete(self.database, name)
+    def is_base(self, name: str) -> bool:
+        """Whether the name is that of a model that was not tuned here."""
+        return name in self.bases or name == EMBEDDER
 
     @property
     def waiting(self) -> int:
         """Answers that wait to begin."""
         return sum(target.engine.counters().waiting for target in list(self._bases.values()))
 
-    def ask(self, name: str, messages: Sequence[Mapping[str, str]], wish: Wish) -> str:
-        """A whole answer, for graders that ask a model; it waits, so ask it from a thread."""
-        target = self.target(name)
+    def ask(
+        self,
+        name: str,
+        messages: Sequence[Mapping[str, str]],
+        wish: Wish,
+        project: str | None = None,
+    ) -> tuple[str, Used]:
+        """A whole answer, for graders that ask a model; it waits, so ask it from a thread.
+
+        Raises:
+            ApiError: there is no such model, or the project may not use it.
+        """
+        target = self.target(name, project)
         prompt = prompt_tokens(messages, (), target.tokenizer)
         grammar = schema_grammar(target.tokenizer, wish.schema) if wish.schema else None
         draw = Draw(
@@ -134,7 +145,9 @@ class Engines:
             grammar=grammar,
         )
         with target.engine.submit(target.ask(prompt, draw, wish.seed, 0)) as answer:
-            return "".join(piece.text for piece in answer)
+            pieces = list(answer)
+        used = pieces[-1].used or Used(len(prompt), 0, 0)
+        return "".join(piece.text for piece in pieces), used
 
     def close(self, seconds: float | None = None) -> None:
         """Finishes the answers that are under way, those that take longer are given up."""

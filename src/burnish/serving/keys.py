@@ -24,17 +24,22 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 _FORM = re.compile(r"sk-burnish-([0-9a-f]{16})-([\w-]{43})", re.ASCII)
 _MINUTE = 60.0
+_LONGEST = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key that was shown and is known. `admin` may do what the other scopes may."""
+    """A key that was shown and is known. `admin` may do what the other scopes may.
+
+    `project` is the one that it is confined to; None: the whole organization.
+    """
 
     id: str
     name: str
     scopes: frozenset[str]
     requests: int | None = None
     tokens: int | None = None
+    project: str | None = None
 
     def may(self, scope: Scope) -> bool:
         return scope in self.scopes or "admin" in self.scopes
@@ -75,6 +80,29 @@ def make(
     session.flush()
     audit.append(session, actor, "key.make", row.id, {"name": name, "scopes": row.scopes})
     return _key(row), f"sk-burnish-{part}-{secret}"
+
+
+def confine(session: Session, actor: str, id: str, project: str) -> None:
+    """Makes a key that of one project: of the tuned models, it may ask those that the project's own
+    jobs made, and those whose checkpoint permissions name the project.
+
+    Raises:
+        UserError: there is no such key, it may administer the organization, or the project has no
+            name of 1 to 64 characters.
+    """
+    row = session.scalar(select(KeyRow).where(KeyRow.id == id))
+    if row is None:
+        raise UserError(f"there is no key {id}", "name one that `burnish keys list` shows")
+    if "admin" in row.scopes:
+        raise UserError(
+            f"the key {id} has the scope admin, which is the organization's",
+            "leave out the project, or the scope",
+        )
+    if not 1 <= len(project) <= _LONGEST:
+        raise UserError(f"the project {project!r} is no name", f"use 1 to {_LONGEST} characters")
+    row.project = project
+    session.flush()
+    audit.append(session, actor, "key.confine", id, {"project": project})
 
 
 def listed(session: Session) -> list[KeyRow]:
@@ -121,7 +149,7 @@ def _hash(salt: bytes, secret: str) -> bytes:
 
 
 def _key(row: KeyRow) -> Key:
-    return Key(row.id, row.name, frozenset(row.scopes), row.requests, row.tokens)
+    return Key(row.id, row.name, frozenset(row.scopes), row.requests, row.tokens, row.project)
 
 
 class _Bucket:

@@ -1,12 +1,15 @@
 """The server process: an address with its rights, a worker beside it, and an orderly end."""
 
+import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from sqlalchemy.orm import Session
@@ -14,6 +17,7 @@ from sqlalchemy.orm import Session
 from burnish.errors import UserError
 from burnish.serving import keys
 from burnish.serving.api.app import make_app
+from burnish.serving.api.draining import Drain
 from burnish.serving.api.guard import is_loopback
 from burnish.serving.server import Server
 from burnish.serving.service import Settings
@@ -57,9 +61,13 @@ def check(address: Address, session: Session) -> None:
 
 
 def listen(server: Server, address: Address, drain: float = 30.0) -> None:
-    """Answers until SIGTERM or Ctrl-C; answers under way get `drain` seconds to end."""
+    """Answers until SIGTERM or Ctrl-C.
+
+    Answers under way then get `drain` seconds to end, and new requests a 503; a second signal cuts
+    them short.
+    """
     app = make_app(server, address.host, drain)
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
         host=address.host,
         port=address.port,
@@ -68,9 +76,32 @@ def listen(server: Server, address: Address, drain: float = 30.0) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=int(drain),
+        timeout_graceful_shutdown=1,
         ws="none",
     )
+    _Listener(config, app.state.drain, drain).run()
+
+
+class _Listener(uvicorn.Server):
+    """Goes on listening while it drains, so that clients are told and not just cut off."""
+
+    def __init__(self, config: uvicorn.Config, drain: Drain, seconds: float) -> None:
+        super().__init__(config)
+        self.drain, self.seconds, self.deadline = drain, seconds, math.inf
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The signal ends with this: raised again, as uvicorn would, it would leave the worker
+        beside to be killed."""
+        if self.drain.begun:
+            self.should_exit = self.force_exit = True
+        self.drain.begin()
+        self.deadline = time.monotonic() + self.seconds
+
+    async def on_tick(self, counter: int) -> bool:
+        late = time.monotonic() > self.deadline
+        if self.drain.begun and (late or not self.drain.under_way):
+            self.should_exit = True
+        return await super().on_tick(counter)
 
 
 @contextmanager

@@ -1,8 +1,10 @@
-"""The log: JSON Lines of named fields, never a text that a client sent or a model wrote."""
+"""The log: JSON Lines of named fields, and no text that a client sent or a model wrote unless
+recording is on."""
 
 import json
 import logging
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -37,6 +39,8 @@ class JsonLines(logging.Formatter):
             "event": record.getMessage(),
         }
         line |= {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
+        if hasattr(record, "texts"):
+            line["texts"] = record.texts
         if record.exc_info and record.exc_info[1] is not None:
             line |= _place(record.exc_info[1])
         return json.dumps(line, ensure_ascii=False)
@@ -54,6 +58,11 @@ def write_to(stream: TextIO, level: int = logging.INFO) -> None:
 def note(event: str, *, level: int = logging.INFO, **fields: Any) -> None:
     """One line; only the names in `FIELDS` are written."""
     LOGGER.log(level, "%s", event, extra={k: v for k, v in fields.items() if k in FIELDS})
+
+
+def texts(request_id: str, said: Mapping[str, Any]) -> None:
+    """One line of what was asked and answered, for whoever turned recording on."""
+    LOGGER.info("recorded", extra={"request_id": request_id, "texts": dict(said)})
 
 
 def failed(event: str, error: BaseException, **fields: Any) -> None:

@@ -41,8 +41,9 @@ def prepare(service: Service, job: JobRow) -> Prepared:
     base, start = _start(service, job)
     folder = service.settings.job_folder(job.id).resolve()
     path = folder / "recipe.yaml"
+    known = service.settings.models
     if not path.exists():
-        rows = recipes.lay_out(job, folder, _sources(service, job))
+        rows = recipes.lay_out(job, folder, _sources(service, job), known)
         recipes.write_recipe(path, _values(service, job, folder, start, rows))
     tuned = tuned_name(base, service.settings.organization, job.suffix, job.id)
     return Prepared(load_recipe(path), base, tuned)

@@ -15,6 +15,8 @@ from burnish.serving.api.errors import invalid
 # How Hermes and Qwen templates ask for calls; other families are told that there is no such tool.
 _CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
 
+_OPENING = "<tool_call>"
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -70,7 +72,16 @@ def tool_calls(text: str) -> tuple[str, list[Call]]:
         return ""
 
     rest = _CALL.sub(taken, text)
-    return (rest.strip() if calls else text), calls
+    return (rest.rstrip() if calls else text), calls
+
+
+def before_calls(text: str) -> str:
+    """What of a growing reply is no call and will not become a part of one."""
+    start = text.find(_OPENING)
+    if start < 0:
+        sizes = range(min(len(_OPENING) - 1, len(text)), 0, -1)
+        start = len(text) - next((n for n in sizes if _OPENING.startswith(text[-n:])), 0)
+    return text[:start].rstrip()
 
 
 def _turn(message: Mapping[str, Any]) -> dict[str, Any]:

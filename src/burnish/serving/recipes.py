@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from burnish.errors import DataError
+from burnish.errors import DataError, GraderError
 from burnish.recipe import Recipe
 from burnish.run_directory import write_atomic
 from burnish.serving.state.tables import JobRow
@@ -119,7 +119,30 @@ def resolved(job: JobRow, recipe: Recipe, multiplier: float | None = None) -> di
     return taken
 
 
-def lay_out(job: JobRow, folder: Path, sources: Mapping[str, Path]) -> int:
+def local_grader(spec: Mapping[str, Any], models: Mapping[str, str]) -> dict[str, Any]:
+    """The grader with the Burnish names of the models that it asks, for which `models` has the
+    API's names.
+
+    Raises:
+        GraderError: it asks a model that is no base model of this installation.
+    """
+    found = {
+        name: local_grader(value, models) if isinstance(value, Mapping) else value
+        for name, value in spec.items()
+    }
+    if spec.get("type") in ("score_model", "label_model"):
+        if spec["model"] not in models:
+            raise GraderError(
+                f"the grader asks the model {spec['model']}, which no job here can ask",
+                f"name one of {', '.join(models)}",
+            )
+        found["model"] = models[spec["model"]]
+    return found
+
+
+def lay_out(
+    job: JobRow, folder: Path, sources: Mapping[str, Path], models: Mapping[str, str]
+) -> int:
     """Puts the rows into the job's folder; `sources` are the files of `train` and `validation`.
 
     Returns:
@@ -136,7 +159,8 @@ def lay_out(job: JobRow, folder: Path, sources: Mapping[str, Path]) -> int:
             f"upload one with {FEWEST} or more",
         )
     if job.method["type"] == "reinforcement":
-        write_atomic(folder / "grader.json", json.dumps(job.method["reinforcement"]["grader"]))
+        grader = local_grader(job.method["reinforcement"]["grader"], models)
+        write_atomic(folder / "grader.json", json.dumps(grader))
     return counts["train"]
 
 

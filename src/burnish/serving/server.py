@@ -1,9 +1,8 @@
 """The server's own share of an installation: the models that answer, and what ends with them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from burnish.evaluation.graders import Wish
 from burnish.models.load import DeviceChoice
 from burnish.serving.engine.batch import Limits
 from burnish.serving.engines import EMBEDDER, Engines
@@ -15,10 +14,6 @@ class Server(Service):
     """What `request.app.state.service` is to every route."""
 
     engines: Engines
-
-    def asker(self, model: str, messages: Sequence[Mapping[str, str]], wish: Wish) -> str:
-        """How graders ask a model."""
-        return self.engines.ask(model, messages, wish)
 
     def embedder(self, texts: Sequence[str]) -> list[list[float]]:
         """How graders compare meanings."""

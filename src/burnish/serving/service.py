@@ -24,6 +24,7 @@ class Settings:
         models: base models that can be tuned and asked: the name in the API to a Burnish name.
         max_file_bytes: of an uploaded file.
         recipe: dotted recipe values for every job, below what the job itself asks for.
+        record: whether the server's log holds prompts and answers.
         lease: seconds after its worker's last heartbeat in which a job is left alone.
     """
 
@@ -32,6 +33,7 @@ class Settings:
     models: Mapping[str, str] = field(default_factory=_built_in)
     max_file_bytes: int = 512 << 20
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    record: bool = False
     lease: float = 30.0
 
     def job_folder(self, job_id: str) -> Path:

@@ -9,6 +9,7 @@ from fastapi import Request
 
 from burnish.serving.api.errors import invalid
 from burnish.serving.api.fields import ResponseFormat
+from burnish.serving.api.guard import project_of
 from burnish.serving.engine.engine import Engine
 from burnish.serving.engine.grammar import json_grammar, schema_grammar
 from burnish.serving.engine.requests import Ask, Draw, Grammar
@@ -77,9 +78,10 @@ async def target_of(request: Request, name: str) -> Target:
     """The model of that name, an alias included; its base is loaded where nobody asked it yet.
 
     Raises:
-        ApiError: there is none, or it is not served here.
+        ApiError: there is none, it is not served here, or the key's project may not use it.
     """
-    found: Target = await to_thread.run_sync(request.app.state.service.engines.target, name)
+    find = request.app.state.service.engines.target
+    found: Target = await to_thread.run_sync(find, name, project_of(request))
     return found
 
 

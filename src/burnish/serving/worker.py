@@ -11,6 +11,7 @@ import secrets
 import socket
 import threading
 import time
+from dataclasses import replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -19,7 +20,7 @@ from burnish.serving.service import Service
 from burnish.serving.state import files
 from burnish.serving.state.leases import Lease, LeaseLostError, lease
 
-_LOG = logging.getLogger("burnish.worker")
+_LOG = logging.getLogger("burnish.serving.worker")
 # Seconds between looks for a job, and after a database that did not answer.
 _IDLE, _AFTER_ERROR = 0.5, 5.0
 # Seconds between looks for files whose time is over, and for bytes that nobody needs.
@@ -38,9 +39,9 @@ class Worker:
     """
 
     def __init__(self, service: Service, name: str | None = None) -> None:
-        self.service = service
         plain = name or f"{socket.gethostname()}-{os.getpid()}"
         self.name = f"{plain[:100]}-{secrets.token_hex(4)}"
+        self.service = replace(service, database=service.database.acting(f"worker {self.name}"))
         self._stop = threading.Event()
         self._expired = self._swept = float("-inf")
 

@@ -1,6 +1,6 @@
 """Graders through the official client: what it types, and what it raises."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,8 +12,9 @@ from openai.types.fine_tuning.alpha import GraderRunResponse
 from openai.types.graders import MultiGrader, StringCheckGrader
 
 from burnish.evaluation.graders import Wish
-from burnish.serving.api.errors import add_handlers
 from burnish.serving.api.graders import router
+from burnish.serving.api.handlers import add_handlers
+from burnish.serving.engine.requests import Used
 
 EQ: Any = {
     "type": "string_check",
@@ -32,6 +33,20 @@ SCORE: Any = {
 
 def asker(model: str, messages: Sequence[Mapping[str, str]], wish: Wish) -> str:
     return '{"result": 0.75}' if messages[0]["content"] == "yes" else "no idea"
+
+
+class Engines:
+    """As the server's, with a judge of one's own."""
+
+    def __init__(self, answer: Callable[..., str]) -> None:
+        self.answer = answer
+
+    def ask(self, name: str, messages: Any, wish: Wish, project: str | None) -> tuple[str, Used]:
+        return self.answer(name, messages, wish), Used(10, 4, 3)
+
+
+def judged(answer: Callable[..., str]) -> SimpleNamespace:
+    return SimpleNamespace(engines=Engines(answer))
 
 
 def served(service: Any = None) -> openai.AsyncOpenAI:
@@ -81,8 +96,17 @@ async def test_several_grades() -> None:
         "graders": {"same": EQ, "judge": SCORE},
         "calculate_output": "0.5 * same + judge",
     }
-    found = await graded(formula, "yes", {"answer": "yes"}, SimpleNamespace(asker=asker))
+    found = await graded(formula, "yes", {"answer": "yes"}, judged(asker))
     assert found.reward == 1.25
+    assert found.metadata.token_usage == 13
+    assert found.api_model_grader_token_usage_per_model == {
+        "smollm2-135m": {
+            "prompt_tokens": 10,
+            "completion_tokens": 3,
+            "total_tokens": 13,
+            "prompt_tokens_details": {"cached_tokens": 4},
+        }
+    }
     assert found.sub_rewards == found.metadata.scores == {"same": 1.0, "judge": 0.75}
 
 
@@ -119,7 +143,7 @@ async def test_cosine_by_the_services_embedder() -> None:
     ],
 )
 async def test_what_went_wrong(grader: Any, flag: str, detail: Sequence[str]) -> None:
-    found = await graded(grader, "Rome", {"answer": "Paris"}, SimpleNamespace(asker=asker))
+    found = await graded(grader, "Rome", {"answer": "Paris"}, judged(asker))
     assert found.reward == 0.0
     raised = [name for name, value in found.metadata.errors if value is True]
     assert raised == [flag]
@@ -131,7 +155,7 @@ async def test_a_judges_engine_fails() -> None:
     def broken(model: str, messages: Sequence[Mapping[str, str]], wish: Wish) -> str:
         raise RuntimeError("no such model")
 
-    errors = (await graded(SCORE, "?", service=SimpleNamespace(asker=broken))).metadata.errors
+    errors = (await graded(SCORE, "?", service=judged(broken))).metadata.errors
     assert errors.api_model_grader_server_error
     assert errors.api_model_grader_server_error_details == "RuntimeError: no such model"
 
@@ -151,9 +175,9 @@ async def test_validation() -> None:
 @pytest.mark.parametrize(
     ("grader", "param"),
     [
-        (EQ | {"operation": "equals"}, "grader.string_check.operation"),
+        (EQ | {"operation": "equals"}, "grader.operation"),
         (EQ | {"type": "guess"}, "grader"),
-        (EQ | {"reference": "{{ secret }}"}, "grader.string_check.reference"),
+        (EQ | {"reference": "{{ secret }}"}, "grader.reference"),
         (SCORE, "grader"),
         ({"type": "python", "source": "grade = 1"}, "grader"),
     ],

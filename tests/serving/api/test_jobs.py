@@ -91,26 +91,30 @@ def hyper(**given: Any) -> dict[str, Any]:
         (wrong(model="ft:tiny:local::none"), "model", "model_not_available"),
         (wrong(training_file="file-none"), "training_file", "file_not_found"),
         (wrong(validation_file="file-none"), "validation_file", "file_not_found"),
-        (wrong(suffix="x" * 65), "suffix", None),
-        (wrong(seed=-1), "seed", None),
-        (wrong(metadata={str(i): "" for i in range(17)}), "metadata", None),
-        (wrong(integrations=[{"type": "wandb", "wandb": {"project": "p"}}]), "integrations", None),
-        (wrong(extra_body={"sufix": "x"}), "sufix", None),
-        (hyper(n_epochs=0), "method.supervised.hyperparameters.n_epochs", None),
-        (hyper(n_epochs="many"), "method.supervised.hyperparameters.n_epochs", None),
+        (wrong(suffix="x" * 65), "suffix", "string_above_max_length"),
+        (wrong(seed=-1), "seed", "integer_below_min_value"),
+        (wrong(metadata={str(i): "" for i in range(17)}), "metadata", "array_above_max_length"),
+        (
+            wrong(integrations=[{"type": "wandb", "wandb": {"project": "p"}}]),
+            "integrations",
+            "array_above_max_length",
+        ),
+        (wrong(extra_body={"sufix": "x"}), "sufix", "unknown_parameter"),
+        (hyper(n_epochs=0), "method.supervised.hyperparameters.n_epochs", "invalid_value"),
+        (hyper(n_epochs="many"), "method.supervised.hyperparameters.n_epochs", "invalid_value"),
         (
             hyper(learning_rate_multiplier=-1),
             "method.supervised.hyperparameters.learning_rate_multiplier",
-            None,
+            "invalid_value",
         ),
-        (hyper(beta=1), "method.supervised.hyperparameters.beta", None),
+        (hyper(beta=1), "method.supervised.hyperparameters.beta", "unknown_parameter"),
         (hyper(n_epochs=2) | {"hyperparameters": {"n_epochs": 2}}, "hyperparameters", None),
-        (wrong(method={"type": "supervised", "dpo": {}}), "method", None),
-        (wrong(method={"type": "reinforcement"}), "method", None),
+        (wrong(method={"type": "supervised", "dpo": {}}), "method", "invalid_value"),
+        (wrong(method={"type": "reinforcement"}), "method", "invalid_value"),
         (
             wrong(method={"type": "reinforcement", "reinforcement": {"grader": {"type": "x"}}}),
             "method.reinforcement.grader",
-            None,
+            "invalid_value",
         ),
     ],
 )
@@ -129,6 +133,47 @@ def test_a_file_of_another_purpose_is_refused(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="has the purpose 'batch'") as error:
         client.fine_tuning.jobs.create(model="tiny", training_file=other)
     assert error.value.param == "training_file"
+
+
+JUDGE = {
+    "type": "score_model",
+    "name": "judge",
+    "model": "gpt-9",
+    "input": [{"role": "user", "content": "{{sample.output_text}}"}],
+}
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("grader", "said"),
+    [
+        ({"type": "python", "name": "p", "source": "def score(a, b): return 1"}, "no function"),
+        ({"type": "python", "name": "p", "source": "def grade(sample"}, "SyntaxError"),
+        (JUDGE, "asks the model gpt-9, which no job here can ask"),
+        (GRADER | {"reference": "{{secret}}"}, "reference"),
+        (
+            {"type": "multi", "name": "m", "graders": {"j": JUDGE}, "calculate_output": "j"},
+            "gpt-9",
+        ),
+        (
+            {"type": "multi", "name": "m", "graders": {"e": GRADER}, "calculate_output": "e + f"},
+            "calculate_output",
+        ),
+    ],
+)
+def test_graders_are_tried_before_a_job_is_made(
+    client: openai.OpenAI, file: str, grader: dict[str, Any], said: str
+) -> None:
+    def ask(grader: dict[str, Any]) -> str:
+        method: Any = {"type": "reinforcement", "reinforcement": {"grader": grader}}
+        return client.fine_tuning.jobs.create(model="tiny", training_file=file, method=method).id
+
+    with pytest.raises(openai.BadRequestError, match=said) as error:
+        ask(grader)
+    assert str(error.value.param).startswith("method.reinforcement.grader")
+    assert error.value.code in ("invalid_grader", "invalid_value")
+    assert list(client.fine_tuning.jobs.list()) == []
+    assert ask(JUDGE | {"model": "tiny"}).startswith("ftjob-")
 
 
 def test_settings_without_effect_are_said(client: openai.OpenAI, file: str) -> None:

@@ -42,7 +42,7 @@ class JudgeMessage(BaseModel):
 class SamplingParams(BaseModel):
     """How the judge's answer is drawn; `reasoning_effort` is taken, and models here have none."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     max_completions_tokens: int | None = Field(None, gt=0)
     reasoning_effort: str | None = None

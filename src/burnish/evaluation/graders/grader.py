@@ -3,9 +3,9 @@
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Strict
 
 from burnish.evaluation.graders.subject import Subject
 
@@ -49,7 +49,7 @@ class Grader(BaseModel):
 
     type: str
     name: str = ""
-    pass_threshold: float | None = None
+    pass_threshold: Annotated[float, Strict()] | None = None
 
     @abstractmethod
     def grade(self, subject: Subject, judges: Judges) -> float:

@@ -18,8 +18,10 @@ from burnish.serving.api import (
     permissions,
     uploads,
 )
-from burnish.serving.api.errors import add_handlers
+from burnish.serving.api.documented import ERRORS
+from burnish.serving.api.draining import Drain, Draining
 from burnish.serving.api.guard import Guard
+from burnish.serving.api.handlers import add_handlers
 from burnish.serving.api.limits import Limits
 from burnish.serving.api.observing import Observing
 from burnish.serving.keys import Limiter
@@ -47,12 +49,13 @@ def make_app(service: Server, host: str = "127.0.0.1", drain: float = 30.0) -> F
         yield
         await to_thread.run_sync(service.drain, drain)
 
-    app = FastAPI(title="Burnish", lifespan=life)
-    app.state.service = service
+    # Its pages of documentation would load scripts from elsewhere.
+    app = FastAPI(title="Burnish", lifespan=life, docs_url=None, redoc_url=None)
+    app.state.service, app.state.drain = service, Drain()
     add_handlers(app)
     largest = max(service.settings.max_file_bytes, _PART) + _FORM
     for part in _ROUTES:
-        app.include_router(part.router, prefix="/v1", max_body_size=largest)
+        app.include_router(part.router, prefix="/v1", responses=ERRORS, max_body_size=largest)
 
     @app.get("/health")
     def health() -> dict[str, str]:
@@ -66,5 +69,6 @@ def make_app(service: Server, host: str = "127.0.0.1", drain: float = 30.0) -> F
     metrics.watch_jobs(lambda: by_status(service.database))
     app.add_middleware(Limits, form=largest)
     app.add_middleware(Guard, sessions=service.database.reading, host=host, limiter=Limiter())
+    app.add_middleware(Draining, drain=app.state.drain)
     app.add_middleware(Observing, metrics=metrics)
     return app

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
-from openai.types.fine_tuning.reinforcement_method import Grader
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator, model_validator
 from pydantic_core import PydanticCustomError
 
+from burnish.evaluation.graders import Graders
 from burnish.serving.api.errors import invalid
 
 
@@ -41,10 +41,6 @@ Count = Annotated[
 ]
 Compute = Annotated[
     _AUTO | Annotated[float, Field(gt=0, le=10)], _said("'auto' or a number above 0, up to 10")
-]
-Grading = Annotated[
-    Grader,
-    _said("a grader: string_check, text_similarity, python, score_model or multi, with its fields"),
 ]
 
 
@@ -90,7 +86,7 @@ class DpoMethod(_Body):
 class ReinforcementMethod(_Body):
     """How a job learns from a grader."""
 
-    grader: Grading
+    grader: Graders
     hyperparameters: Reinforcement = Field(default_factory=Reinforcement)
 
 
@@ -115,7 +111,10 @@ class Method(_Body):
         """The API's object with every hyperparameter, `auto` where nothing was said."""
         defaults = {"supervised": SupervisedMethod, "dpo": DpoMethod}
         own = getattr(self, self.type) or defaults[self.type]()
-        return {"type": self.type, self.type: own.model_dump(mode="json", exclude_none=True)}
+        values = own.model_dump(mode="json", exclude_none=True)
+        if self.reinforcement is not None:  # as it was given: a grader has no `auto`
+            values["grader"] = self.reinforcement.grader.model_dump(mode="json", exclude_unset=True)
+        return {"type": self.type, self.type: values}
 
 
 Key = Annotated[str, Field(min_length=1, max_length=64)]

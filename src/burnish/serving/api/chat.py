@@ -15,12 +15,14 @@ from openai.types.chat.chat_completion_message import ChatCompletionMessage
 from pydantic import Field
 
 from burnish.serving.api.answers import Answer, HungUp, pieces, whole
+from burnish.serving.api.documented import CHAT
 from burnish.serving.api.errors import invalid
 from burnish.serving.api.fields import Body, Drawing, Metadata, ResponseFormat
+from burnish.serving.api.recording import record
 from burnish.serving.api.streaming import streamed
 from burnish.serving.api.usage import Usage, usage_of
 from burnish.serving.engine.requests import Ask, Draw, Drawn, Piece
-from burnish.serving.prompts import Call, prompt_tokens, tool_calls
+from burnish.serving.prompts import Call, before_calls, prompt_tokens, tool_calls
 from burnish.serving.targets import Target, room_for, target_of
 
 router = APIRouter()
@@ -80,7 +82,7 @@ class ChatRequest(Drawing):
         return [tool.model_dump(exclude_none=True) for tool in self.tools or ()]
 
 
-@router.post("/chat/completions", response_model=None)
+@router.post("/chat/completions", response_model=None, responses=CHAT)
 async def create(body: ChatRequest, request: Request) -> Response:
     """One reply or several to a conversation."""
     if body.top_logprobs is not None and not body.logprobs:
@@ -93,11 +95,14 @@ async def create(body: ChatRequest, request: Request) -> Response:
     usage.prompt = len(prompt)
     reply = _Reply(body, target, usage)
     if body.stream:
-        return streamed(reply.chunks(asks))
+        said = [Answer() for _ in asks]
+        record(request, turns, said)
+        return streamed(reply.chunks(asks, said))
     try:
         answers = await whole(target.engine, asks, request, reply.usage)
     except HungUp:
         return _GONE
+    record(request, turns, answers)
     return JSONResponse(reply.completion(answers).model_dump(mode="json", exclude_unset=True))
 
 
@@ -134,35 +139,42 @@ class _Reply:
             object="chat.completion", choices=choices, usage=self.usage.told, **self.shared
         )
 
-    async def chunks(self, asks: Sequence[Ask]) -> AsyncIterator[ChatCompletionChunk]:
+    async def chunks(
+        self, asks: Sequence[Ask], said: Sequence[Answer]
+    ) -> AsyncIterator[ChatCompletionChunk]:
         """The reply as it is written; calls of tools come whole, at the end."""
-        said = [Answer() for _ in asks]
+        shown = [_Shown(bool(self.body.offered)) for _ in asks]
         for place in range(len(asks)):
             yield self._chunk(place, ChoiceDelta(role="assistant", content="", refusal=None))
         async for place, piece in pieces(self.target.engine, asks, self.usage):
             said[place].grow(piece)
-            if piece.text and not self.body.offered:
-                delta = ChoiceDelta(content=piece.text)
-                yield self._chunk(place, delta, drawn=piece.drawn)
+            if text := shown[place].more(said[place].text, piece):
+                yield self._chunk(place, ChoiceDelta(content=text), drawn=shown[place].told())
             if piece.end:
-                for chunk in self._ended(place, said[place], piece):
+                for chunk in self._ended(place, said[place], shown[place]):
                     yield chunk
         if self.body.counts_tokens:
             yield self._marked(choices=[], usage=self.usage.told)
 
-    def _ended(self, place: int, answer: Answer, last: Piece) -> list[ChatCompletionChunk]:
+    def _ended(self, place: int, answer: Answer, shown: "_Shown") -> list[ChatCompletionChunk]:
+        text, calls = self._parted(answer.text)
         found = []
-        text, calls = tool_calls(answer.text) if self.body.offered else ("", [])
-        if text:
-            found.append(self._chunk(place, ChoiceDelta(content=text), drawn=answer.drawn))
+        if rest := text[shown.size :]:
+            found.append(self._chunk(place, ChoiceDelta(content=rest), drawn=shown.told()))
         if calls:
             found.append(self._chunk(place, ChoiceDelta(tool_calls=_deltas(calls))))
-        left = last.drawn if not last.text and not self.body.offered else ()
         end = "tool_calls" if calls else answer.end
-        return [*found, self._chunk(place, ChoiceDelta(), end=end, drawn=left)]
+        return [*found, self._chunk(place, ChoiceDelta(), end=end, drawn=shown.told())]
+
+    def _parted(self, text: str) -> tuple[str, list[Call]]:
+        """The text and its calls; only one of them where the client wants no more at once."""
+        if not self.body.offered:
+            return text, []
+        rest, calls = tool_calls(text)
+        return rest, calls[:1] if self.body.parallel_tool_calls is False else calls
 
     def _choice(self, place: int, answer: Answer) -> Choice:
-        text, calls = tool_calls(answer.text) if self.body.offered else (answer.text, [])
+        text, calls = self._parted(answer.text)
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
         if calls:
             message |= {"content": text or None, "tool_calls": [_call(call) for call in calls]}
@@ -182,7 +194,8 @@ class _Reply:
         drawn: Sequence[Drawn] = (),
     ) -> ChatCompletionChunk:
         choice: dict[str, Any] = {"index": place, "delta": delta, "finish_reason": end}
-        choice["logprobs"] = self._logprobs(drawn) if drawn else None
+        logprobs = self._logprobs(drawn) if drawn else None
+        choice["logprobs"] = logprobs and logprobs.model_dump()  # a chunk has its own type of them
         counted: dict[str, Any] = {"usage": None} if self.body.counts_tokens else {}
         return self._marked(choices=[ChunkChoice(**choice)], **counted)
 
@@ -193,6 +206,26 @@ class _Reply:
         if not self.body.logprobs:
             return None
         return ChoiceLogprobs(content=self.target.wording.chat(drawn), refusal=None)
+
+
+class _Shown:
+    """What of one streamed answer has been shown: no part of a call, where tools are offered."""
+
+    def __init__(self, offered: bool) -> None:
+        self.offered, self.size = offered, 0
+        self._drawn: list[Drawn] = []
+
+    def more(self, text: str, piece: Piece) -> str:
+        """What can be shown now that the answer has grown to `text` by `piece`."""
+        self._drawn += piece.drawn
+        new = (before_calls(text) if self.offered else text)[self.size :]
+        self.size += len(new)
+        return new
+
+    def told(self) -> list[Drawn]:
+        """The tokens since it was last asked."""
+        drawn, self._drawn = self._drawn, []
+        return drawn
 
 
 def _call(call: Call) -> dict[str, Any]:

@@ -12,8 +12,10 @@ from openai.types.completion_choice import Logprobs
 from pydantic import Field
 
 from burnish.serving.api.answers import Answer, HungUp, pieces, whole
+from burnish.serving.api.documented import COMPLETION
 from burnish.serving.api.errors import invalid
 from burnish.serving.api.fields import Drawing
+from burnish.serving.api.recording import record
 from burnish.serving.api.streaming import streamed
 from burnish.serving.api.usage import Usage, usage_of
 from burnish.serving.engine.requests import Ask, Draw, Drawn
@@ -36,7 +38,7 @@ class CompletionRequest(Drawing):
     suffix: str | None = None
 
 
-@router.post("/completions", response_model=None)
+@router.post("/completions", response_model=None, responses=COMPLETION)
 async def create(body: CompletionRequest, request: Request) -> Response:
     """Continues each prompt, once or several times."""
     if body.suffix:
@@ -51,11 +53,13 @@ async def create(body: CompletionRequest, request: Request) -> Response:
     usage.prompt = sum(len(prompt) for prompt in prompts)
     reply = _Reply(body, target, prompts, usage)
     if body.stream:
+        record(request, body.prompt, reply.said)
         return streamed(reply.chunks())
     try:
         answers = await whole(target.engine, reply.asks, request, reply.usage)
     except HungUp:
         return _GONE
+    record(request, body.prompt, answers)
     return JSONResponse(reply.completion(answers).model_dump(mode="json", exclude_unset=True))
 
 
@@ -90,6 +94,7 @@ class _Reply:
         self.body, self.target, self.prompts, self.usage = body, target, prompts, usage
         self.each = max(body.best_of or 1, body.n or 1)
         self.asks = [self._ask(prompt, place) for prompt in prompts for place in range(self.each)]
+        self.said = [Answer() for _ in self.asks]
         self.shared: dict[str, Any] = {
             "id": f"cmpl-{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -113,6 +118,7 @@ class _Reply:
         """Texts as they are written; an echoed prompt comes first."""
         offsets = [0] * len(self.asks)
         async for place, piece in pieces(self.target.engine, self.asks, self.usage):
+            self.said[place].grow(piece)
             answer = Answer(piece.text, list(piece.drawn), piece.end or "", piece.prompt)
             if self.body.echo and not offsets[place]:
                 answer.text = self.target.decoded(self.prompts[place // self.each]) + answer.text

@@ -6,10 +6,11 @@ import struct
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from burnish.serving.api.errors import invalid
 from burnish.serving.api.fields import Body
+from burnish.serving.api.usage import usage_of
 from burnish.serving.engine.embedding import Embedder
 
 router = APIRouter()
@@ -27,7 +28,31 @@ class EmbeddingRequest(Body):
     user: str | None = None
 
 
-@router.post("/embeddings")
+class Vector(BaseModel):
+    """The numbers of one input; `base64` holds them as 4-byte floats."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class Count(BaseModel):
+    """Tokens that were read."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embeddings(BaseModel):
+    """What a request for embeddings is answered."""
+
+    object: Literal["list"]
+    data: list[Vector]
+    model: str
+    usage: Count
+
+
+@router.post("/embeddings", response_model=Embeddings)
 def create(body: EmbeddingRequest, request: Request) -> dict[str, Any]:
     """An embedding for each input, in their order."""
     embedder: Embedder = request.app.state.service.engines.embedder(body.model)
@@ -37,6 +62,7 @@ def create(body: EmbeddingRequest, request: Request) -> dict[str, Any]:
         raise invalid(f"{body.model} has {embedder.size} dimensions.", "dimensions")
     found = [_shortened(numbers, size) for numbers in embedder.embed(rows)]
     tokens = sum(len(row) for row in rows)
+    usage_of(request).prompt = tokens
     return {
         "object": "list",
         "data": [

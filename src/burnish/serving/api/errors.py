@@ -10,12 +10,7 @@ ApiError
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
-
-from burnish.errors import UserError
 
 
 class ApiError(Exception):
@@ -71,40 +66,3 @@ def unauthorized(message: str) -> ApiError:
 def forbidden(message: str) -> ApiError:
     """A key without the scope that this needs."""
     return ApiError(403, message, kind="insufficient_permissions", code="missing_scope")
-
-
-def add_handlers(app: FastAPI) -> None:
-    """Every error leaves in the API's shape, also those of the framework and of Burnish."""
-
-    @app.exception_handler(ApiError)
-    async def said(_: Request, error: ApiError) -> JSONResponse:
-        return error.response
-
-    @app.exception_handler(RequestValidationError)
-    async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        place = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
-        param = ".".join(place) or None
-        said = f"Invalid value for {param!r}: {first['msg']}." if param else f"{first['msg']}."
-        found = invalid(said, param)
-        return JSONResponse(found.body, found.status)
-
-    @app.exception_handler(UserError)
-    async def refused(_: Request, error: UserError) -> JSONResponse:
-        found = invalid(f"{error}")
-        return JSONResponse(found.body, found.status)
-
-    @app.exception_handler(HTTPException)
-    async def unknown(request: Request, error: HTTPException) -> JSONResponse:
-        if error.status_code == 404:
-            message = f"Invalid URL ({request.method} {request.url.path})"
-            found = ApiError(404, message, code="unknown_url")
-        else:
-            found = ApiError(error.status_code, str(error.detail))
-        return JSONResponse(found.body, found.status, headers=error.headers)
-
-    @app.exception_handler(Exception)
-    async def ours(_: Request, __: Exception) -> JSONResponse:
-        message = "The server had an error while processing your request. Its log says which."
-        found = ApiError(500, message, kind="server_error")
-        return JSONResponse(found.body, found.status)

@@ -16,7 +16,7 @@ _BIAS = 100.0
 class Body(BaseModel):
     """A request body; what the API does not know is refused by name."""
 
-    model_config = ConfigDict(extra="forbid", strict=False, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class StreamOptions(Body):

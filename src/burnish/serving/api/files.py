@@ -11,6 +11,7 @@ from fastapi import APIRouter, Form, Query, UploadFile
 from fastapi.responses import StreamingResponse
 from openai.types import FileDeleted
 
+from burnish.serving.api.documented import BYTES
 from burnish.serving.api.errors import invalid
 from burnish.serving.api.queries import After, Shared
 from burnish.serving.api.shapes import File, Listed, a_page, file_of
@@ -62,7 +63,7 @@ def retrieve(service: Shared, file_id: str) -> Any:
     return file_of(files.retrieve(service.database, file_id))
 
 
-@router.get("/files/{file_id}/content", response_class=StreamingResponse)
+@router.get("/files/{file_id}/content", response_class=StreamingResponse, responses=BYTES)
 def content(service: Shared, file_id: str) -> StreamingResponse:
     row = files.retrieve(service.database, file_id)
     return StreamingResponse(

@@ -1,5 +1,6 @@
 """Graders, tried before a job pays for them: run on one answer, or only checked."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -7,8 +8,19 @@ from openai.types.fine_tuning.alpha import GraderRunResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from burnish.errors import GraderError
-from burnish.evaluation.graders import FLAGS, Graders, GradingError, Judges, Outcome, Subject, run
+from burnish.evaluation.graders import (
+    FLAGS,
+    Graders,
+    GradingError,
+    Judges,
+    Outcome,
+    Subject,
+    Wish,
+    run,
+)
 from burnish.serving.api.errors import invalid
+from burnish.serving.api.guard import project_of
+from burnish.serving.api.usage import Usage, usage_of
 
 router = APIRouter(prefix="/fine_tuning/alpha/graders", tags=["graders"])
 
@@ -28,31 +40,55 @@ class GraderRun(CheckedGrader):
     item: dict[str, Any] = Field(default_factory=dict)
 
 
-def judges_of(request: Request) -> Judges:
-    """Who answers for the models that graders ask: the service's `asker` and `embedder`."""
-    service = getattr(request.app.state, "service", None)
-    return Judges(getattr(service, "asker", None), getattr(service, "embedder", None))
+class Judging:
+    """Who answers for the models that graders ask, on behalf of one request; counts their tokens.
+
+    A grader asks only models that the request's own key may ask.
+    """
+
+    def __init__(self, request: Request) -> None:
+        service = getattr(request.app.state, "service", None)
+        self._engines: Any = getattr(service, "engines", None)
+        self._project, self._total = project_of(request), usage_of(request)
+        self.used: dict[str, Usage] = {}
+        ask = self._ask if self._engines is not None else None
+        self.judges = Judges(ask, getattr(service, "embedder", None))
+
+    @property
+    def told(self) -> dict[str, dict[str, Any]]:
+        """Tokens by model, as the API counts them."""
+        return {
+            name: usage.told.model_dump(exclude_unset=True) for name, usage in self.used.items()
+        }
+
+    def _ask(self, model: str, messages: Sequence[Mapping[str, str]], wish: Wish) -> str:
+        text, used = self._engines.ask(model, messages, wish, self._project)
+        for usage in (self.used.setdefault(model, Usage()), self._total):
+            usage.prompt += used.prompt
+            usage.cached += used.cached
+            usage.generated += used.drawn
+        return str(text)
 
 
 # Plain functions: FastAPI runs them in threads, where a program or a model may take its time.
 @router.post("/run")
 def run_grader(body: GraderRun, request: Request) -> GraderRunResponse:
     """The grade of one answer; what kept it from one is told in the metadata."""
-    judges = judges_of(request)
-    _check(body, judges)
-    outcome = run(body.grader, Subject(body.model_sample, body.item), judges)
+    judging = Judging(request)
+    _check(body, judging.judges)
+    outcome = run(body.grader, Subject(body.model_sample, body.item), judging.judges)
     return GraderRunResponse.model_validate(
         {
             "reward": outcome.reward,
             "sub_rewards": dict(outcome.parts),
-            "model_grader_token_usage_per_model": {},
+            "model_grader_token_usage_per_model": judging.told,
             "metadata": {
                 "name": body.grader.name or body.grader.type,
                 "type": body.grader.type,
                 "errors": _errors(outcome),
                 "execution_time": outcome.seconds,
                 "scores": dict(outcome.parts),
-                "token_usage": None,
+                "token_usage": sum(usage.tokens for usage in judging.used.values()) or None,
                 "sampled_model_name": outcome.model,
             },
         }
@@ -62,7 +98,7 @@ def run_grader(body: GraderRun, request: Request) -> GraderRunResponse:
 @router.post("/validate", response_model_exclude_unset=True)
 def validate_grader(body: CheckedGrader, request: Request) -> CheckedGrader:
     """The grader as it was given, where it could be run here."""
-    _check(body, judges_of(request))
+    _check(body, Judging(request).judges)
     return CheckedGrader(grader=body.grader)
 
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Literal
+from urllib.parse import urlsplit
 
 from anyio import to_thread
 from sqlalchemy.orm import Session
@@ -32,14 +33,19 @@ _NO_KEYS = (
     "This server has no API keys, and without them it answers only under a loopback address. "
     "Make one with `burnish keys make`."
 )
+_ELSEWHERE = (
+    "A web page of another place sent this, and without API keys the server answers none. "
+    "Make a key with `burnish keys make`."
+)
 _RULES: tuple[tuple[str, str, Access], ...] = (
     ("GET|HEAD", r"/health", "open"),
+    ("GET|HEAD", r"/metrics", "admin"),
     (".*", r"/v1/fine_tuning/checkpoints/.+/permissions(/.*)?", "admin"),
     (".*", r"/v1/(files|uploads|fine_tuning)(/.*)?", "tune"),
     ("DELETE", r"/v1/models/.+", "tune"),
     ("GET", r"/v1/models(/.*)?", "known"),
     ("POST", r"/v1/(chat/completions|completions|embeddings)", "infer"),
-    ("GET", r"/(openapi\.json|docs|redoc)", "known"),
+    ("GET|HEAD", r"/openapi\.json", "known"),
 )
 _COMPILED = [
     (re.compile(methods), re.compile(path, re.DOTALL), access) for methods, path, access in _RULES
@@ -66,6 +72,12 @@ def actor_of(request: HTTPConnection) -> str:
     return key.id if key else "local"
 
 
+def project_of(request: HTTPConnection) -> str | None:
+    """The project that asks; None: the organization."""
+    key = key_of(request)
+    return key.project if key else None
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach what listens there."""
     name = host.removeprefix("[").removesuffix("]").lower()
@@ -81,8 +93,8 @@ class Guard:
     """Middleware that lets a request in with a key of the right scope, or refuses it.
 
     No key is needed only where the server listens on a loopback address, is called by such a name
-    (a web page that another name was pointed here for is not), and no key was ever made or all
-    are revoked. A route that no rule speaks of is for admins.
+    (a web page that another name was pointed here for is not), by no web page of another place,
+    and no key was ever made or all are revoked. A route that no rule speaks of is for admins.
 
     Args:
         app: what is guarded.
@@ -122,24 +134,35 @@ class Guard:
         headers = Headers(scope=scope)
         kind, _, secret = headers.get("authorization", "").partition(" ")
         secret = secret.strip() if kind.lower() == "bearer" else ""
-        key = await to_thread.run_sync(self._known, secret, headers.get("host", ""))
+        key = await to_thread.run_sync(self._known, secret, headers)
         if access is None:
             access = "admin" if _is_route(scope) else "known"
         if key is not None and access != "known" and not key.may(access):
             raise forbidden(f"This key may not do this: it lacks the scope {access}.")
         return key
 
-    def _known(self, secret: str, called: str) -> Key | None:
+    def _known(self, secret: str, headers: Headers) -> Key | None:
         with self.sessions() as session:
             key = keys.known(session, secret) if secret else None
             if key is not None:
                 return key
             empty = not keys.any_left(session)
-        if empty and self.private and is_loopback(re.sub(r":\d+$", "", called)):
+        called = re.sub(r":\d+$", "", headers.get("host", ""))
+        if empty and self.private and is_loopback(called):
+            if _is_elsewhere(headers):
+                raise ApiError(403, _ELSEWHERE, code="cross_site_request")
             return None
         if empty:
             raise unauthorized(_NO_KEYS)
         raise unauthorized("Incorrect API key provided." if secret else _NO_KEY)
+
+
+def _is_elsewhere(headers: Headers) -> bool:
+    """Whether a browser sends it for a page that is not this server's own; other clients say so
+    little that they are not meant."""
+    origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
+    own = origin is None or urlsplit(origin).netloc == headers.get("host")
+    return not own or site not in ("none", "same-origin")
 
 
 def _is_route(scope: AsgiScope) -> bool:

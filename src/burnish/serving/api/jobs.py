@@ -6,15 +6,20 @@ import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
+from openai.types.fine_tuning import FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
+from burnish.errors import GraderError
+from burnish.evaluation.graders import Judges, grader_of
+from burnish.rewards import local_asker
+from burnish.serving import recipes
 from burnish.serving.api.bodies import NewJob
 from burnish.serving.api.errors import ApiError, invalid
+from burnish.serving.api.guard import project_of
 from burnish.serving.api.queries import After, Shared
-from burnish.serving.api.shapes import Listed, a_page, checkpoint_of, event_of, job_of
+from burnish.serving.api.shapes import Job, Listed, a_page, checkpoint_of, event_of, job_of
 from burnish.serving.service import Service
-from burnish.serving.state import events, files, jobs, models
+from burnish.serving.state import events, files, jobs, models, permissions
 from burnish.serving.state.events import Event
 from burnish.serving.state.names import new_id
 from burnish.serving.state.paging import Cursor
@@ -27,13 +32,16 @@ _META = re.compile(r"metadata\[(.*)\]")
 _IDLE = {"eval_samples": "auto", "reasoning_effort": "default"}
 
 
-@router.post("", response_model=FineTuningJob)
-def create(service: Shared, body: NewJob) -> Any:
-    _check_model(service, body.model)
+@router.post("", response_model=Job)
+def create(service: Shared, body: NewJob, request: Request) -> Any:
+    project = project_of(request)
+    _check_model(service, body.model, project)
     _check_file(service, body.training_file, "training_file")
     if body.validation_file is not None:
         _check_file(service, body.validation_file, "validation_file")
     method = body.taught()
+    if method["type"] == "reinforcement":
+        _check_grader(service, method["reinforcement"]["grader"])
     job = JobRow(
         id=new_id("ftjob-"),
         model=body.model,
@@ -44,12 +52,13 @@ def create(service: Shared, body: NewJob) -> Any:
         created_at=int(time.time()),
         validation_file=body.validation_file,
         suffix=body.suffix,
+        project=project,
         meta=body.metadata or None,
     )
     return _shown(service, jobs.submit(service.database, job, _idle(method)))
 
 
-@router.get("", response_model=Listed[FineTuningJob])
+@router.get("", response_model=Listed[Job])
 def listed(
     service: Shared,
     request: Request,
@@ -66,22 +75,22 @@ def listed(
     return a_page([_shown(service, row) for row in page.rows], has_more=page.has_more)
 
 
-@router.get("/{fine_tuning_job_id}", response_model=FineTuningJob)
+@router.get("/{fine_tuning_job_id}", response_model=Job)
 def retrieve(service: Shared, fine_tuning_job_id: str) -> Any:
     return _shown(service, jobs.retrieve(service.database, fine_tuning_job_id))
 
 
-@router.post("/{fine_tuning_job_id}/cancel", response_model=FineTuningJob)
+@router.post("/{fine_tuning_job_id}/cancel", response_model=Job)
 def cancel(service: Shared, fine_tuning_job_id: str) -> Any:
     return _shown(service, jobs.cancel(service.database, fine_tuning_job_id))
 
 
-@router.post("/{fine_tuning_job_id}/pause", response_model=FineTuningJob)
+@router.post("/{fine_tuning_job_id}/pause", response_model=Job)
 def pause(service: Shared, fine_tuning_job_id: str) -> Any:
     return _shown(service, jobs.pause(service.database, fine_tuning_job_id))
 
 
-@router.post("/{fine_tuning_job_id}/resume", response_model=FineTuningJob)
+@router.post("/{fine_tuning_job_id}/resume", response_model=Job)
 def resume(service: Shared, fine_tuning_job_id: str) -> Any:
     return _shown(service, jobs.resume(service.database, fine_tuning_job_id))
 
@@ -110,18 +119,31 @@ def list_checkpoints(
     return a_page([checkpoint_of(row) for row in page.rows], has_more=page.has_more)
 
 
-def _shown(service: Service, job: JobRow) -> FineTuningJob:
+def _shown(service: Service, job: JobRow) -> Job:
     return job_of(job, service.settings.organization)
 
 
-def _check_model(service: Service, name: str) -> None:
+def _check_model(service: Service, name: str, project: str | None) -> None:
     """A base model, or one that was tuned here to the end, which goes on learning."""
     if name in service.settings.models:
         return
     model = models.find(service.database, name)
-    if model is None or model.step is not None or model.base not in service.settings.models:
+    if (
+        model is None
+        or model.step is not None
+        or model.base not in service.settings.models
+        or not permissions.may_use(service.database, model, project)
+    ):
         said = f"Model {name} is not available for fine-tuning or does not exist."
         raise invalid(said, "model", "model_not_available")
+
+
+def _check_grader(service: Service, spec: dict[str, Any]) -> None:
+    """The very check that the job's run would fail at."""
+    try:
+        grader_of(recipes.local_grader(spec, service.settings.models), Judges(local_asker()))
+    except GraderError as error:
+        raise invalid(str(error), "method.reinforcement.grader", "invalid_grader") from error
 
 
 def _check_file(service: Service, name: str, param: str) -> None:

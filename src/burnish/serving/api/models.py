@@ -1,33 +1,54 @@
 """Models: those that are served, tuned ones included, and the deletion of a tuned one."""
 
-from typing import Any
+from typing import Literal
 
 from fastapi import APIRouter, Request
 from openai.types import Model, ModelDeleted
+from pydantic import BaseModel
 
-from burnish.serving.api.errors import model_not_found
+from burnish.serving.api.errors import invalid, model_not_found
+from burnish.serving.api.guard import project_of
+from burnish.serving.api.queries import Shared
+from burnish.serving.engines import Engines
+from burnish.serving.state import models
 
 router = APIRouter()
 
 
-@router.get("/models")
-def listed(request: Request) -> dict[str, Any]:
-    """Base models first, then tuned ones, the newest first."""
-    found = request.app.state.service.engines.listed()
-    return {"object": "list", "data": [model.model_dump() for model in found]}
+class ModelList(BaseModel):
+    """All models in one page."""
+
+    object: Literal["list"]
+    data: list[Model]
 
 
-@router.get("/models/{name:path}", response_model=Model, response_model_exclude_unset=True)
+@router.get("/models", response_model_exclude_unset=True)
+def listed(request: Request) -> ModelList:
+    """Base models first, then tuned ones, the oldest first, then aliases."""
+    return ModelList(object="list", data=_engines(request).listed(project_of(request)))
+
+
+@router.get("/models/{name:path}", response_model_exclude_unset=True)
 def retrieved(name: str, request: Request) -> Model:
     """One model, by its name or an alias."""
-    found: Model | None = request.app.state.service.engines.named(name)
+    found = _engines(request).named(name, project_of(request))
     if found is None:
         raise model_not_found(name)
     return found
 
 
 @router.delete("/models/{name:path}")
-def deleted(name: str, request: Request) -> ModelDeleted:
+def deleted(name: str, request: Request, service: Shared) -> ModelDeleted:
     """A tuned model is served no more; its files stay with the job."""
-    request.app.state.service.engines.delete(name)
+    engines = _engines(request)
+    if engines.is_base(name):
+        raise invalid(f"{name} is a base model and cannot be deleted.", "model")
+    if engines.tuned(name, project_of(request)) is None:
+        raise model_not_found(name)
+    models.delete(service.database, name)
     return ModelDeleted(id=name, deleted=True, object="model")
+
+
+def _engines(request: Request) -> Engines:
+    found: Engines = request.app.state.service.engines
+    return found

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from burnish.serving import log
 from burnish.serving.api.guard import key_of
+from burnish.serving.api.recording import recorded
 from burnish.serving.api.usage import usage_in
 from burnish.serving.metrics import Metrics
 
@@ -70,6 +71,8 @@ class Observing:
                 "generated_tokens": usage.generated,
             }
         log.note("request", **fields)
+        if (said := recorded(scope)) is not None:
+            log.texts(request_id, said)
 
 
 def _route(scope: Scope) -> str:

@@ -31,6 +31,12 @@ class File(FileObject):
     ]
 
 
+class Job(FineTuningJob):
+    """The client's type knows a multi grader of one grader alone, and not of several by name."""
+
+    method: dict[str, Any] | None = None  # type: ignore[assignment]
+
+
 class WholeUpload(Upload):
     """An upload whose file has any purpose."""
 
@@ -92,14 +98,14 @@ def part_of(row: PartRow) -> UploadPart:
     )
 
 
-def job_of(row: JobRow, organization: str) -> FineTuningJob:
+def job_of(row: JobRow, organization: str) -> Job:
     """A paused job waits as a queued one does: the API has no word of its own for it."""
     taken = row.resolved or {}
     kind = row.method["type"]
     chosen = {**(row.method[kind].get("hyperparameters") or {}), **taken}
     method = {"type": kind, kind: {**row.method[kind], "hyperparameters": chosen}}
     shown = {name: chosen.get(name) for name in _SUPERVISED} if kind == "supervised" else {}
-    return FineTuningJob.model_validate(
+    return Job.model_validate(
         {
             "id": row.id,
             "created_at": row.created_at,

@@ -1,5 +1,6 @@
 """The database: SQLite in WAL mode or PostgreSQL, migrated when it is opened."""
 
+import copy
 import sqlite3
 import time
 import zlib
@@ -34,11 +35,15 @@ class Database:
     Args:
         url: `sqlite:///FILE` or `postgresql://...`.
 
+    Attributes:
+        actor: in whose name it is written, for the audit log; see `acting`.
+
     Raises:
         UserError: the URL names no such database, or it cannot be reached.
     """
 
     def __init__(self, url: str) -> None:
+        self.actor = "local"
         self._engine = _engine(_parsed(url))
         self._writing = self._engine.execution_options(writes=True)
         try:
@@ -52,6 +57,12 @@ class Database:
                 f"the database {self._engine.url!r} cannot be opened ({what})",
                 "check its URL, its server and your rights",
             ) from error
+
+    def acting(self, actor: str) -> "Database":
+        """The same database, written to in another's name: a key's id, `cli`, a worker's name."""
+        found = copy.copy(self)
+        found.actor = actor
+        return found
 
     @property
     def is_sqlite(self) -> bool:
@@ -72,6 +83,7 @@ class Database:
         would fail instead of waiting its turn.
         """
         with Session(self._writing, expire_on_commit=False) as session, session.begin():
+            session.info["actor"] = self.actor
             if hold:
                 _hold(session.connection(), hold)
             yield session

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from sqlalchemy import ColumnElement, exists, or_, select
 from sqlalchemy.orm import Session
 
+from burnish.serving import audit
 from burnish.serving.api.errors import ApiError, not_found
 from burnish.serving.state.content import Content, Received, TooLongError
 from burnish.serving.state.database import Database
@@ -36,9 +37,16 @@ def add(database: Database, content: Content, received: Received, row: FileRow) 
         with database.writing(CONTENT) as session:
             content.keep(received)
             session.add(row)
+            note_made(session, row)
     finally:
         content.drop(received)
     return row
+
+
+def note_made(session: Session, row: FileRow) -> None:
+    """The audit log's line of a new file; what the client calls it is not told."""
+    told = {"purpose": row.purpose, "bytes": row.bytes, "sha256": row.sha256}
+    audit.note(session, "file.create", row.id, **told)
 
 
 def described(received: Received, purpose: str, filename: str, lasts: int | None = None) -> FileRow:
@@ -85,6 +93,7 @@ def delete(database: Database, content: Content, name: str) -> None:
         if row is None:
             raise not_found("File object", name)
         session.delete(row)
+        audit.note(session, "file.delete", name)
     release(database, content, [row.sha256])
 
 
@@ -117,6 +126,10 @@ def expire(database: Database, content: Content) -> None:
             upload.status = "expired"
         for row in (*gone, *parts):
             session.delete(row)
+        for file in gone:
+            audit.note(session, "file.expire", file.id)
+        for upload in late:
+            audit.note(session, "upload.expire", upload.id)
     hashes = [row.sha256 for row in gone] + [row.sha256 for row in parts]
     release(database, content, hashes)
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from sqlalchemy import Select, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
+from burnish.serving import audit
 from burnish.serving.api.errors import ApiError, invalid, not_found
 from burnish.serving.state.database import Database
 from burnish.serving.state.events import Event, append
@@ -34,6 +35,8 @@ def submit(database: Database, job: JobRow, said: tuple[Event, ...] = ()) -> Job
         created = Event(f"Created fine-tuning job: {job.id}", place="created")
         files = Event(f"Validating training file: {job.training_file}", place="validating")
         append(session, job.id, (created, files, *said))
+        told = {"model": job.model, "file": job.training_file, "method": job.method["type"]}
+        audit.note(session, "job.create", job.id, **told)
     return job
 
 
@@ -83,6 +86,7 @@ def cancel(database: Database, name: str) -> JobRow:
         job.status, job.finished_at = "cancelled", int(time.time())
         job.estimated_finish = None
         append(session, name, [Event(f"Fine-tuning job cancelled: {name}", place="cancelled")])
+        audit.note(session, "job.cancel", name)
     return job
 
 
@@ -96,10 +100,13 @@ def pause(database: Database, name: str) -> JobRow:
         job = _locked(session, name)
         if job.status not in (*ACTIVE, "paused"):
             raise _wrong_state(job, "pause")
+        if job.status == "paused" or job.wish == "pause":
+            return job
         if job.worker:
             job.wish = "pause"
-        elif job.status != "paused":
+        else:
             set_paused(session, job)
+        audit.note(session, "job.pause", name)
     return job
 
 
@@ -117,6 +124,7 @@ def resume(database: Database, name: str) -> JobRow:
         if job.status == "paused":
             job.status = "queued"
             append(session, name, [Event("Fine-tuning job resumed")])
+        audit.note(session, "job.resume", name)
     return job
 
 

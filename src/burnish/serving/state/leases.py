@@ -12,11 +12,12 @@ from typing import Any, Literal
 from sqlalchemy import Select, or_, select, update
 from sqlalchemy.orm import Session
 
+from burnish.serving import audit
 from burnish.serving.state import jobs
 from burnish.serving.state.content import Content, Received
 from burnish.serving.state.database import Database
 from burnish.serving.state.events import Event, append
-from burnish.serving.state.files import CONTENT
+from burnish.serving.state.files import CONTENT, note_made
 from burnish.serving.state.models import add_once
 from burnish.serving.state.tables import FileRow, JobRow, ModelRow
 
@@ -59,10 +60,13 @@ class Lease:
         with self.database.writing() as session:
             job = self._held(session)
             append(session, job.id, events)
-            for model in models:
-                add_once(session, model)
+            started = values.get("status") == "running" != job.status
             for name, value in values.items():
                 setattr(job, name, value)
+            if started:
+                audit.note(session, "job.start", job.id)
+            for model in models:
+                add_once(session, model)
 
     def release(self) -> None:
         """Gives the job back as it is, or paused where that was wished."""
@@ -77,6 +81,9 @@ class Lease:
             if job.wish == "pause" and job.status in jobs.ACTIVE:
                 jobs.set_paused(session, job)
             job.wish, job.worker, job.leased_until = "", None, None
+            if job.status in ("paused", *jobs.ACTIVE):
+                told = "job.paused" if job.status == "paused" else "job.give_back"
+                audit.note(session, told, job.id)
 
     def fail(self, error: dict[str, Any], said: Sequence[Event] = ()) -> None:
         """Ends the job without a model.
@@ -89,6 +96,7 @@ class Lease:
             said = [*said, Event(error["message"], level="error", place="failed")]
             self._end(session, job, "failed", said)
             job.error = error
+            audit.note(session, "job.fail", job.id, code=error["code"])
 
     def finish(self, content: Content, result: "Result") -> None:
         """Ends the job with its model and files, all at once or not at all.
@@ -101,11 +109,14 @@ class Lease:
             for received, row in result.files:
                 content.keep(received)
                 session.add(row)
-            add_once(session, result.model)
             job.fine_tuned_model = result.model.name
             job.trained_tokens, job.resolved = result.trained_tokens, result.resolved
             job.result_files = [row.id for _, row in result.files]
             self._end(session, job, "succeeded", result.events)
+            for _, row in result.files:
+                note_made(session, row)
+            add_once(session, result.model)
+            audit.note(session, "job.succeed", job.id, model=result.model.name)
 
     def _held(self, session: Session) -> JobRow:
         """The job, for writing about it, while it is still this worker's and has not ended."""
@@ -148,7 +159,10 @@ def lease(database: Database, worker: str, seconds: float) -> Lease | None:
         for status in jobs.ACTIVE:
             # On PostgreSQL others skip a row that is being taken; SQLite has one writer at a time.
             job = session.scalar(_free(status, now).with_for_update(skip_locked=True))
+            before = job and job.worker
             if job is not None and _taken(session, job, worker, now + seconds):
+                told = {"from": before} if before else {}
+                audit.note(session, "job.take_over" if before else "job.take", job.id, **told)
                 return Lease(database, job, worker, seconds)
     return None
 

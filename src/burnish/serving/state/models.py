@@ -6,6 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from burnish.errors import UserError
+from burnish.serving import audit
 from burnish.serving.api.errors import invalid, model_not_found
 from burnish.serving.state.database import Database
 from burnish.serving.state.paging import Cursor, Page, page
@@ -16,6 +17,8 @@ def add_once(session: Session, model: ModelRow) -> None:
     """Writes a model whose name is not taken; a job that is run again makes the same ones."""
     if session.scalar(select(ModelRow.seq).where(ModelRow.name == model.name)) is None:
         session.add(model)
+        told = {"job": model.job_id} | ({"verdict": model.decision} if model.decision else {})
+        audit.note(session, "model.create", model.name, **told)
 
 
 def find(database: Database, name: str) -> ModelRow | None:
@@ -55,6 +58,7 @@ def delete(database: Database, name: str) -> None:
         if alias is not None:
             raise invalid(f"The alias {alias!r} stands for {name}; move it first.", "model")
         model.deleted = True
+        audit.note(session, "model.delete", name)
 
 
 def alias(database: Database, name: str, target: str, *, force: bool = False) -> AliasRow:
@@ -78,7 +82,10 @@ def alias(database: Database, name: str, target: str, *, force: bool = False) ->
             )
         forced = model.decision != "release"
         row = AliasRow(name=name, target=target, created_at=int(time.time()), forced=forced)
-        return session.merge(row)
+        row = session.merge(row)
+        told = {"model": target, "verdict": model.decision}
+        audit.note(session, "alias.force" if forced else "alias.move", name, **told)
+        return row
 
 
 def aliases(database: Database) -> list[AliasRow]:
@@ -96,6 +103,7 @@ def drop_alias(database: Database, name: str) -> None:
         if row is None:
             raise UserError(f"there is no alias {name!r}", "see which there are")
         session.delete(row)
+        audit.note(session, "alias.remove", name, model=row.target)
 
 
 def _living(session: Session, name: str) -> ModelRow | None:

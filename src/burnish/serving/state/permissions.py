@@ -1,16 +1,22 @@
-"""Permissions: which projects may use a checkpoint besides its own."""
+"""Permissions: which projects may use a tuned model or a checkpoint besides their own.
+
+A tuned model and its checkpoints are of the project whose key made the job. Keys of the
+organization, which have no project, may use all of them; a key of another project may use those
+that name its project in a permission of their own. A model's permission is not its checkpoints'.
+"""
 
 import time
 from collections.abc import Sequence
 
-from sqlalchemy import select
+from sqlalchemy import exists, or_, select
 
+from burnish.serving import audit
 from burnish.serving.api.errors import model_not_found, not_found
 from burnish.serving.state.database import Database
 from burnish.serving.state.models import find
 from burnish.serving.state.names import new_id
 from burnish.serving.state.paging import Cursor, Page, page
-from burnish.serving.state.tables import PermissionRow
+from burnish.serving.state.tables import JobRow, ModelRow, PermissionRow
 
 
 def grant(database: Database, checkpoint: str, projects: Sequence[str]) -> list[PermissionRow]:
@@ -27,10 +33,13 @@ def grant(database: Database, checkpoint: str, projects: Sequence[str]) -> list[
             )
         )
         rows = {row.project_id: row for row in held}
-        for project in projects:
-            if project not in rows:
-                rows[project] = _permission(checkpoint, project)
-                session.add(rows[project])
+        new = [project for project in dict.fromkeys(projects) if project not in rows]
+        for project in new:
+            rows[project] = _permission(checkpoint, project)
+            session.add(rows[project])
+        for project in new:
+            told = {"checkpoint": checkpoint, "project": project}
+            audit.note(session, "permission.grant", rows[project].id, **told)
         return [rows[project] for project in dict.fromkeys(projects)]
 
 
@@ -63,6 +72,20 @@ def revoke(database: Database, checkpoint: str, name: str) -> None:
         if row is None:
             raise not_found("checkpoint permission", name, "permission_id")
         session.delete(row)
+        told = {"checkpoint": checkpoint, "project": row.project_id}
+        audit.note(session, "permission.revoke", name, **told)
+
+
+def may_use(database: Database, model: ModelRow, project: str | None) -> bool:
+    """Whether keys of a project may use the model; None stands for the organization."""
+    if project is None:
+        return True
+    made = exists().where(JobRow.id == model.job_id, JobRow.project == project)
+    shared = exists().where(
+        PermissionRow.checkpoint == model.name, PermissionRow.project_id == project
+    )
+    with database.reading() as session:
+        return bool(session.scalar(select(or_(made, shared))))
 
 
 def _check(database: Database, checkpoint: str) -> None:

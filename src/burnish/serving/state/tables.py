@@ -82,7 +82,8 @@ class JobRow(Table):
     "", "pause" or "cancel"; a cancelled job has its status at once, and the wish until its worker
     has let go. A worker that works on it renews `leased_until`; after that moment
     any other may go on with it, from the run's last checkpoint. `method` is the API's object with
-    every `auto` still in it, `resolved` the hyperparameters that were taken.
+    every `auto` still in it, `resolved` the hyperparameters that were taken. `project` is that of
+    the key which made the job.
     """
 
     __tablename__ = "jobs"
@@ -97,6 +98,7 @@ class JobRow(Table):
     created_at: Mapped[int] = mapped_column(BigInteger)
     validation_file: Mapped[str | None] = mapped_column(String(64), default=None)
     suffix: Mapped[str | None] = mapped_column(String(64), default=None)
+    project: Mapped[str | None] = mapped_column(String(64), default=None)
     meta: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True), default=None)
     wish: Mapped[str] = mapped_column(String(16), default="")
     resolved: Mapped[dict[str, Any] | None] = mapped_column(JSON, default=None)
@@ -197,7 +199,10 @@ class AliasRow(Table):
 
 
 class KeyRow(Table):
-    """An API key: only its salted hash is kept. Limits are per minute; None is none."""
+    """An API key: only its salted hash is kept. Limits are per minute; None is none.
+
+    A key without a `project` is of the whole organization.
+    """
 
     __tablename__ = "keys"
 
@@ -210,6 +215,7 @@ class KeyRow(Table):
     created_at: Mapped[int] = mapped_column(BigInteger)
     requests: Mapped[int | None] = mapped_column(default=None)
     tokens: Mapped[int | None] = mapped_column(default=None)
+    project: Mapped[str | None] = mapped_column(String(64), default=None)
     revoked_at: Mapped[int | None] = mapped_column(BigInteger, default=None)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from burnish.serving import audit
 from burnish.serving.api.errors import invalid, not_found
 from burnish.serving.state import files
 from burnish.serving.state.content import Content, Received
@@ -22,6 +23,7 @@ PART_LIMIT = 64 << 20
 def begin(database: Database, row: UploadRow) -> UploadRow:
     with database.writing() as session:
         session.add(row)
+        audit.note(session, "upload.create", row.id, purpose=row.purpose, bytes=row.bytes)
     return row
 
 
@@ -55,6 +57,8 @@ def add_part(database: Database, content: Content, name: str, received: Received
                 raise invalid(f"The parts are longer than the {upload.bytes} bytes announced.")
             content.keep(received)
             session.add(part)
+            told = {"part": part.id, "bytes": part.bytes, "sha256": part.sha256}
+            audit.note(session, "upload.part", name, **told)
     finally:
         content.drop(received)
     return part
@@ -92,6 +96,7 @@ def cancel(database: Database, content: Content, name: str) -> UploadRow:
         upload = _open(session, name)
         upload.status = "cancelled"
         hashes = _forget_parts(session, name)
+        audit.note(session, "upload.cancel", name)
     files.release(database, content, hashes)
     return upload
 
@@ -106,6 +111,8 @@ def _finish(
         session.add(row)
         upload.status, upload.file_id = "completed", row.id
         hashes = _forget_parts(session, name)
+        files.note_made(session, row)
+        audit.note(session, "upload.complete", name, file=row.id)
     files.release(database, content, hashes)
     return upload, row
 

@@ -1,0 +1,45 @@
+"""Every error leaves in the API's shape, also those of the framework and of Burnish."""
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from burnish.errors import UserError
+from burnish.serving.api.errors import ApiError, invalid
+from burnish.serving.api.malformed import malformed
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Gives the application its answers to errors."""
+
+    @app.exception_handler(ApiError)
+    async def said(_: Request, error: ApiError) -> JSONResponse:
+        return error.response
+
+    @app.exception_handler(RequestValidationError)
+    async def unusable(_: Request, error: RequestValidationError) -> JSONResponse:
+        return malformed(error.errors(), error.body).response
+
+    @app.exception_handler(UserError)
+    async def refused(_: Request, error: UserError) -> JSONResponse:
+        found = invalid(f"{error}")
+        return JSONResponse(found.body, found.status)
+
+    @app.exception_handler(HTTPException)
+    async def unknown(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 404:
+            message = f"Invalid URL ({request.method} {request.url.path})"
+            found = ApiError(404, message, code="unknown_url")
+        elif error.status_code == 405:
+            message = f"Not allowed to {request.method} on {request.url.path}."
+            found = ApiError(405, message, code="method_not_supported")
+        else:
+            found = ApiError(error.status_code, str(error.detail))
+        return JSONResponse(found.body, found.status, headers=error.headers)
+
+    @app.exception_handler(Exception)
+    async def ours(_: Request, __: Exception) -> JSONResponse:
+        message = "The server had an error while processing your request. Its log says which."
+        found = ApiError(500, message, kind="server_error")
+        return JSONResponse(found.body, found.status)

@@ -1,0 +1,270 @@
+"""What a chat can be asked for, each through the official client, on models of a few thousand
+weights; one of them has learnt to call a tool."""
+
+import io
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from burnish.chat import Example
+from burnish.data.formats import Converter
+from burnish.data.render import render
+from burnish.data.rows import Row
+from burnish.serving import log
+from burnish.serving.api.app import make_app
+from burnish.serving.prompts import before_calls, tool_calls
+from burnish.serving.server import open_server
+from burnish.serving.service import Settings
+from tests.serving.conftest import running
+from tests.tool_calling import FIND, TEMPLATE, calling, row
+
+HELLO: Any = [{"role": "user", "content": "where is my parcel"}]
+PLAIN = row("find 7", None, calling(id=7))
+SPOKEN = row("seek 8", "One moment.", calling(id=8), calling(id=9))
+
+
+@pytest.fixture(scope="module")
+def caller(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model, after it learnt two rows by heart as any job would have rendered them."""
+    folder = tmp_path_factory.mktemp("models") / "caller"
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    tokenizer.chat_template = TEMPLATE
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    examples = [Converter({}).convert(Row(values, "f:1")) for values in (PLAIN, SPOKEN)]
+    rows = [render(one, tokenizer) for one in examples if isinstance(one, Example)]
+    torch.manual_seed(0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    for _ in range(120):
+        for one in rows:
+            labels = [t if w else -100 for t, w in zip(one.tokens, one.weights, strict=True)]
+            loss = model(torch.tensor([one.tokens]), labels=torch.tensor([labels])).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert loss.item() < 0.05
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def client(
+    tiny_folder: Path, caller: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[openai.OpenAI]:
+    names = {"tiny": str(tiny_folder), "caller": str(caller)}
+    settings = Settings(tmp_path_factory.mktemp("chat"), models=names, record=True)
+    server = open_server(settings, device="cpu")
+    with (
+        running(make_app(server)) as address,
+        openai.OpenAI(
+            api_key="none", base_url=address, max_retries=0, _strict_response_validation=True
+        ) as found,
+    ):
+        yield found
+
+
+def asked(client: openai.OpenAI, **given: Any) -> Any:
+    return client.chat.completions.create(**{"model": "tiny", "messages": HELLO} | given)
+
+
+def text(reply: Any) -> str:
+    return str(reply.choices[0].message.content)
+
+
+def calls(message: Any) -> list[tuple[str, Any]]:
+    found = [call.function for call in message.tool_calls or ()]
+    return [(one.name, json.loads(one.arguments)) for one in found]
+
+
+def test_tools_are_called(client: openai.OpenAI) -> None:
+    given: Any = {"model": "caller", "tools": [FIND], "temperature": 0}
+    plain = asked(client, messages=PLAIN["messages"][:1], **given).choices[0]
+    assert plain.finish_reason == "tool_calls"
+    assert plain.message.content is None
+    assert calls(plain.message) == [("find", {"id": 7})]
+    assert plain.message.tool_calls[0].id.startswith("call_")
+    spoken = asked(client, messages=SPOKEN["messages"][:1], **given).choices[0]
+    assert spoken.message.content == "One moment."
+    assert calls(spoken.message) == [("find", {"id": 8}), ("find", {"id": 9})]
+    one = asked(client, messages=SPOKEN["messages"][:1], parallel_tool_calls=False, **given)
+    assert calls(one.choices[0].message) == [("find", {"id": 8})]
+    turned_off = asked(client, messages=PLAIN["messages"][:1], tool_choice="none", **given)
+    assert turned_off.choices[0].message.tool_calls is None
+    told = [
+        *PLAIN["messages"],
+        {"role": "tool", "tool_call_id": "call_1", "content": "at the door"},
+    ]
+    assert asked(client, messages=told, max_tokens=2, **given).usage.prompt_tokens > 0
+
+
+@pytest.mark.parametrize("asked_for", [PLAIN, SPOKEN], ids=["plain", "spoken"])
+def test_a_stream_of_calls_is_the_whole(client: openai.OpenAI, asked_for: Any) -> None:
+    given: Any = {
+        "model": "caller",
+        "messages": asked_for["messages"][:1],
+        "tools": [FIND],
+        "temperature": 0,
+        "logprobs": True,
+    }
+    whole = asked(client, **given).choices[0]
+    deltas, tokens, ends = [], [], []
+    for chunk in asked(client, stream=True, **given):
+        choice = chunk.choices[0]
+        deltas.append(choice.delta)
+        tokens += choice.logprobs.content if choice.logprobs else []
+        ends.append(choice.finish_reason)
+    said = "".join(delta.content or "" for delta in deltas)
+    assert (said or None) == whole.message.content
+    (last,) = (delta for delta in deltas if delta.tool_calls)
+    assert calls(last) == calls(whole.message)
+    assert [call.index for call in last.tool_calls] == list(range(len(calls(whole.message))))
+    assert ends[-1] == whole.finish_reason == "tool_calls"
+    assert [t.token for t in tokens] == [t.token for t in whole.logprobs.content]
+    if said:  # it did not wait for the calls
+        assert len([delta for delta in deltas if delta.content]) > 1
+
+
+def test_text_that_grows_into_a_call() -> None:
+    whole = 'Wait.\n<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    shown = [before_calls(whole[:size]) for size in range(len(whole) + 1)]
+    assert shown[-1] == "Wait."
+    assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(shown))
+    assert before_calls("a < b") == "a < b"
+    assert before_calls("a <tool") == "a"
+    assert tool_calls("no call <tool_call>{x}</tool_call>")[1] == []
+
+
+def test_bias_penalties_and_stops(client: openai.OpenAI) -> None:
+    greedy: Any = {"temperature": 0, "max_tokens": 12}
+    plain = asked(client, **greedy)
+    forced = asked(client, **greedy, logit_bias={"70": 100})
+    assert len(set(text(forced))) == 1
+    assert forced.choices[0].finish_reason == "length"
+    again = asked(client, **greedy, logit_bias={"70": 100}, frequency_penalty=2)
+    assert text(again) == text(forced)  # 2 a time is less than 100
+    low = {"70": 10, "71": 9}
+    repeated, varied = (
+        text(asked(client, temperature=0, max_tokens=12, logit_bias=low, **more))
+        for more in ({}, {"presence_penalty": 2, "frequency_penalty": 2})
+    )
+    assert len(set(varied)) > len(set(repeated))
+    whole = text(plain)
+    stop = whole[3:5]
+    cut = asked(client, **greedy, stop=[stop])
+    assert text(cut) == whole[: whole.index(stop)]
+    assert cut.choices[0].finish_reason == "stop"
+    assert text(asked(client, temperature=0, max_completion_tokens=12)) == whole
+
+
+def test_seeds_and_choices(client: openai.OpenAI) -> None:
+    def texts(**given: Any) -> list[str]:
+        reply = asked(client, max_tokens=8, **given)
+        assert [choice.index for choice in reply.choices] == list(range(len(reply.choices)))
+        return [choice.message.content for choice in reply.choices]
+
+    assert texts(seed=5, n=3) == texts(seed=5, n=3)
+    assert len(set(texts(seed=5, n=3))) > 1
+    assert texts(seed=5) != texts(seed=6)
+    assert texts(temperature=0, n=2)[0] == texts(temperature=0, n=2)[1]
+    assert texts(top_p=1e-6, n=2, seed=1) == texts(temperature=0, n=2)
+
+
+def test_json_by_construction(client: openai.OpenAI) -> None:
+    found = asked(client, response_format={"type": "json_object"}, max_tokens=200, seed=2)
+    if found.choices[0].finish_reason == "stop":
+        assert isinstance(json.loads(text(found)), dict)
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    wanted: Any = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    wrong: Any = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "x"}}}
+    with pytest.raises(openai.BadRequestError):
+        asked(client, response_format=wrong)
+    chunks = asked(client, response_format=wanted, max_tokens=200, temperature=0, stream=True)
+    streamed = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert streamed.lstrip().startswith("{")
+
+
+def test_usage_counts_what_was_kept(client: openai.OpenAI) -> None:
+    long: Any = [{"role": "user", "content": "where is my parcel and when will it come " * 6}]
+    first, second = (asked(client, messages=long, max_tokens=2).usage for _ in range(2))
+    assert second.prompt_tokens == first.prompt_tokens > 60
+    assert second.prompt_tokens_details.cached_tokens > 0.8 * second.prompt_tokens
+    assert first.total_tokens == first.prompt_tokens + first.completion_tokens
+    options: Any = {"include_usage": True}
+    chunks = list(asked(client, messages=long, max_tokens=2, stream=True, stream_options=options))
+    assert [chunk.usage for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage.prompt_tokens == first.prompt_tokens
+    assert chunks[-1].usage.prompt_tokens_details.cached_tokens > 0
+    assert all("usage" not in c.model_fields_set for c in asked(client, max_tokens=2, stream=True))
+
+
+@pytest.mark.parametrize(
+    ("given", "param", "code"),
+    [
+        ({"audio": {"voice": "alloy", "format": "wav"}}, "audio", "unknown_parameter"),
+        ({"modalities": ["audio"]}, "modalities", "unknown_parameter"),
+        ({"reasoning_effort": "low"}, "reasoning_effort", "unknown_parameter"),
+        ({"web_search_options": {}}, "web_search_options", "unknown_parameter"),
+        ({"tool_choice": "required", "tools": [FIND]}, "tool_choice", "invalid_value"),
+        ({"service_tier": "priority"}, "service_tier", "invalid_value"),
+        ({"messages": []}, "messages", "empty_array"),
+        ({"messages": [{"role": "boss", "content": "x"}]}, "messages[0].role", "invalid_value"),
+        ({"messages": [{"content": "x"}]}, "messages[0].role", "missing_required_parameter"),
+        ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content", "invalid_type"),
+        ({"temperature": 3}, "temperature", "integer_above_max_value"),
+        ({"top_p": -0.5}, "top_p", "decimal_below_min_value"),
+        ({"n": 129}, "n", "integer_above_max_value"),
+        ({"n": "2"}, "n", "invalid_type"),
+        ({"stop": ["a"] * 5}, "stop", "array_above_max_length"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "messages",
+            "unsupported_content_type",
+        ),
+    ],
+)
+def test_what_is_not_there_is_said(
+    client: openai.OpenAI, given: dict[str, Any], param: str, code: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as error:
+        asked(client, **given)
+    assert (error.value.param, error.value.code) == (param, code)
+    assert error.value.type == "invalid_request_error"
+
+
+def test_what_does_no_harm_is_taken(client: openai.OpenAI) -> None:
+    harmless: Any = {
+        "user": "u",
+        "metadata": {"a": "b"},
+        "store": False,
+        "service_tier": "auto",
+        "safety_identifier": "s",
+        "prompt_cache_key": "k",
+    }
+    assert asked(client, max_tokens=1, **harmless).usage.completion_tokens == 1
+
+
+def test_recording_is_asked_for(client: openai.OpenAI) -> None:
+    stream = io.StringIO()
+    before = log.LOGGER.handlers[:], log.LOGGER.level, log.LOGGER.propagate
+    log.write_to(stream)
+    try:
+        said = text(asked(client, max_tokens=4))
+        pieces = asked(client, max_tokens=4, stream=True, seed=1)
+        streamed = "".join(piece.choices[0].delta.content or "" for piece in pieces)
+        legacy = client.completions.create(model="tiny", prompt="a tent", max_tokens=4, seed=1)
+    finally:
+        log.LOGGER.handlers[:], log.LOGGER.level, log.LOGGER.propagate = before
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["texts"] for line in lines if line["event"] == "recorded"] == [
+        {"prompt": HELLO, "answers": [said]},
+        {"prompt": HELLO, "answers": [streamed]},
+        {"prompt": "a tent", "answers": [legacy.choices[0].text]},
+    ]
