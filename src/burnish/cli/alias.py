@@ -1,11 +1,13 @@
 """Let a name stand for a tuned model; without an argument, list the names.
 
-It moves only to a model whose verdict is release, unless forced, and the force is logged.
+It moves only to a model whose verdict is release and whose certificate of parity names no
+difference, unless forced, and the force is logged.
 
 Example: burnish alias support=ft:smollm2-135m:local:support:8kq2ZxYw
 """
 
 import json
+import sys
 from typing import Annotated
 
 import typer
@@ -17,7 +19,9 @@ from burnish.errors import UserError
 
 def command(
     alias: Annotated[str | None, typer.Argument(help="NAME=MODEL; NAME= removes it")] = None,
-    force: Annotated[bool, typer.Option("--force", help="also where it is not released")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="also where it is not released, or differs")
+    ] = False,
     folder: Folder = SERVED,
     database: DatabaseUrl = None,
     as_json: Json = False,
@@ -30,7 +34,11 @@ def command(
         raise UserError(f"{alias!r} names no model", "write NAME=MODEL, or NAME= to remove it")
     service = open_service(Settings(folder), database)
     if target:
-        models.alias(service.database, name, target, force=force)
+        from burnish.serving.aliasing import point
+
+        said = point(service, name, target, force=force)
+        if said:
+            print(f"burnish: {said}", file=sys.stderr)
     elif name:
         models.drop_alias(service.database, name)
     rows = models.aliases(service.database)

@@ -55,7 +55,11 @@ class Tool(Body):
 
 
 class ChatRequest(Drawing):
-    """The body of a chat completion."""
+    """The body of a chat completion.
+
+    `return_token_ids` is none of the API's: as vLLM does, a whole reply then also tells the ids of
+    its prompt's tokens, so that a client can see how its messages were rendered.
+    """
 
     messages: Annotated[list[Message], Field(min_length=1)]
     logprobs: bool | None = None
@@ -71,6 +75,7 @@ class ChatRequest(Drawing):
     service_tier: Literal["auto", "default"] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    return_token_ids: bool | None = None
 
     @property
     def offered(self) -> list[dict[str, Any]]:
@@ -98,7 +103,10 @@ async def create(body: ChatRequest, request: Request) -> Response:
         answers = await whole(target.engine, asks, request, reply.usage)
     except HungUp:
         return _GONE
-    return JSONResponse(reply.completion(answers).model_dump(mode="json", exclude_unset=True))
+    told = reply.completion(answers).model_dump(mode="json", exclude_unset=True)
+    if body.return_token_ids:
+        told["prompt_token_ids"] = list(prompt)
+    return JSONResponse(told)
 
 
 def _asks(body: ChatRequest, target: Target, prompt: tuple[int, ...]) -> list[Ask]:
