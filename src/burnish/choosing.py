@@ -12,6 +12,7 @@ from burnish.evaluation.tasks import Task
 from burnish.measurement import is_refusal, learnt_items, measure
 from burnish.models.adapt import save_weights
 from burnish.overlaps import Leakage
+from burnish.parity.certificate import begin, reference_of
 from burnish.retention.budgets import Budgets, Evidence
 from burnish.retention.certify import Certificate, certify
 from burnish.retention.frontier import as_frontier, order_of_testing
@@ -61,13 +62,18 @@ def choose(
 
 
 def keep(search: Search, candidate: Candidate) -> None:
-    """Makes the candidate the run's adapter in the method's own format, the scale worked in."""
+    """Makes the candidate the run's adapter in the method's own format, the scale worked in.
+
+    What it says in memory is kept, so that what is loaded later can be compared with it.
+    """
     directory = search.directory
     new = directory.adapter.with_name(f".{directory.adapter.name}.new")
     with search.at(candidate) as model:
         new.mkdir(exist_ok=True)
         save_weights(model.module, new)
+        said = reference_of(directory, model)
     replace_directory(new, directory.adapter)
+    begin(directory, said)
 
 
 def cert_hashes(certs: Sequence[Suite]) -> list[str]:

@@ -43,6 +43,7 @@ from burnish.opening import Opened
 from burnish.opening import open_classifier as open_classifier  # a verb of notebooks
 from burnish.opening import open_run as open_run
 from burnish.opening import open_tuned as open_tuned  # a verb of notebooks
+from burnish.parity.certificate import complete
 from burnish.plan import Plan, make_plan
 from burnish.preflight import MARKS, Check, Subject, preflight, refuse
 from burnish.progress import Bars
@@ -135,17 +136,25 @@ def try_out(recipe: Path | str | Recipe, *, quiet: bool = False, **overrides: An
 
 
 def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirectory:
-    """Measures base and tuned on the same rows, fills the ledger and decides."""
+    """Measures base and tuned on the same rows, fills the ledger, decides, and shows parity."""
     directory = run if isinstance(run, RunDirectory) else RunDirectory.open(run)
     manifest = directory.manifest()
     if manifest.state in ("created", "training"):
         raise RunError(
             f"{directory.path} is not trained to the end", "finish it with `burnish run --resume`"
         )
-    if manifest.state == "certified":
-        return directory
-    recipe = recipe_of(manifest)
     bars = Bars(quiet=quiet)
+    if manifest.state != "certified":
+        _judge(directory, manifest, bars)
+    parity = complete(directory)
+    if parity is not None and parity.difference:
+        bars.say(f"[red]parity[/] {escape(parity.sentence)}")
+    return directory
+
+
+def _judge(directory: RunDirectory, manifest: Manifest, bars: Bars) -> None:
+    """From a trained run to its verdict."""
+    recipe = recipe_of(manifest)
     model = open_run(directory)
     halves = [split_suite(suite) for suite in load_suites(recipe.evaluate.general or ())]
     probes, certs = [probe for probe, _ in halves], [cert for _, cert in halves]
@@ -185,7 +194,6 @@ def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirec
     directory.write_verdict(replace(verdict, reasons=(*verdict.reasons, *flattered(leakage, rows))))
     manifest.state = "certified"
     directory.write_manifest(manifest)
-    return directory
 
 
 def _searched(search: Search, manifest: Manifest, bars: Bars) -> list[Candidate]:

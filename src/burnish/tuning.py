@@ -20,6 +20,7 @@ from burnish.models.served import ServedModel
 from burnish.models.sources import resolve
 from burnish.models.verbs import Sampling
 from burnish.opening import Opened, open_start
+from burnish.parity.certificate import begin, reference_of
 from burnish.progress import Bars
 from burnish.recipe import HEADS, Recipe
 from burnish.rewards import reward_of
@@ -90,6 +91,9 @@ def learn(
         progress = loop.run(resume=True)
     manifest.times["train"] = round(time.perf_counter() - started, 1)
     _keep(module, directory, recipe)
+    if isinstance(model, LanguageModel) and not recipe.evaluate.general:
+        # With a suite to search on, the model that the search chooses is the one to compare with.
+        begin(directory, reference_of(directory, _learnt(model, module)))
     manifest.training |= {
         "learning_rate": loop.settings.learning_rate,
         "steps": progress.step,
@@ -101,6 +105,13 @@ def learn(
     }
     manifest.state = "trained"
     directory.write_manifest(manifest)
+
+
+def _learnt(model: LanguageModel, module: Any) -> LanguageModel:
+    """The model as it was just trained: adapters are wrapped around the one that was opened."""
+    return LanguageModel(
+        module, model.tokenizer, name=model.name, source_sha256=model.source_sha256
+    )
 
 
 def _screened(directory: RunDirectory, loop: Loop, bars: Bars) -> dict[str, Any]:

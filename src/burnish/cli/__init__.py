@@ -24,6 +24,8 @@ VERBS = {
     "heal": "Look for a model that forgot less, lever by lever.",
     "certify": "Compare a run with any other model inside its budgets.",
     "report": "Write a run's page and model card.",
+    "export": "Write a run's model for other tools.",
+    "parity": "Show that every form of a run's model says the same.",
     "chat": "Talk to base and tuned side by side.",
     "models": "List the built-in models.",
     "serve": "Serve models, files and fine-tuning jobs through the OpenAI API.",

@@ -1,11 +1,14 @@
 """Let a name stand for a tuned model; without an argument, list the names.
 
-It moves only to a model whose verdict is release, unless forced; the audit log tells which it was.
+It moves only to a model whose verdict is release and whose certificate of parity names no
+difference, unless forced; the audit log tells which it was.
 
 Example: burnish alias support=ft:smollm2-135m:local:support:8kq2ZxYw
 """
 
 import json
+import sys
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -17,11 +20,14 @@ from burnish.errors import UserError
 
 def command(
     alias: Annotated[str | None, typer.Argument(help="NAME=MODEL; NAME= removes it")] = None,
-    force: Annotated[bool, typer.Option("--force", help="also where it is not released")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="also where it is not released, or differs")
+    ] = False,
     folder: Folder = SERVED,
     database: DatabaseUrl = None,
     as_json: Json = False,
 ) -> None:
+    from burnish.serving.aliasing import point
     from burnish.serving.service import Settings, open_service
     from burnish.serving.state import models
 
@@ -29,11 +35,13 @@ def command(
     if alias is not None and not (name and equals):
         raise UserError(f"{alias!r} names no model", "write NAME=MODEL, or NAME= to remove it")
     service = open_service(Settings(folder), database)
-    ours = service.database.acting("cli")
+    ours = replace(service, database=service.database.acting("cli"))
     if target:
-        models.alias(ours, name, target, force=force)
+        said = point(ours, name, target, force=force)
+        if said:
+            print(f"burnish: {said}", file=sys.stderr)
     elif name:
-        models.drop_alias(ours, name)
+        models.drop_alias(ours.database, name)
     rows = models.aliases(service.database)
     service.close()
     if as_json:

@@ -71,7 +71,8 @@ def _render(contents: Contents) -> str:
     environment.filters.update(cell=cell, count=count, points=_points, gain=_gain)
     recipe = flat(contents.manifest.recipe)
     groups = ledger_groups(contents.ledger)
-    by_peft = _by_peft(recipe) and not _stands_on_others(contents)
+    lineage = contents.manifest.lineage
+    by_peft = _by_peft(recipe) and not (lineage and stands_on_others(lineage))
     return environment.get_template("card.md.j2").render(
         front=yaml.safe_dump(_front(recipe, by_peft), sort_keys=False, allow_unicode=True),
         contents=contents,
@@ -121,10 +122,12 @@ def _by_peft(recipe: Mapping[str, Any]) -> bool:
     return not _whole(recipe) and recipe.get("method") != "bottleneck"
 
 
-def _stands_on_others(contents: Contents) -> bool:
-    """Whether the adapter alone is not the tuned model, as an earlier run's weights are below."""
-    lineage = contents.manifest.lineage
-    return bool(lineage) and (lineage["init"] != "continue" or bool(lineage["lineage"]))
+def stands_on_others(lineage: Mapping[str, Any]) -> bool:
+    """Whether the adapter alone is not the tuned model, as an earlier run's weights are below.
+
+    `lineage` is the manifest's, of a run that started from an earlier one.
+    """
+    return lineage["init"] != "continue" or bool(lineage["lineage"])
 
 
 def _name_of(recipe: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from burnish.agreement import read_parity
 from burnish.candidates import Frontier
 from burnish.errors import RunError
 from burnish.overlaps import Leakage
@@ -66,6 +67,7 @@ class Contents:
     answers: list[ItemResult]  # the tuned model on the target test
     pairs: dict[str, Pairs]
     frontier: Frontier | None = None
+    parity: str | None = None  # the certificate of parity in one sentence
 
     @property
     def budget(self) -> float | None:
@@ -131,6 +133,7 @@ def read_contents(run: RunDirectory) -> Contents:
     """
     manifest = run.manifest()
     certified = manifest.state == "certified"
+    parity = read_parity(run.path)
     with _readable(run):
         ledger = run.ledger() if certified or (run.path / "ledger.json").exists() else []
         return Contents(
@@ -145,6 +148,7 @@ def read_contents(run: RunDirectory) -> Contents:
             answers=run.results("tuned", "target"),
             pairs={task: _pairs(run, task) for task in _item_tasks(ledger)},
             frontier=run.frontier() if (run.path / "frontier.json").exists() else None,
+            parity=parity.sentence if parity is not None and parity.comparisons else None,
         )
 
 

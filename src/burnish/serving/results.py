@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from burnish.agreement import Parity, read_parity
 from burnish.errors import DataError
 from burnish.run_directory import RunDirectory, Verdict
 from burnish.serving import recipes
@@ -71,7 +72,7 @@ def result_of(
         [(found, described(found, _PURPOSE, name)) for name, found in received.items()],
         manifest.training.get("tokens"),
         recipes.resolved(job, prepared.recipe, _multiplier(manifest.training)),
-        _last_words(prepared.tuned, verdict),
+        _last_words(prepared.tuned, verdict, read_parity(directory.path)),
     )
 
 
@@ -98,17 +99,25 @@ def _multiplier(training: dict[str, Any]) -> float | None:
     return screen["chosen"] / screen["rule"] if screen else None
 
 
-def _last_words(tuned: str, verdict: Verdict) -> tuple[Event, ...]:
-    """The verdict in words, then what the API says at the end."""
+def _last_words(tuned: str, verdict: Verdict, parity: Parity | None) -> tuple[Event, ...]:
+    """The verdict and parity in words, then what the API says at the end."""
     held = "" if verdict.decision == "release" else " It is served only by its full name."
     said = f"Verdict: {verdict.decision}.{held} {' '.join(verdict.reasons)}"
     data = {"decision": verdict.decision, "reasons": list(verdict.reasons)}
     level: Level = "info" if verdict.decision == "release" else "warn"
     return (
         Event(said, level, data=data, place="verdict"),
+        *([_parity_said(parity)] if parity is not None else []),
         Event(f"New fine-tuned model created: {tuned}", place="model"),
         Event("The job has successfully completed", place="completed"),
     )
+
+
+def _parity_said(parity: Parity) -> Event:
+    differs = parity.difference is not None
+    data = {"agrees": not differs, "prompts": len(parity.reference.said)}
+    said = f"Parity: {parity.sentence}"
+    return Event(said, "warn" if differs else "info", data=data, place="parity")
 
 
 def _snake(name: str) -> str:

@@ -57,7 +57,11 @@ class Tool(Body):
 
 
 class ChatRequest(Drawing):
-    """The body of a chat completion."""
+    """The body of a chat completion.
+
+    `return_token_ids` is none of the API's: as vLLM does, a whole reply then also tells the ids of
+    its prompt's tokens, so that a client can see how its messages were rendered.
+    """
 
     messages: Annotated[list[Message], Field(min_length=1)]
     logprobs: bool | None = None
@@ -73,6 +77,7 @@ class ChatRequest(Drawing):
     service_tier: Literal["auto", "default"] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    return_token_ids: bool | None = None
 
     @property
     def offered(self) -> list[dict[str, Any]]:
@@ -103,7 +108,10 @@ async def create(body: ChatRequest, request: Request) -> Response:
     except HungUp:
         return _GONE
     record(request, turns, answers)
-    return JSONResponse(reply.completion(answers).model_dump(mode="json", exclude_unset=True))
+    told = reply.completion(answers).model_dump(mode="json", exclude_unset=True)
+    if body.return_token_ids:
+        told["prompt_token_ids"] = list(prompt)
+    return JSONResponse(told)
 
 
 def _asks(body: ChatRequest, target: Target, prompt: tuple[int, ...]) -> list[Ask]:

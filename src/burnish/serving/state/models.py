@@ -61,12 +61,26 @@ def delete(database: Database, name: str) -> None:
         audit.note(session, "model.delete", name)
 
 
-def alias(database: Database, name: str, target: str, *, force: bool = False) -> AliasRow:
+def alias(
+    database: Database,
+    name: str,
+    target: str,
+    *,
+    force: bool = False,
+    difference: str | None = None,
+) -> AliasRow:
     """Lets `name` stand for a model that was released, from the next request on.
 
+    Args:
+        database: of the server.
+        name: the alias.
+        target: the model's own name.
+        force: also where it is not released, or differs.
+        difference: how the served weights differ from those that were judged, if they do.
+
     Raises:
-        UserError: there is no such model, it is not released and `force` is off, or the name is
-            that of a model.
+        UserError: there is no such model, it is not released or differs and `force` is off, or the
+            name is that of a model.
     """
     with database.writing() as session:
         model = _living(session, target)
@@ -80,7 +94,12 @@ def alias(database: Database, name: str, target: str, *, force: bool = False) ->
                 f"{target} is not released (its verdict is: {decision})",
                 "choose a released model, or force it",
             )
-        forced = model.decision != "release"
+        if difference is not None and not force:
+            raise UserError(
+                f"{target} does not say what was judged ({difference})",
+                "mend it and run `burnish parity` again, or force it",
+            )
+        forced = model.decision != "release" or difference is not None
         row = AliasRow(name=name, target=target, created_at=int(time.time()), forced=forced)
         row = session.merge(row)
         told = {"model": target, "verdict": model.decision}

@@ -1,0 +1,51 @@
+"""Write a run's model for other tools: merged weights, a PEFT adapter, or a GGUF file.
+
+Example: burnish export runs/support-routing --as gguf --type q8_0
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from burnish.cli.options import Json
+
+_LOADED_BY = {
+    "merged": "transformers: AutoModelForCausalLM.from_pretrained({target!r})",
+    "head": "transformers, with the class that its config.json names: from_pretrained({target!r})",
+    "peft": "peft: PeftModel.from_pretrained(base, {target!r})",
+    "gguf": "llama.cpp: llama-server --model {target}",
+}
+
+
+def command(
+    run: Annotated[str, typer.Argument(help="a run folder")],
+    form: Annotated[
+        Literal["merged", "peft", "gguf"], typer.Option("--as", help="for which tool")
+    ] = "merged",
+    output: Annotated[
+        Path | None, typer.Option(help="a folder that is not there yet; of GGUF also a file")
+    ] = None,
+    precision: Annotated[
+        Literal["f32", "f16", "q8_0"], typer.Option("--type", help="of the matrices in GGUF")
+    ] = "f32",
+    as_json: Json = False,
+) -> None:
+    from burnish.exporting import export
+    from burnish.lineage import recipe_of
+    from burnish.recipe import HEADS
+    from burnish.run_directory import RunDirectory
+
+    directory = RunDirectory.open(run)
+    target = export(directory, form, output, precision)
+    if as_json:
+        print(json.dumps({"run": run, "form": form, "output": str(target)}))
+        return
+    objective = recipe_of(directory.manifest()).objective
+    with_head = objective in HEADS or objective == "reward"
+    kind = "head" if with_head and form == "merged" else form
+    print(f"wrote  {target}")
+    print(f"load   {_LOADED_BY[kind].format(target=str(target))}")
+    if not with_head:
+        print(f"next   burnish parity {run}" + (f" --gguf {target}" if form == "gguf" else ""))

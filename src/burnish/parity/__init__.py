@@ -1,0 +1,1 @@
+"""Parity: one model in memory, reloaded, merged, as GGUF and behind an endpoint says one thing."""
