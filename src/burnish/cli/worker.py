@@ -18,8 +18,8 @@ def command(
     model: Models = None,
     beside: Annotated[int | None, typer.Option(help="process to end with")] = None,
 ) -> None:
+    from burnish.parent import die_with
     from burnish.serving import log
-    from burnish.serving.child import die_with
     from burnish.serving.service import open_service
     from burnish.serving.worker import Worker
 

@@ -6,20 +6,17 @@ Exit codes: 0 there is a verdict, 2 the user's error, which `outcome.json` besid
 130 stopped with a checkpoint. Anything else is our own mistake; its traceback is on stderr.
 """
 
-import ctypes
 import json
-import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from burnish.errors import InterruptedRunError, UserError
+from burnish.parent import die_with
 from burnish.run_directory import write_atomic
 
 OUTCOME = "outcome.json"
 DONE, REFUSED, STOPPED = 0, 2, 130
-_PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -42,14 +39,6 @@ def _run(path: Path) -> None:
 
     recipe = load_recipe(path)
     pipeline.run(recipe, resume=(recipe.output / recipe.name).exists(), quiet=True)
-
-
-def die_with(parent: int) -> None:
-    """Linux kills this process when the thread that started it ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        raise SystemExit("the process that started this one is gone")
 
 
 if __name__ == "__main__":
