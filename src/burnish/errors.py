@@ -33,6 +33,10 @@ class UserError(BurnishError):
         self.seen = seen
         self.remedy = remedy
 
+    def __reduce__(self) -> tuple[type["UserError"], tuple[str, str]]:
+        """So that it travels from one process to another."""
+        return type(self), (self.seen, self.remedy)
+
 
 class RecipeError(UserError):
     """One or several problems of one recipe."""

@@ -15,6 +15,7 @@ from burnish.errors import UserError
 from burnish.serving import keys
 from burnish.serving.api.app import make_app
 from burnish.serving.api.guard import is_loopback
+from burnish.serving.process import LOCAL, Engine
 from burnish.serving.server import Server
 from burnish.serving.service import Settings
 
@@ -74,12 +75,17 @@ def listen(server: Server, address: Address, drain: float = 30.0) -> None:
 
 
 @contextmanager
-def worker_beside(settings: Settings, database: str | None) -> Iterator[None]:
+def worker_beside(
+    settings: Settings, database: str | None, engine: Engine = LOCAL
+) -> Iterator[None]:
     """A worker in a process of its own, which is told to stop at the end and dies with this one."""
     command = [sys.executable, "-m", "burnish.cli", "worker", "--folder", str(settings.folder)]
     command += ["--database", database] if database else []
     for name, source in settings.models.items():
         command += ["--model", f"{name}={source}"]
+    if engine != LOCAL:
+        command += ["--engine", "ray"]
+        command += ["--address", engine[1]] if len(engine) > 1 else []
     command += ["--beside", str(os.getpid())]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
     try:
