@@ -8,7 +8,8 @@
     │   ├── RunError      a run directory that is missing, half written or in the way
     │   ├── PreflightError  a promise that a run would not keep
     │   ├── GraderError   a grader that cannot be read, or that nothing here can run
-    │   └── DivergedError the loss of a training step is not finite
+    │   ├── DivergedError the loss of a training step is not finite
+    │   └── WorkerLostError  one of several processes that learn together is gone
     └── InterruptedRunError  the user or the system stopped the run; a checkpoint was written
 
 Anything else that escapes is our own mistake and shows its traceback.
@@ -31,6 +32,10 @@ class UserError(BurnishError):
         super().__init__(f"{seen}: {remedy}.")
         self.seen = seen
         self.remedy = remedy
+
+    def __reduce__(self) -> tuple[type["UserError"], tuple[str, str]]:
+        """So that it travels from one process to another."""
+        return type(self), (self.seen, self.remedy)
 
 
 class RecipeError(UserError):
@@ -59,6 +64,10 @@ class GraderError(UserError):
 
 class DivergedError(UserError):
     """The loss of a training step is not finite."""
+
+
+class WorkerLostError(UserError):
+    """One of several processes that learn together is gone; the last checkpoint stays."""
 
 
 class InterruptedRunError(BurnishError):

@@ -57,7 +57,7 @@ from burnish.retention.verdict import Head, decide
 from burnish.run_directory import Manifest, RunDirectory
 from burnish.searching import Search
 from burnish.training.loop import Listener, Loop
-from burnish.tuning import learn, open_training
+from burnish.tuning import check_workers, learn, open_training
 
 
 def run(
@@ -109,6 +109,7 @@ def train(
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     check_scorers(chosen)
     check_method(chosen)
+    check_workers(chosen)
     suites = load_suites(chosen.evaluate.general or ())
     check_budgets(chosen, suites)  # an idle budget is found now, not after training
     bars = Bars(quiet=quiet)

@@ -28,6 +28,7 @@ from burnish.run_directory import RunDirectory, replace_directory
 from burnish.training.anchor import Anchor, Anchored, anchors
 from burnish.training.batches import Batches, temperature_shares
 from burnish.training.checkpoint import saved_steps
+from burnish.training.gathering import gathered
 from burnish.training.loop import Listener, Loop, Settings
 from burnish.training.objective import Objective
 from burnish.training.objectives import OBJECTIVES
@@ -88,7 +89,8 @@ def learn(
 
         loop.listen = listen
         started = time.perf_counter()
-        progress = loop.run(resume=True)
+        with gathered(recipe.training.workers, directory.path, loop.network.device) as loop.team:
+            progress = loop.run(resume=True)
     manifest.times["train"] = round(time.perf_counter() - started, 1)
     _keep(module, directory, recipe)
     if isinstance(model, LanguageModel) and not recipe.evaluate.general:
@@ -134,6 +136,22 @@ def _say_damaged(bars: Bars, resumed: dict[str, Any]) -> None:
     goes_on = f"going on from step-{step}" if step else "starting again, which gives the same"
     for name, wrong in resumed["damaged"].items():
         bars.say(f"[yellow]warning[/] checkpoint {name} is damaged ({wrong}), {goes_on}")
+
+
+def check_workers(recipe: Recipe) -> None:
+    """Whether several processes can share the recipe's batches and still learn what one would.
+
+    Raises:
+        RecipeError: they cannot.
+    """
+    objective, workers = OBJECTIVES[recipe.objective], recipe.training.workers
+    collects = objective.collect is not Objective.collect
+    if workers > 1 and (collects or not objective.additive):
+        raise RecipeError(
+            f"training.workers is {workers}, but objective {recipe.objective} "
+            + ("collects what it learns" if collects else "looks at a batch as a whole"),
+            "set training.workers to 1",
+        )
 
 
 def objective_of(recipe: Recipe, tokenizer: Any) -> Objective[Any]:

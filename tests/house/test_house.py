@@ -15,11 +15,11 @@ FILES = sorted(SOURCE.rglob("*.py"))
 BENCHES = sorted((Path(__file__).parents[2] / "bench").glob("*.py"))
 # A stage imports only from those before it; `pipeline` and `cli` from all.
 ORDER = [
-    "errors", "chat", "candidates", "recipe", "overlaps", "run_directory", "agreement",
+    "errors", "parent", "chat", "candidates", "recipe", "overlaps", "run_directory", "agreement",
     "progress", "data", "models", "training", "evaluation", "retention", "reports", "lineage",
     "resuming", "opening", "exporting", "parity", "rewards", "measurement", "searching",
-    "choosing", "comparing", "tuning", "beginning", "adopting", "healing", "preflight", "plan",
-    "pipeline", "stages", "space", "tune", "serving", "cli",
+    "choosing", "comparing", "tuning", "joining", "beginning", "adopting", "healing", "preflight",
+    "plan", "pipeline", "stages", "space", "tune", "serving", "cli",
 ]  # fmt: skip
 # file or function -> why it may be longer; this list may only shrink
 LONGER: dict[str, str] = {}

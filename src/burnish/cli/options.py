@@ -4,17 +4,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 import yaml
 from rich.console import Console
 from rich.table import Table
 
-from burnish.errors import RecipeError
+from burnish.errors import RecipeError, UserError
 from burnish.run_directory import RunDirectory
 
 if TYPE_CHECKING:  # slow to import, and most verbs serve nothing
+    from burnish.serving.process import Engine
     from burnish.serving.service import Settings
 
 Set = Annotated[
@@ -33,6 +34,12 @@ DatabaseUrl = Annotated[
 Models = Annotated[
     list[str] | None,
     typer.Option("--model", help="base model, NAME or NAME=SOURCE; else the built-in ones"),
+]
+EngineName = Annotated[
+    Literal["local", "ray"], typer.Option(help="where jobs run: this machine, or a Ray cluster")
+]
+RayAddress = Annotated[
+    str | None, typer.Option(help="of the Ray cluster; else RAY_ADDRESS, or Ray on this machine")
 ]
 SERVED = Path("burnish-data")
 
@@ -73,6 +80,20 @@ def settings_of(folder: Path, models: Sequence[str] | None) -> "Settings":
         if source not in BUILT_IN:  # a typing mistake is told now, not to the first client
             resolve(source)
     return Settings(folder, models=bases) if bases else Settings(folder)
+
+
+def engine_of(engine: str, address: str | None) -> "Engine":
+    """
+    Raises:
+        UserError: Ray is not installed, or an address is given for another engine.
+    """
+    from burnish.serving.process import LOCAL, on_ray
+
+    if engine == "ray":
+        return on_ray(address)
+    if address:
+        raise UserError(f"--address is {address}, but the engine is {engine}", "add --engine ray")
+    return LOCAL
 
 
 def print_verdict(run: RunDirectory, *, as_json: bool) -> None:

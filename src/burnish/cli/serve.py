@@ -14,7 +14,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from burnish.cli.options import SERVED, DatabaseUrl, Folder, Models, settings_of
+from burnish.cli.options import (
+    SERVED,
+    DatabaseUrl,
+    EngineName,
+    Folder,
+    Models,
+    RayAddress,
+    engine_of,
+    settings_of,
+)
 
 
 def command(
@@ -27,19 +36,22 @@ def command(
     tls_key: Annotated[Path | None, typer.Option(help="its key file")] = None,
     record: Annotated[bool, typer.Option("--record", help="log prompts and answers, too")] = False,
     worker: Annotated[bool, typer.Option(help="start a worker for fine-tuning jobs")] = True,
+    engine: EngineName = "local",
+    address: RayAddress = None,
 ) -> None:
     from burnish.serving import log
     from burnish.serving.listening import Address, check, listen, worker_beside
     from burnish.serving.server import open_server
 
     settings = replace(settings_of(folder, model), record=record)
+    runs = engine_of(engine, address)
     server = open_server(settings, database)
-    address = Address(host, port, tls_cert, tls_key)
+    place = Address(host, port, tls_cert, tls_key)
     with server.database.reading() as session:
-        check(address, session)
+        check(place, session)
     log.write_to(sys.stderr)
     console = Console(highlight=False, stderr=True)
-    console.print(f"serve  {address.url}  {', '.join(settings.models)}", markup=False)
-    console.print(f'try    openai.OpenAI(base_url="{address.url}", api_key="none")', markup=False)
-    with worker_beside(settings, database) if worker else contextlib.nullcontext():
-        listen(server, address)
+    console.print(f"serve  {place.url}  {', '.join(settings.models)}", markup=False)
+    console.print(f'try    openai.OpenAI(base_url="{place.url}", api_key="none")', markup=False)
+    with worker_beside(settings, database, runs) if worker else contextlib.nullcontext():
+        listen(server, place)

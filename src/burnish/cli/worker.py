@@ -9,25 +9,37 @@ from typing import Annotated
 
 import typer
 
-from burnish.cli.options import SERVED, DatabaseUrl, Folder, Models, settings_of
+from burnish.cli.options import (
+    SERVED,
+    DatabaseUrl,
+    EngineName,
+    Folder,
+    Models,
+    RayAddress,
+    engine_of,
+    settings_of,
+)
 
 
 def command(
     folder: Folder = SERVED,
     database: DatabaseUrl = None,
     model: Models = None,
+    engine: EngineName = "local",
+    address: RayAddress = None,
     beside: Annotated[int | None, typer.Option(help="process to end with")] = None,
 ) -> None:
+    from burnish.parent import die_with
     from burnish.serving import log
-    from burnish.serving.child import die_with
     from burnish.serving.service import open_service
     from burnish.serving.worker import Worker
 
     if beside is not None:
         die_with(beside)
+    runs = engine_of(engine, address)
     log.write_to(sys.stderr)
     service = open_service(settings_of(folder, model), database)
-    worker = Worker(service)
+    worker = Worker(service, engine=runs)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())
     worker.run()

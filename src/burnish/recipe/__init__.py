@@ -58,6 +58,7 @@ class Training(Section):
     evaluations: int = Field(4, ge=0, description="validation passes in the whole run")
     patience: int = Field(3, gt=0, description="passes without progress before stopping early")
     checkpoints: int = Field(4, ge=1, description="checkpoints in the whole run")
+    workers: int = Field(1, gt=0, description="processes that share every batch")
     preflight: bool = Field(True, description="check on a few rows that the run keeps its promises")
 
 

@@ -10,10 +10,10 @@ from burnish.errors import RunError, UserError
 from burnish.run_directory import RunDirectory
 from burnish.serving import recipes, results
 from burnish.serving.api.errors import ApiError
-from burnish.serving.child import DONE, OUTCOME, REFUSED, STOPPED
+from burnish.serving.child import DONE, LOST, OUTCOME, REFUSED, STOPPED
 from burnish.serving.following import Follower, Tail
 from burnish.serving.preparing import Prepared, prepare
-from burnish.serving.process import JobProcess, folder_lock
+from burnish.serving.process import LOCAL, Engine, JobProcess, folder_lock
 from burnish.serving.service import Service
 from burnish.serving.state.events import Event
 from burnish.serving.state.leases import Lease, LeaseLostError
@@ -33,8 +33,10 @@ OURS = "The server had an error while it ran the job. Its log says which."
 class Attempt:
     """What a worker does with a job that it has leased; `stop` ends it early, with a checkpoint."""
 
-    def __init__(self, service: Service, held: Lease, stop: threading.Event) -> None:
-        self.service, self.held, self.stop = service, held, stop
+    def __init__(
+        self, service: Service, held: Lease, stop: threading.Event, engine: Engine = LOCAL
+    ) -> None:
+        self.service, self.held, self.stop, self.engine = service, held, stop, engine
         self.job = held.job
         self.folder = service.settings.job_folder(held.job.id).resolve()
         self.directory = RunDirectory(self.folder / recipes.RUN)
@@ -82,8 +84,9 @@ class Attempt:
 
     def _once(self, prepared: Prepared, lock: int) -> int:
         (self.folder / OUTCOME).unlink(missing_ok=True)
-        with JobProcess(self.folder / "recipe.yaml", lock) as process:
-            return self._watch(process, prepared)
+        with JobProcess(self.folder / "recipe.yaml", lock, self.engine) as process:
+            code = self._watch(process, prepared)
+        return -signal.SIGKILL if code == LOST else code
 
     def _watch(self, process: JobProcess, prepared: Prepared) -> int:
         """Tells what the run logs until its process has ended; returns the exit code."""

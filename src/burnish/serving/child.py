@@ -3,30 +3,35 @@
     python -m burnish.serving.child WORKER_PID RECIPE
 
 Exit codes: 0 there is a verdict, 2 the user's error, which `outcome.json` beside the recipe says,
-130 stopped with a checkpoint. Anything else is our own mistake; its traceback is on stderr.
+75 one of several processes that learn together was lost, 130 stopped with a checkpoint. Anything
+else is our own mistake; its traceback is on stderr.
 """
 
-import ctypes
 import json
-import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from burnish.errors import InterruptedRunError, UserError
+from burnish.errors import InterruptedRunError, UserError, WorkerLostError
+from burnish.parent import die_with
 from burnish.run_directory import write_atomic
 
 OUTCOME = "outcome.json"
-DONE, REFUSED, STOPPED = 0, 2, 130
-_PR_SET_PDEATHSIG = 1
+DONE, REFUSED, LOST, STOPPED = 0, 2, 75, 130
 
 
 def main(arguments: Sequence[str]) -> int:
     worker, recipe = int(arguments[0]), Path(arguments[1])
     die_with(worker)
+    return work(recipe)
+
+
+def work(recipe: Path) -> int:
+    """Runs the recipe, or goes on with it; returns the exit code."""
     try:
         _run(recipe)
+    except WorkerLostError:
+        return LOST
     except UserError as error:
         said = {"kind": type(error).__name__, "message": str(error)}
         write_atomic(recipe.with_name(OUTCOME), json.dumps(said))
@@ -42,14 +47,6 @@ def _run(path: Path) -> None:
 
     recipe = load_recipe(path)
     pipeline.run(recipe, resume=(recipe.output / recipe.name).exists(), quiet=True)
-
-
-def die_with(parent: int) -> None:
-    """Linux kills this process when the thread that started it ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        raise SystemExit("the process that started this one is gone")
 
 
 if __name__ == "__main__":

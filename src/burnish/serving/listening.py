@@ -19,6 +19,7 @@ from burnish.serving import keys
 from burnish.serving.api.app import make_app
 from burnish.serving.api.draining import Drain
 from burnish.serving.api.guard import is_loopback
+from burnish.serving.process import LOCAL, Engine
 from burnish.serving.server import Server
 from burnish.serving.service import Settings
 
@@ -105,12 +106,17 @@ class _Listener(uvicorn.Server):
 
 
 @contextmanager
-def worker_beside(settings: Settings, database: str | None) -> Iterator[None]:
+def worker_beside(
+    settings: Settings, database: str | None, engine: Engine = LOCAL
+) -> Iterator[None]:
     """A worker in a process of its own, which is told to stop at the end and dies with this one."""
     command = [sys.executable, "-m", "burnish.cli", "worker", "--folder", str(settings.folder)]
     command += ["--database", database] if database else []
     for name, source in settings.models.items():
         command += ["--model", f"{name}={source}"]
+    if engine != LOCAL:
+        command += ["--engine", "ray"]
+        command += ["--address", engine[1]] if len(engine) > 1 else []
     command += ["--beside", str(os.getpid())]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
     try:

@@ -1,6 +1,7 @@
 """A job's process as its worker holds it, and the lock that keeps a second one out."""
 
 import fcntl
+import importlib.util
 import os
 import signal
 import subprocess
@@ -11,7 +12,27 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from burnish.errors import UserError
+
+# The module that runs a job's recipe, and what it is told beside its worker and the recipe.
+Engine = tuple[str, ...]
+LOCAL: Engine = ("burnish.serving.child",)
 _LOG = "process.log"
+
+
+def on_ray(address: str | None = None) -> Engine:
+    """Jobs run on a Ray cluster: the one at the address, of RAY_ADDRESS, of this machine, or a new
+    one.
+
+    Raises:
+        UserError: Ray is not installed.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise UserError(
+            "the engine is ray, but Ray is not installed",
+            "install it with `pip install burnish[ray]`, or leave --engine out",
+        )
+    return ("burnish.serving.on_ray", *([address] if address else []))
 
 
 @contextmanager
@@ -35,10 +56,11 @@ def folder_lock(folder: Path) -> Iterator[int | None]:
 
 
 class JobProcess:
-    """`burnish.serving.child` on one recipe; killed where its block is left before it ends."""
+    """The engine's program on one recipe; killed where its block is left before it ends."""
 
-    def __init__(self, recipe: Path, lock: int) -> None:
-        command = [sys.executable, "-m", "burnish.serving.child", str(os.getpid()), str(recipe)]
+    def __init__(self, recipe: Path, lock: int, engine: Engine = LOCAL) -> None:
+        program, *told = engine
+        command = [sys.executable, "-m", program, str(os.getpid()), str(recipe), *told]
         with (recipe.parent / _LOG).open("ab") as log:
             # A group of its own: Ctrl-C in the worker's terminal is the worker's to hand on.
             self._process = subprocess.Popen(

@@ -16,6 +16,7 @@ from dataclasses import replace
 from sqlalchemy.exc import SQLAlchemyError
 
 from burnish.serving.attempt import OURS, Attempt
+from burnish.serving.process import LOCAL, Engine
 from burnish.serving.service import Service
 from burnish.serving.state import files
 from burnish.serving.state.leases import Lease, LeaseLostError, lease
@@ -36,9 +37,11 @@ class Worker:
     Args:
         service: whose jobs.
         name: tells it from every other worker, also from one of the same name before it.
+        engine: where the jobs run.
     """
 
-    def __init__(self, service: Service, name: str | None = None) -> None:
+    def __init__(self, service: Service, name: str | None = None, engine: Engine = LOCAL) -> None:
+        self.engine = engine
         plain = name or f"{socket.gethostname()}-{os.getpid()}"
         self.name = f"{plain[:100]}-{secrets.token_hex(4)}"
         self.service = replace(service, database=service.database.acting(f"worker {self.name}"))
@@ -73,7 +76,7 @@ class Worker:
 
     def _work(self, held: Lease) -> None:
         try:
-            Attempt(self.service, held, self._stop).run()
+            Attempt(self.service, held, self._stop, self.engine).run()
         except LeaseLostError:
             _LOG.warning("job %s is not this worker's any more", held.job.id)
         except SQLAlchemyError:

@@ -2,8 +2,6 @@
 
 import errno
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +21,8 @@ from burnish.training.checkpoint import Progress
 from burnish.training.memory import keep_freed_memory, peak_memory_mb
 from burnish.training.objective import Item, Means, Objective
 from burnish.training.schedule import is_due, rate_factor
+from burnish.training.stopping import stop_requests
+from burnish.training.team import Team
 
 Listener = Callable[[str, dict[str, Any]], None]
 
@@ -58,6 +58,7 @@ class Loop:
             step is the best.
         folder: where checkpoints go.
         listen: called with (phase, values) after every step, validation, checkpoint and resumption.
+        team: the processes that take the same steps, each with its share of every batch.
     """
 
     model: Any
@@ -67,6 +68,7 @@ class Loop:
     validation: Mapping[str, Sequence[Item]]
     folder: Path
     listen: Listener
+    team: Team = field(default_factory=Team)
 
     def __post_init__(self) -> None:
         groups = _groups(self.model, self.settings.faster)
@@ -89,42 +91,56 @@ class Loop:
         """
         steps = self.batches.steps
         if resume:
-            newest, damaged = checkpoint.load_newest(self.folder, self.model, self.optimizer)
-            self.progress = newest if newest.step else self.progress
-            self.listen("resumed", {"step": self.progress.step, "damaged": damaged})
+            self._resume()
+        self.team.align(self.parameters)
         self.objective.carried.update(self.progress.carried)
         keep_freed_memory()
-        with _stop_requests() as stop, self._accidents(), fused_lora(self.model):
+        with stop_requests() as stop, self._accidents(), fused_lora(self.model):
             while self.progress.step < steps and not self.progress.stopped:
                 self._step(steps)
                 self._after_step(steps)
-                if stop.is_set() and self.progress.step < steps:
+                if self.team.any(stop.is_set()) and self.progress.step < steps:
                     self._save()
                     raise InterruptedRunError(f"stopped at step {self.progress.step} of {steps}")
             self._restore_best()
         return self.progress
 
+    def _resume(self) -> None:
+        """The leader finds the newest whole checkpoint; the others read that one."""
+        newest, damaged = Progress(), dict[str, str]()
+        if self.team.leads:
+            newest, damaged = checkpoint.load_newest(self.folder, self.model, self.optimizer)
+        step = self.team.told(newest.step)
+        if step and not self.team.leads:
+            newest = checkpoint.load(self.folder / f"step-{step}", self.model, self.optimizer)
+        self.progress = newest if step else self.progress
+        self.listen("resumed", {"step": step, "damaged": damaged})
+
     def _step(self, steps: int) -> None:
         started = time.perf_counter()
         self.model.train()
         number = self.progress.step
+        self.team.seed(self.batches.seed, number)
         passes = [
             self.objective.collect(self.network, items, number)
-            for items in self.batches.step(number)
+            for items in self.team.shares(self.batches.step(number))
         ]
-        units = sum(self.objective.units(items) for items in passes)
+        units, learnt, read = self.team.totals(
+            sum(self.objective.units(items) for items in passes),
+            sum(item.learnt for items in passes for item in items),
+            sum(item.size for items in passes for item in items),
+        )
         self.model.train()  # collecting may have sampled in evaluation mode
         for _ in range(self.objective.updates):
             means = self._backward(passes, units)
+            self.team.add_gradients(self.parameters)
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
             rate = self._set_rate(steps)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         self.objective.after_step(means)
         self.progress.step += 1
-        learnt = sum(item.learnt for items in passes for item in items)
-        read = sum(item.size for items in passes for item in items)
-        self.progress.tokens += read
+        self.progress.tokens += int(read)
         seconds = time.perf_counter() - started
         self.listen(
             "train",
@@ -135,8 +151,8 @@ class Loop:
                 **self.objective.carried,
                 "learning_rate": rate,
                 "gradient_norm": float(norm),
-                "learnt_tokens": learnt,
-                "tokens": read,
+                "learnt_tokens": int(learnt),
+                "tokens": int(read),
                 "tokens_per_second": round(read / seconds, 1),
                 "learnt_tokens_per_second": round(learnt / seconds, 1),
                 "memory_mb": peak_memory_mb(),
@@ -147,11 +163,11 @@ class Loop:
         """Loss and metrics a unit; the only place where the step waits for the device."""
         sums = Means()
         for items in passes:
-            for piece in self.objective.pieces(self.network, items):
+            for piece in filter(None, self.objective.pieces(self.network, items)):
                 found = self.objective.loss(self.network, piece)
                 (found.total / units).backward()  # type: ignore[no-untyped-call]
                 sums.add(found, units)
-        means = sums.values()
+        means = self.team.merged(sums).values()
         if not math.isfinite(means["loss"]):
             raise DivergedError(
                 f"the loss became {means['loss']} at step {self.progress.step + 1}",
@@ -169,8 +185,9 @@ class Loop:
     def _after_step(self, steps: int) -> None:
         step = self.progress.step
         due = is_due(step, steps, self.settings.evaluations)
-        if due and self.validation:
+        if due and self.validation and self.team.leads:
             self._validate()
+        self.progress = self.team.told(self.progress) if due else self.progress
         if due or is_due(step, steps, self.settings.checkpoints) or step == steps:
             self._save()
 
@@ -191,6 +208,8 @@ class Loop:
         self.progress.stopped = self.progress.passes_without_progress >= self.settings.patience
 
     def _save(self) -> None:
+        if not self.team.leads:
+            return
         self.progress.carried = dict(self.objective.carried)
         checkpoint.save(self.folder, self.model, self.optimizer, self.progress)
         checkpoint.drop_optimizers(self.folder)
@@ -198,7 +217,7 @@ class Loop:
 
     def _restore_best(self) -> None:
         best = self.progress.best_step
-        if best is not None and best != self.progress.step:
+        if best is not None and best != self.progress.step and self.team.leads:
             load_weights(self.model, self.folder / f"step-{best}")
             self.listen("restored", {"step": best})
 
@@ -228,20 +247,3 @@ def _groups(model: Any, faster: Mapping[str, float]) -> list[dict[str, Any]]:
             times = next((value for part, value in faster.items() if part in name), 1.0)
             groups.setdefault(times, []).append(parameter)
     return [{"params": members, "times": times} for times, members in groups.items()]
-
-
-@contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
-    """Turns SIGINT and SIGTERM into a flag, so that a step is never cut in half."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, lambda *_: stop.set())
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

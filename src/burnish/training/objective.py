@@ -50,7 +50,7 @@ class Loss:
 class Means:
     """Metrics of several forward passes; reads the device only when asked."""
 
-    sums: dict[str, Tensor] = field(default_factory=dict)
+    sums: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, float] = field(default_factory=dict)
 
     def add(self, found: Loss, units: float) -> None:
@@ -58,6 +58,13 @@ class Means:
         for name, (value, count) in {"loss": (found.total, 0.0), **found.metrics}.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.detach()
             self.counts[name] = units if name == "loss" else self.counts.get(name, 0.0) + count
+
+    def include(self, other: "Means") -> None:
+        """What other passes of the same step found, under the same units."""
+        for name, value in other.sums.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            before = 0.0 if name == "loss" else self.counts.get(name, 0.0)
+            self.counts[name] = before + other.counts[name]
 
     def values(self) -> dict[str, float]:
         return {name: float(total) / self.counts[name] for name, total in self.sums.items()}

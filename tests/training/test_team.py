@@ -1,0 +1,147 @@
+"""Two real processes learn what one learns; no stop, kill or other number of them changes that."""
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import burnish
+from burnish.errors import InterruptedRunError, RecipeError, WorkerLostError
+from burnish.run_directory import RunDirectory
+from burnish.training.checkpoint import saved_steps
+from burnish.training.objective import Loss, Means
+from burnish.training.stopping import stopped_by
+from burnish.training.team import Team
+
+WORKERS = {"training.workers": 2}
+WORDS = ("tent", "parcel", "red", "green", "torn")
+
+
+@pytest.fixture
+def trained(tiny_folder: Path, tmp_path: Path) -> Callable[..., RunDirectory]:
+    """A tiny run, trained; recipe values by dotted keys."""
+    rows = [
+        {
+            "prompt": " ".join(WORDS[: 1 + i % 5]),
+            "chosen": f"{WORDS[i % 4]} {i}",
+            "rejected": " ".join(WORDS[i % 3 :]),
+        }
+        for i in range(22)
+    ]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values: dict[str, Any] = {
+        "model": str(tiny_folder),
+        "data": {"train": str(data)},
+        "output": str(tmp_path),
+        "training": {"preflight": False, "epochs": 2, "batch_size": 5, "accumulation": 2},
+        "evaluate": {"general": None},
+    }
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps(values))
+
+    def train(name: str, **changes: Any) -> RunDirectory:
+        return burnish.train(recipe, quiet=True, name=name, **changes)
+
+    return train
+
+
+RATE = {"training.learning_rate": 0.002}
+
+
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_two_processes_learn_what_one_learns(
+    objective: str, trained: Callable[..., RunDirectory]
+) -> None:
+    """A batch of the last step has a single row, so the second process has nothing of it."""
+    given = {"objective": objective, **(RATE if objective == "sft" else {})}
+    one = trained("one", **given)
+    two = trained("two", **given, **WORKERS)
+    assert_same(two, one)
+    assert two.manifest().recipe["training"]["workers"] == 2
+    lines = [
+        [(e["step"], e["learnt_tokens"], e["tokens"]) for e in run.events("train")]
+        for run in (one, two)
+    ]
+    assert lines[0] == lines[1]
+    sizes = [(e["step"], e["loss"]) for e in one.events("validation")]
+    assert [e["step"] for e in two.events("validation")] == [step for step, _ in sizes]
+
+
+def test_killed_stopped_and_gone_on_with_by_another_number(
+    trained: Callable[..., RunDirectory], tmp_path: Path
+) -> None:
+    straight = trained("straight", **RATE)
+    checkpoints = {"training.checkpoints": 12, **RATE}
+
+    def kill(phase: str, values: dict[str, Any]) -> None:
+        if (phase, values["step"]) == ("checkpoint", 1):
+            (other,) = psutil.Process().children()
+            other.kill()
+
+    with pytest.raises(WorkerLostError, match="another worker of this training has ended"):
+        trained("two", watch=kill, **checkpoints, **WORKERS)
+    assert not psutil.Process().children()
+    folder = tmp_path / "two" / "checkpoints"
+    assert saved_steps(folder) == [1]
+    asked = threading.Event()
+
+    def stop(phase: str, values: dict[str, Any]) -> None:
+        if (phase, values["step"]) == ("train", 2):
+            asked.set()
+
+    with pytest.raises(InterruptedRunError, match="stopped at step 2 of"), stopped_by(asked):
+        trained("two", watch=stop, resume=True, **checkpoints, **WORKERS)
+    assert saved_steps(folder) == [1, 2]
+    assert_same(trained("two", resume=True, **checkpoints), straight)
+
+
+@pytest.mark.parametrize(
+    ("objective", "why"),
+    [("grpo", "collects what it learns"), ("kto", "looks at a batch as a whole")],
+)
+def test_what_cannot_be_shared_is_refused(
+    objective: str, why: str, trained: Callable[..., RunDirectory]
+) -> None:
+    said = f"training.workers is 2, but objective {objective} {why}: set training.workers to 1"
+    with pytest.raises(RecipeError, match=said):
+        trained("no", objective=objective, **WORKERS)
+
+
+def test_means_of_shares_are_those_of_the_whole() -> None:
+    """Losses 1 + 2 over 4 units; a metric of 3 / 2 and 5 / 6 is 8 / 8; one share has no `rare`."""
+    first, second = Means(), Means()
+    first.add(Loss(torch.tensor(1.0), {"metric": (torch.tensor(3.0), 2.0)}), 4.0)
+    second.add(
+        Loss(
+            torch.tensor(2.0),
+            {"metric": (torch.tensor(5.0), 6.0), "rare": (torch.tensor(7.0), 1.0)},
+        ),
+        4.0,
+    )
+    whole = Means()
+    whole.include(first)
+    whole.include(second)
+    assert whole.values() == {"loss": 0.75, "metric": 1.0, "rare": 7.0}
+
+
+def test_shares_of_all_are_the_batch() -> None:
+    passes = [[1, 2, 3, 4, 5], [6]]
+    assert Team(0, 2).shares(passes) == [[1, 3, 5], [6]]
+    assert Team(1, 2).shares(passes) == [[2, 4]]
+    assert Team().shares(passes) == passes
+
+
+def assert_same(found: RunDirectory, expected: RunDirectory) -> None:
+    wanted = load_file(expected.adapter / "adapter_model.safetensors")
+    adapter = load_file(found.adapter / "adapter_model.safetensors")
+    assert max(float((adapter[n] - value).abs().max()) for n, value in wanted.items()) <= 1e-5
+    assert all(value.any() for value in wanted.values())
+    losses = [[line["loss"] for line in run.events("train")] for run in (found, expected)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
