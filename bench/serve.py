@@ -9,7 +9,7 @@ the other with the same prompts, which neither has seen. A wave is so many clien
 `--rounds` times, one after the other. The prompts are the messages of `recipes/support-routing`,
 first alone (each server's template puts its default system prompt before them), then behind one
 system prompt of some 200 tokens. At last ours alone: as many clients of the base, and of the base
-and three LoRA adapters of rank 16 in turn; their weights are random, which costs what trained ones do.
+and three LoRA adapters of rank 16 in turn (random weights, which cost what trained ones do).
 
 A ratio is the median over pairs, with the lowest and the highest beside it.
 """
@@ -47,8 +47,8 @@ SYSTEM = (
     "You answer customers of Larkfell Outfitters, a shop for tents, boots, packs and stoves. Be "
     "friendly and exact, and write in full sentences. Orders leave the warehouse in two working "
     "days; a parcel takes three to five days, eight to an island. Goods can be sent back within "
-    "thirty days in their own packing, and the money is with the customer ten days after they "
-    "have come. Shipping is free from sixty euros; below that it costs four euros ninety. Boots may be "
+    "thirty days in their own packing, and the money is with the customer ten days after that. "
+    "Shipping is free from sixty euros; below that it costs four euros ninety. Boots may be "
     "exchanged for another size once, free of charge. Tents have a guarantee of three years on "
     "seams and zips, stoves of two years on all parts, packs of ten. A gift card is valid for four "
     "years and can be used in parts. Prices of other shops are matched within a week when the item "
