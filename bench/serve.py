@@ -1,6 +1,6 @@
 """Tokens a second and time to first token of `burnish serve` against `transformers serve`.
 
-    python bench/serve.py [--clients 1 8 32] [--pairs 3] [--rounds 2] [--tokens 64]
+    python bench/serve.py [--clients 1 8 32] [--pairs 3] [--rounds 1] [--tokens 64]
 
 Both are real servers with the same float32 weights on the same cores, asked for streamed greedy
 answers by the same clients; `transformers serve` with `--continuous-batching` and as many places
@@ -294,7 +294,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=2, help="answers each client asks for")
+    parser.add_argument("--rounds", type=int, default=1, help="answers each client asks for")
     parser.add_argument("--tokens", type=int, default=64, help="of an answer, at most")
     parser.add_argument("--threads", type=int, help="of each server; all cores if not given")
     parser.add_argument("--folder", type=Path, help="for logs; a temporary one if not given")
