@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from burnish.serving.engine.packed import Packed
+from burnish.serving.engine.packed import Packed, roomy
 
 
 class Tied(nn.Module):
@@ -49,3 +49,10 @@ def test_other_layers_are_left_alone() -> None:
     Packed(nn.Sequential(half, own))
     assert "forward" not in vars(half)
     assert "forward" not in vars(own)
+
+
+def test_few_numbers_of_rows_are_computed() -> None:
+    computed = [roomy(rows) for rows in range(1, 289)]
+    assert len(set(computed)) < 32
+    assert all(rows <= more <= 1.34 * rows for rows, more in enumerate(computed, 1))
+    assert Packed(nn.Sequential()).padding(9) == 0

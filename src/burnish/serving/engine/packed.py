@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 # Rows that the layout is chosen for; other numbers of them are served well by it.
 _ROWS = 32
+# Up to so many rows, their number is rounded up to a multiple of this.
+_STEPS, _WIDEST = ((8, 1), (32, 4), (64, 8), (128, 16)), 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,16 @@ class _Packed:
     layer: nn.Linear
     weight: Tensor
     alone: bool
+
+
+def roomy(rows: int) -> int:
+    """How many rows to compute for so many, the others being padding.
+
+    oneDNN keeps a program with memory of its own for every number of rows that a layer ever met;
+    without few numbers a server would grow by hundreds of megabytes.
+    """
+    step = next((step for most, step in _STEPS if rows <= most), _WIDEST)
+    return -(-rows // step) * step
 
 
 class Packed:
@@ -38,6 +50,10 @@ class Packed:
         for layer in model.modules():
             if _can_be_packed(layer):
                 self._pack(layer, alone=holders[id(layer.weight)] == 1)
+
+    def padding(self, rows: int) -> int:
+        """Rows to add to so many; none where no layer is in blocks."""
+        return roomy(rows) - rows if self._packed else 0
 
     def close(self) -> None:
         """The layers are as they were."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from burnish.errors import ModelError
 from burnish.models.branches import Network
@@ -77,23 +78,28 @@ class Passes:
 
     def logits(self, hidden_N_H: Tensor, adapters: Sequence[int]) -> Tensor:
         """Vocabulary projection (N, V) in float32; each position names the adapter of its row."""
+        padded = functional.pad(hidden_N_H, (0, 0, 0, self._padding(len(hidden_N_H))))
         with self.adapters.acting([(number, 1) for number in adapters]):
-            return self.network.logits(hidden_N_H)
+            return self.network.logits(padded)[: len(hidden_N_H)]
 
     def _forward(self, new: Sequence[New], parts: Sequence[Part], rows: Rows) -> Tensor:
         device = self.network.device
         tokens = [token for each in new for token in each.tokens]
         positions = [place for p in parts for place in range(p.before, p.before + p.size)]
+        padding = [0] * self._padding(len(tokens))
         with self.adapters.acting([(part.row.adapter, part.size) for part in parts]):
             hidden_1_N_H: Tensor = self.network.model.base_model(
-                input_ids=torch.tensor([tokens], device=device),
-                position_ids=torch.tensor([positions], device=device),
+                input_ids=torch.tensor([tokens + padding], device=device),
+                position_ids=torch.tensor([positions + padding], device=device),
                 # Four dimensions are taken for a finished mask; the rows know what they see.
                 attention_mask=torch.zeros(1, 1, 1, 1, device=device),
                 use_cache=False,
                 burnish_rows=rows,
             ).last_hidden_state
-        return hidden_1_N_H[0]
+        return hidden_1_N_H[0, : len(tokens)]
+
+    def _padding(self, rows: int) -> int:
+        return 0 if self._packed is None else self._packed.padding(rows)
 
     def _check(self) -> None:
         """Compares rows side by side with the model's own forward pass."""
