@@ -89,8 +89,8 @@ def test_answers_do_not_depend_on_who_joins_when(
         time.sleep(0.01)  # the others are somewhere in between
     for answering, plain in zip(running, expected, strict=True):
         assert tokens(answering) == plain_tokens(plain, model)
-    if start > 12:
-        assert opened.counters().cached >= start * (len(given) - 1)
+    if start > 12:  # for the last 32 tokens nobody waits
+        assert opened.counters().cached >= (start - 32) * (len(given) - 1)
 
 
 def test_base_and_adapters_in_one_batch(

@@ -1,11 +1,11 @@
 """Several LoRA adapters on one set of base weights: in a batch each token has its own, or none.
 
-The low-rank maps of all adapters that act in a batch are laid side by side, `A` by rows and `B` by
-columns, so that a layer costs two small products more however many adapters there are; what a
-token's own adapter did not make is set to 0 between the two. That is PEFT's formula, `W x + scale
-B A x`, for every token.
+Tokens of one adapter that stand next to each other get its low-rank maps in two small products a
+layer, PEFT's formula `W x + scale B A x`; tokens of the base are not touched. Side by side, as one
+wide map in which each token's other adapters are set to 0, was slower on a CPU, the more so the
+more adapters there are.
 
-Shapes: N tokens, I inputs, O outputs, R rank, or the sum of ranks side by side.
+Shapes: N tokens, I inputs, O outputs, R rank.
 """
 
 import json
@@ -13,12 +13,12 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import count
+from dataclasses import dataclass
+from itertools import count, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import LoraConfig
 from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError
@@ -146,29 +146,13 @@ def _not_plain(folder: Path, reason: str) -> ModelError:
     )
 
 
-@dataclass(slots=True)
-class _Stack:
-    """The maps of several adapters side by side, by layer; `ranks` of each adapter in each."""
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Tokens [start, end) of a batch, which one adapter acts on."""
 
-    numbers: tuple[int, ...]
-    layers: dict[str, Low]
-    ranks: dict[str, tuple[int, ...]]
-
-
-@dataclass(slots=True)
-class _Acting:
-    """What the layers add now: the stack, and for each token which adapters of it act, (N, K)."""
-
-    stack: _Stack
-    own_N_K: Tensor
-    masks: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
-
-    def mask(self, ranks: tuple[int, ...]) -> Tensor:
-        """1 at the ranks of a token's own adapter, 0 elsewhere, (N, R)."""
-        if ranks not in self.masks:
-            repeats = torch.tensor(ranks, device=self.own_N_K.device)
-            self.masks[ranks] = self.own_N_K.repeat_interleave(repeats, dim=1)
-        return self.masks[ranks]
+    lora: Lora
+    start: int
+    end: int
 
 
 class Adapters:
@@ -185,8 +169,7 @@ class Adapters:
         self._loaded: OrderedDict[str, Lora] = OrderedDict()
         self._numbers = count(1)
         self._hooks: dict[str, Any] = {}
-        self._stack = _Stack((), {}, {})
-        self._acting: _Acting | None = None
+        self._acting: list[_Run] = []
 
     def number(self, folder: str | None, in_use: Sequence[int]) -> int:
         """The adapter's number, the base's for None; it is loaded where it is not.
@@ -226,65 +209,41 @@ class Adapters:
     @contextmanager
     def acting(self, spans: Sequence[tuple[int, int]]) -> Iterator[None]:
         """Within it the layers compute (adapter number, tokens) after one another as a sequence."""
-        numbers = tuple(sorted({number for number, _ in spans if number != BASE}))
-        if numbers:
-            stack = self._stacked(numbers)
-            own_N_K = torch.tensor(
-                [
-                    [float(n == number) for n in numbers]
-                    for number, size in spans
-                    for _ in range(size)
-                ]
-            )
-            device = next(iter(stack.layers.values())).a_R_I.device if stack.layers else "cpu"
-            self._acting = _Acting(stack, own_N_K.to(device))
+        self._acting = self._runs(spans)
         try:
             yield
         finally:
-            self._acting = None
+            self._acting = []
 
-    def _stacked(self, numbers: tuple[int, ...]) -> _Stack:
-        """Laid side by side anew only when other adapters act than in the step before."""
-        if self._stack.numbers != numbers:
-            loras = {lora.number: lora for lora in self._loaded.values()}
-            self._stack = _stack([loras[number] for number in numbers])
-        return self._stack
+    def _runs(self, spans: Sequence[tuple[int, int]]) -> list[_Run]:
+        loras = {lora.number: lora for lora in self._loaded.values()}
+        found, start = [], 0
+        for number, same in groupby(spans, key=itemgetter(0)):
+            end = start + sum(size for _, size in same)
+            if number != BASE:
+                found.append(_Run(loras[number], start, end))
+            start = end
+        return found
 
     def _watch(self, name: str) -> None:
         if name in self._hooks:
             return
 
         def add(_: nn.Module, given: tuple[Tensor, ...], result: Tensor) -> Tensor:
-            acting = self._acting
-            if acting is None or name not in acting.stack.layers:
-                return result
-            return _added(acting, name, given[0], result)
+            for run in self._acting:
+                if (low := run.lora.layers.get(name)) is not None:
+                    _add(low, given[0], result, slice(run.start, run.end))
+            return result
 
         self._hooks[name] = self._modules[name].register_forward_hook(add)
 
 
-def _added(acting: _Acting, name: str, x: Tensor, result: Tensor) -> Tensor:
-    low, ranks = acting.stack.layers[name], acting.stack.ranks[name]
-    x_N_I = x.reshape(-1, x.shape[-1]).to(low.a_R_I.dtype)
-    low_N_R = (x_N_I @ low.a_R_I.T).mul_(acting.mask(ranks))
-    flat_N_O = result.view(-1, result.shape[-1])
-    if flat_N_O.dtype == low_N_R.dtype:
-        flat_N_O.addmm_(low_N_R, low.b_O_R.T)
-        return result
-    return (flat_N_O + low_N_R @ low.b_O_R.T).to(result.dtype).view_as(result)
-
-
-def _stack(loras: Sequence[Lora]) -> _Stack:
-    names = list(dict.fromkeys(name for lora in loras for name in lora.layers))
-    layers, ranks = {}, {}
-    for name in names:
-        found = [lora.layers.get(name) for lora in loras]
-        ranks[name] = tuple(0 if low is None else len(low.a_R_I) for low in found)
-        there = [low for low in found if low is not None]
-        if len(there) == 1:
-            layers[name] = there[0]
-            continue
-        layers[name] = Low(
-            torch.cat([low.a_R_I for low in there]), torch.cat([low.b_O_R for low in there], dim=1)
-        )
-    return _Stack(tuple(lora.number for lora in loras), layers, ranks)
+def _add(low: Low, x: Tensor, result: Tensor, tokens: slice) -> None:
+    """Adds in place what the maps make of these tokens."""
+    x_N_I = x.reshape(-1, x.shape[-1])[tokens].to(low.a_R_I.dtype)
+    result_N_O = result.view(-1, result.shape[-1])[tokens]
+    low_N_R = x_N_I @ low.a_R_I.T
+    if result_N_O.dtype == low_N_R.dtype:
+        result_N_O.addmm_(low_N_R, low.b_O_R.T)
+    else:
+        result_N_O.copy_(result_N_O + low_N_R @ low.b_O_R.T)

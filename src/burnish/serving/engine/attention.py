@@ -64,7 +64,7 @@ class Rows:
         self, layer: int, q_Q_N_D: Tensor, kv_2_H_N_D: Tensor, scale: float, window: int | None
     ) -> Tensor:
         """What every new token reads, (Q, N, D); its keys and values are written on the way."""
-        out_Q_N_D = torch.empty_like(q_Q_N_D)
+        out_Q_N_D = torch.zeros_like(q_Q_N_D)  # what pads the step belongs to no row
         for part in (*self.single, *self.several):
             part.row.own.write(layer, kv_2_H_N_D[:, :, part.start : part.start + part.size])
         if self.single:

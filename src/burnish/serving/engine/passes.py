@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from burnish.errors import ModelError
 from burnish.models.branches import Network
 from burnish.serving.engine.adapters import Adapters
 from burnish.serving.engine.attention import NAME, Part, Rows
+from burnish.serving.engine.packed import Packed
 from burnish.serving.engine.segments import Computed
 
 # Enough to be read in two pieces and continued, by two rows that share a beginning.
@@ -28,7 +30,8 @@ class Passes:
     """Computes rows with one set of base weights.
 
     Args:
-        network: the base, in evaluation mode; its attention is exchanged until `close`.
+        network: the base, in evaluation mode; its attention and linear layers are exchanged until
+            `close`.
         adapters: what rows of other adapters than 0, the base, add to the base's layers.
 
     Raises:
@@ -38,11 +41,14 @@ class Passes:
     def __init__(self, network: Network, adapters: Adapters) -> None:
         self.network, self.adapters = network, adapters
         self._usual = network.config._attn_implementation
+        self._packed: Packed | None = None
         self._check()
 
     def close(self) -> None:
         """The model is as it was."""
         self.adapters.close()
+        if self._packed is not None:
+            self._packed.close()
         self.network.model.set_attn_implementation(self._usual)
 
     def run(self, new: Sequence[New]) -> list[Tensor]:
@@ -72,23 +78,28 @@ class Passes:
 
     def logits(self, hidden_N_H: Tensor, adapters: Sequence[int]) -> Tensor:
         """Vocabulary projection (N, V) in float32; each position names the adapter of its row."""
+        padded = functional.pad(hidden_N_H, (0, 0, 0, self._padding(len(hidden_N_H))))
         with self.adapters.acting([(number, 1) for number in adapters]):
-            return self.network.logits(hidden_N_H)
+            return self.network.logits(padded)[: len(hidden_N_H)]
 
     def _forward(self, new: Sequence[New], parts: Sequence[Part], rows: Rows) -> Tensor:
         device = self.network.device
         tokens = [token for each in new for token in each.tokens]
         positions = [place for p in parts for place in range(p.before, p.before + p.size)]
+        padding = [0] * self._padding(len(tokens))
         with self.adapters.acting([(part.row.adapter, part.size) for part in parts]):
             hidden_1_N_H: Tensor = self.network.model.base_model(
-                input_ids=torch.tensor([tokens], device=device),
-                position_ids=torch.tensor([positions], device=device),
+                input_ids=torch.tensor([tokens + padding], device=device),
+                position_ids=torch.tensor([positions + padding], device=device),
                 # Four dimensions are taken for a finished mask; the rows know what they see.
                 attention_mask=torch.zeros(1, 1, 1, 1, device=device),
                 use_cache=False,
                 burnish_rows=rows,
             ).last_hidden_state
-        return hidden_1_N_H[0]
+        return hidden_1_N_H[0, : len(tokens)]
+
+    def _padding(self, rows: int) -> int:
+        return 0 if self._packed is None else self._packed.padding(rows)
 
     def _check(self) -> None:
         """Compares rows side by side with the model's own forward pass."""
@@ -99,6 +110,7 @@ class Passes:
                 plain_N_H = self.network.model.base_model(input_ids=given).last_hidden_state[0]
                 plain_N_H = torch.cat([plain_N_H, plain_N_H[-2:]])
                 self.network.model.set_attn_implementation(NAME)
+                self._packed = Packed(self.network.model)
                 ours_N_H = self._probe(tokens)
                 size_N = plain_N_H.norm(dim=-1).clamp(min=1e-6)
                 apart = float(((ours_N_H - plain_N_H).norm(dim=-1) / size_N).max())
@@ -130,6 +142,7 @@ class Passes:
         )
 
 
-def _place(new: New) -> tuple[bool, int]:
-    """Rows of one token come first, those of one trunk together."""
-    return len(new.tokens) > 1, 0 if new.row.trunk is None else id(new.row.trunk)
+def _place(new: New) -> tuple[bool, int, int]:
+    """Rows of one token come first, those of one adapter together, and in them those of a trunk."""
+    row = new.row
+    return len(new.tokens) > 1, row.adapter, 0 if row.trunk is None else id(row.trunk)
