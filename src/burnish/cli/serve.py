@@ -37,7 +37,7 @@ def command(
     address = Address(host, port, tls_cert, tls_key)
     with server.database.reading() as session:
         check(address, session)
-    log.write_to(sys.stderr)
+    log.write_all_to(sys.stderr)
     console = Console(highlight=False, stderr=True)
     console.print(f"serve  {address.url}  {', '.join(settings.models)}", markup=False)
     console.print(f'try    openai.OpenAI(base_url="{address.url}", api_key="none")', markup=False)

@@ -25,7 +25,7 @@ def command(
 
     if beside is not None:
         die_with(beside)
-    log.write_to(sys.stderr)
+    log.write_all_to(sys.stderr)
     service = open_service(settings_of(folder, model), database)
     worker = Worker(service)
     for number in (signal.SIGTERM, signal.SIGINT):
