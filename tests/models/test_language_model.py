@@ -1,10 +1,12 @@
 """The three verbs against plain transformers, on a tiny model and on the built-in one."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from burnish.chat import Message
 from burnish.data.render import render_prompt
@@ -196,3 +198,14 @@ def test_every_section_of_the_suite_is_unique_and_short(smollm2: Any) -> None:
     ]
     assert len(set(asked)) == len(asked) >= 2500
     assert median(len(smollm2.tokenizer(text)["input_ids"]) for text in asked) < 30
+
+
+def test_pickled_weights_are_not_opened(tiny_folder: Path, tmp_path: Path) -> None:
+    """Also not beside a file that makes the folder look like one of safetensors."""
+    folder = tmp_path / "pickled"
+    shutil.copytree(tiny_folder, folder)
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    torch.save(weights, folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="safetensors"):
+        load_model(str(folder), "cpu")

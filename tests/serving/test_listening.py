@@ -55,14 +55,20 @@ def test_others_need_a_key(tmp_path: Path, host: str) -> None:
     service = open_service(Settings(tmp_path))
     with service.database.writing() as session:
         with pytest.raises(UserError, match="anybody could use the server"):
-            check(Address(host), session)
+            check(Address(host, free_port()), session)
         key, _ = keys.make(session, "cli", "bot", ["infer"])
-        check(Address(host), session)
+        check(Address("0.0.0.0", free_port()), session)
         keys.revoke(session, "cli", key.id)
         with pytest.raises(UserError, match="anybody could use the server"):
-            check(Address(host), session)
-        check(Address("127.0.0.1"), session)
+            check(Address(host, free_port()), session)
+        check(Address("127.0.0.1", free_port()), session)
     service.close()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def test_tls_needs_both_files(tmp_path: Path, certificate: Path) -> None:
@@ -103,9 +109,7 @@ def test_the_watch_sees_what_goes_out(tmp_path: Path) -> None:
 def started(
     *words: str, folder: Path, model: Path
 ) -> Iterator[tuple["subprocess.Popen[str]", int]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
+    port = free_port()
     command = ["serve", "--folder", str(folder / "data"), "--model", f"tiny={model}", *words]
     environment = watched(folder)
     with (folder / "log").open("wb") as log:

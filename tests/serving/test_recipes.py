@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from burnish.data.load import load
-from burnish.errors import DataError, RecipeError
+from burnish.errors import DataError, GraderError, RecipeError
 from burnish.recipe import load_recipe
 from burnish.serving import recipes
-from burnish.serving.recipes import Start, lay_out, recipe_for, write_recipe
+from burnish.serving.recipes import Start, lay_out, local_grader, recipe_for, write_recipe
 from burnish.serving.results import error_of
 from burnish.serving.state.tables import JobRow
 
@@ -123,3 +123,13 @@ def test_errors_name_no_path_of_this_machine() -> None:
     other = RecipeError("the rate is 0", "raise it")
     told = error_of({"kind": "RecipeError", "message": str(other)}, "/data")
     assert (told["code"], told["param"]) == ("recipe", None)
+
+
+def test_graders_ask_models_by_their_names_here() -> None:
+    judge = {"type": "score_model", "model": "tiny", "input": []}
+    both = {"type": "multi", "graders": {"a": judge, "b": {"type": "python"}}}
+    found = local_grader(both, {"tiny": "/models/tiny"})
+    assert found["graders"] == {"a": judge | {"model": "/models/tiny"}, "b": {"type": "python"}}
+    assert both["graders"]["a"] == judge  # what the client gave stays as it was
+    with pytest.raises(GraderError, match="asks the model tiny"):
+        local_grader(both, {"other": "x"})

@@ -49,7 +49,7 @@ def command(
     place = Address(host, port, tls_cert, tls_key)
     with server.database.reading() as session:
         check(place, session)
-    log.write_to(sys.stderr)
+    log.write_all_to(sys.stderr)
     console = Console(highlight=False, stderr=True)
     console.print(f"serve  {place.url}  {', '.join(settings.models)}", markup=False)
     console.print(f'try    openai.OpenAI(base_url="{place.url}", api_key="none")', markup=False)

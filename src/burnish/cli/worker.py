@@ -37,7 +37,7 @@ def command(
     if beside is not None:
         die_with(beside)
     runs = engine_of(engine, address)
-    log.write_to(sys.stderr)
+    log.write_all_to(sys.stderr)
     service = open_service(settings_of(folder, model), database)
     worker = Worker(service, engine=runs)
     for number in (signal.SIGTERM, signal.SIGINT):

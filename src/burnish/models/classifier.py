@@ -207,6 +207,7 @@ def load_classifier(
             module, found = _AUTO[kind].from_pretrained(
                 str(source.path),
                 dtype=placement.dtype,
+                use_safetensors=True,
                 id2label=dict(enumerate(labels)),
                 label2id={label: index for index, label in enumerate(labels)},
                 ignore_mismatched_sizes=True,

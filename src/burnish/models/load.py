@@ -140,7 +140,7 @@ def load_model(
     logging.disable_progress_bar()
     try:
         module = AutoModelForCausalLM.from_pretrained(
-            str(source.path), dtype=placement.dtype, **options
+            str(source.path), dtype=placement.dtype, use_safetensors=True, **options
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(

@@ -29,14 +29,15 @@ FIELDS = (
 class JsonLines(logging.Formatter):
     """One record, one line: time, level, event, the known fields, and where an error arose.
 
-    An error is told by its type and place: its message may quote a prompt.
+    An error is told by its type and place: its message may quote a prompt. So may what a library
+    says, of which the name of its logger is told.
     """
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
             "time": round(record.created, 3),
             "level": record.levelname.lower(),
-            "event": record.getMessage(),
+            "event": record.getMessage() if record.name.startswith(LOGGER.name) else record.name,
         }
         line |= {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
         if hasattr(record, "texts"):
@@ -53,6 +54,14 @@ def write_to(stream: TextIO, level: int = logging.INFO) -> None:
     LOGGER.handlers[:] = [handler]
     LOGGER.setLevel(level)
     LOGGER.propagate = False
+
+
+def write_all_to(stream: TextIO) -> None:
+    """The same for a process that does nothing else: warnings of libraries go there too."""
+    write_to(stream)
+    root = logging.getLogger()
+    root.handlers[:] = LOGGER.handlers
+    root.setLevel(logging.WARNING)
 
 
 def note(event: str, *, level: int = logging.INFO, **fields: Any) -> None:

@@ -4,6 +4,7 @@ weights; one of them has learnt to call a tool."""
 import io
 import itertools
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from burnish.serving.service import Settings
 from tests.serving.conftest import running
 from tests.tool_calling import FIND, TEMPLATE, calling, row
 
+NAMED: Any = {"type": "function", "function": {"name": "find"}}
+ELSE: Any = {"type": "function", "function": {"name": "look"}}
 HELLO: Any = [{"role": "user", "content": "where is my parcel"}]
 PLAIN = row("find 7", None, calling(id=7))
 SPOKEN = row("seek 8", "One moment.", calling(id=8), calling(id=9))
@@ -102,6 +105,21 @@ def test_tools_are_called(client: openai.OpenAI) -> None:
         {"role": "tool", "tool_call_id": "call_1", "content": "at the door"},
     ]
     assert asked(client, messages=told, max_tokens=2, **given).usage.prompt_tokens > 0
+
+
+@pytest.mark.parametrize("choice", ["required", NAMED], ids=["any", "named"])
+def test_a_call_can_be_demanded(client: openai.OpenAI, choice: Any) -> None:
+    """Of a question to which the model would not call, with arguments of the tool's own schema."""
+    schema = {"type": "object", "properties": {"id": {"enum": [3, 5]}}, "required": ["id"]}
+    schema |= {"additionalProperties": False}
+    tool = {"type": "function", "function": {"name": "find", "parameters": schema}}
+    other = {"type": "function", "function": {"name": "look", "parameters": schema}}
+    given: Any = {"tool_choice": choice, "parallel_tool_calls": False}
+    reply = asked(client, model="caller", tools=[tool, other], seed=1, **given).choices[0]
+    assert reply.finish_reason == "tool_calls"
+    ((name, arguments),) = calls(reply.message)
+    assert name == "find" if choice is NAMED else name in ("find", "look")
+    assert arguments in ({"id": 3}, {"id": 5})
 
 
 @pytest.mark.parametrize("asked_for", [PLAIN, SPOKEN], ids=["plain", "spoken"])
@@ -212,7 +230,24 @@ def test_usage_counts_what_was_kept(client: openai.OpenAI) -> None:
         ({"modalities": ["audio"]}, "modalities", "unknown_parameter"),
         ({"reasoning_effort": "low"}, "reasoning_effort", "unknown_parameter"),
         ({"web_search_options": {}}, "web_search_options", "unknown_parameter"),
-        ({"tool_choice": "required", "tools": [FIND]}, "tool_choice", "invalid_value"),
+        ({"tool_choice": "required"}, "tool_choice", None),
+        ({"parallel_tool_calls": False}, "parallel_tool_calls", None),
+        ({"tool_choice": "maybe", "tools": [FIND]}, "tool_choice", "invalid_value"),
+        (
+            {
+                "model": "caller",
+                "tools": [FIND],
+                "tool_choice": NAMED | {"function": {"name": "x"}},
+            },
+            "tool_choice",
+            None,
+        ),
+        ({"stream_options": {"include_usage": True}}, "stream_options", None),
+        (
+            {"max_tokens": 3, "max_completion_tokens": 3},
+            "max_tokens",
+            "invalid_parameter_combination",
+        ),
         ({"service_tier": "priority"}, "service_tier", "invalid_value"),
         ({"messages": []}, "messages", "empty_array"),
         ({"messages": [{"role": "boss", "content": "x"}]}, "messages[0].role", "invalid_value"),
@@ -231,7 +266,7 @@ def test_usage_counts_what_was_kept(client: openai.OpenAI) -> None:
     ],
 )
 def test_what_is_not_there_is_said(
-    client: openai.OpenAI, given: dict[str, Any], param: str, code: str
+    client: openai.OpenAI, given: dict[str, Any], param: str, code: str | None
 ) -> None:
     with pytest.raises(openai.BadRequestError) as error:
         asked(client, **given)
@@ -260,6 +295,9 @@ def test_recording_is_asked_for(client: openai.OpenAI) -> None:
         pieces = asked(client, max_tokens=4, stream=True, seed=1)
         streamed = "".join(piece.choices[0].delta.content or "" for piece in pieces)
         legacy = client.completions.create(model="tiny", prompt="a tent", max_tokens=4, seed=1)
+        ends = time.monotonic() + 10  # the line is written behind the answer
+        while stream.getvalue().count('"recorded"') < 3 and time.monotonic() < ends:
+            time.sleep(0.01)
     finally:
         log.LOGGER.handlers[:], log.LOGGER.level, log.LOGGER.propagate = before
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]

@@ -151,6 +151,24 @@ async def test_what_went_wrong(grader: Any, flag: str, detail: Sequence[str]) ->
         assert getattr(found.metadata.errors, detail[0]) == detail[1]
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "open('/etc/passwd').read()",
+        "open('here', 'w')",
+        "__import__('socket').create_connection(('127.0.0.1', 80))",
+        "__import__('subprocess').run(['true'])",
+        "__import__('os').kill(__import__('os').getppid(), 9)",
+    ],
+)
+async def test_a_program_that_would_do_more_than_grade(body: str) -> None:
+    source = f"def grade(sample, item):\n    {body}\n    return 1.0\n"
+    found = await graded({"type": "python", "name": "p", "source": source}, "Rome")
+    assert found.reward == 0.0
+    assert found.metadata.errors.python_grader_runtime_error
+    assert "PermissionError" in str(found.metadata.errors.python_grader_runtime_error_details)
+
+
 async def test_a_judges_engine_fails() -> None:
     def broken(model: str, messages: Sequence[Mapping[str, str]], wish: Wish) -> str:
         raise RuntimeError("no such model")

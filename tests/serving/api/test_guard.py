@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import re
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -365,6 +366,17 @@ async def test_metrics_and_log(engine: Engine) -> None:
     assert failed["error"] == "RuntimeError"
     assert failed["where"][-1].endswith("broken")
     assert "secret" not in stream.getvalue()
+
+
+def test_what_a_library_says_is_not_quoted() -> None:
+    try:
+        raise ValueError("my secret prompt")
+    except ValueError:
+        found = sys.exc_info()
+    said = ("uvicorn.error", logging.ERROR, "here.py", 1, "my secret %s", ("prompt",), found)
+    line = json.loads(log.JsonLines().format(logging.LogRecord(*said)))
+    assert (line["event"], line["error"]) == ("uvicorn.error", "ValueError")
+    assert "secret" not in json.dumps(line)
 
 
 def test_the_log_drops_what_it_does_not_know() -> None:

@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
@@ -21,7 +21,8 @@ from burnish.serving.api.fields import Body, Drawing, Metadata, ResponseFormat
 from burnish.serving.api.recording import record
 from burnish.serving.api.streaming import streamed
 from burnish.serving.api.usage import Usage, usage_of
-from burnish.serving.engine.requests import Ask, Draw, Drawn, Piece
+from burnish.serving.engine.grammar import call_grammar
+from burnish.serving.engine.requests import Ask, Draw, Drawn, Grammar, Piece
 from burnish.serving.prompts import Call, before_calls, prompt_tokens, tool_calls
 from burnish.serving.targets import Target, room_for, target_of
 
@@ -56,6 +57,19 @@ class Tool(Body):
     function: Function
 
 
+class NamedFunction(Body):
+    """Which function must be called."""
+
+    name: str
+
+
+class NamedTool(Body):
+    """The one tool that must be called."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
 class ChatRequest(Drawing):
     """The body of a chat completion.
 
@@ -70,7 +84,7 @@ class ChatRequest(Drawing):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     response_format: ResponseFormat | None = None
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
-    tool_choice: Literal["none", "auto"] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     metadata: Metadata | None = None
     store: bool | None = None
@@ -86,12 +100,27 @@ class ChatRequest(Drawing):
             return []
         return [tool.model_dump(exclude_none=True) for tool in self.tools or ()]
 
+    @property
+    def demanded(self) -> list[dict[str, Any]]:
+        """The functions of which one must be called; empty where none must.
+
+        Raises:
+            ApiError: a function is named that is not offered.
+        """
+        functions = [tool["function"] for tool in self.offered]
+        if not isinstance(self.tool_choice, NamedTool):
+            return functions if self.tool_choice == "required" else []
+        name = self.tool_choice.function.name
+        found = [function for function in functions if function["name"] == name]
+        if not found:
+            raise invalid(f"Tool choice {name!r} is none of the tools.", "tool_choice")
+        return found
+
 
 @router.post("/chat/completions", response_model=None, responses=CHAT)
 async def create(body: ChatRequest, request: Request) -> Response:
     """One reply or several to a conversation."""
-    if body.top_logprobs is not None and not body.logprobs:
-        raise invalid("'top_logprobs' needs 'logprobs' to be true.", "top_logprobs")
+    _check(body)
     target = await target_of(request, body.model)
     turns = [message.model_dump(exclude_none=True) for message in body.messages]
     prompt = prompt_tokens(turns, body.offered, target.tokenizer)
@@ -114,6 +143,27 @@ async def create(body: ChatRequest, request: Request) -> Response:
     return JSONResponse(told)
 
 
+def _check(body: ChatRequest) -> None:
+    """Parameters that mean nothing without others, or with them."""
+    body.check_stream()
+    if body.top_logprobs is not None and not body.logprobs:
+        raise invalid("'top_logprobs' needs 'logprobs' to be true.", "top_logprobs")
+    if body.max_tokens is not None and body.max_completion_tokens is not None:
+        said = "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported."
+        raise invalid(said, "max_tokens", "invalid_parameter_combination")
+    for name in ("tool_choice", "parallel_tool_calls"):
+        if getattr(body, name) not in (None, "none") and not body.tools:
+            raise invalid(f"'{name}' is only allowed when 'tools' are specified.", name)
+
+
+def _grammar(body: ChatRequest, target: Target) -> Callable[[], Grammar] | None:
+    """What the answer must keep to; None where it is free."""
+    if functions := body.demanded:
+        several = body.parallel_tool_calls is not False and body.tool_choice == "required"
+        return call_grammar(target.tokenizer, functions, several=several)
+    return target.grammar(body.response_format)
+
+
 def _asks(body: ChatRequest, target: Target, prompt: tuple[int, ...]) -> list[Ask]:
     """An ask for each choice; a seed stands for the first, and counts on."""
     room = room_for(target, prompt, body.max_completion_tokens or body.max_tokens)
@@ -121,7 +171,7 @@ def _asks(body: ChatRequest, target: Target, prompt: tuple[int, ...]) -> list[As
         max_tokens=room,
         bias=body.biases(target.vocabulary),
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-        grammar=target.grammar(body.response_format),
+        grammar=_grammar(body, target),
         **{name: value for name, value in body.drawn().items() if name != "seed"},
     )
     return [target.ask(prompt, draw, body.seed, place) for place in range(body.n or 1)]

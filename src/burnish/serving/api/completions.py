@@ -41,6 +41,7 @@ class CompletionRequest(Drawing):
 @router.post("/completions", response_model=None, responses=COMPLETION)
 async def create(body: CompletionRequest, request: Request) -> Response:
     """Continues each prompt, once or several times."""
+    body.check_stream()
     if body.suffix:
         raise invalid("This server cannot insert text before a suffix.", "suffix")
     if body.stream and (body.best_of or 1) > (body.n or 1):

@@ -52,6 +52,15 @@ class Drawing(Body):
         """Whether the stream ends with a chunk that counts them."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    def check_stream(self) -> None:
+        """
+        Raises:
+            ApiError: there are options for a stream that is none.
+        """
+        if self.stream_options is not None and not self.stream:
+            said = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
+            raise invalid(said, "stream_options")
+
     def biases(self, vocabulary: int) -> dict[int, float]:
         """Token ids with what is added to their logits.
 

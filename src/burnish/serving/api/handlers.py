@@ -3,11 +3,14 @@
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import DataError
 from starlette.exceptions import HTTPException
 
 from burnish.errors import UserError
 from burnish.serving.api.errors import ApiError, invalid
 from burnish.serving.api.malformed import malformed
+
+_NO_VALUE = "A value of the request cannot be stored: it is too long, or holds a NUL character."
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -25,6 +28,11 @@ def add_handlers(app: FastAPI) -> None:
     async def refused(_: Request, error: UserError) -> JSONResponse:
         found = invalid(f"{error}")
         return JSONResponse(found.body, found.status)
+
+    @app.exception_handler(DataError)
+    async def no_value(_: Request, __: DataError) -> JSONResponse:
+        """PostgreSQL takes no NUL in a text, and no text beyond its column's length."""
+        return invalid(_NO_VALUE, code="invalid_value").response
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> JSONResponse:

@@ -32,7 +32,9 @@ class Embedder:
         self.name, self.tokenizer = source.name, load_tokenizer(source)
         self.context = context_length(source)
         try:
-            module = AutoModel.from_pretrained(str(source.path), dtype=placement.dtype)
+            module = AutoModel.from_pretrained(
+                str(source.path), dtype=placement.dtype, use_safetensors=True
+            )
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(
                 f"{name} is no encoder ({str(error).splitlines()[0][:120]})",

@@ -5,7 +5,7 @@ llguidance walks the grammar; here it is given the tokenizer once, and a schema 
 
 import json
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +20,9 @@ from burnish.serving.engine.requests import Grammar
 # Any JSON allows space without end between its marks, and a model may like writing it.
 _SPACE = r"[ \n\t]{0,20}"
 _SCHEMAS = 256
+# Arguments as chat templates write them, so that a model finds what it has learnt.
+_AS_TEMPLATES = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_CLOSING = "}\n</tool_call>"
 _TOKENIZERS: "weakref.WeakKeyDictionary[Any, LLTokenizer]" = weakref.WeakKeyDictionary()
 
 
@@ -79,6 +82,31 @@ def schema_grammar(tokenizer: Any, schema: Mapping[str, Any]) -> Callable[[], Gr
         error = str(refused)
     if error:
         raise UserError(f"the JSON schema cannot be used ({_first_line(error)})", "simplify it")
+    return lambda: JsonGrammar(tokens, compiled)
+
+
+def call_grammar(
+    tokenizer: Any, functions: Sequence[Mapping[str, Any]], *, several: bool
+) -> Callable[[], Grammar]:
+    """Calls of these functions and nothing else, one or `several`, as `prompts.tool_calls` reads
+    them; arguments keep to each function's `parameters`.
+
+    Raises:
+        ModelError: the tokenizer is not of the fast kind.
+        UserError: a schema is none, or uses a keyword that cannot be kept to.
+    """
+    tokens = _tokens(tokenizer)
+    calls = " | ".join(f"call_{place}" for place in range(len(functions)))
+    lines = [f"start: one{' (SPACE one)*' if several else ''}", f"one: {calls}", 'SPACE: "\\n"']
+    for place, function in enumerate(functions):
+        name = json.dumps(function["name"])
+        opening = json.dumps(f'<tool_call>\n{{"name": {name}, "arguments": ')
+        given = function.get("parameters") or {"type": "object"}
+        schema = json.dumps({**given, "x-guidance": _AS_TEMPLATES})
+        lines.append(f"call_{place}: {opening} %json {schema} {json.dumps(_CLOSING)}")
+    compiled = LLMatcher.grammar_from_lark("\n".join(lines))
+    if error := LLMatcher.validate_grammar(compiled, tokens):
+        raise UserError(f"the tools cannot be used ({_first_line(error)})", "simplify them")
     return lambda: JsonGrammar(tokens, compiled)
 
 
