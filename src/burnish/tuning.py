@@ -93,8 +93,7 @@ def learn(
             progress = loop.run(resume=True)
     manifest.times["train"] = round(time.perf_counter() - started, 1)
     _keep(module, directory, recipe)
-    if isinstance(model, LanguageModel) and not recipe.evaluate.general:
-        # With a suite to search on, the model that the search chooses is the one to compare with.
+    if isinstance(model, LanguageModel):  # a search may choose another one, and begins anew
         begin(directory, reference_of(directory, _learnt(model, module)))
     manifest.training |= {
         "learning_rate": loop.settings.learning_rate,

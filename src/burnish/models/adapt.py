@@ -238,7 +238,7 @@ def merged(model: Any) -> Any:
     """The model with its adapters added into the weights, which are changed in place.
 
     Raises:
-        ModelError: the adapter is no change of weights.
+        ModelError: the adapter is no change of weights, or not all of it are numbers.
     """
     if not isinstance(model, PeftModel) or isinstance(
         model.peft_config[LEARNING], PrefixTuningConfig
@@ -247,7 +247,12 @@ def merged(model: Any) -> Any:
             "a prefix or a bottleneck adapter cannot be merged into the weights",
             "set init to continue",
         )
-    return model.merge_and_unload(safe_merge=True, adapter_names=list(model.peft_config))
+    try:
+        return model.merge_and_unload(safe_merge=True, adapter_names=list(model.peft_config))
+    except ValueError as error:
+        raise ModelError(
+            f"the adapter cannot be merged ({_first_line(error)})", "take an earlier checkpoint"
+        ) from error
 
 
 def base_of(model: Any) -> Any:

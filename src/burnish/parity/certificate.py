@@ -12,8 +12,8 @@ from burnish.agreement import (
     read_parity,
     write_parity,
 )
-from burnish.errors import RunError
-from burnish.exporting import check_form, open_merged
+from burnish.errors import ModelError, RunError
+from burnish.exporting import open_merged
 from burnish.lineage import recipe_of, tuned_sha256
 from burnish.models.adapt import WHOLE
 from burnish.models.language_model import LanguageModel
@@ -30,8 +30,12 @@ from burnish.run_directory import RunDirectory
 _TOLERANCES = {
     "reloaded": 1e-3, "merged": 1e-3, "endpoint": 1e-2, "f32": 1e-2, "f16": 0.1, "q8_0": 0.5
 }  # fmt: skip
+# Voices that are asked only on request.
+_ASKED: tuple[Voice, ...] = ("gguf", "endpoint")
 # At least, of models that compute in numbers of 16 bits.
 _COARSE = 0.25
+
+_GONE = "it is there only at the end of a run, and this run did not keep what it said"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +80,9 @@ def certify(
     """Asks the same prompts of every voice and compares it with the reference.
 
     The reference is what the model said in memory, where the run kept that, else the reloaded
-    weights. The certificate is kept in the run, and with it earlier ones of other files and
-    endpoints, as long as the weights are the same. With `prompts`, a file, nothing is kept: what
-    the model in memory would have said to them is not known.
+    weights. The certificate is kept in the run; what an earlier one says of a file or an endpoint
+    stays in it until another is asked, as long as the weights are the same. With `prompts`, a file,
+    nothing is kept: what the model in memory would have said to them is not known.
 
     Raises:
         RunError: the run is not trained, or its model writes no text.
@@ -158,16 +162,9 @@ def _compared(
         name = f"{others.model} at {others.url}"
         found.append(_comparison("endpoint", name, reference, said, tolerance))
     if kept is not None and kept.reference == reference and reference.weights == weights:
-        again = {(one.voice, one.name) for one in found}
-        found += [
-            one
-            for one in kept.comparisons
-            if one.voice in ("gguf", "endpoint") and (one.voice, one.name) not in again
-        ]
+        now = {one.voice for one in found}
+        found += [one for one in kept.comparisons if one.voice in _ASKED and one.voice not in now]
     return Parity(reference, tuple(found))
-
-
-_GONE = "it is there only at the end of a run, and this run did not keep what it said"
 
 
 def _merged(directory: RunDirectory, reference: Reference, precision: str) -> Comparison:
@@ -175,10 +172,9 @@ def _merged(directory: RunDirectory, reference: Reference, precision: str) -> Co
         why = "the run keeps whole weights, so there is nothing to merge"
         return Comparison("merged", "", 0.0, missing=why)
     try:
-        check_form(directory, "merged")
-    except RunError as error:
+        model = open_merged(directory)
+    except (RunError, ModelError) as error:
         return Comparison("merged", "", 0.0, missing=error.seen)
-    model = open_merged(directory)
     assert isinstance(model, LanguageModel)
     said = heard(model, reference.said)
     return _comparison("merged", "", reference, said, _allowed("merged", precision))

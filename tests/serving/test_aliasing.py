@@ -1,0 +1,78 @@
+"""An alias stands for a model that says what was judged; else force is needed, and it is told."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from burnish.agreement import read_parity
+from burnish.cli import main
+from burnish.errors import UserError
+from burnish.run_directory import RunDirectory
+from burnish.serving.aliasing import point
+from burnish.serving.service import Service, Settings, open_service
+from burnish.serving.state import models
+from burnish.serving.state.tables import ModelRow
+from tests.parity.conftest import judged as judged
+from tests.parity.test_certificate import break_weights
+
+NAME = "ft:tiny:local::x"
+
+
+@pytest.fixture
+def run(judged: RunDirectory, tmp_path: Path) -> RunDirectory:
+    """Where a job's run lies."""
+    place = tmp_path / "data" / "jobs" / "job" / "run"
+    shutil.copytree(judged.path, place)
+    return RunDirectory.open(place)
+
+
+@pytest.fixture
+def service(run: RunDirectory, tmp_path: Path) -> Service:
+    found = open_service(Settings(tmp_path / "data"))
+    rows = [(NAME, "jobs/job/run/adapter", None), (f"{NAME}:s", "jobs/job/run/checkpoints/s", 3)]
+    with found.database.writing() as session:
+        for name, folder, step in rows:
+            row = ModelRow(name=name, base="tiny", job_id=None, folder=folder, created_at=1)
+            row.decision, row.step = "release" if step is None else None, step
+            models.add_once(session, row)
+    return found
+
+
+def forced(service: Service) -> list[bool]:
+    return [row.forced for row in models.aliases(service.database)]
+
+
+def test_a_model_of_shown_parity_is_named(service: Service) -> None:
+    assert point(service, "support", NAME) is None
+    assert forced(service) == [False]
+    with pytest.raises(UserError, match="is not released"):
+        point(service, "support", f"{NAME}:s")
+    with pytest.raises(UserError, match="no tuned model"):
+        point(service, "support", "ft:none")
+
+
+def test_a_difference_blocks_unless_forced(
+    service: Service, run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    break_weights(run)
+    with pytest.raises(UserError, match="weights on disk are not those"):
+        point(service, "support", NAME)
+    with pytest.raises(SystemExit):
+        main(["parity", str(run.path)])
+    with pytest.raises(UserError, match="The reloaded weights and the model in memory differ"):
+        point(service, "support", NAME)
+    assert forced(service) == []
+    service.close()
+    capsys.readouterr()
+    main(["alias", f"support={NAME}", "--folder", str(tmp_path / "data"), "--force"])
+    told = capsys.readouterr()
+    assert "forced, although: The reloaded weights" in told.err
+    assert "(forced)" in told.out
+
+
+def test_a_missing_certificate_is_said(service: Service, run: RunDirectory) -> None:
+    (run.path / "parity.json").unlink()
+    assert read_parity(run.path) is None
+    assert "has no certificate of parity" in str(point(service, "support", NAME))
+    assert forced(service) == [False]
