@@ -39,7 +39,8 @@ EngineName = Annotated[
     Literal["local", "ray"], typer.Option(help="where jobs run: this machine, or a Ray cluster")
 ]
 RayAddress = Annotated[
-    str | None, typer.Option(help="of the Ray cluster; else RAY_ADDRESS, or Ray on this machine")
+    str | None,
+    typer.Option("--address", help="of the Ray cluster; else RAY_ADDRESS, or Ray on this machine"),
 ]
 SERVED = Path("burnish-data")
 
@@ -82,7 +83,7 @@ def settings_of(folder: Path, models: Sequence[str] | None) -> "Settings":
     return Settings(folder, models=bases) if bases else Settings(folder)
 
 
-def engine_of(engine: str, address: str | None) -> "Engine":
+def engine_of(engine: str, cluster: str | None) -> "Engine":
     """
     Raises:
         UserError: Ray is not installed, or an address is given for another engine.
@@ -90,9 +91,9 @@ def engine_of(engine: str, address: str | None) -> "Engine":
     from burnish.serving.process import LOCAL, on_ray
 
     if engine == "ray":
-        return on_ray(address)
-    if address:
-        raise UserError(f"--address is {address}, but the engine is {engine}", "add --engine ray")
+        return on_ray(cluster)
+    if cluster:
+        raise UserError(f"--address is {cluster}, but the engine is {engine}", "add --engine ray")
     return LOCAL
 
 

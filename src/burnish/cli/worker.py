@@ -26,7 +26,7 @@ def command(
     database: DatabaseUrl = None,
     model: Models = None,
     engine: EngineName = "local",
-    address: RayAddress = None,
+    cluster: RayAddress = None,
     beside: Annotated[int | None, typer.Option(help="process to end with")] = None,
 ) -> None:
     from burnish.parent import die_with
@@ -36,7 +36,7 @@ def command(
 
     if beside is not None:
         die_with(beside)
-    runs = engine_of(engine, address)
+    runs = engine_of(engine, cluster)
     log.write_to(sys.stderr)
     service = open_service(settings_of(folder, model), database)
     worker = Worker(service, engine=runs)
