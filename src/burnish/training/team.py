@@ -7,6 +7,7 @@ between GPUs. torch's DistributedDataParallel is no help here: it averages, and 
 pass through the whole model where a step here is several passes through parts of it.
 """
 
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,7 +47,8 @@ class Team:
         One alone goes on with the noise that it had; its checkpoints keep where that stood.
         """
         if self.size > 1:
-            torch.manual_seed(((batches.seed << 32) + step) * self.size + self.rank)
+            words = f"{batches.seed} {step} {self.rank} {self.size}"
+            torch.manual_seed(random.Random(words).getrandbits(32))  # torch reads no more bits
 
     def shares(self, passes: Sequence[Sequence[Any]]) -> list[list[Any]]:
         """Its items of each forward pass; they come sorted by length, so shares are alike."""
