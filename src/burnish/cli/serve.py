@@ -20,6 +20,7 @@ from burnish.cli.options import (
     Folder,
     Models,
     RayAddress,
+    Set,
     engine_of,
     settings_of,
 )
@@ -38,6 +39,7 @@ def command(
         Literal["transformers", "vllm"], typer.Option(help="what computes answers")
     ] = "transformers",
     vllm_url: Annotated[str | None, typer.Option(help="of vLLM's API, ending in /v1")] = None,
+    given: Set = None,
     engine: EngineName = "local",
     cluster: RayAddress = None,
 ) -> None:
@@ -45,7 +47,7 @@ def command(
     from burnish.serving.listening import Address, check, listen, worker_beside
     from burnish.serving.server import open_server, opener
 
-    settings = settings_of(folder, model)
+    settings = settings_of(folder, model, given)
     runs = engine_of(engine, cluster)
     server = open_server(settings, database, opened=opener(settings, backend, vllm_url))
     address = Address(host, port, tls_cert, tls_key)

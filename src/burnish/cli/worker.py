@@ -16,6 +16,7 @@ from burnish.cli.options import (
     Folder,
     Models,
     RayAddress,
+    Set,
     engine_of,
     settings_of,
 )
@@ -25,6 +26,7 @@ def command(
     folder: Folder = SERVED,
     database: DatabaseUrl = None,
     model: Models = None,
+    given: Set = None,
     engine: EngineName = "local",
     cluster: RayAddress = None,
     beside: Annotated[int | None, typer.Option(help="process to end with")] = None,
@@ -38,7 +40,7 @@ def command(
         die_with(beside)
     runs = engine_of(engine, cluster)
     log.write_to(sys.stderr)
-    service = open_service(settings_of(folder, model), database)
+    service = open_service(settings_of(folder, model, given), database)
     worker = Worker(service, engine=runs)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())
