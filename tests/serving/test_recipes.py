@@ -49,6 +49,13 @@ def test_auto_is_left_to_the_recipe(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(("kind", "workers"), [("supervised", 2), ("reinforcement", 1)])
+def test_workers_share_what_can_be_shared(kind: str, workers: int, tmp_path: Path) -> None:
+    given = {"training.workers": 2}
+    values = recipe_for(job(kind), tmp_path, Start("smollm2-135m"), given, 1e-3)
+    assert values["training.workers"] == workers
+
+
 def test_what_is_asked_goes_before_the_installation(tmp_path: Path) -> None:
     wanted = job(
         "dpo", validation=True, n_epochs=2, batch_size=96, learning_rate_multiplier=0.5, beta=0.4

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 import burnish
 from burnish.errors import InterruptedRunError, RecipeError, WorkerLostError
 from burnish.run_directory import RunDirectory
+from burnish.training.batches import Batches
 from burnish.training.checkpoint import saved_steps
 from burnish.training.objective import Loss, Means
 from burnish.training.stopping import stopped_by
@@ -136,6 +137,20 @@ def test_shares_of_all_are_the_batch() -> None:
     assert Team(0, 2).shares(passes) == [[1, 3, 5], [6]]
     assert Team(1, 2).shares(passes) == [[2, 4]]
     assert Team().shares(passes) == passes
+
+
+def test_noise_is_the_steps_and_the_ranks_own() -> None:
+    """So a resumed step draws what it drew before, whoever saved the checkpoint."""
+    batches = Batches({}, 1, 1, 1.0, seed=5)
+
+    def drawn(team: Team, step: int) -> float:
+        team.seed(batches, step)
+        return float(torch.rand(()))
+
+    places = [(0, 2, 0), (1, 2, 0), (0, 2, 1), (1, 2, 1), (0, 3, 0)]
+    found = [drawn(Team(rank, size), step) for rank, size, step in places]
+    assert [drawn(Team(rank, size), step) for rank, size, step in places] == found
+    assert len({*found, drawn(Team(), 0), drawn(Team(), 0)}) == 7  # one alone goes on
 
 
 def assert_same(found: RunDirectory, expected: RunDirectory) -> None:

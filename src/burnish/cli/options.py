@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -39,7 +39,8 @@ EngineName = Annotated[
     Literal["local", "ray"], typer.Option(help="where jobs run: this machine, or a Ray cluster")
 ]
 RayAddress = Annotated[
-    str | None, typer.Option(help="of the Ray cluster; else RAY_ADDRESS, or Ray on this machine")
+    str | None,
+    typer.Option("--address", help="of the Ray cluster; else RAY_ADDRESS, or Ray on this machine"),
 ]
 SERVED = Path("burnish-data")
 
@@ -65,24 +66,33 @@ def overrides(
     return values | {key: value for key, value in named.items() if value is not None}
 
 
-def settings_of(folder: Path, models: Sequence[str] | None) -> "Settings":
-    """The installation in a folder, with these base models.
+def settings_of(
+    folder: Path, models: Sequence[str] | None, given: Sequence[str] | None = None
+) -> "Settings":
+    """The installation in a folder, with these base models, and recipe values for every job.
 
     Raises:
         ModelError: there is no such model.
+        RecipeError: there is no such key, or its value is impossible.
     """
     from burnish.models.sources import BUILT_IN, resolve
+    from burnish.recipe import build_recipe, changed_recipe
     from burnish.serving.service import Settings
+
+    recipe = overrides(given, None, None, drop_bad=False)
+    rows = {"data": {"train": "rows.jsonl"}}  # for now: a job brings its own
+    changed_recipe(build_recipe(rows, recipe_keys=set(), command_keys=set()), recipe)
 
     pairs = [one.partition("=") for one in models or ()]
     bases = {name: source or name for name, _, source in pairs}
     for source in bases.values():
         if source not in BUILT_IN:  # a typing mistake is told now, not to the first client
             resolve(source)
-    return Settings(folder, models=bases) if bases else Settings(folder)
+    found = Settings(folder, recipe=recipe)
+    return replace(found, models=bases) if bases else found
 
 
-def engine_of(engine: str, address: str | None) -> "Engine":
+def engine_of(engine: str, cluster: str | None) -> "Engine":
     """
     Raises:
         UserError: Ray is not installed, or an address is given for another engine.
@@ -90,9 +100,9 @@ def engine_of(engine: str, address: str | None) -> "Engine":
     from burnish.serving.process import LOCAL, on_ray
 
     if engine == "ray":
-        return on_ray(address)
-    if address:
-        raise UserError(f"--address is {address}, but the engine is {engine}", "add --engine ray")
+        return on_ray(cluster)
+    if cluster:
+        raise UserError(f"--address is {cluster}, but the engine is {engine}", "add --engine ray")
     return LOCAL
 
 

@@ -9,7 +9,7 @@ import contextlib
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -21,6 +21,7 @@ from burnish.cli.options import (
     Folder,
     Models,
     RayAddress,
+    Set,
     engine_of,
     settings_of,
 )
@@ -36,22 +37,27 @@ def command(
     tls_key: Annotated[Path | None, typer.Option(help="its key file")] = None,
     record: Annotated[bool, typer.Option("--record", help="log prompts and answers, too")] = False,
     worker: Annotated[bool, typer.Option(help="start a worker for fine-tuning jobs")] = True,
+    backend: Annotated[
+        Literal["transformers", "vllm"], typer.Option(help="what computes answers")
+    ] = "transformers",
+    vllm_url: Annotated[str | None, typer.Option(help="of vLLM's API, ending in /v1")] = None,
+    given: Set = None,
     engine: EngineName = "local",
-    address: RayAddress = None,
+    cluster: RayAddress = None,
 ) -> None:
     from burnish.serving import log
     from burnish.serving.listening import Address, check, listen, worker_beside
-    from burnish.serving.server import open_server
+    from burnish.serving.server import open_server, opener
 
-    settings = replace(settings_of(folder, model), record=record)
-    runs = engine_of(engine, address)
-    server = open_server(settings, database)
-    place = Address(host, port, tls_cert, tls_key)
+    settings = replace(settings_of(folder, model, given), record=record)
+    runs = engine_of(engine, cluster)
+    server = open_server(settings, database, opened=opener(settings, backend, vllm_url))
+    address = Address(host, port, tls_cert, tls_key)
     with server.database.reading() as session:
-        check(place, session)
+        check(address, session)
     log.write_all_to(sys.stderr)
     console = Console(highlight=False, stderr=True)
-    console.print(f"serve  {place.url}  {', '.join(settings.models)}", markup=False)
-    console.print(f'try    openai.OpenAI(base_url="{place.url}", api_key="none")', markup=False)
+    console.print(f"serve  {address.url}  {', '.join(settings.models)}", markup=False)
+    console.print(f'try    openai.OpenAI(base_url="{address.url}", api_key="none")', markup=False)
     with worker_beside(settings, database, runs) if worker else contextlib.nullcontext():
-        listen(server, place)
+        listen(server, address)

@@ -16,6 +16,7 @@ from burnish.cli.options import (
     Folder,
     Models,
     RayAddress,
+    Set,
     engine_of,
     settings_of,
 )
@@ -25,8 +26,9 @@ def command(
     folder: Folder = SERVED,
     database: DatabaseUrl = None,
     model: Models = None,
+    given: Set = None,
     engine: EngineName = "local",
-    address: RayAddress = None,
+    cluster: RayAddress = None,
     beside: Annotated[int | None, typer.Option(help="process to end with")] = None,
 ) -> None:
     from burnish.parent import die_with
@@ -36,9 +38,9 @@ def command(
 
     if beside is not None:
         die_with(beside)
-    runs = engine_of(engine, address)
+    runs = engine_of(engine, cluster)
     log.write_all_to(sys.stderr)
-    service = open_service(settings_of(folder, model), database)
+    service = open_service(settings_of(folder, model, given), database)
     worker = Worker(service, engine=runs)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())

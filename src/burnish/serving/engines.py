@@ -3,19 +3,21 @@
 import hashlib
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from openai.types import Model
 
 from burnish.evaluation.graders import Wish
-from burnish.models.load import DeviceChoice, load_model
+from burnish.models.load import DeviceChoice, load_model, load_tokenizer
+from burnish.models.sources import resolve
 from burnish.serving.api.errors import invalid, model_not_found
 from burnish.serving.engine.batch import Limits
 from burnish.serving.engine.embedding import Embedder
 from burnish.serving.engine.engine import Engine
 from burnish.serving.engine.grammar import schema_grammar
 from burnish.serving.engine.requests import Draw, Used
+from burnish.serving.engine.vllm import Vllm
 from burnish.serving.prompts import prompt_tokens
 from burnish.serving.state import models, permissions
 from burnish.serving.state.database import Database
@@ -30,6 +32,35 @@ _OWNER = "burnish"
 _MOST = 1024
 
 
+# A base by its Burnish name, opened.
+Open = Callable[[str], Target]
+
+
+def in_memory(device: DeviceChoice = "auto", limits: Limits | None = None) -> Open:
+    """Bases are computed in this process, by an engine each."""
+
+    def opened(source: str) -> Target:
+        model = load_model(source, device)
+        engine = Engine(model, limits)
+        mark = f"fp_{model.fingerprint[:10]}"
+        return Target(engine, model.tokenizer, Wording(model.tokenizer), mark)
+
+    return opened
+
+
+def behind_vllm(url: str, source: str) -> Target:
+    """A vLLM server at the URL, whose base model is to be the same as `source` here.
+
+    Raises:
+        UserError: the server does not answer as vLLM does.
+    """
+    found = resolve(source)
+    tokenizer = load_tokenizer(found)
+    engine = Vllm(url, len(tokenizer))
+    mark = hashlib.sha256(f"{engine.name} {found.sha256}".encode()).hexdigest()[:10]
+    return Target(engine, tokenizer, Wording(tokenizer), f"fp_{mark}")
+
+
 class Engines:
     """Loads a base when it is first asked for, and keeps it.
 
@@ -38,7 +69,7 @@ class Engines:
         folder: tuned models' folders are relative to it.
         bases: the name in the API to a Burnish name.
         device: where the bases compute.
-        limits: of each engine.
+        opened: opens a base by its Burnish name; in memory if None.
     """
 
     def __init__(
@@ -47,11 +78,11 @@ class Engines:
         folder: Path,
         bases: Mapping[str, str],
         device: DeviceChoice = "auto",
-        limits: Limits | None = None,
+        opened: Open | None = None,
     ) -> None:
         self.database, self.folder, self.device = database, folder, device
+        self._open = opened or in_memory(device)
         self.bases = {name: source for name, source in bases.items() if name != EMBEDDER}
-        self.limits = limits or Limits()
         self._started = int(time.time())
         self._loading = threading.Lock()
         self._bases: dict[str, Target] = {}
@@ -157,11 +188,7 @@ class Engines:
     def _base(self, name: str) -> Target:
         with self._loading:
             if name not in self._bases:
-                model = load_model(self.bases[name], self.device)
-                engine = Engine(model, self.limits)
-                mark = f"fp_{model.fingerprint[:10]}"
-                wording = Wording(model.tokenizer)
-                self._bases[name] = Target(engine, model.tokenizer, wording, mark)
+                self._bases[name] = self._open(self.bases[name])
             return self._bases[name]
 
     @property

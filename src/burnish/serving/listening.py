@@ -1,5 +1,6 @@
 """The server process: an address with its rights, a worker beside it, and an orderly end."""
 
+import json
 import math
 import os
 import subprocess
@@ -114,6 +115,8 @@ def worker_beside(
     command += ["--database", database] if database else []
     for name, source in settings.models.items():
         command += ["--model", f"{name}={source}"]
+    for key, value in settings.recipe.items():
+        command += ["--set", f"{key}={json.dumps(value)}"]
     if engine != LOCAL:
         command += ["--engine", "ray"]
         command += ["--address", engine[1]] if len(engine) > 1 else []

@@ -75,6 +75,7 @@ def recipe_for(
         values |= {"init_from": str(start.run), "init": "continue"}
     if kind == "reinforcement":
         values |= {"data.columns.prompt": "messages", "grpo.reward": str(folder / "grader.json")}
+        values["training.workers"] = 1  # what it samples cannot be shared
     asked = job.method[kind]["hyperparameters"]
     chosen = {name: value for name, value in asked.items() if value != "auto"}
     return values | _hyperparameters(chosen, rate)

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from burnish.errors import UserError
 from burnish.models.load import DeviceChoice
-from burnish.serving.engine.batch import Limits
-from burnish.serving.engines import EMBEDDER, Engines
+from burnish.serving.engines import EMBEDDER, Engines, Open, behind_vllm
 from burnish.serving.service import Service, Settings, open_service
 
 
@@ -30,13 +31,38 @@ def open_server(
     settings: Settings,
     url: str | None = None,
     device: DeviceChoice = "auto",
-    limits: Limits | None = None,
+    opened: Open | None = None,
 ) -> Server:
     """The installation in the settings' folder, with its models; none is loaded yet.
+
+    `opened` opens a base where it is not computed in this process.
 
     Raises:
         UserError: the database cannot be opened.
     """
     service = open_service(settings, url)
-    engines = Engines(service.database, settings.folder, settings.models, device, limits)
+    engines = Engines(service.database, settings.folder, settings.models, device, opened)
     return Server(settings, service.database, service.content, engines)
+
+
+def opener(settings: Settings, backend: str, vllm_url: str | None = None) -> Open | None:
+    """How bases are opened; None is in memory.
+
+    Raises:
+        UserError: no URL of vLLM is given, one is given for nothing, or there is not one base.
+    """
+    if backend != "vllm":
+        if vllm_url:
+            raise UserError(
+                f"--vllm-url is {vllm_url}, but the backend is {backend}", "add --backend vllm"
+            )
+        return None
+    if not vllm_url:
+        raise UserError("the backend is vllm, but there is no URL of it", "add --vllm-url URL")
+    bases = [name for name in settings.models if name != EMBEDDER]
+    if len(bases) != 1:
+        raise UserError(
+            f"a vLLM server has one base model, but {', '.join(bases)} are to be served",
+            "name the one that it has, with --model NAME=SOURCE",
+        )
+    return partial(behind_vllm, vllm_url)

@@ -10,7 +10,7 @@ from fastapi import Request
 from burnish.serving.api.errors import invalid
 from burnish.serving.api.fields import ResponseFormat
 from burnish.serving.api.guard import project_of
-from burnish.serving.engine.engine import Engine
+from burnish.serving.engine.engine import Backend
 from burnish.serving.engine.grammar import json_grammar, schema_grammar
 from burnish.serving.engine.requests import Ask, Draw, Grammar
 from burnish.serving.wording import Wording
@@ -28,7 +28,7 @@ class Target:
         adapter: the tuned model's folder; None for the base.
     """
 
-    engine: Engine
+    engine: Backend
     tokenizer: Any
     wording: Wording
     fingerprint: str

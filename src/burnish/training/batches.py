@@ -97,7 +97,7 @@ class Chosen(Batches):
     """Some steps of a run, as a run of its own."""
 
     def __init__(self, whole: Batches, numbers: Sequence[int]) -> None:
-        self._whole, self._numbers, self.seed = whole, numbers, whole.seed
+        self._whole, self._numbers = whole, numbers
 
     @property
     def steps(self) -> int:

@@ -120,7 +120,7 @@ class Loop:
         started = time.perf_counter()
         self.model.train()
         number = self.progress.step
-        self.team.seed(self.batches.seed, number)
+        self.team.seed(self.batches, number)
         passes = [
             self.objective.collect(self.network, items, number)
             for items in self.team.shares(self.batches.step(number))

@@ -7,6 +7,7 @@ between GPUs. torch's DistributedDataParallel is no help here: it averages, and 
 pass through the whole model where a step here is several passes through parts of it.
 """
 
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import torch
 from torch import distributed
 
 from burnish.errors import WorkerLostError
+from burnish.training.batches import Batches
 from burnish.training.objective import Means
 
 T = TypeVar("T")
@@ -39,13 +41,14 @@ class Team:
     def leads(self) -> bool:
         return self.rank == 0
 
-    def seed(self, seed: int, step: int) -> None:
+    def seed(self, batches: Batches, step: int) -> None:
         """Each process has noise of its own, which step and rank alone decide.
 
         One alone goes on with the noise that it had; its checkpoints keep where that stood.
         """
         if self.size > 1:
-            torch.manual_seed(((seed << 32) + step) * self.size + self.rank)
+            words = f"{batches.seed} {step} {self.rank} {self.size}"
+            torch.manual_seed(random.Random(words).getrandbits(32))  # torch reads no more bits
 
     def shares(self, passes: Sequence[Sequence[Any]]) -> list[list[Any]]:
         """Its items of each forward pass; they come sorted by length, so shares are alike."""

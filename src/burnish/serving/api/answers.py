@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from fastapi import Request
 
 from burnish.serving.api.usage import Usage
-from burnish.serving.engine.engine import Engine
+from burnish.serving.engine.engine import Backend
 from burnish.serving.engine.requests import Ask, Drawn, Piece
 from burnish.serving.engine.stream import Answering
 
@@ -35,7 +35,7 @@ class HungUp(Exception):  # noqa: N818 - nothing went wrong
 
 
 async def whole(
-    engine: Engine, asks: Sequence[Ask], request: Request, usage: Usage
+    engine: Backend, asks: Sequence[Ask], request: Request, usage: Usage
 ) -> list[Answer]:
     """All answers, in the order of the asks; `usage` is filled in.
 
@@ -58,7 +58,7 @@ async def whole(
 
 
 async def pieces(
-    engine: Engine, asks: Sequence[Ask], usage: Usage
+    engine: Backend, asks: Sequence[Ask], usage: Usage
 ) -> AsyncGenerator[tuple[int, Piece], None]:
     """Pieces of all answers as they come, each with the place of its ask."""
     started = time.perf_counter()
@@ -79,7 +79,7 @@ async def pieces(
 
 
 async def _whole(
-    engine: Engine, asks: Sequence[Ask], answers: Sequence[Answer], usage: Usage
+    engine: Backend, asks: Sequence[Ask], answers: Sequence[Answer], usage: Usage
 ) -> None:
     async with contextlib.aclosing(pieces(engine, asks, usage)) as found:
         async for place, piece in found:

@@ -3,6 +3,7 @@
 import threading
 from collections import deque
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -31,6 +32,27 @@ class Counters:
     prompted: int
     cached: int
     generated: int
+
+
+class Backend(Protocol):
+    """What computes answers: an engine here, or a server elsewhere."""
+
+    @property
+    def context(self) -> int:
+        """Tokens of a prompt and its answer together."""
+        ...
+
+    def submit(self, ask: Ask) -> Answering:
+        """Queues an answer."""
+        ...
+
+    def counters(self) -> Counters:
+        """What is now, and what was since the start."""
+        ...
+
+    def close(self, seconds: float | None = None) -> None:
+        """Finishes what is asked for, for so long."""
+        ...
 
 
 class Engine:
@@ -70,15 +92,15 @@ class Engine:
             ApiError: the prompt is empty or too long, a token is none of the model's, the queue is
                 full, or the engine is closing.
         """
-        self._check(ask)
+        check(ask, self.context, self._passes.network.config.vocab_size)
         ends = Ends(self.stops, self.context - len(ask.prompt))
         answer = Answer(ask.draw, self.model.tokenizer, ends)
         row = Running(ask, answer, Answering(), list(ask.prompt))
         with self._changed:
             if self._closing:
-                raise _overloaded("The server is shutting down.")
+                raise overloaded("The server is shutting down.")
             if len(self._inbox) + len(self._batch.waiting) >= self.limits.waiting:
-                raise _overloaded("The engine is currently overloaded, please try again later.")
+                raise overloaded("The engine is currently overloaded, please try again later.")
             self._inbox.append(row)
             self._changed.notify_all()
         return row.pieces
@@ -104,24 +126,9 @@ class Engine:
             self._changed.notify_all()
         self._thread.join(seconds)
         if self._thread.is_alive():
-            self._ended = _overloaded("The server is shutting down.")
+            self._ended = overloaded("The server is shutting down.")
             self._thread.join()
         self._passes.close()
-
-    def _check(self, ask: Ask) -> None:
-        count, vocabulary = len(ask.prompt), self._passes.network.config.vocab_size
-        if not ask.prompt:
-            raise invalid("The prompt is empty.", "prompt")
-        if count + min(ask.draw.max_tokens, 1) > self.context:
-            raise invalid(
-                f"This model's maximum context length is {self.context} tokens. However, your "
-                f"messages resulted in {count} tokens. Please reduce the length of the messages.",
-                "messages",
-                "context_length_exceeded",
-            )
-        for name, tokens in (("prompt", ask.prompt), ("logit_bias", ask.draw.bias)):
-            if not all(0 <= token < vocabulary for token in tokens):
-                raise invalid(f"Token ids go from 0 to {vocabulary - 1}.", name)
 
     def _run(self) -> None:
         with torch.inference_mode():
@@ -142,6 +149,26 @@ class Engine:
             return self._batch.busy
 
 
-def _overloaded(message: str) -> ApiError:
+def check(ask: Ask, context: int, vocabulary: int) -> None:
+    """
+    Raises:
+        ApiError: the prompt is empty or too long, or a token is none of the model's.
+    """
+    count = len(ask.prompt)
+    if not ask.prompt:
+        raise invalid("The prompt is empty.", "prompt")
+    if count + min(ask.draw.max_tokens, 1) > context:
+        raise invalid(
+            f"This model's maximum context length is {context} tokens. However, your "
+            f"messages resulted in {count} tokens. Please reduce the length of the messages.",
+            "messages",
+            "context_length_exceeded",
+        )
+    for name, tokens in (("prompt", ask.prompt), ("logit_bias", ask.draw.bias)):
+        if not all(0 <= token < vocabulary for token in tokens):
+            raise invalid(f"Token ids go from 0 to {vocabulary - 1}.", name)
+
+
+def overloaded(message: str) -> ApiError:
     """The official client tries again after a while."""
     return ApiError(503, message, kind="server_error", code="overloaded")

@@ -6,6 +6,7 @@ llguidance walks the grammar; here it is given the tokenizer once, and a schema 
 import json
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -62,6 +63,18 @@ class JsonGrammar:
             )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Schema:
+    """JSON that a schema allows; called, it makes the grammar of one answer."""
+
+    schema: Mapping[str, Any]
+    tokens: LLTokenizer
+    compiled: str
+
+    def __call__(self) -> Grammar:
+        return JsonGrammar(self.tokens, self.compiled)
+
+
 def json_grammar(tokenizer: Any) -> Callable[[], Grammar]:
     """Any JSON object; one grammar an answer is made by calling the result."""
     return schema_grammar(tokenizer, {"type": "object"})
@@ -82,7 +95,7 @@ def schema_grammar(tokenizer: Any, schema: Mapping[str, Any]) -> Callable[[], Gr
         error = str(refused)
     if error:
         raise UserError(f"the JSON schema cannot be used ({_first_line(error)})", "simplify it")
-    return lambda: JsonGrammar(tokens, compiled)
+    return Schema(schema, tokens, compiled)
 
 
 def call_grammar(

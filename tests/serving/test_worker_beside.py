@@ -1,0 +1,42 @@
+"""The worker that a server starts beside itself works as the server was told."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish.cli.options import engine_of, settings_of
+from burnish.errors import RecipeError, UserError
+from burnish.serving import listening
+from burnish.serving.process import LOCAL
+
+
+def test_values_and_engine_are_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Sequence[str]] = []
+
+    class Started:
+        def __init__(self, command: Sequence[str], **_: Any) -> None:
+            started.append(command)
+
+        def terminate(self) -> None: ...
+
+        def wait(self, _: float) -> None: ...
+
+    monkeypatch.setattr(listening.subprocess, "Popen", Started)
+    settings = settings_of(tmp_path, None, ["training.workers=2", "evaluate.general=null"])
+    for engine in (LOCAL, ("burnish.serving.on_ray", "gpu:6379")):
+        with listening.worker_beside(settings, None, engine):
+            pass
+    plain, ray = (" ".join(command) for command in started)
+    assert "--set training.workers=2 --set evaluate.general=null --beside" in plain
+    assert "--engine ray --address gpu:6379 --beside" in ray
+
+
+def test_a_wrong_value_is_said_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"training\.workers is 0"):
+        settings_of(tmp_path, None, ["training.workers=0"])
+    with pytest.raises(RecipeError, match=r"did you mean training\.workers"):
+        settings_of(tmp_path, None, ["training.worker=2"])
+    with pytest.raises(UserError, match="add --engine ray"):
+        engine_of("local", "gpu:6379")
