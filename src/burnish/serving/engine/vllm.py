@@ -18,7 +18,7 @@ from typing import Any
 import httpx2
 
 from burnish.errors import UserError
-from burnish.serving.api.errors import ApiError
+from burnish.serving.api.errors import ApiError, invalid
 from burnish.serving.engine.engine import Counters, check, overloaded
 from burnish.serving.engine.grammar import Schema
 from burnish.serving.engine.requests import Ask, Draw, Drawn, Piece, Used
@@ -64,6 +64,9 @@ class Vllm:
                 answers are under way, or the server is shutting down.
         """
         check(ask, self.context, self.vocabulary)
+        if not isinstance(ask.draw.grammar, Schema | None):
+            said = "vLLM's answers cannot be held to a tool call; leave 'tool_choice' to the model."
+            raise invalid(said, "tool_choice", "unsupported_value")
         if self._closing:
             raise overloaded("The server is shutting down.")
         if len(self._active) >= _MOST:
