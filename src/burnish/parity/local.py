@@ -13,6 +13,7 @@ from burnish.agreement import Said
 from burnish.chat import Conversation, Message
 from burnish.data.render import render_prompt
 from burnish.models.branches import Network, Row, branch_states
+from burnish.models.decoding import Decoder
 from burnish.models.language_model import LanguageModel
 from burnish.models.verbs import Sampling
 from burnish.parity.hearing import Heard
@@ -27,12 +28,13 @@ _Pass = tuple[tuple[float, ...], tuple[float, ...]]
 @torch.no_grad()
 def answered(model: LanguageModel, prompts: Sequence[Prompt]) -> tuple[Said, ...]:
     """The model's greedy answers, as others are compared with them."""
+    model.module.eval()
     tokens = [tuple(render_prompt(asked, model.tokenizer)) for _, asked in prompts]
     wrote: list[tuple[int, ...]] = [()] * len(prompts)
+    decoder = Decoder(model.network, model.tokenizer, Sampling(max_new_tokens=ANSWER))
     for group in _alike(model.network, [asked for _, asked in prompts]):
-        asked = [prompts[place][1] for place in group]
-        answers = model.generate(asked, Sampling(max_new_tokens=ANSWER))
-        for place, answer in zip(group, answers, strict=True):
+        answers = decoder.answers([tokens[place] for place in group])
+        for place, (answer,) in zip(group, answers, strict=True):
             wrote[place] = answer.tokens
     rows = list(zip(tokens, wrote, strict=True))
     passes = _passes(model, [asked for _, asked in prompts], rows)
