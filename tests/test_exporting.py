@@ -21,6 +21,7 @@ from burnish.data.render import PLAIN_TEMPLATE
 from burnish.errors import ModelError, RunError
 from burnish.exporting import check_form, export
 from burnish.lineage import recipe_of
+from burnish.parity.certificate import certify
 from burnish.run_directory import RunDirectory
 
 Train = Callable[..., RunDirectory]
@@ -87,6 +88,28 @@ def test_an_adapter_is_loaded_by_peft(
     with torch.no_grad():
         torch.testing.assert_close(loaded(TOKENS).logits, own(run), atol=1e-5, rtol=1e-5)
     assert AutoTokenizer.from_pretrained(folder).chat_template
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [
+        ("lora", None),
+        ("ia3", None),
+        ("stacked", None),
+        ("last-n", "nothing to merge"),
+        ("prefix", "no change of weights"),
+        ("bottleneck", "only Burnish reads"),
+    ],
+)
+def test_what_was_trained_is_what_is_loaded(name: str, missing: str | None, train: Train) -> None:
+    run = stacked(train) if name == "stacked" else train(name, method=name)
+    parity = certify(run)
+    reloaded, merged = parity.comparisons
+    assert parity.reference.voice == "memory"
+    assert parity.difference is None
+    assert reloaded.largest is not None
+    assert reloaded.largest < 1e-5
+    assert merged.missing is None if missing is None else missing in str(merged.missing)
 
 
 def test_a_label_model_is_merged_with_its_head(train: Train, tmp_path: Path) -> None:

@@ -218,6 +218,9 @@ def test_other_prompts_are_asked_and_not_kept(run: RunDirectory, tmp_path: Path)
     ]
     assert rows.reference.said[0].conversation[-1].content == "tent"
     assert (run.path / "parity.json").read_text() == before
+    (tmp_path / "long.txt").write_text("where is my tent " * 200)
+    with pytest.raises(DataError, match="the prompt line-1 has"):
+        certify(run, prompts=tmp_path / "long.txt")
     (tmp_path / "none.txt").write_text("\n")
     for name, message in (("none.txt", "has no prompts"), ("gone.txt", "cannot be read")):
         with pytest.raises(DataError, match=message):

@@ -119,6 +119,8 @@ def test_a_job_from_the_upload_to_its_files(
     verdict = next(event for event in events if event.message.startswith("Verdict: "))
     assert verdict.level == ("info" if model.decision == "release" else "warn")
     assert len(set(said)) == len(said)
+    parity = next(event for event in events if event.message.startswith("Parity: "))
+    assert (parity.level, parity.data) == ("info", {"agrees": True, "prompts": 9})
 
     metrics, judged = (client.files.content(file).text for file in job.result_files)
     rows = list(csv.DictReader(io.StringIO(metrics)))

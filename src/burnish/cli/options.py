@@ -11,6 +11,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from burnish.agreement import read_parity
 from burnish.errors import RecipeError, UserError
 from burnish.run_directory import RunDirectory
 
@@ -122,6 +123,9 @@ def print_verdict(run: RunDirectory, *, as_json: bool) -> None:
         console.print(f"  [bold]{name} {gain:+.1f} points[/]: target gain certified in the budget")
     for reason in verdict.reasons:
         console.print(f"  {reason}", markup=False)
+    parity = read_parity(run.path)
+    if parity is not None and parity.comparisons:
+        console.print(f"  {parity.sentence}", markup=False)
     console.print(f"\nread   {run.path / 'report.html'}", markup=False)
     rewards = run.manifest().recipe["objective"] == "reward"
     following = f"use    grpo.reward: {run.path}" if rewards else f"try    burnish chat {run.path}"

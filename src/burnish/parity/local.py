@@ -12,7 +12,9 @@ from torch import Tensor
 from burnish.agreement import Said
 from burnish.chat import Conversation, Message
 from burnish.data.render import render_prompt
+from burnish.errors import DataError
 from burnish.models.branches import Network, Row, branch_states
+from burnish.models.decoding import Decoder
 from burnish.models.language_model import LanguageModel
 from burnish.models.verbs import Sampling
 from burnish.parity.hearing import Heard
@@ -26,13 +28,19 @@ _Pass = tuple[tuple[float, ...], tuple[float, ...]]
 
 @torch.no_grad()
 def answered(model: LanguageModel, prompts: Sequence[Prompt]) -> tuple[Said, ...]:
-    """The model's greedy answers, as others are compared with them."""
+    """The model's greedy answers, as others are compared with them.
+
+    Raises:
+        DataError: a prompt leaves no room for an answer.
+    """
+    model.module.eval()
     tokens = [tuple(render_prompt(asked, model.tokenizer)) for _, asked in prompts]
+    _check_lengths(model, prompts, tokens)
     wrote: list[tuple[int, ...]] = [()] * len(prompts)
+    decoder = Decoder(model.network, model.tokenizer, Sampling(max_new_tokens=ANSWER))
     for group in _alike(model.network, [asked for _, asked in prompts]):
-        asked = [prompts[place][1] for place in group]
-        answers = model.generate(asked, Sampling(max_new_tokens=ANSWER))
-        for place, answer in zip(group, answers, strict=True):
+        answers = decoder.answers([tokens[place] for place in group])
+        for place, (answer,) in zip(group, answers, strict=True):
             wrote[place] = answer.tokens
     rows = list(zip(tokens, wrote, strict=True))
     passes = _passes(model, [asked for _, asked in prompts], rows)
@@ -52,6 +60,19 @@ def heard(model: LanguageModel, said: Sequence[Said]) -> list[Heard]:
         Heard(prompt, len(prompt), _first_below(leads), logprobs)
         for prompt, (logprobs, leads) in zip(tokens, _passes(model, asked, rows), strict=True)
     ]
+
+
+def _check_lengths(
+    model: LanguageModel, prompts: Sequence[Prompt], tokens: Sequence[tuple[int, ...]]
+) -> None:
+    longest = model.context_length - ANSWER
+    for (name, _), row in zip(prompts, tokens, strict=True):
+        if len(row) > longest:
+            raise DataError(
+                f"the prompt {name} has {len(row)} tokens, and with an answer {model.name} reads "
+                f"{longest} of them",
+                "shorten it, or leave it out",
+            )
 
 
 def _alike(network: Network, prompts: Sequence[Conversation]) -> list[list[int]]:
