@@ -37,7 +37,12 @@ KNOWN = {
     "stream_options", "logprobs", "return_tokens_as_token_ids", "echo", "return_token_ids",
     "response_format",
 }  # fmt: skip
-SCHEMA = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"]}
+SCHEMA = {
+    "type": "object",
+    "properties": {"a": {"enum": ["x", "y"]}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
 
 
 class StandIn:
