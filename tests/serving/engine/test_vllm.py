@@ -37,7 +37,12 @@ KNOWN = {
     "stream_options", "logprobs", "return_tokens_as_token_ids", "echo", "return_token_ids",
     "response_format",
 }  # fmt: skip
-SCHEMA = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"]}
+SCHEMA = {
+    "type": "object",
+    "properties": {"a": {"enum": ["x", "y"]}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
 
 
 class StandIn:
@@ -230,6 +235,8 @@ def test_a_server_that_is_gone_is_said(url: str, remote: Vllm) -> None:
     assert error.value.status == 503
     with pytest.raises(ApiError, match="maximum context length is 512 tokens"):
         remote.submit(Ask((5,) * 600, Draw(max_tokens=1)))
+    with pytest.raises(ApiError, match="a JSON schema only"):
+        remote.submit(Ask((5,), Draw(max_tokens=1, grammar=lambda: pytest.fail("never drawn"))))
     with pytest.raises(UserError, match="does not answer as a vLLM server does"):
         Vllm("http://127.0.0.1:9/v1", 10)
 

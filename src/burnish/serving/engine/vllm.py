@@ -11,7 +11,8 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -60,19 +61,17 @@ class Vllm:
         """Asks for an answer; from any thread, never waiting.
 
         Raises:
-            ApiError: the prompt is empty or too long, a token is none of the model's, too many
-                answers are under way, or the server is shutting down.
+            ApiError: the prompt is empty or too long, a token is none of the model's, the grammar
+                is no schema, too many answers are under way, or the server is shutting down.
         """
         check(ask, self.context, self.vocabulary)
-        if not isinstance(ask.draw.grammar, Schema | None):
-            said = "vLLM's answers cannot be held to a tool call; leave 'tool_choice' to the model."
-            raise invalid(said, "tool_choice", "unsupported_value")
+        wanted = _wanted(ask)
         if self._closing:
             raise overloaded("The server is shutting down.")
         if len(self._active) >= _MOST:
             raise overloaded("The engine is currently overloaded, please try again later.")
         answering = Answering()
-        self._loop.call_soon_threadsafe(self._begin, ask, answering)
+        self._loop.call_soon_threadsafe(self._begin, ask, wanted, answering)
         return answering
 
     def counters(self) -> Counters:
@@ -101,17 +100,18 @@ class Vllm:
                 "start it with `vllm serve MODEL --enable-lora`, and give its URL with /v1",
             ) from error
 
-    def _begin(self, ask: Ask, answering: Answering) -> None:
-        task = self._loop.create_task(self._answer(ask, answering))
+    def _begin(self, ask: Ask, wanted: dict[str, Any], answering: Answering) -> None:
+        task = self._loop.create_task(self._answer(ask, wanted, answering))
         self._active.add(task)
         task.add_done_callback(self._active.discard)
 
-    async def _answer(self, ask: Ask, answering: Answering) -> None:
+    async def _answer(self, ask: Ask, wanted: dict[str, Any], answering: Answering) -> None:
         try:
-            async for piece in self._pieces(ask):
-                if answering.cancelled:
-                    return  # the connection is closed, at which vLLM gives the answer up
-                answering.put(piece)
+            async with aclosing(self._pieces(ask, wanted)) as pieces:
+                async for piece in pieces:
+                    if answering.cancelled:
+                        return  # the connection is closed, at which vLLM gives the answer up
+                    answering.put(piece)
         except httpx2.HTTPError as error:
             answering.put(overloaded(f"The model server does not answer ({type(error).__name__})."))
         except asyncio.CancelledError:
@@ -119,31 +119,35 @@ class Vllm:
         except Exception as error:
             answering.put(error)
 
-    async def _pieces(self, ask: Ask) -> AsyncIterator[Piece]:
+    async def _pieces(self, ask: Ask, wanted: dict[str, Any]) -> AsyncGenerator[Piece]:
         if not ask.draw.max_tokens and not ask.prompt_logprobs:  # which vLLM refuses
             yield Piece("", (), "length", used=Used(len(ask.prompt), 0, 0))
             return
-        last, left = Piece("", end="stop"), len(ask.prompt) if ask.prompt_logprobs else 0
-        async for chunk in self._chunks(ask):
-            if usage := chunk.get("usage"):
-                last = replace(last, used=self._count(usage))
-            for choice in chunk["choices"]:
-                piece = _piece(choice, ask.draw.top_logprobs, left)
-                left -= len(piece.prompt)
-                if piece.end:
-                    last = piece
-                else:
-                    yield piece
-        yield last
+        last, used, left = None, None, len(ask.prompt) if ask.prompt_logprobs else 0
+        async with aclosing(self._chunks(ask.adapter, wanted)) as chunks:
+            async for chunk in chunks:
+                if usage := chunk.get("usage"):
+                    used = self._count(usage)
+                for choice in chunk["choices"]:
+                    piece = _piece(choice, ask.draw.top_logprobs, left)
+                    left -= len(piece.prompt)
+                    if piece.end:
+                        last = piece
+                    else:
+                        yield piece
+        if last is None:
+            raise overloaded("The model server broke off its answer.")
+        yield replace(last, used=used)
 
-    async def _chunks(self, ask: Ask) -> AsyncIterator[dict[str, Any]]:
+    async def _chunks(
+        self, adapter: str | None, wanted: dict[str, Any]
+    ) -> AsyncGenerator[dict[str, Any]]:
         """The stream; an adapter that a server begun anew has forgotten is loaded once more."""
-        wanted = _wanted(ask)
         for again in (False, True):
-            wanted["model"] = await self._model(ask.adapter)
+            wanted["model"] = await self._model(adapter)
             async with self._client.stream("POST", f"{self.url}/completions", json=wanted) as reply:
-                if reply.status_code == 404 and ask.adapter and not again:
-                    self._loaded.pop(ask.adapter, None)
+                if reply.status_code == 404 and adapter and not again:
+                    self._loaded.pop(adapter, None)
                     continue
                 await _sound(reply)
                 async for line in reply.aiter_lines():
@@ -217,9 +221,14 @@ def _wanted(ask: Ask) -> dict[str, Any]:
 
 
 def _format(draw: Draw) -> dict[str, Any]:
+    """
+    Raises:
+        ApiError: the grammar is more than a JSON schema.
+    """
     if draw.grammar is None:
         return {}
-    assert isinstance(draw.grammar, Schema)
+    if not isinstance(draw.grammar, Schema):
+        raise invalid("The backend vllm can hold an answer to a JSON schema only.")
     named = {"name": "answer", "schema": dict(draw.grammar.schema)}
     return {"response_format": {"type": "json_schema", "json_schema": named}}
 
