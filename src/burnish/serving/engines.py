@@ -65,6 +65,8 @@ class Engines:
         """
         if name in self.bases:
             return self._base(name)
+        if name == EMBEDDER:
+            raise invalid(f"{name} embeds text and does not write any.", "model")
         row = models.find(self.database, name)
         if row is None or row.base not in self.bases:
             raise model_not_found(name)
