@@ -10,6 +10,7 @@ from openai.types import Model
 
 from burnish.evaluation.graders import Wish
 from burnish.models.load import DeviceChoice, load_model
+from burnish.models.sources import ENCODER
 from burnish.serving.api.errors import invalid, model_not_found
 from burnish.serving.engine.batch import Limits
 from burnish.serving.engine.embedding import Embedder
@@ -24,7 +25,7 @@ from burnish.serving.targets import Target
 from burnish.serving.wording import Wording
 
 # The built-in encoder: it embeds and does not chat.
-EMBEDDER = "all-minilm-l6-v2"
+EMBEDDER = ENCODER
 _OWNER = "burnish"
 # Tokens of a grader's answer where it names no bound.
 _MOST = 1024

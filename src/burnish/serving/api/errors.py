@@ -85,7 +85,8 @@ def add_handlers(app: FastAPI) -> None:
         first = error.errors()[0]
         place = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
         param = ".".join(place) or None
-        found = _malformed(first["type"], first["msg"], param)
+        said = f"Invalid value for {param!r}: {first['msg']}." if param else f"{first['msg']}."
+        found = invalid(said, param)
         return JSONResponse(found.body, found.status)
 
     @app.exception_handler(UserError)
@@ -107,13 +108,3 @@ def add_handlers(app: FastAPI) -> None:
         message = "The server had an error while processing your request. Its log says which."
         found = ApiError(500, message, kind="server_error")
         return JSONResponse(found.body, found.status)
-
-
-def _malformed(kind: str, message: str, param: str | None) -> ApiError:
-    """What pydantic found, in the API's words where it has its own."""
-    if param and kind == "extra_forbidden":
-        return invalid(f"Unknown parameter: '{param}'.", param, "unknown_parameter")
-    if param and kind == "missing":
-        said = f"Missing required parameter: '{param}'."
-        return invalid(said, param, "missing_required_parameter")
-    return invalid(f"Invalid value for {param!r}: {message}." if param else f"{message}.", param)

@@ -13,7 +13,6 @@ from burnish.serving.api.bodies import NewJob
 from burnish.serving.api.errors import ApiError, invalid
 from burnish.serving.api.queries import After, Shared
 from burnish.serving.api.shapes import Listed, a_page, checkpoint_of, event_of, job_of
-from burnish.serving.engines import EMBEDDER
 from burnish.serving.service import Service
 from burnish.serving.state import events, files, jobs, models
 from burnish.serving.state.events import Event
@@ -117,15 +116,12 @@ def _shown(service: Service, job: JobRow) -> FineTuningJob:
 
 def _check_model(service: Service, name: str) -> None:
     """A base model, or one that was tuned here to the end, which goes on learning."""
-    bases = [known for known in service.settings.models if known != EMBEDDER]
-    if name in bases:
+    if name in service.settings.models:
         return
     model = models.find(service.database, name)
-    if model is None or model.step is not None or model.base not in bases:
-        said = (
-            f"Model {name} is not available for fine-tuning or does not exist. "
-            f"The base models of this server are: {', '.join(bases)}."
-        )
+    if model is None or model.step is not None or model.base not in service.settings.models:
+        known = ", ".join(service.settings.models)
+        said = f"Model {name} is not available for fine-tuning; these are: {known}."
         raise invalid(said, "model", "model_not_available")
 
 
