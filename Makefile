@@ -36,6 +36,10 @@ bench: $(VENV)/.bench
 	$(BIN)/python bench/validity.py
 	$(BIN)/python bench/certificate.py --measure
 	$(BIN)/python bench/forgetting.py
+	$(BIN)/python bench/serve.py
+	$(BIN)/python bench/serve_load.py
+	$(BIN)/python bench/serve_lists.py
+	$(BIN)/python bench/serve_kills.py
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache

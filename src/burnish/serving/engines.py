@@ -10,7 +10,7 @@ from openai.types import Model
 
 from burnish.evaluation.graders import Wish
 from burnish.models.load import DeviceChoice, load_model, load_tokenizer
-from burnish.models.sources import resolve
+from burnish.models.sources import ENCODER, resolve
 from burnish.serving.api.errors import invalid, model_not_found
 from burnish.serving.engine.batch import Limits
 from burnish.serving.engine.embedding import Embedder
@@ -26,7 +26,7 @@ from burnish.serving.targets import Target
 from burnish.serving.wording import Wording
 
 # The built-in encoder: it embeds and does not chat.
-EMBEDDER = "all-minilm-l6-v2"
+EMBEDDER = ENCODER
 _OWNER = "burnish"
 # Tokens of a grader's answer where it names no bound.
 _MOST = 1024
@@ -96,6 +96,8 @@ class Engines:
         """
         if name in self.bases:
             return self._base(name)
+        if name == EMBEDDER:
+            raise invalid(f"{name} embeds text and does not write any.", "model")
         row = self.tuned(name, project)
         if row is None or row.base not in self.bases:
             raise model_not_found(name)

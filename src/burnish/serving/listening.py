@@ -1,12 +1,15 @@
 """The server process: an address with its rights, a worker beside it, and an orderly end."""
 
 import json
+import logging
 import math
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +29,10 @@ from burnish.serving.service import Settings
 
 # Seconds that a worker gets to write a checkpoint.
 _GIVE_BACK = 60.0
+# Seconds between looks whether it runs, and until one that was killed is started again.
+_LOOK, _AGAIN = 0.5, 1.0
+_MISTAKE = 2  # its exit code after an error that it has explained
+_LOG = logging.getLogger("burnish.server")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +55,8 @@ def check(address: Address, session: Session) -> None:
     """What can be seen before anything is loaded.
 
     Raises:
-        UserError: others could reach the server without a key, or a file is missing.
+        UserError: others could reach the server without a key, a file is missing, or the port is
+            taken.
     """
     if not is_loopback(address.host) and not keys.any_left(session):
         raise UserError(
@@ -60,6 +68,23 @@ def check(address: Address, session: Session) -> None:
     for path in (address.certificate, address.key):
         if path is not None and not path.is_file():
             raise UserError(f"there is no file {path}", "name the certificate's and its key's file")
+    _check_free(address)
+
+
+def _check_free(address: Address) -> None:
+    """It may be taken a moment later still; then the server's own error says so."""
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, place = found[0]
+        with socket.socket(family, kind, protocol) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(place)
+    except OSError as error:
+        raise UserError(
+            f"the server cannot listen on port {address.port} of {address.host} "
+            f"({error.strerror or error})",
+            "choose a free one with --port, and an address of this machine with --host",
+        ) from error
 
 
 def listen(server: Server, address: Address, drain: float = 30.0) -> None:
@@ -121,13 +146,35 @@ def worker_beside(
         command += ["--engine", "ray"]
         command += ["--address", engine[1]] if len(engine) > 1 else []
     command += ["--beside", str(os.getpid())]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
+    over = threading.Event()
+    # A worker ends when the thread that started it does, so one thread keeps it to the end.
+    keeper = threading.Thread(target=_keep, args=(command, over), name="worker beside")
+    keeper.start()
     try:
         yield
     finally:
-        process.terminate()
-        try:
-            process.wait(_GIVE_BACK)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        over.set()
+        keeper.join()
+
+
+def _keep(command: Sequence[str], over: threading.Event) -> None:
+    """A worker that something killed is started again; one that the user has to mend is not."""
+    while True:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
+        while process.poll() is None and not over.wait(_LOOK):
+            pass
+        if over.is_set():
+            _end(process)
+            return
+        _LOG.warning("the worker ended with %s", process.returncode)
+        if process.returncode == _MISTAKE or over.wait(_AGAIN):
+            return
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    try:
+        process.wait(_GIVE_BACK)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,5 +1,6 @@
 """What a job leaves: checkpoints on the way, and at its end a model, two files and a verdict."""
 
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,8 @@ from burnish.serving.state.names import checkpoint_name, new_id
 from burnish.serving.state.tables import JobRow, ModelRow
 
 _PURPOSE = "fine-tune-results"
+# How a row of a job's own copy is called, and how many of them an error names.
+_ROW, _TOLD = re.compile(r"\b(?:train|validation)\.jsonl:(\d+)"), 3
 
 
 def checkpoint(job: JobRow, prepared: Prepared, folder: str, lines: Sequence[Line]) -> ModelRow:
@@ -88,9 +91,22 @@ def error_of(error: dict[str, str], folder: str) -> dict[str, Any]:
         return {"code": "invalid_n_examples", "message": message, "param": "training_file"}
     if error["kind"] == DataError.__name__:
         part = "validation" if "validation.jsonl" in message else "training"
-        said = f"The job failed due to an invalid {part} file. {message}"
+        said = f"The job failed due to an invalid {part} file. {_of_upload(message)}"
         return {"code": f"invalid_{part}_file", "message": said, "param": f"{part}_file"}
     return {"code": _snake(error["kind"].removesuffix("Error")), "message": message, "param": None}
+
+
+def _of_upload(message: str) -> str:
+    """A report on rows in the words of who uploaded them: one sentence with the first few lines."""
+    message = _ROW.sub(r"line \1", message)
+    first, *rows = (part.strip() for part in message.split("\n"))
+    if not rows:
+        return message
+    rows = [row for row in rows if row.startswith("line ")]
+    count = int(found[0]) if (found := re.match(r"\d+", first)) else len(rows)
+    more = f"; and {count - _TOLD} more" if count > _TOLD else ""
+    said = "; ".join(rows[:_TOLD])
+    return f"{first} {said}{more}. Upload a file in which every line is a JSON object as described."
 
 
 def _multiplier(training: dict[str, Any]) -> float | None:

@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from burnish.models.sources import BUILT_IN
+from burnish.models.sources import BUILT_IN, ENCODER
 from burnish.serving.state.content import Content
 from burnish.serving.state.database import Database
 
 
 def _built_in() -> dict[str, str]:
-    return {name: name for name in BUILT_IN}
+    """Those that write text; the encoder is served beside them and cannot be tuned by a job."""
+    return {name: name for name in BUILT_IN if name != ENCODER}
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,7 +134,8 @@ def _check_model(service: Service, name: str, project: str | None) -> None:
         or model.base not in service.settings.models
         or not permissions.may_use(service.database, model, project)
     ):
-        said = f"Model {name} is not available for fine-tuning or does not exist."
+        known = ", ".join(service.settings.models)
+        said = f"Model {name} is not available for fine-tuning; these are: {known}."
         raise invalid(said, "model", "model_not_available")
 
 

@@ -1,0 +1,66 @@
+"""Where the server listens is looked at before anything is loaded; its worker is kept running."""
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from burnish.errors import UserError
+from burnish.serving import listening
+from burnish.serving.listening import Address, check, worker_beside
+from burnish.serving.service import Service, Settings
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'state.db'}"
+
+
+def refused(service: Service, address: Address) -> str:
+    with service.database.reading() as session, pytest.raises(UserError) as error:
+        check(address, session)
+    return str(error.value)
+
+
+def test_what_cannot_be_listened_on(service: Service) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        said = refused(service, Address(port=port))
+    assert f"cannot listen on port {port} of 127.0.0.1 (Address already in use)" in said
+    assert "--port" in said
+    with service.database.reading() as session:
+        check(Address(port=port), session)
+    assert "no API keys" in refused(service, Address("0.0.0.0"))
+    assert "--tls-key" in refused(service, Address(certificate=Path("cert.pem")))
+    missing = Address(certificate=Path("cert.pem"), key=Path("key.pem"))
+    assert "there is no file cert.pem" in refused(service, missing)
+
+
+def test_a_worker_that_is_killed_is_started_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "_AGAIN", 0.01)
+    own = psutil.Process()
+
+    def worker(not_this: int = 0) -> int:
+        ends = time.monotonic() + 30
+        while time.monotonic() < ends:
+            for child in own.children():
+                with contextlib.suppress(psutil.Error):  # one that was killed a moment ago
+                    if "worker" in child.cmdline() and child.pid != not_this:
+                        return child.pid
+            time.sleep(0.02)
+        raise AssertionError("there is no worker")
+
+    with worker_beside(settings, None):
+        first = worker()
+        os.kill(first, signal.SIGKILL)
+        second = worker(not_this=first)
+    assert not psutil.pid_exists(second)

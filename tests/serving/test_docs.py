@@ -1,0 +1,69 @@
+"""What docs/serve.md shows is run, in its order, against a real server with a worker."""
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish.cli import main
+from burnish.serving.api.app import make_app
+from burnish.serving.server import Server, open_server
+from burnish.serving.service import Settings, open_service
+from burnish.serving.state import models
+from burnish.serving.worker import Worker
+from tests.serving.conftest import running
+
+PAGE = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+ADDRESS = "http://127.0.0.1:8000/v1"
+
+
+@pytest.fixture
+def server(tuning: Settings, tiny_folder: Path) -> Iterator[Server]:
+    """The built-in model's name, with the tiny one behind it."""
+    settings = replace(tuning, models={"smollm2-135m": str(tiny_folder)})
+    service = open_service(settings)
+    worker = Worker(service)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    yield open_server(settings)
+    worker.stop()
+    thread.join()
+    service.close()
+
+
+def test_the_examples_run(
+    server: Server,
+    chat_rows: Callable[[int], bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("support.jsonl").write_bytes(chat_rows(40))
+    printed: list[str] = []
+    own: dict[str, Any] = {"print": lambda *said, **_: printed.append(" ".join(map(str, said)))}
+    with running(make_app(server)) as address:
+        for block in PYTHON:
+            if 'model="support"' in block:  # what the lines for the shell before it do
+                models.alias(server.database, "support", own["job"].fine_tuned_model, force=True)
+            exec(compile(block.replace(ADDRESS, address), "docs/serve.md", "exec"), own)
+        own["client"].close()
+    said = "\n".join(printed)
+    assert "ft:smollm2-135m:local:support:" in said
+    assert own["verdict"]["decision"] in ("release", "hold", "inconclusive")
+    assert "The job has successfully completed" in said
+    assert "model_not_found The model `gpt-4o` does not exist" in said
+
+
+@pytest.mark.parametrize("verb", ["serve", "worker", "keys", "alias", "audit"])
+def test_the_options_shown_are_there(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    known = capsys.readouterr().out
+    for rest in re.findall(rf"burnish {verb}\b([^`#]*)", PAGE):
+        for option in re.findall(r"--[a-z-]+", rest):
+            assert option in known
