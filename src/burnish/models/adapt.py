@@ -37,6 +37,7 @@ from burnish.models.layers import (
     output_path,
     pattern,
 )
+from burnish.models.products import quicken
 
 # The adapter that learns; frozen ones beside it have other names.
 LEARNING = "default"
@@ -191,9 +192,12 @@ def _wrap(model: Any, config: PeftConfig, seed: int) -> Any:
     torch.manual_seed(seed)
     with _without_renaming_notice():
         if not isinstance(model, PeftModel):
-            return get_peft_model(model, config, adapter_name=LEARNING)
+            wrapped: Any = get_peft_model(model, config, adapter_name=LEARNING)
+            quicken(wrapped)
+            return wrapped
         model.add_adapter(LEARNING, config)
     _activate(model)
+    quicken(model)
     return model
 
 
@@ -230,6 +234,7 @@ def load_adapter(model: Any, folder: Path, *, name: str = LEARNING, trainable: b
         ) from error
     if isinstance(loaded, PeftModel) and name == LEARNING:
         _activate(loaded)
+    quicken(loaded)
     # PEFT lets a prefix learn when it should not, and refuses to load one that should.
     return loaded if trainable else loaded.requires_grad_(False)
 

@@ -31,6 +31,7 @@ from burnish.models.heads import (
     tag_logits,
 )
 from burnish.models.load import DeviceChoice, load_tokenizer, place
+from burnish.models.products import quicken
 from burnish.models.sources import Source, resolve
 
 HeadKind = Literal["classify", "tag"]
@@ -218,6 +219,7 @@ def load_classifier(
             f"{name} cannot be given a head to {kind} ({str(error).splitlines()[0][:120]})",
             "choose an encoder such as all-minilm-l6-v2",
         ) from error
+    quicken(module)
     module.config.architectures = [type(module).__name__]  # saved beside the adapter too
     tokenizer = load_tokenizer(source)
     if module.config.pad_token_id is None:  # plain transformers needs one to find a text's end

@@ -18,6 +18,7 @@ from transformers.utils import logging
 from burnish.errors import ModelError
 from burnish.models.adapt import load_adapter
 from burnish.models.language_model import LanguageModel, folder_sha256
+from burnish.models.products import quicken
 from burnish.models.sources import Source, resolve
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
@@ -148,6 +149,7 @@ def load_model(
             "choose another; `burnish models` lists the built-in ones",
         ) from error
     module = _checked_four_bit(module, name) if four_bit else module.to(placement.device)
+    quicken(module)
     # The rounded weights are another base, whose results must not be taken for the exact ones.
     sha256 = f"nf4-{source.sha256}" if four_bit else source.sha256
     model = LanguageModel(module, load_tokenizer(source), name=source.name, source_sha256=sha256)

@@ -20,11 +20,12 @@ _STEPS, _WIDEST = ((8, 1), (32, 4), (64, 8), (128, 16)), 32
 
 @dataclass(frozen=True, slots=True)
 class _Packed:
-    """A layer, its weights in blocks, and whether the layer's own are given up meanwhile."""
+    """A layer, its weights in blocks, whether its own are given up meanwhile, and its old way."""
 
     layer: nn.Linear
     weight: Tensor
     alone: bool
+    forward: Any
 
 
 def roomy(rows: int) -> int:
@@ -59,6 +60,8 @@ class Packed:
         """The layers are as they were."""
         for each in self._packed:
             del each.layer.forward
+            if each.forward is not None:
+                each.layer.forward = each.forward  # type: ignore[method-assign]
             if each.alone:
                 each.layer.weight.data = each.weight.to_dense()
         self._packed.clear()
@@ -66,7 +69,8 @@ class Packed:
     def _pack(self, layer: Any, *, alone: bool) -> None:
         weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.data, _ROWS)
         bias = None if layer.bias is None else layer.bias.data
-        self._packed.append(_Packed(layer, weight, alone))
+        before = layer.__dict__.get("forward")
+        self._packed.append(_Packed(layer, weight, alone, before))
         layer.forward = partial(product, weight=weight, bias=bias)
         if alone:
             layer.weight.data = torch.full((), torch.nan).expand(layer.weight.shape)
