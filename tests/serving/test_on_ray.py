@@ -80,7 +80,7 @@ def working(service: Service, cluster: Cluster) -> Iterator[None]:
         thread.join()
 
 
-def wait_for(true: Callable[[], Any], seconds: float = 60) -> None:
+def wait_for(true: Callable[[], Any], seconds: float = 300) -> None:
     ends = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < ends, "it never came"

@@ -124,7 +124,7 @@ def test_errors_name_no_path_of_this_machine() -> None:
     assert error_of(said, "/data/jobs/a") == {
         "code": "invalid_validation_file",
         "message": "The job failed due to an invalid validation file. "
-        "validation.jsonl:3 has no messages: add them.",
+        "line 3 has no messages: add them.",
         "param": "validation_file",
     }
     other = RecipeError("the rate is 0", "raise it")
