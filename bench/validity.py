@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import statistics
+import string
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -211,10 +212,11 @@ def correlations(found: dict[str, dict[str, float]]) -> dict[str, float]:
 
 
 def draw(found: dict[str, dict[str, float]], path: Path) -> None:
-    """Both correlations, an adapter a point."""
+    """Both correlations, an adapter a letter, the least damaged first."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+    ranked = sorted(found, key=lambda name: -found[name]["core"])
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
     kinds = (
         ("core", "accuracies", "suite: change of accuracy, points",
          "public sets: mean change, points"),
@@ -224,12 +226,16 @@ def draw(found: dict[str, dict[str, float]], path: Path) -> None:
     for axis, (own, other, label, public), rho in zip(
         axes, kinds, correlations(found).values(), strict=True
     ):
-        axis.scatter([r[own] for r in found.values()], [r[other] for r in found.values()], s=22)
-        for name, row in found.items():
-            axis.annotate(name, (row[own], row[other]), xytext=(4, 3), fontsize=7,
-                          textcoords="offset points")  # fmt: skip
+        for letter, name in zip(string.ascii_lowercase, ranked, strict=False):
+            place = (found[name][own], found[name][other])
+            axis.scatter(*place, s=22, color="tab:blue", label=f"{letter}  {name}")
+            axis.annotate(letter, place, xytext=(4, 3), textcoords="offset points")
         axis.set(xlabel=label, ylabel=public, title=f"Spearman {rho:.2f}, {len(found)} adapters")
         axis.grid(alpha=0.3)
+    for scale in (axes[1].set_xscale, axes[1].set_yscale):  # from nothing to ruin
+        scale("symlog", linthresh=0.1)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", handlelength=0, markerscale=0)
     figure.savefig(path, dpi=110)
 
 
