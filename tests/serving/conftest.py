@@ -109,9 +109,11 @@ def running(app: FastAPI) -> Iterator[str]:
     thread.start()
     while not server.started:
         time.sleep(0.005)
-    yield f"http://127.0.0.1:{port}/v1"
-    server.should_exit = True
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def _server(app: Any) -> tuple[uvicorn.Server, int]:

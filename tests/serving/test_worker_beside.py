@@ -26,11 +26,13 @@ def test_values_and_engine_are_handed_on(tmp_path: Path, monkeypatch: pytest.Mon
         def wait(self, _: float) -> None: ...
 
     monkeypatch.setattr(listening.subprocess, "Popen", Started)
-    settings = settings_of(tmp_path, None, ["training.workers=2", "evaluate.general=null"])
+    given = ["training.workers=2", "evaluate.general=null"]
+    settings = settings_of(tmp_path, None, given, "acme-corp")
     for engine in (LOCAL, ("burnish.serving.on_ray", "gpu:6379")):
         with listening.worker_beside(settings, None, engine):
             pass
     plain, ray = (" ".join(command) for command in started)
+    assert "--organization acme-corp" in plain
     assert "--set training.workers=2 --set evaluate.general=null --beside" in plain
     assert "--engine ray --address gpu:6379 --beside" in ray
 
@@ -40,5 +42,7 @@ def test_a_wrong_value_is_said_before_anything_starts(tmp_path: Path) -> None:
         settings_of(tmp_path, None, ["training.workers=0"])
     with pytest.raises(RecipeError, match=r"did you mean training\.workers"):
         settings_of(tmp_path, None, ["training.worker=2"])
+    with pytest.raises(UserError, match="the organization is 'a:b'"):
+        settings_of(tmp_path, None, organization="a:b")
     with pytest.raises(UserError, match="add --engine ray"):
         engine_of("local", "gpu:6379")

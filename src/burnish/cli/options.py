@@ -1,6 +1,7 @@
 """Options that several verbs share, and what they print."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -36,6 +37,9 @@ Models = Annotated[
     list[str] | None,
     typer.Option("--model", help="base model, NAME or NAME=SOURCE; else the built-in ones"),
 ]
+Organization = Annotated[
+    str, typer.Option(help="in the names of tuned models, ft:BASE:ORGANIZATION:SUFFIX:ID")
+]
 EngineName = Annotated[
     Literal["local", "ray"], typer.Option(help="where jobs run: this machine, or a Ray cluster")
 ]
@@ -68,11 +72,15 @@ def overrides(
 
 
 def settings_of(
-    folder: Path, models: Sequence[str] | None, given: Sequence[str] | None = None
+    folder: Path,
+    models: Sequence[str] | None,
+    given: Sequence[str] | None = None,
+    organization: str = "local",
 ) -> "Settings":
     """The installation in a folder, with these base models, and recipe values for every job.
 
     Raises:
+        UserError: the organization's name would not fit into a model's.
         ModelError: there is no such model.
         RecipeError: there is no such key, or its value is impossible.
     """
@@ -81,7 +89,7 @@ def settings_of(
     from burnish.serving.service import Settings
 
     recipe = overrides(given, None, None, drop_bad=False)
-    rows = {"data": {"train": "rows.jsonl"}}  # for now: a job brings its own
+    rows = {"data": {"train": "rows.jsonl"}}  # stands in: each job brings its own
     changed_recipe(build_recipe(rows, recipe_keys=set(), command_keys=set()), recipe)
 
     pairs = [one.partition("=") for one in models or ()]
@@ -89,7 +97,11 @@ def settings_of(
     for source in bases.values():
         if source not in BUILT_IN:  # a typing mistake is told now, not to the first client
             resolve(source)
-    found = Settings(folder, recipe=recipe)
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", organization):
+        raise UserError(
+            f"the organization is {organization!r}", "name it with letters, digits, dots and dashes"
+        )
+    found = Settings(folder, organization, recipe=recipe)
     return replace(found, models=bases) if bases else found
 
 

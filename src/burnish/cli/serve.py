@@ -20,6 +20,7 @@ from burnish.cli.options import (
     EngineName,
     Folder,
     Models,
+    Organization,
     RayAddress,
     Set,
     engine_of,
@@ -32,6 +33,7 @@ def command(
     host: Annotated[str, typer.Option(help="other than loopback needs API keys")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     model: Models = None,
+    organization: Organization = "local",
     database: DatabaseUrl = None,
     tls_cert: Annotated[Path | None, typer.Option(help="certificate file")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="its key file")] = None,
@@ -49,7 +51,7 @@ def command(
     from burnish.serving.listening import Address, check, listen, worker_beside
     from burnish.serving.server import open_server, opener
 
-    settings = replace(settings_of(folder, model, given), record=record)
+    settings = replace(settings_of(folder, model, given, organization), record=record)
     runs = engine_of(engine, cluster)
     server = open_server(settings, database, opened=opener(settings, backend, vllm_url))
     address = Address(host, port, tls_cert, tls_key)

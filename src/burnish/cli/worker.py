@@ -15,6 +15,7 @@ from burnish.cli.options import (
     EngineName,
     Folder,
     Models,
+    Organization,
     RayAddress,
     Set,
     engine_of,
@@ -26,6 +27,7 @@ def command(
     folder: Folder = SERVED,
     database: DatabaseUrl = None,
     model: Models = None,
+    organization: Organization = "local",
     given: Set = None,
     engine: EngineName = "local",
     cluster: RayAddress = None,
@@ -40,7 +42,7 @@ def command(
         die_with(beside)
     runs = engine_of(engine, cluster)
     log.write_all_to(sys.stderr)
-    service = open_service(settings_of(folder, model, given), database)
+    service = open_service(settings_of(folder, model, given, organization), database)
     worker = Worker(service, engine=runs)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())

@@ -191,12 +191,11 @@ def _wrap(model: Any, config: PeftConfig, seed: int) -> Any:
     """A fresh adapter on a plain model, or beside the frozen ones that it has."""
     torch.manual_seed(seed)
     with _without_renaming_notice():
-        if not isinstance(model, PeftModel):
-            wrapped: Any = get_peft_model(model, config, adapter_name=LEARNING)
-            quicken(wrapped)
-            return wrapped
-        model.add_adapter(LEARNING, config)
-    _activate(model)
+        if isinstance(model, PeftModel):
+            model.add_adapter(LEARNING, config)
+            _activate(model)
+        else:
+            model = get_peft_model(model, config, adapter_name=LEARNING)
     quicken(model)
     return model
 

@@ -37,12 +37,14 @@ def is_quicker() -> bool:
 
 def product(x_N_I: Tensor, weight_O_I: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """`x W^T + b`, in any layout in memory; nothing is recorded for gradients."""
-    if _fits(x_N_I, weight_O_I):
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x_N_I, weight_O_I, bias_O, "none", [], ""
-        )
-        return found
-    return functional.linear(x_N_I, weight_O_I, bias_O)
+    by = by_onednn if _fits(x_N_I, weight_O_I) else functional.linear
+    return by(x_N_I, weight_O_I, bias_O)
+
+
+def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`x W^T + b` of float32 on a CPU; the weight may lie in oneDNN's own blocks."""
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return found
 
 
 def quicken(model: nn.Module) -> None:

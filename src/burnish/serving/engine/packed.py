@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from burnish.models.products import by_onednn
+
 # Rows that the layout is chosen for; other numbers of them are served well by it.
 _ROWS = 32
 # Up to so many rows, their number is rounded up to a multiple of this.
@@ -71,15 +73,9 @@ class Packed:
         bias = None if layer.bias is None else layer.bias.data
         before = layer.__dict__.get("forward")
         self._packed.append(_Packed(layer, weight, alone, before))
-        layer.forward = partial(product, weight=weight, bias=bias)
+        layer.forward = partial(by_onednn, weight=weight, bias=bias)
         if alone:
             layer.weight.data = torch.full((), torch.nan).expand(layer.weight.shape)
-
-
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`x W^T + b` by oneDNN, for float32 on a CPU; without a gradient."""
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return found
 
 
 def _can_be_packed(layer: nn.Module) -> bool:
