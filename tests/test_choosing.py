@@ -16,6 +16,7 @@ from burnish.models.verbs import Choice
 from burnish.run_directory import RunDirectory
 from burnish.searching import Search
 from tests.models.test_remote import served
+from tests.rows import labelled, write_rows
 
 WORDS = ("where is", "my parcel", "the tent", "please send", "it will", "come when", "is torn")
 CHOICES = (" red", " green", " yes", " no")
@@ -38,12 +39,7 @@ def suite(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipe(folder: Path, tiny_folder: Path, suite: Path, rate: float, budget: float) -> Path:
-    rows = [
-        {"text": f"{word} number {i} please", "label": label}
-        for i in range(30)
-        for word, label in (("tent", "red"), ("parcel", "green"))
-    ]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(folder / "rows.jsonl", labelled(30))
     path = folder / "recipe.yaml"
     path.write_text(
         f"name: tiny\nmodel: {tiny_folder}\noutput: {folder / 'runs'}\n"

@@ -23,6 +23,7 @@ from burnish.exporting import check_form, export
 from burnish.lineage import recipe_of
 from burnish.parity.certificate import certify
 from burnish.run_directory import RunDirectory
+from tests.rows import labelled, write_rows
 
 Train = Callable[..., RunDirectory]
 TOKENS = torch.tensor([[5, 6, 7, 8, 9]])
@@ -32,12 +33,7 @@ TOKENS = torch.tensor([[5, 6, 7, 8, 9]])
 def train(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Train:
     """A run by its name, trained once for all tests."""
     folder = tmp_path_factory.mktemp("exporting")
-    rows = [
-        {"text": f"{word} number {i} please", "label": label}
-        for i in range(12)
-        for word, label in (("tent", "red"), ("parcel", "green"))
-    ]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(folder / "rows.jsonl", labelled(12))
     (folder / "recipe.yaml").write_text(
         f"model: {tiny_folder}\ndata: {{train: rows.jsonl}}\nlora: {{rank: 4}}\n"
         f"last_n: {{layers: 1}}\nprefix: {{tokens: 4}}\nevaluate: {{general: null}}\n"

@@ -1,6 +1,5 @@
 """Runs on runs: merged, stacked or continued, opened again, and the base stays the base."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from burnish.lineage import learner, recipe_of
 from burnish.models.branches import Network
 from burnish.models.load import load_model
 from burnish.run_directory import RunDirectory
+from tests.rows import labelled, write_rows
 
 TOKENS = [[5, 6, 7, 8, 9]]
 Train = Callable[..., RunDirectory]
@@ -23,12 +23,7 @@ Train = Callable[..., RunDirectory]
 
 @pytest.fixture
 def train(tmp_path: Path, tiny_folder: Path) -> Train:
-    rows = [
-        {"text": f"{word} number {i} please", "label": label}
-        for i in range(12)
-        for word, label in (("tent", "red"), ("parcel", "green"))
-    ]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(tmp_path / "rows.jsonl", labelled(12))
     path = tmp_path / "recipe.yaml"
     path.write_text(
         f"model: {tiny_folder}\ndata: {{train: rows.jsonl}}\nlora: {{rank: 4}}\n"

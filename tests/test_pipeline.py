@@ -16,33 +16,21 @@ import burnish
 from burnish.errors import DataError, ModelError, RecipeError, RunError, UserError
 from burnish.recipe import load_recipe
 from burnish.run_directory import RunDirectory
+from tests.rows import choices, labelled, write_rows
 
-SUITE = [
-    {"question": f"The parcel {i} is", "choices": [" here", " torn"], "answer": i % 2}
-    for i in range(8)
-]
+SUITE = choices(8)
 
 
 @pytest.fixture
 def recipe(tmp_path: Path, tiny_folder: Path) -> Path:
-    rows = [
-        {"text": f"{word} number {i} please", "label": label}
-        for i in range(20)
-        for word, label in (("tent", "red"), ("parcel", "green"))
-    ]
-    lines(tmp_path / "rows.jsonl", rows)
-    lines(tmp_path / "suite.jsonl", SUITE)
+    write_rows(tmp_path / "rows.jsonl", labelled(20))
+    write_rows(tmp_path / "suite.jsonl", SUITE)
     path = tmp_path / "recipe.yaml"
     path.write_text(
         f"name: tiny\nmodel: {tiny_folder}\ndata: {{train: rows.jsonl, system: Say red or green}}\n"
         f"training: {{epochs: 4, learning_rate: 0.02}}\n"
         f"evaluate: {{general: {tmp_path / 'suite.jsonl'}}}\noutput: {tmp_path / 'runs'}\n"
     )
-    return path
-
-
-def lines(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
@@ -218,7 +206,7 @@ def test_bad_data_is_a_sentence(case: str, recipe: Path, tmp_path: Path) -> None
 
 
 def test_labels_of_the_test_set_never_seen_in_train(recipe: Path, tmp_path: Path) -> None:
-    lines(tmp_path / "test.jsonl", [{"text": "what is it", "label": "blue"}])
+    write_rows(tmp_path / "test.jsonl", [{"text": "what is it", "label": "blue"}])
     with pytest.raises(DataError, match="never seen in train: 'blue'"):
         burnish.train(recipe, quiet=True, **{"data.test": str(tmp_path / "test.jsonl")})
 

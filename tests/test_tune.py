@@ -21,6 +21,7 @@ from burnish.recipe import Recipe, load_recipe
 from burnish.run_directory import LedgerRow, RunDirectory
 from burnish.space import own_settings, space_of
 from burnish.tune import _is_behind, _Search, search
+from tests.rows import labelled, write_rows
 
 SUITE = [
     {"question": f"{i} The parcel is", "choices": [" here", " torn"], "answer": i % 2}
@@ -30,13 +31,8 @@ SUITE = [
 
 @pytest.fixture
 def recipe(tmp_path: Path, tiny_folder: Path) -> Path:
-    rows = [
-        {"text": f"{word} number {i} please", "label": label}
-        for i in range(20)
-        for word, label in (("tent", "red"), ("parcel", "green"))
-    ]
-    write(tmp_path / "rows.jsonl", rows)
-    write(tmp_path / "suite.jsonl", SUITE)
+    write_rows(tmp_path / "rows.jsonl", labelled(20))
+    write_rows(tmp_path / "suite.jsonl", SUITE)
     path = tmp_path / "recipe.yaml"
     path.write_text(
         f"name: tiny\nmodel: {tiny_folder}\ndata: {{train: rows.jsonl, system: Say red or green}}\n"
@@ -46,10 +42,6 @@ def recipe(tmp_path: Path, tiny_folder: Path) -> Path:
         "tune: {space: {training.learning_rate: [1e-4, 4e-2], lora.rank: [2, 4, 8]}}\n"
     )
     return path
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def loaded(path: Path, **changes: Any) -> Recipe:

@@ -1,6 +1,5 @@
 """A run that was measured and judged on a tiny model, with its certificate of parity."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -10,17 +9,14 @@ import burnish
 from burnish.models.load import load_model
 from burnish.models.verbs import Choice
 from burnish.run_directory import RunDirectory
+from tests.rows import labelled, write_rows
 
 
 @pytest.fixture(scope="session")
 def judged(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> RunDirectory:
     """Judged on a suite of a few items, so a search chose its adapter."""
     folder = tmp_path_factory.mktemp("parity")
-    rows = [
-        {"text": f"{word} number {i} please", "label": label}
-        for i in range(20)
-        for word, label in (("tent", "red"), ("parcel", "green"))
-    ]
+    write_rows(folder / "rows.jsonl", labelled(20))
     # What the base says is right: a suite that it knows nothing of would not be searched on.
     choices = (" here", " torn")
     asked = [Choice(f"The parcel {i} is", choices) for i in range(40)]
@@ -29,9 +25,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> RunDi
         {"question": one.context, "choices": choices, "answer": int(own[1] > own[0])}
         for one, own in zip(asked, scores, strict=True)
     ]
-    for name, lines in (("rows", rows), ("suite", items)):
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        (folder / f"{name}.jsonl").write_text(text)
+    write_rows(folder / "suite.jsonl", items)
     (folder / "recipe.yaml").write_text(
         f"model: {tiny_folder}\ndata: {{train: rows.jsonl}}\nlora: {{rank: 4}}\n"
         f"evaluate: {{general: ['{folder / 'suite.jsonl'}'], max_new_tokens: 4}}\n"

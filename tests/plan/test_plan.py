@@ -23,11 +23,9 @@ from burnish.training.checkpoint import saved_steps
 from burnish.training.loop import Loop, Settings
 from burnish.training.objective import Loss
 from burnish.training.objectives.sft import Sft
+from tests.rows import choices, labelled, write_rows
 
-SUITE = [
-    {"question": f"The parcel {i} is", "choices": [" here", " torn"], "answer": i % 2}
-    for i in range(8)
-]
+SUITE = choices(8)
 # 100 numbers of 4 bytes, 10 learn; a token leaves 50 bytes; one layer with keys of 4 numbers.
 SHAPES = Shapes(
     parameters=100, learning=10, number=4, token=50, layers=1, hidden=8, key_value=4, vocabulary=5
@@ -36,14 +34,8 @@ SHAPES = Shapes(
 
 @pytest.fixture
 def recipe(tmp_path: Path, tiny_folder: Path) -> Path:
-    rows = [
-        {"text": f"{word} number {i} please", "label": label}
-        for i in range(20)
-        for word, label in (("tent", "red"), ("parcel", "green"))
-    ]
-    for name, content in (("rows", rows), ("suite", SUITE)):
-        lines = "".join(json.dumps(row) + "\n" for row in content)
-        (tmp_path / f"{name}.jsonl").write_text(lines)
+    write_rows(tmp_path / "rows.jsonl", labelled(20))
+    write_rows(tmp_path / "suite.jsonl", SUITE)
     path = tmp_path / "recipe.yaml"
     path.write_text(
         f"name: tiny\nmodel: {tiny_folder}\ndata: {{train: rows.jsonl, system: Say red or green}}\n"

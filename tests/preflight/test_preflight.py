@@ -26,6 +26,7 @@ from burnish.training import checkpoint
 from burnish.training.objective import Loss
 from burnish.training.objectives.grpo import Grpo
 from burnish.training.objectives.sft import Sft
+from tests.rows import labelled, write_rows
 
 NAMES = [
     "something is learnt",
@@ -53,12 +54,7 @@ SAMPLING = {
 
 @pytest.fixture
 def recipe(tmp_path: Path, tiny_folder: Path) -> Path:
-    rows = [
-        {"text": f"{word} number {i} please", "label": label}
-        for i in range(12)
-        for word, label in (("tent", "red"), ("parcel", "green"))
-    ]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(tmp_path / "rows.jsonl", labelled(12))
     path = tmp_path / "recipe.yaml"
     path.write_text(
         f"name: tiny\nmodel: {tiny_folder}\ndata: {{train: rows.jsonl, system: Say red or green}}\n"

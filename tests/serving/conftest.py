@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import json
 import os
 import shutil
 import socket
@@ -10,7 +9,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from fastapi import FastAPI
 from burnish.serving.api import files, jobs, permissions, uploads
 from burnish.serving.api.handlers import add_handlers
 from burnish.serving.service import Service, Settings, open_service
+from tests.rows import choices, write_rows
 
 _NAMES = itertools.count()
 
@@ -126,35 +126,16 @@ def _server(app: Any) -> tuple[uvicorn.Server, int]:
 
 @pytest.fixture
 def tuning(tmp_path: Path, tiny_folder: Path) -> Settings:
+    return quick(tmp_path, tiny_folder, checkpoints=12, lease=5.0)
+
+
+def quick(folder: Path, model: Path, checkpoints: int, **given: Any) -> Settings:
     """A tiny model that can be tuned in seconds, and a suite of a few items."""
-    suite = tmp_path / "suite.jsonl"
-    items = [
-        {"question": f"The parcel {i} is", "choices": [" here", " torn"], "answer": i % 2}
-        for i in range(8)
-    ]
-    suite.write_text("".join(json.dumps(item) + "\n" for item in items))
+    suite = write_rows(folder / "suite.jsonl", choices(8))
     recipe = {
         "evaluate.general": [str(suite)],
         "evaluate.max_new_tokens": 4,
         "training.preflight": False,
-        "training.checkpoints": 12,
+        "training.checkpoints": checkpoints,
     }
-    return Settings(tmp_path / "data", models={"tiny": str(tiny_folder)}, recipe=recipe, lease=5.0)
-
-
-@pytest.fixture
-def chat_rows() -> Callable[[int], bytes]:
-    """Questions and answers as OpenAI's supervised files have them; so many rows."""
-
-    def rows(count: int) -> bytes:
-        turns = [
-            [
-                {"role": "user", "content": f"{word} number {i} please"},
-                {"role": "assistant", "content": label},
-            ]
-            for i in range(count // 2)
-            for word, label in (("tent", "red"), ("parcel", "green"))
-        ]
-        return b"".join(json.dumps({"messages": row}).encode() + b"\n" for row in turns)
-
-    return rows
+    return Settings(folder / "data", models={"tiny": str(model)}, recipe=recipe, **given)

@@ -2,7 +2,7 @@
 
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from burnish.serving.server import Server, open_server
 from burnish.serving.service import Settings, open_service
 from burnish.serving.state import models
 from burnish.serving.worker import Worker
+from tests.rows import chats
 from tests.serving.conftest import running
 
 PAGE = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
@@ -38,12 +39,11 @@ def server(tuning: Settings, tiny_folder: Path) -> Iterator[Server]:
 
 def test_the_examples_run(
     server: Server,
-    chat_rows: Callable[[int], bytes],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("support.jsonl").write_bytes(chat_rows(40))
+    Path("support.jsonl").write_bytes(chats(40))
     printed: list[str] = []
     own: dict[str, Any] = {"print": lambda *said, **_: printed.append(" ".join(map(str, said)))}
     with running(make_app(server)) as address:

@@ -23,6 +23,7 @@ from burnish.serving.process import on_ray
 from burnish.serving.service import Service, Settings
 from burnish.serving.worker import Worker
 from burnish.training.checkpoint import saved_steps
+from tests.rows import chats
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is an extra that is not installed"
@@ -102,10 +103,9 @@ def test_killed_and_paused_on_ray_a_job_learns_what_one_process_learns(
     client: openai.OpenAI,
     service: Service,
     cluster: Cluster,
-    chat_rows: Callable[[int], bytes],
     tmp_path: Path,
 ) -> None:
-    jobs, job = client.fine_tuning.jobs, begun(client, chat_rows(40), epochs=24)
+    jobs, job = client.fine_tuning.jobs, begun(client, chats(40), epochs=24)
     folder = service.settings.job_folder(job)
 
     def said(words: str) -> bool:
@@ -140,9 +140,8 @@ def test_cancelled_on_ray_a_job_ends_there(
     client: openai.OpenAI,
     service: Service,
     cluster: Cluster,
-    chat_rows: Callable[[int], bytes],
 ) -> None:
-    job = begun(client, chat_rows(40), epochs=50)
+    job = begun(client, chats(40), epochs=50)
     with working(service, cluster):
         wait_for(cluster.workers)
         client.fine_tuning.jobs.cancel(job)

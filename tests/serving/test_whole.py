@@ -23,7 +23,8 @@ from burnish.serving.server import Server, open_server
 from burnish.serving.service import Settings
 from burnish.serving.state.tables import ModelRow
 from burnish.serving.worker import Worker
-from tests.serving.conftest import running
+from tests.rows import chats
+from tests.serving.conftest import quick, running
 
 HELLO: Any = [{"role": "user", "content": "tent number 3 please"}]
 ENDED = ("succeeded", "failed", "cancelled")
@@ -55,31 +56,9 @@ class Whole:
         return str(self.job.fine_tuned_model)
 
 
-def rows(count: int) -> bytes:
-    turns = [
-        [{"role": "user", "content": f"{word} {i}"}, {"role": "assistant", "content": label}]
-        for i in range(count // 2)
-        for word, label in (("tent", "red"), ("parcel", "green"))
-    ]
-    return b"".join(json.dumps({"messages": row}).encode() + b"\n" for row in turns)
-
-
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Settings:
-    folder = tmp_path_factory.mktemp("whole")
-    suite = folder / "suite.jsonl"
-    items = [
-        {"question": f"The parcel {i} is", "choices": [" here", " torn"], "answer": i % 2}
-        for i in range(8)
-    ]
-    suite.write_text("".join(json.dumps(item) + "\n" for item in items))
-    recipe = {
-        "evaluate.general": [str(suite)],
-        "evaluate.max_new_tokens": 4,
-        "training.preflight": False,
-        "training.checkpoints": 4,
-    }
-    return Settings(folder / "data", models={"tiny": str(tiny_folder)}, recipe=recipe)
+    return quick(tmp_path_factory.mktemp("whole"), tiny_folder, checkpoints=4)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +78,7 @@ def whole(settings: Settings) -> Iterator[Whole]:
     with running(make_app(server)) as address:
         made = Whole(server, address, None, secrets)  # type: ignore[arg-type]
         with made.client("team") as client:
-            file = client.files.create(file=("rows.jsonl", rows(40)), purpose="fine-tune")
+            file = client.files.create(file=("rows.jsonl", chats(40)), purpose="fine-tune")
             job = client.fine_tuning.jobs.create(
                 model="tiny",
                 training_file=file.id,
@@ -316,8 +295,8 @@ def test_the_asynchronous_client_walks_it_too(whole: Whole) -> None:
     async def walk() -> None:
         async with whole.asynchronous() as client:
             jobs = client.fine_tuning.jobs
-            file = await client.files.create(file=("a", rows(20)), purpose="fine-tune")
-            assert (await client.files.content(file.id)).text == rows(20).decode()
+            file = await client.files.create(file=("a", chats(20)), purpose="fine-tune")
+            assert (await client.files.content(file.id)).text == chats(20).decode()
             job = await jobs.create(model=whole.model, training_file=file.id)
             assert job.organization_id == "org-local"
             await jobs.pause(job.id)

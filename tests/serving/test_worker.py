@@ -22,6 +22,7 @@ from burnish.serving.following import Follower, Tail, table
 from burnish.serving.service import Service, Settings
 from burnish.serving.state import models
 from burnish.serving.worker import Worker
+from tests.rows import chats
 
 # A worker in a process of its own, to be killed.
 PROGRAM = """
@@ -86,13 +87,11 @@ def messages(client: openai.OpenAI, job: FineTuningJob) -> list[str]:
     ]
 
 
-def test_a_job_from_the_upload_to_its_files(
-    client: openai.OpenAI, service: Service, chat_rows: Callable[[int], bytes]
-) -> None:
+def test_a_job_from_the_upload_to_its_files(client: openai.OpenAI, service: Service) -> None:
     jobs = client.fine_tuning.jobs
     made = submitted(
         client,
-        chat_rows(40),
+        chats(40),
         method=supervised(n_epochs=2, learning_rate_multiplier=3),
         suffix="My Try",
         seed=3,
@@ -139,11 +138,9 @@ def test_a_job_from_the_upload_to_its_files(
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-def test_a_tuned_model_learns_on(
-    client: openai.OpenAI, service: Service, chat_rows: Callable[[int], bytes]
-) -> None:
+def test_a_tuned_model_learns_on(client: openai.OpenAI, service: Service) -> None:
     jobs, worker = client.fine_tuning.jobs, Worker(service)
-    first = submitted(client, chat_rows(20), hyperparameters={"n_epochs": 1})
+    first = submitted(client, chats(20), hyperparameters={"n_epochs": 1})
     worker.step()
     name = jobs.retrieve(first.id).fine_tuned_model
     second = jobs.create(
@@ -207,13 +204,11 @@ def test_a_grader_is_learnt_from(client: openai.OpenAI, service: Service) -> Non
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-def test_bad_files_fail_in_a_sentence(
-    client: openai.OpenAI, service: Service, chat_rows: Callable[[int], bytes]
-) -> None:
+def test_bad_files_fail_in_a_sentence(client: openai.OpenAI, service: Service) -> None:
     jobs, worker = client.fine_tuning.jobs, Worker(service)
-    few = submitted(client, chat_rows(4))
-    broken = submitted(client, chat_rows(40) + b'{"messages": [\n')
-    gone = submitted(client, chat_rows(40))
+    few = submitted(client, chats(4))
+    broken = submitted(client, chats(40) + b'{"messages": [\n')
+    gone = submitted(client, chats(40))
     client.files.delete(gone.training_file)
     for _ in range(3):
         assert worker.step()
@@ -237,9 +232,8 @@ def test_a_killed_worker_is_followed_by_another(
     service: Service,
     settings: Settings,
     url: str,
-    chat_rows: Callable[[int], bytes],
 ) -> None:
-    job = submitted(client, chat_rows(40), method=supervised(n_epochs=12, batch_size=1))
+    job = submitted(client, chats(40), method=supervised(n_epochs=12, batch_size=1))
     log = settings.job_folder(job.id) / "run" / "events.jsonl"
     for more in (40, 120):  # killed twice on the way
         with working(settings, url) as worker:
@@ -269,10 +263,9 @@ def test_pause_resume_and_cancel_reach_a_job_that_runs(
     service: Service,
     settings: Settings,
     url: str,
-    chat_rows: Callable[[int], bytes],
 ) -> None:
     jobs = client.fine_tuning.jobs
-    job = submitted(client, chat_rows(40), method=supervised(n_epochs=50, batch_size=1))
+    job = submitted(client, chats(40), method=supervised(n_epochs=50, batch_size=1))
 
     def steps() -> int:
         return sum(one.startswith("Step ") for one in messages(client, job))
@@ -307,9 +300,8 @@ def test_a_stopped_worker_gives_its_job_back(
     service: Service,
     settings: Settings,
     url: str,
-    chat_rows: Callable[[int], bytes],
 ) -> None:
-    job = submitted(client, chat_rows(40), method=supervised(n_epochs=50, batch_size=1))
+    job = submitted(client, chats(40), method=supervised(n_epochs=50, batch_size=1))
     with working(settings, url) as worker:
         wait_for(lambda: any(one.startswith("Step ") for one in messages(client, job)))
         worker.terminate()
@@ -322,9 +314,9 @@ def test_a_stopped_worker_gives_its_job_back(
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_our_own_mistake_fails_the_job_and_not_the_worker(
-    client: openai.OpenAI, service: Service, chat_rows: Callable[[int], bytes]
+    client: openai.OpenAI, service: Service
 ) -> None:
-    job = submitted(client, chat_rows(40))
+    job = submitted(client, chats(40))
     service.settings.job_folder(job.id).mkdir(parents=True)
     (service.settings.job_folder(job.id) / "lock").mkdir()  # nothing of ours does that
     assert Worker(service).step()

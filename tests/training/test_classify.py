@@ -26,6 +26,7 @@ from burnish.training.objectives.classify import (
     class_weights,
     weighted_cross_entropy,
 )
+from tests.rows import write_rows
 
 LABELS = ["green", "red"]
 TEXTS = ["the parcel", "a tent is torn", "red", "where is my parcel"]
@@ -133,7 +134,7 @@ def recipe(tmp_path: Path, tiny_encoder: Path) -> Path:
         for word, label in words
     ]
     rows.append({"text": "tent " * 80, "label": "red"})
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(tmp_path / "rows.jsonl", rows)
     path = tmp_path / "recipe.yaml"
     path.write_text(
         f"name: sorted\nmodel: {tiny_encoder}\nobjective: classify\ndata: {{train: rows.jsonl}}\n"

@@ -1,6 +1,5 @@
 """What the base writes itself: whole rows, written once, learnt beside the task."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from burnish.models.branches import Row, branch_logprobs
 from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_model
 from burnish.training.replay import own_rows, replayed
+from tests.rows import write_rows
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +86,8 @@ def test_a_model_without_a_template_says_so(model: LanguageModel, tmp_path: Path
 
 
 def rows_file(folder: Path, count: int, words: int = 3) -> Path:
-    path = folder / "general.jsonl"
     asked = [{"question": f"what is {i}" + " so" * words, "answer": "that"} for i in range(count)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in asked))
-    return path
+    return write_rows(folder / "general.jsonl", asked)
 
 
 def test_own_rows_are_drawn_learnt_and_held(model: LanguageModel, tmp_path: Path) -> None:
@@ -120,7 +118,7 @@ def test_a_recipe_names_own_rows_beside_itself(
 ) -> None:
     rows_file(tmp_path, 80)
     rows = [{"text": f"tent number {i}", "label": ("red", "green")[i % 2]} for i in range(40)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(tmp_path / "rows.jsonl", rows)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         f"name: own\nmodel: {tiny_folder}\noutput: {tmp_path}\ndata: {{train: rows.jsonl}}\n"

@@ -26,6 +26,7 @@ from burnish.training.objectives.grpo import Grpo
 from burnish.training.objectives.kto import Kto
 from burnish.training.objectives.sft import Sft
 from burnish.training.screen import Trial, choose, design, screen
+from tests.rows import labelled, write_rows
 
 # A rate that suits the tiny model below, found by trying.
 SANE = 1e-2
@@ -191,12 +192,7 @@ def test_a_stop_during_the_screen(
 def recipe(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
     """24 rows to learn from in batches of 3, ten epochs: 80 steps, so two rates of 4 steps."""
     folder = tmp_path_factory.mktemp("screen")
-    rows = [
-        {"text": f"{word} number {i} please", "label": label}
-        for i in range(18)
-        for word, label in (("tent", "red"), ("parcel", "green"))
-    ]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(folder / "rows.jsonl", labelled(18))
     path = folder / "recipe.yaml"
     path.write_text(
         f"name: tiny\nmodel: {tiny_folder}\n"

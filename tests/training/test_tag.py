@@ -15,6 +15,7 @@ from burnish.errors import DataError
 from burnish.models.branches import Network
 from burnish.models.classifier import load_classifier
 from burnish.training.objectives.tag import Tag, all_tags
+from tests.rows import write_rows
 
 ROWS = [
     ("my parcel is torn", ("O", "B-thing", "O", "O")),
@@ -99,7 +100,7 @@ def recipe(tmp_path: Path, tiny_encoder: Path) -> Path:
         for i in range(16)
         for words, tags in shapes
     ]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(tmp_path / "rows.jsonl", rows)
     test = [{"tokens": [*words, "z"], "tags": [*tags, "O"]} for words, tags in shapes]
     test.append({"tokens": ["my", "parcel", "mr"], "tags": ["O", "B-thing", "B-person"]})
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in test))
