@@ -32,3 +32,23 @@ def test_a_folder_is_no_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert f"{tmp_path} is a folder: name a recipe, such as {tmp_path}/recipe.yaml" in (
         capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize("words", [("audit", "verify"), ("alias",), ("keys", "list")])
+def test_a_mistyped_folder_is_no_empty_server(
+    words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "burnish-dta"
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--folder", str(folder)])
+    assert end.value.code == 2
+    assert f"there is no server's database in {folder}: name with" in capsys.readouterr().err
+    assert not folder.exists()
+
+
+def test_what_is_missing_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["keys"])
+    said = capsys.readouterr().err
+    assert "Choose from: make, list, revoke" in said
+    assert said.count("\n") == 1

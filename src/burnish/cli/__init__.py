@@ -84,7 +84,8 @@ def _end_of_click(error: Any) -> None:
     if hasattr(error, "format_message"):
         path = getattr(getattr(error, "ctx", None), "command_path", "burnish")
         path = path if path.startswith("burnish") else f"burnish {path}"
-        _fail(f"{error.format_message().rstrip('.')}: `{path} --help` shows what there is.", 2)
+        said = " ".join(error.format_message().split()).rstrip(".")
+        _fail(f"{said}: `{path} --help` shows what there is.", 2)
     if hasattr(error, "exit_code"):
         raise SystemExit(error.exit_code) from None
     raise error

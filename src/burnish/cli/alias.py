@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from burnish.cli.options import SERVED, DatabaseUrl, Folder, Json
+from burnish.cli.options import SERVED, DatabaseUrl, Folder, Json, service_in
 from burnish.errors import UserError
 
 
@@ -28,13 +28,12 @@ def command(
     as_json: Json = False,
 ) -> None:
     from burnish.serving.aliasing import point
-    from burnish.serving.service import Settings, open_service
     from burnish.serving.state import models
 
     name, equals, target = (alias or "").partition("=")
     if alias is not None and not (name and equals):
         raise UserError(f"{alias!r} names no model", "write NAME=MODEL, or NAME= to remove it")
-    service = open_service(Settings(folder), database)
+    service = service_in(folder, database)
     ours = replace(service, database=service.database.acting("cli"))
     if target:
         said = point(ours, name, target, force=force)

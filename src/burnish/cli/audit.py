@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from burnish.cli.options import SERVED, DatabaseUrl, Folder, Json
+from burnish.cli.options import SERVED, DatabaseUrl, Folder, Json, service_in
 
 
 def command(
@@ -22,9 +22,8 @@ def command(
     as_json: Json = False,
 ) -> None:
     from burnish.serving import audit
-    from burnish.serving.service import Settings, open_service
 
-    service = open_service(Settings(folder), database)
+    service = service_in(folder, database)
     with service.database.reading() as session:
         if action == "export":
             sys.stdout.writelines(audit.export(session))

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from burnish.cli.options import SERVED, DatabaseUrl, Folder, Json
+from burnish.cli.options import SERVED, DatabaseUrl, Folder, Json, service_in
 from burnish.errors import UserError
 
 
@@ -34,10 +34,11 @@ def command(
 
     if action != "list" and not name:
         raise UserError(f"`burnish keys {action}` has no name", "name the key")
-    service = open_service(Settings(folder), database)
+    made = action == "make"  # also before the server's first start
+    service = open_service(Settings(folder), database) if made else service_in(folder, database)
     console = Console(highlight=False)
     with service.database.writing() as session:
-        if action == "make":
+        if made:
             scopes = scope or ["infer", "tune"]
             key, secret = keys.make(session, "cli", name or "", scopes, requests, tokens)
             if project is not None:

@@ -18,7 +18,7 @@ from burnish.run_directory import RunDirectory
 
 if TYPE_CHECKING:  # slow to import, and most verbs serve nothing
     from burnish.serving.process import Engine
-    from burnish.serving.service import Settings
+    from burnish.serving.service import Service, Settings
 
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="a recipe value, as in training.epochs=2")
@@ -103,6 +103,23 @@ def settings_of(
         )
     found = Settings(folder, organization, recipe=recipe)
     return replace(found, models=bases) if bases else found
+
+
+def service_in(folder: Path, database: str | None) -> "Service":
+    """The installation that is there; a mistyped folder is none, and must not look like an empty
+    one.
+
+    Raises:
+        UserError: there is none in the folder, or its database cannot be opened.
+    """
+    from burnish.serving.service import SQLITE, Settings, open_service
+
+    if database is None and not (folder / SQLITE).is_file():
+        raise UserError(
+            f"there is no server's database in {folder}",
+            "name with --folder what `burnish serve` was given, or its --database",
+        )
+    return open_service(Settings(folder), database)
 
 
 def engine_of(engine: str, cluster: str | None) -> "Engine":

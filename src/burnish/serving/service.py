@@ -9,6 +9,8 @@ from burnish.models.sources import BUILT_IN, ENCODER
 from burnish.serving.state.content import Content
 from burnish.serving.state.database import Database
 
+SQLITE = "burnish.db"
+
 
 def _built_in() -> dict[str, str]:
     """Those that write text; the encoder is served beside them and cannot be tuned by a job."""
@@ -62,5 +64,5 @@ def open_service(settings: Settings, url: str | None = None) -> Service:
     """
     folder = settings.folder
     folder.mkdir(parents=True, exist_ok=True)
-    database = Database(url or f"sqlite:///{folder.resolve() / 'burnish.db'}")
+    database = Database(url or f"sqlite:///{folder.resolve() / SQLITE}")
     return Service(settings, database, Content(folder / "content"))
