@@ -129,8 +129,8 @@ def test_where_prose_alone_lost_too_much_the_scale_falls_all_the_same(
     tmp_path: Path, tiny_folder: Path, suite: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The suite gained, so its loss says nothing of how far to go back."""
-    monkeypatch.setattr(Search, "_expected", lambda *_: False)
-    monkeypatch.setattr(Search, "_worst", lambda *_: -1.0)
+    monkeypatch.setattr("burnish.searching.is_expected", lambda *_: False)
+    monkeypatch.setattr("burnish.searching.expected_bound", lambda _: -1.0)
     run = burnish.run(recipe(tmp_path, tiny_folder, suite, 0.02, 99), quiet=True)
     scales = {one.scale for one in run.frontier().candidates if one.drop is not None}
     assert min(scales) < 1

@@ -31,6 +31,7 @@ from burnish.overlaps import Leakage
 from burnish.progress import Bars
 from burnish.recipe import Recipe
 from burnish.retention.budgets import text_rise
+from burnish.retention.frontier import expected_bound, is_expected
 from burnish.retention.ledger import Pair, paired_scores
 from burnish.run_directory import RunDirectory
 from burnish.training.checkpoint import saved_steps
@@ -41,13 +42,6 @@ _BEHIND = 1.1
 _CHECKPOINTS = 2
 # The next scale where the suite lost too much, as a share of the one before.
 _SHORTEST, _LONGEST = 0.25, 0.8
-_Z = 1.96
-# PROBE is 30 % of the suite and CERT 70 %: a standard error there is this many times as large.
-_ON_CERT = math.sqrt(3 / 7)
-# A candidate is worth testing if its bound on CERT is expected to lie inside: one-sided 96 %.
-_BOUND = 1.75
-# The bound on text loss lies above the estimate, by less than this share of the budget leaves.
-_TEXT_BOUND = 0.9
 
 
 class Search:
@@ -145,7 +139,7 @@ class Search:
     def inside(self) -> Candidate | None:
         """The greatest gain of those that are expected to keep every budget."""
         judged = [one for one in self.found.values() if one.drop is not None]
-        kept = [one for one in judged if self._expected(one)]
+        kept = [one for one in judged if is_expected(one, self.budgets)]
         return max(kept, key=lambda one: one.worth or 0.0, default=None)
 
     def _checkpoints(self, attempt: str) -> Iterator[Candidate]:
@@ -185,28 +179,28 @@ class Search:
         """
         candidate = self._judged(self._largest_by_text(start))
         for _ in range(1, self.recipe.choose.trials):
-            if self._expected(candidate) or not has_scale(self.model.module):
+            if is_expected(candidate, self.budgets) or not has_scale(self.model.module):
                 break
-            worst = self._worst(candidate)  # where the suite gained, prose alone lost too much
+            worst = expected_bound(candidate)  # where the suite gained, prose alone lost too much
             shorter = math.sqrt(self.budgets.general / worst) if worst > 0 else _LONGEST
             scale = candidate.scale * min(max(shorter, _SHORTEST), _LONGEST)
             candidate = self._judged(self._screened(self._scaled(start, round(scale, 3))))
         more = self.recipe.choose.largest > 1 and has_scale(self.model.module)
         if candidate.scale == 1 and more and self._spare(candidate):
             beyond = self._screened(self._scaled(start, self.recipe.choose.largest))
-            if self._expected(beyond):
+            if is_expected(beyond, self.budgets):
                 self._judged(beyond)
 
     def _largest_by_text(self, start: Candidate) -> Candidate:
         """By bisection between the base and the checkpoint as trained."""
         best = self._screened(start)
-        if self._expected(best) or not has_scale(self.model.module):
+        if is_expected(best, self.budgets) or not has_scale(self.model.module):
             return best
         low, high = 0.0, 1.0
         for _ in range(self.recipe.choose.trials):
             middle = (low + high) / 2
             found = self._screened(self._scaled(start, middle))
-            low, high = (middle, high) if self._expected(found) else (low, middle)
+            low, high = (middle, high) if is_expected(found, self.budgets) else (low, middle)
             best = found if low == middle or low == 0 else best
         return best
 
@@ -276,25 +270,11 @@ class Search:
         shown = paired_bootstrap(sign * base, sign * own, seed=self.recipe.seed)
         return 100 * sign * float((own - base).mean()), (100 * shown.low, 100 * shown.high)
 
-    def _expected(self, candidate: Candidate) -> bool:
-        """Whether its bounds on CERT are expected to lie inside the budgets, as far as measured."""
-        allowed, rise = self.budgets.text_loss, candidate.text_loss
-        if allowed is not None and rise is not None and rise > _TEXT_BOUND * allowed:
-            return False
-        return candidate.drop is None or self._worst(candidate) < self.budgets.general
-
     def _may_pass(self, candidate: Candidate) -> bool:
         """Whether its estimates lie inside the budgets, whatever their bounds."""
         rise, allowed = candidate.text_loss, self.budgets.text_loss
         prose = allowed is None or rise is None or rise < allowed
         return prose and (candidate.drop or 0.0) < self.budgets.general
-
-    def _worst(self, candidate: Candidate) -> float:
-        """The bound on the suite's drop that is expected on CERT, in points."""
-        assert candidate.drop is not None
-        assert candidate.drop_range is not None
-        low, high = candidate.drop_range
-        return candidate.drop + _BOUND * (high - low) / (2 * _Z) * _ON_CERT
 
     def _spare(self, candidate: Candidate) -> bool:
         allowed = self.budgets.text_loss

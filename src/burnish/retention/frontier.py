@@ -1,6 +1,9 @@
 """Which candidates are tested on CERT, and in which order: from PROBE and validation alone."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
+from statistics import NormalDist
 
 from burnish.candidates import Candidate as Candidate
 from burnish.candidates import Frontier
@@ -8,6 +11,45 @@ from burnish.retention.budgets import Budgets
 
 # A next candidate has to gain this share of the greatest gain more than the one before it.
 _MATTERS = 0.03
+_Z = 1.96
+# PROBE is 30 % of the suite and CERT 70 %: a standard error there is this many times as large.
+_ON_CERT = math.sqrt(3 / 7)
+# A candidate is worth testing if its bound on CERT is expected to lie inside: one-sided 96 %.
+_BOUND = 1.75
+# The bound on text loss lies above the estimate, by less than this share of the budget leaves.
+_TEXT_BOUND = 0.9
+
+
+def expected_bound(candidate: Candidate) -> float:
+    """The bound on the suite's drop that is expected on CERT, in points; PROBE was asked."""
+    assert candidate.drop is not None
+    return candidate.drop + _BOUND * _ON_CERT * _error(candidate)
+
+
+def is_expected(candidate: Candidate, budgets: Budgets) -> bool:
+    """Whether its bounds on CERT are expected to lie inside the budgets, as far as measured."""
+    allowed, rise = budgets.text_loss, candidate.text_loss
+    if allowed is not None and rise is not None and rise > _TEXT_BOUND * allowed:
+        return False
+    return candidate.drop is None or expected_bound(candidate) < budgets.general
+
+
+def chance(candidate: Candidate, budgets: Budgets) -> float:
+    """Of passing on CERT, after what PROBE saw; 0 to 1.
+
+    The bound there differs from the expected one as the drops of two samples do.
+    """
+    if not is_expected(replace(candidate, drop=None), budgets):
+        return 0.0
+    room = budgets.general - expected_bound(candidate)
+    apart = math.hypot(1, _ON_CERT) * _error(candidate)
+    return NormalDist().cdf(room / apart) if apart else float(room > 0)
+
+
+def _error(candidate: Candidate) -> float:
+    """Standard error of the drop on PROBE."""
+    low, high = candidate.drop_range or (0.0, 0.0)
+    return (high - low) / (2 * _Z)
 
 
 def risk(candidate: Candidate, budgets: Budgets) -> float | None:
@@ -45,15 +87,44 @@ def frontier(candidates: Sequence[Candidate], budgets: Budgets) -> list[Candidat
 def order_of_testing(
     candidates: Sequence[Candidate], budgets: Budgets, matters: float = _MATTERS
 ) -> list[Candidate]:
-    """The frontier from the safest to the riskiest, thinned, for a fixed sequence of tests.
+    """A fixed sequence of tests: the thinned frontier of the attempt that promises most.
+
+    A sequence ends at its first failure. Along the scales of one attempt that costs little: where
+    the safer one fails, the riskier ones would, too. A weak candidate of another attempt tells
+    nothing of a healed one, and put before it would only be a chance to fail.
+    """
+    if not 0 <= matters <= 1:
+        raise ValueError(f"matters is {matters}; it is a share of the greatest gain")
+    attempts = dict.fromkeys(one.attempt for one in candidates)
+    orders = [
+        _thinned([one for one in candidates if one.attempt == attempt], budgets, matters)
+        for attempt in attempts
+    ]
+    return max(filter(None, orders), key=lambda order: promise(order, budgets), default=[])
+
+
+def promise(order: Sequence[Candidate], budgets: Budgets) -> float:
+    """The gain that is expected to be certified along an order, in points.
+
+    All pass with the least of their chances, not with the product: they are one adapter.
+    """
+    found = before = 0.0
+    far = 1.0
+    for candidate in order:
+        far = min(far, chance(candidate, budgets))
+        found += far * ((candidate.worth or 0.0) - before)
+        before = candidate.worth or 0.0
+    return found
+
+
+def _thinned(candidates: Sequence[Candidate], budgets: Budgets, matters: float) -> list[Candidate]:
+    """The frontier from the safest to the riskiest, without steps that do not matter.
 
     Along the frontier gain rises with risk. Of candidates within one step of gain, the step being
     `matters` of the greatest gain there, the safest is kept: the others would cost a measurement
     on CERT for a gain that nobody sees. A coarser step makes fewer tests. The steps are counted
     down from the greatest gain, so that the best candidate's own step is always tested.
     """
-    if not 0 <= matters <= 1:
-        raise ValueError(f"matters is {matters}; it is a share of the greatest gain")
     points = frontier(candidates, budgets)
     if not points:
         return []
