@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from burnish.cli import main
+from burnish.errors import InterruptedRunError
 
 
 @pytest.mark.parametrize(
@@ -52,3 +53,17 @@ def test_what_is_missing_is_said_in_one_line(capsys: pytest.CaptureFixture[str])
     said = capsys.readouterr().err
     assert "Choose from: make, list, revoke" in said
     assert said.count("\n") == 1
+
+
+def test_healing_that_was_stopped_goes_on_with_the_same_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise InterruptedRunError("stopped at step 74 of 147")
+
+    monkeypatch.setattr("burnish.pipeline.heal", stop)
+    with pytest.raises(SystemExit) as end:
+        main(["heal", "runs/plain"])
+    assert end.value.code == 130
+    said = "burnish: stopped at step 74 of 147; go on with the same command\n"
+    assert capsys.readouterr().err == said

@@ -129,6 +129,13 @@ def test_an_attempt_that_was_begun_is_gone_on_with(
     assert RunDirectory.open(run / "heal" / begun).manifest().state == "training"
     healed = burnish.heal(run, 10, quiet=True)
     assert attempts(healed)[0] == begun
+    # What an earlier heal trained needs no time for training: it is looked at again.
+    manifest = healed.manifest()
+    manifest.times["train"] = 1e6
+    healed.write_manifest(manifest)
+    names = {path.name for path in (run / "heal").glob("[0-9]*")}
+    again = burnish.heal(run, 10, quiet=True)
+    assert {one.attempt for one in again.frontier().candidates} == {"", *names}
 
 
 def test_a_healthy_run_is_left_as_it_is(tmp_path: Path, tiny_folder: Path, suite: Path) -> None:

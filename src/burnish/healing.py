@@ -224,7 +224,8 @@ def heal(search: Search, minutes: float, train: Train, bars: Bars, *, anew: bool
         settings = lever.settings(recipe, past)
         if settings is None:
             continue
-        if time.monotonic() + lever.share * training + search.seconds_a_look > ends:
+        needed = 0.0 if _is_trained(directory, name) else lever.share * training
+        if time.monotonic() + needed + search.seconds_a_look > ends:
             bars.say(f"[dim]no time is left for {name}, which {lever.words}[/]")
             continue
         bars.say(f"[bold]healing[/] {name}: {lever.words}")
@@ -250,6 +251,12 @@ def _tilt(search: Search, ends: float, bars: Bars) -> None:
         started = time.monotonic()
         search.tilted(slope)
         _log(search, f"slope-{slope:g}", words, started)
+
+
+def _is_trained(run: RunDirectory, attempt: str) -> bool:
+    """By an earlier heal, whose attempts are looked at again."""
+    path = run.path / "heal" / attempt
+    return path.exists() and RunDirectory.open(path).manifest().state == "trained"
 
 
 def _pull(search: Search, lever: Lever, recipe: Recipe, train: Train, bars: Bars) -> None:

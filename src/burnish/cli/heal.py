@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from burnish.cli.options import Json, decision_exit, print_verdict
+from burnish.cli.options import Json, decision_exit, going_on, print_verdict
 
 
 def command(
@@ -21,7 +21,8 @@ def command(
 ) -> None:
     from burnish import pipeline
 
-    directory = pipeline.heal(run, minutes, data=data, model=model, name=name, quiet=as_json)
+    with going_on():
+        directory = pipeline.heal(run, minutes, data=data, model=model, name=name, quiet=as_json)
     pipeline.report(directory)
     print_verdict(directory, as_json=as_json)
     decision_exit(directory)

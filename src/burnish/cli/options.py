@@ -2,7 +2,9 @@
 
 import json
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from burnish.agreement import read_parity
-from burnish.errors import RecipeError, UserError
+from burnish.errors import InterruptedRunError, RecipeError, UserError
 from burnish.run_directory import RunDirectory
 
 if TYPE_CHECKING:  # slow to import, and most verbs serve nothing
@@ -162,6 +164,16 @@ def print_verdict(run: RunDirectory, *, as_json: bool) -> None:
         console.print(following, markup=False)
     if verdict.decision != "release" and (run.path / "frontier.json").exists():
         console.print(f"mend   burnish heal {run.path}", markup=False)
+
+
+@contextmanager
+def going_on() -> Iterator[None]:
+    """For verbs that, stopped, go on where they were when they are given again."""
+    try:
+        yield
+    except (InterruptedRunError, KeyboardInterrupt) as error:
+        print(f"burnish: {str(error) or 'stopped'}; go on with the same command", file=sys.stderr)
+        raise typer.Exit(130) from error
 
 
 def decision_exit(run: RunDirectory) -> None:

@@ -13,7 +13,6 @@ Example: burnish tune recipe.yaml --trials 12
 
 import json
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -22,8 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from burnish.cli.options import DropBad, Json, Name, Output, Set, overrides
-from burnish.errors import InterruptedRunError
+from burnish.cli.options import DropBad, Json, Name, Output, Set, going_on, overrides
 from burnish.recipe import load_recipe
 
 if TYPE_CHECKING:
@@ -42,11 +40,8 @@ def command(
     chosen = load_recipe(recipe, overrides(settings, name, output, drop_bad))
     from burnish.tune import search
 
-    try:
+    with going_on():
         found = search(chosen, trials, quiet=as_json)
-    except (InterruptedRunError, KeyboardInterrupt) as error:
-        print(f"burnish: {error or 'stopped'}; go on with the same command", file=sys.stderr)
-        raise typer.Exit(130) from error
     given = [f"--set={setting}" for setting in settings or ()]
     given += [f"--name={name}"] if name else []
     given += [f"--output={output}"] if output else []
