@@ -1,5 +1,6 @@
 """The server as it is started: refusals, TLS, its log, and an end that keeps its promises."""
 
+import gc
 import json
 import signal
 import socket
@@ -18,7 +19,8 @@ import pytest
 
 from burnish.errors import UserError
 from burnish.serving import keys
-from burnish.serving.listening import Address, check
+from burnish.serving.listening import Address, check, listen
+from burnish.serving.server import open_server
 from burnish.serving.service import Settings, open_service
 
 HELLO: Any = [{"role": "user", "content": "where is my secret parcel"}]
@@ -179,6 +181,27 @@ def test_tls_a_quiet_log_and_an_orderly_end(
     done = [line for line in lines(folder) if line["event"] == "request"]
     assert {line["status"] for line in done} == {200, 404, 503}
     assert done[-1]["generated_tokens"] == 16 * 400
+
+
+def test_collections_pass_over_what_was_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def look(_: object) -> None:
+        seen.extend((gc.get_freeze_count(), len(gc.get_objects())))
+
+    monkeypatch.setattr("uvicorn.Server.run", look)
+    server = open_server(Settings(tmp_path))
+    imported = len(gc.get_objects())
+    try:
+        listen(server, Address())
+    finally:
+        gc.unfreeze()
+        server.close()
+    passed_over, looked_at = seen
+    assert passed_over > 0.9 * imported
+    assert looked_at < 0.1 * imported
 
 
 def wait_for_refusal(client: openai.OpenAI) -> openai.APIStatusError:

@@ -21,7 +21,7 @@ from burnish.serving.engine.vllm import Vllm
 from burnish.serving.prompts import prompt_tokens
 from burnish.serving.state import models, permissions
 from burnish.serving.state.database import Database
-from burnish.serving.state.tables import AliasRow, ModelRow
+from burnish.serving.state.tables import ModelRow
 from burnish.serving.targets import Target
 from burnish.serving.wording import Wording
 
@@ -134,11 +134,8 @@ class Engines:
     def listed(self, project: str | None = None) -> list[Model]:
         """Base models and the encoder, then tuned ones, the oldest first, then aliases."""
         found = [self._shown(name) for name in (*self.bases, EMBEDDER)]
-        rows = [(row.name, row) for row in models.listed(self.database)]
-        aliases = ((alias.name, models.find(self.database, alias.name)) for alias in self._aliases)
-        rows += [(name, row) for name, row in aliases if row is not None]
-        usable = ((n, r) for n, r in rows if permissions.may_use(self.database, r, project))
-        return found + [_tuned(row, name) for name, row in usable]
+        tuned = models.listed(self.database, permissions.usable(project))
+        return found + [_tuned(row, name) for name, row in tuned]
 
     def named(self, name: str, project: str | None = None) -> Model | None:
         """One model, a checkpoint too."""
@@ -192,10 +189,6 @@ class Engines:
             if name not in self._bases:
                 self._bases[name] = self._open(self.bases[name])
             return self._bases[name]
-
-    @property
-    def _aliases(self) -> Sequence[AliasRow]:
-        return models.aliases(self.database)
 
     def _shown(self, name: str) -> Model:
         return Model(id=name, created=self._started, object="model", owned_by=_OWNER)

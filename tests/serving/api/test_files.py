@@ -68,6 +68,19 @@ def test_lists_have_pages_filters_and_two_orders(client: openai.OpenAI) -> None:
         client.files.list(after="file-none")
 
 
+def test_a_list_shows_each_file_as_it_is_retrieved(client: openai.OpenAI) -> None:
+    for name, seconds in (("ü", 3600), ("b", None)):
+        lasts = {"anchor": "created_at", "seconds": seconds} if seconds else openai.omit
+        client.files.create(file=(name, ROWS), purpose="user_data", expires_after=lasts)
+    raw = client.files.with_raw_response
+    listed = raw.list()
+    names = [file.id for file in listed.parse()]
+    alone = ",".join(raw.retrieve(name).text for name in names)
+    ends = f'"first_id":"{names[0]}","last_id":"{names[1]}"'
+    assert listed.text == f'{{"object":"list","data":[{alone}],"has_more":false,{ends}}}'
+    assert listed.headers["content-type"] == "application/json"
+
+
 def test_files_expire(client: openai.OpenAI, service: Service) -> None:
     made = client.files.create(
         file=("a", ROWS),

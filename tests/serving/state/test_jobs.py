@@ -9,7 +9,7 @@ from sqlalchemy import String, cast, event, insert, select, text, update
 from burnish.errors import UserError
 from burnish.serving.api.errors import ApiError
 from burnish.serving.service import Service
-from burnish.serving.state import events, files, jobs, models
+from burnish.serving.state import events, files, jobs, models, permissions
 from burnish.serving.state.database import Database
 from burnish.serving.state.events import Event
 from burnish.serving.state.leases import Lease, LeaseLostError, Result, lease
@@ -186,7 +186,38 @@ def test_aliases_move_only_to_what_is_released(database: Database) -> None:
     models.drop_alias(database, "support")
     models.delete(database, "ft:bad")
     assert models.find(database, "ft:bad") is None
-    assert [row.name for row in models.listed(database)] == ["ft:good", "ft:step"]
+    assert [name for name, _ in models.listed(database)] == ["ft:good", "ft:step"]
+
+
+@pytest.mark.parametrize(
+    ("project", "names"),
+    [
+        (None, ["ft:a", "ft:b", "ft:nobody", "best", "early"]),
+        ("a", ["ft:a", "best", "early"]),
+        ("b", ["ft:b", "early"]),
+        ("c", ["ft:nobody"]),
+        ("d", []),
+    ],
+)
+def test_a_project_lists_what_it_may_use(
+    database: Database, project: str | None, names: list[str]
+) -> None:
+    made = {"base": "tiny", "folder": "x", "created_at": 1}
+    job = {"model": "tiny", "status": "succeeded", "training_file": "file-a", "method": METHOD}
+    with database.writing() as session:
+        for owner in ("a", "b"):
+            session.add(JobRow(f"job-{owner}", **job, seed=1, created_at=1, project=owner))
+            session.add(ModelRow(f"ft:{owner}", job_id=f"job-{owner}", **made))
+        session.add(ModelRow("ft:nobody", job_id=None, **made))
+        session.add(ModelRow("ft:a:step", job_id="job-a", step=1, **made))
+        session.add(ModelRow("ft:gone", job_id="job-b", deleted=True, **made))
+    models.alias(database, "best", "ft:a", force=True)
+    models.alias(database, "early", "ft:a:step", force=True)
+    permissions.grant(database, "ft:a:step", ["b"])
+    permissions.grant(database, "ft:nobody", ["c"])
+    found = models.listed(database, permissions.usable(project))
+    assert [name for name, _ in found] == names
+    assert all(permissions.may_use(database, model, project) for _, model in found)
 
 
 @pytest.fixture

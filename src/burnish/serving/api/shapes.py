@@ -1,5 +1,6 @@
 """Rows as the API's objects: the official client's own types, so that no field is missing."""
 
+from collections.abc import Sequence
 from typing import Any, Generic, Literal, TypeVar
 
 from openai.types import FileObject, Upload
@@ -53,9 +54,11 @@ class Listed(BaseModel, Generic[Item]):
     last_id: str | None = None
 
 
-def a_page(items: list[Item], *, has_more: bool = False) -> dict[str, Any]:
+def a_page(
+    items: Sequence[BaseModel | dict[str, Any]], *, has_more: bool = False
+) -> dict[str, Any]:
     """The page as a list of those items; its ends are named, if it has any."""
-    ends = [getattr(item, "id", None) for item in (items[0], items[-1])] if items else [None, None]
+    ends = [dict(item)["id"] for item in (items[0], items[-1])] if items else [None, None]
     return {
         "object": "list",
         "data": items,
@@ -66,16 +69,25 @@ def a_page(items: list[Item], *, has_more: bool = False) -> dict[str, Any]:
 
 
 def file_of(row: FileRow) -> File:
-    return File(
-        id=row.id,
-        bytes=row.bytes,
-        created_at=row.created_at,
-        filename=row.filename,
-        object="file",
-        purpose=row.purpose,
-        status="processed",
-        expires_at=row.expires_at,
-    )
+    shown = (row.id, row.bytes, row.created_at, row.filename, row.purpose, row.expires_at)
+    return File.model_validate(file_fields(*shown))
+
+
+def file_fields(
+    id: str, bytes: int, created_at: int, filename: str, purpose: str, expires_at: int | None
+) -> dict[str, Any]:
+    """A `File` before it is one, with every field in the same order."""
+    return {
+        "id": id,
+        "bytes": bytes,
+        "created_at": created_at,
+        "filename": filename,
+        "object": "file",
+        "purpose": purpose,
+        "status": "processed",
+        "expires_at": expires_at,
+        "status_details": None,
+    }
 
 
 def upload_of(row: UploadRow, file: FileRow | None = None) -> WholeUpload:

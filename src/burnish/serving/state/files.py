@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable
 
-from sqlalchemy import ColumnElement, exists, or_, select
+from sqlalchemy import ColumnElement, Row, exists, or_, select
 from sqlalchemy.orm import Session
 
 from burnish.serving import audit
@@ -11,11 +11,13 @@ from burnish.serving.api.errors import ApiError, not_found
 from burnish.serving.state.content import Content, Received, TooLongError
 from burnish.serving.state.database import Database
 from burnish.serving.state.names import new_id
-from burnish.serving.state.paging import Cursor, Page, page
+from burnish.serving.state.paging import Cursor, Page, page_of_columns
 from burnish.serving.state.tables import FileRow, PartRow, UploadRow
 
 # Held by who gives bytes their name or removes them, so that neither undoes the other's work.
 CONTENT = "content"
+# What a list shows of a file: id, bytes, created_at, filename, purpose, expires_at.
+Shown = Row[str, int, int, str, str, int | None]
 
 
 def receive(content: Content, pieces: Iterable[bytes], limit: int) -> Received:
@@ -75,12 +77,19 @@ def retrieve(database: Database, name: str) -> FileRow:
     return row
 
 
-def listed(database: Database, cursor: Cursor, purpose: str | None = None) -> Page[FileRow]:
-    asked = select(FileRow).where(_lives())
+def listed(database: Database, cursor: Cursor, purpose: str | None = None) -> Page[Shown]:
+    asked = select(
+        FileRow.id,
+        FileRow.bytes,
+        FileRow.created_at,
+        FileRow.filename,
+        FileRow.purpose,
+        FileRow.expires_at,
+    ).where(_lives())
     if purpose is not None:
         asked = asked.where(FileRow.purpose == purpose)
     with database.reading() as session:
-        return page(session, FileRow, asked, cursor)
+        return page_of_columns(session, FileRow, asked, cursor)
 
 
 def delete(database: Database, content: Content, name: str) -> None:

@@ -69,7 +69,7 @@ def by_status(database: Database) -> dict[str, int]:
     """How many jobs there are of each status."""
     asked = select(JobRow.status, func.count()).group_by(JobRow.status)
     with database.reading() as session:
-        return dict(session.execute(asked).tuples().all())
+        return dict(session.execute(asked).all())
 
 
 def cancel(database: Database, name: str) -> JobRow:

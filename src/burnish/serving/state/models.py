@@ -2,7 +2,7 @@
 
 import time
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from burnish.errors import UserError
@@ -28,11 +28,20 @@ def find(database: Database, name: str) -> ModelRow | None:
         return _living(session, alias.target if alias else name)
 
 
-def listed(database: Database) -> list[ModelRow]:
-    """Finished models, the oldest first; checkpoints are listed by their job."""
-    asked = select(ModelRow).where(ModelRow.step.is_(None), ModelRow.deleted.is_(False))
+def listed(database: Database, *usable: ColumnElement[bool]) -> list[tuple[str, ModelRow]]:
+    """Names and the models behind them, of those for which the conditions hold.
+
+    First finished models, the oldest first, then aliases; checkpoints are listed by their job.
+    """
+    shown = (ModelRow.deleted.is_(False), *usable)
+    own = select(ModelRow.name, ModelRow).where(ModelRow.step.is_(None), *shown)
+    other = select(AliasRow.name, ModelRow).join(ModelRow, ModelRow.name == AliasRow.target)
     with database.reading() as session:
-        return list(session.scalars(asked.order_by(ModelRow.seq)))
+        return [
+            (name, model)
+            for asked in (own.order_by(ModelRow.seq), other.where(*shown).order_by(AliasRow.name))
+            for name, model in session.execute(asked)
+        ]
 
 
 def checkpoints(database: Database, job_id: str, cursor: Cursor) -> Page[ModelRow]:

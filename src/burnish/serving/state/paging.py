@@ -2,22 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, TypeVarTuple
 
-from sqlalchemy import ColumnElement, Select, select
+from sqlalchemy import ColumnElement, Row, Select, select
 from sqlalchemy.orm import Session
 
 from burnish.serving.api.errors import invalid
-from burnish.serving.state.tables import Table
 
-Row = TypeVar("Row", bound=Table)
+Entry = TypeVar("Entry")
+Columns = TypeVarTuple("Columns")
 
 
 @dataclass(frozen=True, slots=True)
-class Page(Generic[Row]):
+class Page(Generic[Entry]):
     """Some rows in order, and whether there are more after them."""
 
-    rows: Sequence[Row]
+    rows: Sequence[Entry]
     has_more: bool
 
 
@@ -33,11 +33,11 @@ class Cursor:
 def page(
     session: Session,
     table: Any,
-    asked: Select[Row],
+    asked: Select[Entry],
     cursor: Cursor,
     key: str = "id",
     along: Any = None,
-) -> Page[Row]:
+) -> Page[Entry]:
     """The page of `asked`, a query on `table` without order, that the cursor points to.
 
     Rows are told apart by `seq`, so a page is one walk along an index. `key` names the column that
@@ -47,6 +47,26 @@ def page(
     Raises:
         ApiError: there is no such row to begin after.
     """
+    walk = _walk(session, table, asked, cursor, key, along)
+    return _cut(session.scalars(walk).all(), cursor)
+
+
+def page_of_columns(
+    session: Session, table: Any, asked: Select[*Columns], cursor: Cursor
+) -> Page[Row[*Columns]]:
+    """The same of a query for single columns, which a long page is made of much faster."""
+    return _cut(session.execute(_walk(session, table, asked, cursor)).all(), cursor)
+
+
+def _walk(
+    session: Session,
+    table: Any,
+    asked: Select[*Columns],
+    cursor: Cursor,
+    key: str = "id",
+    along: Any = None,
+) -> Select[*Columns]:
+    """One row more than the page has, which says whether another page follows."""
     column: ColumnElement[int] = table.seq if along is None else along
     if cursor.after is not None:
         place = session.scalar(select(table.seq).where(getattr(table, key) == cursor.after))
@@ -54,5 +74,8 @@ def page(
             raise invalid(f"Invalid cursor: there is no {cursor.after!r} to list after.", "after")
         asked = asked.where(column > place if cursor.ascending else column < place)
     ordered = asked.order_by(column.asc() if cursor.ascending else column.desc())
-    rows = session.scalars(ordered.limit(cursor.limit + 1)).all()
+    return ordered.limit(cursor.limit + 1)
+
+
+def _cut(rows: Sequence[Entry], cursor: Cursor) -> Page[Entry]:
     return Page(rows[: cursor.limit], len(rows) > cursor.limit)

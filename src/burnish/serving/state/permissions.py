@@ -8,7 +8,7 @@ that name its project in a permission of their own. A model's permission is not 
 import time
 from collections.abc import Sequence
 
-from sqlalchemy import exists, or_, select
+from sqlalchemy import ColumnElement, exists, or_, select, true
 
 from burnish.serving import audit
 from burnish.serving.api.errors import model_not_found, not_found
@@ -80,12 +80,20 @@ def may_use(database: Database, model: ModelRow, project: str | None) -> bool:
     """Whether keys of a project may use the model; None stands for the organization."""
     if project is None:
         return True
-    made = exists().where(JobRow.id == model.job_id, JobRow.project == project)
-    shared = exists().where(
-        PermissionRow.checkpoint == model.name, PermissionRow.project_id == project
-    )
+    asked = select(ModelRow.seq).where(ModelRow.seq == model.seq, usable(project))
     with database.reading() as session:
-        return bool(session.scalar(select(or_(made, shared))))
+        return session.scalar(asked) is not None
+
+
+def usable(project: str | None) -> ColumnElement[bool]:
+    """The same as a condition on models, so that a list asks for all of them at once."""
+    if project is None:
+        return true()
+    made = exists().where(JobRow.id == ModelRow.job_id, JobRow.project == project)
+    shared = exists().where(
+        PermissionRow.checkpoint == ModelRow.name, PermissionRow.project_id == project
+    )
+    return or_(made, shared)
 
 
 def _check(database: Database, checkpoint: str) -> None:
