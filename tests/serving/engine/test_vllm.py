@@ -1,11 +1,12 @@
 """The vLLM backend against a server that speaks vLLM's routes over our own engine.
 
-It is no vLLM: it holds what we send and read to vLLM's protocol as its source has it, and to the
-engine's own answers.
+It is no vLLM: it holds what we send and read to what vLLM 0.32 was seen to take and to answer, and
+to the engine's own answers.
 """
 
 import asyncio
 import json
+import shutil
 import threading
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
@@ -16,16 +17,18 @@ import openai
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from llguidance.hf import from_tokenizer
 
-from burnish.errors import UserError
+from burnish.errors import ModelError, UserError
 from burnish.models.language_model import LanguageModel
 from burnish.serving.api.app import make_app
 from burnish.serving.api.errors import ApiError
 from burnish.serving.engine.engine import Backend, Engine
-from burnish.serving.engine.grammar import schema_grammar
+from burnish.serving.engine.grammar import Calls, call_grammar, schema_grammar
 from burnish.serving.engine.requests import Ask, Draw, Drawn, Piece
 from burnish.serving.engine.vllm import Vllm
 from burnish.serving.engines import behind_vllm
+from burnish.serving.prompts import tool_calls
 from burnish.serving.server import open_server, opener
 from burnish.serving.service import Settings
 from tests.serving.conftest import running
@@ -35,7 +38,7 @@ KNOWN = {
     "model", "prompt", "max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty",
     "frequency_penalty", "presence_penalty", "stop", "seed", "logit_bias", "stream",
     "stream_options", "logprobs", "return_tokens_as_token_ids", "echo", "return_token_ids",
-    "response_format",
+    "response_format", "structured_outputs",
 }  # fmt: skip
 SCHEMA = {
     "type": "object",
@@ -50,6 +53,7 @@ class StandIn:
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.loaded, self.given_up = engine, dict[str, str](), threading.Event()
+        self.end: str | None = None  # in place of the true one
         self.app = FastAPI()
         self.app.get("/v1/models")(self.models)
         self.app.post("/v1/load_lora_adapter", response_model=None)(self.load)
@@ -63,6 +67,9 @@ class StandIn:
         given = await request.json()
         if given["lora_name"] in self.loaded:
             return self.error(400, "The lora adapter has already been loaded.")
+        folder = Path(given["lora_path"])
+        if not folder.is_absolute() or not folder.is_dir():
+            return self.error(404, f"No adapter found for {folder}")
         self.loaded[given["lora_name"]] = given["lora_path"]
         return Response("Success")
 
@@ -71,10 +78,15 @@ class StandIn:
         assert body.keys() <= KNOWN
         if body["model"] not in ("base", *self.loaded):
             return self.error(404, "The model does not exist.")
+        if not 0 < body["top_p"] <= 1:
+            return self.error(400, "top_p must be in (0, 1]")
+        if body["seed"] is not None and not -1 < body["seed"] < 1 << 63:
+            return self.error(400, "Input should be less than or equal to 9223372036854775807")
         return StreamingResponse(self.stream(body), media_type="text/event-stream")
 
     def error(self, status: int, message: str) -> Response:
-        return JSONResponse({"error": {"message": message}}, status)
+        said = {"message": message, "type": "BadRequestError", "param": None, "code": status}
+        return JSONResponse({"error": said}, status)
 
     async def stream(self, body: dict[str, Any]) -> AsyncIterator[str]:
         with self.engine.submit(self.ask(body)) as answer:
@@ -83,7 +95,7 @@ class StandIn:
                     if piece.end and piece.used:
                         usage = {
                             "prompt_tokens": piece.used.prompt,
-                            "completion_tokens": piece.used.drawn,
+                            "completion_tokens": max(1, piece.used.drawn + self.held(body)),
                             "prompt_tokens_details": {"cached_tokens": piece.used.cached},
                         }
                     yield self.event({"choices": [self.choice(piece, body)]})
@@ -96,13 +108,21 @@ class StandIn:
     def event(self, chunk: dict[str, Any]) -> str:
         return f"data: {json.dumps(chunk)}\n\n"
 
+    def held(self, body: dict[str, Any]) -> bool:
+        """To a grammar, behind whose end vLLM draws the stop token, too."""
+        return not body.keys().isdisjoint({"response_format", "structured_outputs"})
+
     def choice(self, piece: Piece, body: dict[str, Any]) -> dict[str, Any]:
-        by_token = piece.end == "stop" and not body["stop"] and "response_format" not in body
+        by_token = piece.end == "stop" and not body["stop"]
         drawn = [*piece.prompt, *piece.drawn]
         drawn += [Drawn(next(iter(self.engine.stops)), -0.1)] if by_token else []
-        found: dict[str, Any] = {"index": 0, "text": piece.text, "finish_reason": piece.end}
+        found: dict[str, Any] = {
+            "index": 0,
+            "text": piece.text,
+            "finish_reason": piece.end and (self.end or piece.end),
+        }
         found["token_ids"] = [one.token for one in drawn[len(piece.prompt) :]]
-        found["stop_reason"] = None if by_token else (body["stop"] or ["}"])[0]
+        found["stop_reason"] = None if by_token or not piece.end else next(iter(body["stop"]), None)
         if "logprobs" in body:
             found["logprobs"] = {
                 "tokens": [f"token_id:{one.token}" for one in drawn],
@@ -115,18 +135,22 @@ class StandIn:
         return found
 
     def ask(self, body: dict[str, Any]) -> Ask:
+        tokenizer = self.engine.model.tokenizer
         schema = body.get("response_format", {}).get("json_schema", {}).get("schema")
+        grammar = schema_grammar(tokenizer, schema) if schema else None
+        if calls := body.get("structured_outputs"):
+            grammar = Calls(from_tokenizer(tokenizer), calls["grammar"])
         draw = Draw(
             max_tokens=body["max_tokens"],
             temperature=body["temperature"],
-            top_p=body["top_p"],
+            top_p=0.0 if body["top_k"] == 1 else body["top_p"],
             seed=body["seed"],
             stop=tuple(body["stop"]),
             frequency_penalty=body["frequency_penalty"],
             presence_penalty=body["presence_penalty"],
             bias={int(token): value for token, value in (body["logit_bias"] or {}).items()},
             top_logprobs=body.get("logprobs"),
-            grammar=schema_grammar(self.engine.model.tokenizer, schema) if schema else None,
+            grammar=grammar,
         )
         adapter = self.loaded.get(body["model"])
         return Ask(tuple(body["prompt"]), draw, adapter, bool(body.get("echo")))
@@ -181,6 +205,8 @@ def test_answers_are_those_of_the_engine(
     tokens = tuple(model.tokenizer("where is my parcel")["input_ids"])
     plain = answer(local, Ask(tokens, Draw(**greedy)))["text"]
     likely = answer(local, Ask(tokens, Draw(**greedy, top_logprobs=0)))["tokens"][0][0]
+    functions = [{"name": "find", "parameters": SCHEMA}]
+    calls = call_grammar(model.tokenizer, functions, several=False)
     asks = [
         Ask(tokens, Draw(**greedy)),
         Ask(tokens, Draw(**greedy, top_logprobs=3)),
@@ -189,19 +215,32 @@ def test_answers_are_those_of_the_engine(
         Ask(tokens, Draw(max_tokens=0, top_logprobs=1), prompt_logprobs=True),
         Ask(tokens, Draw(max_tokens=0)),
         Ask(tokens, Draw(max_tokens=12, temperature=1.3, top_p=0.8, seed=7)),
+        Ask(tokens, Draw(max_tokens=12, top_p=0.0, seed=7)),
         Ask(tokens, Draw(**greedy, frequency_penalty=1.5, presence_penalty=0.5)),
         Ask(tokens, Draw(**greedy, stop=(plain[3:6],))),
         Ask(tokens, Draw(**greedy, bias={likely: -100.0})),
         Ask(tokens, Draw(**greedy, bias={next(iter(local.stops)): 100.0}, top_logprobs=1)),
+        Ask(tokens, Draw(max_tokens=90, grammar=calls, top_logprobs=0, seed=1)),
         Ask(tokens, Draw(max_tokens=90, grammar=schema_grammar(model.tokenizer, SCHEMA), seed=1)),
     ]
     found = [answer(remote, ask) for ask in asks]
     for own, ask in zip(found, asks, strict=True):
         expected = answer(local, ask)
-        assert own == expected | {"logprobs": pytest.approx(expected["logprobs"], abs=1e-4)}
+        prompt, drawn = expected["used"]
+        assert own == expected | {
+            "logprobs": pytest.approx(expected["logprobs"], abs=1e-4),
+            "used": (prompt, drawn + (ask.draw.grammar is not None)),
+        }
     assert len({one["text"] for one in found}) > 5
     assert json.loads(found[-1]["text"])["a"] in ("x", "y")
+    assert tool_calls(found[-2]["text"])[1][0].name == "find"
     assert remote.counters().generated == sum(one["used"][1] for one in found)
+
+
+@pytest.mark.parametrize("seed", [-1, 1 << 70])
+def test_any_seed_is_one(remote: Vllm, seed: int) -> None:
+    ask = Ask((5, 6, 7), Draw(max_tokens=12, temperature=1.3, seed=seed))
+    assert answer(remote, ask) == answer(remote, ask)
 
 
 def test_an_adapter_is_loaded_once_and_again_where_it_was_forgotten(
@@ -217,6 +256,29 @@ def test_an_adapter_is_loaded_once_and_again_where_it_was_forgotten(
     stand_in.loaded.clear()  # vLLM began anew
     assert answer(remote, ask)["text"] == first["text"]
     assert list(stand_in.loaded) == [name]
+
+
+def test_an_adapter_is_named_by_its_whole_path(
+    stand_in: StandIn, remote: Vllm, adapters: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(adapters["plain"])
+    monkeypatch.chdir(folder.parent)
+    answer(remote, Ask((5,), Draw(max_tokens=1), adapter=folder.name))
+    answer(remote, Ask((5,), Draw(max_tokens=1), adapter=str(folder)))
+    assert list(stand_in.loaded.values()) == [str(folder)]
+
+
+def test_an_adapter_that_is_not_loaded_is_said_with_the_reason(
+    remote: Vllm, adapters: dict[str, str], tmp_path: Path
+) -> None:
+    late = tmp_path / "late"
+    ask = Ask((5,), Draw(max_tokens=1), adapter=str(late))
+    with pytest.raises(
+        ModelError, match=r"\(No adapter found for .*late\): let it see that folder"
+    ):
+        answer(remote, ask)
+    shutil.copytree(adapters["plain"], late)
+    assert answer(remote, ask)["end"] == "length"
 
 
 def test_an_answer_that_nobody_reads_is_given_up(stand_in: StandIn, remote: Vllm) -> None:
@@ -235,10 +297,28 @@ def test_a_server_that_is_gone_is_said(url: str, remote: Vllm) -> None:
     assert error.value.status == 503
     with pytest.raises(ApiError, match="maximum context length is 512 tokens"):
         remote.submit(Ask((5,) * 600, Draw(max_tokens=1)))
-    with pytest.raises(ApiError, match="a JSON schema only"):
+    with pytest.raises(ApiError, match="calls of tools only"):
         remote.submit(Ask((5,), Draw(max_tokens=1, grammar=lambda: pytest.fail("never drawn"))))
     with pytest.raises(UserError, match="does not answer as a vLLM server does"):
+        Vllm(url.replace("/v1", "/v2"), 10)
+    with pytest.raises(ApiError, match="The model server does not answer") as error:
         Vllm("http://127.0.0.1:9/v1", 10)
+    assert error.value.status == 503
+
+
+def test_what_it_refuses_is_the_asker_s_to_mend(
+    remote: Vllm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("burnish.serving.engine.vllm._SEED", 80)
+    with pytest.raises(ApiError, match="refused: Input should be less than") as error:
+        answer(remote, Ask((5,), Draw(max_tokens=1, seed=1 << 70)))
+    assert error.value.status == 400
+
+
+def test_an_answer_that_it_gives_up_is_none(stand_in: StandIn, remote: Vllm) -> None:
+    stand_in.end = "abort"
+    with pytest.raises(ApiError, match="broke off its answer"):
+        answer(remote, Ask((5,), Draw(max_tokens=2)))
 
 
 def test_the_routes_hand_on(url: str, tiny_folder: Path, tmp_path: Path) -> None:

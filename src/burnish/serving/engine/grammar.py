@@ -75,6 +75,17 @@ class Schema:
         return JsonGrammar(self.tokens, self.compiled)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Calls:
+    """Calls of tools, as a grammar in llguidance's dialect of Lark; called, one answer's."""
+
+    tokens: LLTokenizer
+    lark: str
+
+    def __call__(self) -> Grammar:
+        return JsonGrammar(self.tokens, LLMatcher.grammar_from_lark(self.lark))
+
+
 def json_grammar(tokenizer: Any) -> Callable[[], Grammar]:
     """Any JSON object; one grammar an answer is made by calling the result."""
     return schema_grammar(tokenizer, {"type": "object"})
@@ -117,10 +128,10 @@ def call_grammar(
         given = function.get("parameters") or {"type": "object"}
         schema = json.dumps({**given, "x-guidance": _AS_TEMPLATES})
         lines.append(f"call_{place}: {opening} %json {schema} {json.dumps(_CLOSING)}")
-    compiled = LLMatcher.grammar_from_lark("\n".join(lines))
-    if error := LLMatcher.validate_grammar(compiled, tokens):
+    lark = "\n".join(lines)
+    if error := LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(lark), tokens):
         raise UserError(f"the tools cannot be used ({_first_line(error)})", "simplify them")
-    return lambda: JsonGrammar(tokens, compiled)
+    return Calls(tokens, lark)
 
 
 @lru_cache(_SCHEMAS)

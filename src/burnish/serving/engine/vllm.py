@@ -1,8 +1,8 @@
 """A vLLM server that computes the answers, for GPUs; routes, names, limits and logs stay ours.
 
-Prompts go as token ids and come back as token ids, so what a template makes of messages, and what
-tokens read like, is decided here alone. Tuned models are loaded there by the folder of their
-adapter: vLLM has to see the same folders, and to run with --enable-lora and
+Prompts go as token ids and answers come back as such beside their text, so what a template makes of
+messages, and what a single token reads like, is decided here alone. Tuned models are loaded there
+by the folder of their adapter: vLLM has to see the same folders, and to run with --enable-lora and
 VLLM_ALLOW_RUNTIME_LORA_UPDATING=True. A key, where it wants one, is read from VLLM_API_KEY.
 """
 
@@ -12,16 +12,17 @@ import json
 import os
 import threading
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx2
 
-from burnish.errors import UserError
+from burnish.errors import ModelError, UserError
 from burnish.serving.api.errors import ApiError, invalid
 from burnish.serving.engine.engine import Counters, check, overloaded
-from burnish.serving.engine.grammar import Schema
+from burnish.serving.engine.grammar import Calls, Schema
 from burnish.serving.engine.requests import Ask, Draw, Drawn, Piece, Used
 from burnish.serving.engine.stream import Answering
 
@@ -29,6 +30,10 @@ from burnish.serving.engine.stream import Answering
 _MOST = 512
 # Seconds in which a connection comes about; an answer may take as long as it takes.
 _CONNECT = 10.0
+# Bits of a seed that vLLM takes; -1 means none to it.
+_SEED = 63
+# Characters of an error that are handed on.
+_SAID = 300
 
 
 class Vllm:
@@ -39,7 +44,8 @@ class Vllm:
         vocabulary: tokens of its model.
 
     Raises:
-        UserError: the server does not answer as vLLM does.
+        ApiError: the server does not answer.
+        UserError: it does not answer as vLLM does.
     """
 
     def __init__(self, url: str, vocabulary: int) -> None:
@@ -94,10 +100,13 @@ class Vllm:
             reply.raise_for_status()
             card = next(one for one in reply.json()["data"] if not one.get("parent"))
             return str(card["id"]), int(card["max_model_len"])
+        except httpx2.TransportError as error:  # it may be about to begin
+            raise _silent(error) from error
         except (httpx2.HTTPError, ValueError, TypeError, KeyError, StopIteration) as error:
             raise UserError(
                 f"{self.url} does not answer as a vLLM server does ({error!r})",
-                "start it with `vllm serve MODEL --enable-lora`, and give its URL with /v1",
+                "start it with `vllm serve MODEL --enable-lora`, give its URL with /v1, and its "
+                "key as VLLM_API_KEY",
             ) from error
 
     def _begin(self, ask: Ask, wanted: dict[str, Any], answering: Answering) -> None:
@@ -113,7 +122,7 @@ class Vllm:
                         return  # the connection is closed, at which vLLM gives the answer up
                     answering.put(piece)
         except httpx2.HTTPError as error:
-            answering.put(overloaded(f"The model server does not answer ({type(error).__name__})."))
+            answering.put(_silent(error))
         except asyncio.CancelledError:
             answering.put(overloaded("The server is shutting down."))
         except Exception as error:
@@ -127,7 +136,7 @@ class Vllm:
         async with aclosing(self._chunks(ask.adapter, wanted)) as chunks:
             async for chunk in chunks:
                 if usage := chunk.get("usage"):
-                    used = self._count(usage)
+                    used = self._count(usage, ask.draw.max_tokens)
                 for choice in chunk["choices"]:
                     piece = _piece(choice, ask.draw.top_logprobs, left)
                     left -= len(piece.prompt)
@@ -136,7 +145,7 @@ class Vllm:
                     else:
                         yield piece
         if last is None:
-            raise overloaded("The model server broke off its answer.")
+            raise _broken()
         yield replace(last, used=used)
 
     async def _chunks(
@@ -163,21 +172,27 @@ class Vllm:
             self._loaded[adapter] = asyncio.ensure_future(self._load(adapter))
         try:
             return await asyncio.shield(self._loaded[adapter])
-        except (httpx2.HTTPError, ApiError):
+        except Exception:
             self._loaded.pop(adapter, None)  # the next one tries again
             raise
 
     async def _load(self, adapter: str) -> str:
-        name = f"burnish-{hashlib.sha256(adapter.encode()).hexdigest()[:16]}"
-        given = {"lora_name": name, "lora_path": adapter}
+        folder = Path(adapter).resolve()  # vLLM was started elsewhere
+        name = f"burnish-{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}"
+        given = {"lora_name": name, "lora_path": str(folder)}
         reply = await self._client.post(f"{self.url}/load_lora_adapter", json=given)
-        if "already been loaded" not in reply.text:
-            await _sound(reply)
+        if not reply.is_success and "already been loaded" not in reply.text:
+            raise ModelError(
+                f"vLLM did not load the adapter {folder} ({await _said(reply)})",
+                "let it see that folder, and run it with --enable-lora, a --max-lora-rank of "
+                "the adapter's rank or more, and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True",
+            )
         return name
 
-    def _count(self, usage: Mapping[str, Any]) -> Used:
+    def _count(self, usage: Mapping[str, Any], most: int) -> Used:
+        """vLLM draws a token even where only the prompt's are wanted."""
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-        used = Used(usage["prompt_tokens"], cached, usage["completion_tokens"])
+        used = Used(usage["prompt_tokens"], cached, min(usage["completion_tokens"], most))
         sums = self._counted
         self._counted = Used(
             sums.prompt + used.prompt, sums.cached + used.cached, sums.drawn + used.drawn
@@ -200,14 +215,14 @@ def _wanted(ask: Ask) -> dict[str, Any]:
         "prompt": list(ask.prompt),
         "max_tokens": draw.max_tokens,
         "temperature": draw.temperature,
-        "top_p": draw.top_p,
-        "top_k": -1,
+        "top_p": draw.top_p or 1.0,
+        "top_k": -1 if draw.top_p else 1,  # at top_p 0, which vLLM refuses, the likeliest is left
         "min_p": 0.0,
         "repetition_penalty": 1.0,
         "frequency_penalty": draw.frequency_penalty,
         "presence_penalty": draw.presence_penalty,
         "stop": list(draw.stop),
-        "seed": draw.seed,
+        "seed": None if draw.seed is None else draw.seed % (1 << _SEED),
         "logit_bias": {str(token): value for token, value in draw.bias.items()} or None,
         "stream": True,
         "stream_options": {"include_usage": True},
@@ -223,19 +238,28 @@ def _wanted(ask: Ask) -> dict[str, Any]:
 def _format(draw: Draw) -> dict[str, Any]:
     """
     Raises:
-        ApiError: the grammar is more than a JSON schema.
+        ApiError: the grammar is neither a JSON schema nor calls of tools.
     """
-    if draw.grammar is None:
-        return {}
-    if not isinstance(draw.grammar, Schema):
-        raise invalid("The backend vllm can hold an answer to a JSON schema only.")
-    named = {"name": "answer", "schema": dict(draw.grammar.schema)}
-    return {"response_format": {"type": "json_schema", "json_schema": named}}
+    match draw.grammar:
+        case None:
+            return {}
+        case Schema(schema=schema):
+            named = {"name": "answer", "schema": dict(schema)}
+            return {"response_format": {"type": "json_schema", "json_schema": named}}
+        case Calls(lark=lark):
+            return {"structured_outputs": {"grammar": lark}}
+    raise invalid("The backend vllm can hold an answer to a JSON schema or calls of tools only.")
 
 
 def _piece(choice: Mapping[str, Any], top: int | None, left: int) -> Piece:
-    """`left` tokens of the prompt are still to come before those of the answer."""
+    """`left` tokens of the prompt are still to come before those of the answer.
+
+    Raises:
+        ApiError: vLLM gave the answer up.
+    """
     said, end = choice.get("logprobs") or {}, choice.get("finish_reason")
+    if end not in (None, "stop", "length"):
+        raise _broken()
     drawn = [Drawn(token) for token in choice.get("token_ids") or ()]
     if said:
         parts = (said["tokens"], said["token_logprobs"], said["top_logprobs"])
@@ -246,7 +270,6 @@ def _piece(choice: Mapping[str, Any], top: int | None, left: int) -> Piece:
     prompt, drawn = drawn[:left], drawn[left:]
     if end == "stop" and not isinstance(choice.get("stop_reason"), str):
         drawn = drawn[:-1]  # the stop token, which is in no piece
-    end = end if end in (None, "length") else "stop"
     return Piece(choice["text"], tuple(drawn), end, tuple(prompt))
 
 
@@ -282,5 +305,23 @@ async def _sound(reply: httpx2.Response) -> None:
         return
     if reply.status_code >= 500:
         raise overloaded("The model server had an error.")
-    said = (await reply.aread()).decode(errors="replace")[:300]
-    raise ApiError(500, f"The model server refused: {said}", kind="server_error")
+    refused = f"The model server refused: {await _said(reply)}"
+    if reply.status_code == 400:
+        raise invalid(refused)
+    raise ApiError(500, refused, kind="server_error")
+
+
+async def _said(reply: httpx2.Response) -> str:
+    """What an error says, at most a few lines of it."""
+    text = (await reply.aread()).decode(errors="replace")
+    with suppress(ValueError, TypeError, KeyError):  # a proxy's words are no such JSON
+        text = str(json.loads(text)["error"]["message"])
+    return text[:_SAID]
+
+
+def _silent(error: httpx2.HTTPError) -> ApiError:
+    return overloaded(f"The model server does not answer ({type(error).__name__}).")
+
+
+def _broken() -> ApiError:
+    return overloaded("The model server broke off its answer.")
