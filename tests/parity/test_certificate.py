@@ -32,7 +32,7 @@ from tests.serving.conftest import running
 needs_llama_cpp = pytest.mark.skipif(
     importlib.util.find_spec("xllamacpp") is None, reason="xllamacpp is not installed"
 )
-TUNED = "ft:tiny:local::x"
+TUNED = "ft:tiny:local:cat:x"
 
 
 def voice(parity: Parity, name: Voice) -> Comparison:
@@ -228,8 +228,12 @@ def test_other_prompts_are_asked_and_not_kept(run: RunDirectory, tmp_path: Path)
 
 
 def test_the_verb_prints_a_table_and_what_is_next(
-    run: RunDirectory, capsys: pytest.CaptureFixture[str]
+    run: RunDirectory, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    with served(run, tiny_folder) as url, pytest.raises(SystemExit) as ended:
+        main(["parity", str(run.path), "--url", url, "--model", TUNED])
+    assert ended.value.code == 0
+    assert f"the endpoint {TUNED} at" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(SystemExit) as ended:
         main(["parity", str(run.path)])
     said = capsys.readouterr().out

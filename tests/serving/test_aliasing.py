@@ -16,7 +16,7 @@ from burnish.serving.state.tables import ModelRow
 from tests.parity.conftest import judged as judged
 from tests.parity.test_certificate import break_weights
 
-NAME = "ft:tiny:local::x"
+NAME = "ft:tiny:local:cat:x"
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_a_difference_blocks_unless_forced(
     main(["alias", f"support={NAME}", "--folder", str(tmp_path / "data"), "--force"])
     told = capsys.readouterr()
     assert "forced, although: The reloaded weights" in told.err
-    assert "(forced)" in told.out
+    assert told.out == f"support  {NAME}  (forced)\n"
 
 
 def test_a_missing_certificate_is_said(service: Service, run: RunDirectory) -> None:

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from burnish.cli.options import SERVED, DatabaseUrl, Folder, Json
 from burnish.errors import UserError
@@ -49,4 +48,4 @@ def command(
         return
     for row in rows:
         forced = "  (forced)" if row.forced else ""
-        Console(highlight=False).print(f"{row.name}  {row.target}{forced}", markup=False)
+        print(f"{row.name}  {row.target}{forced}")

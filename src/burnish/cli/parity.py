@@ -52,7 +52,7 @@ def command(
 
 
 def _print(run: str, parity: "Parity", url: str | None) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)  # `:cat:` may stand in a model's name
     console.width = max(console.width, 110)
     console.print(_table(parity))
     colour = "red" if parity.difference else "green"
