@@ -30,7 +30,8 @@ from interrupt import tiny_model
 from serve_programs import burnish, free_port, serving
 from sqlalchemy import insert
 
-from burnish.serving.keys import confine, make
+from burnish.serving.keys import confine
+from burnish.serving.keys import make as make_key
 from burnish.serving.service import Service, Settings, open_service
 from burnish.serving.state.tables import (
     EventRow,
@@ -242,8 +243,8 @@ class Asker:
 def secrets_of(service: Service) -> tuple[str, str]:
     """A key of the organization and one of a project."""
     with service.database.writing() as session:
-        _, whole = make(session, "bench", "whole", ["admin"])
-        key, one = make(session, "bench", "one", ["infer"])
+        _, whole = make_key(session, "bench", "whole", ["admin"])
+        key, one = make_key(session, "bench", "one", ["infer"])
         confine(session, "bench", key.id, "proj-1")
     return whole, one
 
