@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from statistics import NormalDist
 
 from burnish.candidates import Candidate as Candidate
@@ -28,10 +27,8 @@ def expected_bound(candidate: Candidate) -> float:
 
 def is_expected(candidate: Candidate, budgets: Budgets) -> bool:
     """Whether its bounds on CERT are expected to lie inside the budgets, as far as measured."""
-    allowed, rise = budgets.text_loss, candidate.text_loss
-    if allowed is not None and rise is not None and rise > _TEXT_BOUND * allowed:
-        return False
-    return candidate.drop is None or expected_bound(candidate) < budgets.general
+    fits = candidate.drop is None or expected_bound(candidate) < budgets.general
+    return fits and _keeps_prose(candidate, budgets)
 
 
 def chance(candidate: Candidate, budgets: Budgets) -> float:
@@ -39,11 +36,16 @@ def chance(candidate: Candidate, budgets: Budgets) -> float:
 
     The bound there differs from the expected one as the drops of two samples do.
     """
-    if not is_expected(replace(candidate, drop=None), budgets):
+    if not _keeps_prose(candidate, budgets):
         return 0.0
     room = budgets.general - expected_bound(candidate)
     apart = math.hypot(1, _ON_CERT) * _error(candidate)
     return NormalDist().cdf(room / apart) if apart else float(room > 0)
+
+
+def _keeps_prose(candidate: Candidate, budgets: Budgets) -> bool:
+    allowed, rise = budgets.text_loss, candidate.text_loss
+    return allowed is None or rise is None or rise <= _TEXT_BOUND * allowed
 
 
 def _error(candidate: Candidate) -> float:
