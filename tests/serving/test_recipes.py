@@ -49,11 +49,15 @@ def test_auto_is_left_to_the_recipe(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(("kind", "workers"), [("supervised", 2), ("reinforcement", 1)])
-def test_workers_share_what_can_be_shared(kind: str, workers: int, tmp_path: Path) -> None:
-    given = {"training.workers": 2}
+@pytest.mark.parametrize(
+    ("kind", "workers", "held"), [("supervised", 2, 64), ("reinforcement", 1, 0)]
+)
+def test_what_all_jobs_are_given_is_left_out_where_it_cannot_be_had(
+    kind: str, workers: int, held: int, tmp_path: Path
+) -> None:
+    given = {"training.workers": 2, "replay.rows": 64}
     values = recipe_for(job(kind), tmp_path, Start("smollm2-135m"), given, 1e-3)
-    assert values["training.workers"] == workers
+    assert (values["training.workers"], values["replay.rows"]) == (workers, held)
 
 
 def test_what_is_asked_goes_before_the_installation(tmp_path: Path) -> None:

@@ -75,7 +75,8 @@ def recipe_for(
         values |= {"init_from": str(start.run), "init": "continue"}
     if kind == "reinforcement":
         values |= {"data.columns.prompt": "messages", "grpo.reward": str(folder / "grader.json")}
-        values["training.workers"] = 1  # what it samples cannot be shared
+        # What it samples cannot be shared, nor be learnt beside what is held to the base.
+        values |= {"training.workers": 1, "replay.rows": 0}
     asked = job.method[kind]["hyperparameters"]
     chosen = {name: value for name, value in asked.items() if value != "auto"}
     return values | _hyperparameters(chosen, rate)
