@@ -74,6 +74,7 @@ class Installation:
             "evaluate.max_new_tokens": 4,
             "training.preflight": False,
             "training.checkpoints": 12,
+            "replay.rows": 0,
         }
         settings: dict[str, Any] = {
             "folder": str(self.folder / "data"),

@@ -231,6 +231,17 @@ def test_all_problems_of_a_recipe_at_once(recipe: Path) -> None:
     assert "did you mean model?" in str(error.value)
 
 
+def test_a_value_of_several_types_is_one_problem(recipe: Path) -> None:
+    bad = {"training.learning_rate": -3, "replay.rows": "all"}
+    with pytest.raises(RecipeError, match="2 problems in the recipe") as error:
+        load_recipe(recipe, bad)
+    assert (
+        "training.learning_rate is -3, but input should be greater than 0, "
+        "or input should be 'auto' or 'rule'"
+    ) in str(error.value)
+    assert "replay.rows is 'all', but input should be 'auto', or " in str(error.value)
+
+
 def test_bad_model_is_a_sentence(recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="smollm2-135"):
         burnish.train(recipe, quiet=True, model="smollm2-135")

@@ -84,7 +84,7 @@ def _anchor(recipe: Recipe, past: Past) -> Settings | None:
     held = recipe.replay.rows and recipe.replay.mode == "anchor"
     tolerated = recipe.replay.divergence or TOLERATED * recipe.budget.general
     return {
-        "replay.rows": max(recipe.replay.rows, REPLAYED),
+        "replay.rows": max(recipe.replay.count, REPLAYED),
         "replay.mode": "anchor",
         "replay.divergence": tolerated / 2 if held else tolerated,
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from burnish.errors import RecipeError
+from burnish.errors import ModelError, RecipeError
 from burnish.lineage import learner
 from burnish.models.adapt import WHOLE, save_weights
 from burnish.models.branches import Network, Row
@@ -70,6 +70,8 @@ def learn(
     model, loop = open_training(directory, recipe)
     module = loop.model
     if not saved_steps(directory.checkpoints):
+        if recipe.replay.rows:
+            directory.log("replay", rows=sum(1 for _ in directory.stream("replay")))
         first(model, loop)
     if recipe.training.learning_rate == "auto":
         manifest.training["screen"] = found = _screened(directory, loop, bars)
@@ -246,6 +248,9 @@ def _replay(directory: RunDirectory, recipe: Recipe, model: Opened) -> Sequence[
         return []
     kinds = ("sft",) if given.mode == "text" else ANCHORED
     if recipe.objective not in kinds or not isinstance(model, LanguageModel):
+        if given.rows == "auto":
+            directory.write_split("replay", ())
+            return []
         raise RecipeError(
             f"replay.rows is {given.rows} and replay.mode {given.mode}, which "
             f"objective {recipe.objective} cannot read beside its own",
@@ -254,11 +259,22 @@ def _replay(directory: RunDirectory, recipe: Recipe, model: Opened) -> Sequence[
     found: Sequence[Replayed | Own]
     if given.data:
         longest = recipe.training.max_length
-        found = own_rows(given.data, model.tokenizer, given.rows, recipe.seed, longest)
+        found = own_rows(given.data, model.tokenizer, given.count, recipe.seed, longest)
     else:
-        found = replayed(model, given.rows, recipe.seed, cache_folder() / "replay")
+        found = _written(recipe, model)
     directory.write_split("replay", examples_of(found))
     return found
+
+
+def _written(recipe: Recipe, model: LanguageModel) -> Sequence[Replayed]:
+    """By the base. With `auto` runs of all seeds share them, and a base that cannot is let off."""
+    given, cache = recipe.replay, cache_folder() / "replay"
+    if given.rows != "auto":
+        return replayed(model, given.rows, recipe.seed, cache)
+    try:
+        return replayed(model, given.count, 0, cache)
+    except ModelError:
+        return []
 
 
 def _learn_beside(batches: Batches, rows: Sequence[Row]) -> None:

@@ -137,5 +137,6 @@ def quick(folder: Path, model: Path, checkpoints: int, **given: Any) -> Settings
         "evaluate.max_new_tokens": 4,
         "training.preflight": False,
         "training.checkpoints": checkpoints,
+        "replay.rows": 0,
     }
     return Settings(folder / "data", models={"tiny": str(model)}, recipe=recipe, **given)

@@ -50,6 +50,22 @@ def test_auto_is_left_to_the_recipe(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "given", "held"),
+    [
+        ("supervised", {}, "auto"),
+        ("supervised", {"replay.rows": 0}, 0),
+        ("dpo", {}, "auto"),
+        ("reinforcement", {}, 0),
+    ],
+)
+def test_jobs_are_held_to_the_base_unless_the_installation_says_no(
+    kind: str, given: dict[str, Any], held: str | int, tmp_path: Path
+) -> None:
+    values = recipe_for(job(kind), tmp_path, Start("smollm2-135m"), given, 1e-3)
+    assert values["replay.rows"] == held
+
+
+@pytest.mark.parametrize(
     ("kind", "workers", "held"), [("supervised", 2, 64), ("reinforcement", 1, 0)]
 )
 def test_what_all_jobs_are_given_is_left_out_where_it_cannot_be_had(

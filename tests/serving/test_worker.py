@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,21 @@ def test_a_job_from_the_upload_to_its_files(client: openai.OpenAI, service: Serv
     assert kept[0].fine_tuned_model_checkpoint == f"{name}:ckpt-step-{len(steps)}"
     assert kept[0].metrics.train_loss == steps[-1]["train_loss"]
     assert not Worker(service).step()  # nothing is left to do
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_base_that_writes_no_conversations_is_tuned_without(
+    client: openai.OpenAI, service: Service
+) -> None:
+    """By default jobs are held to their base; a random model never ends a question."""
+    given = {key: value for key, value in service.settings.recipe.items() if key != "replay.rows"}
+    service.settings = replace(service.settings, recipe=given)
+    job = submitted(client, chats(20), hyperparameters={"n_epochs": 1})
+    assert Worker(service).step()
+    done = client.fine_tuning.jobs.retrieve(job.id)
+    assert done.status == "succeeded", done.error
+    said = messages(client, job)
+    assert said.count("Nothing holds the model to its base, which wrote no conversations") == 1
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)

@@ -11,7 +11,7 @@ from burnish.errors import DataError, ModelError
 from burnish.models.branches import Row, branch_logprobs
 from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_model
-from burnish.training.replay import own_rows, replayed
+from burnish.training.replay import Replayed, own_rows, replayed
 from tests.rows import write_rows
 
 
@@ -110,6 +110,29 @@ def test_too_few_own_rows_that_fit_are_told(model: LanguageModel, tmp_path: Path
     path.write_text(path.read_text() + longer.replace("what is", "who is"))
     with pytest.raises(DataError, match="has 8 different rows that fit"):
         own_rows(path, model.tokenizer, 9, 0, 100)
+
+
+def test_of_automatic_rows_runs_of_all_seeds_share_what_is_written(
+    model: LanguageModel, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def written(_: LanguageModel, *asking: Any) -> list[Replayed]:
+        asked.append(asking[:2])
+        return replayed(model, 6, 0, tmp_path)
+
+    monkeypatch.setattr("burnish.tuning.replayed", written)
+    rows_file(tmp_path, 40)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"model: {tiny_folder}\noutput: {tmp_path}\ndata: {{train: general.jsonl}}\n"
+        "training: {epochs: 1, preflight: false}\nevaluate: {general: null}\n"
+    )
+    for rows, seed in (("auto", 1), ("auto", 2), (6, 2)):
+        settings = {"replay.rows": rows, "seed": seed, "name": f"{rows}-{seed}"}
+        run = burnish.train(recipe, quiet=True, **settings)
+        assert [line["rows"] for line in run.events() if line["phase"] == "replay"] == [6]
+    assert asked == [(64, 0), (64, 0), (6, 2)]
 
 
 @pytest.mark.parametrize("mode", ["anchor", "text"])

@@ -5,18 +5,13 @@ Unknown keys, wrong types and impossible values are all reported at once, with a
 """
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    Field,
-    PrivateAttr,
-    ValidationError,
-    field_validator,
-)
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from burnish.errors import RecipeError
@@ -37,6 +32,8 @@ _NOT_FOR_HEADS = {
     "evaluate.max_new_tokens": "leave it out",
     "data.system": "leave it out, a head reads the text alone",
 }
+# How pydantic names one of several types that a value may have.
+_TYPE = re.compile(r"(constrained-)?(int|float)|literal\[.*\]")
 # A name in them may itself hold a full stop.
 _WHOLE = ("budget.suites", "classify.weights", "tag.weights", "tasks")
 
@@ -47,7 +44,7 @@ class Training(Section):
     epochs: float = Field(3, gt=0)
     batch_size: int = Field(8, gt=0, description="rows in one forward pass")
     accumulation: int = Field(1, gt=0, description="forward passes an optimizer step")
-    learning_rate: float | Literal["auto", "rule"] = Field(
+    learning_rate: Annotated[float, Field(gt=0)] | Literal["auto", "rule"] = Field(
         "auto", description="auto tries a few rates around the rule's, rule takes that one"
     )
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
@@ -196,7 +193,7 @@ def build_recipe(
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        problems = [_sentence(problem) for problem in error.errors()]
+        problems = _sentences(error.errors())
         count = f"{len(problems)} problems in the recipe" if len(problems) > 1 else "the recipe"
         raise RecipeError(
             f"{count}: " + "; ".join(problems), "correct it, `burnish run --explain` shows the keys"
@@ -375,10 +372,20 @@ def is_range(values: Sequence[Any]) -> bool:
     return len(values) == 2 and all(type(value) in (int, float) for value in values)
 
 
-def _sentence(problem: ErrorDetails) -> str:
+def _sentences(problems: Iterable[ErrorDetails]) -> list[str]:
+    """One a key: a value of several types has a problem with each."""
+    found: dict[str, str] = {}
+    for problem in problems:
+        loc = [str(part) for part in problem["loc"]]
+        key = ".".join(loc[:-1] if _TYPE.fullmatch(loc[-1]) else loc) if loc else ""
+        more = f"{found[key]}, or {_expected(problem)}" if key in found else ""
+        found[key] = more or _sentence(key, problem)
+    return list(found.values())
+
+
+def _sentence(key: str, problem: ErrorDetails) -> str:
     if problem["type"] == "space":
         return problem["msg"]
-    key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.5)
         return f"unknown key {key}" + (f" (did you mean {near[0]}?)" if near else "")

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from burnish.recipe.section import Section
 
-# Conversations to hold to, where only a file of them is named.
+# Conversations to hold to, where nobody says how many.
 REPLAYED = 64
 Points = Annotated[float, Field(gt=0, le=100)]
 
@@ -47,7 +47,9 @@ class Budget(Section):
 class Replay(Section):
     """Conversations read beside the rows so that the model forgets less."""
 
-    rows: int = Field(0, ge=0, description="conversations; 0 is none")
+    rows: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
+        0, description="conversations; 0 is none, auto is 64 where objective and base allow it"
+    )
     data: Path | None = Field(
         None, description="file of general rows to take them from; null lets the base write them"
     )
@@ -62,6 +64,11 @@ class Replay(Section):
         description="KL(base, tuned) that an anchor tolerates, nats a token; null is 0.015 for "
         "each point of budget.general",
     )
+
+    @property
+    def count(self) -> int:
+        """How many are wanted."""
+        return REPLAYED if self.rows == "auto" else self.rows
 
 
 class Choose(Section):

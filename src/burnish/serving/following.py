@@ -112,6 +112,13 @@ def _screened(line: Line) -> Event:
     return Event(said, place="screen", time=line["time"])
 
 
+def _replayed(line: Line) -> Event:
+    said = f"Held to what the base said in {line['rows']} conversations that it wrote"
+    if not line["rows"]:
+        said = "Nothing holds the model to its base, which wrote no conversations"
+    return Event(said, place="replay", time=line["time"])
+
+
 def _resumed(line: Line) -> Event:
     said = f"Resumed from step {line['step']}"
     return Event(said, place=f"resumed {line['time']}", time=line["time"])
@@ -123,7 +130,7 @@ def _measured(line: Line) -> Event:
     return Event(said, place=place, time=line["time"])
 
 
-_SENTENCES = {"screen": _screened, "resumed": _resumed, "evaluate": _measured}
+_SENTENCES = {"replay": _replayed, "screen": _screened, "resumed": _resumed, "evaluate": _measured}
 
 
 def table(lines: Sequence[Line]) -> str:

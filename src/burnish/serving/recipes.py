@@ -61,6 +61,7 @@ def recipe_for(
     """
     kind = job.method["type"]
     values: dict[str, Any] = {
+        "replay.rows": "auto",  # a script for the API asks for no such thing, and wants a release
         **given,
         "name": RUN,
         "output": str(folder),
