@@ -216,6 +216,9 @@ def test_labels_of_the_test_set_never_seen_in_train(recipe: Path, tmp_path: Path
     [
         ({"training.epoch": 2}, r"unknown key training\.epoch \(did you mean training\.epochs\?\)"),
         ({"training.epochs": "many"}, "training.epochs is 'many'"),
+        ({"training.epochs": float("inf")}, "training.epochs is inf"),
+        ({"replay.rows": True}, "replay.rows is True, but input should be no truth value"),
+        ({"name": ".."}, r"name is '\.\.'"),
         ({"evaluate.target": ["acuracy"]}, "acuracy"),
     ],
 )

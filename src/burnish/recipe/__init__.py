@@ -63,7 +63,9 @@ class Evaluate(Section):
     """What is measured on base and tuned."""
 
     target: tuple[str, ...] | None = Field(
-        None, description="scorers, the first decides; null takes those that fit the rows"
+        None,
+        min_length=1,
+        description="scorers, the first decides; null takes those that fit the rows",
     )
     answer: Literal["generate", "likelihood"] = Field(
         "generate", description="write the answer, or rank the labels by likelihood"
@@ -104,7 +106,7 @@ class Tune(Section):
 class Recipe(Section):
     """One run, resolved. `origins` maps each dotted key to where its value came from."""
 
-    name: str = "run"
+    name: str = Field("run", pattern=r"[^.]", description="of the run's folder inside `output`")
     model: str = "smollm2-135m"
     data: Data
     tasks: dict[str, Task] = Field(
@@ -391,8 +393,7 @@ def _sentence(key: str, problem: ErrorDetails) -> str:
         return f"unknown key {key}" + (f" (did you mean {near[0]}?)" if near else "")
     if problem["type"] == "missing":
         return f"{key} is missing"
-    value = problem["input"]
-    return f"{key} is {value!r}, but {_expected(problem)}"
+    return f"{key} is {problem['input']!r}, but {_expected(problem)}"
 
 
 def _expected(problem: ErrorDetails) -> str:

@@ -14,7 +14,9 @@ class Lora(Section):
     alpha: float = Field(32, gt=0)
     dropout: Fraction = 0.0
     target: Literal["all-linear", "attention", "mlp"] = "all-linear"
-    layers: tuple[int, ...] | None = Field(None, description="layer numbers from 0; null is all")
+    layers: tuple[int, ...] | None = Field(
+        None, min_length=1, description="layer numbers from 0; null is all"
+    )
     rslora: bool = Field(False, description="scale by alpha / sqrt(rank), arXiv 2312.03732")
     dora: bool = Field(False, description="learn magnitudes apart, arXiv 2402.09353")
     plus: float = Field(
