@@ -219,6 +219,7 @@ def test_labels_of_the_test_set_never_seen_in_train(recipe: Path, tmp_path: Path
         ({"training.epochs": float("inf")}, "training.epochs is inf"),
         ({"replay.rows": True}, "replay.rows is True, but input should be no truth value"),
         ({"name": ".."}, r"name is '\.\.'"),
+        ({"evaluate.limit": 1}, "evaluate.limit is 1"),
         ({"evaluate.target": ["acuracy"]}, "acuracy"),
     ],
 )
@@ -243,6 +244,29 @@ def test_a_value_of_several_types_is_one_problem(recipe: Path) -> None:
         "or input should be 'auto' or 'rule'"
     ) in str(error.value)
     assert "replay.rows is 'all', but input should be 'auto', or " in str(error.value)
+
+
+def test_rows_as_long_as_the_model_reads_are_tested_and_longer_ones_told(
+    recipe: Path, tmp_path: Path
+) -> None:
+    """The longest leaves its answer less room than an answer may have."""
+    rows = [{"question": f"{i} is " + "x" * i, "answer": "a tent"} for i in range(300, 500, 5)]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    run = burnish.run(recipe, quiet=True, training={"epochs": 1, "max_length": 9999})
+    told = next(found for found in run.findings() if found.kind == "too long")
+    assert "longer than 512 tokens" in told.message
+    assert len(run.results("tuned", "target")) == len(run.split("test")) > 0
+    longest = max(map(len, (one.question for one in run.split("test"))))
+    assert longest > 400 - 64
+
+
+def test_nothing_to_measure_on_is_told_before_training(recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"data.split.test is 0 and .* nothing shows the gain"):
+        burnish.run(recipe, quiet=True, **{"data.split.test": 0})
+    one = write_rows(tmp_path / "one.jsonl", [{"text": "the last tent", "label": "red"}])
+    with pytest.raises(DataError, match="1 rows are left to test on"):
+        burnish.run(recipe, quiet=True, **{"data.test": str(one)})
+    assert not (tmp_path / "runs" / "tiny").exists()
 
 
 def test_bad_model_is_a_sentence(recipe: Path, tmp_path: Path) -> None:

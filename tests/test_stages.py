@@ -54,6 +54,7 @@ def test_tasks_are_learnt_together_and_measured_apart(tmp_path: Path, base: str)
 
 def test_shares_by_temperature_and_weight() -> None:
     assert temperature_shares({"a": 900, "b": 100}, 1.0) == pytest.approx({"a": 0.9, "b": 0.1})
+    assert temperature_shares({"a": 900, "b": 100}, 1e-12) == {"a": 1.0, "b": 0.0}
     assert temperature_shares({"a": 900, "b": 100}, 2.0) == pytest.approx({"a": 0.75, "b": 0.25})
 
 

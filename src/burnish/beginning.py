@@ -12,10 +12,10 @@ import torch
 from burnish.chat import Example
 from burnish.data.load import Dataset, load
 from burnish.data.render import Rendered
-from burnish.errors import RecipeError
+from burnish.errors import DataError, RecipeError
 from burnish.lineage import keep_earlier
 from burnish.models.classifier import longest_text
-from burnish.models.load import load_tokenizer, place
+from burnish.models.load import context_length, load_tokenizer, place
 from burnish.models.sources import Source, resolve
 from burnish.progress import Bars
 from burnish.recipe import HEADS, Recipe
@@ -24,6 +24,8 @@ from burnish.run_directory import Finding, Manifest, RunDirectory
 from burnish.tuning import objective_of
 
 _LIBRARIES = ("burnish", "torch", "transformers", "peft", "tokenizers", "numpy")
+# Test rows without which no interval can be told.
+_TESTING = 2
 
 
 @dataclass(frozen=True)
@@ -50,16 +52,22 @@ class Checked:
 def prepare(recipe: Recipe, source: Source, data: Data | None = None) -> Checked:
     """The recipe's main data set, or another of its tasks."""
     dataset, tokenizer = load(data or recipe.data, recipe.seed), load_tokenizer(source)
-    objective, limit = objective_of(recipe, tokenizer), recipe.training.max_length
+    objective = objective_of(recipe, tokenizer)
     objective.check(dataset.train)
-    if recipe.objective in HEADS:  # an encoder has no place for a token beyond its longest text
-        limit = min(limit or longest_text(source), longest_text(source))
+    # What the model cannot read would be found out when it is tested, after training.
+    longest = longest_text(source) if recipe.objective in HEADS else context_length(source)
+    limit = min(recipe.training.max_length or longest, longest)
     findings, rendered = list(dataset.findings), {}
     for split in ("train", "validation", "test"):
         examples = getattr(dataset, split)
         found = objective.render(examples, tokenizer, limit) if examples else ([], None)
         rendered[split] = found[0]
         findings += [found[1]] if found[1] else []
+    if dataset.test and len(rendered["test"]) < _TESTING:
+        raise DataError(
+            f"{len(rendered['test'])} rows are left to test on, too few to show a gain",
+            "add rows, or name a file as data.test",
+        )
     checked = Checked(dataset, rendered, findings)
     counts = ", ".join(f"{name} {count}" for name, count in checked.learnt_tokens().items())
     total = sum(checked.learnt_tokens().values())

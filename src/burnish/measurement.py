@@ -109,6 +109,21 @@ def target_scorers(recipe: Recipe, examples: Sequence[Example]) -> tuple[str, ..
     return ("rougeL", "chrf", "exact_match")
 
 
+def check_tested(recipe: Recipe) -> None:
+    """Whether every data set has rows to measure the gain on.
+
+    Raises:
+        RecipeError: one holds none out.
+    """
+    for task, data in {"": recipe.data, **recipe.tasks}.items():
+        if data.test is None and not data.split.test:
+            key = f"tasks.{task}" if task else "data"
+            raise RecipeError(
+                f"{key}.split.test is 0 and {key}.test names no file, so nothing shows the gain",
+                "set one of them, or `burnish train` alone",
+            )
+
+
 def check_scorers(recipe: Recipe) -> None:
     """A misspelt scorer is found before an hour of training, not after it."""
     names = recipe.evaluate.target or ()

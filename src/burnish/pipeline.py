@@ -29,6 +29,7 @@ from burnish.measurement import (
     budgets_of,
     check_budgets,
     check_scorers,
+    check_tested,
     fill_ledger,
     flattered,
     look_for_leakage,
@@ -71,7 +72,9 @@ def run(
         quiet: no progress bars.
         overrides: recipe values, nested (`training={"epochs": 2}`) or dotted.
     """
-    directory = train(recipe, resume=resume, quiet=quiet, **overrides)
+    chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    check_tested(chosen)  # now, not after training
+    directory = train(chosen, resume=resume, quiet=quiet)
     evaluate(directory, quiet=quiet)
     report(directory)
     return directory

@@ -83,6 +83,15 @@ def test_bad_rows_of_all_files_are_listed(tmp_path: Path) -> None:
     assert test.read_bytes() == before
 
 
+def test_what_is_wrong_with_all_rows_is_told_once(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        dataset(tmp_path, labelled(9), columns={"text": "txet"})
+    first, why, *rest = str(caught.value).splitlines()
+    assert first == "9 of 9 rows cannot be used:"
+    assert "has no column 'txet', which data.columns names for text" in why
+    assert rest[0].strip() == "and 8 more"
+
+
 def test_bad_rows_are_dropped_where_asked(tmp_path: Path) -> None:
     rows = [{"text": 1, "label": "red"}, *labelled(30)]
     found = dataset(tmp_path, rows, drop_bad=True)

@@ -132,6 +132,21 @@ def test_divergence_equals_plain(
     assert task.answer(model, 0, 1)[0].score == pytest.approx(found[0], rel=1e-3)
 
 
+def test_an_answer_ends_where_the_model_reads_no_further(tiny: LanguageModel) -> None:
+    """Beside a short prompt in its batch, whose answer is as long as it would be alone."""
+    short = (Message("user", "x"),)
+    words = "x" * 400
+    while len(render_prompt((Message("user", words),), tiny.tokenizer)) < tiny.context_length - 5:
+        words += "x"
+    long = (Message("user", words),)
+    room = tiny.context_length - len(render_prompt(long, tiny.tokenizer))
+    sampling = Sampling(max_new_tokens=9)
+    cut, whole = tiny.generate([long, short], sampling)
+    assert len(cut.tokens) == room == 5
+    assert not cut.finished
+    assert whole.tokens == tiny.generate([short], sampling)[0].tokens
+
+
 def test_what_is_too_long_is_refused(tiny: LanguageModel) -> None:
     with pytest.raises(ModelError, match="exceed the 512"):
         tiny.generate([(Message("user", "x" * 600),)], Sampling())

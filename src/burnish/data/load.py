@@ -122,6 +122,8 @@ def _judge_bad(reading: _Reading, data: Data) -> list[Finding]:
     if not count:
         return []
     if not data.drop_bad:
+        if count == reading.total and len({row.reason for row in shown}) == 1:
+            shown = shown[:1]  # such as a column by a wrong name
         lines = "".join(f"\n  {row.source} {row.reason} ({row.remedy})" for row in shown)
         more = f"\n  and {count - len(shown)} more" if count > len(shown) else ""
         raise DataError(

@@ -28,13 +28,19 @@ class Decoder:
         tokenizer: its tokenizer.
         sampling: temperature, lengths, stop strings, seed.
         stream: called with (prompt index, new text).
+        places: tokens of prompt and answer together, at which an answer is cut.
     """
 
     def __init__(
-        self, network: Network, tokenizer: Any, sampling: Sampling, stream: Stream | None = None
+        self,
+        network: Network,
+        tokenizer: Any,
+        sampling: Sampling,
+        stream: Stream | None = None,
+        places: int | None = None,
     ) -> None:
         self.network, self.tokenizer = network, tokenizer
-        self.sampling, self.stream = sampling, stream
+        self.sampling, self.stream, self.places = sampling, stream, places
         self.stops = stop_tokens(network.model, tokenizer)
         self.random = torch.Generator(network.device).manual_seed(sampling.seed)
 
@@ -51,34 +57,43 @@ class Decoder:
         for first in range(0, len(order), size):
             chosen = order[first : first + size]
             rows = [prompts[index][root:] for index in chosen]
-            batch = _Batch(self, [index for index in chosen for _ in range(each)])
+            asked = [index for index in chosen for _ in range(each)]
+            batch = _Batch(self, asked, [self._room(len(prompts[index])) for index in asked])
             for place, answer in enumerate(batch.run(start, rows)):
                 found[chosen[place // each]].append(answer)
         return found
 
+    def _room(self, prompt: int) -> int:
+        """Tokens that the answer to a prompt of that length may have."""
+        most = self.sampling.max_new_tokens
+        return most if self.places is None else min(most, self.places - prompt)
+
 
 class _Batch:
-    """One batch of answers; finished ones leave it. `prompts` names the prompt of each answer."""
+    """One batch of answers; finished ones leave it.
 
-    def __init__(self, decoder: Decoder, prompts: Sequence[int]) -> None:
-        self.decoder, self.prompts = decoder, prompts
+    `prompts` names the prompt of each answer, and `rooms` tells how many tokens it may have.
+    """
+
+    def __init__(self, decoder: Decoder, prompts: Sequence[int], rooms: Sequence[int]) -> None:
+        self.decoder, self.prompts, self.rooms = decoder, prompts, rooms
         self.tokens: list[list[int]] = [[] for _ in prompts]
         self.logprobs = [0.0] * len(prompts)
         self.shown = [0] * len(prompts)
 
     def run(self, start: Prefix, rows: Sequence[Sequence[int]]) -> list[Generation]:
-        network, sampling = self.decoder.network, self.decoder.sampling
+        network = self.decoder.network
         prefix, _ = network.extend(start, rows, [0] * len(rows), left=True)
         each = len(self.prompts) // len(rows)
         alive = list(range(len(self.prompts)))
         parents = [place // each for place in alive]  # rows of the prefix
         done: dict[int, Generation] = {}
-        for number in range(sampling.max_new_tokens):
+        while True:
             drawn = self._draw(prefix, parents, alive)
             keep = [place for place, answer in enumerate(alive) if not self._ended(answer, done)]
             alive = [alive[place] for place in keep]
-            if not alive or number + 1 == sampling.max_new_tokens:
-                break
+            if not alive:
+                return [done[answer] for answer in range(len(self.prompts))]
             whole = parents == list(range(len(keep)))
             prefix, _ = network.extend(
                 prefix,
@@ -88,8 +103,6 @@ class _Batch:
                 consume=whole,
             )
             parents = list(range(len(alive)))
-        done |= {answer: self._answer(answer, finished=False) for answer in alive}
-        return [done[answer] for answer in range(len(self.prompts))]
 
     def _draw(self, prefix: Prefix, parents: Sequence[int], alive: Sequence[int]) -> list[int]:
         assert prefix.last_B_H is not None
@@ -107,11 +120,12 @@ class _Batch:
         # Text is only made where somebody looks at it: a long answer costs a decoding a token.
         text = self._text(answer) if stops or self.decoder.stream else ""
         ended = self.tokens[answer][-1] in self.decoder.stops or any(s in text for s in stops)
-        if ended:
-            done[answer] = self._answer(answer, finished=True)
-        elif self.decoder.stream and not text.endswith("�"):  # an unfinished character waits
+        if ended or len(self.tokens[answer]) >= self.rooms[answer]:
+            done[answer] = self._answer(answer, finished=ended)
+            return True
+        if self.decoder.stream and not text.endswith("�"):  # an unfinished character waits
             self._show(answer, text, hold=max((len(s) - 1 for s in stops), default=0))
-        return ended
+        return False
 
     def _show(self, answer: int, text: str, hold: int = 0) -> None:
         end = len(text) - hold

@@ -142,8 +142,8 @@ class LanguageModel:
         self.module.eval()
         tokens = [render_prompt(prompt, self.tokenizer) for prompt in prompts]
         for row in tokens:
-            self._check_length(len(row) + sampling.max_new_tokens)
-        decoder = Decoder(self.network, self.tokenizer, sampling, stream)
+            self._check_length(len(row) + 1)
+        decoder = Decoder(self.network, self.tokenizer, sampling, stream, self.context_length)
         return [answer for (answer,) in decoder.answers(tokens)]
 
     @torch.no_grad()
@@ -252,7 +252,7 @@ class LanguageModel:
         if length > self.context_length:
             raise ModelError(
                 f"{length} tokens exceed the {self.context_length} that {self.name} reads at once",
-                "shorten the text, or lower max_new_tokens",
+                "shorten the text",
             )
 
 

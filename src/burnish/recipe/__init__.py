@@ -76,7 +76,7 @@ class Evaluate(Section):
         description="general suites: core, a .jsonl file, lm_eval:TASK; null measures none",
     )
     max_new_tokens: int = Field(64, gt=0)
-    limit: int | None = Field(None, gt=0, description="test rows, taken by seed")
+    limit: int | None = Field(None, gt=1, description="test rows, taken by seed")
 
     @field_validator("general", mode="before")
     @classmethod

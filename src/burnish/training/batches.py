@@ -112,5 +112,6 @@ def temperature_shares(sizes: Mapping[str, int], temperature: float) -> dict[str
 
     Source: Raffel et al. 2020 (arXiv 1910.10683), section 3.5.2, without their size limit.
     """
-    powers = {name: size ** (1 / temperature) for name, size in sizes.items()}
+    most = max(sizes.values())  # of shares of the largest no power is too great
+    powers = {name: (size / most) ** (1 / temperature) for name, size in sizes.items()}
     return {name: power / sum(powers.values()) for name, power in powers.items()}

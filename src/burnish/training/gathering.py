@@ -20,6 +20,8 @@ from burnish.training.team import Team
 # The program that the other processes run.
 _PROGRAM = "burnish.joining"
 BACKEND = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
+# Processes on a CPU that may try themselves out, however few cores it has.
+_ALWAYS = 2
 # The others wait for as long as the leader validates, or measures before the next training. A
 # process that is gone is noticed at once all the same, by its closed connection.
 PATIENCE = timedelta(days=1)
@@ -34,7 +36,7 @@ def gathered(workers: int, run: Path, device: torch.device) -> Iterator[Team]:
     block.
 
     Raises:
-        RecipeError: there are fewer GPUs than processes.
+        RecipeError: there are fewer GPUs, or cores, than processes.
         WorkerLostError: one ended before it could join.
     """
     if workers == 1:
@@ -70,6 +72,11 @@ def _check_devices(workers: int, device: torch.device) -> None:
         raise RecipeError(
             f"training.workers is {workers}, but torch sees {torch.cuda.device_count()} GPUs",
             "ask for as many workers as there are GPUs",
+        )
+    if device.type == "cpu" and workers > max(_ALWAYS, cores := os.cpu_count() or 1):
+        raise RecipeError(
+            f"training.workers is {workers}, but this machine has {cores} cores",
+            "ask for no more workers than cores",
         )
 
 

@@ -43,7 +43,7 @@ _BEGINNINGS = (
     "¿Cómo ", "Was ist ", "Pourquoi ", "Como ", "Che cos'è ", "Как ", "Wat is ", "Jak ",
     "なぜ", "什么是", "왜 ", "كيف ", "Apa ", "Nasıl ", "Tại sao ", "क्या ",
 )  # fmt: skip
-# A model that writes no questions must not be asked for ever.
+# A model of whose questions fewer than one in so many can be used is asked no more.
 _DRAWS = 8
 
 
@@ -168,12 +168,12 @@ def _drawn(
     """`count` different questions that begin with `starts`, which `words` spell."""
     found: dict[str, None] = {}
     each = max(1, _AT_ONCE // len(starts))
-    for drawn in range(_DRAWS * (1 + count // (each * len(starts)))):
-        if len(found) >= count:
-            break
+    drawn = 0
+    while len(found) < count and drawn < _DRAWS * (1 + len(found) // (each * len(starts))):
         sampling = Sampling(max_new_tokens=_QUESTION, temperature=_SOBER, seed=(seed << 16) + drawn)
         decoder = Decoder(Network(model.module), model.tokenizer, sampling)
         answers = decoder.answers(starts, each=each)
+        drawn += 1
         for turn in range(each):  # in turn, so that all beginnings are there
             for before, given in zip(words, answers, strict=True):
                 text = " ".join((before + given[turn].text).split())
