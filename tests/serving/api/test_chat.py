@@ -227,7 +227,7 @@ def test_usage_counts_what_was_kept(client: openai.OpenAI) -> None:
     ("given", "param", "code"),
     [
         ({"audio": {"voice": "alloy", "format": "wav"}}, "audio", "unknown_parameter"),
-        ({"modalities": ["audio"]}, "modalities", "unknown_parameter"),
+        ({"modalities": ["audio"]}, "modalities[0]", "invalid_value"),
         ({"reasoning_effort": "low"}, "reasoning_effort", "unknown_parameter"),
         ({"web_search_options": {}}, "web_search_options", "unknown_parameter"),
         ({"tool_choice": "required"}, "tool_choice", None),
@@ -282,6 +282,8 @@ def test_what_does_no_harm_is_taken(client: openai.OpenAI) -> None:
         "service_tier": "auto",
         "safety_identifier": "s",
         "prompt_cache_key": "k",
+        "prompt_cache_retention": "24h",
+        "modalities": ["text"],
     }
     assert asked(client, max_tokens=1, **harmless).usage.completion_tokens == 1
 
