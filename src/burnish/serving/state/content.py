@@ -56,7 +56,9 @@ class Content:
     def keep(self, received: Received) -> None:
         """Gives the bytes their name; they last from here on, through a power cut too."""
         target = self.path(received.sha256)
-        target.parent.mkdir(exist_ok=True)
+        if not target.parent.exists():
+            target.parent.mkdir(exist_ok=True)
+            _sync_folder(self.folder)
         received.path.replace(target)
         _sync_folder(target.parent)
 
