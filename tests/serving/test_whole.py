@@ -151,6 +151,46 @@ def test_a_model_on_hold_has_its_full_name_alone(
     assert told == ["job.create", "job.take", "job.start", "job.succeed"]
 
 
+def test_a_project_sees_its_own_files_uploads_and_jobs(whole: Whole) -> None:
+    job, file = whole.job.id, whole.job.training_file
+    with whole.client() as admin, whole.client("team") as team, whole.client("other") as other:
+        upload = team.uploads.create(
+            filename="a.jsonl", purpose="fine-tune", bytes=3, mime_type="text/jsonl"
+        )
+        for call in (
+            lambda: other.files.retrieve(file),
+            lambda: other.files.content(file),
+            lambda: other.files.content(whole.job.result_files[0]),
+            lambda: other.files.delete(file),
+            lambda: other.uploads.parts.create(upload.id, data=b"abc"),
+            lambda: other.uploads.cancel(upload.id),
+            lambda: other.fine_tuning.jobs.retrieve(job),
+            lambda: other.fine_tuning.jobs.cancel(job),
+            lambda: other.fine_tuning.jobs.pause(job),
+            lambda: other.fine_tuning.jobs.list_events(job),
+            lambda: other.fine_tuning.jobs.checkpoints.list(job),
+        ):
+            with pytest.raises(openai.NotFoundError) as error:
+                call()
+            assert error.value.code == "not_found"
+        with pytest.raises(openai.BadRequestError) as refused:
+            other.fine_tuning.jobs.create(model="tiny", training_file=file)
+        assert refused.value.code == "file_not_found"
+        part = team.uploads.parts.create(upload.id, data=b"abc")
+        parted = team.uploads.complete(upload.id, part_ids=[part.id]).file
+        assert parted
+        own = other.files.create(file=("own.jsonl", chats(2)), purpose="fine-tune")
+        assert [one.id for one in other.files.list()] == [own.id]
+        assert {parted.id, file, *whole.job.result_files} <= {one.id for one in team.files.list()}
+        assert own.id not in {one.id for one in team.files.list()}
+        assert {own.id, parted.id, file} <= {one.id for one in admin.files.list()}
+        other.files.delete(own.id)
+        team.files.delete(parted.id)
+        assert list(other.fine_tuning.jobs.list()) == []
+        assert job in [one.id for one in team.fine_tuning.jobs.list()]
+        assert job in [one.id for one in admin.fine_tuning.jobs.list()]
+
+
 def test_checkpoints_answer_to_those_who_may(whole: Whole) -> None:
     with whole.client() as admin, whole.client("team") as team, whole.client("other") as other:
         points = list(admin.fine_tuning.jobs.checkpoints.list(whole.job.id))

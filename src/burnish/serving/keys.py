@@ -83,8 +83,8 @@ def make(
 
 
 def confine(session: Session, actor: str, id: str, project: str) -> None:
-    """Makes a key that of one project: of the tuned models, it may ask those that the project's own
-    jobs made, and those whose checkpoint permissions name the project.
+    """Makes a key that of one project: it sees the project's own files, uploads and jobs, and may
+    ask the tuned models that its jobs made, and those whose checkpoint permissions name it.
 
     Raises:
         UserError: there is no such key, it may administer the organization, or the project has no

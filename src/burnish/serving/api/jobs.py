@@ -15,7 +15,6 @@ from burnish.rewards import local_asker
 from burnish.serving import recipes
 from burnish.serving.api.bodies import NewJob
 from burnish.serving.api.errors import ApiError, invalid
-from burnish.serving.api.guard import project_of
 from burnish.serving.api.queries import After, Shared
 from burnish.serving.api.shapes import Job, Listed, a_page, checkpoint_of, event_of, job_of
 from burnish.serving.service import Service
@@ -33,8 +32,8 @@ _IDLE = {"eval_samples": "auto", "reasoning_effort": "default"}
 
 
 @router.post("", response_model=Job)
-def create(service: Shared, body: NewJob, request: Request) -> Any:
-    project = project_of(request)
+def create(service: Shared, body: NewJob) -> Any:
+    project = service.database.project
     _check_model(service, body.model, project)
     _check_file(service, body.training_file, "training_file")
     if body.validation_file is not None:

@@ -12,7 +12,17 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Connection,
+    Engine,
+    create_engine,
+    event,
+    make_url,
+    text,
+    true,
+)
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -37,6 +47,7 @@ class Database:
 
     Attributes:
         actor: in whose name it is written, for the audit log; see `acting`.
+        project: whose files, uploads and jobs are seen; None: all of the organization.
 
     Raises:
         UserError: the URL names no such database, or it cannot be reached.
@@ -44,6 +55,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.actor = "local"
+        self.project: str | None = None
         self._engine = _engine(_parsed(url))
         self._writing = self._engine.execution_options(writes=True)
         try:
@@ -58,10 +70,13 @@ class Database:
                 "check its URL, its server and your rights",
             ) from error
 
-    def acting(self, actor: str) -> "Database":
-        """The same database, written to in another's name: a key's id, `cli`, a worker's name."""
+    def acting(self, actor: str, project: str | None = None) -> "Database":
+        """The same database, written to in another's name: a key's id, `cli`, a worker's name.
+
+        A `project` sees its own share.
+        """
         found = copy.copy(self)
-        found.actor = actor
+        found.actor, found.project = actor, project
         return found
 
     @property
@@ -72,6 +87,7 @@ class Database:
     def reading(self) -> Iterator[Session]:
         """A session that sees one state of the database and changes nothing."""
         with Session(self._engine, expire_on_commit=False, autoflush=False) as session:
+            session.info["project"] = self.project
             yield session
 
     @contextmanager
@@ -83,13 +99,19 @@ class Database:
         would fail instead of waiting its turn.
         """
         with Session(self._writing, expire_on_commit=False) as session, session.begin():
-            session.info["actor"] = self.actor
+            session.info.update(actor=self.actor, project=self.project)
             if hold:
                 _hold(session.connection(), hold)
             yield session
 
     def close(self) -> None:
         self._engine.dispose()
+
+
+def seen(session: Session, table: Any) -> ColumnElement[bool]:
+    """The rows of a table that the session's project may see."""
+    project = session.info["project"]
+    return true() if project is None else table.project == project
 
 
 def _parsed(url: str) -> URL:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from burnish.serving import audit
 from burnish.serving.api.errors import ApiError, not_found
 from burnish.serving.state.content import Content, Received, TooLongError
-from burnish.serving.state.database import Database
+from burnish.serving.state.database import Database, seen
 from burnish.serving.state.names import new_id
 from burnish.serving.state.paging import Cursor, Page, page_of_columns
 from burnish.serving.state.tables import FileRow, PartRow, UploadRow
@@ -35,6 +35,7 @@ def receive(content: Content, pieces: Iterable[bytes], limit: int) -> Received:
 
 def add(database: Database, content: Content, received: Received, row: FileRow) -> FileRow:
     """Keeps received bytes under a new row."""
+    row.project = database.project
     try:
         with database.writing(CONTENT) as session:
             content.keep(received)
@@ -71,7 +72,7 @@ def retrieve(database: Database, name: str) -> FileRow:
         ApiError: 404, there is no such file, or it has expired.
     """
     with database.reading() as session:
-        row = session.scalar(select(FileRow).where(FileRow.id == name, _lives()))
+        row = _found(session, name)
     if row is None:
         raise not_found("File object", name)
     return row
@@ -89,6 +90,7 @@ def listed(database: Database, cursor: Cursor, purpose: str | None = None) -> Pa
     if purpose is not None:
         asked = asked.where(FileRow.purpose == purpose)
     with database.reading() as session:
+        asked = asked.where(seen(session, FileRow))
         return page_of_columns(session, FileRow, asked, cursor)
 
 
@@ -98,7 +100,7 @@ def delete(database: Database, content: Content, name: str) -> None:
         ApiError: 404, there is no such file.
     """
     with database.writing() as session:
-        row = session.scalar(select(FileRow).where(FileRow.id == name, _lives()))
+        row = _found(session, name)
         if row is None:
             raise not_found("File object", name)
         session.delete(row)
@@ -151,6 +153,12 @@ def sweep(database: Database, content: Content) -> None:
         kept.difference_update(session.scalars(select(FileRow.sha256)))
         kept.difference_update(session.scalars(select(PartRow.sha256)))
     release(database, content, kept)
+
+
+def _found(session: Session, name: str) -> FileRow | None:
+    return session.scalar(
+        select(FileRow).where(FileRow.id == name, _lives(), seen(session, FileRow))
+    )
 
 
 def _lives() -> ColumnElement[bool]:

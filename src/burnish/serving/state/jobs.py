@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, aliased
 
 from burnish.serving import audit
 from burnish.serving.api.errors import ApiError, invalid, not_found
-from burnish.serving.state.database import Database
+from burnish.serving.state.database import Database, seen
 from burnish.serving.state.events import Event, append
 from burnish.serving.state.paging import Cursor, Page, page
 from burnish.serving.state.tables import JobRow, MetaRow
@@ -58,11 +58,12 @@ def listed(
 ) -> Page[JobRow]:
     """Newest first: all jobs, those that have every key of `meta`, or the `plain` ones, without."""
     with database.reading() as session:
+        own = seen(session, JobRow)
         if meta:
-            asked = _with_meta(session, meta)
+            asked = _with_meta(session, meta).where(own)
             return page(session, JobRow, asked, cursor, along=MetaRow.job_seq)
         plainly = [JobRow.meta.is_(None)] if plain else []
-        return page(session, JobRow, select(JobRow).where(*plainly), cursor)
+        return page(session, JobRow, select(JobRow).where(own, *plainly), cursor)
 
 
 def by_status(database: Database) -> dict[str, int]:
@@ -134,7 +135,7 @@ def set_paused(session: Session, job: JobRow) -> None:
 
 
 def _found(session: Session, name: str) -> JobRow:
-    job = session.scalar(select(JobRow).where(JobRow.id == name))
+    job = session.scalar(select(JobRow).where(JobRow.id == name, seen(session, JobRow)))
     if job is None:
         raise not_found("fine-tuning job", name, "fine_tuning_job_id")
     return job
@@ -142,7 +143,8 @@ def _found(session: Session, name: str) -> JobRow:
 
 def _locked(session: Session, name: str) -> JobRow:
     """The job, which no other process changes before this transaction ends."""
-    job = session.scalar(select(JobRow).where(JobRow.id == name).with_for_update())
+    own = seen(session, JobRow)
+    job = session.scalar(select(JobRow).where(JobRow.id == name, own).with_for_update())
     return job or _found(session, name)
 
 

@@ -108,6 +108,7 @@ class Lease:
             job = self._held(session)
             for received, row in result.files:
                 content.keep(received)
+                row.project = job.project
                 session.add(row)
             job.fine_tuned_model = result.model.name
             job.trained_tokens, job.resolved = result.trained_tokens, result.resolved

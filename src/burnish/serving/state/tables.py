@@ -25,7 +25,10 @@ class Table(MappedAsDataclass, DeclarativeBase):
 
 
 class FileRow(Table):
-    """An uploaded file, or a result; its bytes lie under their sha256."""
+    """An uploaded file, or a result; its bytes lie under their sha256.
+
+    `project` is that of the key which brought it, or of the result's job.
+    """
 
     __tablename__ = "files"
 
@@ -37,8 +40,12 @@ class FileRow(Table):
     sha256: Mapped[str] = mapped_column(String(64), index=True)
     created_at: Mapped[int] = mapped_column(BigInteger)
     expires_at: Mapped[int | None] = mapped_column(BigInteger, default=None, index=True)
+    project: Mapped[str | None] = mapped_column(String(64), default=None)
 
-    __table_args__ = (Index("ix_files_purpose_seq", "purpose", "seq"),)
+    __table_args__ = (
+        Index("ix_files_purpose_seq", "purpose", "seq"),
+        Index("ix_files_project_seq", "project", "seq"),
+    )
 
 
 class UploadRow(Table):
@@ -60,6 +67,7 @@ class UploadRow(Table):
     status: Mapped[str] = mapped_column(String(16), default="pending")
     lasts: Mapped[int | None] = mapped_column(default=None)
     file_id: Mapped[str | None] = mapped_column(String(64), default=None)
+    project: Mapped[str | None] = mapped_column(String(64), default=None)
 
 
 class PartRow(Table):
@@ -113,6 +121,7 @@ class JobRow(Table):
 
     __table_args__ = (
         Index("ix_jobs_status_seq", "status", "seq"),
+        Index("ix_jobs_project_seq", "project", "seq"),
         Index("ix_jobs_unlabelled", "seq", sqlite_where=_Unlabelled, postgresql_where=_Unlabelled),
     )
 

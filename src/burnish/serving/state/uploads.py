@@ -11,7 +11,7 @@ from burnish.serving import audit
 from burnish.serving.api.errors import invalid, not_found
 from burnish.serving.state import files
 from burnish.serving.state.content import Content, Received
-from burnish.serving.state.database import Database
+from burnish.serving.state.database import Database, seen
 from burnish.serving.state.names import new_id
 from burnish.serving.state.tables import FileRow, PartRow, UploadRow
 
@@ -21,6 +21,7 @@ PART_LIMIT = 64 << 20
 
 
 def begin(database: Database, row: UploadRow) -> UploadRow:
+    row.project = database.project
     with database.writing() as session:
         session.add(row)
         audit.note(session, "upload.create", row.id, purpose=row.purpose, bytes=row.bytes)
@@ -107,6 +108,7 @@ def _finish(
     with database.writing(files.CONTENT) as session:
         upload = _open(session, name)
         row = files.described(received, upload.purpose, upload.filename, upload.lasts)
+        row.project = upload.project
         content.keep(received)
         session.add(row)
         upload.status, upload.file_id = "completed", row.id
@@ -118,7 +120,7 @@ def _finish(
 
 
 def _found(session: Session, name: str) -> UploadRow:
-    row = session.scalar(select(UploadRow).where(UploadRow.id == name))
+    row = session.scalar(select(UploadRow).where(UploadRow.id == name, seen(session, UploadRow)))
     if row is None:
         raise not_found("Upload object", name, "upload_id")
     if row.status == "pending" and row.expires_at <= time.time():
