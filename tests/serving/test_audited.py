@@ -204,6 +204,9 @@ def test_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     ]
     assert found[0][3] == {"model": MODEL, "verdict": "hold"}
     assert secret.startswith("sk-burnish-")
+    capsys.readouterr()
+    assert command("keys", "list", *where) == 0
+    assert capsys.readouterr().out == f"{key}  bot  infer, tune  of proj_a\n"
     assert secret.rsplit("-", 1)[1] not in json.dumps(found)
     assert command("keys", "revoke", key, *where) == 0
     capsys.readouterr()

@@ -36,7 +36,7 @@ def command(
         raise UserError(f"`burnish keys {action}` has no name", "name the key")
     made = action == "make"  # also before the server's first start
     service = open_service(Settings(folder), database) if made else service_in(folder, database)
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)  # a secret that is broken is no secret
     with service.database.writing() as session:
         if made:
             scopes = scope or ["infer", "tune"]
@@ -64,4 +64,5 @@ def _list(rows: Sequence[object], console: Console, *, as_json: bool) -> None:
         return
     for one in found:
         state = "revoked" if one["revoked_at"] else ", ".join(one["scopes"])
-        console.print(f"{one['id']}  {one['name']}  {state}", markup=False)
+        where = f"  of {one['project']}" if one["project"] else ""
+        console.print(f"{one['id']}  {one['name']}  {state}{where}", markup=False)
