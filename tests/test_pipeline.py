@@ -220,6 +220,9 @@ def test_labels_of_the_test_set_never_seen_in_train(recipe: Path, tmp_path: Path
         ({"replay.rows": True}, "replay.rows is True, but input should be no truth value"),
         ({"name": ".."}, r"name is '\.\.'"),
         ({"evaluate.limit": 1}, "evaluate.limit is 1"),
+        ({"evaluate.target": []}, r"evaluate.target is \[\]"),
+        ({"lora.layers": []}, r"lora.layers is \[\]"),
+        ({"training.workers": 4096}, "training.workers is 4096, but this machine has"),
         ({"evaluate.target": ["acuracy"]}, "acuracy"),
     ],
 )

@@ -341,6 +341,15 @@ def test_our_own_mistake_fails_the_job_and_not_the_worker(
     assert error.code == "server_error"
 
 
+def test_what_is_read_beside_the_rows_is_told(tmp_path: Path) -> None:
+    lines = [{"time": 1.0, "phase": "replay", "rows": rows} for rows in (64, 0)]
+    said = [event.message for event in Follower().events(lines)]
+    assert said == [
+        "Reads 64 general conversations beside the rows, so as to forget less",
+        "Nothing holds the model to its base, which wrote no conversations",
+    ]
+
+
 def test_a_log_is_told_once_though_it_is_cut_back(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
 

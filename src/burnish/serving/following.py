@@ -113,7 +113,7 @@ def _screened(line: Line) -> Event:
 
 
 def _replayed(line: Line) -> Event:
-    said = f"Held to what the base said in {line['rows']} conversations that it wrote"
+    said = f"Reads {line['rows']} general conversations beside the rows, so as to forget less"
     if not line["rows"]:
         said = "Nothing holds the model to its base, which wrote no conversations"
     return Event(said, place="replay", time=line["time"])

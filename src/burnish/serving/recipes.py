@@ -61,7 +61,7 @@ def recipe_for(
     """
     kind = job.method["type"]
     values: dict[str, Any] = {
-        "replay.rows": "auto",  # a script for the API asks for no such thing, and wants a release
+        "replay.rows": "auto",  # scripts for the API cannot ask for it, and want a release
         **given,
         "name": RUN,
         "output": str(folder),
