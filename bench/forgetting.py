@@ -28,7 +28,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from validity import DATA, RECIPE, mean_score, wikitext
+from validity import DATA, GENERATED, RECIPE, mean_score, wikitext
 
 from burnish.evaluation.suite import load_suite
 from burnish.evaluation.tasks import Task
@@ -42,7 +42,6 @@ from burnish.pipeline import open_tuned, train
 from burnish.recipe import load_recipe
 from burnish.run_directory import RunDirectory, write_atomic
 
-GENERATED = ("following", "questions", "roles", "answering", "declining", "languages")
 TRL = {
     "lora": {"rank": 16, "alpha": 32, "dropout": 0.05},
     "training": {"learning_rate": 2e-4, "schedule": "linear", "warmup": 0.0, "epochs": 3},

@@ -4,11 +4,12 @@
 
 Trains adapters of different damage, from nothing lost to ruined: other learning rates, ranks,
 lengths, rows and methods. Measures each and the base on the core suite (accuracy: the mean over its
-sections; text loss: the mean over its kinds of prose, nats a token) and on public benchmarks: the
-accuracy on HellaSwag (by length), PIQA, ARC easy and BLiMP, the probability of LAMBADA's last word,
-and the loss on WikiText-2 in pieces of 300 characters. Prints the changes and, over the adapters,
-Spearman's correlation of the suite's accuracy with the mean change in points of the first five and
-of its text loss with WikiText-2's; `--picture` draws both. What is measured is kept in the cache
+sections, also over those scored by likelihood and those generated alone; text loss: the mean over
+its kinds of prose, nats a token) and on public benchmarks: the accuracy on HellaSwag (by length),
+PIQA, ARC easy and BLiMP, the probability of LAMBADA's last word, and the loss on WikiText-2 in
+pieces of 300 characters. Prints the changes and, over the adapters, Spearman's correlation of the
+suite's accuracies with the mean change in points of the first five and of its text loss with
+WikiText-2's; `--picture` draws both. What is measured, each section by itself, is kept in the cache
 folder, so an interrupted bench goes on; `--again` measures anew.
 """
 
@@ -19,6 +20,7 @@ import statistics
 import string
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -57,6 +59,8 @@ ADAPTERS: dict[str, tuple[int, float, str, dict[str, Any]]] = {
     "routing-2x": (24, 2, "support-routing", {}),
 }
 ACCURACIES = ("hellaswag", "piqa", "arc_easy", "blimp", "lambada")
+# Sections of the suite whose answers are written, not chosen by likelihood.
+GENERATED = ("following", "questions", "roles", "answering", "declining", "languages")
 # Points, or nats a token, of one measure under one model.
 Measure = Callable[[LanguageModel], float]
 
@@ -73,7 +77,10 @@ def measures(count: int) -> dict[str, Measure]:
     """Accuracy and text loss of the suite first; the others are what they are held against."""
     suite = load_suite("core")
     return {
-        "core": lambda model: mean_score(model, suite.sections, 100),
+        **{
+            section.name: partial(mean_score, tasks=[section], times=100)
+            for section in suite.sections
+        },
         "core text": lambda model: mean_score(model, suite.texts, 1),
         "hellaswag": choices("hellaswag", "validation", "{}", count, by_length=True),
         "piqa": choices("piqa", "validation", "Question: {}\nAnswer:", count),
@@ -188,10 +195,18 @@ def measured(name: str, by: dict[str, Measure], folder: Path, *, again: bool) ->
     return {key: float(known[key]) for key in by}
 
 
-def changes(base: dict[str, float], own: dict[str, float]) -> dict[str, float]:
-    """Tuned less base; `accuracies` is the mean over the public ones."""
-    change = {key: own[key] - base[key] for key in base}
-    return change | {"accuracies": statistics.mean(change[name] for name in ACCURACIES)}
+def summary(found: dict[str, float]) -> dict[str, float]:
+    """Means over the suite's sections, all and of either kind, and over the public accuracies."""
+    sections = {name: value for name, value in found.items() if name.startswith("core.")}
+    written = [value for name, value in sections.items() if name.split(".")[-1] in GENERATED]
+    scored = [value for name, value in sections.items() if name.split(".")[-1] not in GENERATED]
+    return {
+        "core": statistics.mean(sections.values()),
+        "scored": statistics.mean(scored),
+        "generated": statistics.mean(written),
+        **{name: value for name, value in found.items() if name not in sections},
+        "accuracies": statistics.mean(found[name] for name in ACCURACIES),
+    }
 
 
 def print_line(label: str, values: dict[str, float]) -> None:
@@ -200,7 +215,12 @@ def print_line(label: str, values: dict[str, float]) -> None:
 
 def correlations(found: dict[str, dict[str, float]]) -> dict[str, float]:
     """Spearman's, of the suite's changes with those of the public sets."""
-    pairs = {"accuracy": ("core", "accuracies"), "text loss": ("core text", "wikitext2")}
+    pairs = {
+        "accuracy": ("core", "accuracies"),
+        "text loss": ("core text", "wikitext2"),
+        "scored accuracy": ("scored", "accuracies"),
+        "generated accuracy": ("generated", "accuracies"),
+    }
     return {
         kind: float(
             spearmanr([row[own] for row in found.values()], [row[other] for row in found.values()])[
@@ -224,7 +244,7 @@ def draw(found: dict[str, dict[str, float]], path: Path) -> None:
          "WikiText-2: change, nats a token"),
     )  # fmt: skip
     for axis, (own, other, label, public), rho in zip(
-        axes, kinds, correlations(found).values(), strict=True
+        axes, kinds, correlations(found).values(), strict=False
     ):
         for letter, name in zip(string.ascii_lowercase, ranked, strict=False):
             place = (found[name][own], found[name][other])
@@ -249,16 +269,17 @@ def main() -> None:
     if not DATA.is_dir():
         raise SystemExit(f"There is no folder {DATA} with the data sets to measure on.")
     by, folder = measures(given.items), cache_folder() / "validity" / f"items-{given.items}"
-    print(f"{'':18}" + "".join(f"{name:>11}" for name in [*by, "accuracies"]))
-    base = measured("base", by, folder, again=given.again)
+    base = summary(measured("base", by, folder, again=given.again))
+    print(f"{'':18}" + "".join(f"{name:>11}" for name in base))
     print_line("base", base)
     found = {}
     for name in given.adapters:
-        found[name] = changes(base, measured(name, by, folder, again=given.again))
+        own = summary(measured(name, by, folder, again=given.again))
+        found[name] = {key: own[key] - base[key] for key in base}
         print_line(name, found[name])
     if len(found) > 2:
         for kind, rho in correlations(found).items():
-            print(f"{kind:10} Spearman {rho:.2f} over {len(found)} adapters")
+            print(f"{kind:18} Spearman {rho:.2f} over {len(found)} adapters")
     if given.picture:
         draw(found, given.picture)
 
