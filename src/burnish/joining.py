@@ -18,6 +18,7 @@ from burnish.lineage import recipe_of
 from burnish.parent import die_with
 from burnish.run_directory import RunDirectory
 from burnish.training.gathering import join
+from burnish.training.sharding import Sharded
 from burnish.training.team import Team
 from burnish.tuning import open_training
 
@@ -51,11 +52,12 @@ def _nothing() -> Path | None:
 
 def _learn_along(directory: RunDirectory, team: Team) -> None:
     manifest = directory.manifest()
-    _, loop = open_training(directory, recipe_of(manifest))
+    recipe = recipe_of(manifest)
+    _, loop = open_training(directory, recipe)
     if "screen" in manifest.training:
         rate = manifest.training["screen"]["chosen"]
         loop.settings = replace(loop.settings, learning_rate=rate)
-    loop.team = team
+    loop.team = Sharded(team.rank, team.size) if recipe.training.sharded else team
     loop.run(resume=True)
 
 

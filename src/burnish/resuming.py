@@ -14,8 +14,11 @@ from burnish.recipe import Recipe, flat_values
 from burnish.run_directory import Manifest, RunDirectory, remove_directory
 
 # Where the run lies; what only a search reads; what is tried out before the first step and undone;
-# how many processes take the steps.
-_FREE = ("name", "output", "tune.", "training.preflight", "training.workers", "heal.")
+# how many processes take the steps, and whether each keeps all weights.
+_FREE = (
+    *("name", "output", "tune.", "heal."),
+    *("training.preflight", "training.workers", "training.sharded"),
+)
 # Read after training; once there is a verdict they are what it was reached with.
 _UNTIL_VERDICT = ("evaluate.", "budget.", "choose.")
 # It is the place that counts, and `auto` names another one on another machine.

@@ -19,7 +19,7 @@ from burnish.models.load import load_model, load_tokenizer, place
 from burnish.models.served import ServedModel
 from burnish.models.sources import resolve
 from burnish.models.verbs import Sampling
-from burnish.opening import Opened, open_start
+from burnish.opening import Opened, open_start, open_tuned
 from burnish.parity.certificate import begin, reference_of
 from burnish.progress import Bars
 from burnish.recipe import HEADS, Recipe
@@ -35,10 +35,13 @@ from burnish.training.objectives import OBJECTIVES
 from burnish.training.objectives.distill import LocalTeacher, OwnBase, Teacher
 from burnish.training.replay import Own, Replayed, examples_of, own_rows, replayed
 from burnish.training.schedule import FRESH_HEAD_TIMES, automatic_rate
-from burnish.training.screen import screen
+from burnish.training.screen import Screen, screen
+from burnish.training.sharding import Sharded
 
 # Objectives whose rows are known beforehand; those that sample have a divergence of their own.
 ANCHORED = ("sft", "lm", "dpo", "kto")
+# Objectives whose loss of a batch is one pass through the layers.
+SHARDED = ("sft", "lm", "dpo")
 # Nats a token for each point that the suite may fall. With SmolLM2-135M on support-routing the mean
 # of what was held to 0.03 nats fell by nothing that could be seen, at 0.14 nats by 2.5 points.
 TOLERATED = 0.015
@@ -74,7 +77,7 @@ def learn(
             directory.log("replay", rows=sum(1 for _ in directory.stream("replay")))
         first(model, loop)
     if recipe.training.learning_rate == "auto":
-        manifest.training["screen"] = found = _screened(directory, loop, bars)
+        manifest.training["screen"] = found = _screened(directory, recipe, loop, bars)
         loop.settings = replace(loop.settings, learning_rate=found["chosen"])
     with bars.training(loop.batches.steps) as show:
 
@@ -91,12 +94,14 @@ def learn(
 
         loop.listen = listen
         started = time.perf_counter()
-        with gathered(recipe.training.workers, directory.path, loop.network.device) as loop.team:
+        with gathered(recipe.training.workers, directory.path, loop.network.device) as team:
+            loop.team = Sharded(team.rank, team.size) if recipe.training.sharded else team
             progress = loop.run(resume=True)
     manifest.times["train"] = round(time.perf_counter() - started, 1)
     _keep(module, directory, recipe)
     if isinstance(model, LanguageModel):  # a search may choose another one, and begins anew
-        begin(directory, reference_of(directory, _learnt(model, module)))
+        learnt = open_tuned(directory) if recipe.training.sharded else _learnt(model, module)
+        begin(directory, reference_of(directory, learnt))
     manifest.training |= {
         "learning_rate": loop.settings.learning_rate,
         "steps": progress.step,
@@ -117,13 +122,17 @@ def _learnt(model: LanguageModel, module: Any) -> LanguageModel:
     )
 
 
-def _screened(directory: RunDirectory, loop: Loop, bars: Bars) -> dict[str, Any]:
+def _screened(directory: RunDirectory, recipe: Recipe, loop: Loop, bars: Bars) -> dict[str, Any]:
     """The screen of this run; its manifest keeps it, so that a resumed run takes the same rate."""
     manifest = directory.manifest()
     if "screen" in manifest.training:
         return dict(manifest.training["screen"])
     started = time.perf_counter()
-    found = screen(loop)
+    if recipe.training.sharded:
+        rule = loop.settings.learning_rate
+        found = Screen(rule, rule, reason="no process alone has room for a trial")
+    else:
+        found = screen(loop)
     manifest.training["screen"] = found.as_dict()
     directory.write_manifest(manifest)
     seconds = round(time.perf_counter() - started, 1)
@@ -152,6 +161,23 @@ def check_workers(recipe: Recipe) -> None:
             f"training.workers is {workers}, but objective {recipe.objective} "
             + ("collects what it learns" if collects else "looks at a batch as a whole"),
             "set training.workers to 1",
+        )
+    if recipe.training.sharded:
+        _check_sharded(recipe)
+
+
+def _check_sharded(recipe: Recipe) -> None:
+    """Only what is frozen is kept in parts, and only whole passes keep the processes in step."""
+    given = "training.sharded is true, but "
+    if recipe.training.workers == 1:
+        raise RecipeError(given + "training.workers is 1", "set it to the number of GPUs")
+    if recipe.method in (*WHOLE, "qlora"):
+        held = "4-bit weights cannot be" if recipe.method == "qlora" else "only frozen weights are"
+        raise RecipeError(f"{given}{held} kept in parts", "set method to lora")
+    if recipe.objective not in SHARDED:
+        raise RecipeError(
+            f"{given}objective {recipe.objective} takes passes of its own through the model",
+            f"leave it out, or set objective to one of {', '.join(SHARDED)}",
         )
 
 

@@ -10,13 +10,16 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
 
 import burnish
 from burnish.errors import InterruptedRunError, RecipeError, WorkerLostError
+from burnish.models.branches import Network
 from burnish.run_directory import RunDirectory
 from burnish.training.batches import Batches
 from burnish.training.checkpoint import saved_steps
 from burnish.training.objective import Loss, Means
+from burnish.training.sharding import Sharded
 from burnish.training.stopping import stopped_by
 from burnish.training.team import Team
 
@@ -75,10 +78,60 @@ def test_two_processes_learn_what_one_learns(
     assert [e["step"] for e in two.events("validation")] == [step for step, _ in sizes]
 
 
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_kept_in_parts_they_learn_the_same(
+    objective: str, trained: Callable[..., RunDirectory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is killed and the run goes on. The last step has one row, the second process none."""
+    layers: list[tuple[int, int]] = []
+    going_along = Sharded.go_along
+
+    def look(team: Sharded, network: Network, passes: int) -> None:
+        """Numbers of the frozen layers: those that lie in this process, and all."""
+        frozen = [p for p in network.model.parameters() if isinstance(p, DTensor)]
+        layers.append((sum(p.to_local().numel() for p in frozen), sum(p.numel() for p in frozen)))
+        going_along(team, network, passes)
+
+    monkeypatch.setattr(Sharded, "go_along", look)
+    given = {"objective": objective, **RATE}
+    one = trained("one", **given)
+    assert not layers
+    parts = {**WORKERS, "training.sharded": True, "training.checkpoints": 12}
+    with pytest.raises(WorkerLostError, match="another worker of this training has ended"):
+        trained("two", watch=kill_other, **given, **parts)
+    two = trained("two", resume=True, **given, **parts)
+    assert_same(two, one)
+    losses = [[e["loss"] for e in run.events("validation")] for run in (two, one)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert {2 * part for part, _ in layers} == {whole for _, whole in layers} != {0}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"training.workers": 1}, "but training.workers is 1: set it to the number of GPUs"),
+        ({"method": "full"}, "but only frozen weights are kept in parts: set method to lora"),
+        ({"objective": "reward"}, "but objective reward takes passes of its own"),
+    ],
+)
+def test_what_cannot_be_kept_in_parts_is_refused(
+    values: dict[str, Any], said: str, trained: Callable[..., RunDirectory]
+) -> None:
+    with pytest.raises(RecipeError, match=f"training.sharded is true, {said}"):
+        trained("no", **{**WORKERS, "training.sharded": True, **values})
+
+
 def joined() -> list[psutil.Process]:
     """The other processes of a training that this one leads."""
     children = psutil.Process().children()
     return [child for child in children if "burnish.joining" in child.cmdline()]
+
+
+def kill_other(phase: str, values: dict[str, Any]) -> None:
+    """Listens to a training, and ends the second process after the first checkpoint."""
+    if (phase, values["step"]) == ("checkpoint", 1):
+        (other,) = joined()
+        other.kill()
 
 
 def test_killed_stopped_and_gone_on_with_by_another_number(
@@ -87,13 +140,8 @@ def test_killed_stopped_and_gone_on_with_by_another_number(
     straight = trained("straight", **RATE)
     checkpoints = {"training.checkpoints": 12, **RATE}
 
-    def kill(phase: str, values: dict[str, Any]) -> None:
-        if (phase, values["step"]) == ("checkpoint", 1):
-            (other,) = joined()
-            other.kill()
-
     with pytest.raises(WorkerLostError, match="another worker of this training has ended"):
-        trained("two", watch=kill, **checkpoints, **WORKERS)
+        trained("two", watch=kill_other, **checkpoints, **WORKERS)
     assert not joined()
     folder = tmp_path / "two" / "checkpoints"
     assert saved_steps(folder) == [1]

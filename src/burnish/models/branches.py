@@ -94,9 +94,15 @@ class Logprobs:
 
 
 class Network:
-    """A causal language model, adapter included, as backbone and vocabulary projection."""
+    """A causal language model, adapter included, as backbone and vocabulary projection.
+
+    Attributes:
+        shares_beginnings: whether rows that begin alike have a trunk; without it each is computed
+            from its first token, in one pass through the layers.
+    """
 
     def __init__(self, model: PreTrainedModel | PeftModel) -> None:
+        self.shares_beginnings = True
         self.whole: Any = model
         self.model: Any = base_of(model)
         self.config: Any = self.model.config.get_text_config()
@@ -251,7 +257,8 @@ def branch_states(network: Network, rows: Sequence[Row], *, trunk: int | None = 
     The trunk is the longest common beginning in which nothing is asked for, or of the length that
     is given. One row, or rows that share nothing, are a plain forward pass.
     """
-    trunk = trunk_length(rows) if trunk is None else trunk
+    if trunk is None:
+        trunk = trunk_length(rows) if network.shares_beginnings else 0
     prefix = network.start()
     if trunk:
         prefix, _ = network.extend(prefix, [rows[0].tokens[:trunk]], [0], left=True)
@@ -265,7 +272,8 @@ def tree_states(network: Network, groups: Sequence[Sequence[Row]]) -> Asked:
     """
     trunks = [_common(group) for group in groups]
     rows = [row for group in groups for row in group]
-    if len(groups) == 1 or min(trunks) < 2 or _shifts_window(network, trunks):
+    alone = len(groups) == 1 or not network.shares_beginnings
+    if alone or min(trunks) < 2 or _shifts_window(network, trunks):
         return branch_states(network, rows)
     firsts = [group[0].tokens[:length] for group, length in zip(groups, trunks, strict=True)]
     # Every group keeps a token of its own, so that its last place is real.

@@ -8,7 +8,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_validator
@@ -19,7 +19,8 @@ from burnish.recipe.budget import REPLAYED, Budget, Choose, Heal, Replay
 from burnish.recipe.data import Data, Mixing, Task
 from burnish.recipe.methods import Bottleneck, LastN, Lora, Prefix
 from burnish.recipe.objectives import Classify, Distill, Dpo, Grpo, Kto, Lm, Reward, Sft, Tag
-from burnish.recipe.section import Fraction, Section
+from burnish.recipe.section import Section
+from burnish.recipe.training import Training
 
 # Objectives that give a model a head: it labels texts or words and writes nothing.
 HEADS = ("classify", "tag", "reward")
@@ -36,27 +37,6 @@ _NOT_FOR_HEADS = {
 _TYPE = re.compile(r"(constrained-)?(int|float)|literal\[.*\]")
 # A name in them may itself hold a full stop.
 _WHOLE = ("budget.suites", "classify.weights", "tag.weights", "tasks")
-
-
-class Training(Section):
-    """How the weights move."""
-
-    epochs: float = Field(3, gt=0)
-    batch_size: int = Field(8, gt=0, description="rows in one forward pass")
-    accumulation: int = Field(1, gt=0, description="forward passes an optimizer step")
-    learning_rate: Annotated[float, Field(gt=0)] | Literal["auto", "rule"] = Field(
-        "auto", description="auto tries a few rates around the rule's, rule takes that one"
-    )
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    warmup: Fraction = Field(0.05, description="share of the steps")
-    weight_decay: float = Field(0.0, ge=0)
-    clip: float = Field(1.0, gt=0, description="largest gradient norm")
-    max_length: int | None = Field(None, gt=1, description="tokens; the model's context if null")
-    evaluations: int = Field(4, ge=0, description="validation passes in the whole run")
-    patience: int = Field(3, gt=0, description="passes without progress before stopping early")
-    checkpoints: int = Field(4, ge=1, description="checkpoints in the whole run")
-    workers: int = Field(1, gt=0, description="processes that share every batch")
-    preflight: bool = Field(True, description="check on a few rows that the run keeps its promises")
 
 
 class Evaluate(Section):

@@ -92,7 +92,7 @@ class Loop:
         steps = self.batches.steps
         if resume:
             self._resume()
-        self.team.align(self.parameters)
+        self.team.align(self.network, self.parameters)
         self.objective.carried.update(self.progress.carried)
         keep_freed_memory()
         with stop_requests() as stop, self._accidents(), fused_lora(self.model):
@@ -121,10 +121,8 @@ class Loop:
         self.model.train()
         number = self.progress.step
         self.team.seed(self.batches, number)
-        passes = [
-            self.objective.collect(self.network, items, number)
-            for items in self.team.shares(self.batches.step(number))
-        ]
+        shares = self.team.shares(self.batches.step(number))
+        passes = [self.objective.collect(self.network, items, number) for items in shares]
         units, learnt, read = self.team.totals(
             sum(self.objective.units(items) for items in passes),
             sum(item.learnt for items in passes for item in items),
@@ -162,11 +160,12 @@ class Loop:
     def _backward(self, passes: Sequence[Sequence[Item]], units: float) -> dict[str, float]:
         """Loss and metrics a unit; the only place where the step waits for the device."""
         sums = Means()
-        for items in passes:
-            for piece in filter(None, self.objective.pieces(self.network, items)):
-                found = self.objective.loss(self.network, piece)
-                (found.total / units).backward()  # type: ignore[no-untyped-call]
-                sums.add(found, units)
+        pieces = [p for items in passes for p in self.objective.pieces(self.network, items) if p]
+        for piece in pieces:
+            found = self.objective.loss(self.network, piece)
+            (found.total / units).backward()  # type: ignore[no-untyped-call]
+            sums.add(found, units)
+        self.team.go_along(self.network, len(pieces))
         means = self.team.merged(sums).values()
         if not math.isfinite(means["loss"]):
             raise DivergedError(
@@ -185,7 +184,7 @@ class Loop:
     def _after_step(self, steps: int) -> None:
         step = self.progress.step
         due = is_due(step, steps, self.settings.evaluations)
-        if due and self.validation and self.team.leads:
+        if due and self.validation and self.team.validates:
             self._validate()
         self.progress = self.team.told(self.progress) if due else self.progress
         if due or is_due(step, steps, self.settings.checkpoints) or step == steps:
@@ -225,7 +224,8 @@ class Loop:
     def _accidents(self) -> Iterator[None]:
         """Memory and disk that run out end the run with one sentence."""
         try:
-            yield
+            with self.team.learning():
+                yield
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise UserError(
                 f"memory ran out at step {self.progress.step + 1}",

@@ -9,7 +9,7 @@ pass through the whole model where a step here is several passes through parts o
 
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ import torch
 from torch import distributed
 
 from burnish.errors import WorkerLostError
+from burnish.models.branches import Network
 from burnish.training.batches import Batches
 from burnish.training.objective import Means
 
@@ -40,6 +41,17 @@ class Team:
     @property
     def leads(self) -> bool:
         return self.rank == 0
+
+    @property
+    def validates(self) -> bool:
+        return self.leads
+
+    def learning(self) -> AbstractContextManager[None]:
+        """All steps are taken within it."""
+        return nullcontext()
+
+    def go_along(self, network: Network, passes: int) -> None:
+        """After this process's `passes` of a step: it need not take as many as the others."""
 
     def seed(self, batches: Batches, step: int) -> None:
         """Each process has noise of its own, which step and rank alone decide.
@@ -66,6 +78,12 @@ class Team:
 
     def any(self, flag: bool) -> bool:
         return self.totals(float(flag))[0] > 0
+
+    def most(self, value: int) -> int:
+        highest = torch.tensor(value)
+        with _together():
+            distributed.all_reduce(highest, distributed.ReduceOp.MAX)
+        return int(highest)
 
     def told(self, value: T) -> T:
         """What the leader gives; what the others give is ignored."""
@@ -103,8 +121,8 @@ class Team:
             if was_there:
                 parameter.grad = total.view_as(parameter).to(parameter.dtype)
 
-    def align(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        """All begin with the leader's weights."""
+    def align(self, network: Network, parameters: Sequence[torch.nn.Parameter]) -> None:
+        """All begin with the leader's weights, of which `parameters` learn."""
         if self.size > 1:
             with _together():
                 for parameter in parameters:
@@ -120,7 +138,12 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise WorkerLostError(
-            f"another worker of this training has ended ({str(error).splitlines()[0][:200]})",
-            "see what it said, then continue with --resume",
-        ) from error
+        raise lost(error) from error
+
+
+def lost(error: RuntimeError) -> WorkerLostError:
+    """What a broken connection means."""
+    return WorkerLostError(
+        f"another worker of this training has ended ({str(error).splitlines()[0][:200]})",
+        "see what it said, then continue with --resume",
+    )

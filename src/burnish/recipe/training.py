@@ -1,0 +1,29 @@
+"""How the weights move: the recipe's section `training`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from burnish.recipe.section import Fraction, Section
+
+
+class Training(Section):
+    """How the weights move."""
+
+    epochs: float = Field(3, gt=0)
+    batch_size: int = Field(8, gt=0, description="rows in one forward pass")
+    accumulation: int = Field(1, gt=0, description="forward passes an optimizer step")
+    learning_rate: Annotated[float, Field(gt=0)] | Literal["auto", "rule"] = Field(
+        "auto", description="auto tries a few rates around the rule's, rule takes that one"
+    )
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    warmup: Fraction = Field(0.05, description="share of the steps")
+    weight_decay: float = Field(0.0, ge=0)
+    clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    max_length: int | None = Field(None, gt=1, description="tokens; the model's context if null")
+    evaluations: int = Field(4, ge=0, description="validation passes in the whole run")
+    patience: int = Field(3, gt=0, description="passes without progress before stopping early")
+    checkpoints: int = Field(4, ge=1, description="checkpoints in the whole run")
+    workers: int = Field(1, gt=0, description="processes that share every batch")
+    sharded: bool = Field(False, description="each worker keeps a part of the frozen layers")
+    preflight: bool = Field(True, description="check on a few rows that the run keeps its promises")
