@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from burnish.cli import main
+from burnish.cli.options import overrides
 from burnish.errors import InterruptedRunError
 
 
@@ -67,3 +68,9 @@ def test_healing_that_was_stopped_goes_on_with_the_same_command(
     assert end.value.code == 130
     said = "burnish: stopped at step 74 of 147; go on with the same command\n"
     assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("text", ["Sort: queue: x", "{", "a] b"])
+def test_a_setting_that_is_no_yaml_is_text(text: str) -> None:
+    given = overrides([f"data.system={text}", "seed=3"], None, None, drop_bad=False)
+    assert given == {"data.system": text, "seed": 3}

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,12 @@ def test_weights_of_4_bits_are_not_merged_into(train: Train) -> None:
         with pytest.raises(RunError, match="4 bits"):
             check_form(run, "gguf")
         check_form(run, "peft")
+        lineage = {"method": "qlora", "init": "stack", "lineage": {}}
+        run.write_manifest(replace(replaced(manifest, "qlora"), lineage=lineage))
+        for form in ("peft", "merged", "gguf"):
+            with pytest.raises(RunError) as error:
+                check_form(run, form)
+            assert "burnish.open_tuned" in error.value.remedy
     finally:
         run.write_manifest(manifest)
 

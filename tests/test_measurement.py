@@ -2,12 +2,16 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from burnish.data.formats import Converter
+from burnish.data.rows import Row
 from burnish.errors import RecipeError
 from burnish.evaluation.suite import load_suite
-from burnish.measurement import budgets_of, check_budgets, suite_sizes
+from burnish.measurement import budgets_of, check_budgets, suite_sizes, target_task
 from burnish.recipe import load_recipe
 from burnish.retention.budgets import Budgets
 
@@ -46,3 +50,20 @@ def test_a_budget_that_was_asked_for_needs_items(path: Path) -> None:
     with pytest.raises(RecipeError, match=r"budget.refusal is 5, but the suite own has no items"):
         check_budgets(load_recipe(path, {"budget.refusal": 5}), [own])
     check_budgets(load_recipe(path, {"budget.refusal": 5}), [own, load_suite("core")])
+
+
+def test_a_limit_draws_rows_by_seed_whatever_they_are_called(path: Path) -> None:
+    names = [f"{'early' if i < 50 else 'late'}-{i:03d}" for i in range(100)]
+    rows = [{"id": name, "prompt": name, "completion": name.split("-")[0]} for name in names]
+
+    class Tested:
+        def split(self, *_: str) -> list[Any]:
+            return [Converter({}).convert(Row(row, "rows.jsonl:1")) for row in rows]
+
+    def drawn(seed: int) -> list[str]:
+        recipe = load_recipe(path, {"evaluate.limit": 40, "seed": seed})
+        model = SimpleNamespace(tokenizer=None)
+        return [e.id for e in target_task(recipe, Tested(), model).examples]  # type: ignore
+
+    assert drawn(1) == drawn(1) != drawn(2)
+    assert 10 < sum(name.startswith("early") for name in drawn(1)) < 30

@@ -103,3 +103,12 @@ def test_training_by_a_grader(tiny_folder: Path, tmp_path: Path) -> None:
     rewards = [event["reward"] for event in run.events("train")]
     assert any(0 < value < 1 for value in rewards)
     assert run.split("train")[0].item == {"wanted": "e"}
+
+
+def test_a_changed_function_is_another_measure(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text("def short(answers, examples):\n    return [1.0 for _ in answers]\n")
+    _, before = graded_reward(f"{file}:short")
+    assert graded_reward(f"{file}:short")[1] == before
+    file.write_text("def short(answers, examples):\n    return [0.0 for _ in answers]\n")
+    assert graded_reward(f"{file}:short")[1] != before

@@ -7,7 +7,14 @@ import pytest
 from burnish.chat import Example, Message
 from burnish.errors import RunError
 from burnish.overlaps import ComparedSet, Leakage, Overlap
-from burnish.run_directory import Manifest, RunDirectory, replace_directory
+from burnish.run_directory import (
+    ItemResult,
+    Manifest,
+    RunDirectory,
+    append_results,
+    read_results,
+    replace_directory,
+)
 
 MANIFEST = Manifest("one", "created", {}, {})
 
@@ -75,3 +82,11 @@ def test_a_folder_is_put_in_place_of_another(tmp_path: Path) -> None:
     replace_directory(tmp_path / "new", tmp_path / "old")
     assert (tmp_path / "old" / "inner" / "file").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_a_result_that_a_kill_cut_within_a_letter_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    append_results(path, [ItemResult(str(i), "q", "字", "字", 1.0) for i in range(2)])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: whole.rindex("字".encode()) + 1])
+    assert [item.id for item in read_results(path)] == ["0"]

@@ -1,5 +1,6 @@
 """Several data sets in one run, and several runs one after the other."""
 
+import html
 import json
 from pathlib import Path
 
@@ -122,6 +123,10 @@ def test_a_stage_that_ruins_an_earlier_task_is_held_and_passed_over(
     assert ruined.passed is False
     assert ruined.budget == pytest.approx(0.25)
     assert ruined.delta < -0.2
+    held = RunDirectory.open(folder.path / "2-answers")
+    assert held.verdict().decision == "hold"
+    page = (held.path / "report.html").read_text(encoding="utf-8")
+    assert held.verdict().reasons[-1] in html.unescape(page)
     lineage = folder.manifest().lineage
     assert [Path(one).name for one in lineage["kept"]] == ["1-colours", "3-again"]
     last = RunDirectory.open(folder.path / "3-again").manifest().lineage
@@ -181,3 +186,15 @@ def test_stages_are_not_passed_over(tmp_path: Path, base: str) -> None:
     with pytest.raises(RecipeError, match="1 stages, each a run of its own"):
         burnish.train(path, quiet=True)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_head_has_the_labels_of_all_tasks(tmp_path: Path, base: str) -> None:
+    path = recipe(
+        tmp_path,
+        base + "objective: classify\ndata: {train: colours.jsonl}\n"
+        "tasks: {answers: {train: answers.jsonl}}\n",
+    )
+    run = burnish.run(path, quiet=True)
+    config = json.loads((run.adapter / "config.json").read_text())
+    assert set(config["label2id"]) == {"red", "green", "yes", "no"}
+    assert {row.task for row in run.ledger()} == {"target", "target.answers"}

@@ -14,6 +14,7 @@ from burnish.data.load import Dataset, load
 from burnish.data.render import Rendered
 from burnish.errors import DataError, RecipeError
 from burnish.lineage import keep_earlier
+from burnish.measurement import LEAST_TESTED, tested
 from burnish.models.classifier import longest_text
 from burnish.models.load import context_length, load_tokenizer, place
 from burnish.models.sources import Source, resolve
@@ -24,8 +25,6 @@ from burnish.run_directory import Finding, Manifest, RunDirectory
 from burnish.tuning import objective_of
 
 _LIBRARIES = ("burnish", "torch", "transformers", "peft", "tokenizers", "numpy")
-# Test rows without which no interval can be told.
-_TESTING = 2
 
 
 @dataclass(frozen=True)
@@ -63,12 +62,12 @@ def prepare(recipe: Recipe, source: Source, data: Data | None = None) -> Checked
         found = objective.render(examples, tokenizer, limit) if examples else ([], None)
         rendered[split] = found[0]
         findings += [found[1]] if found[1] else []
-    if dataset.test and len(rendered["test"]) < _TESTING:
+    checked = Checked(dataset, rendered, findings)
+    if dataset.test and (count := len(tested(checked.kept("test")))) < LEAST_TESTED:
         raise DataError(
-            f"{len(rendered['test'])} rows are left to test on, too few to show a gain",
+            f"{count} rows are left to test on, too few to show a gain",
             "add rows, or name a file as data.test",
         )
-    checked = Checked(dataset, rendered, findings)
     counts = ", ".join(f"{name} {count}" for name, count in checked.learnt_tokens().items())
     total = sum(checked.learnt_tokens().values())
     findings.append(Finding("tokens", "info", f"{objective.learns} to be learnt: {counts}", total))

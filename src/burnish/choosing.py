@@ -107,12 +107,21 @@ def _evidence(directory: RunDirectory, cert: Suite, label: str, leakage: Leakage
         return not learnt_items(task.name, leakage)
 
     names = counted(directory, cert, leakage)
-    return Evidence.of(
+    texts = [task.name for task in cert.texts if unseen(task)]
+    bias = [task.name for task in cert.bias if unseen(task)]
+    refusal = [name for name in names if is_refusal(name)]
+    left = {
+        "text loss": cert.texts and not texts,
+        "bias": cert.bias and not bias,
+        "refusal": any(is_refusal(task.name) for task in cert.sections) and not refusal,
+    }
+    found = Evidence.of(
         {name: pair(name) for name in names},
-        {task.name: pair(task.name) for task in cert.texts if unseen(task)},
-        _joined([pair(task.name) for task in cert.bias if unseen(task)]),
-        _joined([pair(name) for name in names if is_refusal(name)]),
+        {name: pair(name) for name in texts},
+        _joined([pair(name) for name in bias]),
+        _joined([pair(name) for name in refusal]),
     )
+    return replace(found, left_out=tuple(name for name, out in left.items() if out))
 
 
 def _worth(candidate: Candidate | None) -> float:

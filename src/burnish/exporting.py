@@ -83,7 +83,7 @@ def check_form(directory: RunDirectory, form: Form) -> None:
     if form == "peft" and on_others:
         raise RunError(
             f"the adapter of {path} alone is not the tuned model, as it stands on an earlier run's",
-            ours if recipe.method == "prefix" else "export it with --as merged",
+            ours if recipe.method in ("prefix", "qlora") else "export it with --as merged",
         )
     if form != "peft" and recipe.method == "prefix":
         raise RunError(
@@ -93,7 +93,7 @@ def check_form(directory: RunDirectory, form: Form) -> None:
     if form != "peft" and recipe.method == "qlora":
         raise RunError(
             f"{path} was trained on weights of 4 bits, into which nothing can be merged exactly",
-            "export it with --as peft",
+            ours if on_others else "export it with --as peft",
         )
     if form == "gguf" and (recipe.objective in HEADS or recipe.objective == "reward"):
         raise RunError(

@@ -1,5 +1,6 @@
 """What a run measures: the target task that fits its rows, both models, and the ledger of it."""
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -47,6 +48,9 @@ from burnish.retention.power import Sizes
 from burnish.rewards import graded_reward
 from burnish.run_directory import ItemResult, LedgerRow, RunDirectory
 
+# Rows to measure on without which no interval can be told.
+LEAST_TESTED = 2
+
 
 def target_task(
     recipe: Recipe,
@@ -60,13 +64,14 @@ def target_task(
     `task` names a data set beside the recipe's main one. Of another `split` the task has its name.
     """
     name = "target" if split == "test" else split
-    name, examples = f"{name}.{task}" if task else name, directory.split(split, task)
+    name, examples = f"{name}.{task}" if task else name, tested(directory.split(split, task))
     if not examples:
         raise DataError(
             f"the {split} set is empty", f"raise data.split.{split}, or name data.{split}"
         )
     if recipe.evaluate.limit:
-        examples = sorted(examples, key=lambda example: example.id)[: recipe.evaluate.limit]
+        drawn = sorted(examples, key=lambda example: _draw(recipe.seed, example.id))
+        examples = drawn[: recipe.evaluate.limit]
     if isinstance(model, RewardModel):
         return CompareTask(name, examples)
     if isinstance(model, Classifier):
@@ -79,8 +84,6 @@ def target_task(
         return TextLossTask(name, [(e.id, e.expected) for e in examples])
     if examples[0].rejected is not None:
         return preference_task(name, examples)
-    if examples[0].liked is not None:  # a disliked answer is no answer to be like
-        examples = [example for example in examples if example.liked]
     labels = sorted({e.label for e in directory.split("train", task) if e.label is not None})
     if recipe.evaluate.answer == "likelihood":
         if not labels:
@@ -94,6 +97,16 @@ def target_task(
         tokens = 4 + max(len(model.tokenizer(label)["input_ids"]) for label in labels)
     first = target_scorers(recipe, examples)[0]
     return GenerateTask(name, examples, first, Sampling(max_new_tokens=tokens))
+
+
+def tested(examples: Sequence[Example]) -> list[Example]:
+    """The rows that a model is measured on: a disliked answer is no answer to be like."""
+    return [example for example in examples if example.liked is not False]
+
+
+def _draw(seed: int, name: str) -> bytes:
+    """Orders rows at random, by the seed and not by what they are called."""
+    return hashlib.sha256(f"{seed} {name}".encode()).digest()
 
 
 def target_scorers(recipe: Recipe, examples: Sequence[Example]) -> tuple[str, ...]:

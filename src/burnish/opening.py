@@ -105,7 +105,12 @@ def open_start(directory: RunDirectory, recipe: Recipe) -> Opened:
         return load_reward_model(recipe.model, recipe.device, recipe.seed)
     if kind != "classify" and kind != "tag":
         return load_model(recipe.model, recipe.device, four_bit=recipe.method == "qlora")
-    examples = [*directory.split("train"), *directory.split("validation")]
+    examples = [
+        example
+        for task in ("", *recipe.tasks)
+        for split in ("train", "validation")
+        for example in directory.split(split, task)
+    ]
     labels = all_tags(examples) if kind == "tag" else sorted({str(e.label) for e in examples})
     return load_classifier(recipe.model, recipe.device, kind, labels, recipe.seed)
 

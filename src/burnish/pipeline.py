@@ -51,7 +51,7 @@ from burnish.progress import Bars
 from burnish.recipe import Recipe, build_recipe, changed_recipe, load_recipe
 from burnish.reports.card import write_card
 from burnish.reports.page import write_page
-from burnish.resuming import continued, forget_order
+from burnish.resuming import continued, forget_order, forget_verdict
 from burnish.retention.ledger import LEVEL
 from burnish.retention.power import power_headline
 from burnish.retention.verdict import Head, decide
@@ -257,6 +257,7 @@ def heal(
     manifest.recipe, manifest.origins = recipe.model_dump(mode="json"), dict(recipe.origins)
     manifest.state = "trained"
     forget_order(directory)
+    forget_verdict(directory)
     directory.write_manifest(manifest)
     return evaluate(directory, quiet=quiet)
 

@@ -65,6 +65,12 @@ def forget_order(directory: RunDirectory) -> None:
     (directory.path / "frontier.json").unlink(missing_ok=True)
 
 
+def forget_verdict(directory: RunDirectory) -> None:
+    """What healing begins with is the model as it was trained, and no verdict is about that one."""
+    for name in ("verdict.json", "ledger.json", "report.html", "card.md"):
+        (directory.path / name).unlink(missing_ok=True)
+
+
 def _changes(manifest: Manifest, recipe: Recipe) -> list[dict[str, Any]]:
     """Values that are not what they were, in the order of the recipe's classes."""
     then, now = dict(flat_values(recipe_of(manifest))), dict(flat_values(recipe))

@@ -82,7 +82,9 @@ def graded_reward(name: str) -> tuple[Reward, str]:
     if name.endswith(".json"):
         return reward, f"{name} {hashlib.sha256(Path(name).read_bytes()).hexdigest()}"
     if not Path(name).is_dir():
-        return reward, name
+        file = Path(name.rpartition(":")[0])
+        code = file.read_bytes() if file.is_file() else b""
+        return reward, f"{name} {hashlib.sha256(code).hexdigest()}"
     mark = tuned_sha256(RunDirectory.open(name))
 
     def graded(answers: Sequence[str], examples: Sequence[Example]) -> list[float]:

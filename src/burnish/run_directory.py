@@ -322,14 +322,14 @@ def append_line(path: Path, row: Mapping[str, Any]) -> None:
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """JSON Lines, one in memory at a time; a last line that was cut off by a kill is skipped."""
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            if line == "\n":
+            if line == b"\n":
                 continue
             try:
                 yield json.loads(line)
-            except json.JSONDecodeError as error:
-                if not line.endswith("\n"):
+            except ValueError as error:  # no JSON, or cut within a letter
+                if not line.endswith(b"\n"):
                     return
                 raise RunError(
                     f"{path}:{number} is no JSON", "delete the folder and run again"

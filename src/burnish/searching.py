@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from burnish.candidates import Candidate, Frontier, Range
+from burnish.errors import RunError
 from burnish.evaluation.statistics import (
     BoolArray,
     macro_paired,
@@ -23,7 +24,14 @@ from burnish.evaluation.statistics import (
 )
 from burnish.evaluation.suite import Suite
 from burnish.evaluation.tasks import Task, TextLossTask
-from burnish.measurement import budgets_of, left_out, measure, target_task
+from burnish.measurement import (
+    LEAST_TESTED,
+    budgets_of,
+    left_out,
+    measure,
+    target_task,
+    tested,
+)
 from burnish.models.language_model import LanguageModel, folder_sha256
 from burnish.models.scale import has_scale
 from burnish.opening import open_tuned
@@ -152,6 +160,11 @@ class Search:
             if int(event["step"]) in steps
         }
         at = {step: self._candidate(attempt, step) for step in steps}
+        if not steps:
+            raise RunError(
+                f"{run.path} has no checkpoints any more, among which to choose",
+                "name a run whose checkpoints are there",
+            )
         if not losses:
             yield at[steps[-1]]
             return
@@ -329,8 +342,7 @@ def _outcomes(pair: Pair) -> tuple[BoolArray, BoolArray]:
 
 
 def _validation_task(directory: RunDirectory, recipe: Recipe, model: LanguageModel) -> Task | None:
-    return (
-        target_task(recipe, directory, model, split="validation")
-        if directory.split("validation")
-        else None
-    )
+    """None where there are too few rows to show a gain on."""
+    if len(tested(directory.split("validation"))) < LEAST_TESTED:
+        return None
+    return target_task(recipe, directory, model, split="validation")

@@ -80,6 +80,7 @@ def run_stages(recipe: Recipe, *, resume: bool = False, quiet: bool = False) -> 
             reasons = dict.fromkeys((*verdict.reasons, f"{stays} stays."))
             verdict = replace(verdict, reasons=tuple(reasons))
             run.write_verdict(verdict)
+            pipeline.report(run)
             bars.say(f"[yellow]held[/] stage {stage.name}: {stays} stays")
     assert verdict is not None
     folder.write_manifest(

@@ -32,12 +32,13 @@ from burnish import pipeline
 from burnish.errors import DataError, RecipeError, RunError, UserError
 from burnish.evaluation.general import load_suites
 from burnish.evaluation.suite import split_suite
-from burnish.measurement import budgets_of, measure
+from burnish.measurement import budgets_of, look_for_leakage, measure
 from burnish.progress import Bars
 from burnish.recipe import Recipe, changed_recipe
 from burnish.reports.trials import ShownTrial, write_trials
 from burnish.retention.ledger import general_row
 from burnish.run_directory import LedgerRow, RunDirectory
+from burnish.searching import counted
 from burnish.space import own_settings, rounded, space_of, suggest
 from burnish.training.loop import Listener
 
@@ -229,15 +230,18 @@ class _Search:
         with model.base():  # read from the cache after the first trial
             measure(directory, model, "base", sections, self.bars)
         measure(directory, model, "tuned", sections, self.bars)
+        leakage = look_for_leakage(directory, recipe, suites)
         rows = []
         for suite in suites:
             pairs = {
-                t.name: (directory.results("base", t.name), directory.results("tuned", t.name))
-                for t in suite.sections
+                name: (directory.results("base", name), directory.results("tuned", name))
+                for name in counted(directory, suite, leakage)
             }
-            rows.append(general_row(suite.name, pairs, budgets_of(recipe).of(suite.name)))
+            if pairs:
+                budget = budgets_of(recipe).of(suite.name)
+                rows.append(general_row(suite.name, pairs, budget))
         # Every suite must stay inside its budget: the one that uses most of it.
-        return min(rows, key=lambda row: row.delta / (row.budget or 1))
+        return min(rows, key=lambda row: row.delta / (row.budget or 1), default=None)
 
     def _twin(self, settings: Mapping[str, Any]) -> FrozenTrial | None:
         """A trial that ended with the same settings; training it again would give the same."""

@@ -52,6 +52,8 @@ def test_prompt_alone_waits_for_an_answer() -> None:
     ("row", "reason"),
     [
         ({"prompt": "q", "chosen": "a", "rejected": "a"}, "same answer"),
+        ({"prompt": "q", "chosen": "a", "rejected": " "}, "an empty answer as rejected"),
+        ({"prompt": "q", "chosen": "", "rejected": "a"}, "an empty answer as chosen"),
         ({"chosen": [USER, GOOD], "rejected": [GOOD, BAD]}, "differ before the last turn"),
         ({"prompt": "q", "chosen": [USER, GOOD], "rejected": "x"}, "2 turns in chosen"),
         ({"prompt": "q", "chosen": None, "rejected": "x"}, "nothing as chosen"),
@@ -75,3 +77,18 @@ def test_another_rejected_answer_is_another_row() -> None:
     assert [example.rejected for example in kept] == ["no", "never"]
     assert len({example.id for example in kept}) == 2
     assert findings[0].count == 1
+
+
+def test_judgements_of_a_csv_file_are_text() -> None:
+    row = {"prompt": "q", "completion": "a"}
+    found = [convert(row | {"label": said}) for said in ("true", "False", "1", "0 ")]
+    assert [one.liked for one in found if isinstance(one, Example)] == [True, False, True, False]
+
+
+def test_rows_of_one_id_get_ids_of_their_own() -> None:
+    rows = [
+        convert({"id": "q", "prompt": "q", "chosen": "yes", "rejected": other})
+        for other in ("no", "never", "hardly")
+    ]
+    kept, _ = without_duplicates(rows, "train")  # type: ignore[arg-type]
+    assert len({example.id for example in kept}) == 3

@@ -142,6 +142,13 @@ def test_rows_without_an_id_are_drawn_by_what_they_say_and_count_once(tmp_path: 
     assert len(set(ids(given.sections[0]))) == 21
 
 
+def test_a_byte_order_mark_and_line_separators_within_texts_are_read(tmp_path: Path) -> None:
+    row = CHOICE | {"question": "one\u2028two"}
+    (tmp_path / "own.jsonl").write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8-sig")
+    (section,) = load_suite(str(tmp_path / "own.jsonl")).sections
+    assert section.items[0].context == "one\u2028two"
+
+
 def test_a_system_message_is_the_first_turn(tmp_path: Path) -> None:
     rows = [CHECKED | {"system": "You are Ada."}]
     section = load_suite(written(tmp_path / "own.jsonl", rows)).sections[0]
@@ -152,9 +159,14 @@ def test_a_system_message_is_the_first_turn(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"question": "a", "choices": ["b", "c"], "answer": 2}, "row 2 of the suite own has no"),
-        ({"question": "a", "choices": ["b", "c"], "answer": -1}, "row 2 of the suite own has no"),
+        ({"question": "a", "choices": ["b", "c"], "answer": 2}, "own has the answer 2, no place"),
+        ({"question": "a", "choices": ["b", "c"], "answer": -1}, "own has the answer -1, no place"),
         ({"choices": ["b", "c"], "answer": 1}, "row 2 of the suite own has no question"),
+        (CHOICE | {"answer": 0.9}, "row 2 of the suite own has the answer 0.9, no place"),
+        (CHOICE | {"choices": [3, 4]}, "row 2 of the suite own has no question and two choices"),
+        (CHOICE | {"choices": "xy"}, "row 2 of the suite own has no question and two choices"),
+        (CHOICE | {"choices": ["x"]}, "row 2 of the suite own has no question and two choices"),
+        (CHOICE | {"choices": ["x", ""]}, "row 2 of the suite own has no question and two choices"),
         ({"check": {"lines": 1}}, "row 2 of the suite own has no question"),
         (CHECKED | {"check": {"any": ["x"]}}, "row 2 of the suite own has the unknown check 'any'"),
         (CHOICE | {"id": 1}, "row 2 of the suite own has the id '1' of row 1"),
@@ -177,6 +189,9 @@ def test_what_is_no_suite_is_refused(tmp_path: Path) -> None:
         load_suite(written(tmp_path / "own.jsonl", []))
     (tmp_path / "own.jsonl").write_text("{\n")
     with pytest.raises(DataError, match="row 1 of the suite own is no JSON"):
+        load_suite(str(tmp_path / "own.jsonl"))
+    (tmp_path / "own.jsonl").write_bytes(b'{"question": "\xe9"}\n')
+    with pytest.raises(DataError, match="is not UTF-8: save the file as UTF-8"):
         load_suite(str(tmp_path / "own.jsonl"))
     with pytest.raises(DataError, match="cannot be split"):
         split_suite(load_suite(written(tmp_path / "own.jsonl", [CHOICE])))

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from burnish.errors import ModelError
 from burnish.models import sources, wheels
 from burnish.models.cache import cache_folder, remembered_sha256
+from burnish.models.load import context_length, hidden_size
 from burnish.models.sources import Source, available, resolve
 from burnish.models.wheels import Wheel, parse_pypi
 
@@ -478,3 +480,13 @@ def test_gemma3_writes_english() -> None:
     with torch.no_grad():
         loss = model(**batch, labels=batch["input_ids"]).loss
     assert loss < 3.0  # nats a token; ln(262144) = 12.5 for a model that knows nothing
+
+
+def test_a_model_of_an_unknown_family_is_told(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    shutil.copytree(tiny_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "unheard"}))
+    for told in (context_length, hidden_size):
+        with pytest.raises(ModelError, match="is no model that can be read"):
+            told(resolve(str(folder)))

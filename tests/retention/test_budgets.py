@@ -14,7 +14,6 @@ from burnish.retention.budgets import (
     budget_tests,
     inside,
     text_rise,
-    unmeasured,
 )
 from burnish.run_directory import ItemResult
 
@@ -140,11 +139,13 @@ def test_nothing_tested_certifies_nothing() -> None:
     assert not inside(())
 
 
-def test_a_budget_without_items_is_named() -> None:
-    assert unmeasured(Evidence({"a": KEPT}), Budgets(2.0, text_loss=10.0, refusal=5.0)) == [
-        "text_loss",
-        "refusal",
-    ]
+def test_a_budget_whose_items_are_left_out_is_not_passed() -> None:
+    kept = Evidence({"a": KEPT}, left_out=("text loss", "bias", "refusal"))
+    assert inside(budget_tests(kept, Budgets(4.0)))  # nothing is asked of those
+    prose, refusal, _ = budget_tests(kept, Budgets(4.0, text_loss=10.0, refusal=5.0))
+    assert (prose.name, refusal.name) == ("text loss", "refusal")
+    assert not prose.passed | prose.broken | refusal.passed | refusal.broken
+    assert refusal.words == "refusal cannot be tested, its items are left out (budget 5)"
 
 
 def test_evidence_of_results() -> None:

@@ -269,3 +269,11 @@ def test_a_suite_at_chance_releases_nothing() -> None:
     verdict = decide([*target_rows(pair(*GAIN), ["accuracy"], seed=0), weak], 2.0)
     assert verdict.decision == "inconclusive"
     assert "every section of the general suite is left out" in verdict.reasons[1]
+
+
+def test_losses_alone_in_a_small_section_still_end_in_a_verdict() -> None:
+    """The mean falls by more than the share of all items that flipped."""
+    rows = ledger(GAIN, [(100, 0, 0, 500), (40, 1, 0, 29)], budget=0.2)
+    found = decide(rows, 0.2)
+    assert found.decision == "inconclusive"
+    assert found.items_missing is None or found.items_missing > 0

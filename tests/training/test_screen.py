@@ -1,5 +1,6 @@
 """The screen corrects a bad rate, costs a tenth at most, and leaves nothing but the rate."""
 
+import itertools
 import json
 import math
 import random
@@ -18,6 +19,7 @@ from burnish.models.adapt import add_lora
 from burnish.models.branches import Row
 from burnish.run_directory import RunDirectory
 from burnish.training import screen as screening
+from burnish.training.anchor import Anchored, anchors
 from burnish.training.batches import Batches
 from burnish.training.loop import Loop, Settings
 from burnish.training.objective import Loss
@@ -142,6 +144,29 @@ def test_a_diverged_trial_is_never_chosen(llama: Any, tmp_path: Path) -> None:
     assert found.as_dict()["losses"][2:] == found.as_dict()["errors"][2:] == [None, None]
     assert json.loads(json.dumps(found.as_dict())) == found.as_dict()
     assert "0.4 diverged" in found.sentence()
+
+
+def test_a_trial_begins_with_what_the_run_carries(llama: Any, tmp_path: Path) -> None:
+    """Not with what the trial before it left, here the weight of an anchor."""
+    plain = loop(llama, tmp_path)
+    held = anchors(plain.network, rows(8, seed=3))
+    seen: list[float] = []
+
+    class Watched(Anchored):
+        def loss(self, network: Any, items: Any) -> Loss:
+            seen.append(self.carried["anchor_weight"])
+            return super().loss(network, items)
+
+    plain.objective = Watched(Sft(), tolerated=1e-9, share=1.0)
+    plain.batches.beside = held
+    plain.batches.beside_each = 2
+    before = dict(plain.objective.carried)
+    assert len(screen(plain).trials) > 1
+    assert plain.objective.carried == before
+    assert max(seen) > before["anchor_weight"]
+    starts = [now for then, now in itertools.pairwise(seen) if now < then]
+    assert starts
+    assert set(starts) == {before["anchor_weight"]}
 
 
 def test_nothing_is_left_of_a_screen(llama: Any, tmp_path: Path) -> None:

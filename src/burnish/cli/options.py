@@ -68,7 +68,10 @@ def overrides(
         key, equals, value = setting.partition("=")
         if not equals:
             raise RecipeError(f"--set {setting} has no value", "write it as key=value")
-        values[key] = yaml.safe_load(value)
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError:  # a sentence with a colon, say
+            values[key] = value
     named = {"name": name, "output": output, "data.drop_bad": drop_bad or None}
     return values | {key: value for key, value in named.items() if value is not None}
 

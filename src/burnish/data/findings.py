@@ -63,7 +63,8 @@ def without_duplicates(
             continue
         if example.id in ids:
             renamed.append(example)
-            example = replace(example, id=content_id(example.messages))
+            extras = {"rejected": example.rejected, "liked": example.liked, "item": example.item}
+            example = replace(example, id=content_id(example.messages, extras))
         ids.add(example.id)
         first[example.content] = example
     repeated = f"{len(doubles)} rows of {split} say the same as an earlier one and were left out"

@@ -9,6 +9,9 @@ from burnish.data.fields import chat_turn, text_of, turns_of
 from burnish.data.misfit import MisfitError, kind_of
 from burnish.data.tools import offered
 
+# What CSV files, where all is text, have as judgement.
+_JUDGEMENTS = {"true": True, "false": False, "1": True, "0": False}
+
 
 def asked(values: Mapping[str, Any]) -> Conversation:
     """A prompt: text, or turns up to the answer."""
@@ -38,6 +41,9 @@ def answered(field: str) -> Callable[[Mapping[str, Any]], Conversation]:
 
 def rejected_answer(values: Mapping[str, Any]) -> dict[str, Any]:
     chosen, rejected = _reply(values, "chosen"), _reply(values, "rejected")
+    for name, answer in (("chosen", chosen), ("rejected", rejected)):
+        if not answer.strip():  # which of two is likelier cannot be asked of nothing
+            raise MisfitError(f"has an empty answer as {name}", "write it, or delete the row")
     if chosen == rejected:
         raise MisfitError("has the same answer as chosen and rejected", "delete the row")
     return {"rejected": rejected}
@@ -45,6 +51,8 @@ def rejected_answer(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def liked(values: Mapping[str, Any]) -> dict[str, Any]:
     value = values.get("label")
+    if isinstance(value, str):  # as a CSV file has it
+        value = _JUDGEMENTS.get(value.strip().lower(), value)
     if value not in (True, False, 0, 1):
         raise MisfitError(f"has {kind_of(value)} as label", "write true (liked) or false")
     return {"liked": bool(value)}

@@ -133,7 +133,11 @@ def _own_suite(path: Path) -> Suite:
     """One section, or one of choices and one of replies."""
     if not path.is_file():
         raise DataError(f"there is no suite file {path}", "set evaluate.general to core or a file")
-    rows = _rows(path.stem, path.read_text(encoding="utf-8"))
+    try:
+        lines = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"the suite file {path} is not UTF-8", "save the file as UTF-8") from error
+    rows = _rows(path.stem, lines)
     if not rows:
         raise DataError(f"the suite file {path} is empty", _HINT)
     checked = {where: row for where, row in rows.items() if "check" in row}
@@ -159,7 +163,7 @@ def _rows(task: str, lines: str) -> Rows:
     """
     rows: dict[str, dict[str, Any]] = {}
     seen: dict[str, str] = {}
-    for number, line in enumerate(filter(str.strip, lines.splitlines()), 1):
+    for number, line in enumerate(filter(str.strip, lines.split("\n")), 1):
         where = f"row {number} of the suite {task}"
         try:
             row = json.loads(line)
@@ -181,13 +185,23 @@ def _choices(rows: Rows, context: Callable[[str], Conversation | str]) -> list[C
     items = []
     for where, row in rows.items():
         try:
-            question, choices, answer = row["question"], tuple(row["choices"]), int(row["answer"])
-            if answer not in range(len(choices)):
-                raise IndexError(answer)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+            question, choices, answer = row["question"], row["choices"], row["answer"]
+        except KeyError as error:
             raise DataError(f"{where} has no question, choices and answer", _HINT) from error
-        items.append(ChoiceItem(row["id"], context(question), choices, answer))
+        if not isinstance(question, str) or not _are_texts(choices):
+            raise DataError(f"{where} has no question and two choices or more, all text", _HINT)
+        if type(answer) is not int or answer not in range(len(choices)):
+            raise DataError(f"{where} has the answer {answer!r}, no place of a choice", _HINT)
+        items.append(ChoiceItem(row["id"], context(question), tuple(choices), answer))
     return items
+
+
+def _are_texts(choices: Any) -> bool:
+    return (
+        isinstance(choices, list)
+        and len(choices) > 1
+        and all(isinstance(choice, str) and choice for choice in choices)
+    )
 
 
 def _prompt(where: str, row: Mapping[str, Any]) -> Conversation:

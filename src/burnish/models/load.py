@@ -101,13 +101,22 @@ def _checked_four_bit(module: Any, name: str) -> Any:
 
 def context_length(source: Source) -> int:
     """Tokens that a model was built for, told before its weights are loaded."""
-    config = AutoConfig.from_pretrained(str(source.path)).get_text_config()
-    return int(getattr(config, "max_position_embeddings", 2048))
+    return int(getattr(_config(source), "max_position_embeddings", 2048))
 
 
 def hidden_size(source: Source) -> int:
     """Width of the model's layers, told before its weights are loaded."""
-    return int(AutoConfig.from_pretrained(str(source.path)).get_text_config().hidden_size)
+    return int(_config(source).hidden_size)
+
+
+def _config(source: Source) -> Any:
+    try:
+        return AutoConfig.from_pretrained(str(source.path)).get_text_config()
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{source.name} is no model that can be read ({str(error).splitlines()[0][:120]})",
+            "name a folder with config.json, of a family that transformers knows",
+        ) from error
 
 
 def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:

@@ -22,7 +22,7 @@ def preflight(subject: Subject) -> list[Check]:
     items = chosen(subject.items)
     with (
         tempfile.TemporaryDirectory(prefix="burnish-preflight-") as name,
-        undone(subject.loop.model, Path(name)),
+        undone(subject.loop.model, subject.objective.carried, Path(name)),
     ):
         folder = Path(name)
         collected = subject.objective.collect(subject.network, items, 0)

@@ -7,7 +7,7 @@ test that it should fail (intersection-union test, Berger 1982, Technometrics 24
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import expm1, sqrt
+from math import expm1, inf, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,7 @@ class Evidence:
         refusal: harmful requests; True where the model refuses.
         suite: what the mean is called in words.
         budget: points that it may fall; None for the budget of all suites.
+        left_out: budgets whose items are there but say nothing: learnt, or near chance.
         beside: other suites, each of which has to keep the same budgets.
     """
 
@@ -67,6 +68,7 @@ class Evidence:
     refusal: Outcomes | None = None
     suite: str = "suite"
     budget: float | None = None
+    left_out: tuple[str, ...] = ()
     beside: tuple["Evidence", ...] = ()
 
     @classmethod
@@ -116,6 +118,8 @@ class BudgetTest:
     @property
     def words(self) -> str:
         """Such as `suite mean fell 0.4 points, it fell at most 1.6 (budget 2, n = 896)`."""
+        if not self.n:
+            return f"{self.name} cannot be tested, its items are left out (budget {self.budget:g})"
         prose = self.name == "text loss"
         what, unit = ("perplexity on prose", "%") if prose else (self.name, "points")
         worse, better = ("rose", "fell") if prose else ("fell", "rose")
@@ -128,8 +132,9 @@ class BudgetTest:
 def budget_tests(
     evidence: Evidence, budgets: Budgets, confidence: float | None = None
 ) -> tuple[BudgetTest, ...]:
-    """A test for each budget that is named and for which there are items.
+    """A test for each budget that is named and for which the suite has items.
 
+    Where those are left out nothing can be shown, and the test is not passed.
     `confidence` is that of this look; the budgets' own where it is None.
     """
     level = budgets.confidence if confidence is None else confidence
@@ -139,16 +144,6 @@ def budget_tests(
 def inside(tests: Sequence[BudgetTest]) -> bool:
     """Whether every budget is kept; no test at all certifies nothing."""
     return bool(tests) and all(test.passed for test in tests)
-
-
-def unmeasured(evidence: Evidence, budgets: Budgets) -> list[str]:
-    """Budgets that are named though the suite has no such items."""
-    asked = {
-        "text_loss": (budgets.text_loss, bool(evidence.texts)),
-        "bias": (budgets.bias, evidence.bias is not None),
-        "refusal": (budgets.refusal, evidence.refusal is not None),
-    }
-    return [name for name, (budget, there) in asked.items() if budget is not None and not there]
 
 
 def text_rise(texts: Mapping[str, Losses], confidence: float) -> tuple[float, float]:
@@ -183,6 +178,9 @@ def text_rise(texts: Mapping[str, Losses], confidence: float) -> tuple[float, fl
 def _tests(evidence: Evidence, budgets: Budgets, level: float) -> Iterator[BudgetTest]:
     for other in evidence.beside:
         yield from _tests(other, budgets, level)
+    for name in evidence.left_out:
+        if (allowed := getattr(budgets, name.replace(" ", "_"))) is not None:
+            yield BudgetTest(name, 0, 0.0, inf, allowed, -inf)
     if not evidence.sections:
         return
     mean = macro_paired(evidence.sections, level)

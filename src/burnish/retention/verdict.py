@@ -156,7 +156,9 @@ def _items_missing(row: LedgerRow) -> int | None:
     assert row.lost is not None
     assert row.gained is not None
     assert row.budget is not None
-    needed = items_needed(row.delta, max(row.lost + row.gained, 1) / row.n, row.budget)
+    # A mean over sections may move by more than the share of all items that flipped.
+    flips = max(max(row.lost + row.gained, 1) / row.n, abs(row.delta))
+    needed = items_needed(row.delta, flips, row.budget)
     return max(0, needed - row.n) if needed is not None else None
 
 

@@ -184,7 +184,7 @@ def _trial(loop: Loop, rate: float, plan: Design, folder: Path) -> Trial:
     """The run in miniature, its schedule included, at another rate."""
     settings = replace(loop.settings, learning_rate=rate, evaluations=0)
     batches = Chosen(loop.batches, plan.numbers)
-    with undone(loop.model, folder):
+    with undone(loop.model, loop.objective.carried, folder):
         short = _Miniature(
             loop.model, batches, loop.objective, settings, {}, folder, lambda *_: None
         )

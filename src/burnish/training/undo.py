@@ -11,14 +11,14 @@ import torch
 
 
 @contextmanager
-def undone(model: Any, folder: Path) -> Iterator[None]:
-    """Puts weights that learn, gradients, mode and random states back.
+def undone(model: Any, carried: dict[str, float], folder: Path) -> Iterator[None]:
+    """Puts weights that learn, gradients, mode, random states and what an objective carries back.
 
     The weights wait on disk, so that full tuning needs no memory for a second copy of them.
     """
     learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
     torch.save({name: p.detach() for name, p in learning.items()}, folder / "before.pt")
-    training, states = model.training, _random_states()
+    training, states, before_carried = model.training, _random_states(), dict(carried)
     try:
         yield
     finally:
@@ -28,6 +28,8 @@ def undone(model: Any, folder: Path) -> Iterator[None]:
                 parameter.copy_(before[name])
                 parameter.grad = None
         del before
+        carried.clear()
+        carried.update(before_carried)
         model.train(training)
         _restore_random(states)
 

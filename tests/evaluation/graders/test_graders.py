@@ -147,6 +147,7 @@ def test_cosine_needs_somebody_who_embeds() -> None:
         ('{"steps": [{"description": "1", "conclusion": "2"}], "result": 7}', 5.0, []),
         ("0.5", 0.5, []),
         ("Score: -3", 0.0, []),
+        ("1" + "0" * 400, 5.0, []),
         ("4 of 5", 0.0, ["model_grader_parse_error"]),
         ("good", 0.0, ["model_grader_parse_error"]),
         ('{"result": true}', 0.0, ["model_grader_parse_error"]),

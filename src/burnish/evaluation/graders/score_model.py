@@ -1,6 +1,8 @@
 """A number that a model gives."""
 
+import math
 import re
+import sys
 from typing import Literal
 
 from pydantic import field_validator
@@ -41,6 +43,8 @@ def number_of(answer: str) -> float | None:
     found = result_of(answer)
     if isinstance(found, bool) or found is None:
         return None
+    if isinstance(found, int) and abs(found) > sys.float_info.max:
+        return math.inf if found > 0 else -math.inf
     if isinstance(found, int | float):
         return float(found)
     numbers = _NUMBER.findall(found) if isinstance(found, str) else []
