@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.stats import binom, bootstrap, norm
 from statsmodels.stats.contingency_tables import mcnemar  # type: ignore[import-untyped]
-from statsmodels.stats.proportion import proportion_confint  # type: ignore[import-untyped]
 
 from burnish.evaluation.statistics import (
     BoolArray,
@@ -25,7 +24,6 @@ from burnish.evaluation.statistics import (
     paired_outcomes,
     smallest_margin,
     tango,
-    wilson,
 )
 
 
@@ -268,36 +266,6 @@ class TestPairedBootstrapMetric:
             paired_bootstrap_metric(lambda _: 0.0, lambda _: 0.0, 0, seed=0, resamples=5)
         with pytest.raises(ValueError, match="difference was nan"):
             paired_bootstrap_metric(lambda _: 0.0, lambda _: float("nan"), 5, seed=0, resamples=5)
-
-
-class TestWilson:
-    @pytest.mark.parametrize(
-        ("successes", "n", "low", "high"),
-        [
-            (81, 263, 0.2553, 0.3662),
-            (15, 148, 0.0624, 0.1605),
-            (0, 20, 0.0, 0.1611),
-            (1, 29, 0.0061, 0.1718),
-        ],
-    )
-    def test_newcombe(self, successes: int, n: int, low: float, high: float) -> None:
-        """Newcombe 1998, Statistics in Medicine 17:857-872, table I, method 3."""
-        interval = wilson(successes, n)
-        assert (interval.low, interval.high) == pytest.approx((low, high), abs=5e-5)
-
-    @settings(deadline=None)
-    @given(st.integers(1, 5000), st.floats(0, 1), st.floats(0.5, 0.999))
-    def test_statsmodels(self, n: int, share: float, confidence: float) -> None:
-        successes = round(share * n)
-        interval = wilson(successes, n, confidence)
-        oracle = proportion_confint(successes, n, 1 - confidence, method="wilson")
-        assert (interval.low, interval.high) == pytest.approx(oracle, abs=1e-12)
-        assert 0 <= interval.low <= successes / n <= interval.high <= 1
-
-    @pytest.mark.parametrize(("successes", "n"), [(0, 0), (3, 2), (-1, 5)])
-    def test_impossible(self, successes: int, n: int) -> None:
-        with pytest.raises(ValueError, match=f"{successes} successes of {n} items"):
-            wilson(successes, n)
 
 
 class TestMacroPaired:

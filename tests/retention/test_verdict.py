@@ -5,12 +5,16 @@ import dataclasses
 import numpy as np
 import pytest
 
+from burnish.candidates import Candidate
 from burnish.evaluation.statistics import paired_outcomes
 from burnish.retention.budgets import Budgets, Evidence, budget_tests
+from burnish.retention.certify import Certificate, certify
 from burnish.retention.ledger import (
     bias_row,
     general_row,
     kl_row,
+    perplexity_row,
+    reward_row,
     section_row,
     target_rows,
     text_loss_row,
@@ -277,3 +281,50 @@ def test_losses_alone_in_a_small_section_still_end_in_a_verdict() -> None:
     found = decide(rows, 0.2)
     assert found.decision == "inconclusive"
     assert found.items_missing is None or found.items_missing > 0
+
+
+def certified(lost: int) -> Certificate:
+    """Of one candidate that lost so many of 1,000 items, by a budget of 2 points."""
+    base, after = np.full(1000, True), np.full(1000, True)
+    after[:lost] = False
+    candidate = Candidate("ab", 40, 1.0)
+    return certify([candidate], lambda _: Evidence({"a": (base, after)}), Budgets(2.0))
+
+
+@pytest.mark.parametrize(("lost", "decision"), [(3, "release"), (18, "inconclusive"), (60, "hold")])
+def test_a_certificate_decides_in_place_of_the_mean(lost: int, decision: str) -> None:
+    """Surely over the budget is held; what is only not shown to be inside it is not."""
+    found = decide(ledger(GAIN, [(100, 90, 0, 10)]), 2.0, certificate=certified(lost))
+    assert found.decision == decision
+    assert found.confidence == pytest.approx(0.96)
+    worse = decide(ledger((50, 30, 2, 18), KEPT), 2.0, certificate=certified(3))
+    assert worse.decision == "hold"  # whatever was kept, it is no better at its task
+
+
+def test_the_bounds_of_a_budget_lie_on_either_side() -> None:
+    (mean,) = certified(60).tested[0].tests
+    assert mean.estimate == pytest.approx(6.0)
+    assert mean.least < mean.estimate < mean.bound
+    assert mean.broken
+    assert not mean.passed
+
+
+def losses(*means: float) -> list[ItemResult]:
+    return [ItemResult(str(i), "t", "", "", mean) for i, mean in enumerate(means)]
+
+
+def test_perplexity_has_to_fall_and_rewards_to_rise() -> None:
+    """exp(2) = 7.39 falls to exp(1) = 2.72; a reward of 0.5 rises by a quarter."""
+    high, low = losses(*[2.0] * 20), losses(*[1.0] * 20)
+    fell, rose = perplexity_row("target", (high, low), 0), perplexity_row("target", (low, high), 0)
+    assert (fell.base, fell.tuned) == pytest.approx((7.389, 2.718), abs=1e-3)
+    assert (fell.passed, rose.passed) == (True, False)
+    assert fell.bound == pytest.approx(-4.671, abs=1e-3)
+    spread = losses(*[0.4, 0.6] * 20), losses(*[0.65, 0.85] * 20)
+    better, worse = reward_row("target", spread, 0), reward_row("target", spread[::-1], 0)
+    assert (better.base, better.tuned) == pytest.approx((0.5, 0.75))
+    assert (better.passed, worse.passed) == (True, False)
+    verdicts = [decide([row], 2.0).reasons[0] for row in (fell, rose, better, worse)]
+    assert [said.split(":")[0] for said in verdicts] == [
+        "Better at its task", "No better at its task", "Better at its task", "No better at its task"
+    ]  # fmt: skip

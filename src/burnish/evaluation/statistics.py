@@ -157,19 +157,6 @@ def _enough(usual: int, confidence: float) -> int:
     return max(usual, math.ceil(_IN_A_TAIL / _tail(confidence)))
 
 
-def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
-    """Score interval of one proportion: Wilson 1927, JASA 22:209-212."""
-    if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes of {n} items are not a proportion")
-    z = _two_sided_z(confidence)
-    share, scale = successes / n, 1 + z * z / n
-    centre = (share + z * z / (2 * n)) / scale
-    half = z * sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / scale
-    low = centre - half if successes else 0.0  # the exact end, which rounding would miss
-    high = centre + half if successes < n else 1.0
-    return Interval(low, high, confidence)
-
-
 def macro_paired(
     sections: Mapping[str, tuple[BoolArray, BoolArray]], confidence: float = 0.95
 ) -> Comparison:
