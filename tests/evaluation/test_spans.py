@@ -3,7 +3,7 @@
 import warnings
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from burnish.evaluation.scorers import scorer
@@ -45,6 +45,7 @@ def test_an_item_that_is_wholly_right_has_one() -> None:
     assert grade("B-a B-a", "B-a O") == pytest.approx(2 / 3)
 
 
+@settings(deadline=None)  # the first example imports seqeval
 @given(PAIRS)
 def test_scores_are_those_of_seqeval(pairs: list[tuple[list[str], list[str]]]) -> None:
     from seqeval.metrics import f1_score, precision_score, recall_score
