@@ -11,9 +11,11 @@ import openai
 import pytest
 import torch
 
+from burnish.evaluation.graders import Wish
 from burnish.models.load import load_model
 from burnish.models.remote import RemoteModel
 from burnish.serving.api.app import make_app
+from burnish.serving.api.errors import ApiError
 from burnish.serving.server import Server, open_server
 from burnish.serving.service import Settings
 from tests.serving.conftest import running
@@ -143,6 +145,13 @@ def test_what_cannot_be_used_is_named(
     assert error.value.param == param
     if code:
         assert error.value.code == code
+
+
+def test_a_judge_is_asked_no_more_than_its_context(server: Server) -> None:
+    long = [{"role": "user", "content": "parcel " * 600}]
+    with pytest.raises(ApiError, match="context length is 512") as error:
+        server.engines.ask("tiny", long, Wish(max_tokens=5))
+    assert error.value.code == "context_length_exceeded"
 
 
 def test_an_unknown_model_and_an_unknown_route(client: openai.OpenAI) -> None:

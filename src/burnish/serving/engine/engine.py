@@ -157,7 +157,7 @@ def check(ask: Ask, context: int, vocabulary: int) -> None:
     count = len(ask.prompt)
     if not ask.prompt:
         raise invalid("The prompt is empty.", "prompt")
-    if count + min(ask.draw.max_tokens, 1) > context:
+    if count + max(0, min(ask.draw.max_tokens, 1)) > context:
         raise invalid(
             f"This model's maximum context length is {context} tokens. However, your "
             f"messages resulted in {count} tokens. Please reduce the length of the messages.",
