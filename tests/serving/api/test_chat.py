@@ -223,6 +223,11 @@ def test_usage_counts_what_was_kept(client: openai.OpenAI) -> None:
     assert all("usage" not in c.model_fields_set for c in asked(client, max_tokens=2, stream=True))
 
 
+def called(function: Any) -> Any:
+    """An assistant's turn that calls this."""
+    return {"role": "assistant", "content": "", "tool_calls": [{"id": "c", "function": function}]}
+
+
 @pytest.mark.parametrize(
     ("given", "param", "code"),
     [
@@ -258,6 +263,15 @@ def test_usage_counts_what_was_kept(client: openai.OpenAI) -> None:
         ({"n": 129}, "n", "integer_above_max_value"),
         ({"n": "2"}, "n", "invalid_type"),
         ({"stop": ["a"] * 5}, "stop", "array_above_max_length"),
+        ({"logit_bias": {"9" * 5000: 1}}, "logit_bias", None),
+        ({"messages": [*HELLO, called("x")]}, "messages", "invalid_type"),
+        ({"messages": [*HELLO, called({"name": "f", "arguments": "["})]}, "messages", None),
+        ({"messages": [*HELLO, called({"name": "f", "arguments": 3})]}, "messages", None),
+        (
+            {"messages": [*HELLO, called({"name": "f", "arguments": "[" * 100_000})]},
+            "messages",
+            None,
+        ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             "messages",
