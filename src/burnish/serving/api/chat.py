@@ -31,7 +31,11 @@ _GONE = Response(status_code=499)  # nobody reads it
 
 
 class Message(Body):
-    """One turn of the conversation."""
+    """One turn of the conversation.
+
+    Some fields are only taken as a reply of the client has them, empty, so that it can be sent
+    back; `parsed` is what the client made of the content, which is read instead.
+    """
 
     role: Literal["developer", "system", "user", "assistant", "tool", "function"]
     content: str | list[dict[str, Any]] | None = None
@@ -39,6 +43,10 @@ class Message(Body):
     tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None
     refusal: str | None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    audio: None = None
+    function_call: None = None
+    parsed: Any = None
 
 
 class Function(Body):
@@ -89,7 +97,7 @@ class ChatRequest(Drawing):
     modalities: list[Literal["text"]] | None = None
     metadata: Metadata | None = None
     store: bool | None = None
-    service_tier: Literal["auto", "default"] | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: Literal["in_memory", "24h"] | None = None
