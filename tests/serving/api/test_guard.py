@@ -305,6 +305,11 @@ async def test_files_may_be_larger_than_other_bodies(engine: Engine) -> None:
     assert (small.status_code, small.json()) == (200, 4000)
     large = await server.ask("POST", "/v1/files", secret, files={"file": b"x" * 5000})
     assert large.status_code == 413
+    for path in ("/v1/embeddings", "/v1/files/file-1", "/v1/uploads/u/complete"):
+        other = await server.ask("POST", path, server.key("admin"), files={"file": b"x" * 4000})
+        assert other.status_code == 413, path
+    part = await server.ask("POST", "/v1/uploads/u/parts", secret, files={"file": b"x" * 4000})
+    assert part.status_code == 404  # of this small app
 
 
 @pytest.mark.parametrize(
