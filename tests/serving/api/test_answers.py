@@ -14,6 +14,7 @@ import torch
 from burnish.evaluation.graders import Wish
 from burnish.models.load import load_model
 from burnish.models.remote import RemoteModel
+from burnish.serving.api import completions
 from burnish.serving.api.app import make_app
 from burnish.serving.api.errors import ApiError
 from burnish.serving.server import Server, open_server
@@ -194,6 +195,24 @@ def test_completions_of_several_prompts(client: openai.OpenAI, loose: openai.Ope
     text = "".join(choice.text for chunk in streamed for choice in chunk.choices)
     whole = client.completions.create(model="tiny", prompt="red", max_tokens=5, temperature=0)
     assert text == whole.choices[0].text
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"prompt": ["red"] * 257},
+        {"prompt": [[5]] * 129, "n": 2},
+        {"prompt": ["red"] * 16, "best_of": 17},
+    ],
+)
+def test_more_answers_than_can_wait_are_refused(
+    client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch, wanted: Any
+) -> None:
+    """Before any of their prompts is read."""
+    monkeypatch.setattr(completions, "_prompts", None)
+    with pytest.raises(openai.BadRequestError, match="at most 256 at once") as error:
+        client.completions.create(model="tiny", **wanted)
+    assert error.value.param == "prompt"
 
 
 def test_certify_can_ask_this_server(address: str, tiny_folder: Path) -> None:

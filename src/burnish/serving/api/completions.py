@@ -49,6 +49,7 @@ async def create(body: CompletionRequest, request: Request) -> Response:
     if (body.best_of or body.n or 1) < (body.n or 1):
         raise invalid("'best_of' must be at least 'n'.", "best_of")
     target = await target_of(request, body.model)
+    _check_count(body, target.engine.most)
     prompts = _prompts(body, target)
     usage = usage_of(request)
     usage.prompt = sum(len(prompt) for prompt in prompts)
@@ -62,6 +63,19 @@ async def create(body: CompletionRequest, request: Request) -> Response:
         return _GONE
     record(request, body.prompt, answers)
     return JSONResponse(reply.completion(answers).model_dump(mode="json", exclude_unset=True))
+
+
+def _check_count(body: CompletionRequest, most: int) -> None:
+    """
+    Raises:
+        ApiError: there are more answers to compute than could ever wait together.
+    """
+    given, count = body.prompt, max(body.best_of or 1, body.n or 1)
+    if isinstance(given, list) and given and not isinstance(given[0], int):
+        count *= len(given)
+    if count > most:
+        said = f"The request asks for {count} answers, of its prompts and 'n' or 'best_of'; "
+        raise invalid(f"{said}ask for at most {most} at once.", "prompt", "too_many_answers")
 
 
 def _prompts(body: CompletionRequest, target: Target) -> list[tuple[int, ...]]:
