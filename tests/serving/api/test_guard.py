@@ -262,15 +262,6 @@ async def test_the_official_client_waits_and_tries_again(engine: Engine) -> None
         assert 0.2 < time.monotonic() - started < 5
 
 
-async def test_tokens_of_a_stream_count(engine: Engine) -> None:
-    server = Server(engine)
-    secret = server.key("infer", tokens=10)
-    answer = await server.ask("POST", "/v1/completions", secret)
-    assert (answer.text, answer.headers["x-ratelimit-remaining-tokens"]) == ("word " * 5, "10")
-    refused = await server.ask("GET", "/v1/models", secret)
-    assert (refused.status_code, refused.json()["error"]["type"]) == (429, "tokens")
-
-
 def nested(depth: int) -> bytes:
     return b'{"a":' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
 

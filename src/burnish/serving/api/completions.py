@@ -11,14 +11,14 @@ from openai.types import Completion, CompletionChoice
 from openai.types.completion_choice import Logprobs
 from pydantic import Field
 
-from burnish.serving.api.answers import Answer, HungUp, pieces, whole
+from burnish.serving.api.answers import Answer, HungUp, begun, whole
 from burnish.serving.api.documented import COMPLETION
 from burnish.serving.api.errors import invalid
 from burnish.serving.api.fields import Drawing
 from burnish.serving.api.recording import record
 from burnish.serving.api.streaming import streamed
 from burnish.serving.api.usage import Usage, usage_of
-from burnish.serving.engine.requests import Ask, Draw, Drawn
+from burnish.serving.engine.requests import Ask, Draw, Drawn, Piece
 from burnish.serving.targets import Target, room_for, target_of
 
 router = APIRouter()
@@ -54,11 +54,12 @@ async def create(body: CompletionRequest, request: Request) -> Response:
     usage = usage_of(request)
     usage.prompt = sum(len(prompt) for prompt in prompts)
     reply = _Reply(body, target, prompts, usage)
-    if body.stream:
-        record(request, body.prompt, reply.said)
-        return streamed(reply.chunks())
     try:
-        answers = await whole(target.engine, reply.asks, request, reply.usage)
+        if body.stream:
+            found = await begun(target.engine, reply.asks, request, usage)
+            record(request, body.prompt, reply.said)
+            return streamed(reply.chunks(found))
+        answers = await whole(target.engine, reply.asks, request, usage)
     except HungUp:
         return _GONE
     record(request, body.prompt, answers)
@@ -129,10 +130,10 @@ class _Reply:
         found = [self._choice(index, *choice) for index, choice in enumerate(choices)]
         return Completion(choices=found, usage=self.usage.told, **self.shared)
 
-    async def chunks(self) -> AsyncIterator[Completion]:
+    async def chunks(self, found: AsyncIterator[tuple[int, Piece]]) -> AsyncIterator[Completion]:
         """Texts as they are written; an echoed prompt comes first."""
         offsets = [0] * len(self.asks)
-        async for place, piece in pieces(self.target.engine, self.asks, self.usage):
+        async for place, piece in found:
             self.said[place].grow(piece)
             answer = Answer(piece.text, list(piece.drawn), piece.end or "", piece.prompt)
             if self.body.echo and not offsets[place]:

@@ -121,6 +121,9 @@ class Vllm:
                 async for piece in pieces:
                     if answering.cancelled:
                         return  # the connection is closed, at which vLLM gives the answer up
+                    answering.drawn += len(piece.drawn)
+                    if piece.used is not None:
+                        answering.drawn = piece.used.drawn
                     answering.put(piece)
         except httpx2.HTTPError as error:
             answering.put(_silent(error))
