@@ -332,7 +332,7 @@ async def test_metrics_and_log(engine: Engine) -> None:
         server.metrics.watch_queue(lambda: 4)
         server.metrics.watch_jobs(lambda: {"running": 2, "failed": 1})
         await server.ask("POST", "/v1/completions", secret, content=b"a secret prompt")
-        await server.ask("GET", "/v1/models/broken", secret)
+        broken = await server.ask("GET", "/v1/models/broken", secret)
         await server.ask("GET", "/v1/none/of/this", secret)
         await server.ask("POST", "/v1/embeddings")
         told = (await server.ask("GET", "/metrics", secret)).text
@@ -360,6 +360,8 @@ async def test_metrics_and_log(engine: Engine) -> None:
     assert done[3]["key_id"] is None
     (failed,) = (line for line in lines if line["event"] == "error")
     assert failed["error"] == "RuntimeError"
+    assert failed["request_id"] == done[1]["request_id"] == broken.headers["x-request-id"]
+    assert broken.json()["error"]["type"] == "server_error"
     assert failed["where"][-1].endswith("broken")
     assert "secret" not in stream.getvalue()
 

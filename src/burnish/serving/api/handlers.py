@@ -7,7 +7,7 @@ from sqlalchemy.exc import DataError
 from starlette.exceptions import HTTPException
 
 from burnish.errors import UserError
-from burnish.serving.api.errors import ApiError, invalid
+from burnish.serving.api.errors import ApiError, failed, invalid
 from burnish.serving.api.malformed import malformed
 
 _NO_VALUE = "A value of the request cannot be stored: it is too long, or holds a NUL character."
@@ -48,6 +48,4 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def ours(_: Request, __: Exception) -> JSONResponse:
-        message = "The server had an error while processing your request. Its log says which."
-        found = ApiError(500, message, kind="server_error")
-        return JSONResponse(found.body, found.status)
+        return failed().response
