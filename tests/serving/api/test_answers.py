@@ -268,6 +268,21 @@ def test_embeddings_are_of_length_one(loose: openai.OpenAI, embedder: None) -> N
         loose.embeddings.create(model="all-minilm-l6-v2", input="")
 
 
+def test_a_text_too_long_to_embed_has_no_grade(loose: openai.OpenAI, embedder: None) -> None:
+    del embedder
+    grader: Any = {
+        "type": "text_similarity",
+        "name": "alike",
+        "input": "{{sample.output_text}}",
+        "reference": "a tent",
+        "evaluation_metric": "cosine",
+    }
+    run = loose.fine_tuning.alpha.graders.run
+    assert run(grader=grader, model_sample="a tent").reward == pytest.approx(1)
+    found = run(grader=grader, model_sample="tent " * 600)
+    assert (found.reward, found.metadata.errors.other_error) == (0, True)
+
+
 @pytest.fixture
 def embedder() -> None:
     from burnish.errors import ModelError
