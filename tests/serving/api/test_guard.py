@@ -244,22 +244,21 @@ async def test_the_official_client_reads_the_limit(engine: Engine) -> None:
         with pytest.raises(openai.RateLimitError) as caught:
             await client.models.list()
     assert caught.value.code == "rate_limit_exceeded"
-    assert 58 <= int(caught.value.response.headers["retry-after"]) <= 60
+    assert 30 <= int(caught.value.response.headers["retry-after"]) <= 60
 
 
 async def test_the_official_client_waits_and_tries_again(engine: Engine) -> None:
     server = Server(engine)
     secret = server.key("infer", tokens=60_000)
-    overdrawn = {"tokens": 60_300}  # 0.3 s of 60,000 a minute
+    started, overdrawn = time.monotonic(), {"tokens": 62_000}  # 2 s of 60,000 a minute
     assert (await server.ask("POST", "/v1/embeddings", secret, json=overdrawn)).status_code == 200
     http = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=server.app))
     async with openai.AsyncOpenAI(
         api_key=secret, base_url="http://server/v1", http_client=http
     ) as client:
-        started = time.monotonic()
         raw = await client.models.with_raw_response.list()
         assert raw.retries_taken == 1
-        assert 0.2 < time.monotonic() - started < 5
+        assert 2 <= time.monotonic() - started < 30
 
 
 def nested(depth: int) -> bytes:
