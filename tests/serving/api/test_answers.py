@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 import torch
@@ -153,6 +154,26 @@ def test_a_judge_is_asked_no_more_than_its_context(server: Server) -> None:
     with pytest.raises(ApiError, match="context length is 512") as error:
         server.engines.ask("tiny", long, Wish(max_tokens=5))
     assert error.value.code == "context_length_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/chat/completions", {"model": "\ud800", "messages": HELLO}),
+        (
+            "/chat/completions",
+            {"model": "tiny", "messages": [{"role": "user", "content": "\ud83d"}]},
+        ),
+        ("/completions", {"model": "tiny", "prompt": ["a", "\udc00"]}),
+        ("/embeddings", {"model": "all-minilm-l6-v2", "input": "a \ud800"}),
+    ],
+)
+def test_half_a_surrogate_pair_is_refused(
+    loose: openai.OpenAI, embedder: None, path: str, body: dict[str, Any]
+) -> None:
+    del embedder
+    sent = {"content": json.dumps(body), "headers": {"content-type": "application/json"}}
+    assert httpx2.post(f"{loose.base_url}{path[1:]}", **sent).status_code == 400
 
 
 def test_an_unknown_model_and_an_unknown_route(client: openai.OpenAI) -> None:

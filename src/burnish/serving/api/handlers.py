@@ -11,6 +11,7 @@ from burnish.serving.api.errors import ApiError, failed, invalid
 from burnish.serving.api.malformed import malformed
 
 _NO_VALUE = "A value of the request cannot be stored: it is too long, or holds a NUL character."
+_NO_CHARACTER = "A text of the request holds half of a surrogate pair, which is no character."
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -33,6 +34,11 @@ def add_handlers(app: FastAPI) -> None:
     async def no_value(_: Request, __: DataError) -> JSONResponse:
         """PostgreSQL takes no NUL in a text, and no text beyond its column's length."""
         return invalid(_NO_VALUE, code="invalid_value").response
+
+    @app.exception_handler(UnicodeEncodeError)
+    async def no_character(_: Request, __: UnicodeEncodeError) -> JSONResponse:
+        """JSON may write half of a surrogate pair, which neither a database nor a model reads."""
+        return invalid(_NO_CHARACTER, code="invalid_value").response
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> JSONResponse:
