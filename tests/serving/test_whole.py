@@ -304,24 +304,39 @@ def test_the_client_tries_again(whole: Whole, status: int) -> None:
         assert str(raw.headers["x-request-id"]).startswith("req_")
 
 
-def test_timeouts_and_what_is_given_up(whole: Whole) -> None:
+def test_timeouts_and_what_is_given_up(whole: Whole, monkeypatch: pytest.MonkeyPatch) -> None:
     slow: Any = {"model": "tiny", "messages": HELLO, "n": 8, "max_tokens": 400}
     keep: Any = {"logit_bias": {"2": -100}}
-    with (
-        whole.client(max_retries=0, timeout=0.05) as client,
-        pytest.raises(openai.APITimeoutError),
-    ):
+    engine: Any = whole.server.engines.target("tiny").engine
+    turn = engine._batch.turn
+
+    def slowed() -> None:  # so that the whole would take 12 s at least
+        time.sleep(0.03)
+        turn()
+
+    monkeypatch.setattr(engine._batch, "turn", slowed)
+
+    def given_up(before: int) -> None:
+        wait_for(lambda: engine.counters().running == 0)
+        assert 0 < engine.counters().generated - before < 8 * 400 / 2
+
+    before = engine.counters().generated
+    with whole.client(max_retries=0, timeout=3) as client, pytest.raises(openai.APITimeoutError):
         client.chat.completions.create(**slow, **keep)
-    engine = whole.server.engines.target("tiny").engine
-    wait_for(lambda: engine.counters().running == 0)  # long before 8 times 400 tokens
+    given_up(before)
 
     async def gives_up() -> None:
-        async with whole.asynchronous(max_retries=0, timeout=0.05) as client:
-            with pytest.raises(openai.APITimeoutError):
-                await client.chat.completions.create(**slow, **keep)
+        async with whole.asynchronous(max_retries=0) as client:
+            asked = asyncio.create_task(client.chat.completions.create(**slow, **keep))
+            while engine.counters().generated == before:
+                await asyncio.sleep(0.01)
+            asked.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asked
 
+    before = engine.counters().generated
     asyncio.run(gives_up())
-    wait_for(lambda: engine.counters().running == 0)
+    given_up(before)
 
 
 def wait_for(true: Callable[[], bool], seconds: float = 10) -> None:

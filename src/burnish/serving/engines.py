@@ -22,7 +22,7 @@ from burnish.serving.prompts import prompt_tokens
 from burnish.serving.state import models, permissions
 from burnish.serving.state.database import Database
 from burnish.serving.state.tables import ModelRow
-from burnish.serving.targets import Target
+from burnish.serving.targets import Target, room_for
 from burnish.serving.wording import Wording
 
 # The built-in encoder: it embeds and does not chat.
@@ -163,13 +163,15 @@ class Engines:
         """A whole answer, for graders that ask a model; it waits, so ask it from a thread.
 
         Raises:
-            ApiError: there is no such model, or the project may not use it.
+            ApiError: there is no such model, the project may not use it, or the prompt leaves no
+                room for an answer.
         """
         target = self.target(name, project)
         prompt = prompt_tokens(messages, (), target.tokenizer)
+        room = room_for(target, prompt, None)
         grammar = schema_grammar(target.tokenizer, wish.schema) if wish.schema else None
         draw = Draw(
-            max_tokens=min(wish.max_tokens or _MOST, target.engine.context - len(prompt)),
+            max_tokens=min(wish.max_tokens or _MOST, room),
             temperature=1.0 if wish.temperature is None else wish.temperature,
             top_p=1.0 if wish.top_p is None else wish.top_p,
             grammar=grammar,

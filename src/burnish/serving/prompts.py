@@ -46,7 +46,7 @@ def prompt_tokens(
             tokenize=True,
             return_dict=False,
         )
-    except (TemplateError, TypeError, KeyError) as error:
+    except (TemplateError, TypeError, KeyError, RecursionError) as error:
         said = f"The model's chat template refuses these messages: {error}."
         raise invalid(said, "messages") from error
     return tuple(int(token) for token in tokens)
@@ -66,7 +66,7 @@ def tool_calls(text: str) -> tuple[str, list[Call]]:
         try:
             found = json.loads(match[1])
             name, arguments = str(found["name"]), json.dumps(found.get("arguments", {}))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return match[0]
         calls.append(Call(f"call_{uuid.uuid4().hex[:24]}", name, arguments))
         return ""
@@ -108,9 +108,13 @@ def _text(content: Any) -> str:
 
 def _called(call: Mapping[str, Any]) -> dict[str, Any]:
     """Templates want arguments as an object, the API sends them as JSON."""
-    function = dict(call.get("function") or {})
+    given = call.get("function") or {}
+    if not isinstance(given, Mapping):
+        said = f"The 'function' of a tool call is {str(given)[:40]!r}, and must be an object."
+        raise invalid(said, "messages", "invalid_type")
+    function = dict(given)
     try:
         function["arguments"] = json.loads(function.get("arguments") or "{}")
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError) as error:  # the last: nested too deep
         raise invalid("The arguments of a tool call are no JSON.", "messages") from error
     return {"type": "function", "id": call.get("id"), "function": function}

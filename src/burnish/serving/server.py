@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from burnish.errors import UserError
+from burnish.evaluation.graders import GradingError
 from burnish.models.load import DeviceChoice
 from burnish.serving.engines import EMBEDDER, Engines, Open, behind_vllm
 from burnish.serving.service import Service, Settings, open_service
@@ -17,9 +18,17 @@ class Server(Service):
     engines: Engines
 
     def embedder(self, texts: Sequence[str]) -> list[list[float]]:
-        """How graders compare meanings."""
+        """How graders compare meanings.
+
+        Raises:
+            GradingError: a text is longer than the encoder's context.
+        """
         found = self.engines.embedder(EMBEDDER)
-        return found.embed([found.encoded(text) for text in texts])
+        rows = [found.encoded(text) for text in texts]
+        if (longest := max(map(len, rows))) > found.context:
+            said = f"a text has {longest} tokens, and {EMBEDDER} reads {found.context}"
+            raise GradingError("other_error", said)
+        return found.embed(rows)
 
     def drain(self, seconds: float | None = None) -> None:
         """Answers that are under way are finished, for so long; then all is closed."""

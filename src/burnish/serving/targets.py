@@ -45,6 +45,7 @@ class Target:
         return (int(token if token is not None else self.tokenizer.eos_token_id),)
 
     def encoded(self, text: str) -> tuple[int, ...]:
+        text.encode()  # what is no text is refused here, by its own name
         return tuple(self.tokenizer(text)["input_ids"]) or self.start
 
     def decoded(self, tokens: tuple[int, ...]) -> str:

@@ -7,13 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 import torch
 
+from burnish.evaluation.graders import Wish
 from burnish.models.load import load_model
 from burnish.models.remote import RemoteModel
+from burnish.serving.api import completions
 from burnish.serving.api.app import make_app
+from burnish.serving.api.errors import ApiError
 from burnish.serving.server import Server, open_server
 from burnish.serving.service import Settings
 from tests.serving.conftest import running
@@ -145,6 +149,33 @@ def test_what_cannot_be_used_is_named(
         assert error.value.code == code
 
 
+def test_a_judge_is_asked_no_more_than_its_context(server: Server) -> None:
+    long = [{"role": "user", "content": "parcel " * 600}]
+    with pytest.raises(ApiError, match="context length is 512") as error:
+        server.engines.ask("tiny", long, Wish(max_tokens=5))
+    assert error.value.code == "context_length_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/chat/completions", {"model": "\ud800", "messages": HELLO}),
+        (
+            "/chat/completions",
+            {"model": "tiny", "messages": [{"role": "user", "content": "\ud83d"}]},
+        ),
+        ("/completions", {"model": "tiny", "prompt": ["a", "\udc00"]}),
+        ("/embeddings", {"model": "all-minilm-l6-v2", "input": "a \ud800"}),
+    ],
+)
+def test_half_a_surrogate_pair_is_refused(
+    loose: openai.OpenAI, embedder: None, path: str, body: dict[str, Any]
+) -> None:
+    del embedder
+    sent = {"content": json.dumps(body), "headers": {"content-type": "application/json"}}
+    assert httpx2.post(f"{loose.base_url}{path[1:]}", **sent).status_code == 400
+
+
 def test_an_unknown_model_and_an_unknown_route(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as error:
         client.chat.completions.create(model="gpt-9", messages=HELLO)
@@ -185,6 +216,24 @@ def test_completions_of_several_prompts(client: openai.OpenAI, loose: openai.Ope
     text = "".join(choice.text for chunk in streamed for choice in chunk.choices)
     whole = client.completions.create(model="tiny", prompt="red", max_tokens=5, temperature=0)
     assert text == whole.choices[0].text
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"prompt": ["red"] * 257},
+        {"prompt": [[5]] * 129, "n": 2},
+        {"prompt": ["red"] * 16, "best_of": 17},
+    ],
+)
+def test_more_answers_than_can_wait_are_refused(
+    client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch, wanted: Any
+) -> None:
+    """Before any of their prompts is read."""
+    monkeypatch.setattr(completions, "_prompts", None)
+    with pytest.raises(openai.BadRequestError, match="at most 256 at once") as error:
+        client.completions.create(model="tiny", **wanted)
+    assert error.value.param == "prompt"
 
 
 def test_certify_can_ask_this_server(address: str, tiny_folder: Path) -> None:
@@ -238,6 +287,21 @@ def test_embeddings_are_of_length_one(loose: openai.OpenAI, embedder: None) -> N
     assert len(short.data[0].embedding) == 100
     with pytest.raises(openai.BadRequestError, match="1 to 2048 texts"):
         loose.embeddings.create(model="all-minilm-l6-v2", input="")
+
+
+def test_a_text_too_long_to_embed_has_no_grade(loose: openai.OpenAI, embedder: None) -> None:
+    del embedder
+    grader: Any = {
+        "type": "text_similarity",
+        "name": "alike",
+        "input": "{{sample.output_text}}",
+        "reference": "a tent",
+        "evaluation_metric": "cosine",
+    }
+    run = loose.fine_tuning.alpha.graders.run
+    assert run(grader=grader, model_sample="a tent").reward == pytest.approx(1)
+    found = run(grader=grader, model_sample="tent " * 600)
+    assert (found.reward, found.metadata.errors.other_error) == (0, True)
 
 
 @pytest.fixture

@@ -220,6 +220,7 @@ def test_lists(client: openai.OpenAI, file: str) -> None:
         lambda: jobs.list(limit=0),
         lambda: jobs.list(after="ftjob-none"),
         lambda: jobs.list(extra_query={"metadata": "x"}),
+        lambda: jobs.list(metadata={str(i): "" for i in range(1500)}),
     ):
         with pytest.raises(openai.BadRequestError):
             call()

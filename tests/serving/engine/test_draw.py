@@ -36,6 +36,14 @@ def test_frequencies_are_the_probabilities() -> None:
     assert ones / 4000 == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / 4000))
 
 
+@pytest.mark.parametrize("temperature", [1e-20, 1e-30, 1e-37, 1e-45, 5e-324])
+def test_hardly_any_temperature_is_none(temperature: float) -> None:
+    """The likeliest token, though such numbers are 0 to float32, or make others infinite."""
+    logits = torch.tensor([[0.5, 300.0, -torch.inf, 2.0]])
+    drawings = [Drawing(Draw(1, temperature=temperature, top_p=p, seed=1)) for p in (1.0, 0.5)]
+    assert choose(logits.repeat(2, 1), drawings) == [1, 1]
+
+
 @pytest.mark.parametrize(
     ("top_p", "left"), [(0.0, {2}), (0.5, {2}), (0.51, {0, 2}), (1.0, {0, 1, 2})]
 )

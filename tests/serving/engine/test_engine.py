@@ -278,6 +278,8 @@ def test_what_cannot_be_computed_is_refused(engine: Any) -> None:
     with pytest.raises(ApiError, match="context length is 128 tokens") as refused:
         opened.submit(greedy((5,) * 128))
     assert refused.value.code == "context_length_exceeded"
+    with pytest.raises(ApiError, match="context length is 128 tokens"):
+        opened.submit(Ask((5,) * 200, Draw(128 - 200)))  # what is left of the context
     with pytest.raises(ApiError, match="empty"):
         opened.submit(greedy(()))
     with pytest.raises(ApiError, match="Token ids"):

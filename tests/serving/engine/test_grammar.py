@@ -8,7 +8,7 @@ import torch
 
 from burnish.errors import ModelError, UserError
 from burnish.serving.engine.draw import Drawing, choose
-from burnish.serving.engine.grammar import json_grammar, schema_grammar
+from burnish.serving.engine.grammar import call_grammar, json_grammar, schema_grammar
 from burnish.serving.engine.requests import Ask, Draw
 
 SCHEMA = {
@@ -86,3 +86,15 @@ def test_any_object(tiny_tokenizer: Any) -> None:
 def test_a_schema_that_cannot_be_kept_to(tiny_tokenizer: Any, schema: Any, reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         schema_grammar(tiny_tokenizer, schema)
+
+
+def test_a_schema_that_is_too_large(tiny_tokenizer: Any) -> None:
+    """The API's largest one is taken: 5,000 properties, and 120,000 characters of names."""
+    names = [f"n{place:023}" for place in range(5000)]
+    large = {"type": "object", "properties": {name: {"type": "string"} for name in names}}
+    schema_grammar(tiny_tokenizer, large | {"required": names, "additionalProperties": False})
+    huge = {"type": "object", "description": "x" * (1 << 19)}
+    with pytest.raises(UserError, match="has 524325 characters: use at most 524288"):
+        schema_grammar(tiny_tokenizer, huge)
+    with pytest.raises(UserError, match="tools have"):
+        call_grammar(tiny_tokenizer, [{"name": "f", "parameters": huge}], several=False)

@@ -37,6 +37,7 @@ class GradingError(Exception):
     """
 
     def __init__(self, flag: Flag, said: str, kind: str | None = None) -> None:
+        said = said.encode(errors="backslashreplace").decode()  # half a surrogate cannot be sent
         super().__init__(said)
         self.flag, self.said, self.kind = flag, said, kind
 

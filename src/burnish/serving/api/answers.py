@@ -3,15 +3,17 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from fastapi import Request
 
 from burnish.serving.api.usage import Usage
 from burnish.serving.engine.engine import Backend
 from burnish.serving.engine.requests import Ask, Drawn, Piece
-from burnish.serving.engine.stream import Answering
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -43,18 +45,22 @@ async def whole(
         HungUp: the client went away; what was under way is given up.
     """
     answers = [Answer() for _ in asks]
-    work = asyncio.create_task(_whole(engine, asks, answers, usage))
-    gone = asyncio.create_task(_gone(request))
-    try:
-        await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            raise HungUp
-        await work
-        return answers
-    finally:
-        for task in (work, gone):
-            task.cancel()
-        await asyncio.gather(work, gone, return_exceptions=True)
+    await _unless_gone(_whole(engine, asks, answers, usage), request)
+    return answers
+
+
+async def begun(
+    engine: Backend, asks: Sequence[Ask], request: Request, usage: Usage
+) -> AsyncGenerator[tuple[int, Piece], None]:
+    """Pieces of all answers, once the first is there: what keeps an answer from its beginning is
+    raised while no status went out yet.
+
+    Raises:
+        HungUp: the client went away; what was under way is given up.
+    """
+    found = pieces(engine, asks, usage)
+    first = await _unless_gone(_next(found), request)
+    return _continued(first, found)
 
 
 async def pieces(
@@ -66,6 +72,8 @@ async def pieces(
         answers = [given_up.enter_context(engine.submit(ask)) for ask in asks]
         waiting = {asyncio.create_task(_next(one)): place for place, one in enumerate(answers)}
         given_up.callback(lambda: [task.cancel() for task in waiting])
+        # Also what was drawn of an answer that nobody waits for any more.
+        given_up.callback(lambda: usage.count(answers))
         while waiting:
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for task in sorted(done, key=waiting.__getitem__):
@@ -73,8 +81,7 @@ async def pieces(
                 usage.first = usage.first or time.perf_counter() - started
                 if piece.end is None:
                     waiting[asyncio.create_task(_next(answers[place]))] = place
-                if piece.used is not None:
-                    usage.add(piece.used)
+                usage.count(answers, piece.used)
                 yield place, piece
 
 
@@ -86,8 +93,29 @@ async def _whole(
             answers[place].grow(piece)
 
 
-async def _next(answer: Answering) -> Piece:
-    return await anext(answer)
+async def _continued(first: T, rest: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    async with contextlib.aclosing(rest):
+        yield first
+        async for one in rest:
+            yield one
+
+
+async def _unless_gone(work: Coroutine[Any, Any, T], request: Request) -> T:
+    """What the work comes to; it is given up when the client hangs up."""
+    task, gone = asyncio.create_task(work), asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise HungUp
+        return await task
+    finally:
+        for one in (task, gone):
+            one.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _next(found: AsyncIterator[T]) -> T:
+    return await anext(found)
 
 
 async def _gone(request: Request) -> None:

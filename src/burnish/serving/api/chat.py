@@ -14,7 +14,7 @@ from openai.types.chat.chat_completion_chunk import ChoiceDelta
 from openai.types.chat.chat_completion_message import ChatCompletionMessage
 from pydantic import Field
 
-from burnish.serving.api.answers import Answer, HungUp, pieces, whole
+from burnish.serving.api.answers import Answer, HungUp, begun, whole
 from burnish.serving.api.documented import CHAT
 from burnish.serving.api.errors import invalid
 from burnish.serving.api.fields import Body, Drawing, Metadata, ResponseFormat
@@ -31,7 +31,11 @@ _GONE = Response(status_code=499)  # nobody reads it
 
 
 class Message(Body):
-    """One turn of the conversation."""
+    """One turn of the conversation.
+
+    Some fields are only taken as a reply of the client has them, empty, so that it can be sent
+    back; `parsed` is what the client made of the content, which is read instead.
+    """
 
     role: Literal["developer", "system", "user", "assistant", "tool", "function"]
     content: str | list[dict[str, Any]] | None = None
@@ -39,6 +43,10 @@ class Message(Body):
     tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None
     refusal: str | None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    audio: None = None
+    function_call: None = None
+    parsed: Any = None
 
 
 class Function(Body):
@@ -89,7 +97,7 @@ class ChatRequest(Drawing):
     modalities: list[Literal["text"]] | None = None
     metadata: Metadata | None = None
     store: bool | None = None
-    service_tier: Literal["auto", "default"] | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: Literal["in_memory", "24h"] | None = None
@@ -130,12 +138,13 @@ async def create(body: ChatRequest, request: Request) -> Response:
     usage = usage_of(request)
     usage.prompt = len(prompt)
     reply = _Reply(body, target, usage)
-    if body.stream:
-        said = [Answer() for _ in asks]
-        record(request, turns, said)
-        return streamed(reply.chunks(asks, said))
     try:
-        answers = await whole(target.engine, asks, request, reply.usage)
+        if body.stream:
+            found = await begun(target.engine, asks, request, usage)
+            said = [Answer() for _ in asks]
+            record(request, turns, said)
+            return streamed(reply.chunks(found, said))
+        answers = await whole(target.engine, asks, request, usage)
     except HungUp:
         return _GONE
     record(request, turns, answers)
@@ -200,13 +209,13 @@ class _Reply:
         )
 
     async def chunks(
-        self, asks: Sequence[Ask], said: Sequence[Answer]
+        self, found: AsyncIterator[tuple[int, Piece]], said: Sequence[Answer]
     ) -> AsyncIterator[ChatCompletionChunk]:
         """The reply as it is written; calls of tools come whole, at the end."""
-        shown = [_Shown(bool(self.body.offered)) for _ in asks]
-        for place in range(len(asks)):
+        shown = [_Shown(bool(self.body.offered)) for _ in said]
+        for place in range(len(said)):
             yield self._chunk(place, ChoiceDelta(role="assistant", content="", refusal=None))
-        async for place, piece in pieces(self.target.engine, asks, self.usage):
+        async for place, piece in found:
             said[place].grow(piece)
             if text := shown[place].more(said[place].text, piece):
                 yield self._chunk(place, ChoiceDelta(content=text), drawn=shown[place].told())

@@ -11,14 +11,14 @@ from openai.types import Completion, CompletionChoice
 from openai.types.completion_choice import Logprobs
 from pydantic import Field
 
-from burnish.serving.api.answers import Answer, HungUp, pieces, whole
+from burnish.serving.api.answers import Answer, HungUp, begun, whole
 from burnish.serving.api.documented import COMPLETION
 from burnish.serving.api.errors import invalid
 from burnish.serving.api.fields import Drawing
 from burnish.serving.api.recording import record
 from burnish.serving.api.streaming import streamed
 from burnish.serving.api.usage import Usage, usage_of
-from burnish.serving.engine.requests import Ask, Draw, Drawn
+from burnish.serving.engine.requests import Ask, Draw, Drawn, Piece
 from burnish.serving.targets import Target, room_for, target_of
 
 router = APIRouter()
@@ -49,19 +49,34 @@ async def create(body: CompletionRequest, request: Request) -> Response:
     if (body.best_of or body.n or 1) < (body.n or 1):
         raise invalid("'best_of' must be at least 'n'.", "best_of")
     target = await target_of(request, body.model)
+    _check_count(body, target.engine.most)
     prompts = _prompts(body, target)
     usage = usage_of(request)
     usage.prompt = sum(len(prompt) for prompt in prompts)
     reply = _Reply(body, target, prompts, usage)
-    if body.stream:
-        record(request, body.prompt, reply.said)
-        return streamed(reply.chunks())
     try:
-        answers = await whole(target.engine, reply.asks, request, reply.usage)
+        if body.stream:
+            found = await begun(target.engine, reply.asks, request, usage)
+            record(request, body.prompt, reply.said)
+            return streamed(reply.chunks(found))
+        answers = await whole(target.engine, reply.asks, request, usage)
     except HungUp:
         return _GONE
     record(request, body.prompt, answers)
     return JSONResponse(reply.completion(answers).model_dump(mode="json", exclude_unset=True))
+
+
+def _check_count(body: CompletionRequest, most: int) -> None:
+    """
+    Raises:
+        ApiError: there are more answers to compute than could ever wait together.
+    """
+    given, count = body.prompt, max(body.best_of or 1, body.n or 1)
+    if isinstance(given, list) and given and not isinstance(given[0], int):
+        count *= len(given)
+    if count > most:
+        said = f"The request asks for {count} answers, of its prompts and 'n' or 'best_of'; "
+        raise invalid(f"{said}ask for at most {most} at once.", "prompt", "too_many_answers")
 
 
 def _prompts(body: CompletionRequest, target: Target) -> list[tuple[int, ...]]:
@@ -115,10 +130,10 @@ class _Reply:
         found = [self._choice(index, *choice) for index, choice in enumerate(choices)]
         return Completion(choices=found, usage=self.usage.told, **self.shared)
 
-    async def chunks(self) -> AsyncIterator[Completion]:
+    async def chunks(self, found: AsyncIterator[tuple[int, Piece]]) -> AsyncIterator[Completion]:
         """Texts as they are written; an echoed prompt comes first."""
         offsets = [0] * len(self.asks)
-        async for place, piece in pieces(self.target.engine, self.asks, self.usage):
+        async for place, piece in found:
             self.said[place].grow(piece)
             answer = Answer(piece.text, list(piece.drawn), piece.end or "", piece.prompt)
             if self.body.echo and not offsets[place]:

@@ -4,7 +4,8 @@ ApiError
 ├── not_found        404: no such file, job, model, checkpoint, route
 ├── invalid          400: a value that cannot be used, with the parameter's name
 ├── forbidden        403: the key has no such scope
-└── unauthorized     401: no key, or one that is not known
+├── unauthorized     401: no key, or one that is not known
+└── failed           500: our own mistake
 """
 
 from collections.abc import Mapping
@@ -40,6 +41,12 @@ class ApiError(Exception):
     def response(self) -> JSONResponse:
         """The whole answer, for those that answer before any route."""
         return JSONResponse(self.body, self.status, headers=self.headers)
+
+
+def failed() -> ApiError:
+    """A mistake of ours, of which only the log tells more."""
+    message = "The server had an error while processing your request. Its log says which."
+    return ApiError(500, message, kind="server_error")
 
 
 def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:

@@ -11,6 +11,7 @@ Metadata = Annotated[
     Field(max_length=16),
 ]
 _BIAS = 100.0
+_DIGITS = 10
 
 
 class Body(BaseModel):
@@ -69,8 +70,10 @@ class Drawing(Body):
         """
         found = {}
         for key, value in (self.logit_bias or {}).items():
-            if not key.isdecimal() or int(key) >= vocabulary:
-                raise invalid(f"Invalid key in 'logit_bias': {key!r} is no token id.", "logit_bias")
+            # Longer ones are never read as a number: Python refuses those of 4,300 digits.
+            if not key.isdecimal() or len(key) > _DIGITS or int(key) >= vocabulary:
+                said = f"Invalid key in 'logit_bias': {key[:40]!r} is no token id."
+                raise invalid(said, "logit_bias")
             if abs(value) > _BIAS:
                 raise invalid(f"'logit_bias' of {key} is {value:g}, beyond 100.", "logit_bias")
             found[int(key)] = value

@@ -7,10 +7,11 @@ from sqlalchemy.exc import DataError
 from starlette.exceptions import HTTPException
 
 from burnish.errors import UserError
-from burnish.serving.api.errors import ApiError, invalid
+from burnish.serving.api.errors import ApiError, failed, invalid
 from burnish.serving.api.malformed import malformed
 
 _NO_VALUE = "A value of the request cannot be stored: it is too long, or holds a NUL character."
+_NO_CHARACTER = "A text of the request holds half of a surrogate pair, which is no character."
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -34,6 +35,11 @@ def add_handlers(app: FastAPI) -> None:
         """PostgreSQL takes no NUL in a text, and no text beyond its column's length."""
         return invalid(_NO_VALUE, code="invalid_value").response
 
+    @app.exception_handler(UnicodeEncodeError)
+    async def no_character(_: Request, __: UnicodeEncodeError) -> JSONResponse:
+        """JSON may write half of a surrogate pair, which neither a database nor a model reads."""
+        return invalid(_NO_CHARACTER, code="invalid_value").response
+
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == 404:
@@ -48,6 +54,4 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def ours(_: Request, __: Exception) -> JSONResponse:
-        message = "The server had an error while processing your request. Its log says which."
-        found = ApiError(500, message, kind="server_error")
-        return JSONResponse(found.body, found.status)
+        return failed().response

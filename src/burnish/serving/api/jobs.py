@@ -27,6 +27,8 @@ from burnish.serving.state.tables import JobRow
 router = APIRouter(prefix="/fine_tuning/jobs")
 
 _META = re.compile(r"metadata\[(.*)\]")
+# Of a job's metadata, the API's own bound.
+_KEYS = 16
 # Settings of reinforcement that say nothing to the models here.
 _IDLE = {"eval_samples": "auto", "reasoning_effort": "default"}
 
@@ -70,6 +72,9 @@ def listed(
     meta = {key[1]: value for name, value in query.items() if (key := _META.fullmatch(name))}
     if (plain := query.get("metadata")) not in (None, "null") or (plain and meta):
         raise invalid("Write metadata[KEY]=VALUE, or metadata=null alone.", "metadata")
+    if len(meta) > _KEYS:
+        said = f"{len(meta)} keys of metadata are asked for, and a job has at most {_KEYS}."
+        raise invalid(said, "metadata")
     page = jobs.listed(service.database, Cursor(limit, after), meta, plain=plain is not None)
     return a_page([_shown(service, row) for row in page.rows], has_more=page.has_more)
 

@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from burnish.serving.api.errors import ApiError, invalid
 
 _MARKS = re.compile(rb'\\.|["\[\]{}]', re.DOTALL)
+_FILES = re.compile(r"/v1/(files|uploads/[^/]+/parts)")
 _DEEPER, _HIGHER = (b"[", b"{"), (b"]", b"}")
 
 
@@ -44,7 +45,7 @@ class Limits:
     Args:
         app: what is protected.
         body: bytes of a request.
-        form: bytes of a request that brings a file.
+        form: bytes of a request that brings a file, to a route that takes one.
         depth: objects and lists inside one another in JSON.
     """
 
@@ -58,7 +59,7 @@ class Limits:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        brings_file = headers.get("content-type", "").lower().startswith("multipart/")
+        brings_file = _brings_file(scope, headers)
         request = _Request(
             receive, send, self.form if brings_file else self.body, self.depth, brings_file
         )
@@ -109,6 +110,11 @@ class _Request:
             return
         self.started = True
         await self._send(message)
+
+
+def _brings_file(scope: Scope, headers: Headers) -> bool:
+    is_form = headers.get("content-type", "").lower().startswith("multipart/")
+    return is_form and scope["method"] == "POST" and bool(_FILES.fullmatch(scope["path"]))
 
 
 def _too_large(size: int) -> ApiError:

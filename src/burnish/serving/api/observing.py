@@ -9,6 +9,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from burnish.serving import log
+from burnish.serving.api.errors import failed
 from burnish.serving.api.guard import key_of
 from burnish.serving.api.recording import recorded
 from burnish.serving.api.usage import usage_in
@@ -45,9 +46,12 @@ class Observing:
         try:
             await self.app(scope, receive, sending)
         except Exception as error:
-            status = 500
             log.failed("error", error, request_id=request_id, route=_route(scope))
-            raise
+            if status != _CLOSED:  # an answer has begun, and must be seen to break off
+                status = 500
+                raise
+            # Here, since the framework would answer outside of this, without the number.
+            await failed().response(scope, receive, sending)
         finally:
             self._done(scope, request_id, status, time.perf_counter() - started)
 

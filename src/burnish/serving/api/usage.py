@@ -1,6 +1,6 @@
 """What an answer used, told by its route and read by limits, metrics and log."""
 
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ from openai.types.completion_usage import PromptTokensDetails
 from starlette.requests import HTTPConnection
 
 from burnish.serving.engine.requests import Used
+from burnish.serving.engine.stream import Answering
 
 _PLACE = "burnish.usage"
 
@@ -29,10 +30,11 @@ class Usage:
     def tokens(self) -> int:
         return self.prompt + self.generated
 
-    def add(self, used: Used) -> None:
-        """An answer that ended; several answers to one prompt read it once."""
-        self.cached = max(self.cached, used.cached)
-        self.generated += used.drawn
+    def count(self, answers: Iterable[Answering], ended: Used | None = None) -> None:
+        """All answers as far as they are; several answers to one prompt read it once."""
+        self.generated = sum(answer.drawn for answer in answers)
+        if ended is not None:
+            self.cached = max(self.cached, ended.cached)
 
     @property
     def told(self) -> CompletionUsage:

@@ -255,6 +255,7 @@ class Batch:
                 self._fail(row, error)
                 continue
             row.tokens.append(token)
+            row.pieces.drawn = row.answer.count
             self._deliver(row, piece)
 
     def _shape(self, row: Running, logits_V: Tensor) -> bool:

@@ -21,6 +21,8 @@ Report = tuple[Tensor, list[tuple[int, float]]]
 # A nucleus is nearly always within so many tokens; sorting a whole vocabulary takes far longer, so
 # only where it is not, more are looked at.
 _NUCLEUS, _WIDER = 512, 8
+# Below, logits divided by the temperature leave the range of float32.
+_COLDEST = 1e-30
 
 
 class Drawing:
@@ -86,7 +88,7 @@ def told(token: int, report: Report | None) -> Drawn:
 def choose(logits_B_V: Tensor, drawings: Sequence[Drawing]) -> list[int]:
     """One token a row, of shaped logits: the likeliest at temperature 0, else a random one."""
     tokens_B = logits_B_V.argmax(-1)
-    sampled = [row for row, each in enumerate(drawings) if each.draw.temperature > 0]
+    sampled = [row for row, each in enumerate(drawings) if each.draw.temperature > _COLDEST]
     if sampled:
         tokens_B[sampled] = _sample(logits_B_V[sampled], [drawings[row] for row in sampled])
     return [int(token) for token in tokens_B.tolist()]

@@ -50,6 +50,7 @@ class Embedder:
 
     def encoded(self, text: str) -> list[int]:
         """Tokens with the marks that the encoder puts around a text."""
+        text.encode()  # what is no text is refused here, by its own name
         return list(self.tokenizer(text)["input_ids"])
 
     def embed(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:

@@ -42,6 +42,11 @@ class Backend(Protocol):
         """Tokens of a prompt and its answer together."""
         ...
 
+    @property
+    def most(self) -> int:
+        """Answers that one request may ask for: no more could wait together."""
+        ...
+
     def submit(self, ask: Ask) -> Answering:
         """Queues an answer."""
         ...
@@ -75,6 +80,7 @@ class Engine:
         model.module.eval()
         self.model, self.limits = model, limits
         self.context = min(model.context_length, limits.places)
+        self.most = limits.waiting
         self.stops = stop_tokens(model.module, model.tokenizer)
         self._passes = Passes(model.network, Adapters(model.module, limits.adapters))
         self._batch = Batch(self._passes, limits)
@@ -157,7 +163,7 @@ def check(ask: Ask, context: int, vocabulary: int) -> None:
     count = len(ask.prompt)
     if not ask.prompt:
         raise invalid("The prompt is empty.", "prompt")
-    if count + min(ask.draw.max_tokens, 1) > context:
+    if count + max(0, min(ask.draw.max_tokens, 1)) > context:
         raise invalid(
             f"This model's maximum context length is {context} tokens. However, your "
             f"messages resulted in {count} tokens. Please reduce the length of the messages.",

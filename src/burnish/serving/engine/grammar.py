@@ -1,13 +1,12 @@
 """Answers that are JSON by construction: tokens that would break it cannot be drawn.
 
-llguidance walks the grammar; here it is given the tokenizer once, and a schema once.
+llguidance walks the grammar; here it is given the tokenizer once.
 """
 
 import json
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -20,7 +19,8 @@ from burnish.serving.engine.requests import Grammar
 
 # Any JSON allows space without end between its marks, and a model may like writing it.
 _SPACE = r"[ \n\t]{0,20}"
-_SCHEMAS = 256
+# Characters of a schema: the API's 120,000 of names and values, with all that stands around them.
+_LARGEST = 1 << 19
 # Arguments as chat templates write them, so that a model finds what it has learnt.
 _AS_TEMPLATES = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _CLOSING = "}\n</tool_call>"
@@ -96,11 +96,12 @@ def schema_grammar(tokenizer: Any, schema: Mapping[str, Any]) -> Callable[[], Gr
 
     Raises:
         ModelError: the tokenizer is not of the fast kind.
-        UserError: the schema is none, or uses a keyword that cannot be kept to.
+        UserError: the schema is none, is too large, or uses a keyword that cannot be kept to.
     """
-    tokens = _tokens(tokenizer)
+    tokens, written = _tokens(tokenizer), json.dumps(schema)
+    _check_size(written, "the JSON schema has")
     try:
-        compiled = _compiled(json.dumps(schema))
+        compiled = _compiled(written)
         error = LLMatcher.validate_grammar(compiled, tokens)
     except ValueError as refused:
         error = str(refused)
@@ -117,7 +118,7 @@ def call_grammar(
 
     Raises:
         ModelError: the tokenizer is not of the fast kind.
-        UserError: a schema is none, or uses a keyword that cannot be kept to.
+        UserError: a schema is none, is too large, or uses a keyword that cannot be kept to.
     """
     tokens = _tokens(tokenizer)
     calls = " | ".join(f"call_{place}" for place in range(len(functions)))
@@ -129,12 +130,17 @@ def call_grammar(
         schema = json.dumps({**given, "x-guidance": _AS_TEMPLATES})
         lines.append(f"call_{place}: {opening} %json {schema} {json.dumps(_CLOSING)}")
     lark = "\n".join(lines)
+    _check_size(lark, "the schemas of the tools have")
     if error := LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(lark), tokens):
         raise UserError(f"the tools cannot be used ({_first_line(error)})", "simplify them")
     return Calls(tokens, lark)
 
 
-@lru_cache(_SCHEMAS)
+def _check_size(written: str, what: str) -> None:
+    if len(written) > _LARGEST:
+        raise UserError(f"{what} {len(written)} characters", f"use at most {_LARGEST}")
+
+
 def _compiled(schema: str) -> str:
     return str(LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": _SPACE}))
 

@@ -14,6 +14,8 @@ class Answering:
 
     One reader only. Whoever stops before the end must `cancel`, or leave a `with` block, or the
     answer goes on being computed for nobody. What went wrong is raised in place of the next piece.
+
+    `drawn` counts the tokens so far, those that no piece shows too.
     """
 
     def __init__(self) -> None:
@@ -22,6 +24,7 @@ class Answering:
         self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
         self._over = False
         self.cancelled = False
+        self.drawn = 0
 
     def put(self, item: Piece | Exception) -> None:
         """The next piece, or what went wrong instead of it; called by the engine."""

@@ -52,6 +52,7 @@ class Vllm:
         self.url, self.vocabulary = url.rstrip("/"), vocabulary
         self._headers = {"Authorization": f"Bearer {os.environ.get('VLLM_API_KEY', 'none')}"}
         self.name, self.context = self._base()
+        self.most = _MOST
         self._counted = Used(0, 0, 0)
         self._active: set[asyncio.Task[None]] = set()
         self._loaded: dict[str, asyncio.Future[str]] = {}
@@ -120,6 +121,9 @@ class Vllm:
                 async for piece in pieces:
                     if answering.cancelled:
                         return  # the connection is closed, at which vLLM gives the answer up
+                    answering.drawn += len(piece.drawn)
+                    if piece.used is not None:
+                        answering.drawn = piece.used.drawn
                     answering.put(piece)
         except httpx2.HTTPError as error:
             answering.put(_silent(error))
