@@ -77,10 +77,14 @@ class Attempt:
                 return code
             _LOG.warning("the process of job %s was killed by signal %d", self.job.id, -code)
 
-    def _progress(self) -> tuple[int, int]:
-        log = self.directory.path / "events.jsonl"
-        steps = saved_steps(self.directory.checkpoints)
-        return max(steps, default=0), log.stat().st_size if log.exists() else 0
+    def _progress(self) -> int:
+        """What the next process need not do again: checkpoints and measured items. The log is no
+        measure, since each beginning adds lines to it."""
+        run = self.directory.path
+        kept = sum(1 for _ in run.glob("**/checkpoints/step-*"))
+        return kept + sum(
+            path.read_bytes().count(b"\n") for path in run.glob("**/results/**/*.jsonl")
+        )
 
     def _once(self, prepared: Prepared, lock: int) -> int:
         (self.folder / OUTCOME).unlink(missing_ok=True)
