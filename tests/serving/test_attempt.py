@@ -1,11 +1,13 @@
-"""A job whose process something else kills: begun again, and given up where that leads nowhere."""
+"""A job that goes wrong again and again: given up, so that it does not stop those after it."""
 
 from pathlib import Path
 
 import openai
 import pytest
 
+from burnish.serving.attempt import OURS, Attempt
 from burnish.serving.service import Service, Settings
+from burnish.serving.state.events import Event
 from burnish.serving.worker import Worker
 from tests.rows import chats
 from tests.serving.test_worker import submitted
@@ -59,3 +61,28 @@ def test_kills_without_progress_end_a_job(
     assert "killed again and again" in done.error.message
     log = service.settings.job_folder(job.id) / "run" / "events.jsonl"
     assert log.read_text().count('"resumed"') == 5 + checkpoints + items
+
+
+def test_rows_with_a_nul_fail_in_a_sentence(client: openai.OpenAI, service: Service) -> None:
+    job = submitted(client, b'{"a\\u0000b": 1}\n' * 12)
+    assert Worker(service).step()
+    done = client.fine_tuning.jobs.retrieve(job.id)
+    assert done.status == "failed"
+    assert done.error
+    assert "its fields: a\N{REPLACEMENT CHARACTER}b" in done.error.message
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_what_the_database_refuses_fails_the_job(
+    client: openai.OpenAI, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tells_too_much(attempt: Attempt) -> None:
+        attempt.held.report([Event("x", place="far " * 100)])
+
+    monkeypatch.setattr(Attempt, "run", tells_too_much)
+    job = submitted(client, chats(20))
+    worker = Worker(service)
+    assert worker.step()
+    done = client.fine_tuning.jobs.retrieve(job.id)
+    assert (done.status, done.error and done.error.message) == ("failed", OURS)
+    assert not worker.step()

@@ -151,6 +151,21 @@ def test_an_event_of_a_place_is_written_once(database: Database) -> None:
     assert said == ["free", "free", "three", "two", "one", "Validating training file: file-a"]
 
 
+def test_an_event_holds_what_both_databases_take(database: Database) -> None:
+    jobs.submit(database, job("job"))
+    held = taken(database)
+    held.report([Event("loss", data={"losses": [float("nan"), 1.0], "most": float("inf")})])
+    held.fail({"code": "x", "message": "field a\0b", "param": None})
+    failed, loss = events.listed(database, "job", Cursor(2, None)).rows
+    assert loss.data == {"losses": [None, 1.0], "most": None}
+    assert failed.message == "field a\N{REPLACEMENT CHARACTER}b"
+    assert jobs.retrieve(database, "job").error == {
+        "code": "x",
+        "message": failed.message,
+        "param": None,
+    }
+
+
 def test_names() -> None:
     assert tuned_name("tiny", "org", "My Try!", "ftjob-123456789") == "ft:tiny:org:my-try-:23456789"
     assert checkpoint_name(tuned_name("tiny", "org", None, "x"), 7) == "ft:tiny:org::x:ckpt-step-7"
