@@ -218,6 +218,10 @@ def test_checkpoints_answer_to_those_who_may(whole: Whole) -> None:
         assert ask(other).model == name
         with pytest.raises(openai.NotFoundError):  # of this checkpoint, and no other
             ask(other, whole.model)
+        with pytest.raises(openai.PermissionDeniedError) as refused:  # to use, not to delete
+            other.models.delete(name)
+        assert refused.value.code == "not_owner"
+        assert ask(team).model == name
         permissions.delete(made.id, fine_tuned_model_checkpoint=name)
         with pytest.raises(openai.NotFoundError):
             ask(other)

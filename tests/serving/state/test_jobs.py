@@ -235,6 +235,23 @@ def test_a_project_lists_what_it_may_use(
     assert all(permissions.may_use(database, model, project) for _, model in found)
 
 
+def test_a_permission_by_an_alias_is_of_its_model(database: Database) -> None:
+    with database.writing() as session:
+        session.add(ModelRow("ft:a", job_id=None, base="tiny", folder="x", created_at=1))
+    models.alias(database, "best", "ft:a", force=True)
+    (granted,) = permissions.grant(database, "best", ["b"])
+    model = models.find(database, "best")
+    assert model
+    assert permissions.may_use(database, model, "b")
+    assert not permissions.owns(database, model, "b")
+    for name in ("best", "ft:a"):
+        assert [row.id for row in permissions.listed(database, name, Cursor(5)).rows] == [
+            granted.id
+        ]
+    permissions.revoke(database, "best", granted.id)
+    assert not permissions.may_use(database, model, "b")
+
+
 @pytest.fixture
 def many(database: Database) -> Database:
     """20,000 jobs, and 100,000 events of two of them."""
