@@ -23,9 +23,16 @@ def add_once(session: Session, model: ModelRow) -> None:
 
 def find(database: Database, name: str) -> ModelRow | None:
     """The model or checkpoint of that name or alias, unless it was deleted."""
+    found = known(database, name)
+    return found if found and not found.deleted else None
+
+
+def known(database: Database, name: str) -> ModelRow | None:
+    """The same, also where it was deleted."""
     with database.reading() as session:
         alias = session.get(AliasRow, name)
-        return _living(session, alias.target if alias else name)
+        own = alias.target if alias else name
+        return session.scalar(select(ModelRow).where(ModelRow.name == own))
 
 
 def listed(database: Database, *usable: ColumnElement[bool]) -> list[tuple[str, ModelRow]]:
