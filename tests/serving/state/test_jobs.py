@@ -191,6 +191,9 @@ def test_aliases_move_only_to_what_is_released(database: Database) -> None:
             models.alias(database, "support", wrong)
     with pytest.raises(UserError, match="no tuned model"):
         models.alias(database, "support", "ft:none", force=True)
+    for base in ("tiny", "smollm2-135m", "all-minilm-l6-v2"):
+        with pytest.raises(UserError, match=f"'{base}' is the name of a base model"):
+            models.alias(database, base, "ft:good")
     found = models.find(database, "support")
     assert found
     assert found.name == "ft:good"
