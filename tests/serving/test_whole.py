@@ -222,6 +222,13 @@ def test_checkpoints_answer_to_those_who_may(whole: Whole) -> None:
             other.models.delete(name)
         assert refused.value.code == "not_owner"
         assert ask(team).model == name
+        asked = {"model": name, "messages": [{"role": "user", "content": "a secret of the team"}]}
+        for client, known in ((team, False), (team, True), (other, False), (admin, False)):
+            used = client.chat.completions.create(**asked, max_tokens=1).usage
+            assert used
+            assert used.prompt_tokens_details
+            whole_prompt = used.prompt_tokens_details.cached_tokens == used.prompt_tokens - 1
+            assert whole_prompt is known
         permissions.delete(made.id, fine_tuned_model_checkpoint=name)
         with pytest.raises(openai.NotFoundError):
             ask(other)

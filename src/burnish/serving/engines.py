@@ -4,6 +4,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from openai.types import Model
@@ -95,7 +96,7 @@ class Engines:
             ApiError: there is none, or the project may not use it.
         """
         if name in self.bases:
-            return self._base(name)
+            return replace(self._base(name), project=project)
         if name == EMBEDDER:
             raise invalid(f"{name} embeds text and does not write any.", "model")
         row = self.tuned(name, project)
@@ -109,6 +110,7 @@ class Engines:
             base.wording,
             f"fp_{mark}",
             adapter=str(self.folder / row.folder),
+            project=project,
         )
 
     def embedder(self, name: str) -> Embedder:

@@ -129,6 +129,20 @@ def test_a_known_beginning_is_not_computed_again(engine: Any) -> None:
     assert warm == tokens(engine().submit(greedy(longer)))
 
 
+def test_projects_share_no_beginning(engine: Any) -> None:
+    """Neither of what runs nor of what is kept: else one could guess another's prompts."""
+    prompt = prompts(seed=3, start=60)[3]
+    opened = engine()
+    asked = [greedy(prompt, project=project) for project in ("a", "b", None, "a")]
+    first = [opened.submit(ask) for ask in asked]
+    assert len({tuple(tokens(answering)) for answering in first}) == 1
+    assert opened.counters().cached == len(prompt) - 1
+    for project, known in (("a", len(prompt) - 1), ("c", 0), ("c", len(prompt) - 1)):
+        last = read(opened.submit(greedy(prompt, project=project)))[2]
+        assert last.used is not None
+        assert last.used.cached == known
+
+
 def test_n_answers_share_their_prompt(engine: Any) -> None:
     prompt = prompts(seed=4)[3]
     opened = engine()
