@@ -123,10 +123,11 @@ class Engines:
             if name in self.bases or models.find(self.database, name) is not None:
                 raise invalid(f"{name} writes text; {EMBEDDER} embeds it.", "model")
             raise model_not_found(name)
-        with self._loading:
-            if name not in self._embedders:
-                self._embedders[name] = Embedder(EMBEDDER, self.device)
-            return self._embedders[name]
+        if name not in self._embedders:
+            with self._loading:
+                if name not in self._embedders:
+                    self._embedders[name] = Embedder(EMBEDDER, self.device)
+        return self._embedders[name]
 
     def tuned(self, name: str, project: str | None = None) -> ModelRow | None:
         """The tuned model or checkpoint of that name or alias, if the project may use it."""
@@ -187,10 +188,11 @@ class Engines:
             target.engine.close(seconds)
 
     def _base(self, name: str) -> Target:
-        with self._loading:
-            if name not in self._bases:
-                self._bases[name] = self._open(self.bases[name])
-            return self._bases[name]
+        if name not in self._bases:  # what is loaded does not wait for another that is not yet
+            with self._loading:
+                if name not in self._bases:
+                    self._bases[name] = self._open(self.bases[name])
+        return self._bases[name]
 
     def _shown(self, name: str) -> Model:
         return Model(id=name, created=self._started, object="model", owned_by=_OWNER)
