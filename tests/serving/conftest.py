@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import threading
@@ -104,24 +103,18 @@ def served(service: Service) -> Iterator[str]:
 @contextlib.contextmanager
 def running(app: FastAPI) -> Iterator[str]:
     """The application behind a real server on a free port; the address ends in /v1."""
-    server, port = _server(app)
-    thread = threading.Thread(target=server.run)
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", ws="none")
+    server, bound = uvicorn.Server(config), config.bind_socket()
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     while not server.started:
+        assert thread.is_alive(), "the server did not begin"
         time.sleep(0.005)
     try:
-        yield f"http://127.0.0.1:{port}/v1"
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}/v1"
     finally:
         server.should_exit = True
         thread.join()
-
-
-def _server(app: Any) -> tuple[uvicorn.Server, int]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
-    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", ws="none")
-    return uvicorn.Server(config), port
 
 
 @pytest.fixture

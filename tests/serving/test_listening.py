@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx2
 import openai
+import psutil
 import pytest
 
 from burnish.errors import UserError
@@ -22,6 +23,8 @@ from burnish.serving import keys
 from burnish.serving.listening import Address, check, listen
 from burnish.serving.server import open_server
 from burnish.serving.service import Settings, open_service
+from tests.rows import chats
+from tests.serving.conftest import quick
 
 HELLO: Any = [{"role": "user", "content": "where is my secret parcel"}]
 # Put before every process of the server: what goes elsewhere than this machine is written down.
@@ -181,6 +184,37 @@ def test_tls_a_quiet_log_and_an_orderly_end(
     done = [line for line in lines(folder) if line["event"] == "request"]
     assert {line["status"] for line in done} == {200, 404, 503}
     assert done[-1]["generated_tokens"] == 16 * 400
+
+
+def test_a_job_beside_the_server_and_an_end_of_both(tmp_path: Path, tiny_folder: Path) -> None:
+    given = quick(tmp_path, tiny_folder, checkpoints=2).recipe
+    words = [
+        word for key, value in given.items() for word in ("--set", f"{key}={json.dumps(value)}")
+    ]
+    folder = tmp_path / "server"
+    with (
+        started(*words, folder=folder, model=tiny_folder) as (process, port),
+        httpx2.Client() as http,
+        openai.OpenAI(api_key="none", base_url=f"http://127.0.0.1:{port}/v1") as client,
+    ):
+        wait_for(http, f"http://127.0.0.1:{port}/health")
+        file = client.files.create(file=("rows.jsonl", chats(20)), purpose="fine-tune")
+        jobs = client.fine_tuning.jobs
+        job = jobs.create(model="tiny", training_file=file.id, hyperparameters={"n_epochs": 1})
+        ends = time.monotonic() + 120
+        while (job := jobs.retrieve(job.id)).status not in ("succeeded", "failed"):
+            assert time.monotonic() < ends, "it never ended"
+            time.sleep(0.2)
+        assert job.status == "succeeded", job.error
+        answer = client.chat.completions.create(
+            model=str(job.fine_tuned_model), messages=HELLO, max_tokens=2
+        )
+        assert answer.model == job.fine_tuned_model
+        (worker,) = psutil.Process(process.pid).children()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert not worker.is_running()
+    assert (folder / "outgoing").read_text() == ""
 
 
 def test_collections_pass_over_what_was_imported(

@@ -218,6 +218,17 @@ def test_checkpoints_answer_to_those_who_may(whole: Whole) -> None:
         assert ask(other).model == name
         with pytest.raises(openai.NotFoundError):  # of this checkpoint, and no other
             ask(other, whole.model)
+        with pytest.raises(openai.PermissionDeniedError) as refused:  # to use, not to delete
+            other.models.delete(name)
+        assert refused.value.code == "not_owner"
+        assert ask(team).model == name
+        asked = {"model": name, "messages": [{"role": "user", "content": "a secret of the team"}]}
+        for client, known in ((team, False), (team, True), (other, False), (admin, False)):
+            used = client.chat.completions.create(**asked, max_tokens=1).usage
+            assert used
+            assert used.prompt_tokens_details
+            whole_prompt = used.prompt_tokens_details.cached_tokens == used.prompt_tokens - 1
+            assert whole_prompt is known
         permissions.delete(made.id, fine_tuned_model_checkpoint=name)
         with pytest.raises(openai.NotFoundError):
             ask(other)

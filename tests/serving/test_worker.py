@@ -17,12 +17,15 @@ import openai
 import psutil
 import pytest
 from openai.types.fine_tuning import FineTuningJob
+from sqlalchemy import update
 
 from burnish.run_directory import RunDirectory
 from burnish.serving.following import Follower, Tail, table
 from burnish.serving.service import Service, Settings
 from burnish.serving.state import models
+from burnish.serving.state.tables import JobRow
 from burnish.serving.worker import Worker
+from burnish.training.checkpoint import saved_steps
 from tests.rows import chats
 
 # A worker in a process of its own, to be killed.
@@ -86,6 +89,14 @@ def messages(client: openai.OpenAI, job: FineTuningJob) -> list[str]:
     return [event.message for event in client.fine_tuning.jobs.list_events(job.id, limit=1000)][
         ::-1
     ]
+
+
+def stopped_at(settings: Settings, job: FineTuningJob) -> int:
+    """The last step that was taken, of which there is a checkpoint."""
+    run = RunDirectory(settings.job_folder(job.id) / "run")
+    step = int(run.events("train")[-1]["step"])
+    assert saved_steps(run.checkpoints)[-1] == step
+    return step
 
 
 def test_a_job_from_the_upload_to_its_files(client: openai.OpenAI, service: Service) -> None:
@@ -294,9 +305,11 @@ def test_pause_resume_and_cancel_reach_a_job_that_runs(
         before = steps()
         time.sleep(1.5)  # longer than an idle worker takes to look for jobs
         assert steps() == before
-        assert (settings.job_folder(job.id) / "run" / "checkpoints").exists()
+        stopped = stopped_at(settings, job)
+        assert stopped - 1 <= before <= stopped  # the last step may be told later
         jobs.resume(job.id)
         wait_for(lambda: steps() > before)
+        assert f"Resumed from step {stopped}" in messages(client, job)
         assert jobs.retrieve(job.id).status == "running"
         assert jobs.cancel(job.id).status == "cancelled"
         wait_for(lambda: not children(worker.pid))
@@ -323,6 +336,11 @@ def test_a_stopped_worker_gives_its_job_back(
         worker.terminate()
         assert worker.wait(60) == 0
     assert client.fine_tuning.jobs.retrieve(job.id).status == "running"
+    stopped = stopped_at(settings, job)
+    with working(settings, url):
+        wait_for(lambda: f"Resumed from step {stopped}" in messages(client, job))
+    with service.database.writing() as session:  # the time of the second one's lease is over
+        session.execute(update(JobRow).values(worker=None, leased_until=None))
     client.fine_tuning.jobs.pause(job.id)  # nobody holds it, so it pauses at once
     assert client.fine_tuning.jobs.retrieve(job.id).status == "queued"
     assert not Worker(service).step()

@@ -9,7 +9,7 @@ import pytest
 from burnish.cli.options import engine_of, settings_of
 from burnish.errors import RecipeError, UserError
 from burnish.serving import listening
-from burnish.serving.process import LOCAL
+from burnish.serving.process import LOCAL, PATIENCE
 
 
 def test_values_and_engine_are_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,7 +23,8 @@ def test_values_and_engine_are_handed_on(tmp_path: Path, monkeypatch: pytest.Mon
 
         def terminate(self) -> None: ...
 
-        def wait(self, _: float) -> None: ...
+        def wait(self, seconds: float) -> None:
+            assert seconds > PATIENCE, "it is killed before its job is"
 
     monkeypatch.setattr(listening.subprocess, "Popen", Started)
     given = ["training.workers=2", "evaluate.general=null"]

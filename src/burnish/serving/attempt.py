@@ -13,7 +13,7 @@ from burnish.serving.api.errors import ApiError
 from burnish.serving.child import DONE, LOST, OUTCOME, REFUSED, STOPPED
 from burnish.serving.following import Follower, Tail
 from burnish.serving.preparing import Prepared, prepare
-from burnish.serving.process import LOCAL, Engine, JobProcess, folder_lock
+from burnish.serving.process import LOCAL, PATIENCE, Engine, JobProcess, folder_lock
 from burnish.serving.service import Service
 from burnish.serving.state.events import Event
 from burnish.serving.state.leases import Lease, LeaseLostError
@@ -21,9 +21,9 @@ from burnish.serving.state.tables import ModelRow
 from burnish.training.checkpoint import saved_steps
 
 _LOG = logging.getLogger("burnish.serving.worker")
-# Seconds: between looks at the run, between heartbeats, until another's process is looked for
-# again, and that an interrupted run gets to write its checkpoint.
-_TICK, _HEARTBEAT, _LOCKED, _PATIENCE = 0.2, 1.0, 1.0, 120.0
+# Seconds: between looks at the run, between heartbeats, and until another's process is looked for
+# again.
+_TICK, _HEARTBEAT, _LOCKED = 0.2, 1.0, 1.0
 # So often a process may be killed from outside without progress before its job fails.
 _KILLS = 5
 _KILLED = "The job's process was killed again and again; the machine may be short of memory."
@@ -77,10 +77,14 @@ class Attempt:
                 return code
             _LOG.warning("the process of job %s was killed by signal %d", self.job.id, -code)
 
-    def _progress(self) -> tuple[int, int]:
-        log = self.directory.path / "events.jsonl"
-        steps = saved_steps(self.directory.checkpoints)
-        return max(steps, default=0), log.stat().st_size if log.exists() else 0
+    def _progress(self) -> int:
+        """What the next process need not do again: checkpoints and measured items. The log is no
+        measure, since each beginning adds lines to it."""
+        run = self.directory.path
+        kept = sum(1 for _ in run.glob("**/checkpoints/step-*"))
+        return kept + sum(
+            path.read_bytes().count(b"\n") for path in run.glob("**/results/**/*.jsonl")
+        )
 
     def _once(self, prepared: Prepared, lock: int) -> int:
         (self.folder / OUTCOME).unlink(missing_ok=True)
@@ -100,7 +104,7 @@ class Attempt:
                 return STOPPED if stopped and code not in (DONE, REFUSED) else code
             if self._is_to_stop(follower) and deadline is None:
                 process.interrupt()
-                deadline = time.monotonic() + _PATIENCE
+                deadline = time.monotonic() + PATIENCE
             if deadline is not None and time.monotonic() > deadline:
                 return STOPPED  # killed on the way out
             time.sleep(_TICK)

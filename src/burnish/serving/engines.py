@@ -4,6 +4,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from openai.types import Model
@@ -95,7 +96,7 @@ class Engines:
             ApiError: there is none, or the project may not use it.
         """
         if name in self.bases:
-            return self._base(name)
+            return replace(self._base(name), project=project)
         if name == EMBEDDER:
             raise invalid(f"{name} embeds text and does not write any.", "model")
         row = self.tuned(name, project)
@@ -109,6 +110,7 @@ class Engines:
             base.wording,
             f"fp_{mark}",
             adapter=str(self.folder / row.folder),
+            project=project,
         )
 
     def embedder(self, name: str) -> Embedder:
@@ -121,10 +123,11 @@ class Engines:
             if name in self.bases or models.find(self.database, name) is not None:
                 raise invalid(f"{name} writes text; {EMBEDDER} embeds it.", "model")
             raise model_not_found(name)
-        with self._loading:
-            if name not in self._embedders:
-                self._embedders[name] = Embedder(EMBEDDER, self.device)
-            return self._embedders[name]
+        if name not in self._embedders:
+            with self._loading:
+                if name not in self._embedders:
+                    self._embedders[name] = Embedder(EMBEDDER, self.device)
+        return self._embedders[name]
 
     def tuned(self, name: str, project: str | None = None) -> ModelRow | None:
         """The tuned model or checkpoint of that name or alias, if the project may use it."""
@@ -187,10 +190,11 @@ class Engines:
             target.engine.close(seconds)
 
     def _base(self, name: str) -> Target:
-        with self._loading:
-            if name not in self._bases:
-                self._bases[name] = self._open(self.bases[name])
-            return self._bases[name]
+        if name not in self._bases:  # what is loaded does not wait for another that is not yet
+            with self._loading:
+                if name not in self._bases:
+                    self._bases[name] = self._open(self.bases[name])
+        return self._bases[name]
 
     def _shown(self, name: str) -> Model:
         return Model(id=name, created=self._started, object="model", owned_by=_OWNER)

@@ -24,12 +24,12 @@ from burnish.serving import keys
 from burnish.serving.api.app import make_app
 from burnish.serving.api.draining import Drain
 from burnish.serving.api.guard import is_loopback
-from burnish.serving.process import LOCAL, Engine
+from burnish.serving.process import LOCAL, PATIENCE, Engine
 from burnish.serving.server import Server
 from burnish.serving.service import Settings
 
-# Seconds that a worker gets to write a checkpoint.
-_GIVE_BACK = 60.0
+# Seconds that a worker gets to end: more than it gives its job, which it gives back after that.
+_GIVE_BACK = PATIENCE + 30.0
 # Seconds between looks whether it runs, and until one that was killed is started again.
 _LOOK, _AGAIN = 0.5, 1.0
 _MISTAKE = 2  # its exit code after an error that it has explained

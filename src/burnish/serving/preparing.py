@@ -35,18 +35,25 @@ def prepare(service: Service, job: JobRow) -> Prepared:
     """A recipe that stands in the job's folder already is gone on with as it is.
 
     Raises:
-        ApiError: the model or a file was deleted since.
+        ApiError: the model or a file was deleted before the recipe was written.
         UserError: the rows or the recipe cannot be used.
     """
-    base, start = _start(service, job)
     folder = service.settings.job_folder(job.id).resolve()
     path = folder / "recipe.yaml"
-    known = service.settings.models
-    if not path.exists():
-        rows = recipes.lay_out(job, folder, _sources(service, job), known)
+    if path.exists():
+        base = _base(service, job)
+    else:
+        base, start = _start(service, job)
+        rows = recipes.lay_out(job, folder, _sources(service, job), service.settings.models)
         recipes.write_recipe(path, _values(service, job, folder, start, rows))
     tuned = tuned_name(base, service.settings.organization, job.suffix, job.id)
     return Prepared(load_recipe(path), base, tuned)
+
+
+def _base(service: Service, job: JobRow) -> str:
+    """The name of the base of a job that was begun, whatever became of its model since."""
+    model = models.known(service.database, job.model)
+    return job.model if model is None else model.base
 
 
 def _start(service: Service, job: JobRow) -> tuple[str, recipes.Start]:

@@ -17,6 +17,8 @@ from burnish.errors import UserError
 # The module that runs a job's recipe, and what it is told beside its worker and the recipe.
 Engine = tuple[str, ...]
 LOCAL: Engine = ("burnish.serving.child",)
+# Seconds that an interrupted run gets to write its checkpoint.
+PATIENCE = 120.0
 _LOG = "process.log"
 
 

@@ -26,6 +26,7 @@ class Target:
         wording: its tokens as the API shows them.
         fingerprint: changes when answers could.
         adapter: the tuned model's folder; None for the base.
+        project: whose answers share what is computed of their prompts.
     """
 
     engine: Backend
@@ -33,6 +34,7 @@ class Target:
     wording: Wording
     fingerprint: str
     adapter: str | None = None
+    project: str | None = None
 
     @property
     def vocabulary(self) -> int:
@@ -72,7 +74,7 @@ class Target:
     ) -> Ask:
         """One of several answers to a prompt: a seed is the first one's, and counts on."""
         own = replace(draw, seed=None if seed is None else seed + place)
-        return Ask(prompt, own, self.adapter, prompt_logprobs)
+        return Ask(prompt, own, self.adapter, prompt_logprobs, self.project)
 
 
 async def target_of(request: Request, name: str) -> Target:

@@ -13,7 +13,7 @@ import threading
 import time
 from dataclasses import replace
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from burnish.serving.attempt import OURS, Attempt
 from burnish.serving.process import LOCAL, Engine
@@ -79,14 +79,19 @@ class Worker:
             Attempt(self.service, held, self._stop, self.engine).run()
         except LeaseLostError:
             _LOG.warning("job %s is not this worker's any more", held.job.id)
+        except (DataError, IntegrityError):  # it does answer, and takes no such row
+            self._give_up(held)
         except SQLAlchemyError:
             raise  # the lease ends, and another goes on
         except Exception:  # the next worker would meet it too, and the next
-            _LOG.exception("job %s", held.job.id)
-            with contextlib.suppress(LeaseLostError):
-                held.fail({"code": "server_error", "message": OURS, "param": None})
+            self._give_up(held)
         finally:
             held.release()
+
+    def _give_up(self, held: Lease) -> None:
+        _LOG.exception("job %s", held.job.id)
+        with contextlib.suppress(LeaseLostError):
+            held.fail({"code": "server_error", "message": OURS, "param": None})
 
     def _tidy(self) -> None:
         database, content, now = self.service.database, self.service.content, time.monotonic()

@@ -5,6 +5,7 @@ import hashlib
 import os
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import openai
@@ -13,7 +14,8 @@ from openai.types import FileObject
 from sqlalchemy import update
 
 from burnish.serving.service import Service
-from burnish.serving.state import files
+from burnish.serving.state import files, uploads
+from burnish.serving.state.content import Received
 from burnish.serving.state.tables import FileRow, UploadRow
 
 ROWS = b'{"messages": []}\n' * 40
@@ -161,6 +163,31 @@ def test_an_upload_becomes_a_file(client: openai.OpenAI, service: Service) -> No
     assert again.file == done.file
     with pytest.raises(openai.BadRequestError, match="is completed"):
         client.uploads.parts.create(upload.id, data=b"more")
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_an_upload_completed_twice_at_once_is_one_file(
+    client: openai.OpenAI, service: Service, monkeypatch: pytest.MonkeyPatch, *, late: bool
+) -> None:
+    """Another call ends it while this one reads its parts, or has read them."""
+    upload = client.uploads.create(bytes=3, filename="a", mime_type="text/plain", purpose="batch")
+    parts = [client.uploads.parts.create(upload.id, data=data).id for data in (b"ab", b"c")]
+
+    def complete() -> str:
+        return uploads.complete(service.database, service.content, upload.id, parts, None)[1].id
+
+    other: list[str] = []
+    receive = service.content.receive
+
+    def slow(pieces: Iterable[bytes]) -> Received:
+        monkeypatch.undo()
+        received = receive(pieces) if late else None
+        other.append(complete())
+        return received or receive(pieces)
+
+    monkeypatch.setattr(service.content, "receive", slow)
+    assert [complete()] == other
+    assert len(kept(service)) == 1
 
 
 def test_large_files_go_up_in_chunks(client: openai.OpenAI, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_model
 from burnish.models.verbs import Sampling
 from burnish.serving.api.errors import ApiError
-from burnish.serving.engine.batch import Limits
+from burnish.serving.engine.batch import Batch, Limits
 from burnish.serving.engine.engine import Engine
 from burnish.serving.engine.requests import Ask, Draw, Drawn, Piece
 from burnish.serving.engine.stream import Answering
@@ -129,6 +129,20 @@ def test_a_known_beginning_is_not_computed_again(engine: Any) -> None:
     assert warm == tokens(engine().submit(greedy(longer)))
 
 
+def test_projects_share_no_beginning(engine: Any) -> None:
+    """Neither of what runs nor of what is kept: else one could guess another's prompts."""
+    prompt = prompts(seed=3, start=60)[3]
+    opened = engine()
+    asked = [greedy(prompt, project=project) for project in ("a", "b", None, "a")]
+    first = [opened.submit(ask) for ask in asked]
+    assert len({tuple(tokens(answering)) for answering in first}) == 1
+    assert opened.counters().cached == len(prompt) - 1
+    for project, known in (("a", len(prompt) - 1), ("c", 0), ("c", len(prompt) - 1)):
+        last = read(opened.submit(greedy(prompt, project=project)))[2]
+        assert last.used is not None
+        assert last.used.cached == known
+
+
 def test_n_answers_share_their_prompt(engine: Any) -> None:
     prompt = prompts(seed=4)[3]
     opened = engine()
@@ -139,7 +153,7 @@ def test_n_answers_share_their_prompt(engine: Any) -> None:
 
 
 def test_a_seed_is_enough(engine: Any) -> None:
-    """Whatever else is in the batch, and where the answer was put back for lack of room."""
+    """Whatever else is in the batch."""
     prompt = prompts(seed=5)[1]
     ask = Ask(prompt, Draw(40, temperature=1.3, top_p=0.9, seed=7))
     alone = tokens(engine().submit(ask))
@@ -151,6 +165,34 @@ def test_a_seed_is_enough(engine: Any) -> None:
     for other in others:
         read(other)
     assert tokens(opened.submit(Ask(prompt, Draw(40, temperature=1.3, top_p=0.9, seed=8)))) != alone
+
+
+def test_a_seed_is_enough_where_an_answer_is_put_back(
+    engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The youngest goes back when the rows have grown beyond the places that there are."""
+    put_back: list[Ask] = []
+    sizes = Batch._sizes
+
+    def seen(batch: Batch) -> Any:
+        before = list(batch.rows)
+        found = sizes(batch)
+        put_back.extend(row.ask for row in before if row not in batch.rows)
+        return found
+
+    monkeypatch.setattr(Batch, "_sizes", seen)
+    first, second, third, *_ = prompts(seed=5)
+    long: dict[str, Any] = {"temperature": 1.3, "top_p": 0.9, "bias": {2: -100.0}}
+    ask = Ask(third, Draw(200, **long, seed=7))
+    alone = tokens(engine().submit(ask))
+    assert put_back == []
+    opened = engine(places=500)
+    others = [opened.submit(Ask(each, Draw(200, **long, seed=1))) for each in (first, second)]
+    again = opened.submit(ask)
+    assert tokens(again) == alone
+    assert ask in put_back
+    for other in others:
+        assert len(tokens(other)) == 200
 
 
 def test_logprobs_are_those_of_a_plain_pass(model: LanguageModel, engine: Any) -> None:

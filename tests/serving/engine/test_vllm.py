@@ -38,7 +38,7 @@ KNOWN = {
     "model", "prompt", "max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty",
     "frequency_penalty", "presence_penalty", "stop", "seed", "logit_bias", "stream",
     "stream_options", "logprobs", "return_tokens_as_token_ids", "echo", "return_token_ids",
-    "response_format", "structured_outputs",
+    "response_format", "structured_outputs", "cache_salt",
 }  # fmt: skip
 SCHEMA = {
     "type": "object",
@@ -153,7 +153,8 @@ class StandIn:
             grammar=grammar,
         )
         adapter = self.loaded.get(body["model"])
-        return Ask(tuple(body["prompt"]), draw, adapter, bool(body.get("echo")))
+        salt = body.get("cache_salt")
+        return Ask(tuple(body["prompt"]), draw, adapter, bool(body.get("echo")), salt)
 
 
 @pytest.fixture
@@ -241,6 +242,14 @@ def test_answers_are_those_of_the_engine(
 def test_any_seed_is_one(remote: Vllm, seed: int) -> None:
     ask = Ask((5, 6, 7), Draw(max_tokens=12, temperature=1.3, seed=seed))
     assert answer(remote, ask) == answer(remote, ask)
+
+
+def test_projects_share_no_beginning(remote: Vllm) -> None:
+    known = [0]
+    for project in ("a", "b", None, "a"):
+        answer(remote, Ask((5,) * 50, Draw(max_tokens=1), project=project))
+        known.append(remote.counters().cached)
+    assert known == [0, 0, 0, 0, 49]
 
 
 def test_an_adapter_is_loaded_once_and_again_where_it_was_forgotten(

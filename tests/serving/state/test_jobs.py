@@ -151,6 +151,21 @@ def test_an_event_of_a_place_is_written_once(database: Database) -> None:
     assert said == ["free", "free", "three", "two", "one", "Validating training file: file-a"]
 
 
+def test_an_event_holds_what_both_databases_take(database: Database) -> None:
+    jobs.submit(database, job("job"))
+    held = taken(database)
+    held.report([Event("loss", data={"losses": [float("nan"), 1.0], "most": float("inf")})])
+    held.fail({"code": "x", "message": "field a\0b", "param": None})
+    failed, loss = events.listed(database, "job", Cursor(2, None)).rows
+    assert loss.data == {"losses": [None, 1.0], "most": None}
+    assert failed.message == "field a\N{REPLACEMENT CHARACTER}b"
+    assert jobs.retrieve(database, "job").error == {
+        "code": "x",
+        "message": failed.message,
+        "param": None,
+    }
+
+
 def test_names() -> None:
     assert tuned_name("tiny", "org", "My Try!", "ftjob-123456789") == "ft:tiny:org:my-try-:23456789"
     assert checkpoint_name(tuned_name("tiny", "org", None, "x"), 7) == "ft:tiny:org::x:ckpt-step-7"
@@ -176,6 +191,9 @@ def test_aliases_move_only_to_what_is_released(database: Database) -> None:
             models.alias(database, "support", wrong)
     with pytest.raises(UserError, match="no tuned model"):
         models.alias(database, "support", "ft:none", force=True)
+    for base in ("tiny", "smollm2-135m", "all-minilm-l6-v2"):
+        with pytest.raises(UserError, match=f"'{base}' is the name of a base model"):
+            models.alias(database, base, "ft:good")
     found = models.find(database, "support")
     assert found
     assert found.name == "ft:good"
@@ -218,6 +236,23 @@ def test_a_project_lists_what_it_may_use(
     found = models.listed(database, permissions.usable(project))
     assert [name for name, _ in found] == names
     assert all(permissions.may_use(database, model, project) for _, model in found)
+
+
+def test_a_permission_by_an_alias_is_of_its_model(database: Database) -> None:
+    with database.writing() as session:
+        session.add(ModelRow("ft:a", job_id=None, base="tiny", folder="x", created_at=1))
+    models.alias(database, "best", "ft:a", force=True)
+    (granted,) = permissions.grant(database, "best", ["b"])
+    model = models.find(database, "best")
+    assert model
+    assert permissions.may_use(database, model, "b")
+    assert not permissions.owns(database, model, "b")
+    for name in ("best", "ft:a"):
+        assert [row.id for row in permissions.listed(database, name, Cursor(5)).rows] == [
+            granted.id
+        ]
+    permissions.revoke(database, "best", granted.id)
+    assert not permissions.may_use(database, model, "b")
 
 
 @pytest.fixture

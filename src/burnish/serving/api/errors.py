@@ -3,9 +3,9 @@
 ApiError
 ├── not_found        404: no such file, job, model, checkpoint, route
 ├── invalid          400: a value that cannot be used, with the parameter's name
-├── forbidden        403: the key has no such scope
-├── unauthorized     401: no key, or one that is not known
-└── failed           500: our own mistake
+ ├── forbidden        403: the key has no such scope, or its project no such right
+ ├── unauthorized     401: no key, or one that is not known
+ └── failed           500: our own mistake
 """
 
 from collections.abc import Mapping
@@ -70,6 +70,6 @@ def unauthorized(message: str) -> ApiError:
     return ApiError(401, message, code="invalid_api_key")
 
 
-def forbidden(message: str) -> ApiError:
-    """A key without the scope that this needs."""
-    return ApiError(403, message, kind="insufficient_permissions", code="missing_scope")
+def forbidden(message: str, code: str = "missing_scope") -> ApiError:
+    """A key without the scope, or of a project without the right, that this needs."""
+    return ApiError(403, message, kind="insufficient_permissions", code=code)

@@ -36,7 +36,7 @@ _IDLE = {"eval_samples": "auto", "reasoning_effort": "default"}
 @router.post("", response_model=Job)
 def create(service: Shared, body: NewJob) -> Any:
     project = service.database.project
-    _check_model(service, body.model, project)
+    model = _own_name(service, body.model, project)
     _check_file(service, body.training_file, "training_file")
     if body.validation_file is not None:
         _check_file(service, body.validation_file, "validation_file")
@@ -45,7 +45,7 @@ def create(service: Shared, body: NewJob) -> Any:
         _check_grader(service, method["reinforcement"]["grader"])
     job = JobRow(
         id=new_id("ftjob-"),
-        model=body.model,
+        model=model,
         status="validating_files",
         training_file=body.training_file,
         method=method,
@@ -127,10 +127,13 @@ def _shown(service: Service, job: JobRow) -> Job:
     return job_of(job, service.settings.organization)
 
 
-def _check_model(service: Service, name: str, project: str | None) -> None:
-    """A base model, or one that was tuned here to the end, which goes on learning."""
+def _own_name(service: Service, name: str, project: str | None) -> str:
+    """That of a base model, or of one that was tuned here to the end, which goes on learning.
+
+    The job keeps it in place of an alias, which may stand for another model when the job begins.
+    """
     if name in service.settings.models:
-        return
+        return name
     model = models.find(service.database, name)
     if (
         model is None
@@ -141,6 +144,7 @@ def _check_model(service: Service, name: str, project: str | None) -> None:
         known = ", ".join(service.settings.models)
         said = f"Model {name} is not available for fine-tuning; these are: {known}."
         raise invalid(said, "model", "model_not_available")
+    return model.name
 
 
 def _check_grader(service: Service, spec: dict[str, Any]) -> None:

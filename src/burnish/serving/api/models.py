@@ -6,11 +6,11 @@ from fastapi import APIRouter, Request
 from openai.types import Model, ModelDeleted
 from pydantic import BaseModel
 
-from burnish.serving.api.errors import invalid, model_not_found
+from burnish.serving.api.errors import forbidden, invalid, model_not_found
 from burnish.serving.api.guard import project_of
 from burnish.serving.api.queries import Shared
 from burnish.serving.engines import Engines
-from burnish.serving.state import models
+from burnish.serving.state import models, permissions
 
 router = APIRouter()
 
@@ -39,12 +39,18 @@ def retrieved(name: str, request: Request) -> Model:
 
 @router.delete("/models/{name:path}")
 def deleted(name: str, request: Request, service: Shared) -> ModelDeleted:
-    """A tuned model is served no more; its files stay with the job."""
+    """A tuned model is served no more; its files stay with the job. A permission to use it is none
+    to delete it."""
     engines = _engines(request)
     if engines.is_base(name):
         raise invalid(f"{name} is a base model and cannot be deleted.", "model")
-    if engines.tuned(name, project_of(request)) is None:
+    project = project_of(request)
+    model = engines.tuned(name, project)
+    if model is None:
         raise model_not_found(name)
+    if not permissions.owns(service.database, model, project):
+        said = f"The model {name} is of another project, whose keys alone may delete it."
+        raise forbidden(said, "not_owner")
     models.delete(service.database, name)
     return ModelDeleted(id=name, deleted=True, object="model")
 

@@ -137,9 +137,9 @@ class Batch:
         """Whether another row is reading what this one begins with, so that waiting saves it."""
         if row.ask.prompt_logprobs:
             return False
-        known = self.trunks.longest(number, row.tokens, self._computed())[1]
+        known = self._known(row, number)[1]
         return any(
-            other.place.adapter == number
+            other.place.may_share(number, row.ask.project)
             and other.left > 1
             and common(other.tokens, row.tokens[:-1]) >= known + _WORTH_WAITING
             for other in self.rows
@@ -149,7 +149,7 @@ class Batch:
         """The row with the beginning that is known, or None if there is no room for it now."""
         found, length = None, 0
         if not row.ask.prompt_logprobs:  # which need all of the prompt's hidden states
-            found, length = self.trunks.longest(number, row.tokens, self._computed())
+            found, length = self._known(row, number)
         room = len(row.tokens) + _HEADROOM
         spare = _HEADROOM * len(self.rows)
         if not self.trunks.shrink(self._computed(), room - length + spare) and self.rows:
@@ -161,7 +161,11 @@ class Batch:
             if self.rows:
                 return None
         self.trunks.shrink([], room)
-        return Computed(number, own=Segment(room))
+        return Computed(number, own=Segment(room), project=row.ask.project)
+
+    def _known(self, row: Running, number: int) -> tuple[Computed | None, int]:
+        """Whose beginning the row may take, and how much of it."""
+        return self.trunks.longest(number, row.tokens, self._computed(), row.ask.project)
 
     def _computed(self) -> list[Computed]:
         return [row.place for row in self.rows]

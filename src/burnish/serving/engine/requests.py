@@ -51,13 +51,15 @@ class Ask:
     """One answer that is wanted: prompt tokens, the adapter (None: the base), and how to draw.
 
     `adapter` is a folder in PEFT format. `prompt_logprobs` asks for those of the prompt's own
-    tokens (legacy `echo`).
+    tokens (legacy `echo`). `project` is the asking key's: beginnings are shared only within it,
+    since how much was known of a prompt tells what others have asked.
     """
 
     prompt: tuple[int, ...]
     draw: Draw
     adapter: str | None = None
     prompt_logprobs: bool = False
+    project: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

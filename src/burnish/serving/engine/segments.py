@@ -64,7 +64,7 @@ class Computed:
     """The tokens of one row that are computed, and where their keys and values are.
 
     The first `shared` places are the trunk's, the others its own. `adapter` says with which
-    weights: rows of different adapters share nothing.
+    weights, `project` for whom: rows that differ in either share nothing.
     """
 
     adapter: int
@@ -72,10 +72,14 @@ class Computed:
     trunk: Segment | None = None
     shared: int = 0
     own: Segment = field(default_factory=Segment)
+    project: str | None = None
+
+    def may_share(self, adapter: int, project: str | None) -> bool:
+        return (self.adapter, self.project) == (adapter, project)
 
     def branch(self, length: int, room: int) -> "Computed":
         """A new row that begins with the first `length` of these tokens."""
-        row = Computed(self.adapter, self.tokens[:length])
+        row = Computed(self.adapter, self.tokens[:length], project=self.project)
         trunk, shared = self._trunk(length)
         if trunk is not None:
             row.trunk, row.shared = trunk, shared

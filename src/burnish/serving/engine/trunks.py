@@ -20,7 +20,11 @@ class Trunks:
         return len(self._kept)
 
     def longest(
-        self, adapter: int, tokens: list[int], running: Sequence[Computed]
+        self,
+        adapter: int,
+        tokens: list[int],
+        running: Sequence[Computed],
+        project: str | None = None,
     ) -> tuple[Computed | None, int]:
         """The row, kept or running, that has most of the beginning computed, and how much.
 
@@ -29,7 +33,7 @@ class Trunks:
         best, length = None, 0
         # Among equals, rows with a trunk come first: those that share it are computed together.
         for row in sorted((*running, *self._kept), key=lambda row: row.trunk is None):
-            if row.adapter == adapter:
+            if row.may_share(adapter, project):
                 found = common(row.tokens, tokens, length)
                 if found > length:
                     best, length = row, found
@@ -41,10 +45,10 @@ class Trunks:
 
     def keep(self, row: Computed) -> None:
         """Keeps a row that ended, in place of those that are no more than its beginning."""
-        of_adapter = [other for other in self._kept if other.adapter == row.adapter]
-        if any(common(other.tokens, row.tokens) == len(row.tokens) for other in of_adapter):
+        alike = [other for other in self._kept if other.may_share(row.adapter, row.project)]
+        if any(common(other.tokens, row.tokens) == len(row.tokens) for other in alike):
             return
-        for other in of_adapter:
+        for other in alike:
             if common(row.tokens, other.tokens) == len(other.tokens):
                 self._kept.remove(other)
         self._kept.append(row)

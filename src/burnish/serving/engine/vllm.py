@@ -236,6 +236,8 @@ def _wanted(ask: Ask) -> dict[str, Any]:
         wanted |= {"logprobs": draw.top_logprobs, "return_tokens_as_token_ids": True}
     if ask.prompt_logprobs:  # the prompt's text stays away, since token ids are wanted
         wanted["echo"] = True
+    if ask.project is not None:  # or what others have asked could be told from what is cached
+        wanted["cache_salt"] = ask.project
     return wanted | _format(draw)
 
 

@@ -45,6 +45,11 @@ def append(session: Session, job_id: str, events: Iterable[Event]) -> None:
         session.execute(insert_postgresql(EventRow).on_conflict_do_nothing(), values)
 
 
+def storable(text: str) -> str:
+    """A text without NUL characters, which PostgreSQL does not take; users' rows may hold any."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
 def listed(database: Database, job_id: str, cursor: Cursor) -> Page[EventRow]:
     asked = select(EventRow).where(EventRow.job_id == job_id)
     with database.reading() as session:
@@ -57,7 +62,7 @@ def _values(job_id: str, event: Event) -> dict[str, Any]:
         "job_id": job_id,
         "created_at": int(event.time or time.time()),
         "level": event.level,
-        "message": event.message,
+        "message": storable(event.message),
         "type": event.type,
         "data": event.data,
         "place": event.place,

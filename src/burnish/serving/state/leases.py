@@ -16,7 +16,7 @@ from burnish.serving import audit
 from burnish.serving.state import jobs
 from burnish.serving.state.content import Content, Received
 from burnish.serving.state.database import Database
-from burnish.serving.state.events import Event, append
+from burnish.serving.state.events import Event, append, storable
 from burnish.serving.state.files import CONTENT, note_made
 from burnish.serving.state.models import add_once
 from burnish.serving.state.tables import FileRow, JobRow, ModelRow
@@ -93,6 +93,7 @@ class Lease:
         """
         with self.database.writing() as session:
             job = self._held(session)
+            error = error | {"message": storable(error["message"])}
             said = [*said, Event(error["message"], level="error", place="failed")]
             self._end(session, job, "failed", said)
             job.error = error

@@ -6,6 +6,7 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from burnish.errors import UserError
+from burnish.models.sources import BUILT_IN
 from burnish.serving import audit
 from burnish.serving.api.errors import invalid, model_not_found
 from burnish.serving.state.database import Database
@@ -23,9 +24,16 @@ def add_once(session: Session, model: ModelRow) -> None:
 
 def find(database: Database, name: str) -> ModelRow | None:
     """The model or checkpoint of that name or alias, unless it was deleted."""
+    found = known(database, name)
+    return found if found and not found.deleted else None
+
+
+def known(database: Database, name: str) -> ModelRow | None:
+    """The same, also where it was deleted."""
     with database.reading() as session:
         alias = session.get(AliasRow, name)
-        return _living(session, alias.target if alias else name)
+        own = alias.target if alias else name
+        return session.scalar(select(ModelRow).where(ModelRow.name == own))
 
 
 def listed(database: Database, *usable: ColumnElement[bool]) -> list[tuple[str, ModelRow]]:
@@ -95,8 +103,9 @@ def alias(
         model = _living(session, target)
         if model is None:
             raise UserError(f"there is no tuned model {target!r}", "name one by its full name")
-        if name.startswith("ft:"):
-            raise UserError(f"{name!r} is the name of a tuned model", "choose another alias")
+        if name.startswith("ft:") or _is_base(session, name):
+            kind = "tuned" if name.startswith("ft:") else "base"
+            raise UserError(f"{name!r} is the name of a {kind} model", "choose another alias")
         if model.decision != "release" and not force:
             decision = model.decision or "not judged"
             raise UserError(
@@ -132,6 +141,12 @@ def drop_alias(database: Database, name: str) -> None:
             raise UserError(f"there is no alias {name!r}", "see which there are")
         session.delete(row)
         audit.note(session, "alias.remove", name, model=row.target)
+
+
+def _is_base(session: Session, name: str) -> bool:
+    """Whether the name is built in, or that of a model that was tuned: it would hide the alias."""
+    asked = select(ModelRow.seq).where(ModelRow.base == name).limit(1)
+    return name in BUILT_IN or session.scalar(asked) is not None
 
 
 def _living(session: Session, name: str) -> ModelRow | None:

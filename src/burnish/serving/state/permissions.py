@@ -25,7 +25,7 @@ def grant(database: Database, checkpoint: str, projects: Sequence[str]) -> list[
     Raises:
         ApiError: 404, there is no such model or checkpoint.
     """
-    _check(database, checkpoint)
+    checkpoint = _own_name(database, checkpoint)
     with database.writing("permissions") as session:
         held = session.scalars(
             select(PermissionRow).where(
@@ -50,7 +50,7 @@ def listed(
     Raises:
         ApiError: 404, there is no such model or checkpoint.
     """
-    _check(database, checkpoint)
+    checkpoint = _own_name(database, checkpoint)
     asked = select(PermissionRow).where(PermissionRow.checkpoint == checkpoint)
     if project is not None:
         asked = asked.where(PermissionRow.project_id == project)
@@ -61,8 +61,9 @@ def listed(
 def revoke(database: Database, checkpoint: str, name: str) -> None:
     """
     Raises:
-        ApiError: 404, the checkpoint has no such permission.
+        ApiError: 404, there is no such model or checkpoint, or it has no such permission.
     """
+    checkpoint = _own_name(database, checkpoint)
     with database.writing() as session:
         row = session.scalar(
             select(PermissionRow).where(
@@ -78,27 +79,40 @@ def revoke(database: Database, checkpoint: str, name: str) -> None:
 
 def may_use(database: Database, model: ModelRow, project: str | None) -> bool:
     """Whether keys of a project may use the model; None stands for the organization."""
-    if project is None:
-        return True
-    asked = select(ModelRow.seq).where(ModelRow.seq == model.seq, usable(project))
-    with database.reading() as session:
-        return session.scalar(asked) is not None
+    return _holds(database, model, usable(project))
+
+
+def owns(database: Database, model: ModelRow, project: str | None) -> bool:
+    """Whether a project's key made the model's job; the organization owns all."""
+    return _holds(database, model, true() if project is None else _made(project))
 
 
 def usable(project: str | None) -> ColumnElement[bool]:
     """The same as a condition on models, so that a list asks for all of them at once."""
     if project is None:
         return true()
-    made = exists().where(JobRow.id == ModelRow.job_id, JobRow.project == project)
     shared = exists().where(
         PermissionRow.checkpoint == ModelRow.name, PermissionRow.project_id == project
     )
-    return or_(made, shared)
+    return or_(_made(project), shared)
 
 
-def _check(database: Database, checkpoint: str) -> None:
-    if find(database, checkpoint) is None:
+def _made(project: str) -> ColumnElement[bool]:
+    return exists().where(JobRow.id == ModelRow.job_id, JobRow.project == project)
+
+
+def _holds(database: Database, model: ModelRow, condition: ColumnElement[bool]) -> bool:
+    asked = select(ModelRow.seq).where(ModelRow.seq == model.seq, condition)
+    with database.reading() as session:
+        return session.scalar(asked) is not None
+
+
+def _own_name(database: Database, checkpoint: str) -> str:
+    """An alias's permission is that of what it stands for, and stays there when it moves."""
+    found = find(database, checkpoint)
+    if found is None:
         raise model_not_found(checkpoint)
+    return found.name
 
 
 def _permission(checkpoint: str, project: str) -> PermissionRow:

@@ -8,7 +8,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from burnish.serving import audit
-from burnish.serving.api.errors import invalid, not_found
+from burnish.serving.api.errors import ApiError, invalid, not_found
 from burnish.serving.state import files
 from burnish.serving.state.content import Content, Received
 from burnish.serving.state.database import Database, seen
@@ -74,18 +74,24 @@ def complete(
         ApiError: the upload is not open, a part is not its own, or length or `md5` differ from
             what was announced.
     """
-    with database.reading() as session:
-        upload = _found(session, name)
-        if upload.status == "completed" and upload.file_id:
-            return upload, files.retrieve(database, upload.file_id)
-        _check_open(upload)
-        parts = _ordered(session, name, part_ids)
-    received = content.receive(_joined(content, parts))
+    if done := _completed(database, name):
+        return done
     try:
-        _check_whole(content, upload, received, md5)
-        return _finish(database, content, name, received)
-    finally:
-        content.drop(received)
+        with database.reading() as session:
+            upload = _found(session, name)
+            _check_open(upload)
+            parts = _ordered(session, name, part_ids)
+        received = content.receive(_joined(content, parts))
+        try:
+            _check_whole(content, upload, received, md5)
+            return _finish(database, content, name, received)
+        finally:
+            content.drop(received)
+    except (ApiError, FileNotFoundError):
+        # Another call may have ended it meanwhile, and the parts are gone then.
+        if done := _completed(database, name):
+            return done
+        raise
 
 
 def cancel(database: Database, content: Content, name: str) -> UploadRow:
@@ -100,6 +106,14 @@ def cancel(database: Database, content: Content, name: str) -> UploadRow:
         audit.note(session, "upload.cancel", name)
     files.release(database, content, hashes)
     return upload
+
+
+def _completed(database: Database, name: str) -> tuple[UploadRow, FileRow] | None:
+    """The upload with its file, if it has become one."""
+    upload = retrieve(database, name)
+    if upload.status != "completed" or not upload.file_id:
+        return None
+    return upload, files.retrieve(database, upload.file_id)
 
 
 def _finish(

@@ -1,0 +1,39 @@
+"""Bases are loaded when they are asked for, one at a time."""
+
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from burnish.serving.engines import Engines
+from burnish.serving.targets import Target
+
+
+def test_a_loaded_base_does_not_wait_for_one_that_loads(tmp_path: Path) -> None:
+    loads, go_on = threading.Event(), threading.Event()
+    opened: list[str] = []
+
+    def load(source: str) -> Target:
+        opened.append(source)
+        if source == "slow":
+            loads.set()
+            assert go_on.wait(10)
+        engine: Any = SimpleNamespace(close=lambda seconds: None)
+        return Target(engine, None, engine, source)
+
+    database: Any = None
+    engines = Engines(database, tmp_path, {"a": "quick", "b": "slow"}, opened=load)
+    engines.target("a")
+    waiting = [threading.Thread(target=engines.target, args=("b",)) for _ in range(2)]
+    for thread in waiting:
+        thread.start()
+    assert loads.wait(10)
+    found: list[Target] = []
+    asking = threading.Thread(target=lambda: found.append(engines.target("a")))
+    asking.start()
+    asking.join(5)
+    go_on.set()
+    assert [target.fingerprint for target in found] == ["quick"]
+    for thread in waiting:
+        thread.join()
+    assert opened == ["quick", "slow"]
