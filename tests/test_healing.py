@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 import burnish
 from burnish import choosing, healing, pipeline
 from burnish.errors import DataError, DivergedError, ModelError, RunError
+from burnish.retention.budgets import Evidence
 from burnish.run_directory import RunDirectory
 from burnish.searching import Search
 from burnish.training.replay import Replayed
@@ -193,6 +194,37 @@ def test_what_was_released_stays_where_a_later_look_finds_nothing(
     assert healed.verdict().decision == "release"
     assert "look 1" in " ".join(healed.verdict().reasons)
     assert (healed.adapter / "adapter_model.safetensors").read_bytes() == kept
+
+
+@pytest.mark.usefixtures("few")
+def test_where_one_attempt_fails_another_one_gets_a_look(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was trained failed at the first look, and no attempt that failed is asked again."""
+    monkeypatch.setattr(healing, "is_well", lambda _: False)
+    monkeypatch.setattr(choosing, "_WORTH_A_LOOK", -1.0)
+    monkeypatch.setattr(Search, "_gain", lambda *_: (50.0, (40.0, 60.0)))
+    asked: list[str] = []
+    measured = choosing.cert_evidence
+
+    def evidence(directory: Any, certs: Any, label: str, *rest: Any) -> Evidence:
+        asked.append(label.partition("-step")[0])
+        found = measured(directory, certs, label, *rest)
+        if asked[-1] != asked[0]:
+            return replace(found, sections={n: (b, b) for n, (b, _) in found.sections.items()})
+        return replace(found, sections={n: (b, ~b & b) for n, (b, _) in found.sections.items()})
+
+    monkeypatch.setattr(choosing, "cert_evidence", evidence)
+    healed = burnish.heal(run, 10, quiet=True)
+    assert set(asked) == {"1-mend", "2-anchor"}
+    released = healed.frontier().candidates[healed.frontier().released or 0]
+    assert released.attempt == asked[-1]
+    kept, failed, last = healed.verdict().reasons[1:4]
+    assert "keeps every budget" in kept
+    assert "is not shown to keep every budget" in failed
+    assert "look 3" in last
+    again = burnish.heal(run, 10, quiet=True)
+    assert again.verdict() == healed.verdict()
 
 
 def test_a_run_without_a_suite_says_so(tmp_path: Path, tiny_folder: Path, suite: Path) -> None:

@@ -14,12 +14,15 @@ from burnish.models.adapt import save_weights
 from burnish.overlaps import Leakage
 from burnish.parity.certificate import begin, reference_of
 from burnish.retention.budgets import Budgets, Evidence
-from burnish.retention.certify import Certificate, certify
-from burnish.retention.frontier import as_frontier, order_of_testing
+from burnish.retention.certify import Certificate, after, certify
+from burnish.retention.frontier import as_frontier, order_of_testing, promise
 from burnish.retention.ledger import Pair
 from burnish.retention.looks import CertLedger
 from burnish.run_directory import RunDirectory, replace_directory, write_atomic
 from burnish.searching import Search, counted, label_of
+
+# Of the greatest gain, what an attempt has to promise for a look after another one failed.
+_WORTH_A_LOOK = 0.1
 
 
 def choose(
@@ -29,19 +32,21 @@ def choose(
 
     `frontier.json` is written before CERT is asked, and again with what is released. An `order`
     that was fixed before, by a run that was stopped since, is kept. What an earlier look let pass
-    stays released unless this one lets pass what gained more.
+    stays released unless this one lets pass what gained more. Where nothing passes and another
+    attempt of healing gained too, that one gets a look of its own.
 
     Returns:
         The certificate, and the candidate that the ledger is about: what is released, or where
         nothing is, the safest that was tested.
     """
     directory, budgets = search.directory, search.budgets
-    order = order or order_of_testing(list(search.found.values()), budgets) or [search.whole()]
-    candidates = list(search.found.values())
-    directory.write_frontier(as_frontier(candidates, order, None))
     tasks = [task for cert in certs for task in cert.tasks]
     ledger = CertLedger(directory, search.model.source_sha256, cert_hashes(certs))
     passed = ledger.passed(budgets)
+    every = order_of_testing(list(search.found.values()), budgets)
+    order = order or _of_other_attempts(search, ledger) or every or [search.whole()]
+    candidates = list(search.found.values())
+    directory.write_frontier(as_frontier(candidates, order, None))
 
     def evidence(candidate: Candidate) -> Evidence:
         label = label_of(candidate)
@@ -50,6 +55,10 @@ def choose(
         return cert_evidence(directory, certs, label, search.leakage, budgets)
 
     found = certify(order, evidence, budgets, ledger)
+    if found.released is None and (other := _of_other_attempts(search, ledger)):
+        order = other
+        directory.write_frontier(as_frontier(candidates, order, None))
+        found = after(found, certify(order, evidence, budgets, ledger))
     best = max((one for one in candidates if one.key in passed), key=_worth, default=None)
     if _worth(best) > _worth(found.released):
         assert best is not None
@@ -59,6 +68,20 @@ def choose(
     for task in tasks:
         _also(directory, label_of(shown), "tuned", task.name)
     return found, shown
+
+
+def _of_other_attempts(search: Search, ledger: CertLedger) -> list[Candidate]:
+    """The order of testing among attempts of which no candidate failed on these items.
+
+    One that failed fails at every later look, which asks for more, and its riskier ones with it.
+    Empty where so little is promised that the look is better left to a later model.
+    """
+    failed = ledger.failed(search.budgets)
+    attempts = {one.attempt for one in search.found.values() if one.key in failed}
+    others = [one for one in search.found.values() if one.attempt not in attempts]
+    order = order_of_testing(others, search.budgets)
+    greatest = max(map(_worth, search.found.values()), default=0.0)
+    return order if promise(order, search.budgets) > _WORTH_A_LOOK * greatest else []
 
 
 def keep(search: Search, candidate: Candidate) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from burnish.candidates import Candidate
 from burnish.retention.budgets import Budgets, Evidence, budget_tests, inside
-from burnish.retention.certify import Certificate, certify
+from burnish.retention.certify import Certificate, after, certify
 
 BUDGETS = Budgets(2.0)
 ORDER = [Candidate("ab", 40, scale) for scale in (0.25, 0.5, 0.75, 1.0)]
@@ -111,3 +111,14 @@ def test_a_model_over_budget_behind_good_ones_errs_no_more() -> None:
         released = certify(ORDER, measure, BUDGETS).released
         errors += released in ORDER[2:]
     assert errors / runs < 0.055
+
+
+def test_two_looks_as_one_tell_what_failed() -> None:
+    failed, passed = (certify(ORDER[:1], lambda _, n=n: fallen(n), BUDGETS) for n in (300, 0))
+    both = after(failed, passed)
+    assert both.released == ORDER[0]
+    assert [one.passed for one in both.tested] == [False, True]
+    assert both.reasons == (passed.reasons[0], failed.reasons[0], *passed.reasons[1:])
+    none = after(failed, failed)
+    assert none.released is None
+    assert none.reasons == (failed.reasons[0], *failed.reasons)

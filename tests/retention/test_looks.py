@@ -153,6 +153,7 @@ def test_an_item_is_looked_at_whatever_was_asked_beside_it(tmp_path: Path) -> No
     # Of the candidates that passed, only by all of the items that are asked now.
     assert CertLedger(run, "base", ["core"]).passed(BUDGETS) == {models(0.5)[0].key}
     assert wider.passed(BUDGETS) == set()
+    assert CertLedger(run, "base", ["core"]).failed(BUDGETS) == set()
 
 
 def test_looks_of_a_held_stage_count_for_the_next(tmp_path: Path) -> None:

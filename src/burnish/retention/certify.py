@@ -77,6 +77,15 @@ def certify(
     return Certificate(tuple(tested), released, look, _reasons(tested, look, budgets))
 
 
+def after(first: Certificate, second: Certificate) -> Certificate:
+    """Two looks as one, of which the first let nothing pass: its failure is told, too."""
+    kept, rest = (
+        (second.reasons[:1], second.reasons[1:]) if second.released else ((), second.reasons)
+    )
+    reasons = (*kept, first.reasons[0], *rest)
+    return Certificate((*first.tested, *second.tested), second.released, second.look, reasons)
+
+
 def _reasons(tested: Sequence[Tested], look: Look, budgets: Budgets) -> tuple[str, ...]:
     """The last that passed, the one that did not, and which look it is, in words."""
     last = next((found for found in reversed(tested) if found.passed and found.tests), None)

@@ -90,6 +90,10 @@ class CertLedger:
         """Keys of the candidates that a look let pass, by all of the items and these budgets."""
         return {use.candidate for use in self._alike(budgets) if use.passed}
 
+    def failed(self, budgets: Budgets) -> set[str]:
+        """Keys of those that a look by all of the items and these budgets did not let pass."""
+        return {use.candidate for use in self._alike(budgets) if use.passed is False}
+
     def look(self, order: Sequence[str], budgets: Budgets) -> Look:
         """The look that testing the candidates in this order is.
 

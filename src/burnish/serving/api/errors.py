@@ -3,9 +3,9 @@
 ApiError
 ├── not_found        404: no such file, job, model, checkpoint, route
 ├── invalid          400: a value that cannot be used, with the parameter's name
- ├── forbidden        403: the key has no such scope, or its project no such right
- ├── unauthorized     401: no key, or one that is not known
- └── failed           500: our own mistake
+├── forbidden        403: the key has no such scope, or its project no such right
+├── unauthorized     401: no key, or one that is not known
+└── failed           500: our own mistake
 """
 
 from collections.abc import Mapping
