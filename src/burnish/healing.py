@@ -135,15 +135,16 @@ def _onwards(recipe: Recipe, past: Past) -> Settings:
     }
 
 
+# Those that bench/forgetting.py found to keep most come first.
 LEVERS = (
     Lever("mend", "goes on from the last checkpoint, held to the base", _mend, 0.8),
     Lever("anchor", "learns anew, held to the base on what it replays", _anchor, 1.4),
-    Lever("rate", "learns anew at half the rate", _rate),
-    Lever("entropy", "learns tokens by how unsure the model is (EAFT)", _entropy),
-    Lever("likely", "learns the tokens that the base finds likely (STM)", _likely),
     Lever(
         "replay", "learns beside what it replays: own rows, or what the base wrote", _replay, 1.5
     ),
+    Lever("rate", "learns anew at half the rate", _rate),
+    Lever("entropy", "learns tokens by how unsure the model is (EAFT)", _entropy),
+    Lever("likely", "learns the tokens that the base finds likely (STM)", _likely),
     Lever("on-policy", "is drawn to the base on its own answers", _on_policy, on_prompts=True),
 )
 _SLOPES = (0.5, 1.0)
