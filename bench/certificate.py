@@ -49,6 +49,7 @@ from burnish.evaluation.statistics import macro_paired, paired_outcomes
 from burnish.retention.budgets import Budgets, Evidence, budget_tests, inside, text_rise
 from burnish.retention.certify import certify
 from burnish.retention.frontier import order_of_testing
+from burnish.retention.outlook import Outlook
 from burnish.run_directory import read_results, write_atomic
 
 SCALES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.25]
@@ -151,7 +152,7 @@ def by_pooled_gate(drawn: Draw, candidates: Sequence[Candidate], budgets: Budget
 def by_certificate(drawn: Draw, candidates: Sequence[Candidate], budgets: Budgets) -> int | None:
     measured = measured_candidates(drawn, candidates, budgets)
     places = {candidate.key: place for place, candidate in enumerate(measured)}
-    order = order_of_testing(measured, budgets)
+    order = order_of_testing(measured, Outlook(measured, budgets))
     found = certify(order, lambda chosen: drawn.cert.evidence(places[chosen.key]), budgets)
     return places[found.released.key] if found.released is not None else None
 
@@ -166,7 +167,7 @@ def by_bonferroni_on_cert(
     drawn: Draw, candidates: Sequence[Candidate], budgets: Budgets
 ) -> int | None:
     measured = measured_candidates(drawn, candidates, budgets)
-    tested = {candidate.key for candidate in order_of_testing(measured, budgets)}
+    tested = {candidate.key for candidate in order_of_testing(measured, Outlook(measured, budgets))}
     level = 1 - (1 - budgets.confidence) / max(1, len(tested))
     return best(
         drawn,

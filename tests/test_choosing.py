@@ -14,6 +14,7 @@ from burnish.errors import DataError, RecipeError, RunError
 from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_model
 from burnish.models.verbs import Choice
+from burnish.retention.outlook import Outlook
 from burnish.run_directory import RunDirectory
 from burnish.searching import Search
 from tests.models.test_remote import served
@@ -130,8 +131,8 @@ def test_where_prose_alone_lost_too_much_the_scale_falls_all_the_same(
     tmp_path: Path, tiny_folder: Path, suite: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The suite gained, so its loss says nothing of how far to go back."""
-    monkeypatch.setattr("burnish.searching.is_expected", lambda *_: False)
-    monkeypatch.setattr("burnish.searching.expected_bound", lambda _: -1.0)
+    monkeypatch.setattr(Outlook, "fits", lambda *_: False)
+    monkeypatch.setattr(Outlook, "bound", lambda *_: -1.0)
     run = burnish.run(recipe(tmp_path, tiny_folder, suite, 0.02, 99), quiet=True)
     scales = {one.scale for one in run.frontier().candidates if one.drop is not None}
     assert min(scales) < 1

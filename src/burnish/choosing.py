@@ -15,7 +15,7 @@ from burnish.overlaps import Leakage
 from burnish.parity.certificate import begin, reference_of
 from burnish.retention.budgets import Budgets, Evidence
 from burnish.retention.certify import Certificate, after, certify
-from burnish.retention.frontier import as_frontier, order_of_testing, promise
+from burnish.retention.frontier import as_frontier, order_of_testing
 from burnish.retention.ledger import Pair
 from burnish.retention.looks import CertLedger
 from burnish.run_directory import RunDirectory, replace_directory, write_atomic
@@ -43,7 +43,7 @@ def choose(
     tasks = [task for cert in certs for task in cert.tasks]
     ledger = CertLedger(directory, search.model.source_sha256, cert_hashes(certs))
     passed = ledger.passed(budgets)
-    every = order_of_testing(list(search.found.values()), budgets)
+    every = order_of_testing(list(search.found.values()), search.outlook)
     order = order or _of_other_attempts(search, ledger) or every or [search.whole()]
     candidates = list(search.found.values())
     directory.write_frontier(as_frontier(candidates, order, None))
@@ -79,9 +79,9 @@ def _of_other_attempts(search: Search, ledger: CertLedger) -> list[Candidate]:
     failed = ledger.failed(search.budgets)
     attempts = {one.attempt for one in search.found.values() if one.key in failed}
     others = [one for one in search.found.values() if one.attempt not in attempts]
-    order = order_of_testing(others, search.budgets)
+    order = order_of_testing(others, search.outlook)
     greatest = max(map(_worth, search.found.values()), default=0.0)
-    return order if promise(order, search.budgets) > _WORTH_A_LOOK * greatest else []
+    return order if search.outlook.promise(order) > _WORTH_A_LOOK * greatest else []
 
 
 def keep(search: Search, candidate: Candidate) -> None:

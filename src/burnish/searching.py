@@ -39,8 +39,8 @@ from burnish.overlaps import Leakage
 from burnish.progress import Bars
 from burnish.recipe import Recipe
 from burnish.retention.budgets import text_rise
-from burnish.retention.frontier import expected_bound, is_expected
 from burnish.retention.ledger import Pair, paired_scores
+from burnish.retention.outlook import Outlook
 from burnish.run_directory import RunDirectory
 from burnish.training.checkpoint import saved_steps
 
@@ -105,6 +105,11 @@ class Search:
             self._model = open_tuned(self.directory)
 
     @property
+    def outlook(self) -> Outlook:
+        """What CERT is expected to say, after all that was found so far."""
+        return Outlook(self.found.values(), self.budgets)
+
+    @property
     def seconds_a_look(self) -> float:
         """What judging one candidate took on average."""
         judged = sum(one.drop is not None for one in self.found.values())
@@ -146,8 +151,9 @@ class Search:
 
     def inside(self) -> Candidate | None:
         """The greatest gain of those that are expected to keep every budget."""
+        outlook = self.outlook
         judged = [one for one in self.found.values() if one.drop is not None]
-        kept = [one for one in judged if is_expected(one, self.budgets)]
+        kept = [one for one in judged if outlook.fits(one)]
         return max(kept, key=lambda one: one.worth or 0.0, default=None)
 
     def _checkpoints(self, attempt: str) -> Iterator[Candidate]:
@@ -192,28 +198,28 @@ class Search:
         """
         candidate = self._judged(self._largest_by_text(start))
         for _ in range(1, self.recipe.choose.trials):
-            if is_expected(candidate, self.budgets) or not has_scale(self.model.module):
+            if self.outlook.fits(candidate) or not has_scale(self.model.module):
                 break
-            worst = expected_bound(candidate)  # where the suite gained, prose alone lost too much
+            worst = self.outlook.bound(candidate)  # where the suite gained, prose lost too much
             shorter = math.sqrt(self.budgets.general / worst) if worst > 0 else _LONGEST
             scale = candidate.scale * min(max(shorter, _SHORTEST), _LONGEST)
             candidate = self._judged(self._screened(self._scaled(start, round(scale, 3))))
         more = self.recipe.choose.largest > 1 and has_scale(self.model.module)
         if candidate.scale == 1 and more and self._spare(candidate):
             beyond = self._screened(self._scaled(start, self.recipe.choose.largest))
-            if is_expected(beyond, self.budgets):
+            if self.outlook.fits(beyond):
                 self._judged(beyond)
 
     def _largest_by_text(self, start: Candidate) -> Candidate:
         """By bisection between the base and the checkpoint as trained."""
         best = self._screened(start)
-        if is_expected(best, self.budgets) or not has_scale(self.model.module):
+        if self.outlook.fits(best) or not has_scale(self.model.module):
             return best
         low, high = 0.0, 1.0
         for _ in range(self.recipe.choose.trials):
             middle = (low + high) / 2
             found = self._screened(self._scaled(start, middle))
-            low, high = (middle, high) if is_expected(found, self.budgets) else (low, middle)
+            low, high = (middle, high) if self.outlook.fits(found) else (low, middle)
             best = found if low == middle or low == 0 else best
         return best
 

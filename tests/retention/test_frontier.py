@@ -9,17 +9,15 @@ from burnish.candidates import Candidate, Frontier
 from burnish.retention.budgets import Budgets
 from burnish.retention.frontier import (
     as_frontier,
-    chance,
-    expected_bound,
     frontier,
-    is_expected,
     order_of_testing,
-    promise,
     risk,
 )
+from burnish.retention.outlook import Outlook
 from burnish.run_directory import Manifest, RunDirectory
 
 BUDGETS = Budgets(2.0, text_loss=10.0)
+OUTLOOK = Outlook([], BUDGETS)
 
 
 def candidate(
@@ -105,34 +103,12 @@ def test_frontier_against_brute_force() -> None:
 def test_thinned_so_that_each_next_one_gains_something() -> None:
     rows = [candidate(s, g, s) for s, g in [(0.1, 5), (0.2, 9), (0.3, 91), (0.4, 99), (0.5, 100)]]
     # Steps of 10 from 100 down: 91 to 100 is one step, 5 and 9 another; the safest of each stays.
-    assert scales(order_of_testing(rows, BUDGETS, matters=0.1)) == [0.1, 0.3]
-    assert scales(order_of_testing(rows, BUDGETS, matters=0.05)) == [0.1, 0.2, 0.3, 0.4]
-    assert scales(order_of_testing(rows, BUDGETS, matters=0)) == [0.1, 0.2, 0.3, 0.4, 0.5]
-    assert order_of_testing([], BUDGETS) == []
+    assert scales(order_of_testing(rows, OUTLOOK, matters=0.1)) == [0.1, 0.3]
+    assert scales(order_of_testing(rows, OUTLOOK, matters=0.05)) == [0.1, 0.2, 0.3, 0.4]
+    assert scales(order_of_testing(rows, OUTLOOK, matters=0)) == [0.1, 0.2, 0.3, 0.4, 0.5]
+    assert order_of_testing([], OUTLOOK) == []
     with pytest.raises(ValueError, match="share of the greatest gain"):
-        order_of_testing(rows, BUDGETS, matters=2)
-
-
-def test_the_chance_to_pass_is_how_often_draws_pass() -> None:
-    one = candidate(1, 5, 0.6, high=0.6 + 1.96 * 1.3, text=5.0)
-    rng, on_cert = np.random.default_rng(0), (3 / 7) ** 0.5
-    truly = rng.normal(0.6, 1.3, 200_000)  # what PROBE leaves possible
-    bounds = rng.normal(truly, on_cert * 1.3) + 1.75 * on_cert * 1.3
-    assert expected_bound(one) == pytest.approx(bounds.mean(), abs=0.02)
-    assert chance(one, BUDGETS) == pytest.approx((bounds < 2).mean(), abs=0.005)
-    assert chance(candidate(1, 5, 0.6, high=3.0, text=9.5), BUDGETS) == 0  # prose lost too much
-    assert chance(candidate(1, 5, 1.9), BUDGETS) == 1
-    assert not is_expected(candidate(1, 5, 2.1), BUDGETS)
-
-
-def test_a_healed_model_is_not_behind_weak_ones_of_another_attempt() -> None:
-    weak = [candidate(0.1, 25, 0.35, high=2.9), candidate(0.2, 37, 0.67, high=3.3)]
-    healed = [candidate(1.0, 76, 0.64, high=3.3, text=5.0, attempt="1-mend")]
-    ruined = [candidate(1.0, 90, 9.0, high=11.0, attempt="2-rate")]
-    assert order_of_testing([*weak, *healed, *ruined], BUDGETS) == healed
-    assert order_of_testing([*weak, *ruined], BUDGETS) == weak
-    chances = [chance(one, BUDGETS) for one in weak]
-    assert promise(weak, BUDGETS) == pytest.approx(25 * chances[0] + 12 * chances[1])
+        order_of_testing(rows, OUTLOOK, matters=2)
 
 
 def test_frontier_on_disk(tmp_path: Path) -> None:
@@ -158,4 +134,4 @@ def test_a_key_is_one_model() -> None:
 def test_without_a_measured_gain_more_of_the_adapter_is_more() -> None:
     rows = [candidate(1.0, None, 3.0), candidate(0.5, None, 0.5), candidate(0.2, None, 0.8)]
     assert scales(frontier(rows, BUDGETS)) == [0.5, 1.0]
-    assert scales(order_of_testing(rows, BUDGETS)) == [0.5, 1.0]
+    assert scales(order_of_testing(rows, OUTLOOK)) == [0.5, 1.0]

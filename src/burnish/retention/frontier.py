@@ -1,57 +1,14 @@
 """Which candidates are tested on CERT, and in which order: from PROBE and validation alone."""
 
-import math
 from collections.abc import Sequence
-from statistics import NormalDist
 
 from burnish.candidates import Candidate as Candidate
 from burnish.candidates import Frontier
 from burnish.retention.budgets import Budgets
+from burnish.retention.outlook import Outlook
 
 # A next candidate has to gain this share of the greatest gain more than the one before it.
 _MATTERS = 0.03
-_Z = 1.96
-# PROBE is 30 % of the suite and CERT 70 %: a standard error there is this many times as large.
-_ON_CERT = math.sqrt(3 / 7)
-# A candidate is worth testing if its bound on CERT is expected to lie inside: one-sided 96 %.
-_BOUND = 1.75
-# The bound on text loss lies above the estimate, by less than this share of the budget leaves.
-_TEXT_BOUND = 0.9
-
-
-def expected_bound(candidate: Candidate) -> float:
-    """The bound on the suite's drop that is expected on CERT, in points; PROBE was asked."""
-    assert candidate.drop is not None
-    return candidate.drop + _BOUND * _ON_CERT * _error(candidate)
-
-
-def is_expected(candidate: Candidate, budgets: Budgets) -> bool:
-    """Whether its bounds on CERT are expected to lie inside the budgets, as far as measured."""
-    fits = candidate.drop is None or expected_bound(candidate) < budgets.general
-    return fits and _keeps_prose(candidate, budgets)
-
-
-def chance(candidate: Candidate, budgets: Budgets) -> float:
-    """Of passing on CERT, after what PROBE saw; 0 to 1.
-
-    The bound there differs from the expected one as the drops of two samples do.
-    """
-    if not _keeps_prose(candidate, budgets):
-        return 0.0
-    room = budgets.general - expected_bound(candidate)
-    apart = math.hypot(1, _ON_CERT) * _error(candidate)
-    return NormalDist().cdf(room / apart) if apart else float(room > 0)
-
-
-def _keeps_prose(candidate: Candidate, budgets: Budgets) -> bool:
-    allowed, rise = budgets.text_loss, candidate.text_loss
-    return allowed is None or rise is None or rise <= _TEXT_BOUND * allowed
-
-
-def _error(candidate: Candidate) -> float:
-    """Standard error of the drop on PROBE."""
-    low, high = candidate.drop_range or (0.0, 0.0)
-    return (high - low) / (2 * _Z)
 
 
 def risk(candidate: Candidate, budgets: Budgets) -> float | None:
@@ -87,7 +44,7 @@ def frontier(candidates: Sequence[Candidate], budgets: Budgets) -> list[Candidat
 
 
 def order_of_testing(
-    candidates: Sequence[Candidate], budgets: Budgets, matters: float = _MATTERS
+    candidates: Sequence[Candidate], outlook: Outlook, matters: float = _MATTERS
 ) -> list[Candidate]:
     """A fixed sequence of tests: the thinned frontier of the attempt that promises most.
 
@@ -99,24 +56,10 @@ def order_of_testing(
         raise ValueError(f"matters is {matters}; it is a share of the greatest gain")
     attempts = dict.fromkeys(one.attempt for one in candidates)
     orders = [
-        _thinned([one for one in candidates if one.attempt == attempt], budgets, matters)
+        _thinned([one for one in candidates if one.attempt == attempt], outlook.budgets, matters)
         for attempt in attempts
     ]
-    return max(filter(None, orders), key=lambda order: promise(order, budgets), default=[])
-
-
-def promise(order: Sequence[Candidate], budgets: Budgets) -> float:
-    """The gain that is expected to be certified along an order, in points.
-
-    All pass with the least of their chances, not with the product: they are one adapter.
-    """
-    found = before = 0.0
-    far = 1.0
-    for candidate in order:
-        far = min(far, chance(candidate, budgets))
-        found += far * ((candidate.worth or 0.0) - before)
-        before = candidate.worth or 0.0
-    return found
+    return max(filter(None, orders), key=outlook.promise, default=[])
 
 
 def _thinned(candidates: Sequence[Candidate], budgets: Budgets, matters: float) -> list[Candidate]:
