@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from anyio import to_thread
 from fastapi import Request
@@ -14,6 +14,11 @@ from burnish.serving.engine.engine import Backend
 from burnish.serving.engine.grammar import json_grammar, schema_grammar
 from burnish.serving.engine.requests import Ask, Draw, Grammar
 from burnish.serving.wording import Wording
+
+Result = TypeVar("Result")
+
+# Bytes of a body that is prepared in a millisecond or so, about what another thread costs.
+_SHORT = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,17 @@ async def target_of(request: Request, name: str) -> Target:
     find = request.app.state.service.engines.target
     found: Target = await to_thread.run_sync(find, name, project_of(request))
     return found
+
+
+async def beside(request: Request, work: Callable[..., Result], *given: Any) -> Result:
+    """What is done with a request before it is asked; on another thread where it may take long.
+
+    Megabytes of prompt take seconds to tokenize, in which nobody else would be answered.
+    """
+    told = request.headers.get("content-length", "")
+    if told.isdecimal() and int(told) <= _SHORT:
+        return work(*given)
+    return await to_thread.run_sync(work, *given)
 
 
 def room_for(target: Target, prompt: tuple[int, ...], wanted: int | None) -> int:

@@ -4,8 +4,10 @@ weights; one of them has learnt to call a tool."""
 import io
 import itertools
 import json
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,8 +22,9 @@ from burnish.data.formats import Converter
 from burnish.data.render import render
 from burnish.data.rows import Row
 from burnish.serving import log
+from burnish.serving.api import chat
 from burnish.serving.api.app import make_app
-from burnish.serving.prompts import before_calls, tool_calls
+from burnish.serving.prompts import before_calls, prompt_tokens, tool_calls
 from burnish.serving.server import open_server
 from burnish.serving.service import Settings
 from tests.serving.conftest import running
@@ -292,6 +295,33 @@ def test_what_is_not_there_is_said(
         asked(client, **given)
     assert (error.value.param, error.value.code) == (param, code)
     assert error.value.type == "invalid_request_error"
+
+
+def test_a_long_prompt_keeps_nobody_waiting(
+    client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others are answered while it is read."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(messages: Any, *rest: Any) -> tuple[int, ...]:
+        if len(str(messages)) > 10_000:
+            begun.set()
+            assert go_on.wait(60)
+        return prompt_tokens(messages, *rest)
+
+    monkeypatch.setattr(chat, "prompt_tokens", slow)
+    with ThreadPoolExecutor() as pool:
+        long = pool.submit(
+            asked, client, messages=[{"role": "user", "content": "where is it " * 5000}]
+        )
+        try:
+            assert begun.wait(60)
+            assert asked(client, max_tokens=1).usage.completion_tokens == 1
+        finally:
+            go_on.set()
+        with pytest.raises(openai.BadRequestError) as error:
+            long.result()
+    assert error.value.code == "context_length_exceeded"
 
 
 def test_what_does_no_harm_is_taken(client: openai.OpenAI) -> None:

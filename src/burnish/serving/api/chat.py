@@ -24,7 +24,7 @@ from burnish.serving.api.usage import Usage, usage_of
 from burnish.serving.engine.grammar import call_grammar
 from burnish.serving.engine.requests import Ask, Draw, Drawn, Grammar, Piece
 from burnish.serving.prompts import Call, before_calls, prompt_tokens, tool_calls
-from burnish.serving.targets import Target, room_for, target_of
+from burnish.serving.targets import Target, beside, room_for, target_of
 
 router = APIRouter()
 _GONE = Response(status_code=499)  # nobody reads it
@@ -133,8 +133,7 @@ async def create(body: ChatRequest, request: Request) -> Response:
     _check(body)
     target = await target_of(request, body.model)
     turns = [message.model_dump(exclude_none=True) for message in body.messages]
-    prompt = prompt_tokens(turns, body.offered, target.tokenizer)
-    asks = _asks(body, target, prompt)
+    prompt, asks = await beside(request, _prepared, body, turns, target)
     usage = usage_of(request)
     usage.prompt = len(prompt)
     reply = _Reply(body, target, usage)
@@ -173,6 +172,13 @@ def _grammar(body: ChatRequest, target: Target) -> Callable[[], Grammar] | None:
         several = body.parallel_tool_calls is not False and body.tool_choice == "required"
         return call_grammar(target.tokenizer, functions, several=several)
     return target.grammar(body.response_format)
+
+
+def _prepared(
+    body: ChatRequest, turns: Sequence[dict[str, Any]], target: Target
+) -> tuple[tuple[int, ...], list[Ask]]:
+    prompt = prompt_tokens(turns, body.offered, target.tokenizer)
+    return prompt, _asks(body, target, prompt)
 
 
 def _asks(body: ChatRequest, target: Target, prompt: tuple[int, ...]) -> list[Ask]:

@@ -19,7 +19,7 @@ from burnish.serving.api.recording import record
 from burnish.serving.api.streaming import streamed
 from burnish.serving.api.usage import Usage, usage_of
 from burnish.serving.engine.requests import Ask, Draw, Drawn, Piece
-from burnish.serving.targets import Target, room_for, target_of
+from burnish.serving.targets import Target, beside, room_for, target_of
 
 router = APIRouter()
 _GONE = Response(status_code=499)
@@ -50,7 +50,7 @@ async def create(body: CompletionRequest, request: Request) -> Response:
         raise invalid("'best_of' must be at least 'n'.", "best_of")
     target = await target_of(request, body.model)
     _check_count(body, target.engine.most)
-    prompts = _prompts(body, target)
+    prompts = await beside(request, _prompts, body, target)
     usage = usage_of(request)
     usage.prompt = sum(len(prompt) for prompt in prompts)
     reply = _Reply(body, target, prompts, usage)
