@@ -10,6 +10,7 @@ from burnish.cli import main
 from burnish.errors import UserError
 from burnish.run_directory import RunDirectory
 from burnish.serving.aliasing import point
+from burnish.serving.server import open_server
 from burnish.serving.service import Service, Settings, open_service
 from burnish.serving.state import models
 from burnish.serving.state.tables import ModelRow
@@ -50,6 +51,16 @@ def test_a_model_of_shown_parity_is_named(service: Service) -> None:
         point(service, "support", f"{NAME}:s")
     with pytest.raises(UserError, match="no tuned model"):
         point(service, "support", "ft:none")
+
+
+def test_no_base_is_served_in_the_place_of_an_alias(service: Service, tmp_path: Path) -> None:
+    settings = Settings(tmp_path / "data", models={"support": "elsewhere"})
+    open_server(settings).drain()
+    point(service, "support", NAME)
+    with pytest.raises(UserError, match="as 'support', but that is an alias here"):
+        open_server(settings)
+    models.drop_alias(service.database, "support")
+    open_server(settings).drain()
 
 
 def test_a_difference_blocks_unless_forced(

@@ -9,6 +9,7 @@ from burnish.evaluation.graders import GradingError
 from burnish.models.load import DeviceChoice
 from burnish.serving.engines import EMBEDDER, Engines, Open, behind_vllm
 from burnish.serving.service import Service, Settings, open_service
+from burnish.serving.state import models
 
 
 @dataclass(slots=True)
@@ -47,9 +48,15 @@ def open_server(
     `opened` opens a base where it is not computed in this process.
 
     Raises:
-        UserError: the database cannot be opened.
+        UserError: the database cannot be opened, or a base has the name of an alias.
     """
     service = open_service(settings, url)
+    if hidden := {row.name for row in models.aliases(service.database)} & {*settings.models}:
+        service.close()
+        raise UserError(
+            f"a base model is to be served as {min(hidden)!r}, but that is an alias here",
+            f"serve it under another name, or remove the alias with `burnish alias {min(hidden)}=`",
+        )
     engines = Engines(service.database, settings.folder, settings.models, device, opened)
     return Server(settings, service.database, service.content, engines)
 
