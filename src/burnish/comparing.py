@@ -6,7 +6,6 @@ other model stands as the base. So the ledger, the verdict and the report are th
 
 import re
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,12 +78,11 @@ def compare(
         return cert_evidence(found, certs, "tuned", leakage, budgets_of(recipe))
 
     itself = Candidate(str(model.adapter_sha256), _last_step(directory), 1.0)
-    certificate = certify([itself], evidence, budgets_of(recipe), ledger)
+    certificate = certify([itself], evidence, budgets_of(recipe), ledger, "The run's model")
     measure(found, model, "tuned", targets, bars)
     rows = fill_ledger(found, recipe, certs, leakage, certificate.look.confidence)
     found.write_ledger(rows)
-    said = replace(certificate, reasons=_of_the_run(certificate.reasons, itself))
-    found.write_verdict(decide(rows, recipe.budget.general, None, said))
+    found.write_verdict(decide(rows, recipe.budget.general, None, certificate))
     manifest = found.manifest()
     manifest.state = "certified"
     found.write_manifest(manifest)
@@ -126,13 +124,6 @@ def _begin(directory: RunDirectory, other: LanguageModel | RemoteModel) -> RunDi
     shutil.copy2(directory.path / "leakage.json", made.path / "leakage.json")
     hidden.rename(path)  # whole or absent
     return RunDirectory(path)
-
-
-def _of_the_run(reasons: Sequence[str], itself: Candidate) -> tuple[str, ...]:
-    """There is one candidate, which is the run's model, and no base that could stay."""
-    step = itself.label[0].upper() + itself.label[1:]
-    kept = [reason for reason in reasons if not reason.startswith("No candidate")]
-    return tuple(reason.replace(step, "The run's model") for reason in kept)
 
 
 def _whose(other: LanguageModel | RemoteModel) -> str:

@@ -46,6 +46,7 @@ def certify(
     measure: Measure,
     budgets: Budgets,
     ledger: CertLedger | None = None,
+    called: str | None = None,
 ) -> Certificate:
     """Tests candidates in the given order and stops at the first that fails.
 
@@ -54,6 +55,7 @@ def certify(
         measure: the evidence of one candidate on CERT; called only for those that are reached.
         budgets: what may be lost, and the confidence of all looks together.
         ledger: where the look is kept; without one this is the first look, and no one knows of it.
+        called: a name in words for the only candidate, which is compared with no base that stays.
     """
     keys = [candidate.key for candidate in order if candidate.scale != 0]
     look = Look(1, look_alpha(1, budgets.confidence))
@@ -74,7 +76,7 @@ def certify(
             break
     passed = [found.candidate for found in tested if found.passed and found.candidate.scale != 0]
     released = passed[-1] if passed else None
-    return Certificate(tuple(tested), released, look, _reasons(tested, look, budgets))
+    return Certificate(tuple(tested), released, look, _reasons(tested, look, budgets, called))
 
 
 def after(first: Certificate, second: Certificate) -> Certificate:
@@ -86,24 +88,26 @@ def after(first: Certificate, second: Certificate) -> Certificate:
     return Certificate((*first.tested, *second.tested), second.released, second.look, reasons)
 
 
-def _reasons(tested: Sequence[Tested], look: Look, budgets: Budgets) -> tuple[str, ...]:
+def _reasons(
+    tested: Sequence[Tested], look: Look, budgets: Budgets, called: str | None
+) -> tuple[str, ...]:
     """The last that passed, the one that did not, and which look it is, in words."""
     last = next((found for found in reversed(tested) if found.passed and found.tests), None)
     failed = next((found for found in tested if not found.passed), None)
     said = []
     if last is not None:
-        said.append(f"{_sentence(last.candidate)} keeps every budget: {_words(last.tests)}.")
+        name = called or _name(last.candidate)
+        said.append(f"{name} keeps every budget: {_words(last.tests)}.")
     if failed is not None:
         broken = [test for test in failed.tests if not test.passed]
-        said.append(
-            f"{_sentence(failed.candidate)} is not shown to keep every budget: {_words(broken)}."
-        )
-    if last is None:
+        name = called or _name(failed.candidate)
+        said.append(f"{name} is not shown to keep every budget: {_words(broken)}.")
+    if last is None and called is None:
         said.append("No candidate is shown to keep every budget, so the base model stays.")
     return (*said, look.words(budgets))
 
 
-def _sentence(candidate: Candidate) -> str:
+def _name(candidate: Candidate) -> str:
     return candidate.label[0].upper() + candidate.label[1:]
 
 
