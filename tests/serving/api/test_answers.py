@@ -23,6 +23,13 @@ from burnish.serving.service import Settings
 from tests.serving.conftest import running
 
 HELLO: Any = [{"role": "user", "content": "where is my parcel"}]
+NAMELESS: Any = {
+    "type": "string_check",
+    "name": "\ud800",
+    "input": "{{sample.output_text}}",
+    "reference": "red",
+    "operation": "eq",
+}
 
 
 @pytest.fixture(scope="module")
@@ -166,14 +173,38 @@ def test_a_judge_is_asked_no_more_than_its_context(server: Server) -> None:
         ),
         ("/completions", {"model": "tiny", "prompt": ["a", "\udc00"]}),
         ("/embeddings", {"model": "all-minilm-l6-v2", "input": "a \ud800"}),
+        ("/fine_tuning/alpha/graders/validate", {"grader": NAMELESS}),
+        (
+            "/fine_tuning/jobs",
+            {
+                "model": "tiny",
+                "training_file": "file-any",
+                "method": {"type": "reinforcement", "reinforcement": {"grader": NAMELESS}},
+            },
+        ),
     ],
 )
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8", "utf-16"])
 def test_half_a_surrogate_pair_is_refused(
-    loose: openai.OpenAI, embedder: None, path: str, body: dict[str, Any]
+    loose: openai.OpenAI, path: str, body: dict[str, Any], encoding: str
 ) -> None:
-    del embedder
-    sent = {"content": json.dumps(body), "headers": {"content-type": "application/json"}}
-    assert httpx2.post(f"{loose.base_url}{path[1:]}", **sent).status_code == 400
+    """Wherever it stands: a job that kept one could never be shown, nor be in a list."""
+    said = json.dumps(body, ensure_ascii=encoding == "ascii").encode(encoding, "surrogatepass")
+    sent: Any = {"content": said, "headers": {"content-type": "application/json; charset=x"}}
+    answer = httpx2.post(f"{loose.base_url}{path[1:]}", **sent)
+    assert answer.status_code == 400
+    assert "half of a surrogate pair" in answer.json()["error"]["message"]
+
+
+def test_other_characters_are_taken(loose: openai.OpenAI) -> None:
+    body = {"model": "tiny", "prompt": "tent \N{TENT} \0", "max_tokens": 1}
+    for said in (json.dumps(body).encode(), json.dumps(body, ensure_ascii=False).encode("utf-16")):
+        sent: Any = {"content": said, "headers": {"content-type": "application/json"}}
+        assert httpx2.post(f"{loose.base_url}completions", **sent).status_code == 200
+    files = f"{loose.base_url}files"
+    sent = {"content": b"\0", "headers": {"content-type": "application/json"}}
+    assert httpx2.request("GET", files, **sent).status_code == 200
+    assert httpx2.post(files, **sent).status_code == 400
 
 
 def test_an_unknown_model_and_an_unknown_route(client: openai.OpenAI) -> None:
