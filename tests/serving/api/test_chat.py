@@ -267,6 +267,17 @@ def called(function: Any) -> Any:
         ({"messages": [{"role": "boss", "content": "x"}]}, "messages[0].role", "invalid_value"),
         ({"messages": [{"content": "x"}]}, "messages[0].role", "missing_required_parameter"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content", "invalid_type"),
+        (
+            {"messages": [*HELLO, {"role": "user", "content": None}]},
+            "messages[1].content",
+            "missing_required_parameter",
+        ),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages", None),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]},
+            "messages",
+            None,
+        ),
         ({"temperature": 3}, "temperature", "integer_above_max_value"),
         ({"top_p": -0.5}, "top_p", "decimal_below_min_value"),
         ({"n": 129}, "n", "integer_above_max_value"),

@@ -156,6 +156,10 @@ async def create(body: ChatRequest, request: Request) -> Response:
 def _check(body: ChatRequest) -> None:
     """Parameters that mean nothing without others, or with them."""
     body.check_stream()
+    for place, message in enumerate(body.messages):
+        if message.content is None and message.role not in ("assistant", "function"):
+            said = f"A message of the role '{message.role}' has no content; give it a text."
+            raise invalid(said, f"messages[{place}].content", "missing_required_parameter")
     if body.top_logprobs is not None and not body.logprobs:
         raise invalid("'top_logprobs' needs 'logprobs' to be true.", "top_logprobs")
     if body.max_tokens is not None and body.max_completion_tokens is not None:
