@@ -210,8 +210,13 @@ def test_json_by_construction(client: openai.OpenAI, tiny_tokenizer: Any) -> Non
     schema |= {"additionalProperties": False}
     wanted: Any = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
     wrong: Any = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "x"}}}
-    with pytest.raises(openai.BadRequestError):
+    with pytest.raises(openai.BadRequestError, match="Invalid type: x") as refused:
         asked(client, response_format=wrong)
+    assert refused.value.param == "response_format"
+    tool: Any = {"type": "function", "function": {"name": "find", "parameters": {"type": "x"}}}
+    with pytest.raises(openai.BadRequestError) as refused:
+        asked(client, model="caller", tools=[tool], tool_choice="required")
+    assert refused.value.param == "tools"
     chunks = asked(client, response_format=wanted, max_tokens=200, temperature=0, stream=True)
     streamed = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
     assert json.loads(streamed) in ({"a": 3}, {"a": 5})

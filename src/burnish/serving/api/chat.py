@@ -14,6 +14,7 @@ from openai.types.chat.chat_completion_chunk import ChoiceDelta
 from openai.types.chat.chat_completion_message import ChatCompletionMessage
 from pydantic import Field
 
+from burnish.errors import UserError
 from burnish.serving.api.answers import Answer, HungUp, begun, whole
 from burnish.serving.api.documented import CHAT
 from burnish.serving.api.errors import invalid
@@ -172,10 +173,14 @@ def _check(body: ChatRequest) -> None:
 
 def _grammar(body: ChatRequest, target: Target) -> Callable[[], Grammar] | None:
     """What the answer must keep to; None where it is free."""
-    if functions := body.demanded:
+    functions = body.demanded
+    try:
+        if not functions:
+            return target.grammar(body.response_format)
         several = body.parallel_tool_calls is not False and body.tool_choice == "required"
         return call_grammar(target.tokenizer, functions, several=several)
-    return target.grammar(body.response_format)
+    except UserError as error:
+        raise invalid(str(error), "tools" if functions else "response_format") from error
 
 
 def _prepared(
