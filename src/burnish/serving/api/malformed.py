@@ -63,6 +63,8 @@ def _sentence(kind: str, param: str, error: Mapping[str, Any]) -> str:
     if kind == "literal_error":
         seen = json.dumps(error["input"], default=str, ensure_ascii=False)[:40]
         return f"Invalid value for '{param}': {seen}. Supported are {error['ctx']['expected']}."
+    if said.startswith("Expected UploadFile"):  # the framework's word for it
+        said = "it is a text, and must be a file with a file name"
     code = _code(kind, error)
     if code.endswith("_value") and code != "invalid_value":
         said = f"{said}, and is {str(error['input'])[:40]}"
