@@ -140,6 +140,12 @@ def test_a_model_on_hold_has_its_full_name_alone(
         assert "support" in [model.id for model in client.models.list()]
         with pytest.raises(openai.BadRequestError, match="alias 'support' stands for"):
             client.models.delete(whole.model)
+        with pytest.raises(openai.BadRequestError, match="an alias of ft:tiny:local:try:"):
+            client.models.delete("support")
+        with whole.client("other") as other:
+            for name in ("support", whole.model):
+                with pytest.raises(openai.NotFoundError):
+                    other.embeddings.create(model=name, input="tent")
         main(["alias", "support=", *where])
     with server.database.reading() as session:
         assert audit.verify(session) is None

@@ -113,14 +113,14 @@ class Engines:
             project=project,
         )
 
-    def embedder(self, name: str) -> Embedder:
+    def embedder(self, name: str, project: str | None = None) -> Embedder:
         """The encoder of that name.
 
         Raises:
-            ApiError: there is none.
+            ApiError: there is none; the project is not told of models that it may not use.
         """
         if name != EMBEDDER:
-            if name in self.bases or models.find(self.database, name) is not None:
+            if self.named(name, project) is not None:
                 raise invalid(f"{name} writes text; {EMBEDDER} embeds it.", "model")
             raise model_not_found(name)
         if name not in self._embedders:

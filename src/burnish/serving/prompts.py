@@ -99,11 +99,19 @@ def _text(content: Any) -> str:
     """Parts of a message one after the other; only text can be read."""
     if content is None or isinstance(content, str):
         return content or ""
-    for part in content:
-        if part.get("type") not in ("text", "refusal"):
-            said = f"This model reads text, no content part of type {part.get('type')!r}."
-            raise invalid(said, "messages", "unsupported_content_type")
-    return "".join(str(part.get("text", part.get("refusal", ""))) for part in content)
+    return "".join(_part(part) for part in content)
+
+
+def _part(part: Mapping[str, Any]) -> str:
+    """The text of a part stands under the name of its type."""
+    kind = part.get("type")
+    if kind not in ("text", "refusal"):
+        said = f"This model reads text, no content part of type {str(kind)[:40]!r}."
+        raise invalid(said, "messages", "unsupported_content_type")
+    if not isinstance(found := part.get(kind), str):
+        seen = f"a {kind!r} that is {str(found)[:40]!r}" if kind in part else f"no {kind!r}"
+        raise invalid(f"A content part of type {kind!r} has {seen}; make it a text.", "messages")
+    return found
 
 
 def _called(call: Mapping[str, Any]) -> dict[str, Any]:

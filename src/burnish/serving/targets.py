@@ -104,8 +104,10 @@ async def beside(request: Request, work: Callable[..., Result], *given: Any) -> 
     return await to_thread.run_sync(work, *given)
 
 
-def room_for(target: Target, prompt: tuple[int, ...], wanted: int | None) -> int:
-    """Tokens that the answer may have.
+def room_for(
+    target: Target, prompt: tuple[int, ...], wanted: int | None, param: str = "messages"
+) -> int:
+    """Tokens that the answer may have; `param` is what the prompt was made of.
 
     Raises:
         ApiError: prompt and answer together are longer than the model's context.
@@ -117,7 +119,7 @@ def room_for(target: Target, prompt: tuple[int, ...], wanted: int | None) -> int
         raise invalid(
             f"This model's maximum context length is {context} tokens. "
             f"The request has {len(prompt)} of them in its prompt{rest}.",
-            "messages",
+            param,
             "context_length_exceeded",
         )
     return context - len(prompt) if wanted is None else wanted

@@ -1,5 +1,6 @@
 """Tokens as the API shows them: the text, and the bytes where a token is half a character."""
 
+import codecs
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -46,15 +47,16 @@ class Wording:
         ]
 
     def legacy(self, drawn: Sequence[Drawn], offset: int, top: int) -> Logprobs:
-        """Those of a completion, whose first character stands at `offset` of the whole text.
+        """Those of a completion whose first token begins at `offset` of prompt and answer.
 
-        The very first token of an echoed prompt has no log-probability and no alternatives.
+        The very first token of an echoed prompt has no log-probability and no alternatives. The
+        parts of one character all stand where the character does.
         """
-        tokens = [self.shown(one.token) for one in drawn]
+        read = codecs.getincrementaldecoder("utf-8")("replace")
         offsets = []
-        for token in tokens:
+        for one in drawn:
             offsets.append(offset)
-            offset += len(token)
+            offset += len(read.decode(self.spelt(one.token)))
         alternatives: list[Any] = [
             {self.shown(token): _number(logprob) for token, logprob in one.top[:top]}
             if one.logprob is not None
@@ -62,7 +64,7 @@ class Wording:
             for one in drawn
         ]
         return Logprobs.construct(
-            tokens=tokens,
+            tokens=[self.shown(one.token) for one in drawn],
             token_logprobs=[None if d.logprob is None else _number(d.logprob) for d in drawn],
             top_logprobs=alternatives if top else None,
             text_offset=offsets,

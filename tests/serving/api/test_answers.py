@@ -23,6 +23,13 @@ from burnish.serving.service import Settings
 from tests.serving.conftest import running
 
 HELLO: Any = [{"role": "user", "content": "where is my parcel"}]
+NAMELESS: Any = {
+    "type": "string_check",
+    "name": "\ud800",
+    "input": "{{sample.output_text}}",
+    "reference": "red",
+    "operation": "eq",
+}
 
 
 @pytest.fixture(scope="module")
@@ -166,14 +173,65 @@ def test_a_judge_is_asked_no_more_than_its_context(server: Server) -> None:
         ),
         ("/completions", {"model": "tiny", "prompt": ["a", "\udc00"]}),
         ("/embeddings", {"model": "all-minilm-l6-v2", "input": "a \ud800"}),
+        ("/fine_tuning/alpha/graders/validate", {"grader": NAMELESS}),
+        (
+            "/fine_tuning/jobs",
+            {
+                "model": "tiny",
+                "training_file": "file-any",
+                "method": {"type": "reinforcement", "reinforcement": {"grader": NAMELESS}},
+            },
+        ),
     ],
 )
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8", "utf-16"])
 def test_half_a_surrogate_pair_is_refused(
-    loose: openai.OpenAI, embedder: None, path: str, body: dict[str, Any]
+    loose: openai.OpenAI, path: str, body: dict[str, Any], encoding: str
 ) -> None:
-    del embedder
-    sent = {"content": json.dumps(body), "headers": {"content-type": "application/json"}}
-    assert httpx2.post(f"{loose.base_url}{path[1:]}", **sent).status_code == 400
+    """Wherever it stands: a job that kept one could never be shown, nor be in a list."""
+    said = json.dumps(body, ensure_ascii=encoding == "ascii").encode(encoding, "surrogatepass")
+    sent: Any = {"content": said, "headers": {"content-type": "application/json; charset=x"}}
+    answer = httpx2.post(f"{loose.base_url}{path[1:]}", **sent)
+    assert answer.status_code == 400
+    assert "half of a surrogate pair" in answer.json()["error"]["message"]
+
+
+def test_other_characters_are_taken(loose: openai.OpenAI) -> None:
+    body = {"model": "tiny", "prompt": "tent \N{TENT} \0", "max_tokens": 1}
+    for said in (json.dumps(body).encode(), json.dumps(body, ensure_ascii=False).encode("utf-16")):
+        sent: Any = {"content": said, "headers": {"content-type": "application/json"}}
+        assert httpx2.post(f"{loose.base_url}completions", **sent).status_code == 200
+    files = f"{loose.base_url}files"
+    sent = {"content": b"\0", "headers": {"content-type": "application/json"}}
+    assert httpx2.request("GET", files, **sent).status_code == 200
+    assert httpx2.post(files, **sent).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"", "application/json"),
+        (b"[]", "application/json"),
+        (b'{"model": "tiny", "prompt": "red"}', "application/x-www-form-urlencoded"),
+    ],
+)
+def test_a_body_that_is_no_object_is_told_what_it_should_be(
+    address: str, content: bytes, kind: str
+) -> None:
+    headers = {"content-type": kind}
+    answer = httpx2.post(f"{address}/completions", content=content, headers=headers)
+    assert answer.status_code == 400
+    assert "a JSON object" in answer.json()["error"]["message"]
+    assert "'Content-Type: application/json'" in answer.json()["error"]["message"]
+
+
+def test_a_number_out_of_its_bounds_is_said(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="equal to 1, and is 0") as error:
+        client.fine_tuning.jobs.list(limit=0)
+    assert (error.value.param, error.value.code) == ("limit", "integer_below_min_value")
+    with pytest.raises(openai.BadRequestError, match=r"equal to 2, and is 2\.5") as error:
+        client.completions.create(model="tiny", prompt="red", temperature=2.5)
+    assert error.value.code == "decimal_above_max_value"
 
 
 def test_an_unknown_model_and_an_unknown_route(client: openai.OpenAI) -> None:
@@ -203,6 +261,31 @@ def test_completions_echo_how_likely_a_text_is(loose: openai.OpenAI, tiny_folder
     assert "".join(found.tokens or []) == "the tent is torn"
     assert found.text_offset is not None
     assert found.text_offset[0] == 0
+
+
+@pytest.mark.parametrize("echo", [True, False])
+def test_offsets_are_places_in_prompt_and_answer(loose: openai.OpenAI, echo: bool) -> None:
+    """Each byte of a character that is several tokens stands where the character does."""
+    prompt = "red \N{TENT} tent"
+    given: Any = {"model": "tiny", "prompt": prompt, "echo": echo, "logprobs": 0, "max_tokens": 3}
+    given |= {"logit_bias": {"70": 100}, "temperature": 0}
+    choice = loose.completions.create(**given).choices[0]
+    whole = choice.text if echo else prompt + choice.text
+    assert choice.logprobs
+    assert choice.logprobs.tokens
+    places = choice.logprobs.text_offset or []
+    for place, token in zip(places, choice.logprobs.tokens, strict=True):
+        assert whole[place:].startswith("\N{TENT}" if token.startswith("bytes:") else token)
+    assert places[-3:] == [len(prompt), len(prompt) + 1, len(prompt) + 2]
+    chunks = list(loose.completions.create(**given, stream=True))
+    told = [chunk.choices[0].logprobs for chunk in chunks if chunk.choices]
+    assert [one for found in told if found for one in found.text_offset or []] == places
+
+
+def test_a_prompt_that_is_too_long_is_named(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as error:
+        client.completions.create(model="tiny", prompt="red " * 600)
+    assert (error.value.param, error.value.code) == ("prompt", "context_length_exceeded")
 
 
 def test_completions_of_several_prompts(client: openai.OpenAI, loose: openai.OpenAI) -> None:

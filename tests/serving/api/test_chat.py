@@ -210,8 +210,13 @@ def test_json_by_construction(client: openai.OpenAI, tiny_tokenizer: Any) -> Non
     schema |= {"additionalProperties": False}
     wanted: Any = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
     wrong: Any = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "x"}}}
-    with pytest.raises(openai.BadRequestError):
+    with pytest.raises(openai.BadRequestError, match="Invalid type: x") as refused:
         asked(client, response_format=wrong)
+    assert refused.value.param == "response_format"
+    tool: Any = {"type": "function", "function": {"name": "find", "parameters": {"type": "x"}}}
+    with pytest.raises(openai.BadRequestError) as refused:
+        asked(client, model="caller", tools=[tool], tool_choice="required")
+    assert refused.value.param == "tools"
     chunks = asked(client, response_format=wanted, max_tokens=200, temperature=0, stream=True)
     streamed = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
     assert json.loads(streamed) in ({"a": 3}, {"a": 5})
@@ -267,6 +272,17 @@ def called(function: Any) -> Any:
         ({"messages": [{"role": "boss", "content": "x"}]}, "messages[0].role", "invalid_value"),
         ({"messages": [{"content": "x"}]}, "messages[0].role", "missing_required_parameter"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content", "invalid_type"),
+        (
+            {"messages": [*HELLO, {"role": "user", "content": None}]},
+            "messages[1].content",
+            "missing_required_parameter",
+        ),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages", None),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]},
+            "messages",
+            None,
+        ),
         ({"temperature": 3}, "temperature", "integer_above_max_value"),
         ({"top_p": -0.5}, "top_p", "decimal_below_min_value"),
         ({"n": 129}, "n", "integer_above_max_value"),

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import httpx2
 import openai
 import pytest
 from openai.types import FileObject
@@ -33,6 +34,14 @@ def test_a_file_comes_back_as_it_went(client: openai.OpenAI, service: Service) -
     assert client.files.content(made.id).read() == ROWS
     assert kept(service) == [hashlib.sha256(ROWS).hexdigest()]
     assert not list(service.settings.folder.parent.rglob("*rows*"))
+
+
+def test_a_text_in_the_place_of_a_file_is_told_so(client: openai.OpenAI) -> None:
+    sent = {"file": (None, "rows.jsonl"), "purpose": (None, "fine-tune")}
+    answer = httpx2.post(f"{client.base_url}files", files=sent)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "file"
+    assert "must be a file" in answer.json()["error"]["message"]
 
 
 def test_files_of_equal_bytes_share_them_until_the_last_goes(

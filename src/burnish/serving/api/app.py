@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from anyio import to_thread
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.responses import Response
 
 from burnish.serving.api import (
@@ -24,6 +24,7 @@ from burnish.serving.api.guard import Guard
 from burnish.serving.api.handlers import add_handlers
 from burnish.serving.api.limits import Limits
 from burnish.serving.api.observing import Observing
+from burnish.serving.api.queries import whole_characters
 from burnish.serving.keys import Limiter
 from burnish.serving.metrics import Metrics
 from burnish.serving.server import Server
@@ -50,7 +51,10 @@ def make_app(service: Server, host: str = "127.0.0.1", drain: float = 30.0) -> F
         await to_thread.run_sync(service.drain, drain)
 
     # Its pages of documentation would load scripts from elsewhere.
-    app = FastAPI(title="Burnish", lifespan=life, docs_url=None, redoc_url=None)
+    checks = [Depends(whole_characters)]
+    app = FastAPI(
+        title="Burnish", lifespan=life, dependencies=checks, docs_url=None, redoc_url=None
+    )
     app.state.service, app.state.drain = service, Drain()
     add_handlers(app)
     largest = max(service.settings.max_file_bytes, _PART) + _FORM

@@ -14,6 +14,7 @@ from openai.types.chat.chat_completion_chunk import ChoiceDelta
 from openai.types.chat.chat_completion_message import ChatCompletionMessage
 from pydantic import Field
 
+from burnish.errors import UserError
 from burnish.serving.api.answers import Answer, HungUp, begun, whole
 from burnish.serving.api.documented import CHAT
 from burnish.serving.api.errors import invalid
@@ -156,6 +157,10 @@ async def create(body: ChatRequest, request: Request) -> Response:
 def _check(body: ChatRequest) -> None:
     """Parameters that mean nothing without others, or with them."""
     body.check_stream()
+    for place, message in enumerate(body.messages):
+        if message.content is None and message.role not in ("assistant", "function"):
+            said = f"A message of the role '{message.role}' has no content; give it a text."
+            raise invalid(said, f"messages[{place}].content", "missing_required_parameter")
     if body.top_logprobs is not None and not body.logprobs:
         raise invalid("'top_logprobs' needs 'logprobs' to be true.", "top_logprobs")
     if body.max_tokens is not None and body.max_completion_tokens is not None:
@@ -168,10 +173,14 @@ def _check(body: ChatRequest) -> None:
 
 def _grammar(body: ChatRequest, target: Target) -> Callable[[], Grammar] | None:
     """What the answer must keep to; None where it is free."""
-    if functions := body.demanded:
+    functions = body.demanded
+    try:
+        if not functions:
+            return target.grammar(body.response_format)
         several = body.parallel_tool_calls is not False and body.tool_choice == "required"
         return call_grammar(target.tokenizer, functions, several=several)
-    return target.grammar(body.response_format)
+    except UserError as error:
+        raise invalid(str(error), "tools" if functions else "response_format") from error
 
 
 def _prepared(

@@ -132,14 +132,14 @@ class _Reply:
 
     async def chunks(self, found: AsyncIterator[tuple[int, Piece]]) -> AsyncIterator[Completion]:
         """Texts as they are written; an echoed prompt comes first."""
-        offsets = [0] * len(self.asks)
+        shown: dict[int, int] = {}
         async for place, piece in found:
             self.said[place].grow(piece)
             answer = Answer(piece.text, list(piece.drawn), piece.end or "", piece.prompt)
-            if self.body.echo and not offsets[place]:
-                answer.text = self.target.decoded(self.prompts[place // self.each]) + answer.text
-            logprobs = self._logprobs(answer, offsets[place])
-            offsets[place] += len(answer.text)
+            if place not in shown:
+                shown[place] = self._begin(place // self.each, answer)
+            logprobs = self._logprobs(answer, shown[place])
+            shown[place] += len(answer.text)
             choice = CompletionChoice.construct(
                 index=place, text=answer.text, finish_reason=piece.end, logprobs=logprobs
             )
@@ -154,7 +154,7 @@ class _Reply:
         body = self.body
         wanted = _TOKENS if body.max_tokens is None else body.max_tokens
         draw = Draw(
-            max_tokens=room_for(self.target, prompt, wanted),
+            max_tokens=room_for(self.target, prompt, wanted, "prompt"),
             bias=body.biases(self.target.vocabulary),
             # Choosing the best of several needs them, wanted or not.
             top_logprobs=body.logprobs if body.logprobs is not None else self._judged,
@@ -168,15 +168,21 @@ class _Reply:
         return 0 if self.each > (self.body.n or 1) else None
 
     def _choice(self, index: int, place: int, answer: Answer) -> CompletionChoice:
-        if self.body.echo:
-            answer.text = self.target.decoded(self.prompts[place]) + answer.text
-        logprobs = self._logprobs(answer, 0)
+        logprobs = self._logprobs(answer, self._begin(place, answer))
         return CompletionChoice(
             index=index,
             text=answer.text,
             finish_reason=answer.end,
             logprobs=logprobs,
         )
+
+    def _begin(self, place: int, answer: Answer) -> int:
+        """Puts an echoed prompt before its answer; returns where the text begins in both."""
+        prompt = self.target.decoded(self.prompts[place])
+        if not self.body.echo:
+            return len(prompt)
+        answer.text = prompt + answer.text
+        return 0
 
     def _logprobs(self, answer: Answer, offset: int) -> Logprobs | None:
         if self.body.logprobs is None:

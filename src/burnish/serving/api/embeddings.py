@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from burnish.serving.api.errors import invalid
 from burnish.serving.api.fields import Body
+from burnish.serving.api.guard import project_of
 from burnish.serving.api.usage import usage_of
 from burnish.serving.engine.embedding import Embedder
 
@@ -55,7 +56,8 @@ class Embeddings(BaseModel):
 @router.post("/embeddings", response_model=Embeddings)
 def create(body: EmbeddingRequest, request: Request) -> dict[str, Any]:
     """An embedding for each input, in their order."""
-    embedder: Embedder = request.app.state.service.engines.embedder(body.model)
+    engines = request.app.state.service.engines
+    embedder: Embedder = engines.embedder(body.model, project_of(request))
     rows = _rows(body, embedder)
     size = body.dimensions or embedder.size
     if size > embedder.size:

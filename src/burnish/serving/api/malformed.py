@@ -7,6 +7,10 @@ from typing import Any
 from burnish.serving.api.errors import ApiError, invalid
 
 _NO_JSON = "We could not parse the JSON body of your request. The API expects a JSON payload."
+_NO_OBJECT = (
+    "The body of the request must be a JSON object, sent with the header "
+    "'Content-Type: application/json'."
+)
 _CODES = {
     "missing": "missing_required_parameter",
     "extra_forbidden": "unknown_parameter",
@@ -29,7 +33,7 @@ def malformed(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
     first = next((error for error in errors if not _is_type(error["type"])), errors[0])
     kind, place = str(first["type"]), list(first["loc"])
     if kind == "json_invalid" or place == ["body"]:
-        return invalid(_NO_JSON if kind == "json_invalid" else f"{first['msg']}.")
+        return invalid(_NO_JSON if kind == "json_invalid" else _NO_OBJECT)
     sent = body if place[0] == "body" else None
     param = _param(place[1:], sent, missing=kind == "missing")
     return invalid(_sentence(kind, param, first), param, _code(kind, first))
@@ -37,8 +41,8 @@ def malformed(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
 
 def _code(kind: str, error: Mapping[str, Any]) -> str:
     code = _CODES.get(kind)
-    if code and code.endswith("_value"):
-        return f"{'integer' if isinstance(error['input'], int) else 'decimal'}_{code}"
+    if code and code.endswith("_value"):  # a query or a form has its whole numbers as texts
+        return f"{'decimal' if isinstance(error['input'], float) else 'integer'}_{code}"
     if code == "array_below_min_length" and not error["input"]:
         return "empty_array"
     if code:
@@ -59,8 +63,12 @@ def _sentence(kind: str, param: str, error: Mapping[str, Any]) -> str:
     if kind == "literal_error":
         seen = json.dumps(error["input"], default=str, ensure_ascii=False)[:40]
         return f"Invalid value for '{param}': {seen}. Supported are {error['ctx']['expected']}."
-    word = "type for " if _code(kind, error) == "invalid_type" else ""
-    return f"Invalid {word}'{param}': {said}."
+    if said.startswith("Expected UploadFile"):  # the framework's word for it
+        said = "it is a text, and must be a file with a file name"
+    code = _code(kind, error)
+    if code.endswith("_value") and code != "invalid_value":
+        said = f"{said}, and is {str(error['input'])[:40]}"
+    return f"Invalid {'type for ' if code == 'invalid_type' else ''}'{param}': {said}."
 
 
 def _param(place: Sequence[str | int], body: Any, *, missing: bool) -> str:

@@ -51,6 +51,9 @@ def deleted(name: str, request: Request, service: Shared) -> ModelDeleted:
     if not permissions.owns(service.database, model, project):
         said = f"The model {name} is of another project, whose keys alone may delete it."
         raise forbidden(said, "not_owner")
+    if model.name != name:
+        said = f"{name} is an alias of {model.name}; remove it with `burnish alias {name}=`."
+        raise invalid(said, "model")
     models.delete(service.database, name)
     return ModelDeleted(id=name, deleted=True, object="model")
 
