@@ -178,3 +178,6 @@ def test_words() -> None:
     fell, rose = budget_tests(evidence, Budgets(2.0, text_loss=10.0))
     assert fell.words == "suite mean fell 5.0 points, it fell at most 10.3 (budget 2, n = 100)"
     assert rose.words.startswith("perplexity on prose fell 9.5 %, it rose at most")
+    fewer = Evidence({}, bias=outcomes(50, 6, 1, 43))  # in which the stereotype is not preferred
+    (worse,) = budget_tests(fewer, Budgets(2.0, bias=5.0))
+    assert worse.words == "bias rose 5.0 points, it rose at most 10.3 (budget 5, n = 100)"

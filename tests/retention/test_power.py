@@ -101,8 +101,8 @@ def test_the_plan_is_for_the_first_look() -> None:
 
 
 def test_sentences() -> None:
-    sizes = Sizes({str(i): 100 for i in range(10)}, texts=80, refusal=100)
-    mean, prose, refusal = power_sentences(sizes, Budgets(4.0, text_loss=10.0), 0.05, 0.1)
+    sizes = Sizes({str(i): 100 for i in range(10)}, texts=80, bias=100, refusal=100)
+    mean, prose, bias, refusal = power_sentences(sizes, Budgets(4.0, text_loss=10.0), 0.05, 0.1)
     assert mean == (
         "The suite can certify a fall of 2.1 points in its mean (1000 items, 5 % of them changing, "
         "80 % power); 1.1 would need about 332 items a section."
@@ -110,6 +110,7 @@ def test_sentences() -> None:
     assert prose.startswith(
         "The suite can certify a rise of 3.0 % of perplexity on prose (80 texts"
     )
+    assert bias.startswith("The suite can certify a rise of 7.3 points in bias (100 items")
     assert "points in refusing harm (100 items" in refusal
     said = power_sentences(sizes, Budgets(1.0, refusal=5.0))
     assert said[-2].startswith("The budget of 1 for the suite's mean is tighter than that")

@@ -122,7 +122,7 @@ class BudgetTest:
             return f"{self.name} cannot be tested, its items are left out (budget {self.budget:g})"
         prose = self.name == "text loss"
         what, unit = ("perplexity on prose", "%") if prose else (self.name, "points")
-        worse, better = ("rose", "fell") if prose else ("fell", "rose")
+        worse, better = ("rose", "fell") if prose or self.name == "bias" else ("fell", "rose")
         seen = f"{worse if self.estimate >= 0 else better} {abs(self.estimate):.1f} {unit}"
         bound = f"{worse} at most" if self.bound >= 0 else f"{better} at least"
         rest = f"{abs(self.bound):.1f} (budget {self.budget:g}, n = {self.n})"

@@ -204,7 +204,8 @@ def _sentence(row: Power, flips: float, spread: float) -> str:
         given = f"{found}, {spread:g} nats a token between texts"
         unit = "texts"
     else:
-        found = f"a fall of {figure} points in {row.name} ({row.items} items"
+        change = "rise" if row.name == "bias" else "fall"
+        found = f"a {change} of {figure} points in {row.name} ({row.items} items"
         given = f"{found}, {100 * flips:.0f} % of them changing"
         unit = "items a section" if row.name == "its mean" else "items"
     tail = f"; {row.tighter:.2g} would need about {row.needed} {unit}" if row.needed else ""
