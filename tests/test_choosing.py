@@ -216,6 +216,17 @@ def test_what_is_not_measured_cannot_be_compared(
         burnish.compare(run.path, tiny_folder, quiet=True)
 
 
+@pytest.mark.parametrize("lost", ["leakage.json", "data/test.jsonl"])
+def test_a_run_that_was_copied_in_part_cannot_be_compared(
+    lost: str, tmp_path: Path, tiny_folder: Path, suite: Path
+) -> None:
+    run = burnish.run(recipe(tmp_path, tiny_folder, suite, 0.001, 99), quiet=True)
+    (run.path / lost).unlink()
+    with pytest.raises(RunError, match=Path(lost).name):
+        burnish.compare(run.path, tiny_folder, quiet=True)
+    assert not (run.path / "comparisons").exists()
+
+
 def test_a_suite_that_was_learnt_is_left_out_of_the_mean(
     tmp_path: Path, tiny_folder: Path, suite: Path
 ) -> None:
