@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 import burnish
 from burnish import choosing, healing, pipeline
-from burnish.errors import DataError, DivergedError, ModelError, RunError
+from burnish.errors import DataError, DivergedError, ModelError, RunError, UserError
 from burnish.retention.budgets import Evidence
 from burnish.run_directory import RunDirectory
 from burnish.searching import Search
@@ -225,6 +225,21 @@ def test_where_one_attempt_fails_another_one_gets_a_look(
     assert "look 3" in last
     again = burnish.heal(run, 10, quiet=True)
     assert again.verdict() == healed.verdict()
+
+
+@pytest.mark.parametrize("gone", ["checkpoints", "known.jsonl"])
+def test_what_cannot_be_healed_keeps_its_verdict(run: Path, suite: Path, gone: str) -> None:
+    lost = suite if gone == suite.name else run / gone
+    verdict = RunDirectory.open(run).verdict()
+    aside = lost.rename(lost.with_name("aside"))
+    try:
+        with pytest.raises(UserError):
+            burnish.heal(run, quiet=True)
+    finally:
+        aside.rename(lost)
+    kept = RunDirectory.open(run)
+    assert (kept.verdict(), kept.manifest().state) == (verdict, "certified")
+    assert (run / "ledger.json").exists()
 
 
 def test_a_run_without_a_suite_says_so(tmp_path: Path, tiny_folder: Path, suite: Path) -> None:
