@@ -266,7 +266,7 @@ def look_for_leakage(directory: RunDirectory, recipe: Recipe, suites: Sequence[S
 
 def flattered(leakage: Leakage, ledger: Sequence[LedgerRow]) -> list[str]:
     """Sentences for the verdict: what was learnt from and is counted nevertheless."""
-    left_out = {row.task for row in ledger if row.excluded}
+    left_out = {half for row in ledger if row.excluded for half in _halves(row.task)}
     return [
         f"{count} items of {name} were learnt, so its figures may flatter."
         for name, count in leakage.leaked.items()
