@@ -300,6 +300,21 @@ def test_an_adapter_of_others_is_taken_over_and_mended(
         )
 
 
+def test_an_adapter_of_another_model_leaves_no_run_behind(
+    foreign: Path, tmp_path: Path, tiny_folder: Path, suite: Path
+) -> None:
+    recipe(tmp_path, tiny_folder, suite, 0.02, 5)
+    weights = load_file(foreign / "adapter_model.safetensors")
+    save_file(
+        {key: torch.cat([value, value]) for key, value in weights.items()},
+        foreign / "adapter_model.safetensors",
+    )
+    given = {"data": tmp_path / "rows.jsonl", "model": str(tiny_folder), "quiet": True}
+    with pytest.raises(ModelError, match="another base model"):
+        burnish.heal(foreign, 1, **given, **{"output": str(tmp_path / "runs")})
+    assert not list((tmp_path / "runs").glob("*"))
+
+
 def test_an_adapter_needs_rows_and_safetensors(foreign: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="--data"):
         burnish.heal(foreign, 1, quiet=True)
