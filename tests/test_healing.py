@@ -278,6 +278,7 @@ def test_an_adapter_of_others_is_taken_over_and_mended(
     )
     assert healed.path == tmp_path / "runs" / "healed-theirs"
     assert healed.manifest().adopted
+    assert healed.verdict().reasons[-1].endswith("were among them, the gain flatters.")
     tried = attempts(healed)
     assert tried[0] == "1-mend"
     assert not {"2-anchor", "3-replay", "4-rate"} & set(tried)

@@ -16,6 +16,11 @@ from burnish.recipe import Recipe, build_recipe, changed_recipe
 from burnish.run_directory import RunDirectory, remove_directory, replace_directory
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# Of the verdict: the test rows are new to healing, but perhaps not to the adapter.
+ELSEWHERE = (
+    "Another tool trained the adapter, on rows that are not known here: where the test rows were "
+    "among them, the gain flatters."
+)
 
 
 def is_foreign(folder: Path | str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from rich.markup import escape
 from transformers import PreTrainedTokenizerBase
 
-from burnish.adopting import adopt, is_foreign
+from burnish.adopting import ELSEWHERE, adopt, is_foreign
 from burnish.beginning import Checked, begin, prepare
 from burnish.candidates import Candidate
 from burnish.choosing import choose, keep
@@ -195,7 +195,8 @@ def _judge(directory: RunDirectory, manifest: Manifest, bars: Bars) -> None:
     rows = fill_ledger(directory, recipe, certs, leakage, level)
     directory.write_ledger(rows)
     verdict = decide(rows, recipe.budget.general, head, certificate)
-    directory.write_verdict(replace(verdict, reasons=(*verdict.reasons, *flattered(leakage, rows))))
+    beside = flattered(leakage, rows) + ([ELSEWHERE] if manifest.adopted else [])
+    directory.write_verdict(replace(verdict, reasons=(*verdict.reasons, *beside)))
     manifest.state = "certified"
     directory.write_manifest(manifest)
 
