@@ -124,6 +124,16 @@ def test_the_headline_is_the_mean_and_what_is_too_tight() -> None:
     assert "tighter" in power_headline(sizes, Budgets(4.0, text_loss=0.1))
 
 
+def test_a_later_look_can_certify_less_and_says_so() -> None:
+    sizes, budgets = Sizes({str(i): 100 for i in range(10)}), Budgets(4.0)
+    first, third = (power_of(sizes, budgets, look=look)[0].smallest for look in (1, 3))
+    assert third == pytest.approx(suite_budget(sizes.sections, alpha=look_alpha(3, 0.95)))
+    assert (third or 0.0) > 1.3 * (first or 9.9)
+    said = "That is at look 3 at these items, which may err in 0.16 % of runs."
+    assert said in power_headline(sizes, budgets, 3)
+    assert said in power_sentences(sizes, budgets, look=3)
+
+
 def test_too_few_items_certify_nothing() -> None:
     sentence = power_sentences(Sizes({"a": 1}), Budgets(2.0))[0]
     assert sentence == "1 items cannot certify any budget of its mean."
