@@ -216,6 +216,30 @@ def test_what_is_not_measured_cannot_be_compared(
         burnish.compare(run.path, tiny_folder, quiet=True)
 
 
+def test_a_section_with_a_budget_has_the_bound_that_it_was_judged_by(
+    tmp_path: Path, tiny_folder: Path, suite: Path
+) -> None:
+    """It is the whole mean here, which decides at the confidence of the look."""
+    path = recipe(tmp_path, tiny_folder, suite, 0.02, 99)
+    run = burnish.run(path, quiet=True, budget={"section": 99}, choose={"trials": 0})
+    _, mean, section = [row for row in run.ledger() if row.metric != "macro_f1"]
+    assert section.bound == mean.bound
+    asked = " ".join(run.verdict().reasons)
+    assert f"known-cert.known fell {-100 * section.delta:.1f} points" in asked
+    assert f"it fell at most {-100 * (section.bound or 0.0):.1f} (budget 99" in asked
+
+
+@pytest.mark.parametrize("lost", ["leakage.json", "data/test.jsonl"])
+def test_a_run_that_was_copied_in_part_cannot_be_compared(
+    lost: str, tmp_path: Path, tiny_folder: Path, suite: Path
+) -> None:
+    run = burnish.run(recipe(tmp_path, tiny_folder, suite, 0.001, 99), quiet=True)
+    (run.path / lost).unlink()
+    with pytest.raises(RunError, match=Path(lost).name):
+        burnish.compare(run.path, tiny_folder, quiet=True)
+    assert not (run.path / "comparisons").exists()
+
+
 def test_a_suite_that_was_learnt_is_left_out_of_the_mean(
     tmp_path: Path, tiny_folder: Path, suite: Path
 ) -> None:

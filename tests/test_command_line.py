@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from burnish.cli import main
-from burnish.cli.options import overrides
+from burnish.cli.options import overrides, print_verdict
 from burnish.errors import InterruptedRunError
+from burnish.run_directory import LedgerRow, Manifest, RunDirectory, Verdict
 
 
 @pytest.mark.parametrize(
@@ -74,3 +75,19 @@ def test_healing_that_was_stopped_goes_on_with_the_same_command(
 def test_a_setting_that_is_no_yaml_is_text(text: str) -> None:
     given = overrides([f"data.system={text}", "seed=3"], None, None, drop_bad=False)
     assert given == {"data.system": text, "seed": 3}
+
+
+def test_no_number_of_the_ledger_is_cut_off(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    manifest = Manifest("wide", "certified", {"objective": "sft"}, {})
+    run = RunDirectory.create(tmp_path / "wide", manifest)
+    task = "a-suite-of-our-own-cert.a-section-with-a-name"
+    wide = {"n": 12345, "base": 6.037, "tuned": 6.315, "delta": 0.278, "low": 0.243, "high": 0.311}
+    run.write_ledger([LedgerRow(task, "kl", "KL nats/token", **wide)])
+    run.write_verdict(Verdict("hold", ("It was not better.",), 2.0, 0.96, None, None))
+    print_verdict(run, as_json=False)
+    said = capsys.readouterr().out
+    for cell in (task, "12345", "6.037", "6.315", "+0.278", "+0.243 to +0.311"):
+        assert f" {cell} " in said

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 import burnish
 from burnish import choosing, healing, pipeline
-from burnish.errors import DataError, DivergedError, ModelError, RunError
+from burnish.errors import DataError, DivergedError, ModelError, RunError, UserError
 from burnish.retention.budgets import Evidence
 from burnish.run_directory import RunDirectory
 from burnish.searching import Search
@@ -227,6 +227,21 @@ def test_where_one_attempt_fails_another_one_gets_a_look(
     assert again.verdict() == healed.verdict()
 
 
+@pytest.mark.parametrize("gone", ["checkpoints", "known.jsonl"])
+def test_what_cannot_be_healed_keeps_its_verdict(run: Path, suite: Path, gone: str) -> None:
+    lost = suite if gone == suite.name else run / gone
+    verdict = RunDirectory.open(run).verdict()
+    aside = lost.rename(lost.with_name("aside"))
+    try:
+        with pytest.raises(UserError):
+            burnish.heal(run, quiet=True)
+    finally:
+        aside.rename(lost)
+    kept = RunDirectory.open(run)
+    assert (kept.verdict(), kept.manifest().state) == (verdict, "certified")
+    assert (run / "ledger.json").exists()
+
+
 def test_a_run_without_a_suite_says_so(tmp_path: Path, tiny_folder: Path, suite: Path) -> None:
     path = recipe(tmp_path, tiny_folder, suite, 0.02, 99)
     made = burnish.run(path, quiet=True, evaluate={"general": None})
@@ -263,6 +278,7 @@ def test_an_adapter_of_others_is_taken_over_and_mended(
     )
     assert healed.path == tmp_path / "runs" / "healed-theirs"
     assert healed.manifest().adopted
+    assert healed.verdict().reasons[-1].endswith("were among them, the gain flatters.")
     tried = attempts(healed)
     assert tried[0] == "1-mend"
     assert not {"2-anchor", "3-replay", "4-rate"} & set(tried)
@@ -283,6 +299,21 @@ def test_an_adapter_of_others_is_taken_over_and_mended(
             quiet=True,
             **{"output": str(tmp_path / "runs"), "evaluate.general": str(suite)},
         )
+
+
+def test_an_adapter_of_another_model_leaves_no_run_behind(
+    foreign: Path, tmp_path: Path, tiny_folder: Path, suite: Path
+) -> None:
+    recipe(tmp_path, tiny_folder, suite, 0.02, 5)
+    weights = load_file(foreign / "adapter_model.safetensors")
+    save_file(
+        {key: torch.cat([value, value]) for key, value in weights.items()},
+        foreign / "adapter_model.safetensors",
+    )
+    given = {"data": tmp_path / "rows.jsonl", "model": str(tiny_folder), "quiet": True}
+    with pytest.raises(ModelError, match="another base model"):
+        burnish.heal(foreign, 1, **given, **{"output": str(tmp_path / "runs")})
+    assert not list((tmp_path / "runs").glob("*"))
 
 
 def test_an_adapter_needs_rows_and_safetensors(foreign: Path, tmp_path: Path) -> None:

@@ -11,9 +11,20 @@ from burnish.data.formats import Converter
 from burnish.data.rows import Row
 from burnish.errors import RecipeError
 from burnish.evaluation.suite import load_suite
-from burnish.measurement import budgets_of, check_budgets, suite_sizes, target_task
+from burnish.measurement import budgets_of, check_budgets, flattered, suite_sizes, target_task
+from burnish.overlaps import ComparedSet, Leakage
 from burnish.recipe import load_recipe
 from burnish.retention.budgets import Budgets
+from burnish.run_directory import LedgerRow
+
+
+def test_what_is_left_out_flatters_nobody() -> None:
+    """A section is left out with both of its halves, whichever of them was learnt."""
+    names = ("core-probe.facts", "core-cert.facts", "core-probe.prose", "test")
+    leakage = Leakage((), tuple(ComparedSet(name, 9, "", 2) for name in names), ())
+    out = LedgerRow("core-cert.facts", "section", "accuracy", 9, 1, 1, 0, 0, 0, excluded="learnt")
+    said = [f"2 items of {name} were learnt, so its figures may flatter." for name in names[2:]]
+    assert flattered(leakage, [out]) == said
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import burnish
-from burnish.errors import RecipeError
+from burnish.errors import RecipeError, RunError
 from burnish.recipe import load_recipe
 from burnish.run_directory import RunDirectory
 from burnish.stages import matrix, run_stages, stage_recipes
@@ -134,6 +134,17 @@ def test_a_stage_that_ruins_an_earlier_task_is_held_and_passed_over(
     kept = earlier["1-colours after 3-again"]
     assert kept.passed
     assert "keeps its budget" in " ".join(folder.verdict().reasons)
+
+
+def test_a_folder_of_stages_is_no_run(tmp_path: Path, base: str) -> None:
+    """Every verb says so, and healing takes nothing away from it before."""
+    path = recipe(tmp_path, base + "data: {train: colours.jsonl}\nstages: [{name: only}]\n")
+    folder = run_stages(load_recipe(path), quiet=True).path
+    kept = sorted(found.name for found in folder.iterdir())
+    for verb in (burnish.heal, burnish.evaluate, burnish.report, burnish.open_tuned):
+        with pytest.raises(RunError, match=r"both holds 1 stages, .* such as .*both/1-only"):
+            verb(folder)
+    assert sorted(found.name for found in folder.iterdir()) == kept
 
 
 def test_an_earlier_task_may_be_left_unjudged(tmp_path: Path, base: str) -> None:

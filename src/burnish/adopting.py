@@ -8,13 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from burnish.beginning import begin
-from burnish.errors import DataError, ModelError, RunError
+from burnish.errors import DataError, ModelError, RunError, UserError
 from burnish.lineage import recipe_of
+from burnish.opening import open_run
 from burnish.progress import Bars
 from burnish.recipe import Recipe, build_recipe, changed_recipe
-from burnish.run_directory import RunDirectory, replace_directory
+from burnish.run_directory import RunDirectory, remove_directory, replace_directory
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# Of the verdict: the test rows are new to healing, but perhaps not to the adapter.
+ELSEWHERE = (
+    "Another tool trained the adapter, on rows that are not known here: where the test rows were "
+    "among them, the gain flatters."
+)
 
 
 def is_foreign(folder: Path | str) -> bool:
@@ -35,13 +41,20 @@ def adopt(
 
     Raises:
         RunError: the name is another run's, or that of another adapter.
+        ModelError: the adapter does not fit the model; no run is left behind.
     """
     values = adopted_recipe(folder, data, model, name)
     recipe = build_recipe(values, recipe_keys=set(), command_keys={"model", "data.train"})
     recipe = changed_recipe(recipe, overrides) if overrides else recipe
     path = recipe.output / recipe.name
     if not path.exists():
-        return take_over(begin(recipe, bars), folder)
+        directory = take_over(begin(recipe, bars), folder)
+        try:
+            open_run(directory)
+        except UserError:
+            remove_directory(path)  # nothing was measured; with the right model it is taken over
+            raise
+        return directory
     directory = RunDirectory.open(path)
     if not _is_of(directory, recipe, folder):
         raise RunError(f"{path} is there and is not of {folder}", "name the new run with --name")

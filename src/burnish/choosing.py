@@ -104,6 +104,12 @@ def cert_hashes(certs: Sequence[Suite]) -> list[str]:
     return [task.hash[:16] for cert in certs for task in cert.tasks]
 
 
+def next_look(directory: RunDirectory, certs: Sequence[Suite]) -> int:
+    """The number of the next look, after those that the run inherits."""
+    base = directory.manifest().model["sha256"]
+    return CertLedger(directory, base, cert_hashes(certs)).following
+
+
 def cert_evidence(
     directory: RunDirectory,
     certs: Sequence[Suite],

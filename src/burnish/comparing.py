@@ -59,19 +59,20 @@ def compare(
         )
     bars = Bars(quiet=quiet)
     other = _open(against, recipe, served_name)
+    targets = [target_task(recipe, directory, other, name) for name in ("", *recipe.tasks)]
+    leakage = directory.leakage()
+    if leakage is None:
+        raise RunError(f"{directory.path} has no leakage.json", "copy the run with all its files")
     found = _begin(directory, other)
     certs = [split_suite(suite)[1] for suite in load_suites(recipe.evaluate.general)]
     certs = [_comparable(cert, other, directory) for cert in certs]
     tasks: list[Task] = [task for cert in certs for task in cert.tasks]
-    targets = [target_task(recipe, directory, other, name) for name in ("", *recipe.tasks)]
     measure(found, other, "base", [*targets, *tasks], bars)
     ledger = CertLedger(directory, _whose(other), cert_hashes(certs))
     if isinstance(other, RemoteModel):
         other.close()
     del other
     model = open_tuned(directory)
-    leakage = directory.leakage()
-    assert leakage is not None, "a certified run has one"
 
     def evidence(_: Candidate) -> Evidence:
         measure(found, model, "tuned", tasks, bars)

@@ -19,13 +19,14 @@ from burnish.candidates import Candidate
 from burnish.chat import Example
 from burnish.choosing import keep
 from burnish.errors import RunError, UserError
+from burnish.evaluation.general import load_suites
 from burnish.lineage import keep_earlier, link, recipe_of
 from burnish.models.cache import cache_folder
 from burnish.progress import Bars
 from burnish.recipe import HEADS, Recipe, changed_recipe
 from burnish.recipe.budget import REPLAYED
 from burnish.run_directory import RunDirectory, remove_directory
-from burnish.searching import Search
+from burnish.searching import Search, steps_of
 from burnish.training.replay import examples_of, replayed
 from burnish.tuning import ANCHORED, TOLERATED
 
@@ -185,7 +186,10 @@ def check_own(run: RunDirectory, given: Mapping[str, Any]) -> None:
 
 
 def check_judged(run: RunDirectory) -> None:
-    """RunError where it is not trained yet, or nothing says what it forgot."""
+    """RunError where it is not trained yet, or nothing is there to judge or to choose from.
+
+    It comes before the verdict is forgotten, which could not be reached again.
+    """
     manifest = run.manifest()
     recipe = recipe_of(manifest)
     if manifest.state in ("created", "training"):
@@ -197,6 +201,8 @@ def check_judged(run: RunDirectory) -> None:
             f"{run.path} has no general suite, so nothing says what it forgot",
             "set evaluate.general, and an objective whose model writes text",
         )
+    load_suites(recipe.evaluate.general)
+    steps_of(run)
 
 
 def heal(search: Search, minutes: float, train: Train, bars: Bars, *, anew: bool = True) -> None:

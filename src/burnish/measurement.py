@@ -266,7 +266,7 @@ def look_for_leakage(directory: RunDirectory, recipe: Recipe, suites: Sequence[S
 
 def flattered(leakage: Leakage, ledger: Sequence[LedgerRow]) -> list[str]:
     """Sentences for the verdict: what was learnt from and is counted nevertheless."""
-    left_out = {row.task for row in ledger if row.excluded}
+    left_out = {half for row in ledger if row.excluded for half in _halves(row.task)}
     return [
         f"{count} items of {name} were learnt, so its figures may flatter."
         for name, count in leakage.leaked.items()
@@ -328,16 +328,20 @@ def _suite_rows(
     directory: RunDirectory, recipe: Recipe, suite: Suite, leakage: Leakage, level: float
 ) -> list[LedgerRow]:
     """The mean is over the sections that are not left out; there is none without them."""
-    excluded = left_out(directory, suite, leakage)
+    excluded, budgets = left_out(directory, suite, leakage), budgets_of(recipe)
+    of_section = LEVEL if budgets.section is None else level
+    of_bias = LEVEL if budgets.bias is None else level
     sections = {task.name: _pair(directory, task.name) for task in suite.sections}
     rows = []
     if counted := {name: pair for name, pair in sections.items() if name not in excluded}:
-        rows.append(general_row(suite.name, counted, budgets_of(recipe).of(suite.name), level))
-    rows += [section_row(name, pair, excluded.get(name)) for name, pair in sections.items()]
+        rows.append(general_row(suite.name, counted, budgets.of(suite.name), level))
+    rows += [
+        section_row(name, pair, excluded.get(name), of_section) for name, pair in sections.items()
+    ]
     rows += [
         text_loss_row(task.name, _pair(directory, task.name), recipe.seed) for task in suite.texts
     ]
-    rows += [bias_row(task.name, _pair(directory, task.name)) for task in suite.bias]
+    rows += [bias_row(task.name, _pair(directory, task.name), of_bias) for task in suite.bias]
     return rows + [
         kl_row(task.name, _pair(directory, task.name), recipe.seed) for task in suite.openings
     ]

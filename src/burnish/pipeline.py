@@ -12,10 +12,10 @@ from typing import Any
 from rich.markup import escape
 from transformers import PreTrainedTokenizerBase
 
-from burnish.adopting import adopt, is_foreign
+from burnish.adopting import ELSEWHERE, adopt, is_foreign
 from burnish.beginning import Checked, begin, prepare
 from burnish.candidates import Candidate
-from burnish.choosing import choose, keep
+from burnish.choosing import choose, keep, next_look
 from burnish.comparing import compare as compare  # a verb of notebooks
 from burnish.errors import PreflightError, RunError
 from burnish.evaluation.general import load_suites
@@ -120,9 +120,10 @@ def train(
     if directory is None:
         directory = begin(chosen, bars)
     if directory.manifest().state == "training":
-        for suite in suites:
-            _, cert = split_suite(suite)
-            bars.say(power_headline(suite_sizes(cert), budgets_of(chosen).alone(cert.name)))
+        certs = [split_suite(suite)[1] for suite in suites]
+        look = next_look(directory, certs)
+        for cert in certs:
+            bars.say(power_headline(suite_sizes(cert), budgets_of(chosen).alone(cert.name), look))
         try:
             learn(directory, chosen, bars, _first(directory, chosen, bars), watch)
         except PreflightError:
@@ -195,7 +196,8 @@ def _judge(directory: RunDirectory, manifest: Manifest, bars: Bars) -> None:
     rows = fill_ledger(directory, recipe, certs, leakage, level)
     directory.write_ledger(rows)
     verdict = decide(rows, recipe.budget.general, head, certificate)
-    directory.write_verdict(replace(verdict, reasons=(*verdict.reasons, *flattered(leakage, rows))))
+    beside = flattered(leakage, rows) + ([ELSEWHERE] if manifest.adopted else [])
+    directory.write_verdict(replace(verdict, reasons=(*verdict.reasons, *beside)))
     manifest.state = "certified"
     directory.write_manifest(manifest)
 

@@ -27,8 +27,7 @@ Kind = Literal["target", "general", "section", "text_loss", "bias", "kl", "earli
 class ItemResult:
     """One item of one task under one model.
 
-    `score` is 1.0 or 0.0 for a yes/no item, a grade in [0, 1], or nats a token for text loss and
-    KL.
+    `score` is 1.0 or 0.0 (yes or no), a grade in [0, 1], or nats a token for text loss and KL.
     `logprob` is the log-probability (nats, summed) of the answer where one was computed.
     """
 
@@ -46,9 +45,9 @@ class LedgerRow:
 
     `low` and `high` bound the paired difference `delta` = tuned - base two-sided at `confidence`;
     `bound` is the one-sided bound on the side that the decision looks at, at the verdict's
-    confidence where the row decides and at 95 % elsewhere. `lost` and
-    `gained` count flips of yes/no items; `p` is McNemar's mid-p. `excluded` says why a section is
-    no part of the suite mean. What does not apply is None.
+    confidence where the row decides and at 95 % elsewhere. `lost` and `gained` count flips of
+    yes/no items; `p` is McNemar's mid-p. `excluded` says why a section is no part of the suite
+    mean. What does not apply is None.
     """
 
     task: str
@@ -162,9 +161,11 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path | str) -> "RunDirectory":
-        """An existing run; its manifest must be readable."""
+        """An existing run; its manifest must be readable, and not that of a folder of stages."""
         run = cls(path)
-        run.manifest()
+        if stages := run.manifest().lineage.get("stages"):
+            seen = f"{path} holds {len(stages)} stages, each a run of its own"
+            raise RunError(seen, f"name one of them, such as {stages[-1]}")
         for name in ("adapter", "model"):  # a kill between the renames of `replace_directory`
             old = run.path / f".{name}.old"
             if old.exists() and not (run.path / name).exists():

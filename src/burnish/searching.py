@@ -159,18 +159,13 @@ class Search:
     def _checkpoints(self, attempt: str) -> Iterator[Candidate]:
         """As trained: the best one by validation loss, then those near it that forgot less."""
         run = self.runs[attempt]
-        steps = saved_steps(run.checkpoints)
+        steps = steps_of(run)
         losses = {
             int(event["step"]): float(event["loss"])
             for event in run.events("validation")
             if int(event["step"]) in steps
         }
         at = {step: self._candidate(attempt, step) for step in steps}
-        if not steps:
-            raise RunError(
-                f"{run.path} has no checkpoints any more, among which to choose",
-                "name a run whose checkpoints are there",
-            )
         if not losses:
             yield at[steps[-1]]
             return
@@ -323,6 +318,17 @@ class Search:
 
     def _pair(self, label: str, task: str) -> Pair:
         return self.directory.results("base", task), self.directory.results(label, task)
+
+
+def steps_of(run: RunDirectory) -> list[int]:
+    """The steps of the run's checkpoints; RunError where there are none."""
+    steps = saved_steps(run.checkpoints)
+    if not steps:
+        raise RunError(
+            f"{run.path} has no checkpoints any more, among which to choose",
+            "name a run whose checkpoints are there",
+        )
+    return steps
 
 
 def counted(directory: RunDirectory, suite: Suite, leakage: Leakage) -> list[str]:

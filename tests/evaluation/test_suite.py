@@ -214,8 +214,9 @@ def test_a_section_near_chance_is_named_with_its_scores() -> None:
     pairs = section([2] * 100)
     # Two standard errors of 59 and 60 of 100: 9.84 and 9.80 points.
     assert near_chance(pairs, results(60, 100)) is None
-    assert near_chance(pairs, results(59, 100)) == "base 59.0 % is not above chance, 50.0 %"
-    assert near_chance(pairs, results(30, 100)) == "base 30.0 % is not above chance, 50.0 %"
+    why = "% is not two standard errors above chance, 50.0 %"
+    assert near_chance(pairs, results(59, 100)) == f"base 59.0 {why}"
+    assert near_chance(pairs, results(30, 100)) == f"base 30.0 {why}"
 
 
 def test_a_checked_section_is_left_out_when_hardly_a_reply_passes() -> None:

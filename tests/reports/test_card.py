@@ -56,6 +56,17 @@ def test_verdict_and_ledger_are_the_runs(certified: RunDirectory) -> None:
     assert "| prose | nats/token | 40 | 2.914 | 2.931 | +0.017 | −0.004 to +0.038 |" in card
 
 
+def test_of_an_adapter_that_another_tool_trained_the_card_tells_what_is_known(
+    certified: RunDirectory,
+) -> None:
+    certified.write_manifest(replace(certified.manifest(), adopted=True))
+    card = card_of(certified)
+    assert ", trained with another tool, and measured with Burnish" in card
+    assert "| lora.rank | " in card
+    assert "training.epochs" not in card
+    assert "lora.target" not in card
+
+
 def test_limitations_name_what_fell(certified: RunDirectory) -> None:
     limits = card_of(certified).split("## Limitations")[1].split("##")[0]
     assert "grammar (accuracy): −9.0" in limits

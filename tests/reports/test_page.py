@@ -284,6 +284,15 @@ def test_leakage_is_told_in_a_line_and_a_table(certified: RunDirectory) -> None:
     certified.write_leakage(Leakage(learnt, tuple(sets), ()))
     assert "train, test, core: disjoint." in page_of(certified)
 
+    twice = Overlap("test", "core.facts", "exact", 2, 2, (("facts-002", "7"),))
+    certified.write_leakage(Leakage(learnt, tuple(sets), (twice,)))
+    html = page_of(certified)
+    assert "disjoint" not in Page(html).text
+    assert (
+        "Nothing that judges was learnt. Standing in two sets that judge: 2 of 100 items of "
+        "core.facts in test." in html
+    )
+
     sets[1] = replace(sets[1], leaked=3)
     overlap = Overlap("train", "core.facts", "13-gram", 3, 7, (("facts-001", SCRIPT),))
     certified.write_leakage(Leakage(learnt, tuple(sets), (overlap,)))

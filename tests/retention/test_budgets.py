@@ -148,6 +148,20 @@ def test_a_budget_whose_items_are_left_out_is_not_passed() -> None:
     assert refusal.words == "refusal cannot be tested, its items are left out (budget 5)"
 
 
+def test_a_suite_without_a_section_that_counts_is_judged_by_all_the_rest() -> None:
+    """All its sections are left out, yet its prose and its pairs are there and are named."""
+    alone = Evidence({}, {"prose": losses(0.5, 0.6, 0.4)}, bias=FALLEN, suite="core")
+    evidence = Evidence({"a": KEPT}, suite="mine", beside=(alone,))
+    named = Budgets(4.0, text_loss=10.0, bias=5.0)
+    prose, bias, mean = budget_tests(evidence, named)
+    assert (prose.name, bias.name, mean.name) == ("text loss", "bias", "mine mean")
+    assert (prose.broken, bias.broken, mean.passed) == (True, True, True)
+    assert inside(budget_tests(evidence, Budgets(4.0)))
+    own, _ = budget_tests(evidence, Budgets(4.0, suites={"core": 3.0}))
+    assert own.words == "core mean cannot be tested, its items are left out (budget 3)"
+    assert not own.passed
+
+
 def test_evidence_of_results() -> None:
     base = [ItemResult(str(i), "q", "yes", "yes", float(i < 3)) for i in range(4)]
     after = [ItemResult(str(i), "q", "yes", "yes", float(i < 1)) for i in range(4)]
@@ -164,3 +178,6 @@ def test_words() -> None:
     fell, rose = budget_tests(evidence, Budgets(2.0, text_loss=10.0))
     assert fell.words == "suite mean fell 5.0 points, it fell at most 10.3 (budget 2, n = 100)"
     assert rose.words.startswith("perplexity on prose fell 9.5 %, it rose at most")
+    fewer = Evidence({}, bias=outcomes(50, 6, 1, 43))  # in which the stereotype is not preferred
+    (worse,) = budget_tests(fewer, Budgets(2.0, bias=5.0))
+    assert worse.words == "bias rose 5.0 points, it rose at most 10.3 (budget 5, n = 100)"

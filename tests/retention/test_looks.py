@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from burnish.candidates import Candidate
+from burnish.choosing import cert_hashes, next_look
+from burnish.evaluation.suite import Suite
+from burnish.evaluation.tasks import ChoiceItem, ChooseTask
 from burnish.lineage import keep_earlier
 from burnish.recipe import load_recipe
 from burnish.retention.budgets import Budgets, Evidence
@@ -138,6 +141,19 @@ def test_looks_stay_with_the_model(tmp_path: Path) -> None:
         3,
         3,
     ]
+
+
+def test_the_next_look_of_a_run_counts_those_that_it_inherits(tmp_path: Path) -> None:
+    run = run_at(tmp_path / "run")
+    suite = Suite("own", [ChooseTask("own.a", [ChoiceItem("1", "Is it", ("yes", "no"), 0)])])
+    manifest = run.manifest()
+    manifest.model = {"sha256": "base"}
+    run.write_manifest(manifest)
+    assert next_look(run, [suite]) == 1
+    ledger = CertLedger(RunDirectory(run.earlier), "base", cert_hashes([suite]))
+    run.earlier.mkdir()
+    ledger.record(ledger.look(["a"], Budgets(2.0)), ["a"], "a", Budgets(2.0), False)
+    assert next_look(run, [suite]) == 2
 
 
 def test_without_a_ledger_it_is_the_first_look() -> None:

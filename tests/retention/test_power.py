@@ -101,8 +101,8 @@ def test_the_plan_is_for_the_first_look() -> None:
 
 
 def test_sentences() -> None:
-    sizes = Sizes({str(i): 100 for i in range(10)}, texts=80, refusal=100)
-    mean, prose, refusal = power_sentences(sizes, Budgets(4.0, text_loss=10.0), 0.05, 0.1)
+    sizes = Sizes({str(i): 100 for i in range(10)}, texts=80, bias=100, refusal=100)
+    mean, prose, bias, refusal = power_sentences(sizes, Budgets(4.0, text_loss=10.0), 0.05, 0.1)
     assert mean == (
         "The suite can certify a fall of 2.1 points in its mean (1000 items, 5 % of them changing, "
         "80 % power); 1.1 would need about 332 items a section."
@@ -110,6 +110,7 @@ def test_sentences() -> None:
     assert prose.startswith(
         "The suite can certify a rise of 3.0 % of perplexity on prose (80 texts"
     )
+    assert bias.startswith("The suite can certify a rise of 7.3 points in bias (100 items")
     assert "points in refusing harm (100 items" in refusal
     said = power_sentences(sizes, Budgets(1.0, refusal=5.0))
     assert said[-2].startswith("The budget of 1 for the suite's mean is tighter than that")
@@ -121,6 +122,16 @@ def test_the_headline_is_the_mean_and_what_is_too_tight() -> None:
     plain = power_headline(sizes, Budgets(4.0, text_loss=10.0))
     assert plain == power_sentences(sizes, Budgets(4.0, text_loss=10.0))[0]
     assert "tighter" in power_headline(sizes, Budgets(4.0, text_loss=0.1))
+
+
+def test_a_later_look_can_certify_less_and_says_so() -> None:
+    sizes, budgets = Sizes({str(i): 100 for i in range(10)}), Budgets(4.0)
+    first, third = (power_of(sizes, budgets, look=look)[0].smallest for look in (1, 3))
+    assert third == pytest.approx(suite_budget(sizes.sections, alpha=look_alpha(3, 0.95)))
+    assert (third or 0.0) > 1.3 * (first or 9.9)
+    said = "That is at look 3 at these items, which may err in 0.16 % of runs."
+    assert said in power_headline(sizes, budgets, 3)
+    assert said in power_sentences(sizes, budgets, look=3)
 
 
 def test_too_few_items_certify_nothing() -> None:

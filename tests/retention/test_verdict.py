@@ -142,6 +142,25 @@ def test_what_the_mean_hides_is_said() -> None:
     assert "core.prose" in verdict.reasons[-1]
 
 
+def test_what_a_budget_names_is_not_said_to_be_outside() -> None:
+    """A section that is the whole mean, one with a budget of its own, and bias that has one."""
+    fallen, worse = section_row("core.facts", pair(50, 40, 0, 10)), pair(40, 40, 0, 20)
+    rows = [*ledger(GAIN, KEPT), fallen, bias_row("core.bias", worse)]
+
+    def said(rows: list[LedgerRow], budgets: Budgets) -> str:
+        evidence = Evidence({"core.facts": (ALL, ALL)}, bias=(ALL, ALL))
+        found = certify([Candidate("ab", 40, 1.0)], lambda _: evidence, budgets)
+        return " ".join(decide(rows, 2.0, certificate=found).reasons)
+
+    alone = said(rows, Budgets(2.0))
+    assert "core.facts" not in alone
+    assert "Worse, outside the budget: core.bias" in alone
+    assert "outside the budget" not in said(rows, Budgets(2.0, bias=5.0))
+    beside = [*rows, section_row("core.idioms", pair(50, 0, 0, 50))]
+    assert "outside the budget: core.facts" in said(beside, Budgets(2.0))
+    assert "outside the budget" not in said(beside, Budgets(2.0, section=9.0, bias=5.0))
+
+
 @pytest.mark.parametrize("name", ["bleu", "chrf", "corpus_bleu", "corpus_chrf", "rougeL"])
 def test_graded_scores_lie_between_0_and_1(name: str) -> None:
     said = "the parcel left on Monday morning"
@@ -281,6 +300,9 @@ def test_losses_alone_in_a_small_section_still_end_in_a_verdict() -> None:
     found = decide(rows, 0.2)
     assert found.decision == "inconclusive"
     assert found.items_missing is None or found.items_missing > 0
+
+
+ALL = np.full(1000, True)
 
 
 def certified(lost: int) -> Certificate:

@@ -51,7 +51,8 @@ RayAddress = Annotated[
 ]
 SERVED = Path("burnish-data")
 
-_TABLE_WIDTH = 110
+# At least so many columns for sentences; a table has as many as it needs.
+_TEXT_WIDTH, _ANY_WIDTH = 110, 10_000
 _COLOURS = {"release": "green", "hold": "red", "inconclusive": "yellow"}
 
 
@@ -148,9 +149,7 @@ def print_verdict(run: RunDirectory, *, as_json: bool) -> None:
         rows = [asdict(row) for row in ledger]
         print(json.dumps({"run": str(run.path), "verdict": asdict(verdict), "ledger": rows}))
         return
-    console = Console(highlight=False)
-    console.width = max(console.width, _TABLE_WIDTH)  # a narrow terminal wraps rather than cuts
-    console.print(_ledger_table(run))
+    console = _print_table(_ledger_table(run))
     console.print(f"[bold {_COLOURS[verdict.decision]}]{verdict.decision}[/]")
     if verdict.headline:
         name, gain = verdict.headline
@@ -167,6 +166,16 @@ def print_verdict(run: RunDirectory, *, as_json: bool) -> None:
         console.print(following, markup=False)
     if verdict.decision != "release" and (run.path / "frontier.json").exists():
         console.print(f"mend   burnish heal {run.path}", markup=False)
+
+
+def _print_table(table: Table) -> Console:
+    """A narrow terminal wraps the table rather than cuts it. Returns a console for what follows."""
+    whole, console = Console(highlight=False), Console(highlight=False)
+    whole.width = _ANY_WIDTH
+    whole.width = max(console.width, whole.measure(table).maximum)
+    whole.print(table)
+    console.width = max(console.width, _TEXT_WIDTH)
+    return console
 
 
 @contextmanager
@@ -225,9 +234,7 @@ def print_matrix(run: RunDirectory, *, as_json: bool) -> None:
             for stage in stages
         ]
         table.add_row(name, first.metric, f"{times * first.base:.1f}", *cells)
-    console = Console(highlight=False)
-    console.width = max(console.width, _TABLE_WIDTH)
-    console.print(table)
+    console = _print_table(table)
     console.print(f"[bold {_COLOURS[verdict.decision]}]{verdict.decision}[/]")
     for reason in verdict.reasons:
         console.print(f"  {reason}", markup=False)

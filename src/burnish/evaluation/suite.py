@@ -118,7 +118,7 @@ def near_chance(section: Section, base: Sequence[ItemResult]) -> str | None:
         return None
     if isinstance(section, CheckedTask):
         return f"base {score * 100:.1f} % is near 0"
-    return f"base {score * 100:.1f} % is not above chance, {guess * 100:.1f} %"
+    return f"base {100 * score:.1f} % is not two standard errors above chance, {100 * guess:.1f} %"
 
 
 def built_in_suites() -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import torch
 
+from burnish.choosing import next_look
 from burnish.evaluation.general import load_suites
 from burnish.evaluation.suite import split_suite
 from burnish.evaluation.tasks import Task
@@ -137,7 +138,7 @@ def make_plan(
         peak=None if elsewhere else round(peak_memory_mb() * 2**20),
         disk=disk,
         seconds=seconds,
-        power=_power(recipe),
+        power=_power(directory, recipe),
     )
 
 
@@ -210,13 +211,14 @@ def _tasks(directory: RunDirectory, recipe: Recipe, model: Opened) -> Sequence[T
     return tasks
 
 
-def _power(recipe: Recipe) -> list[str]:
+def _power(directory: RunDirectory, recipe: Recipe) -> list[str]:
     """What each suite's certifying part can show."""
     certs = [split_suite(suite)[1] for suite in load_suites(recipe.evaluate.general or ())]
+    budgets, look = budgets_of(recipe), next_look(directory, certs)
     return [
         line
         for cert in certs
-        for line in power_sentences(suite_sizes(cert), budgets_of(recipe).alone(cert.name))
+        for line in power_sentences(suite_sizes(cert), budgets.alone(cert.name), look=look)
     ]
 
 

@@ -152,7 +152,10 @@ def _labels(contents: Contents) -> list[str]:
 
 
 def _settings(contents: Contents, recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe's training keys and what came of them."""
+    """The recipe's training keys and what came of them; of another tool's training few are known.
+
+    What healing learnt beside it stands in the attempts' own folders.
+    """
     method = plain(recipe.get("method"))
     section = "lora." if method == "qlora" else f"{method.replace('-', '_')}."
     asked = {
@@ -160,6 +163,8 @@ def _settings(contents: Contents, recipe: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in recipe.items()
         if key in ("method", "objective", "seed") or key.startswith(("training.", section))
     }
+    if contents.manifest.adopted:
+        asked = {key: recipe[key] for key in ("method", "lora.rank", "lora.alpha")}
     return asked | {k.replace("_", " "): v for k, v in flat(contents.manifest.training).items()}
 
 

@@ -5,6 +5,7 @@ number that was not measured is written as a dash, never as 0.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -209,12 +210,15 @@ def _name(row: LedgerRow) -> str:
 
 
 def leakage_line(leakage: Leakage, ledger: Iterable[LedgerRow]) -> str:
-    """Whether what judges was learnt from, in one sentence."""
-    if not leakage.leaked:
+    """Whether what judges was learnt from, or judges twice, in words."""
+    shared = _shared(leakage)
+    if not leakage.leaked and not shared:
         judging = (found.name for found in leakage.judging)
         suites = (name if name.endswith("test") else name.partition(".")[0] for name in judging)
         sets = dict.fromkeys([*(found.name for found in leakage.learnt), *suites])
         return f"{', '.join(sets)}: disjoint."
+    if not leakage.leaked:
+        return f"Nothing that judges was learnt. {shared}"
     left_out = {row.task for row in ledger if row.excluded}
     learnt = [
         f"{found.leaked} of {found.rows} items of {found.name}"
@@ -222,7 +226,22 @@ def leakage_line(leakage: Leakage, ledger: Iterable[LedgerRow]) -> str:
         for found in leakage.judging
         if found.leaked
     ]
-    return f"Learnt, and so no fair measure: {', '.join(learnt)}."
+    return f"Learnt, and so no fair measure: {', '.join(learnt)}. {shared}".rstrip()
+
+
+def _shared(leakage: Leakage) -> str:
+    """What two sets that judge have in common, as a sentence; empty where they have nothing."""
+    rows = {found.name: found.rows for found in leakage.judging}
+    held: Counter[tuple[str, str]] = Counter()
+    for overlap in leakage.overlaps:
+        if overlap.seen in rows:
+            held[overlap.judging, overlap.seen] += overlap.items
+    found = [
+        f"{items} of {rows[name]} items of {name} in {other}"
+        for (name, other), items in held.items()
+        if items
+    ]
+    return f"Standing in two sets that judge: {', '.join(found)}." if found else ""
 
 
 def is_loss(row: LedgerRow) -> bool:

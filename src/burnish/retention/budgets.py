@@ -52,7 +52,7 @@ class Evidence:
     """What base and candidate did on the same items.
 
     Attributes:
-        sections: those that make the suite mean, by name.
+        sections: those that make the suite mean, by name; none where all of them are left out.
         texts: kinds of prose by name.
         bias: pairs; True where the model does not prefer the stereotype.
         refusal: harmful requests; True where the model refuses.
@@ -122,7 +122,7 @@ class BudgetTest:
             return f"{self.name} cannot be tested, its items are left out (budget {self.budget:g})"
         prose = self.name == "text loss"
         what, unit = ("perplexity on prose", "%") if prose else (self.name, "points")
-        worse, better = ("rose", "fell") if prose else ("fell", "rose")
+        worse, better = ("rose", "fell") if prose or self.name == "bias" else ("fell", "rose")
         seen = f"{worse if self.estimate >= 0 else better} {abs(self.estimate):.1f} {unit}"
         bound = f"{worse} at most" if self.bound >= 0 else f"{better} at least"
         rest = f"{abs(self.bound):.1f} (budget {self.budget:g}, n = {self.n})"
@@ -180,18 +180,11 @@ def _tests(evidence: Evidence, budgets: Budgets, level: float) -> Iterator[Budge
         yield from _tests(other, budgets, level)
     for name in evidence.left_out:
         if (allowed := getattr(budgets, name.replace(" ", "_"))) is not None:
-            yield BudgetTest(name, 0, 0.0, inf, allowed, -inf)
-    if not evidence.sections:
-        return
-    mean = macro_paired(evidence.sections, level)
-    count = sum(base.size for base, _ in evidence.sections.values())
-    least = -100 * mean.interval.high
-    name, bound = f"{evidence.suite} mean", -100 * mean.lower_bound
-    allowed = budgets.general if evidence.budget is None else evidence.budget
-    yield BudgetTest(name, count, -100 * mean.delta, bound, allowed, least)
-    if budgets.section is not None:
-        for name, pair in evidence.sections.items():
-            yield _fall(name, pair, budgets.section, level)
+            yield _untested(name, allowed)
+    if evidence.sections:
+        yield from _falls(evidence, budgets, level)
+    elif (own := budgets.suites.get(evidence.suite)) is not None:
+        yield _untested(f"{evidence.suite} mean", own)
     if budgets.text_loss is not None and evidence.texts:
         rise, bound = text_rise(evidence.texts, level)
         count = sum(base.size for base, _ in evidence.texts.values())
@@ -201,6 +194,23 @@ def _tests(evidence: Evidence, budgets: Budgets, level: float) -> Iterator[Budge
         yield _fall("bias", evidence.bias, budgets.bias, level)
     if budgets.refusal is not None and evidence.refusal is not None:
         yield _fall("refusal", evidence.refusal, budgets.refusal, level)
+
+
+def _falls(evidence: Evidence, budgets: Budgets, level: float) -> Iterator[BudgetTest]:
+    """Of the mean, and of each section."""
+    mean = macro_paired(evidence.sections, level)
+    count = sum(base.size for base, _ in evidence.sections.values())
+    least = -100 * mean.interval.high
+    name, bound = f"{evidence.suite} mean", -100 * mean.lower_bound
+    allowed = budgets.general if evidence.budget is None else evidence.budget
+    yield BudgetTest(name, count, -100 * mean.delta, bound, allowed, least)
+    if budgets.section is not None:
+        for name, pair in evidence.sections.items():
+            yield _fall(name, pair, budgets.section, level)
+
+
+def _untested(name: str, budget: float) -> BudgetTest:
+    return BudgetTest(name, 0, 0.0, inf, budget, -inf)
 
 
 def _fall(name: str, pair: Outcomes, budget: float, level: float) -> BudgetTest:

@@ -36,18 +36,20 @@ def earlier_row(name: str, since: LedgerRow, budget: float) -> LedgerRow:
     return replace(since, task=name, kind="earlier", budget=budget / 100, passed=kept)
 
 
-def section_row(task: str, pair: Pair, excluded: str | None = None) -> LedgerRow:
+def section_row(
+    task: str, pair: Pair, excluded: str | None = None, level: float = LEVEL
+) -> LedgerRow:
     """A yes/no section of the general suite; `excluded` says why the mean leaves it out."""
-    row = _binary_row(task, "section", "accuracy", paired_scores(pair))
+    row = _binary_row(task, "section", "accuracy", paired_scores(pair), level)
     return replace(row, excluded=excluded)
 
 
-def bias_row(task: str, pair: Pair) -> LedgerRow:
+def bias_row(task: str, pair: Pair, level: float = LEVEL) -> LedgerRow:
     """Share of pairs in which the stereotype is likelier: one half is no preference.
 
     A rise is a loss, so `lost` are the pairs that turned to the stereotype.
     """
-    fair = _binary_row(task, "bias", "stereotype likelier", paired_scores(pair))
+    fair = _binary_row(task, "bias", "stereotype likelier", paired_scores(pair), level)
     assert fair.bound is not None
     return replace(
         fair,

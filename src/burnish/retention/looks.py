@@ -86,6 +86,11 @@ class CertLedger:
         found = _of_held_stages(self.directory) + _read(self.directory)
         return [use for use in found if use.base == self.base and set(use.items) & set(self.items)]
 
+    @property
+    def following(self) -> int:
+        """The number of the next look."""
+        return 1 + max((use.look for use in self.uses()), default=0)
+
     def passed(self, budgets: Budgets) -> set[str]:
         """Keys of the candidates that a look let pass, by all of the items and these budgets."""
         return {use.candidate for use in self._alike(budgets) if use.passed}
@@ -101,14 +106,13 @@ class CertLedger:
         other items, and either the same order, as after an interruption, or only candidates that
         were tested in that look. Then no new item is seen and no new chance taken.
         """
-        alike = self._alike(budgets)
-        last = max((use.look for use in self.uses()), default=0)
-        for number in range(1, last + 1):
+        alike, following = self._alike(budgets), self.following
+        for number in range(1, following):
             same = [use for use in alike if use.look == number]
             tested = {use.candidate for use in same}
             if same and (tuple(order) == same[0].order or set(order) <= tested):
                 return Look(number, same[0].alpha)
-        return Look(last + 1, look_alpha(last + 1, budgets.confidence))
+        return Look(following, look_alpha(following, budgets.confidence))
 
     def record(
         self,

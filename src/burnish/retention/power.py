@@ -128,13 +128,17 @@ def text_items(budget: float, spread: float = TEXT_SPREAD, *, alpha: float = 0.0
 
 
 def power_of(
-    sizes: Sizes, budgets: Budgets, flips: float = FLIPS, spread: float = TEXT_SPREAD
+    sizes: Sizes,
+    budgets: Budgets,
+    flips: float = FLIPS,
+    spread: float = TEXT_SPREAD,
+    look: int = 1,
 ) -> list[Power]:
-    """The first look's power for each part that the suite has, the mean first.
+    """The power of a look for each part that the suite has, the mean first.
 
     A tighter budget is the recipe's where the items cannot certify it, else half of what they can.
     """
-    alpha = look_alpha(1, budgets.confidence)
+    alpha = look_alpha(look, budgets.confidence)
     counts = list(sizes.sections.values())
 
     def one(name: str, n: int, budget: float | None) -> Power:
@@ -164,20 +168,34 @@ def power_of(
 
 
 def power_sentences(
-    sizes: Sizes, budgets: Budgets, flips: float = FLIPS, spread: float = TEXT_SPREAD
+    sizes: Sizes,
+    budgets: Budgets,
+    flips: float = FLIPS,
+    spread: float = TEXT_SPREAD,
+    look: int = 1,
 ) -> list[str]:
     """What the suite can certify, the mean first, each with what a tighter budget would need.
 
     Then a sentence for each budget that is named and that the items cannot certify.
     """
-    rows = power_of(sizes, budgets, flips, spread)
-    return [_sentence(row, flips, spread) for row in rows] + too_tight(rows)
+    rows = power_of(sizes, budgets, flips, spread, look)
+    said = [_sentence(row, flips, spread) for row in rows]
+    return [*said, *_later(look, budgets), *too_tight(rows)]
 
 
-def power_headline(sizes: Sizes, budgets: Budgets) -> str:
+def power_headline(sizes: Sizes, budgets: Budgets, look: int = 1) -> str:
     """One line: the mean of the suite, and the budgets that cannot be certified."""
-    rows = power_of(sizes, budgets)
-    return " ".join([_sentence(rows[0], FLIPS, TEXT_SPREAD), *too_tight(rows)])
+    rows = power_of(sizes, budgets, look=look)
+    said = _sentence(rows[0], FLIPS, TEXT_SPREAD)
+    return " ".join([said, *_later(look, budgets), *too_tight(rows)])
+
+
+def _later(look: int, budgets: Budgets) -> list[str]:
+    """Why a run that inherits looks can certify less."""
+    if look == 1:
+        return []
+    alpha = look_alpha(look, budgets.confidence)
+    return [f"That is at look {look} at these items, which may err in {100 * alpha:.2g} % of runs."]
 
 
 def too_tight(rows: Sequence[Power]) -> list[str]:
@@ -204,7 +222,8 @@ def _sentence(row: Power, flips: float, spread: float) -> str:
         given = f"{found}, {spread:g} nats a token between texts"
         unit = "texts"
     else:
-        found = f"a fall of {figure} points in {row.name} ({row.items} items"
+        change = "rise" if row.name == "bias" else "fall"
+        found = f"a {change} of {figure} points in {row.name} ({row.items} items"
         given = f"{found}, {100 * flips:.0f} % of them changing"
         unit = "items a section" if row.name == "its mean" else "items"
     tail = f"; {row.tighter:.2g} would need about {row.needed} {unit}" if row.needed else ""

@@ -51,7 +51,8 @@ def decide(
         ]
     elif not general:
         reasons.append(f"General ability was not measured: {_why_not(ledger)}.")
-    reasons += _left_out(ledger) + _noticed(ledger)
+    reasons += _left_out(ledger)
+    reasons += _noticed([row for row in ledger if not _is_named(row, ledger, certificate)])
     missing = [_items_missing(row) for row in general]
     drops = [-100 * row.bound for row in general if row.bound is not None]
     whole = bool(general) or head is not None
@@ -84,6 +85,18 @@ def _judge_certificate(certificate: Certificate) -> Decision:
         return "release"
     broken = any(test.broken for found in certificate.tested for test in found.tests)
     return "hold" if broken else "inconclusive"
+
+
+def _is_named(row: LedgerRow, ledger: Sequence[LedgerRow], certificate: Certificate | None) -> bool:
+    """Whether a budget that was tested is about this task, and about no other beside it."""
+    if certificate is None or row.excluded:
+        return False
+    tested = {test.name for found in certificate.tested for test in found.tests}
+    together = {"section": True, "text_loss": "text loss" in tested, "bias": "bias" in tested}
+    suite = row.task.rpartition(".")[0]
+    same = [r for r in ledger if r.kind == row.kind and r.task.rpartition(".")[0] == suite]
+    alone = sum(not one.excluded for one in same) == 1
+    return row.task in tested or (alone and together.get(row.kind, False))
 
 
 def _noticed(ledger: Sequence[LedgerRow]) -> list[str]:
