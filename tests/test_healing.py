@@ -1,5 +1,6 @@
 """Healing on a tiny model: levers are pulled in turn, judged on PROBE, and end in one verdict."""
 
+import json
 import shutil
 import warnings
 from dataclasses import replace
@@ -79,9 +80,10 @@ def test_levers_are_pulled_in_turn_until_one_is_enough(run: Path) -> None:
     assert {one.slope for one in found.candidates} >= {0.0, 0.5, 1.0}
     last = healed.events("heal")[-1]
     assert last["well"] or len(tried) > 3
-    uses = (healed.path / "cert-uses.jsonl").read_text().splitlines()
-    assert any('"look": 2' in use for use in uses)
-    assert "look 2" in " ".join(healed.verdict().reasons)
+    uses = (healed.path / "cert-uses.jsonl").read_text()
+    told = " ".join(healed.verdict().reasons)
+    assert ('"look": 2' in uses, "look 2" in told) == (last["well"], last["well"])
+    assert ("worth another look" in told) is not last["well"]
 
 
 @pytest.mark.usefixtures("few")
@@ -194,6 +196,24 @@ def test_what_was_released_stays_where_a_later_look_finds_nothing(
     assert healed.verdict().decision == "release"
     assert "look 1" in " ".join(healed.verdict().reasons)
     assert (healed.adapter / "adapter_model.safetensors").read_bytes() == kept
+
+
+def test_no_look_is_spent_where_nothing_new_was_found(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(healing, "LEVERS", ())
+    monkeypatch.setattr(healing, "_SLOPES", ())
+    asked = RunDirectory.open(run)
+    before = asked.cert_uses.read_text()
+    monkeypatch.setattr(
+        choosing, "order_of_testing", lambda found, _: [replace(one, scale=0.5) for one in found]
+    )
+    told = burnish.heal(run, 10, quiet=True).verdict()
+    uses = [json.loads(line) for line in asked.cert_uses.read_text().splitlines()]
+    assert asked.cert_uses.read_text().startswith(before)
+    assert {use["look"] for use in uses} == {1}
+    assert told.decision != "release"
+    assert "look 1" in " ".join(told.reasons)
 
 
 @pytest.mark.usefixtures("few")

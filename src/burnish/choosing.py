@@ -23,6 +23,7 @@ from burnish.searching import Search, counted, label_of
 
 # Of the greatest gain, what an attempt has to promise for a look after another one failed.
 _WORTH_A_LOOK = 0.1
+_NOT_WORTH_IT = "Of what healing found, nothing promises enough to be worth another look."
 
 
 def choose(
@@ -32,8 +33,9 @@ def choose(
 
     `frontier.json` is written before CERT is asked, and again with what is released. An `order`
     that was fixed before, by a run that was stopped since, is kept. What an earlier look let pass
-    stays released unless this one lets pass what gained more. Where nothing passes and another
-    attempt of healing gained too, that one gets a look of its own.
+    stays released unless this one lets pass what gained more; where nothing new promises enough,
+    the earlier look is told again. Where nothing passes and another attempt of healing gained too,
+    that one gets a look of its own.
 
     Returns:
         The certificate, and the candidate that the ledger is about: what is released, or where
@@ -44,7 +46,8 @@ def choose(
     ledger = CertLedger(directory, search.model.source_sha256, cert_hashes(certs))
     passed = ledger.passed(budgets)
     every = order_of_testing(list(search.found.values()), search.outlook)
-    order = order or _of_other_attempts(search, ledger) or every or [search.whole()]
+    again = _again(search, ledger)
+    order = order or _of_other_attempts(search, ledger) or again or every or [search.whole()]
     candidates = list(search.found.values())
     directory.write_frontier(as_frontier(candidates, order, None))
 
@@ -59,6 +62,8 @@ def choose(
         order = other
         directory.write_frontier(as_frontier(candidates, order, None))
         found = after(found, certify(order, evidence, budgets, ledger))
+    if order is again and len(search.runs) > 1:
+        found = replace(found, reasons=(*found.reasons, _NOT_WORTH_IT))
     best = max((one for one in candidates if one.key in passed), key=_worth, default=None)
     if _worth(best) > _worth(found.released):
         assert best is not None
@@ -82,6 +87,16 @@ def _of_other_attempts(search: Search, ledger: CertLedger) -> list[Candidate]:
     order = order_of_testing(others, search.outlook)
     greatest = max(map(_worth, search.found.values()), default=0.0)
     return order if search.outlook.promise(order) > _WORTH_A_LOOK * greatest else []
+
+
+def _again(search: Search, ledger: CertLedger) -> list[Candidate]:
+    """The candidates of the last look: telling it again costs none, and nothing else is promising.
+
+    Empty before the first look, and where the search does not know all of them.
+    """
+    tested = ledger.tested(search.budgets)
+    known = [search.found[key] for key in tested if key in search.found]
+    return known if len(known) == len(tested) else []
 
 
 def keep(search: Search, candidate: Candidate) -> None:

@@ -99,6 +99,11 @@ class CertLedger:
         """Keys of those that a look by all of the items and these budgets did not let pass."""
         return {use.candidate for use in self._alike(budgets) if use.passed is False}
 
+    def tested(self, budgets: Budgets) -> list[str]:
+        """Keys that the last look by all of the items and these budgets tested, in its order."""
+        done = [use for use in self._alike(budgets) if use.passed is not None]
+        return list(dict.fromkeys(use.candidate for use in done if use.look == done[-1].look))
+
     def look(self, order: Sequence[str], budgets: Budgets) -> Look:
         """The look that testing the candidates in this order is.
 
