@@ -136,7 +136,11 @@ def test_a_job_from_the_upload_to_its_files(client: openai.OpenAI, service: Serv
     metrics, judged = (client.files.content(file).text for file in job.result_files)
     rows = list(csv.DictReader(io.StringIO(metrics)))
     assert [float(row["train_loss"]) for row in rows] == [data["train_loss"] for data in steps]
-    assert {row["valid_mean_token_accuracy"] for row in rows} == {""}
+    told = [data["train_mean_token_accuracy"] for data in steps]
+    assert [float(row["train_accuracy"]) for row in rows] == told
+    assert all(0 <= share <= 1 for share in told)
+    last = rows[-1]["valid_mean_token_accuracy"]
+    assert float(last) == steps[-1]["full_valid_mean_token_accuracy"]
     assert json.loads(judged)["decision"] == model.decision
     assert client.files.retrieve(job.result_files[0]).purpose == "fine-tune-results"
 
@@ -206,12 +210,11 @@ def test_preferences_are_learnt(client: openai.OpenAI, service: Service) -> None
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_a_grader_is_learnt_from(client: openai.OpenAI, service: Service) -> None:
-    pytest.importorskip("burnish.evaluation.graders", reason="there are no graders yet")
-    rows = [
+    prompts = [
         {"messages": [{"role": "user", "content": f"where is tent {i}"}], "wanted": "e"}
         for i in range(20)
     ]
-    text = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    text = b"".join(json.dumps(row).encode() + b"\n" for row in prompts)
     grader = {
         "type": "string_check",
         "name": "has an e",
@@ -227,7 +230,9 @@ def test_a_grader_is_learnt_from(client: openai.OpenAI, service: Service) -> Non
     done = client.fine_tuning.jobs.retrieve(job.id)
     assert done.status == "succeeded", done.error
     metrics = [e.data for e in client.fine_tuning.jobs.list_events(job.id) if e.type == "metrics"]
-    assert any("train_reward_mean" in (data or {}) for data in metrics)
+    rewards = [data["train_reward_mean"] for data in metrics if data and "train_loss" in data]
+    rows = csv.DictReader(io.StringIO(client.files.content(done.result_files[0]).text))
+    assert [float(row["train_reward_mean"]) for row in rows] == rewards
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
@@ -398,3 +403,9 @@ def test_a_log_is_told_once_though_it_is_cut_back(tmp_path: Path) -> None:
     places = [event.place for event in follower.events(tail.new(), ended=True)]
     assert places == ["train 3", "train 1", "train 2", "train 3", "train 4"]
     assert table([line(1), line(1, "validation")]).splitlines()[1] == "1,1.0,,1.0,"
+    rewarded = [line(1) | {"reward": 0.5}, line(1, "validation") | {"sets": {"": {"reward": 0.25}}}]
+    assert table(rewarded).splitlines() == [
+        "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy,"
+        "train_reward_mean,valid_reward_mean",
+        "1,1.0,,1.0,,0.5,0.25",
+    ]

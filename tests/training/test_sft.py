@@ -54,6 +54,28 @@ def test_label_smoothing_equals_transformers(llama: Any, draw: Draw, share: floa
     assert_equal_gradients(llama, wanted)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_token_accuracy_is_the_share_of_learnt_tokens_that_are_likeliest(
+    llama: Any, draw: Draw, training: bool
+) -> None:
+    rows = draw(5, [4, 7, 2])
+    place = next(place for place, weight in enumerate(rows[0].weights) if weight)
+    tokens = list(rows[0].tokens)
+    with torch.no_grad():  # at least one is right
+        tokens[place] = int(llama(torch.tensor([tokens])).logits[0, place - 1].argmax())
+    rows[0] = Row(tokens, rows[0].weights)
+    with torch.no_grad():
+        right = [
+            int(llama(torch.tensor([row.tokens])).logits[0, place - 1].argmax()) == token
+            for row in rows
+            for place, (token, weight) in enumerate(zip(row.tokens, row.weights, strict=True))
+            if weight
+        ]
+    assert 0 < sum(right) < len(right)
+    total, count = Sft().loss(Network(llama.train(training)), rows).metrics["token_accuracy"]
+    assert (float(total), count) == (sum(right), len(right))
+
+
 def test_neftune_equals_transformers(llama: Any, draw: Draw) -> None:
     rows = draw(5, [6, 6, 6])
     tokens, labels = padded(rows)

@@ -9,7 +9,16 @@ from typing import Any
 from burnish.serving.state.events import Event
 
 Line = dict[str, Any]
-COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
+# Columns of the step metrics by the names that events have for them; those of rewards come after
+# them, where there are any.
+COLUMNS = {
+    "step": "step",
+    "train_loss": "train_loss",
+    "train_accuracy": "train_mean_token_accuracy",
+    "valid_loss": "valid_loss",
+    "valid_mean_token_accuracy": "valid_mean_token_accuracy",
+}
+_REWARDS = ("train_reward_mean", "valid_reward_mean")
 
 
 class Tail:
@@ -89,7 +98,7 @@ def _metrics(train: Line | None, validation: Line | None = None) -> Event:
     if train:
         data |= {"total_steps": train["steps"], **measures(train, "train")}
     if validation:
-        data |= measures(validation, "valid") | {"full_valid_loss": validation["loss"]}
+        data |= measures(validation, "valid")
     of = f"/{train['steps']}" if train else ""
     losses = {"training": train, "validation": validation}
     said = ", ".join(f"{name} loss={one['loss']:.2f}" for name, one in losses.items() if one)
@@ -98,12 +107,18 @@ def _metrics(train: Line | None, validation: Line | None = None) -> Event:
 
 
 def measures(line: Line, part: str) -> dict[str, float]:
-    """Loss, and reward where there is one, under the API's names; `part` is train or valid."""
+    """Loss, and what else is known, under the API's names; `part` is train or valid.
+
+    Of a validation pass, which covers all rows, the loss and accuracy are also the `full_` ones.
+    """
+    seen = line | next(iter(line.get("sets", {}).values()), {})
     found = {f"{part}_loss": line["loss"]}
-    sets = line.get("sets", {})
-    reward = line.get("reward", next((one.get("reward") for one in sets.values()), None))
-    if reward is not None:
-        found[f"{part}_reward_mean"] = reward
+    if "token_accuracy" in seen:
+        found[f"{part}_mean_token_accuracy"] = seen["token_accuracy"]
+    if part == "valid":
+        found |= {f"full_{name}": value for name, value in found.items()}
+    if "reward" in seen:
+        found[f"{part}_reward_mean"] = seen["reward"]
     return found
 
 
@@ -141,7 +156,9 @@ def table(lines: Sequence[Line]) -> str:
             part = "train" if line["phase"] == "train" else "valid"
             row = rows.setdefault(line["step"], {"step": line["step"]})
             row |= measures(line, part)
-    written = [",".join(COLUMNS)]
+    rewards = [name for name in _REWARDS if any(name in row for row in rows.values())]
+    columns = COLUMNS | {name: name for name in rewards}
+    written = [",".join(columns)]
     for _, row in sorted(rows.items()):
-        written.append(",".join(str(row.get(column, "")) for column in COLUMNS))
+        written.append(",".join(str(row.get(name, "")) for name in columns.values()))
     return "\n".join(written) + "\n"

@@ -31,7 +31,7 @@ def checkpoint(job: JobRow, prepared: Prepared, folder: str, lines: Sequence[Lin
         if line["phase"] == "train":
             metrics |= measures(line, "train")
         elif line["phase"] == "validation":
-            metrics |= measures(line, "valid") | {"full_valid_loss": line["loss"]}
+            metrics |= measures(line, "valid")
     return ModelRow(
         name=checkpoint_name(prepared.tuned, step),
         base=prepared.base,

@@ -19,7 +19,6 @@ from burnish.chat import Example
 from burnish.models.branches import (
     Network,
     Row,
-    branch_logprobs,
     branch_states,
     target_logprobs,
     trunk_length,
@@ -65,29 +64,36 @@ class Sft(Objective[Row]):
         return light_pieces(network, items, 0 if self.neftune else trunk_length(items))
 
     def loss(self, network: Network, items: Sequence[Row]) -> Loss:
-        if not network.model.training:  # validation is the plain loss, alike for every variant
-            return Loss(nll(network, items))
-        if self.neftune:
+        """The metric `token_accuracy`: how many of the learnt tokens are the likeliest there."""
+        learns = network.model.training
+        if learns and self.neftune:
             with embedding_noise(network, self.neftune):
                 asked = branch_states(network, items, trunk=0)
         else:
             asked = branch_states(network, items)
-        found_N_2 = network.read(asked.hidden_N_H, asked.targets_N, self._read)
-        losses_N, focus_N = found_N_2.unbind(-1)
-        return Loss((losses_N * focus_N.detach() * asked.weights_N).sum())
+        # Validation is the plain loss, alike for every variant.
+        read = self._read if learns else _plain
+        found_N_3 = network.read(asked.hidden_N_H, asked.targets_N, read)
+        losses_N, focus_N, right_N = found_N_3.unbind(-1)
+        right = right_N.detach().float().sum(), float(len(right_N))
+        return Loss(
+            (losses_N * focus_N.detach() * asked.weights_N).sum(), {"token_accuracy": right}
+        )
 
     def _read(self, logits_N_V: Tensor, targets_N: Tensor, which: slice) -> Tensor:
-        losses_N = smoothed(logits_N_V, targets_N, self.label_smoothing)
-        focus_N = torch.ones_like(losses_N)
+        losses_N, focus_N, right_N = _plain(logits_N_V, targets_N, which).unbind(-1)
+        if self.label_smoothing:
+            losses_N = smoothed(logits_N_V, targets_N, self.label_smoothing)
         if self.focus == "entropy":
             focus_N = top_entropy(logits_N_V)
-        return torch.stack([losses_N, focus_N], dim=-1)
+        return torch.stack([losses_N, focus_N, right_N], dim=-1)
 
 
-def nll(network: Network, rows: Sequence[Row]) -> Tensor:
-    """Sum over learnt tokens of weight x -log p, in nats."""
-    found = branch_logprobs(network, rows)
-    return -(found.values_N * found.weights_N).sum()
+def _plain(logits_N_V: Tensor, targets_N: Tensor, which: slice) -> Tensor:
+    """-log p(target), 1, and whether no token is likelier, shape (N, 3)."""
+    losses_N = -target_logprobs(logits_N_V, targets_N, which)
+    right_N = logits_N_V.detach().argmax(-1) == targets_N
+    return torch.stack([losses_N, torch.ones_like(losses_N), right_N.to(losses_N)], dim=-1)
 
 
 def smoothed(logits_N_V: Tensor, targets_N: Tensor, share: float) -> Tensor:
