@@ -85,10 +85,11 @@ class Verdict:
     def headline(self) -> tuple[str, float] | None:
         """TG@X: the target gain certified of a model inside the budget of X points.
 
-        None where nothing is released, or where the target is no matter of points.
+        None where nothing is released, where the target is no matter of points, or where a model
+        with a head has nothing that a budget could be about.
         """
         gain = self.certified_target_gain
-        if self.decision != "release" or gain is None:
+        if self.decision != "release" or gain is None or self.certified_general_drop is None:
             return None
         return f"TG@{self.budget:g}", gain
 

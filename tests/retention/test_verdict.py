@@ -223,6 +223,7 @@ def test_a_head_is_released_on_its_target_alone() -> None:
     assert won.reasons[1].startswith("Base is the most frequent training label, 'red', since")
     assert "the model is an encoder with a head and writes no text" in won.reasons[2]
     assert won.certified_general_drop is None
+    assert won.headline is None  # there is no budget that the gain could be inside of
     assert judged((10, 60, 0, 30)).decision == "hold"
     assert judged((40, 5, 6, 40)).decision == "inconclusive"
 

@@ -212,7 +212,8 @@ def _gain(ledger: Sequence[LedgerRow], verdict: Verdict, sure: str) -> Figure:
         note = f"target gain inside the budget, points at least, {sure}"
         return Figure(name, signed(gain, 2), note)
     shown = verdict.certified_target_gain
-    note = f"points at least, {sure}; not inside the budget"
+    beside = "no budget applies" if verdict.decision == "release" else "not inside the budget"
+    note = f"points at least, {sure}; {beside}"
     return Figure(
         "Certified target gain",
         signed(shown, 2),
