@@ -85,8 +85,7 @@ class Verdict:
     def headline(self) -> tuple[str, float] | None:
         """TG@X: the target gain certified of a model inside the budget of X points.
 
-        None where nothing is released, where the target is no matter of points, or where a model
-        with a head has nothing that a budget could be about.
+        None where nothing is released, or a target in points or a general ability is lacking.
         """
         gain = self.certified_target_gain
         if self.decision != "release" or gain is None or self.certified_general_drop is None:
