@@ -229,7 +229,8 @@ def test_a_grader_is_learnt_from(client: openai.OpenAI, service: Service) -> Non
     Worker(service).step()
     done = client.fine_tuning.jobs.retrieve(job.id)
     assert done.status == "succeeded", done.error
-    metrics = [e.data for e in client.fine_tuning.jobs.list_events(job.id) if e.type == "metrics"]
+    events = list(client.fine_tuning.jobs.list_events(job.id))[::-1]
+    metrics = [event.data for event in events if event.type == "metrics"]
     rewards = [data["train_reward_mean"] for data in metrics if data and "train_loss" in data]
     rows = csv.DictReader(io.StringIO(client.files.content(done.result_files[0]).text))
     assert [float(row["train_reward_mean"]) for row in rows] == rewards
