@@ -72,7 +72,7 @@ class Sft(Objective[Row]):
         else:
             asked = branch_states(network, items)
         # Validation is the plain loss, alike for every variant.
-        read = self._read if learns else _plain
+        read = self._read if learns else Sft()._read
         found_N_3 = network.read(asked.hidden_N_H, asked.targets_N, read)
         losses_N, focus_N, right_N = found_N_3.unbind(-1)
         right = right_N.detach().float().sum(), float(len(right_N))
@@ -81,19 +81,13 @@ class Sft(Objective[Row]):
         )
 
     def _read(self, logits_N_V: Tensor, targets_N: Tensor, which: slice) -> Tensor:
-        losses_N, focus_N, right_N = _plain(logits_N_V, targets_N, which).unbind(-1)
-        if self.label_smoothing:
-            losses_N = smoothed(logits_N_V, targets_N, self.label_smoothing)
+        """The loss, how much it counts, and whether no token is likelier, shape (n, 3)."""
+        losses_N = smoothed(logits_N_V, targets_N, self.label_smoothing)
+        focus_N = torch.ones_like(losses_N)
         if self.focus == "entropy":
             focus_N = top_entropy(logits_N_V)
-        return torch.stack([losses_N, focus_N, right_N], dim=-1)
-
-
-def _plain(logits_N_V: Tensor, targets_N: Tensor, which: slice) -> Tensor:
-    """-log p(target), 1, and whether no token is likelier, shape (N, 3)."""
-    losses_N = -target_logprobs(logits_N_V, targets_N, which)
-    right_N = logits_N_V.detach().argmax(-1) == targets_N
-    return torch.stack([losses_N, torch.ones_like(losses_N), right_N.to(losses_N)], dim=-1)
+        right_N = logits_N_V.detach().argmax(-1) == targets_N
+        return torch.stack([losses_N, focus_N, right_N.to(losses_N)], dim=-1)
 
 
 def smoothed(logits_N_V: Tensor, targets_N: Tensor, share: float) -> Tensor:
