@@ -111,8 +111,8 @@ def train(
     """Trains and keeps the adapter; measures nothing yet. `watch` hears the loop's events."""
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     check_scorers(chosen)
-    check_method(chosen)
     check_workers(chosen)
+    check_method(chosen)
     suites = load_suites(chosen.evaluate.general or ())
     check_budgets(chosen, suites)  # an idle budget is found now, not after training
     bars = Bars(quiet=quiet)

@@ -10,7 +10,7 @@ import torch
 
 from burnish.errors import ModelError, RecipeError
 from burnish.lineage import learner
-from burnish.models.adapt import WHOLE, save_weights
+from burnish.models.adapt import WHOLE
 from burnish.models.branches import Network, Row
 from burnish.models.cache import cache_folder
 from burnish.models.classifier import Classifier
@@ -27,7 +27,7 @@ from burnish.rewards import reward_of
 from burnish.run_directory import RunDirectory, replace_directory
 from burnish.training.anchor import Anchor, Anchored, anchors
 from burnish.training.batches import Batches, temperature_shares
-from burnish.training.checkpoint import saved_steps
+from burnish.training.checkpoint import copy_weights, saved_steps
 from burnish.training.gathering import gathered
 from burnish.training.loop import Listener, Loop, Settings
 from burnish.training.objective import Objective
@@ -98,7 +98,7 @@ def learn(
             loop.team = Sharded(team.rank, team.size) if recipe.training.sharded else team
             progress = loop.run(resume=True)
     manifest.times["train"] = round(time.perf_counter() - started, 1)
-    _keep(module, directory, recipe)
+    _keep(directory, loop, recipe)
     if isinstance(model, LanguageModel):  # a search may choose another one, and begins anew
         learnt = open_tuned(directory) if recipe.training.sharded else _learnt(model, module)
         begin(directory, reference_of(directory, learnt))
@@ -167,13 +167,12 @@ def check_workers(recipe: Recipe) -> None:
 
 
 def _check_sharded(recipe: Recipe) -> None:
-    """Only what is frozen is kept in parts, and only whole passes keep the processes in step."""
+    """Only whole weights are kept in parts, and only whole passes keep the processes in step."""
     given = "training.sharded is true, but "
     if recipe.training.workers == 1:
         raise RecipeError(given + "training.workers is 1", "set it to the number of GPUs")
-    if recipe.method in (*WHOLE, "qlora"):
-        held = "4-bit weights cannot be" if recipe.method == "qlora" else "only frozen weights are"
-        raise RecipeError(f"{given}{held} kept in parts", "set method to lora")
+    if recipe.method == "qlora":
+        raise RecipeError(given + "4-bit weights cannot be kept in parts", "set method to lora")
     if recipe.objective not in SHARDED:
         raise RecipeError(
             f"{given}objective {recipe.objective} takes passes of its own through the model",
@@ -354,13 +353,14 @@ def _settings(recipe: Recipe, model: Opened) -> Settings:
     )
 
 
-def _keep(module: Any, directory: RunDirectory, recipe: Recipe) -> None:
-    """Writes the tuned weights whole, then puts them in their place."""
+def _keep(directory: RunDirectory, loop: Loop, recipe: Recipe) -> None:
+    """Copies the best checkpoint's weights whole, then puts them in their place."""
     name = "model" if recipe.method in WHOLE else "adapter"
     new = directory.path / f".{name}.new"
     shutil.rmtree(new, ignore_errors=True)
-    new.mkdir()
-    save_weights(module, new)
+    copy_weights(
+        directory.checkpoints / f"step-{loop.progress.best_step or loop.progress.step}", new
+    )
     if recipe.objective in HEADS:
-        Network(module).model.config.save_pretrained(str(new))  # it names the labels
+        loop.network.model.config.save_pretrained(str(new))  # it names the labels
     replace_directory(new, directory.path / name)

@@ -28,6 +28,7 @@ from burnish.training.objectives.grpo import Grpo
 from burnish.training.objectives.kto import Kto
 from burnish.training.objectives.sft import Sft
 from burnish.training.screen import Trial, choose, design, screen
+from burnish.training.team import parameters_of
 from tests.rows import labelled, write_rows
 
 # A rate that suits the tiny model below, found by trying.
@@ -134,7 +135,7 @@ def test_a_diverged_trial_is_never_chosen(llama: Any, tmp_path: Path) -> None:
         """Its loss is not finite once a weight has gone far."""
 
         def loss(self, network: Any, items: Any) -> Loss:
-            far = max(float(p.detach().abs().max()) for p in made.parameters)
+            far = max(float(p.detach().abs().max()) for p in parameters_of(made.optimizer))
             return Loss(super().loss(network, items).total * (math.nan if far > 0.9 else 1.0))
 
     made = loop(llama, tmp_path, 0.4, objective=Fragile())
@@ -193,7 +194,7 @@ def test_nothing_is_left_of_a_screen(llama: Any, tmp_path: Path) -> None:
     assert not made.optimizer.state
     assert made.progress.step == 0
     assert not made.model.training
-    assert all(parameter.grad is None for parameter in made.parameters)
+    assert all(parameter.grad is None for parameter in parameters_of(made.optimizer))
     assert list(tmp_path.iterdir()) == []
 
 

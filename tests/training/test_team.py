@@ -78,22 +78,32 @@ def test_two_processes_learn_what_one_learns(
     assert [e["step"] for e in two.events("validation")] == [step for step, _ in sizes]
 
 
-@pytest.mark.parametrize("objective", ["sft", "dpo"])
+@pytest.mark.parametrize(
+    ("objective", "method"),
+    [("sft", "lora"), ("dpo", "lora"), ("sft", "full"), ("dpo", "full"), ("sft", "last-n")],
+)
 def test_kept_in_parts_they_learn_the_same(
-    objective: str, trained: Callable[..., RunDirectory], monkeypatch: pytest.MonkeyPatch
+    objective: str,
+    method: str,
+    trained: Callable[..., RunDirectory],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One is killed and the run goes on. The last step has one row, the second process none."""
     layers: list[tuple[int, int]] = []
     going_along = Sharded.go_along
 
     def look(team: Sharded, network: Network, passes: int) -> None:
-        """Numbers of the frozen layers: those that lie in this process, and all."""
-        frozen = [p for p in network.model.parameters() if isinstance(p, DTensor)]
-        layers.append((sum(p.to_local().numel() for p in frozen), sum(p.numel() for p in frozen)))
+        """Numbers in the layers and their gradients: those in this process, and all."""
+        kept = [p for p in network.model.parameters() if isinstance(p, DTensor)]
+        kept += [p.grad for p in kept if isinstance(p.grad, DTensor)]
+        layers.append((sum(p.to_local().numel() for p in kept), sum(p.numel() for p in kept)))
         going_along(team, network, passes)
 
     monkeypatch.setattr(Sharded, "go_along", look)
-    given = {"objective": objective, **RATE}
+    # Each step of Adam moves a weight by the rate, however small its gradient and its rounding.
+    rate = {"training.learning_rate": 2e-4} if method == "full" else RATE
+    given = {"objective": objective, "method": method, "last_n.layers": 1, **rate}
+    given |= {"training.clip": 0.1}  # every step is shortened
     one = trained("one", **given)
     assert not layers
     parts = {**WORKERS, "training.sharded": True, "training.checkpoints": 12}
@@ -104,13 +114,16 @@ def test_kept_in_parts_they_learn_the_same(
     losses = [[e["loss"] for e in run.events("validation")] for run in (two, one)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     assert {2 * part for part, _ in layers} == {whole for _, whole in layers} != {0}
+    norms = [[e["gradient_norm"] for e in run.events("train")] for run in (two, one)]
+    assert min(norms[1]) > 0.1
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
         ({"training.workers": 1}, "but training.workers is 1: set it to the number of GPUs"),
-        ({"method": "full"}, "but only frozen weights are kept in parts: set method to lora"),
+        ({"method": "qlora"}, "but 4-bit weights cannot be kept in parts: set method to lora"),
         ({"objective": "reward"}, "but objective reward takes passes of its own"),
     ],
 )
@@ -208,8 +221,15 @@ def test_noise_is_the_steps_and_the_ranks_own() -> None:
 
 
 def assert_same(found: RunDirectory, expected: RunDirectory) -> None:
-    wanted = load_file(expected.adapter / "adapter_model.safetensors")
-    adapter = load_file(found.adapter / "adapter_model.safetensors")
+    wanted, adapter = (
+        {
+            n: value
+            for file in run.adapter.glob("*.safetensors")
+            for n, value in load_file(file).items()
+        }
+        for run in (expected, found)
+    )
+    assert adapter.keys() == wanted.keys()
     assert max(float((adapter[n] - value).abs().max()) for n, value in wanted.items()) <= 1e-5
     assert all(value.any() for value in wanted.values())
     losses = [[line["loss"] for line in run.events("train")] for run in (found, expected)]

@@ -38,6 +38,7 @@ from burnish.training.loop import Loop
 from burnish.training.memory import peak_memory_mb
 from burnish.training.schedule import is_due
 from burnish.training.screen import design
+from burnish.training.team import parameters_of
 from burnish.tuning import open_training
 
 # What a CUDA context and its libraries hold before the first tensor.
@@ -246,7 +247,7 @@ def _disk(loop: Loop, steps: Steps, shapes: Shapes, results: int) -> Disk:
         is_due(s, last, given.evaluations) or is_due(s, last, given.checkpoints) or s == last
         for s in _all(steps)
     )
-    learning = shapes.learning * next(p.element_size() for p in loop.parameters)
+    learning = shapes.learning * next(p.element_size() for p in parameters_of(loop.optimizer))
     return Disk(learning, saves, 2 * learning, 2 * _RESULT * results)
 
 

@@ -20,6 +20,7 @@ from burnish.preflight.check import Check, Subject, far, not_applicable, rows_in
 from burnish.training import checkpoint
 from burnish.training.batches import Batches
 from burnish.training.loop import Loop
+from burnish.training.team import parameters_of
 
 # The first step moves an adapter off zero, the second is what a resumed run must repeat.
 _STEPS = 2
@@ -180,14 +181,14 @@ def _short_loop(subject: Subject, items: Sequence[Any], folder: Path) -> Loop:
 def _garble(loop: Loop) -> None:
     """Overwrites all that learns, so that only what was loaded can be right."""
     with torch.no_grad():
-        for parameter in loop.parameters:
+        for parameter in parameters_of(loop.optimizer):
             parameter.normal_()
 
 
 def _digests(loop: Loop) -> dict[str, str]:
     """A hash of each tensor that learns and of the optimizer's states of it."""
     names = {id(parameter): name for name, parameter in loop.model.named_parameters()}
-    found = {names[id(p)]: _digest(p) for p in loop.parameters}
+    found = {names[id(p)]: _digest(p) for p in parameters_of(loop.optimizer)}
     for parameter, states in loop.optimizer.state.items():
         for key, value in states.items():
             found[f"the optimizer's {key} of {names[id(parameter)]}"] = _digest(value)

@@ -25,5 +25,5 @@ class Training(Section):
     patience: int = Field(3, gt=0, description="passes without progress before stopping early")
     checkpoints: int = Field(4, ge=1, description="checkpoints in the whole run")
     workers: int = Field(1, gt=0, description="processes that share every batch")
-    sharded: bool = Field(False, description="each worker keeps a part of the frozen layers")
+    sharded: bool = Field(False, description="each worker keeps a part of every layer")
     preflight: bool = Field(True, description="check on a few rows that the run keeps its promises")

@@ -15,6 +15,9 @@ from burnish.errors import RunError
 from burnish.models.adapt import load_weights, save_weights
 from burnish.run_directory import remove_directory, replace_directory
 
+# What a checkpoint has beside its weights.
+_TO_GO_ON = ("optimizer.pt", "random.pt", "progress.json")
+Moments = dict[str, dict[str, torch.Tensor]]
 # A damaged newest checkpoint must leave one to go on from.
 _RESUMABLE = 2
 
@@ -32,14 +35,19 @@ class Progress:
     carried: dict[str, float] = field(default_factory=dict)
 
 
-def save(folder: Path, model: Any, optimizer: torch.optim.Optimizer, progress: Progress) -> Path:
+def moments(model: Any, optimizer: torch.optim.Optimizer) -> Moments:
+    """What the optimizer knows of each parameter, by the parameter's name."""
+    return {n: optimizer.state[p] for n, p in model.named_parameters() if p in optimizer.state}
+
+
+def save(folder: Path, model: Any, found: Moments, progress: Progress) -> Path:
     """Writes `folder/step-<n>` under a hidden name and renames it when it is whole."""
     new = folder / f".step-{progress.step}.new"
     shutil.rmtree(new, ignore_errors=True)
     try:
         new.mkdir(parents=True)
         save_weights(model, new)
-        torch.save(optimizer.state_dict(), new / "optimizer.pt")
+        torch.save(found, new / "optimizer.pt")
         torch.save(_random_states(), new / "random.pt")
         (new / "progress.json").write_text(json.dumps(asdict(progress)))
         replace_directory(new, folder / f"step-{progress.step}")
@@ -49,7 +57,7 @@ def save(folder: Path, model: Any, optimizer: torch.optim.Optimizer, progress: P
 
 
 def load(folder: Path, model: Any, optimizer: torch.optim.Optimizer) -> Progress:
-    """Puts weights, optimizer and random states back.
+    """Puts weights, moments and random states back; a team takes the moments from the file's pages.
 
     Raises:
         RunError: a file of the checkpoint is missing, damaged, or of another model.
@@ -57,9 +65,13 @@ def load(folder: Path, model: Any, optimizer: torch.optim.Optimizer) -> Progress
     try:
         progress = Progress(**json.loads((folder / "progress.json").read_text()))
         load_weights(model, folder)
-        optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
+        found = torch.load(
+            folder / "optimizer.pt", map_location="cpu", mmap=True, weights_only=True
+        )
+        learning = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        optimizer.state.update({learning[name]: states for name, states in found.items()})
         _restore_random(torch.load(folder / "random.pt", weights_only=True))
-    except (OSError, RuntimeError, ValueError, TypeError, SafetensorError) as error:
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise RunError(
             f"the checkpoint {folder} cannot be read ({str(error).splitlines()[0]})",
             "see that this machine can read it, then continue with --resume",
@@ -144,6 +156,11 @@ def saved_steps(folder: Path) -> list[int]:
     """Steps of the complete checkpoints, ascending."""
     names = (re.fullmatch(r"step-(\d+)", path.name) for path in folder.glob("step-*"))
     return sorted(int(name[1]) for name in names if name)
+
+
+def copy_weights(folder: Path, new: Path) -> None:
+    """A checkpoint's weights as `save_weights` wrote them."""
+    shutil.copytree(folder, new, ignore=shutil.ignore_patterns(*_TO_GO_ON))
 
 
 def drop_optimizers(folder: Path) -> None:

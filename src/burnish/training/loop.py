@@ -72,7 +72,6 @@ class Loop:
 
     def __post_init__(self) -> None:
         groups = _groups(self.model, self.settings.faster)
-        self.parameters = [p for group in groups for p in group["params"]]
         self.optimizer = torch.optim.AdamW(
             groups,
             lr=self.settings.learning_rate,
@@ -92,7 +91,7 @@ class Loop:
         steps = self.batches.steps
         if resume:
             self._resume()
-        self.team.align(self.network, self.parameters)
+        self.team.align(self.network, self.optimizer)
         self.objective.carried.update(self.progress.carried)
         keep_freed_memory()
         with stop_requests() as stop, self._accidents(), fused_lora(self.model):
@@ -131,8 +130,8 @@ class Loop:
         self.model.train()  # collecting may have sampled in evaluation mode
         for _ in range(self.objective.updates):
             means = self._backward(passes, units)
-            self.team.add_gradients(self.parameters)
-            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+            self.team.add_gradients(self.optimizer)
+            norm = self.team.clip(self.optimizer, self.settings.clip)
             rate = self._set_rate(steps)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
@@ -148,7 +147,7 @@ class Loop:
                 **means,
                 **self.objective.carried,
                 "learning_rate": rate,
-                "gradient_norm": float(norm),
+                "gradient_norm": norm,
                 "learnt_tokens": int(learnt),
                 "tokens": int(read),
                 "tokens_per_second": round(read / seconds, 1),
@@ -207,17 +206,19 @@ class Loop:
         self.progress.stopped = self.progress.passes_without_progress >= self.settings.patience
 
     def _save(self) -> None:
-        if not self.team.leads:
-            return
-        self.progress.carried = dict(self.objective.carried)
-        checkpoint.save(self.folder, self.model, self.optimizer, self.progress)
+        with self.team.whole(self.model, self.optimizer) as moments:
+            if not self.team.leads:
+                return
+            self.progress.carried = dict(self.objective.carried)
+            checkpoint.save(self.folder, self.model, moments, self.progress)
         checkpoint.drop_optimizers(self.folder)
         self.listen("checkpoint", {"step": self.progress.step})
 
     def _restore_best(self) -> None:
         best = self.progress.best_step
         if best is not None and best != self.progress.step and self.team.leads:
-            load_weights(self.model, self.folder / f"step-{best}")
+            if self.team.holds_all:
+                load_weights(self.model, self.folder / f"step-{best}")
             self.listen("restored", {"step": best})
 
     @contextmanager

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import distributed
+from torch import distributed, nn
+from torch.optim import Optimizer
 
 from burnish.errors import WorkerLostError
 from burnish.models.branches import Network
 from burnish.training.batches import Batches
+from burnish.training.checkpoint import Moments, moments
 from burnish.training.objective import Means
 
 T = TypeVar("T")
@@ -45,6 +47,11 @@ class Team:
     @property
     def validates(self) -> bool:
         return self.leads
+
+    @property
+    def holds_all(self) -> bool:
+        """Whether the leader has all weights when training ends."""
+        return True
 
     def learning(self) -> AbstractContextManager[None]:
         """All steps are taken within it."""
@@ -107,9 +114,10 @@ class Team:
             whole.include(part)
         return whole
 
-    def add_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+    def add_gradients(self, optimizer: Optimizer) -> None:
         """Every gradient becomes the sum of all processes'; one that none has stays away."""
-        if self.size == 1:
+        parameters = self.alike(optimizer)
+        if self.size == 1 or not parameters:
             return
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         there = torch.tensor([p.grad is not None for p in parameters], device=parameters[0].device)
@@ -121,12 +129,36 @@ class Team:
             if was_there:
                 parameter.grad = total.view_as(parameter).to(parameter.dtype)
 
-    def align(self, network: Network, parameters: Sequence[torch.nn.Parameter]) -> None:
-        """All begin with the leader's weights, of which `parameters` learn."""
+    def align(self, network: Network, optimizer: Optimizer) -> None:
+        """All begin with the leader's weights; an optimizer that goes on takes its moments in."""
+        for parameter, states in optimizer.state.items():
+            optimizer.state[parameter] = {
+                key: value.to(parameter.device, copy=True) for key, value in states.items()
+            }
+        self.begin_alike(parameters_of(optimizer))
+
+    def begin_alike(self, parameters: Sequence[nn.Parameter]) -> None:
         if self.size > 1:
             with _together():
                 for parameter in parameters:
                     distributed.broadcast(parameter.data, src=0)
+
+    def clip(self, optimizer: Optimizer, limit: float) -> float:
+        """The norm of all gradients, which are shortened to `limit`."""
+        return float(nn.utils.clip_grad_norm_(parameters_of(optimizer), limit))
+
+    def alike(self, optimizer: Optimizer) -> list[nn.Parameter]:
+        """Of what is learnt that which every process holds."""
+        return parameters_of(optimizer)
+
+    def whole(self, model: Any, optimizer: Optimizer) -> AbstractContextManager[Moments]:
+        """In it the leader has all weights, and is given all moments."""
+        return nullcontext(moments(model, optimizer))
+
+
+def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
+    """The parameters that it moves."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 @contextmanager
