@@ -248,6 +248,9 @@ def test_checkpoints_answer_to_those_who_may(whole: Whole) -> None:
             graded = client.fine_tuning.alpha.graders.run(grader=grader, model_sample="x", item={})
             assert graded.metadata.errors.api_model_grader_server_error is failed
             assert bool(graded.metadata.token_usage) is not failed
+        assert team.fine_tuning.alpha.graders.validate(grader=grader).grader
+        with pytest.raises(openai.BadRequestError, match="which is not there"):
+            other.fine_tuning.alpha.graders.validate(grader=grader)
 
 
 def test_lists_go_on_page_by_page(whole: Whole) -> None:

@@ -68,6 +68,12 @@ class AskingGrader(Grader):
                 "here answers",
                 "use a grader that needs no model, or run it through the server",
             )
+        if judges.knows is not None and not judges.knows(self.model):
+            raise GraderError(
+                f"the grader {self.name or self.type!r} asks the model {self.model}, which is not "
+                "there",
+                "name one of the models that are listed",
+            )
 
     def asked(self, subject: Subject, judges: Judges, wish: Wish) -> str:
         """The judge's answer.

@@ -33,10 +33,14 @@ Embedder = Callable[[Sequence[str]], Sequence[Sequence[float]]]
 
 @dataclass(frozen=True, slots=True)
 class Judges:
-    """Whom graders may ask: models that answer, and one that embeds. None: nobody is there."""
+    """Whom graders may ask: models that answer, and one that embeds. None: nobody is there.
+
+    `knows` says whether there is a model of that name; without it that shows when it is asked.
+    """
 
     ask: Asker | None = None
     embed: Embedder | None = None
+    knows: Callable[[str], bool] | None = None
 
 
 class Grader(BaseModel):

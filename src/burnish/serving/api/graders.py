@@ -1,6 +1,7 @@
 """Graders, tried before a job pays for them: run on one answer, or only checked."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -61,6 +62,9 @@ class Judging:
             name: usage.told.model_dump(exclude_unset=True) for name, usage in self.used.items()
         }
 
+    def knows(self, model: str) -> bool:
+        return self._engines.named(model, self._project) is not None
+
     def _ask(self, model: str, messages: Sequence[Mapping[str, str]], wish: Wish) -> str:
         text, used = self._engines.ask(model, messages, wish, self._project)
         for usage in (self.used.setdefault(model, Usage()), self._total):
@@ -98,7 +102,8 @@ def run_grader(body: GraderRun, request: Request) -> GraderRunResponse:
 @router.post("/validate", response_model_exclude_unset=True)
 def validate_grader(body: CheckedGrader, request: Request) -> CheckedGrader:
     """The grader as it was given, where it could be run here."""
-    _check(body, Judging(request).judges)
+    judging = Judging(request)
+    _check(body, replace(judging.judges, knows=judging.knows))
     return CheckedGrader(grader=body.grader)
 
 
