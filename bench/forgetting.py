@@ -20,7 +20,6 @@ import hashlib
 import json
 import shutil
 import statistics
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,11 +109,14 @@ def control(side: str) -> Iterator[None]:
 
 
 def trained(folder: Path, rows: str, side: str, seed: int) -> RunDirectory:
+    """Goes on with a training that was stopped; its checkpoints lie in `folder`."""
+    name = f"{rows}-{side}-{seed}"
     with control(side):
         return train(
             RECIPE,
             quiet=True,
-            name=f"{rows}-{side}-{seed}",
+            resume=(folder / name).exists(),
+            name=name,
             output=folder,
             seed=seed,
             **settings(rows, side, folder),
@@ -163,10 +165,12 @@ def compared(rows: str, sides: list[str], seed: int, kept: Path) -> dict[str, di
         known[side] = json.loads(path.read_text()) if path.exists() else {"accuracy": {}, "at": {}}
         folder = runs / named(rows, side, seed)
         if not (folder / "adapter").exists():
-            with tempfile.TemporaryDirectory() as place:
-                run = trained(Path(place), rows, side, seed)
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                shutil.move(run.path, folder)
+            begun = kept / "begun" / folder.name
+            begun.mkdir(parents=True, exist_ok=True)
+            run = trained(begun, rows, side, seed)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(run.path, folder)
+            shutil.rmtree(begun)
         if "1" not in known[side]["accuracy"]:
             run = RunDirectory.open(folder)
             known[side]["accuracy"]["1"] = accuracy(run, open_tuned(run), 1.0)
