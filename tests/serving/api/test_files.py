@@ -174,6 +174,20 @@ def test_an_upload_becomes_a_file(client: openai.OpenAI, service: Service) -> No
         client.uploads.parts.create(upload.id, data=b"more")
 
 
+def test_a_part_that_is_sent_again_takes_no_room(client: openai.OpenAI) -> None:
+    """A client that lost the answer sends it once more, and names the part that it heard of."""
+    upload = client.uploads.create(bytes=6, filename="a", mime_type="text/plain", purpose="batch")
+    heard = []
+    for data in (b"ab", b"cd", b"ab"):
+        client.uploads.parts.create(upload.id, data=data)
+        heard.append(client.uploads.parts.create(upload.id, data=data).id)
+    with pytest.raises(openai.BadRequestError, match="longer than"):
+        client.uploads.parts.create(upload.id, data=b"efg")
+    done = client.uploads.complete(upload.id, part_ids=heard)
+    assert done.file
+    assert client.files.content(done.file.id).read() == b"abcdab"
+
+
 @pytest.mark.parametrize("late", [False, True])
 def test_an_upload_completed_twice_at_once_is_one_file(
     client: openai.OpenAI, service: Service, monkeypatch: pytest.MonkeyPatch, *, late: bool

@@ -53,8 +53,7 @@ def add_part(database: Database, content: Content, name: str, received: Received
     try:
         with database.writing(files.CONTENT) as session:
             upload = _open(session, name)
-            had = select(func.coalesce(func.sum(PartRow.bytes), 0)).where(PartRow.upload_id == name)
-            if (session.scalar(had) or 0) + received.size > upload.bytes:
+            if _others(session, name, received.sha256) + received.size > upload.bytes:
                 raise invalid(f"The parts are longer than the {upload.bytes} bytes announced.")
             content.keep(received)
             session.add(part)
@@ -164,6 +163,14 @@ def _ordered(session: Session, name: str, part_ids: Sequence[str]) -> list[PartR
         named = unknown[0] if unknown else "a part named twice"
         raise invalid(f"Upload {name} has no such part: {named}.", "part_ids")
     return [known[part] for part in part_ids]
+
+
+def _others(session: Session, name: str, sha256: str) -> int:
+    """Bytes of the parts that differ from this one and each other: a client that heard no answer
+    sends a part again, and takes the second one."""
+    parts = select(PartRow.sha256, PartRow.bytes).where(PartRow.upload_id == name)
+    different = parts.where(PartRow.sha256 != sha256).distinct().subquery()
+    return session.scalar(select(func.coalesce(func.sum(different.c.bytes), 0))) or 0
 
 
 def _joined(content: Content, parts: Sequence[PartRow]) -> Iterator[bytes]:
