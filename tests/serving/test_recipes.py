@@ -152,6 +152,36 @@ def test_errors_name_no_path_of_this_machine() -> None:
     assert (told["code"], told["param"]) == ("recipe", None)
 
 
+@pytest.mark.parametrize(
+    ("reasons", "told"),
+    [
+        (["is no JSON"] * 20, "line 1 is no JSON (mend it); and 19 more"),  # told once
+        (
+            ["is no JSON"] * 3 + ["is empty"] * 2,
+            "line 1 is no JSON (mend it); line 2 is no JSON (mend it); line 3 is no JSON (mend it)"
+            "; and 2 more",
+        ),
+        (["is no JSON", "is empty"], "line 1 is no JSON (mend it); line 2 is empty (mend it)"),
+    ],
+)
+def test_an_error_of_rows_counts_those_that_it_does_not_show(reasons: list[str], told: str) -> None:
+    shown = reasons[:1] if len(set(reasons)) == 1 else reasons
+    lines = [f"\n  /a/train.jsonl:{at} {why} (mend it)" for at, why in enumerate(shown, 1)]
+    lines += [f"\n  and {len(reasons) - len(shown)} more"] if shown != reasons else []
+    said = f"{len(reasons)} of 30 rows cannot be used:{''.join(lines)}\nTo go on: correct them."
+    found = error_of({"kind": "DataError", "message": said}, "/a")["message"]
+    assert f"{len(reasons)} of 30 rows cannot be used: {told}. Upload a file" in found
+
+
+@pytest.mark.parametrize("part", ["training", "validation"])
+def test_an_error_of_a_file_calls_it_as_the_request_does(part: str) -> None:
+    name = {"training": "train", "validation": "validation"}[part]
+    said = f"/a/{name}.jsonl has no rows that can be used: name another."
+    found = error_of({"kind": "DataError", "message": said}, "/a")
+    assert found["param"] == f"{part}_file"
+    assert found["message"].endswith(f"the {part} file has no rows that can be used: name another.")
+
+
 def test_graders_ask_models_by_their_names_here() -> None:
     judge = {"type": "score_model", "model": "tiny", "input": []}
     both = {"type": "multi", "graders": {"a": judge, "b": {"type": "python"}}}

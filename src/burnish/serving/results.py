@@ -99,13 +99,15 @@ def error_of(error: dict[str, str], folder: str) -> dict[str, Any]:
 def _of_upload(message: str) -> str:
     """A report on rows in the words of who uploaded them: one sentence with the first few lines."""
     message = _ROW.sub(r"line \1", message)
+    message = message.replace("train.jsonl", "the training file")
+    message = message.replace("validation.jsonl", "the validation file")
     first, *rows = (part.strip() for part in message.split("\n"))
     if not rows:
         return message
-    rows = [row for row in rows if row.startswith("line ")]
-    count = int(found[0]) if (found := re.match(r"\d+", first)) else len(rows)
-    more = f"; and {count - _TOLD} more" if count > _TOLD else ""
-    said = "; ".join(rows[:_TOLD])
+    told = [row for row in rows if row.startswith("line ")][:_TOLD]
+    count = int(found[0]) if (found := re.match(r"\d+", first)) else len(told)
+    more = f"; and {count - len(told)} more" if count > len(told) else ""
+    said = "; ".join(told)
     return f"{first} {said}{more}. Upload a file in which every line is a JSON object as described."
 
 
