@@ -29,8 +29,8 @@ FIELDS = (
 class JsonLines(logging.Formatter):
     """One record, one line: time, level, event, the known fields, and where an error arose.
 
-    An error is told by its type and place: its message may quote a prompt. So may what a library
-    says, of which the name of its logger is told.
+    An error is told by its type, its reason and its place: its message may quote a prompt. So may
+    what a library says, of which the name of its logger is told.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -83,4 +83,12 @@ def failed(event: str, error: BaseException, **fields: Any) -> None:
 def _place(error: BaseException) -> dict[str, Any]:
     frames = traceback.extract_tb(error.__traceback__)[-5:]
     places = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
-    return {"error": type(error).__name__, "where": places}
+    return {"error": type(error).__name__, **_why(error), "where": places}
+
+
+def _why(error: BaseException) -> dict[str, str]:
+    """The reason as the system or the database's driver names it, such as a full disk."""
+    own = getattr(error, "orig", None) or error  # SQLAlchemy holds what the driver raised
+    found = (getattr(own, name, None) for name in ("strerror", "sqlite_errorname", "sqlstate"))
+    reason = next(filter(None, found), None)
+    return {"why": str(reason)} if reason else {}
