@@ -97,7 +97,7 @@ def hyper(**given: Any) -> dict[str, Any]:
         (
             wrong(integrations=[{"type": "wandb", "wandb": {"project": "p"}}]),
             "integrations",
-            "array_above_max_length",
+            "invalid_value",
         ),
         (wrong(extra_body={"sufix": "x"}), "sufix", "unknown_parameter"),
         (hyper(n_epochs=0), "method.supervised.hyperparameters.n_epochs", "invalid_value"),
@@ -126,6 +126,17 @@ def test_what_cannot_be_done_is_refused(
     assert (error.value.param, error.value.code) == (param, code)
     assert error.value.type == "invalid_request_error"
     assert list(client.fine_tuning.jobs.list()) == []
+
+
+def test_a_job_reports_to_no_other_service_and_says_so(client: openai.OpenAI, file: str) -> None:
+    create = client.fine_tuning.jobs.create
+    with pytest.raises(openai.BadRequestError, match="no other service, so leave it out"):
+        create(
+            model="tiny",
+            training_file=file,
+            integrations=[{"type": "wandb", "wandb": {"project": "p"}}],
+        )
+    assert create(model="tiny", training_file=file, integrations=[]).integrations == []
 
 
 def test_a_file_of_another_purpose_is_refused(client: openai.OpenAI) -> None:

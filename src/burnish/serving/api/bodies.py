@@ -3,7 +3,15 @@
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WrapValidator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from burnish.evaluation.graders import Graders
@@ -20,6 +28,13 @@ def _said(what: str) -> WrapValidator:
             raise PydanticCustomError("union", "Input should be {what}", {"what": what}) from error
 
     return WrapValidator(check)
+
+
+def _none(integrations: list[Any]) -> list[Any]:
+    if integrations:
+        said = "a job here reports to no other service, so leave it out"
+        raise PydanticCustomError("integrations", said)
+    return integrations
 
 
 _AUTO = Literal["auto"]
@@ -132,7 +147,7 @@ class NewJob(_Body):
     suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     seed: Annotated[int, Field(ge=0, le=2147483647)] | None = None
     metadata: Annotated[dict[Key, Value], Field(max_length=16)] | None = None
-    integrations: Annotated[list[Any], Field(max_length=0)] | None = None
+    integrations: Annotated[list[Any], AfterValidator(_none)] | None = None
 
     def taught(self) -> dict[str, Any]:
         """The method; without one it is supervised, with what stands in the deprecated place.
