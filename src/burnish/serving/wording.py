@@ -18,6 +18,8 @@ class Wording:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokens: LLTokenizer = from_tokenizer(tokenizer)
+        added = tokenizer.added_tokens_decoder
+        self._special = frozenset(token for token, one in added.items() if one.special)
 
     def spelt(self, token: int) -> bytes:
         """What the token stands for; a special token its name."""
@@ -46,17 +48,22 @@ class Wording:
             for one in drawn
         ]
 
-    def legacy(self, drawn: Sequence[Drawn], offset: int, top: int) -> Logprobs:
+    def legacy(
+        self, prompt: Sequence[Drawn], answer: Sequence[Drawn], offset: int, top: int
+    ) -> Logprobs:
         """Those of a completion whose first token begins at `offset` of prompt and answer.
 
         The very first token of an echoed prompt has no log-probability and no alternatives. The
-        parts of one character all stand where the character does.
+        parts of one character all stand where the character does, and a special token of the
+        answer, whose text leaves it out, where the next one does.
         """
         read = codecs.getincrementaldecoder("utf-8")("replace")
+        drawn = (*prompt, *answer)
         offsets = []
-        for one in drawn:
+        for place, one in enumerate(drawn):
             offsets.append(offset)
-            offset += len(read.decode(self.spelt(one.token)))
+            if place < len(prompt) or one.token not in self._special:
+                offset += len(read.decode(self.spelt(one.token)))
         alternatives: list[Any] = [
             {self.shown(token): _number(logprob) for token, logprob in one.top[:top]}
             if one.logprob is not None

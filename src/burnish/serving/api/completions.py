@@ -187,8 +187,8 @@ class _Reply:
     def _logprobs(self, answer: Answer, offset: int) -> Logprobs | None:
         if self.body.logprobs is None:
             return None
-        drawn = [*answer.prompt, *answer.drawn]
-        return self.target.wording.legacy(drawn, offset, self.body.logprobs)
+        wording = self.target.wording
+        return wording.legacy(answer.prompt, answer.drawn, offset, self.body.logprobs)
 
 
 def _likelihood(answer: Answer) -> float:

@@ -1,0 +1,19 @@
+"""Where the tokens of a completion stand in its text."""
+
+from transformers import PreTrainedTokenizerFast
+
+from burnish.serving.engine.requests import Drawn
+from burnish.serving.wording import Wording
+
+
+def test_a_special_token_takes_room_in_the_prompt_alone(
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    """The echoed prompt shows it, and an answer's text leaves it out."""
+    drawn = [
+        Drawn(token, -1.0)
+        for token in tiny_tokenizer.convert_tokens_to_ids(["a", "<|endoftext|>", "b"])
+    ]
+    found = Wording(tiny_tokenizer).legacy(drawn, drawn, 0, 0)
+    assert found.tokens == ["a", "<|endoftext|>", "b"] * 2
+    assert found.text_offset == [0, 1, 14, 15, 16, 16]
