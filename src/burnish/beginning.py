@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from burnish.chat import Example
+from burnish.data.findings import rejected_answers
 from burnish.data.load import Dataset, load
 from burnish.data.render import Rendered
 from burnish.errors import DataError, RecipeError
@@ -57,6 +58,8 @@ def prepare(recipe: Recipe, source: Source, data: Data | None = None) -> Checked
     longest = longest_text(source) if recipe.objective in HEADS else context_length(source)
     limit = min(recipe.training.max_length or longest, longest)
     findings, rendered = list(dataset.findings), {}
+    if recipe.objective == "sft":
+        findings += rejected_answers(dataset.train)
     for split in ("train", "validation", "test"):
         examples = getattr(dataset, split)
         found = objective.render(examples, tokenizer, limit) if examples else ([], None)

@@ -209,6 +209,37 @@ def test_preferences_are_learnt(client: openai.OpenAI, service: Service) -> None
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_what_the_rows_lack_is_told_before_the_job_starts(
+    client: openai.OpenAI, service: Service
+) -> None:
+    """A pair in a supervised job, a row that stands twice, and one longer than the context."""
+    asked = [{"role": "user", "content": "where is the tent"}]
+    pair = {
+        "input": {"messages": asked},
+        "preferred_output": [{"role": "assistant", "content": "red"}],
+        "non_preferred_output": [{"role": "assistant", "content": "green"}],
+    }
+    long = [{"role": "assistant", "content": "red " * 600}]
+    rows = [
+        pair | {"input": {"messages": [{"role": "user", "content": f"{i}"}]}} for i in range(30)
+    ]
+    rows += [rows[3], pair | {"preferred_output": long}]
+    job = submitted(client, b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+    Worker(service).step()
+    told = list(client.fine_tuning.jobs.list_events(job.id, limit=100))[::-1]
+    found = [event for event in told if event.message.startswith("In the files: ")]
+    assert {event.level for event in found} == {"warn"}
+    places = {event.data["kind"]: event.data["where"] for event in found if event.data}
+    assert places["duplicate"] == ["line 31"]
+    assert places["too long"] == ["line 32"]
+    said = [event.message for event in told]
+    assert said.index(found[-1].message) < said.index("Fine-tuning job started")
+    (alone,) = [event.message for event in found if event.data and event.data["kind"] == "rejected"]
+    assert "beside the chosen one, which alone is learnt" in alone
+    assert not any("dpo" in event.message or "max_length" in event.message for event in found)
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_a_grader_is_learnt_from(client: openai.OpenAI, service: Service) -> None:
     prompts = [
         {"messages": [{"role": "user", "content": f"where is tent {i}"}], "wanted": "e"}

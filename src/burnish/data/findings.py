@@ -110,6 +110,16 @@ def conflicting_labels(examples: Iterable[Example]) -> list[Finding]:
     return found("conflict", "warning", message, [group[-1] for group in torn])
 
 
+def rejected_answers(examples: Iterable[Example]) -> list[Finding]:
+    """Rows with an answer that an objective of one answer a row does not see."""
+    rows = [example for example in examples if example.rejected is not None]
+    message = (
+        f"{len(rows)} rows have a rejected answer beside the chosen one, which alone is learnt"
+        "; set objective to dpo to learn from both"
+    )
+    return found("rejected", "warning", message, rows)
+
+
 def unseen_types(train: Sequence[Example], test: Sequence[Example]) -> list[Finding]:
     """Kinds of spans that no row to learn from shows: the model cannot find them."""
     seen, asked = ({t[2:] for e in rows for t in e.tags or ()} for rows in (train, test))

@@ -2,12 +2,12 @@
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from burnish.agreement import Parity, read_parity
 from burnish.errors import DataError
-from burnish.run_directory import RunDirectory, Verdict
+from burnish.run_directory import Finding, RunDirectory, Verdict
 from burnish.serving import recipes
 from burnish.serving.following import Line, measures, table
 from burnish.serving.preparing import Prepared
@@ -77,6 +77,25 @@ def result_of(
         recipes.resolved(job, prepared.recipe, _multiplier(manifest.training)),
         _last_words(prepared.tuned, verdict, read_parity(directory.path)),
     )
+
+
+def warnings(found: Iterable[Finding]) -> list[Event]:
+    """What was seen in the rows and is no error; remedies are those of recipes, and left out."""
+    return [
+        Event(
+            f"In the files: {one.message.partition(';')[0]}",
+            "warn",
+            data={"kind": one.kind, "rows": one.count, "where": [*map(_line, one.where)]},
+            place=f"finding {one.kind} {number}",
+        )
+        for number, one in enumerate(found)
+        if one.severity == "warning"
+    ]
+
+
+def _line(source: str) -> str:
+    """Where a row of a job's own copy stands, without the folder."""
+    return _ROW.sub(r"line \1", source.rpartition("/")[2])
 
 
 def error_of(error: dict[str, str], folder: str) -> dict[str, Any]:

@@ -78,6 +78,7 @@ def test_a_full_queue_is_told_by_the_status(server: Server, client: Any, legacy:
         with engine.submit(Ask((5,), never)), pytest.raises(openai.InternalServerError) as error:
             ask()
     assert (error.value.status_code, error.value.code) == (503, "overloaded")
+    assert error.value.response.headers["retry-after"] == "1"
     wait_for(lambda: not engine.counters().running)
     assert list(ask())
 

@@ -177,4 +177,5 @@ def check(ask: Ask, context: int, vocabulary: int) -> None:
 
 def overloaded(message: str) -> ApiError:
     """The official client tries again after a while."""
-    return ApiError(503, message, kind="server_error", code="overloaded")
+    headers = {"retry-after": "1"}
+    return ApiError(503, message, kind="server_error", code="overloaded", headers=headers)
