@@ -8,6 +8,7 @@ from burnish.cli import main
 from burnish.cli.options import overrides, print_verdict
 from burnish.errors import InterruptedRunError
 from burnish.run_directory import LedgerRow, Manifest, RunDirectory, Verdict
+from tests.rows import write_rows
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,27 @@ def test_healing_that_was_stopped_goes_on_with_the_same_command(
 def test_a_setting_that_is_no_yaml_is_text(text: str) -> None:
     given = overrides([f"data.system={text}", "seed=3"], None, None, drop_bad=False)
     assert given == {"data.system": text, "seed": 3}
+
+
+def test_signs_of_rows_are_shown_as_they_stand(
+    tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Brackets are no colours, and a character of several tokens is whole."""
+    labels = ("[/INST]", ":cat:")
+    rows = [{"text": f"包裹 🎒 {n}", "label": labels[n % 2]} for n in range(40)]
+    both = [{"text": "both", "label": label} for label in labels]
+    write_rows(tmp_path / "rows.jsonl", [*rows, *both])
+    main(["check", str(tmp_path / "rows.jsonl"), "--model", str(tiny_folder), "--show", "1"])
+    shown = capsys.readouterr().out
+    assert "the first has :cat: and [/INST]" in " ".join(shown.split())
+    assert "包裹 🎒" in shown
+
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("data: {train: rows.jsonl}\ntraining: {epochs: 1, learning_rate: 0.01}\n")
+    setting = [f"model={tiny_folder}", "evaluate.general=null"]
+    sets = [word for one in setting for word in ("--set", one)]
+    main(["train", str(recipe), *sets, "--output", str(tmp_path / "runs")])
+    assert ":cat: and [/INST]" in " ".join(capsys.readouterr().err.split())
 
 
 def test_no_number_of_the_ledger_is_cut_off(

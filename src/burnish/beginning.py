@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from rich.markup import escape
 
 from burnish.chat import Example
 from burnish.data.load import Dataset, load
@@ -125,5 +126,5 @@ def begin(recipe: Recipe, bars: Bars) -> RunDirectory:
     directory.write_manifest(manifest)
     for finding in findings:
         if finding.severity == "warning":
-            bars.say(f"[yellow]warning[/] {finding.message}")
+            bars.say(f"[yellow]warning[/] {escape(finding.message)}")
     return directory
