@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from burnish.cli import main
+from burnish.cli import VERBS, main
 from burnish.cli.options import overrides, print_verdict
 from burnish.errors import InterruptedRunError
 from burnish.run_directory import LedgerRow, Manifest, RunDirectory, Verdict
@@ -28,6 +28,15 @@ def test_a_wrong_word_names_the_help_that_shows_it(
         main(arguments)
     assert end.value.code == 2
     assert capsys.readouterr().err == sentence
+
+
+def test_no_word_at_all_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("Usage: burnish ")
+    assert {f"  {verb:9}  {what}" for verb, what in VERBS.items()} <= set(said.splitlines())
 
 
 def test_a_folder_is_no_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,6 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(str(error), 2)
     except InterruptedRunError as error:
         _fail(f"{error}; go on with the same command and --resume", 130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        raise SystemExit(2) from None
     except (click.exceptions.Abort, KeyboardInterrupt):
         _fail("stopped", 130)
     except Exception as error:
