@@ -3,7 +3,7 @@
 import platform
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -57,12 +57,15 @@ def prepare(recipe: Recipe, source: Source, data: Data | None = None) -> Checked
     # What the model cannot read would be found out when it is tested, after training.
     longest = longest_text(source) if recipe.objective in HEADS else context_length(source)
     limit = min(recipe.training.max_length or longest, longest)
+    remedy = "raise training.max_length" if limit < longest else "choose a model that reads more"
     findings, rendered = list(dataset.findings), {}
     for split in ("train", "validation", "test"):
         examples = getattr(dataset, split)
         found = objective.render(examples, tokenizer, limit) if examples else ([], None)
         rendered[split] = found[0]
-        findings += [found[1]] if found[1] else []
+        if longer := found[1]:
+            message = f"{split}: {longer.message}; shorten them, or {remedy}"
+            findings.append(replace(longer, message=message))
     checked = Checked(dataset, rendered, findings)
     if dataset.test and (count := len(tested(checked.kept("test")))) < LEAST_TESTED:
         raise DataError(
