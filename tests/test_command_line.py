@@ -39,6 +39,23 @@ def test_no_word_at_all_shows_the_help(capsys: pytest.CaptureFixture[str]) -> No
     assert {f"  {verb:9}  {what}" for verb, what in VERBS.items()} <= set(said.splitlines())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "least"),
+    [
+        (["chat", "runs/a", "--max-tokens", "0"], "greater than or equal to 1"),
+        (["chat", "runs/a", "--temperature", "-1"], "greater than or equal to 0"),
+        (["check", "rows.jsonl", "--show", "-3"], "greater than or equal to 0"),
+    ],
+)
+def test_a_number_that_means_nothing_is_refused(
+    arguments: list[str], least: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert least in capsys.readouterr().err
+
+
 def test_a_folder_is_no_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["run", str(tmp_path)])

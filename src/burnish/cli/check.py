@@ -27,7 +27,7 @@ def command(
     objective: Annotated[
         str, typer.Option(help="what would be learnt: sft, lm, classify, tag")
     ] = "sft",
-    show: Annotated[int, typer.Option(help="rows to print, learnt tokens in colour")] = 0,
+    show: Annotated[int, typer.Option(min=0, help="rows to print, learnt tokens in colour")] = 0,
     drop_bad: DropBad = False,
     as_json: Json = False,
 ) -> None:
