@@ -98,6 +98,29 @@ def test_healing_that_was_stopped_goes_on_with_the_same_command(
     assert capsys.readouterr().err == said
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device"), "the disk cannot be used (No space left on"),
+        (
+            OSError(30, "Read-only file system", "runs/plain/.report.html.7.tmp"),
+            "runs/plain cannot be used (Read-only file system): use a folder that you may",
+        ),
+    ],
+)
+def test_a_disk_that_cannot_be_written_is_no_mistake_of_ours(
+    error: OSError, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("burnish.pipeline.evaluate", write)
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", "runs/plain"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith(f"burnish: {said}")
+
+
 @pytest.mark.parametrize("text", ["Sort: queue: x", "{", "a] b"])
 def test_a_setting_that_is_no_yaml_is_text(text: str) -> None:
     given = overrides([f"data.system={text}", "seed=3"], None, None, drop_bad=False)
