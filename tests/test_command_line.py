@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from burnish.cli import main
+from burnish.cli import VERBS, main
 from burnish.cli.options import overrides, print_verdict
 from burnish.errors import InterruptedRunError
 from burnish.run_directory import LedgerRow, Manifest, RunDirectory, Verdict
+from tests.rows import write_rows
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,32 @@ def test_a_wrong_word_names_the_help_that_shows_it(
         main(arguments)
     assert end.value.code == 2
     assert capsys.readouterr().err == sentence
+
+
+def test_no_word_at_all_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("Usage: burnish ")
+    assert {f"  {verb:9}  {what}" for verb, what in VERBS.items()} <= set(said.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "least"),
+    [
+        (["chat", "runs/a", "--max-tokens", "0"], "greater than or equal to 1"),
+        (["chat", "runs/a", "--temperature", "-1"], "greater than or equal to 0"),
+        (["check", "rows.jsonl", "--show", "-3"], "greater than or equal to 0"),
+    ],
+)
+def test_a_number_that_means_nothing_is_refused(
+    arguments: list[str], least: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert least in capsys.readouterr().err
 
 
 def test_a_folder_is_no_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,10 +98,54 @@ def test_healing_that_was_stopped_goes_on_with_the_same_command(
     assert capsys.readouterr().err == said
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device"), "the disk cannot be used (No space left on"),
+        (
+            OSError(30, "Read-only file system", "runs/plain/.report.html.7.tmp"),
+            "runs/plain cannot be used (Read-only file system): use a folder that you may",
+        ),
+    ],
+)
+def test_a_disk_that_cannot_be_written_is_no_mistake_of_ours(
+    error: OSError, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("burnish.pipeline.evaluate", write)
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", "runs/plain"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith(f"burnish: {said}")
+
+
 @pytest.mark.parametrize("text", ["Sort: queue: x", "{", "a] b"])
 def test_a_setting_that_is_no_yaml_is_text(text: str) -> None:
     given = overrides([f"data.system={text}", "seed=3"], None, None, drop_bad=False)
     assert given == {"data.system": text, "seed": 3}
+
+
+def test_signs_of_rows_are_shown_as_they_stand(
+    tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Brackets are no colours, and a character of several tokens is whole."""
+    labels = ("[/INST]", ":cat:")
+    rows = [{"text": f"包裹 🎒 {n}", "label": labels[n % 2]} for n in range(40)]
+    both = [{"text": "both", "label": label} for label in labels]
+    write_rows(tmp_path / "rows.jsonl", [*rows, *both])
+    main(["check", str(tmp_path / "rows.jsonl"), "--model", str(tiny_folder), "--show", "1"])
+    shown = capsys.readouterr().out
+    assert "the first has :cat: and [/INST]" in " ".join(shown.split())
+    assert "包裹 🎒" in shown
+
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("data: {train: rows.jsonl}\ntraining: {epochs: 1, learning_rate: 0.01}\n")
+    setting = [f"model={tiny_folder}", "evaluate.general=null"]
+    sets = [word for one in setting for word in ("--set", one)]
+    main(["train", str(recipe), *sets, "--output", str(tmp_path / "runs")])
+    assert ":cat: and [/INST]" in " ".join(capsys.readouterr().err.split())
 
 
 def test_no_number_of_the_ledger_is_cut_off(

@@ -258,7 +258,9 @@ def test_rows_as_long_as_the_model_reads_are_tested_and_longer_ones_told(
     write_rows(tmp_path / "rows.jsonl", rows)
     run = burnish.run(recipe, quiet=True, training={"epochs": 1, "max_length": 9999})
     told = next(found for found in run.findings() if found.kind == "too long")
+    assert told.message.startswith("train: ")
     assert "longer than 512 tokens" in told.message
+    assert told.message.endswith("left out; shorten them, or choose a model that reads more")
     assert len(run.results("tuned", "target")) == len(run.split("test")) > 0
     longest = max(map(len, (one.question for one in run.split("test"))))
     assert longest > 400 - 64

@@ -60,6 +60,14 @@ def test_it_is_frozen(path: Path) -> None:
         (WRITTEN + "method: lorra\n", "method is 'lorra'"),
         (WRITTEN + "budget: {text_loss: 0}\n", "budget.text_loss is 0"),
         (WRITTEN + "budget: {confidence: 1}\n", "budget.confidence is 1"),
+        ("data: mine.jsonl\n", r"data is 'mine.jsonl', but input should be keys with values, as"),
+        (WRITTEN + "stages: {name: a}\n", r"stages is \{'name': 'a'\}, but input should be a list"),
+        (WRITTEN + "output: 3\n", "output is 3, but input should be a path"),
+        (
+            WRITTEN + "classify: {weights: [red]}\n",
+            r"classify.weights is \['red'\], but input should be 'none' or 'balanced', or input",
+        ),
+        (WRITTEN + "classify: {weights: {red: 0}}\n", "classify.weights.red is 0, but input"),
         (WRITTEN + "budget: {sections: 5}\n", r"budget.sections \(did you mean budget.section\?\)"),
     ],
 )

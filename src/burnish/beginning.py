@@ -3,11 +3,12 @@
 import platform
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from rich.markup import escape
 
 from burnish.chat import Example
 from burnish.data.findings import rejected_answers
@@ -57,6 +58,7 @@ def prepare(recipe: Recipe, source: Source, data: Data | None = None) -> Checked
     # What the model cannot read would be found out when it is tested, after training.
     longest = longest_text(source) if recipe.objective in HEADS else context_length(source)
     limit = min(recipe.training.max_length or longest, longest)
+    remedy = "raise training.max_length" if limit < longest else "choose a model that reads more"
     findings, rendered = list(dataset.findings), {}
     if recipe.objective == "sft":
         findings += rejected_answers(dataset.train)
@@ -64,7 +66,9 @@ def prepare(recipe: Recipe, source: Source, data: Data | None = None) -> Checked
         examples = getattr(dataset, split)
         found = objective.render(examples, tokenizer, limit) if examples else ([], None)
         rendered[split] = found[0]
-        findings += [found[1]] if found[1] else []
+        if longer := found[1]:
+            message = f"{split}: {longer.message}; shorten them, or {remedy}"
+            findings.append(replace(longer, message=message))
     checked = Checked(dataset, rendered, findings)
     if dataset.test and (count := len(tested(checked.kept("test")))) < LEAST_TESTED:
         raise DataError(
@@ -128,5 +132,5 @@ def begin(recipe: Recipe, bars: Bars) -> RunDirectory:
     directory.write_manifest(manifest)
     for finding in findings:
         if finding.severity == "warning":
-            bars.say(f"[yellow]warning[/] {finding.message}")
+            bars.say(f"[yellow]warning[/] {escape(finding.message)}")
     return directory

@@ -171,7 +171,7 @@ def _judge(directory: RunDirectory, manifest: Manifest, bars: Bars) -> None:
     leakage = look_for_leakage(directory, recipe, [*probes, *certs])
     manifest.times["leakage"] = round(time.perf_counter() - started, 1)
     for finding in leaks(leakage):
-        bars.say(f"[yellow]warning[/] {finding.message}")
+        bars.say(f"[yellow]warning[/] {escape(finding.message)}")
     started = time.perf_counter()
     with model.base() as base:
         measure(directory, base, "base", tasks, bars)

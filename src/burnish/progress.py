@@ -21,7 +21,7 @@ class Bars:
     """Bars one under another; `say` prints a line above them. All of it goes to stderr."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, emoji=False)
 
     def say(self, text: str) -> None:
         self.console.print(text)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from rich.markup import escape
 
 from burnish.errors import ModelError, RecipeError
 from burnish.lineage import learner
@@ -69,7 +70,7 @@ def learn(
     `watch` hears the loop's events; what it raises ends the training there, between two steps.
     """
     manifest = directory.manifest()
-    bars.say(f"{recipe.model} on {place(recipe.device)}")
+    bars.say(f"{escape(recipe.model)} on {place(recipe.device)}")
     model, loop = open_training(directory, recipe)
     module = loop.model
     if not saved_steps(directory.checkpoints):

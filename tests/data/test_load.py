@@ -193,6 +193,11 @@ def test_train_that_is_also_test_is_no_train(tmp_path: Path) -> None:
         dataset(tmp_path, labelled(9), test=tmp_path / "rows.jsonl")
 
 
+def test_one_row_many_times_is_one_row(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"has 1 rows that differ, too few .* to test: add"):
+        dataset(tmp_path, labelled(1)[:1] * 100)
+
+
 def test_one_group_cannot_be_split(tmp_path: Path) -> None:
     rows = [row | {"who": "me"} for row in labelled(9)]
     with pytest.raises(DataError, match=r"too few rows or groups to hold out 0\.25 to test: add"):

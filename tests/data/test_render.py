@@ -208,6 +208,14 @@ def test_template_that_cannot_be_taken_apart(
     assert caught.value.remedy.startswith(remedy)
 
 
+def test_a_long_prompt_is_not_warned_of(tiny_tokenizer: Any) -> None:
+    """transformers warns of indexing errors, once a tokenizer; ours leaves the row out."""
+    tiny_tokenizer.deprecation_warnings.clear()
+    prompt = (Message("user", "x" * 2000),)
+    assert len(render_prompt(prompt, tiny_tokenizer)) > tiny_tokenizer.model_max_length
+    assert not tiny_tokenizer.deprecation_warnings
+
+
 def test_rows_that_are_too_long_are_left_out_and_told(tiny_tokenizer: Any) -> None:
     short, long = chat("q", "yes"), chat("q", "no " * 200)
     rows = [Example(f"r{n}", long if n % 2 else short, source=f"f:{n}") for n in range(4)]
@@ -217,8 +225,7 @@ def test_rows_that_are_too_long_are_left_out_and_told(tiny_tokenizer: Any) -> No
     assert finding is not None
     assert (finding.severity, finding.count, finding.where) == ("warning", 2, ("f:1", "f:3"))
     assert finding.message == (
-        f"2 rows are longer than 100 tokens (the longest has {longest}) and were left out; "
-        "shorten them or raise training.max_length"
+        f"2 rows are longer than 100 tokens (the longest has {longest}) and were left out"
     )
     assert render_all(rows, tiny_tokenizer, longest)[1] is None
     with pytest.raises(DataError, match=rf"f:1 has {longest} tokens, more than 100: shorten it"):

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -345,6 +347,14 @@ def test_chosen_rows_differ_in_size_and_are_short() -> None:
     rows = [Row([1] * n, [0.0] + [1.0] * (n - 1)) for n in (900, 5, 7, 3, 9)]
     assert [row.size for row in chosen(rows)] == [3, 7]
     assert [row.size for row in chosen(rows[:1])] == [900]
+
+
+def test_a_fresh_head_is_not_told_at_length(recipe: Path) -> None:
+    sets = ["--set", "objective=classify", "--set", "data.system=null"]
+    command = [sys.executable, "-m", "burnish.cli", "preflight", str(recipe), *sets]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "reloaded = in memory" in said.stdout
+    assert "LOAD REPORT" not in said.stderr
 
 
 def test_verb_prints_marks_and_json(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,9 +3,11 @@
 Exit codes: 0 release or done, 1 hold or inconclusive, 2 the user's error, 130 interrupted.
 """
 
+import errno
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -33,6 +35,15 @@ VERBS = {
     "alias": "Let a name stand for a released model.",
     "keys": "Make, list and revoke API keys.",
     "audit": "Verify the log of what was changed.",
+}
+
+_FREE = "free some space, then give the same command, `run` and `train` with --resume"
+_WRITABLE = "use a folder that you may read and write"
+_REMEDIES = {
+    errno.ENOSPC: _FREE,
+    errno.EDQUOT: _FREE,
+    errno.EROFS: _WRITABLE,
+    errno.EACCES: _WRITABLE,
 }
 
 
@@ -73,11 +84,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(str(error), 2)
     except InterruptedRunError as error:
         _fail(f"{error}; go on with the same command and --resume", 130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        raise SystemExit(2) from None
     except (click.exceptions.Abort, KeyboardInterrupt):
         _fail("stopped", 130)
+    except OSError as error:
+        _end_of_files(error)
     except Exception as error:
         # Typer carries its own copy of click, whose errors are told by what they can do.
         _end_of_click(error)
+
+
+def _end_of_files(error: OSError) -> None:
+    """A disk that is full, or may not be written, is no mistake of ours."""
+    if error.errno not in _REMEDIES:
+        raise error
+    # A file is written under another name first, so its folder is what the user knows.
+    where = Path(error.filename).parent if error.filename else "the disk"
+    _fail(f"{where} cannot be used ({error.strerror}): {_REMEDIES[error.errno]}.", 2)
 
 
 def _end_of_click(error: Any) -> None:

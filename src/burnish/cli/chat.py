@@ -23,8 +23,10 @@ from burnish.run_directory import RunDirectory
 def command(
     run: Annotated[str, typer.Argument(help="a run folder")],
     message: Annotated[str | None, typer.Option(help="ask this once and stop")] = None,
-    temperature: Annotated[float, typer.Option(help="0 always gives the likeliest answer")] = 0.0,
-    max_tokens: Annotated[int, typer.Option(help="longest answer")] = 200,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="0 always gives the likeliest answer")
+    ] = 0.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="longest answer")] = 200,
     as_json: Json = False,
 ) -> None:
     from burnish import pipeline

@@ -5,10 +5,13 @@ Example: burnish check support.jsonl --model smollm2-135m --show 3
 
 import json
 from dataclasses import asdict
+from itertools import groupby
+from operator import itemgetter
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.text import Text
 
 from burnish.cli.options import DropBad, Json
@@ -24,7 +27,7 @@ def command(
     objective: Annotated[
         str, typer.Option(help="what would be learnt: sft, lm, classify, tag")
     ] = "sft",
-    show: Annotated[int, typer.Option(help="rows to print, learnt tokens in colour")] = 0,
+    show: Annotated[int, typer.Option(min=0, help="rows to print, learnt tokens in colour")] = 0,
     drop_bad: DropBad = False,
     as_json: Json = False,
 ) -> None:
@@ -41,9 +44,10 @@ def command(
             )
         )
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)  # `:cat:` may stand in a label
     for finding in checked.findings:
-        console.print(f"[{_COLOURS[finding.severity]}]{finding.severity:8}[/] {finding.message}")
+        colour, said = _COLOURS[finding.severity], escape(finding.message)
+        console.print(f"[{colour}]{finding.severity:8}[/] {said}")
     split = ", ".join(f"{name} {count}" for name, count in sizes.items())
     console.print(f"rows     {split}")
     for row in checked.rendered["train"][:show]:
@@ -53,6 +57,9 @@ def command(
 
 def _coloured(row: Any, tokenizer: Any) -> Text:
     text = Text("\n")
-    for token, weight in zip(row.tokens, row.weights, strict=True):
-        text.append(tokenizer.decode([token]), style="bold green" if weight else "dim")
+    learnt = [weight > 0 for weight in row.weights]
+    # An emoji or a Chinese character is of several tokens, none of which can be read alone.
+    for yes, run in groupby(zip(learnt, row.tokens, strict=True), key=itemgetter(0)):
+        tokens = [token for _, token in run]
+        text.append(tokenizer.decode(tokens), style="bold green" if yes else "dim")
     return text

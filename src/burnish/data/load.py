@@ -163,8 +163,11 @@ def _check_left(parts: dict[str, list[Example]], data: Data) -> None:
             "name other files for them, or none to split them off",
         )
     if data.test is None and data.split.test and not parts["test"]:
+        split_off = [] if data.validation else parts["validation"]
+        count = len(parts["train"]) + len(split_off)
         raise DataError(
-            f"{data.train} has too few rows or groups to hold out {data.split.test:g} to test",
+            f"{data.train} has {count} rows that differ, "
+            f"too few rows or groups to hold out {data.split.test:g} to test",
             "add rows, or name a file as data.test",
         )
 

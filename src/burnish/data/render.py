@@ -127,7 +127,7 @@ def without_longer(
         return kept, None
     message = (
         f"{len(longer)} rows are longer than {limit} tokens (the longest has {longest}) and were "
-        "left out; shorten them or raise training.max_length"
+        "left out"
     )
     return kept, Finding("too long", "warning", message, len(longer), tuple(longer[:5]))
 
@@ -135,7 +135,8 @@ def without_longer(
 def render_prompt(conversation: Conversation, tokenizer: Any) -> list[int]:
     """Tokens up to the place where the assistant begins to answer."""
     text = _template(conversation, tokenizer, answer=True)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    # Not verbose: what is too long for the model is left out and told, it never reaches it.
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def render_prompts(

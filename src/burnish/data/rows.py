@@ -222,6 +222,9 @@ def _csv(path: Path) -> Iterator[Row | BadRow]:
     # The limit is the process's: the default of 131,072 is less than a row may have.
     csv.field_size_limit(MAX_ROW_BYTES)
     with path.open("rb") as file:
+        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise DataError(f"{path} is UTF-16 and not UTF-8", "save the file as UTF-8")
+        file.seek(0)
         lines = _CountedLines(file)
         reader = csv.reader(lines, strict=True)
         try:
@@ -268,6 +271,9 @@ def _check_header(path: Path, header: list[str]) -> None:
         raise DataError(f"{path} has two columns named {twice[0]!r}", "rename one of them")
     if _SURROGATE.search("".join(header)):
         raise DataError(f"the header of {path} is not UTF-8", "save the file as UTF-8")
+    if len(header) == 1 and re.search(r"[;|\t]", header[0]):
+        seen = f"the header of {path} is the one column {header[0]!r}"
+        raise DataError(seen, "save the file with commas between its columns")
 
 
 def _csv_row(header: list[str], fields: list[str], source: str) -> Row | BadRow:

@@ -116,9 +116,10 @@ def near_chance(section: Section, base: Sequence[ItemResult]) -> str | None:
     score, guess = fmean(item.score for item in base), chance(section)
     if score > guess + 2 * math.sqrt(score * (1 - score) / len(base)):
         return None
+    seen = f"base {100 * score:.1f} % of {len(base)} items is"
     if isinstance(section, CheckedTask):
-        return f"base {score * 100:.1f} % is near 0"
-    return f"base {100 * score:.1f} % is not two standard errors above chance, {100 * guess:.1f} %"
+        return f"{seen} near 0"
+    return f"{seen} not two standard errors above chance, {100 * guess:.1f} %"
 
 
 def built_in_suites() -> list[str]:

@@ -204,7 +204,7 @@ def load_classifier(
     source, placement = resolve(name), place(device)
     torch.manual_seed(seed)
     try:
-        with _silent():
+        with silent():
             module, found = _AUTO[kind].from_pretrained(
                 str(source.path),
                 dtype=placement.dtype,
@@ -269,7 +269,7 @@ def _longest(config: Any, tokenizer: Any) -> int:
 
 
 @contextlib.contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """transformers tells at length that a fresh head is fresh."""
     level = logging.get_verbosity()
     logging.set_verbosity_error()

@@ -35,6 +35,14 @@ _NOT_FOR_HEADS = {
 }
 # How pydantic names one of several types that a value may have.
 _TYPE = re.compile(r"(constrained-)?(int|float)|literal\[.*\]")
+# Whoever writes a recipe knows no Python types.
+_KEYS = "input should be keys with values, as in {key: value}"
+_IN_YAML = {
+    "model_type": _KEYS,
+    "dict_type": _KEYS,
+    "tuple_type": "input should be a list, as in [one, two]",
+    "path_type": "input should be a path",
+}
 # A name in them may itself hold a full stop.
 _WHOLE = ("budget.suites", "classify.weights", "tag.weights", "tasks")
 
@@ -358,7 +366,7 @@ def _sentences(problems: Iterable[ErrorDetails]) -> list[str]:
     """One a key: a value of several types has a problem with each."""
     found: dict[str, str] = {}
     for problem in problems:
-        loc = [str(part) for part in problem["loc"]]
+        loc = [str(part) for part in problem["loc"] if not str(part).startswith("dict[")]
         key = ".".join(loc[:-1] if _TYPE.fullmatch(loc[-1]) else loc) if loc else ""
         more = f"{found[key]}, or {_expected(problem)}" if key in found else ""
         found[key] = more or _sentence(key, problem)
@@ -377,4 +385,5 @@ def _sentence(key: str, problem: ErrorDetails) -> str:
 
 
 def _expected(problem: ErrorDetails) -> str:
-    return problem["msg"][0].lower() + problem["msg"][1:]
+    said = _IN_YAML.get(problem["type"], problem["msg"])
+    return said[0].lower() + said[1:]
