@@ -116,6 +116,21 @@ def test_killed_and_resumed_is_bit_identical(recipe: Path, tmp_path: Path) -> No
     assert all((expected[key] == found[key]).all() for key in expected)
 
 
+def test_a_second_process_does_not_work_on_the_same_run(recipe: Path) -> None:
+    second: list[subprocess.CompletedProcess[str]] = []
+
+    def again(phase: str, values: dict[str, Any]) -> None:
+        if (phase, values["step"]) == ("train", 2):
+            second.append(command("train", str(recipe), "--resume"))
+
+    run = burnish.train(recipe, quiet=True, watch=again)
+    assert second[0].returncode == 2
+    assert "another process works on the run" in second[0].stderr
+    steps = [line["step"] for line in run.events("train")]
+    assert steps == list(range(1, len(steps) + 1))
+    assert burnish.train(recipe, quiet=True, resume=True).path == run.path
+
+
 def test_a_changed_recipe_is_not_continued(recipe: Path) -> None:
     burnish.train(recipe, quiet=True)
     with pytest.raises(RunError, match=r"has changed since \(training\.epochs was 4\.0, is 9\.0\)"):

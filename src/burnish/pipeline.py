@@ -51,7 +51,7 @@ from burnish.progress import Bars
 from burnish.recipe import Recipe, build_recipe, changed_recipe, load_recipe
 from burnish.reports.card import write_card
 from burnish.reports.page import write_page
-from burnish.resuming import continued, forget_order, forget_verdict
+from burnish.resuming import alone_in, continued, forget_order, forget_verdict
 from burnish.retention.ledger import LEVEL
 from burnish.retention.power import power_headline
 from burnish.retention.verdict import Head, decide
@@ -119,7 +119,9 @@ def train(
     directory = continued(chosen) if resume else None
     if directory is None:
         directory = begin(chosen, bars)
-    if directory.manifest().state == "training":
+    with alone_in(directory):
+        if directory.manifest().state != "training":
+            return directory
         certs = [split_suite(suite)[1] for suite in suites]
         look = next_look(directory, certs)
         for cert in certs:
@@ -150,7 +152,8 @@ def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirec
         )
     bars = Bars(quiet=quiet)
     if manifest.state != "certified":
-        _judge(directory, manifest, bars)
+        with alone_in(directory):
+            _judge(directory, manifest, bars)
     parity = complete(directory)
     if parity is not None and parity.difference:
         bars.say(f"[red]parity[/] {escape(parity.sentence)}")
@@ -250,17 +253,18 @@ def heal(
     if is_released_well(directory):
         bars.say(f"{directory.path} needs no healing: it keeps its budgets and 90 % of the gain")
         return directory
-    manifest = directory.manifest()
-    recipe = recipe_of(manifest)
-    then, recipe = recipe.heal.minutes, changed_recipe(recipe, {"heal.minutes": minutes})
-    manifest.changes.append(
-        {"key": "heal.minutes", "before": then, "after": minutes, "state": manifest.state}
-    )
-    manifest.recipe, manifest.origins = recipe.model_dump(mode="json"), dict(recipe.origins)
-    manifest.state = "trained"
-    forget_order(directory)
-    forget_verdict(directory)
-    directory.write_manifest(manifest)
+    with alone_in(directory):
+        manifest = directory.manifest()
+        recipe = recipe_of(manifest)
+        then, recipe = recipe.heal.minutes, changed_recipe(recipe, {"heal.minutes": minutes})
+        manifest.changes.append(
+            {"key": "heal.minutes", "before": then, "after": minutes, "state": manifest.state}
+        )
+        manifest.recipe, manifest.origins = recipe.model_dump(mode="json"), dict(recipe.origins)
+        manifest.state = "trained"
+        forget_order(directory)
+        forget_verdict(directory)
+        directory.write_manifest(manifest)
     return evaluate(directory, quiet=quiet)
 
 

@@ -5,7 +5,11 @@ weights depend on must be as it was.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from burnish.errors import RunError
 from burnish.lineage import recipe_of
@@ -23,6 +27,23 @@ _FREE = (
 _UNTIL_VERDICT = ("evaluate.", "budget.", "choose.")
 # It is the place that counts, and `auto` names another one on another machine.
 _PLACED = "device"
+
+
+@contextmanager
+def alone_in(directory: RunDirectory) -> Iterator[None]:
+    """No other process learns or judges there meanwhile; a kill frees the run.
+
+    Raises:
+        RunError: one does.
+    """
+    try:
+        with FileLock(directory.path / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise RunError(
+            f"another process works on the run {directory.path}",
+            "wait for it to end, or stop it, then continue with --resume",
+        ) from error
 
 
 def continued(recipe: Recipe) -> RunDirectory | None:
