@@ -137,6 +137,13 @@ def test_a_changed_recipe_is_not_continued(recipe: Path) -> None:
         burnish.train(recipe, resume=True, quiet=True, training={"epochs": 9})
 
 
+def test_what_the_model_refuses_leaves_no_run(recipe: Path) -> None:
+    with pytest.raises(ModelError, match="layers"):
+        burnish.train(recipe, quiet=True, **{"lora.layers": [99]})
+    assert not (recipe.parent / "runs" / "tiny").exists()
+    burnish.train(recipe, quiet=True, training={"epochs": 1})
+
+
 def test_nothing_is_overwritten(recipe: Path, tmp_path: Path) -> None:
     burnish.train(recipe, quiet=True)
     before = (tmp_path / "runs" / "tiny" / "manifest.json").read_bytes()

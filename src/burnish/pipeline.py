@@ -17,7 +17,7 @@ from burnish.beginning import Checked, begin, prepare
 from burnish.candidates import Candidate
 from burnish.choosing import choose, keep, next_look
 from burnish.comparing import compare as compare  # a verb of notebooks
-from burnish.errors import PreflightError, RunError
+from burnish.errors import ModelError, PreflightError, RecipeError, RunError
 from burnish.evaluation.general import load_suites
 from burnish.evaluation.leakage import leaks
 from burnish.evaluation.suite import split_suite
@@ -57,6 +57,7 @@ from burnish.retention.power import power_headline
 from burnish.retention.verdict import Head, decide
 from burnish.run_directory import Manifest, RunDirectory
 from burnish.searching import Search
+from burnish.training.checkpoint import saved_steps
 from burnish.training.loop import Listener, Loop
 from burnish.tuning import check_workers, learn, open_training
 
@@ -128,8 +129,9 @@ def train(
             bars.say(power_headline(suite_sizes(cert), budgets_of(chosen).alone(cert.name), look))
         try:
             learn(directory, chosen, bars, _first(directory, chosen, bars), watch)
-        except PreflightError:
-            shutil.rmtree(directory.path)  # nothing was trained; a corrected recipe starts anew
+        except (PreflightError, ModelError, RecipeError):
+            if not saved_steps(directory.checkpoints):  # a corrected recipe starts anew
+                shutil.rmtree(directory.path)
             raise
     return directory
 
