@@ -21,7 +21,7 @@ from burnish.run_directory import Manifest, RunDirectory
 
 path = Path(sys.argv[2]).parent / "run"
 if not path.exists():
-    RunDirectory.create(path, Manifest("run", "training", {{}}, {{}}))
+    RunDirectory.create(path, Manifest("run", "training", {{}}, {{}})).write_findings([])
 run = RunDirectory.open(path)
 begun = len(run.events("replay")) + 1
 if begun > 20:
