@@ -286,6 +286,27 @@ def test_rows_as_long_as_the_model_reads_are_tested_and_longer_ones_told(
     assert len(run.results("tuned", "target")) == len(run.split("test")) > 0
     longest = max(map(len, (one.question for one in run.split("test"))))
     assert longest > 400 - 64
+    short = burnish.train(
+        recipe, quiet=True, name="short", training={"epochs": 1, "max_length": 450}
+    )
+    told = next(found for found in short.findings() if found.kind == "too long")
+    assert told.message.endswith("left out; shorten them, or raise training.max_length")
+
+
+def test_a_model_that_is_away_for_a_while_loses_no_run(recipe: Path, tiny_folder: Path) -> None:
+    def stop(phase: str, values: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        burnish.train(recipe, quiet=True, watch=stop)
+    away = tiny_folder.with_name("away")
+    tiny_folder.rename(away)
+    try:
+        with pytest.raises(ModelError):
+            burnish.train(recipe, quiet=True, resume=True)
+    finally:
+        away.rename(tiny_folder)
+    assert burnish.train(recipe, quiet=True, resume=True).adapter.exists()
 
 
 def test_nothing_to_measure_on_is_told_before_training(recipe: Path, tmp_path: Path) -> None:

@@ -118,6 +118,7 @@ def train(
     check_budgets(chosen, suites)  # an idle budget is found now, not after training
     bars = Bars(quiet=quiet)
     directory = continued(chosen) if resume else None
+    is_new = directory is None
     if directory is None:
         directory = begin(chosen, bars)
     with alone_in(directory):
@@ -129,8 +130,11 @@ def train(
             bars.say(power_headline(suite_sizes(cert), budgets_of(chosen).alone(cert.name), look))
         try:
             learn(directory, chosen, bars, _first(directory, chosen, bars), watch)
-        except (PreflightError, ModelError, RecipeError):
-            if not saved_steps(directory.checkpoints):  # a corrected recipe starts anew
+        except PreflightError:
+            shutil.rmtree(directory.path)  # nothing was trained; a corrected recipe starts anew
+            raise
+        except (ModelError, RecipeError):
+            if is_new and not saved_steps(directory.checkpoints):
                 shutil.rmtree(directory.path)
             raise
     return directory

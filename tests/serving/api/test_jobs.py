@@ -97,7 +97,7 @@ def hyper(**given: Any) -> dict[str, Any]:
         (
             wrong(integrations=[{"type": "wandb", "wandb": {"project": "p"}}]),
             "integrations",
-            "invalid_value",
+            "array_above_max_length",
         ),
         (wrong(extra_body={"sufix": "x"}), "sufix", "unknown_parameter"),
         (hyper(n_epochs=0), "method.supervised.hyperparameters.n_epochs", "invalid_value"),

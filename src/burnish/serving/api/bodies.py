@@ -33,7 +33,7 @@ def _said(what: str) -> WrapValidator:
 def _none(integrations: list[Any]) -> list[Any]:
     if integrations:
         said = "a job here reports to no other service, so leave it out"
-        raise PydanticCustomError("integrations", said)
+        raise PydanticCustomError("too_long", said)  # the code of an array with too much in it
     return integrations
 
 
