@@ -79,6 +79,17 @@ def test_lists_have_pages_filters_and_two_orders(client: openai.OpenAI) -> None:
         client.files.list(after="file-none")
 
 
+def test_who_deletes_what_a_page_shows_gets_the_next_one(client: openai.OpenAI) -> None:
+    names = [client.files.create(file=("a", b"%d" % i), purpose="evals").id for i in range(7)]
+    seen = []
+    for file in client.files.list(limit=2):
+        seen.append(file.id)
+        client.files.delete(file.id)
+    assert seen == names[::-1]
+    with pytest.raises(openai.NotFoundError):
+        client.files.delete(names[0])
+
+
 def test_a_list_shows_each_file_as_it_is_retrieved(client: openai.OpenAI) -> None:
     for name, seconds in (("ü", 3600), ("b", None)):
         lasts = {"anchor": "created_at", "seconds": seconds} if seconds else openai.omit

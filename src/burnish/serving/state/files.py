@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from burnish.serving import audit
 from burnish.serving.api.errors import ApiError, not_found
+from burnish.serving.state import paging
 from burnish.serving.state.content import Content, Received, TooLongError
 from burnish.serving.state.database import Database, seen
 from burnish.serving.state.names import new_id
@@ -103,7 +104,7 @@ def delete(database: Database, content: Content, name: str) -> None:
         row = _found(session, name)
         if row is None:
             raise not_found("File object", name)
-        session.delete(row)
+        paging.delete(session, row)
         audit.note(session, "file.delete", name)
     release(database, content, [row.sha256])
 
@@ -135,9 +136,10 @@ def expire(database: Database, content: Content) -> None:
         ).all()
         for upload in late:
             upload.status = "expired"
-        for row in (*gone, *parts):
-            session.delete(row)
+        for part in parts:
+            session.delete(part)
         for file in gone:
+            paging.delete(session, file)
             audit.note(session, "file.expire", file.id)
         for upload in late:
             audit.note(session, "upload.expire", upload.id)

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, TypeVarTuple
 
-from sqlalchemy import ColumnElement, Row, Select, select
+from sqlalchemy import ColumnElement, Row, Select, select, union_all
 from sqlalchemy.orm import Session
 
 from burnish.serving.api.errors import invalid
+from burnish.serving.state.tables import DeletedRow, FileRow, PermissionRow
 
 Entry = TypeVar("Entry")
 Columns = TypeVarTuple("Columns")
@@ -45,7 +46,7 @@ def page(
     the walk is along an index of that one.
 
     Raises:
-        ApiError: there is no such row to begin after.
+        ApiError: there is no such row to begin after, and never was.
     """
     walk = _walk(session, table, asked, cursor, key, along)
     return _cut(session.scalars(walk).all(), cursor)
@@ -56,6 +57,12 @@ def page_of_columns(
 ) -> Page[Row[*Columns]]:
     """The same of a query for single columns, which a long page is made of much faster."""
     return _cut(session.execute(_walk(session, table, asked, cursor)).all(), cursor)
+
+
+def delete(session: Session, row: FileRow | PermissionRow) -> None:
+    """Deletes a row and keeps its place: who deletes what a page shows asks for the next one."""
+    session.add(DeletedRow(id=row.id, table=row.__tablename__, seq=row.seq))
+    session.delete(row)
 
 
 def _walk(
@@ -69,7 +76,14 @@ def _walk(
     """One row more than the page has, which says whether another page follows."""
     column: ColumnElement[int] = table.seq if along is None else along
     if cursor.after is not None:
-        place = session.scalar(select(table.seq).where(getattr(table, key) == cursor.after))
+        place = session.scalar(
+            union_all(
+                select(table.seq).where(getattr(table, key) == cursor.after),
+                select(DeletedRow.seq).where(
+                    DeletedRow.id == cursor.after, DeletedRow.table == table.__tablename__
+                ),
+            )
+        )
         if place is None:
             raise invalid(f"Invalid cursor: there is no {cursor.after!r} to list after.", "after")
         asked = asked.where(column > place if cursor.ascending else column < place)

@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, exists, or_, select, true
 
 from burnish.serving import audit
 from burnish.serving.api.errors import model_not_found, not_found
+from burnish.serving.state import paging
 from burnish.serving.state.database import Database
 from burnish.serving.state.models import find
 from burnish.serving.state.names import new_id
@@ -72,7 +73,7 @@ def revoke(database: Database, checkpoint: str, name: str) -> None:
         )
         if row is None:
             raise not_found("checkpoint permission", name, "permission_id")
-        session.delete(row)
+        paging.delete(session, row)
         told = {"checkpoint": checkpoint, "project": row.project_id}
         audit.note(session, "permission.revoke", name, **told)
 

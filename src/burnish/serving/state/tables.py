@@ -207,6 +207,16 @@ class AliasRow(Table):
     forced: Mapped[bool] = mapped_column(default=False)
 
 
+class DeletedRow(Table):
+    """Where a row stood in its list before it was deleted; `table` is the list's."""
+
+    __tablename__ = "deleted"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    table: Mapped[str] = mapped_column(String(32))
+    seq: Mapped[int] = mapped_column(BigInteger)
+
+
 class KeyRow(Table):
     """An API key: only its salted hash is kept. Limits are per minute; None is none.
 
