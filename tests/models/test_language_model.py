@@ -12,6 +12,7 @@ from burnish.chat import Message
 from burnish.data.render import render_prompt
 from burnish.errors import ModelError
 from burnish.evaluation.tasks import DivergenceTask, Opening
+from burnish.models import decoding
 from burnish.models.adapt import METHODS
 from burnish.models.branches import Network, Row, branch_logprobs
 from burnish.models.language_model import LanguageModel
@@ -67,6 +68,30 @@ def test_greedy_generation_equals_plain(tiny: LanguageModel) -> None:
             logits = tiny.module(input_ids=torch.tensor([tokens])).logits[0, -1]
             assert int(logits.argmax()) == expected
             tokens.append(expected)
+
+
+def test_answers_do_not_depend_on_the_batch_nor_fill_the_memory(
+    tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["parcel " * (1 + place % 5) for place in range(11)]
+    prompts = [(Message("user", text),) for text in texts]
+    whole = tiny.generate(prompts, Sampling(max_new_tokens=6))
+    asked: list[int] = []
+    extend = Network.extend
+
+    def watched(network: Network, prefix: Any, rows: Any, *args: Any, **more: Any) -> Any:
+        asked.append(len(rows) * (max(map(len, rows)) + 6))
+        return extend(network, prefix, rows, *args, **more)
+
+    monkeypatch.setattr(Network, "extend", watched)
+    for answers, tokens in ((4, 10_000), (100, 200)):
+        monkeypatch.setattr(decoding, "_ANSWERS_AT_ONCE", answers)
+        monkeypatch.setattr(decoding, "_TOKENS_AT_ONCE", tokens)
+        asked.clear()
+        found = tiny.generate(prompts, Sampling(max_new_tokens=6))
+        assert [answer.text for answer in found] == [answer.text for answer in whole]
+        assert len(asked) > 6  # more than one batch
+        assert max(asked) <= tokens
 
 
 def test_sampling_is_seeded_and_streamed(tiny: LanguageModel) -> None:

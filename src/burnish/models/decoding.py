@@ -1,6 +1,6 @@
 """Decoding: greedy or sampled answers, one or several a prompt, in batches that shrink."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,8 @@ from burnish.models.branches import Network, common_start
 from burnish.models.prefix import Prefix
 from burnish.models.verbs import Generation, Sampling, Stream
 
-_ROWS_AT_ONCE = 32
+# A step reads all weights once for all its answers; what many long ones keep would fill the memory.
+_ANSWERS_AT_ONCE, _TOKENS_AT_ONCE = 128, 32_768
 
 
 def stop_tokens(module: Any, tokenizer: Any) -> frozenset[int]:
@@ -50,18 +51,28 @@ class Decoder:
 
         What all prompts begin with is computed once, and a prompt once for all its answers.
         """
-        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         root, start = common_start(self.network, prompts)
         found: list[list[Generation]] = [[] for _ in prompts]
-        size = max(1, _ROWS_AT_ONCE // each)
-        for first in range(0, len(order), size):
-            chosen = order[first : first + size]
+        for chosen in self._batches([len(prompt) for prompt in prompts], each):
             rows = [prompts[index][root:] for index in chosen]
             asked = [index for index in chosen for _ in range(each)]
             batch = _Batch(self, asked, [self._room(len(prompts[index])) for index in asked])
             for place, answer in enumerate(batch.run(start, rows)):
                 found[chosen[place // each]].append(answer)
         return found
+
+    def _batches(self, lengths: Sequence[int], each: int) -> Iterator[list[int]]:
+        """Prompts to answer together, by their places; the shortest come first."""
+        batch: list[int] = []
+        for place in sorted(range(len(lengths)), key=lengths.__getitem__):
+            answers = (len(batch) + 1) * each
+            tokens = answers * (lengths[place] + self._room(lengths[place]))
+            if batch and (answers > _ANSWERS_AT_ONCE or tokens > _TOKENS_AT_ONCE):
+                yield batch
+                batch = []
+            batch.append(place)
+        if batch:
+            yield batch
 
     def _room(self, prompt: int) -> int:
         """Tokens that the answer to a prompt of that length may have."""
