@@ -12,6 +12,7 @@ from burnish.retention.frontier import (
     frontier,
     order_of_testing,
     risk,
+    smoothed_risks,
 )
 from burnish.retention.outlook import Outlook
 from burnish.run_directory import Manifest, RunDirectory
@@ -28,9 +29,10 @@ def candidate(
     high: float | None = None,
     text: float | None = None,
     attempt: str = "",
+    weights: str = "ab",
 ) -> Candidate:
     return Candidate(
-        "ab" * 32,
+        weights * 32,
         step=40,
         scale=scale,
         gain=gain,
@@ -69,17 +71,38 @@ def test_frontier_by_hand() -> None:
     assert frontier([], BUDGETS) == []
 
 
-def test_the_safest_is_tested_first_whatever_its_scale() -> None:
-    rows = [candidate(1.0, 30, 0.1), candidate(0.5, 20, 0.05), candidate(0.2, 10, 0.4)]
+def test_the_safest_checkpoint_is_tested_first_whatever_its_scale() -> None:
+    rows = [
+        candidate(scale, gain, drop, weights=weights)
+        for scale, gain, drop, weights in [
+            (1.0, 30, 0.1, "aa"),
+            (0.5, 20, 0.05, "bb"),
+            (0.2, 10, 0.4, "cc"),
+        ]
+    ]
     assert scales(frontier(rows, BUDGETS)) == [0.5, 1.0]
     assert scales(frontier(rows[::-1], BUDGETS)) == [0.5, 1.0]
+
+
+def test_of_one_adapter_the_smaller_scale_is_the_safer_whatever_probe_says() -> None:
+    near = [candidate(1.0, 79.7, 1.53, high=4.11), candidate(0.8, 74.6, 1.58, high=4.14)]
+    assert scales(order_of_testing(near, OUTLOOK)) == [0.8, 1.0]
+    risks = smoothed_risks(near, BUDGETS)
+    assert [risks[one.key] for one in near] == pytest.approx([(4.11 + 4.14) / 2 / 2.0] * 2)
+    # Another checkpoint is none of it, and what PROBE tells apart stays as it is.
+    other = [candidate(0.9, 60, 1.0, weights="cd"), candidate(0.4, 50, 0.2), *near]
+    found = smoothed_risks(other, BUDGETS)
+    assert [found[one.key] for one in other[:2]] == pytest.approx([0.5, 0.1])
+    assert scales(frontier(other, BUDGETS)) == [0.4, 0.9, 0.8, 1.0]
+    # A smaller scale that gained as much stands for both.
+    assert scales(frontier([near[0], candidate(0.8, 79.7, 1.58, high=4.14)], BUDGETS)) == [0.8]
 
 
 def test_frontier_against_brute_force() -> None:
     rng = np.random.default_rng(1)
     for _ in range(50):
         rows = [
-            candidate(s / 10, float(g), float(d), text=float(t))
+            candidate(s / 10, float(g), float(d), text=float(t), weights=f"{s:02}")
             for s, (g, d, t) in enumerate(rng.normal((5, 1, 5), (6, 1, 5), (12, 3)))
         ]
 
@@ -132,6 +155,6 @@ def test_a_key_is_one_model() -> None:
 
 
 def test_without_a_measured_gain_more_of_the_adapter_is_more() -> None:
-    rows = [candidate(1.0, None, 3.0), candidate(0.5, None, 0.5), candidate(0.2, None, 0.8)]
-    assert scales(frontier(rows, BUDGETS)) == [0.5, 1.0]
-    assert scales(order_of_testing(rows, OUTLOOK)) == [0.5, 1.0]
+    rows = [candidate(1.0, None, 3.0), candidate(0.5, None, 0.8), candidate(0.2, None, 0.5)]
+    assert scales(frontier(rows, BUDGETS)) == [0.2, 0.5, 1.0]
+    assert scales(order_of_testing(rows, OUTLOOK)) == [0.2, 0.5, 1.0]

@@ -12,6 +12,8 @@ from burnish.models.verbs import Generation, Sampling, Stream
 
 # A step reads all weights once for all its answers; what many long ones keep would fill the memory.
 _ANSWERS_AT_ONCE, _TOKENS_AT_ONCE = 128, 32_768
+# What is drawn depends on the batch: with another size a recipe's seed would mean another run.
+_DRAWN_AT_ONCE = 32
 
 
 def stop_tokens(module: Any, tokenizer: Any) -> frozenset[int]:
@@ -63,11 +65,12 @@ class Decoder:
 
     def _batches(self, lengths: Sequence[int], each: int) -> Iterator[list[int]]:
         """Prompts to answer together, by their places; the shortest come first."""
+        most = _DRAWN_AT_ONCE if self.sampling.temperature else _ANSWERS_AT_ONCE
         batch: list[int] = []
         for place in sorted(range(len(lengths)), key=lengths.__getitem__):
             answers = (len(batch) + 1) * each
             tokens = answers * (lengths[place] + self._room(lengths[place]))
-            if batch and (answers > _ANSWERS_AT_ONCE or tokens > _TOKENS_AT_ONCE):
+            if batch and (answers > most or tokens > _TOKENS_AT_ONCE):
                 yield batch
                 batch = []
             batch.append(place)

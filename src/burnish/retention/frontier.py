@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from scipy.optimize import isotonic_regression
+
 from burnish.candidates import Candidate as Candidate
 from burnish.candidates import Frontier
 from burnish.retention.budgets import Budgets
@@ -26,17 +28,39 @@ def risk(candidate: Candidate, budgets: Budgets) -> float | None:
     return max(shares)
 
 
+def smoothed_risks(candidates: Sequence[Candidate], budgets: Budgets) -> dict[str, float]:
+    """Each candidate's risk by its key, of those that PROBE was asked about.
+
+    A smaller scale of the same weights forgets no more, but PROBE's error may say that it does:
+    then both have the mean of their risks (isotonic regression along the scale; Barlow et al.
+    1972, Statistical Inference under Order Restrictions).
+    """
+    adapters: dict[tuple[str, float], dict[str, tuple[float, float]]] = {}
+    for one in candidates:
+        if (own := risk(one, budgets)) is not None:
+            adapters.setdefault((one.weights, one.slope), {})[one.key] = one.scale, own
+    found: dict[str, float] = {}
+    for known in adapters.values():
+        keys = sorted(known, key=lambda key: known[key][0])
+        risks = isotonic_regression([known[key][1] for key in keys]).x.tolist()
+        found |= dict(zip(keys, risks, strict=True))
+    return found
+
+
 def frontier(candidates: Sequence[Candidate], budgets: Budgets) -> list[Candidate]:
     """Candidates that gain, and that no other one beats in gain without more risk; safest first.
 
     The base model gains nothing, so a candidate without a gain is beaten by it. Of candidates
     that are equal in both the first one stands.
     """
-    known = [(risk(c, budgets), c.worth, c) for c in candidates]
-    found = [(r, g, c) for r, g, c in known if r is not None and g is not None and g > 0]
-    found.sort(key=lambda row: (row[0], -row[1]))  # stable, so the first of equals stays first
+    risks = smoothed_risks(candidates, budgets)
+    known = [(risks.get(c.key), c.worth, c) for c in candidates]
+    found = [(r, c.scale, g, c) for r, g, c in known if r is not None and g is not None and g > 0]
+    # Of two scales that PROBE does not tell apart the smaller is the safer. The sort is stable, so
+    # the first of equals stays first.
+    found.sort(key=lambda row: (row[0], row[1], -row[2]))
     best, kept = 0.0, []
-    for _, gain, candidate in found:
+    for _, _, gain, candidate in found:
         if gain > best:
             kept.append(candidate)
             best = gain
