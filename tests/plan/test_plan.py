@@ -190,6 +190,21 @@ def test_plan_foretells_the_run(recipe: Path, tmp_path: Path) -> None:
     assert again.seconds["evaluating the base"] == 0.0  # the run kept its results
 
 
+def test_each_of_several_workers_has_its_share_of_a_batch_and_all_its_weights(
+    recipe: Path,
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("on a GPU each has a memory of its own")
+    batch = {"training.batch_size": 4}
+    one = pipeline.plan(recipe, quiet=True, **batch)
+    two = pipeline.plan(recipe, quiet=True, **batch, **{"training.workers": 2})
+    assert (two.steps, two.tokens, two.workers) == (one.steps, one.tokens, 2)
+    assert two.memory.weights == one.memory.weights
+    assert two.memory.activations < one.memory.activations
+    assert two.peak is None
+    assert two.everything == 2 * two.memory.total
+
+
 def test_cuda_is_computed_without_one(recipe: Path, tiny_folder: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU, so it is measured")

@@ -55,6 +55,8 @@ def _table(plan: Any) -> Table:
     if plan.peak is not None:
         table.add_row("memory", gib(plan.peak), "the peak of the measured steps and items")
     parts = ", ".join(f"{name} {gib(value)}" for name, value in asdict(plan.memory).items())
+    if plan.workers > 1:
+        parts += f"; of each of {plan.workers} workers"
     table.add_row("computed", gib(plan.memory.total), parts)
     table.add_row("", gib(plan.checkpointed), "with gradient checkpointing")
     kept = f"{plan.disk.checkpoints} checkpoints of {gib(plan.disk.checkpoint)}"

@@ -56,9 +56,13 @@ class Plan:
         tokens: tokens read in the whole run, `learnt_tokens` of them with a loss.
         steps: optimizer steps.
         device: where it was planned for, and the number format.
-        memory: the peak of training by what it is for, computed from shapes.
+        workers: processes that learn together.
+        memory: the peak of training by what it is for, computed from shapes; that of one process.
         checkpointed: bytes of that peak with gradient checkpointing.
-        peak: the peak that the measured steps and items reached; None where nothing was measured.
+        peak: the peak that the measured steps and items reached; None where nothing was measured,
+            or where several processes will learn.
+        everything: bytes of that, or of the computed peak of all processes of this machine; a GPU
+            each has its own.
         disk: what the run leaves.
         seconds: by stage.
         power: what the general suite can certify, in sentences.
@@ -69,9 +73,11 @@ class Plan:
     learnt_tokens: int
     steps: int
     device: str
+    workers: int
     memory: Memory
     checkpointed: int
     peak: int | None
+    everything: int
     disk: Disk
     seconds: dict[str, float] | None
     power: list[str]
@@ -113,14 +119,16 @@ def make_plan(
     elsewhere = device == "cuda" and not torch.cuda.is_available()
     dtype = torch.bfloat16 if elsewhere else here.dtype
     shapes = Shapes.of(loop.model, model.network.config, dtype)
-    steps = count_steps(loop.batches, shapes)
+    workers = recipe.training.workers
+    steps = count_steps(loop.batches, shapes, workers)
     weights = shapes.parameters * shapes.number
     program = _CUDA_CONTEXT
     if not elsewhere and here.device == "cpu":
         program = max(0, psutil.Process().memory_info().rss - weights)
     tasks = _tasks(directory, recipe, model)
     disk = _disk(loop, steps, shapes, sum(len(task) for task in tasks))
-    room = Room(_room(loop) + program + weights, _free_disk(recipe))
+    beside = workers if not elsewhere and here.device == "cpu" else 1  # they share its memory
+    room = Room((_room(loop) + program + weights) // beside, _free_disk(recipe))
     if not elsewhere:
         check_memory(recipe, shapes, steps.heaviest, program, room)
     check_disk(recipe, disk, room)
@@ -128,15 +136,19 @@ def make_plan(
     if seconds is not None:
         seconds = {"loading twice": 2 * load} | seconds
     read, learnt = _tokens(loop)
+    computed = memory(shapes, steps.heaviest, program=program)
+    peak = None if elsewhere or workers > 1 else round(peak_memory_mb() * 2**20)
     return Plan(
         rows={name: len(directory.split(name)) for name in ("train", "validation", "test")},
         tokens=read,
         learnt_tokens=learnt,
         steps=steps.count,
         device="cuda, bfloat16, computed" if elsewhere else str(here),
-        memory=memory(shapes, steps.heaviest, program=program),
+        workers=workers,
+        memory=computed,
         checkpointed=memory(shapes, steps.heaviest, program=program, checkpointing=True).total,
-        peak=None if elsewhere else round(peak_memory_mb() * 2**20),
+        peak=peak,
+        everything=peak or beside * computed.total,
         disk=disk,
         seconds=seconds,
         power=_power(directory, recipe),
@@ -145,8 +157,7 @@ def make_plan(
 
 def one_line(plan: Plan) -> str:
     """Such as `about 6 min, 2.4 GB of memory, 0.2 GB of disk`."""
-    size = plan.memory.total if plan.peak is None else plan.peak
-    parts = [f"{size / 1e9:.1f} GB of memory", f"{plan.disk.total / 1e9:.2f} GB of disk"]
+    parts = [f"{plan.everything / 1e9:.1f} GB of memory", f"{plan.disk.total / 1e9:.2f} GB of disk"]
     if plan.seconds is not None:
         parts.insert(0, duration(sum(plan.seconds.values())))
     return "about " + ", ".join(parts)

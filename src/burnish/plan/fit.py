@@ -12,7 +12,7 @@ GIB = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Bytes that are free: memory where the model computes, and the disk of the output folder."""
+    """Bytes that are free: memory for one process, and the disk of the output folder."""
 
     memory: int
     disk: int
@@ -43,9 +43,11 @@ def check_memory(recipe: Recipe, shapes: Shapes, batch: Batch, program: int, roo
     needed = memory(shapes, batch, program=program).total
     if needed <= room.memory:
         return
+    workers = recipe.training.workers
+    whose = f" for each of {workers} workers" if workers > 1 else ""
     raise UserError(
         f"a training step needs about {needed / GIB:.1f} GiB of memory and "
-        f"{room.memory / GIB:.1f} GiB are free",
+        f"{room.memory / GIB:.1f} GiB are free{whose}",
         what_fits(recipe, shapes, batch, program, room.memory),
     )
 

@@ -50,15 +50,19 @@ def work_of(batch: Batch, shapes: Shapes) -> float:
     return batch.computed + batch.learnt * head / max(1, shapes.parameters - head)
 
 
-def count_steps(batches: Batches, shapes: Shapes) -> Steps:
-    """Looks at the items of every step, or of steps spread evenly where there are many."""
+def count_steps(batches: Batches, shapes: Shapes, workers: int = 1) -> Steps:
+    """Looks at the items of every step, or of steps spread evenly where there are many.
+
+    The works are those of all processes together; the heaviest forward pass is that of one of
+    `workers`, which has its share of the items.
+    """
     stride = max(1, batches.steps // _STEPS_COUNTED)
     numbers = range(0, batches.steps, stride)
     works, heaviest, most = [], Batch(1, 0, 0, 0), -1.0
     for number in numbers:
-        passes = [Batch.of(items) for items in batches.step(number)]
-        works.append(sum(work_of(batch, shapes) for batch in passes))
-        for batch in passes:
+        passes = batches.step(number)
+        works.append(sum(work_of(Batch.of(items), shapes) for items in passes))
+        for batch in (Batch.of(items[::workers]) for items in passes):
             if (size := work_of(batch, shapes)) > most:
                 heaviest, most = batch, size
     return Steps(batches.steps, tuple(works), tuple(numbers), heaviest)
