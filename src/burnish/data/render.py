@@ -1,5 +1,6 @@
 """Conversations to tokens through the model's own chat template, each with its loss weight."""
 
+import functools
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +17,9 @@ from burnish.run_directory import Finding
 
 _AT_ONCE = 1000
 _SPACE = re.compile(r"\s*")
+# Has no width and joins what it stands between, so a reader sees the same text.
+_JOINER = "\N{WORD JOINER}"
+_SHORTEST_NAME = 3
 # For models without a chat template. A role stands on its own line, so that the first token of an
 # answer is the same after the prompt alone and in the whole conversation. The break is an
 # expression because a bare one after a block tag is trimmed.
@@ -55,9 +59,7 @@ class _Marks:
 
     @classmethod
     def of(cls, tokenizer: Any) -> "_Marks":
-        added = tokenizer.added_tokens_decoder.values()
-        stops = frozenset(token.content for token in added if token.special)
-        stops |= frozenset(tokenizer.all_special_tokens)
+        stops = _special(tokenizer)
         # A tokenizer may have a start token that it never writes: SmolLM2's opens chat turns.
         start = tokenizer("")["input_ids"][:1]
         return cls(
@@ -93,7 +95,8 @@ def render_all(
 ) -> tuple[list[Rendered], Finding | None]:
     """All rows that fit; a row that is too long is left out and told, never cut.
 
-    The tokens of a conversation are those of `apply_chat_template`. Learnt are the assistant turns
+    The tokens of a conversation are those of `apply_chat_template`, but that no text which the
+    model did not write can hold a special token (`plain_text`). Learnt are the assistant turns
     with a weight, stop token included; of a document, every token after the first.
 
     Raises:
@@ -130,6 +133,16 @@ def without_longer(
         "left out"
     )
     return kept, Finding("too long", "warning", message, len(longer), tuple(longer[:5]))
+
+
+def plain_text(text: str, tokenizer: Any) -> str:
+    """The text with a character of no width in each name of a special token that it spells.
+
+    Otherwise whoever writes `<|im_end|>` into a message would end it there, and could go on as
+    another speaker: what is said to the model is text, turns are the template's.
+    """
+    names = _special_names(tokenizer)
+    return names.sub(lambda found: found[0][0] + _JOINER + found[0][1:], text) if names else text
 
 
 def render_prompt(conversation: Conversation, tokenizer: Any) -> list[int]:
@@ -278,10 +291,29 @@ def _weights(
     return tuple(weights)
 
 
+def _special(tokenizer: Any) -> frozenset[str]:
+    added = tokenizer.added_tokens_decoder.values()
+    return frozenset(tokenizer.all_special_tokens) | {t.content for t in added if t.special}
+
+
+@functools.lru_cache(maxsize=8)  # it walks through all added tokens
+def _special_names(tokenizer: Any) -> re.Pattern[str] | None:
+    names = sorted((n for n in _special(tokenizer) if len(n) >= _SHORTEST_NAME), key=len)
+    return re.compile("|".join(map(re.escape, reversed(names)))) if names else None
+
+
 def _template(
     turns: Conversation, tokenizer: Any, *, answer: bool = False, where: str = "a prompt"
 ) -> str:
-    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+    messages = [
+        {
+            "role": turn.role,
+            "content": turn.content
+            if turn.role == "assistant"
+            else plain_text(turn.content, tokenizer),
+        }
+        for turn in turns
+    ]
     tools = tools_of(turns)
     if tools and "tools" not in str(tokenizer.chat_template):
         raise DataError(

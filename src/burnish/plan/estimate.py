@@ -122,12 +122,11 @@ def make_plan(
     workers = recipe.training.workers
     steps = count_steps(loop.batches, shapes, workers)
     weights = shapes.parameters * shapes.number
-    program = _CUDA_CONTEXT
-    if not elsewhere and here.device == "cpu":
-        program = max(0, psutil.Process().memory_info().rss - weights)
+    on_cpu = not elsewhere and here.device == "cpu"
+    program = _program(weights) if on_cpu else _CUDA_CONTEXT
     tasks = _tasks(directory, recipe, model)
     disk = _disk(loop, steps, shapes, sum(len(task) for task in tasks))
-    beside = workers if not elsewhere and here.device == "cpu" else 1  # they share its memory
+    beside = workers if on_cpu else 1  # they share its memory
     room = Room((_room(loop) + program + weights) // beside, _free_disk(recipe))
     if not elsewhere:
         check_memory(recipe, shapes, steps.heaviest, program, room)
@@ -264,6 +263,11 @@ def _disk(loop: Loop, steps: Steps, shapes: Shapes, results: int) -> Disk:
 
 def _all(steps: Steps) -> range:
     return range(1, steps.count + 1)
+
+
+def _program(weights: int) -> int:
+    """Bytes that this process holds beside the model."""
+    return max(0, int(psutil.Process().memory_info().rss) - weights)
 
 
 def _room(loop: Loop) -> int:

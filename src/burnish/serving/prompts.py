@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from burnish.data.render import PLAIN_TEMPLATE
+from burnish.data.render import PLAIN_TEMPLATE, plain_text
 from burnish.serving.api.errors import invalid
 
 # How Hermes and Qwen templates ask for calls; other families are told that there is no such tool.
@@ -39,7 +39,7 @@ def prompt_tokens(
         raise invalid("This model has no template for tools.", "tools", "unsupported_parameter")
     try:
         tokens = tokenizer.apply_chat_template(
-            [_turn(message) for message in messages],
+            [_turn(message, tokenizer) for message in messages],
             tools=list(tools) or None,
             chat_template=None if tokenizer.chat_template else PLAIN_TEMPLATE,
             add_generation_prompt=True,
@@ -84,10 +84,11 @@ def before_calls(text: str) -> str:
     return text[:start].rstrip()
 
 
-def _turn(message: Mapping[str, Any]) -> dict[str, Any]:
+def _turn(message: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
     """As templates know it: one text, and `system` for the newer `developer`."""
     role = "system" if message["role"] == "developer" else message["role"]
-    turn = {"role": role, "content": _text(message.get("content"))}
+    text = _text(message.get("content"))
+    turn = {"role": role, "content": text if role == "assistant" else plain_text(text, tokenizer)}
     if calls := message.get("tool_calls"):
         turn["tool_calls"] = [_called(call) for call in calls]
     if name := message.get("name"):
