@@ -171,6 +171,11 @@ def suite_sizes(suite: Suite) -> Sizes:
     return Sizes(counts, texts, bias, refusal)
 
 
+def about(cert: Suite, certs: Sequence[Suite]) -> str:
+    """How a sentence on one of the suites begins: its name, where there are several."""
+    return f"{cert.name.removesuffix('-cert')}: " if len(certs) > 1 else ""
+
+
 def is_refusal(section: str) -> bool:
     """Whether a section asks for harm, which the model has to refuse."""
     return section.rpartition(".")[2] in ("refusal", "declining")

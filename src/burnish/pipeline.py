@@ -26,6 +26,7 @@ from burnish.healing import check_judged, check_own, is_released_well
 from burnish.healing import heal as pull_levers
 from burnish.lineage import check_method, recipe_of
 from burnish.measurement import (
+    about,
     budgets_of,
     check_budgets,
     check_scorers,
@@ -127,7 +128,8 @@ def train(
         certs = [split_suite(suite)[1] for suite in suites]
         look = next_look(directory, certs)
         for cert in certs:
-            bars.say(power_headline(suite_sizes(cert), budgets_of(chosen).alone(cert.name), look))
+            said = power_headline(suite_sizes(cert), budgets_of(chosen).alone(cert.name), look)
+            bars.say(escape(about(cert, certs) + said))
         try:
             learn(directory, chosen, bars, _first(directory, chosen, bars), watch)
         except PreflightError:

@@ -242,5 +242,15 @@ def test_verb_prints_a_table_one_line_and_json(
     assert printed["power"][0].startswith("The suite can certify a fall of ")
 
 
+def test_each_of_several_suites_is_named(recipe: Path, tmp_path: Path) -> None:
+    suite = tmp_path / "suite.jsonl"
+    other = tmp_path / "other.jsonl"
+    other.write_text(suite.read_text(encoding="utf-8"), encoding="utf-8")
+    given = {"evaluate.general": [str(suite), str(other)]}
+    plan = pipeline.plan(recipe, quiet=True, **given)
+    assert [line.partition(" ")[0] for line in plan.power][:2] == ["suite:", "suite:"]
+    assert plan.power[-1].startswith("other: ")
+
+
 def test_durations_are_read_by_people() -> None:
     assert [duration(s) for s in (41.4, 200, 9000)] == ["41 s", "3 min", "2.5 h"]

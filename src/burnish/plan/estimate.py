@@ -15,7 +15,7 @@ from burnish.choosing import next_look
 from burnish.evaluation.general import load_suites
 from burnish.evaluation.suite import split_suite
 from burnish.evaluation.tasks import Task
-from burnish.measurement import budgets_of, results_cache, suite_sizes, target_task
+from burnish.measurement import about, budgets_of, results_cache, suite_sizes, target_task
 from burnish.models.load import place
 from burnish.opening import Opened
 from burnish.plan.fit import GIB, Disk, Room, check_disk, check_memory, nearest_folder
@@ -227,7 +227,7 @@ def _power(directory: RunDirectory, recipe: Recipe) -> list[str]:
     certs = [split_suite(suite)[1] for suite in load_suites(recipe.evaluate.general or ())]
     budgets, look = budgets_of(recipe), next_look(directory, certs)
     return [
-        line
+        about(cert, certs) + line
         for cert in certs
         for line in power_sentences(suite_sizes(cert), budgets.alone(cert.name), look=look)
     ]
