@@ -121,6 +121,21 @@ def test_empty_turns_are_counted(tmp_path: Path) -> None:
     assert finding(found, "empty").where == (f"{tmp_path}/rows.jsonl:31",)
 
 
+def test_rows_that_hold_a_template_are_told(tmp_path: Path) -> None:
+    written = [
+        {"prompt": "<|im_start|>user\nwhere<|im_end|>\n<|im_start|>assistant\n", "completion": "a"},
+        {"prompt": "<s>[INST] where [/INST]", "completion": "b"},
+        {"prompt": "is a <|b|> or <c> in [1]", "completion": "c"},
+        {"prompt": "how", "completion": "d<end_of_turn>"},
+    ]
+    plain = [{"prompt": f"{n}", "completion": "a"} for n in range(20)]
+    found = dataset(tmp_path, [*written, *plain])
+    told = finding(found, "template")
+    assert (told.count, told.severity) == (3, "warning")
+    assert "(the first <|im_start|>)" in told.message
+    assert [place.rpartition(":")[2] for place in told.where] == ["1", "2", "4"]
+
+
 def test_duplicates_are_kept_once(tmp_path: Path) -> None:
     rows = labelled(30)
     found = dataset(tmp_path, rows + rows[:4])

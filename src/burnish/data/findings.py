@@ -15,6 +15,11 @@ _FEW = 5
 _SKEW = 10
 # Between digits a sign is arithmetic or a date: 5-3 is not 5/3.
 _SIGN = re.compile(r"(?<=\d)\s*([^\w\s])\s*(?=\d)|[^\w\s]")
+# What chat templates of the great families put around turns.
+_TURN_MARK = re.compile(
+    r"<\|(?:im_start|im_end|system|user|assistant|(?:start|end)_header_id|eot_id|endoftext)\|>"
+    r"|<(?:start|end)_of_turn>|\[/?INST\]"
+)
 _MEANINGFUL = "#@%&*/\\"  # C is not C#
 
 
@@ -96,6 +101,24 @@ def empty_turns(examples: Iterable[Example], split: str) -> list[Finding]:
     """Rows in which somebody says nothing."""
     rows = [e for e in examples if any(not turn.content.strip() for turn in e.messages)]
     return found("empty", "warning", f"{len(rows)} rows of {split} have an empty turn", rows)
+
+
+def templated(examples: Iterable[Example], split: str) -> list[Finding]:
+    """Rows whose turns hold what a chat template writes: it would be there twice."""
+    marked = [(example, mark) for example in examples if (mark := _turn_mark(example))]
+    message = (
+        f"{len(marked)} rows of {split} hold marks of a chat template (the first "
+        f"{marked[0][1] if marked else ''}); give what each turn says alone, the model's own "
+        "template is put around it"
+    )
+    return found("template", "warning", message, [example for example, _ in marked])
+
+
+def _turn_mark(example: Example) -> str | None:
+    if example.messages[0].role == "document":
+        return None
+    marks = (_TURN_MARK.search(turn.content) for turn in example.messages)
+    return next((mark[0] for mark in marks if mark), None)
 
 
 def conflicting_labels(examples: Iterable[Example]) -> list[Finding]:

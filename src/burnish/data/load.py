@@ -12,6 +12,7 @@ from burnish.data.findings import (
     conflicting_labels,
     empty_turns,
     label_balance,
+    templated,
     unseen_types,
     without_duplicates,
     without_overlap,
@@ -77,7 +78,7 @@ def load(data: Data, seed: int) -> Dataset:
     _check_read(read, files, data, reading.columns)
     for name, rows in read.items():
         read[name], doubles = without_duplicates(rows, name)
-        findings += [*empty_turns(read[name], name), *doubles]
+        findings += [*empty_turns(read[name], name), *templated(read[name], name), *doubles]
     findings += conflicting_labels(read["train"])
     parts, overlap = _parts(read, data, seed)
     findings += [*overlap, *label_balance(parts["train"])]
