@@ -155,6 +155,9 @@ def test_a_key_is_one_model() -> None:
 
 
 def test_without_a_measured_gain_more_of_the_adapter_is_more() -> None:
-    rows = [candidate(1.0, None, 3.0), candidate(0.5, None, 0.8), candidate(0.2, None, 0.5)]
-    assert scales(frontier(rows, BUDGETS)) == [0.2, 0.5, 1.0]
-    assert scales(order_of_testing(rows, OUTLOOK)) == [0.2, 0.5, 1.0]
+    rows = [
+        candidate(scale, None, drop, weights=weights)
+        for scale, drop, weights in [(1.0, 3.0, "aa"), (0.5, 0.5, "bb"), (0.2, 0.8, "cc")]
+    ]
+    assert scales(frontier(rows, BUDGETS)) == [0.5, 1.0]
+    assert scales(order_of_testing(rows, OUTLOOK)) == [0.5, 1.0]

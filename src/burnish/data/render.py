@@ -96,7 +96,7 @@ def render_all(
     """All rows that fit; a row that is too long is left out and told, never cut.
 
     The tokens of a conversation are those of `apply_chat_template`, but that no text which the
-    model did not write can hold a special token (`plain_text`). Learnt are the assistant turns
+    model did not write can hold a special token (`turn_text`). Learnt are the assistant turns
     with a weight, stop token included; of a document, every token after the first.
 
     Raises:
@@ -135,14 +135,17 @@ def without_longer(
     return kept, Finding("too long", "warning", message, len(longer), tuple(longer[:5]))
 
 
-def plain_text(text: str, tokenizer: Any) -> str:
-    """The text with a character of no width in each name of a special token that it spells.
+def turn_text(role: str, text: str, tokenizer: Any) -> str:
+    """What a turn says, with a character of no width in each name of a special token in it.
 
-    Otherwise whoever writes `<|im_end|>` into a message would end it there, and could go on as
-    another speaker: what is said to the model is text, turns are the template's.
+    The assistant's own turns stay as they are. Otherwise whoever writes `<|im_end|>` into a
+    message would end it there, and could go on as another speaker: what is said to the model is
+    text, turns are the template's.
     """
     names = _special_names(tokenizer)
-    return names.sub(lambda found: found[0][0] + _JOINER + found[0][1:], text) if names else text
+    if role == "assistant" or names is None:
+        return text
+    return names.sub(lambda found: found[0][0] + _JOINER + found[0][1:], text)
 
 
 def render_prompt(conversation: Conversation, tokenizer: Any) -> list[int]:
@@ -306,12 +309,7 @@ def _template(
     turns: Conversation, tokenizer: Any, *, answer: bool = False, where: str = "a prompt"
 ) -> str:
     messages = [
-        {
-            "role": turn.role,
-            "content": turn.content
-            if turn.role == "assistant"
-            else plain_text(turn.content, tokenizer),
-        }
+        {"role": turn.role, "content": turn_text(turn.role, turn.content, tokenizer)}
         for turn in turns
     ]
     tools = tools_of(turns)

@@ -32,8 +32,8 @@ def smoothed_risks(candidates: Sequence[Candidate], budgets: Budgets) -> dict[st
     """Each candidate's risk by its key, of those that PROBE was asked about.
 
     A smaller scale of the same weights forgets no more, but PROBE's error may say that it does:
-    then both have the mean of their risks (isotonic regression along the scale; Barlow et al.
-    1972, Statistical Inference under Order Restrictions).
+    then all in question have the mean of their risks (isotonic regression along the scale;
+    Barlow et al. 1972, Statistical Inference under Order Restrictions).
     """
     adapters: dict[tuple[str, float], dict[str, tuple[float, float]]] = {}
     for one in candidates:
@@ -56,8 +56,8 @@ def frontier(candidates: Sequence[Candidate], budgets: Budgets) -> list[Candidat
     risks = smoothed_risks(candidates, budgets)
     known = [(risks.get(c.key), c.worth, c) for c in candidates]
     found = [(r, c.scale, g, c) for r, g, c in known if r is not None and g is not None and g > 0]
-    # Of two scales that PROBE does not tell apart the smaller is the safer. The sort is stable, so
-    # the first of equals stays first.
+    # Of scales that share a risk the smaller is the safer. The sort is stable, so the first of
+    # equals stays first.
     found.sort(key=lambda row: (row[0], row[1], -row[2]))
     best, kept = 0.0, []
     for _, _, gain, candidate in found:

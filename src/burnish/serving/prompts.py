@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from burnish.data.render import PLAIN_TEMPLATE, plain_text
+from burnish.data.render import PLAIN_TEMPLATE, turn_text
 from burnish.serving.api.errors import invalid
 
 # How Hermes and Qwen templates ask for calls; other families are told that there is no such tool.
@@ -87,8 +87,8 @@ def before_calls(text: str) -> str:
 def _turn(message: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
     """As templates know it: one text, and `system` for the newer `developer`."""
     role = "system" if message["role"] == "developer" else message["role"]
-    text = _text(message.get("content"))
-    turn = {"role": role, "content": text if role == "assistant" else plain_text(text, tokenizer)}
+    text = turn_text(role, _text(message.get("content")), tokenizer)
+    turn: dict[str, Any] = {"role": role, "content": text}
     if calls := message.get("tool_calls"):
         turn["tool_calls"] = [_called(call) for call in calls]
     if name := message.get("name"):
