@@ -16,6 +16,7 @@ from burnish.serving.api.errors import invalid
 _CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
 
 _OPENING = "<tool_call>"
+_ROLES = {"developer": "system", "function": "tool"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +86,14 @@ def before_calls(text: str) -> str:
 
 
 def _turn(message: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
-    """As templates know it: one text, and `system` for the newer `developer`."""
-    role = "system" if message["role"] == "developer" else message["role"]
+    """As templates know it: one text, and their own names for older and newer roles."""
+    role = _ROLES.get(message["role"], message["role"])
     text = turn_text(role, _text(message.get("content")), tokenizer)
     turn: dict[str, Any] = {"role": role, "content": text}
-    if calls := message.get("tool_calls"):
+    calls = list(message.get("tool_calls") or ())
+    if function := message.get("function_call"):  # as calls were sent before there were tools
+        calls.append({"function": function})
+    if calls:
         turn["tool_calls"] = [_called(call) for call in calls]
     if name := message.get("name"):
         turn["name"] = name

@@ -126,6 +126,39 @@ def test_a_call_can_be_demanded(client: openai.OpenAI, choice: Any) -> None:
     assert arguments in ({"id": 3}, {"id": 5})
 
 
+def test_older_functions_are_tools(client: openai.OpenAI) -> None:
+    """As scripts asked before there were tools: one call, whole and as a stream, and sent back."""
+    given: Any = {"model": "caller", "functions": [FIND["function"]], "temperature": 0}
+    for asked_for, content, number in ((PLAIN, None, 7), (SPOKEN, "One moment.", 8)):
+        question = asked_for["messages"][:1]
+        reply = asked(client, messages=question, **given).choices[0]
+        assert reply.finish_reason == "function_call"
+        assert (reply.message.content, reply.message.tool_calls) == (content, None)
+        assert reply.message.function_call.name == "find"
+        assert json.loads(reply.message.function_call.arguments) == {"id": number}
+        *chunks, last = asked(client, messages=question, stream=True, **given)
+        assert last.choices[0].finish_reason == "function_call"
+        streamed = [chunk.choices[0].delta.function_call for chunk in chunks]
+        (call,) = (call.model_dump() for call in streamed if call)
+        assert call == reply.message.function_call.model_dump()
+        told = {"role": "function", "name": "find", "content": "at the door"}
+        for again in (reply.message, reply.message.model_dump()):
+            assert asked(client, messages=[*question, again, told], max_tokens=1, **given).usage
+    off = asked(client, messages=PLAIN["messages"][:1], function_call="none", **given).choices[0]
+    assert off.message.function_call is None
+    forced = asked(client, **given | {"function_call": {"name": "find"}}, seed=1).choices[0]
+    assert forced.message.function_call.name == "find"
+
+
+def test_older_turns_are_rendered_as_newer(caller: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(caller)
+    question, answer = PLAIN["messages"]
+    newer = [question, answer, {"role": "tool", "tool_call_id": "call_1", "content": "here"}]
+    called = {"role": "assistant", "function_call": answer["tool_calls"][0]["function"]}
+    older = [question, called, {"role": "function", "name": "find", "content": "here"}]
+    assert prompt_tokens(older, [FIND], tokenizer) == prompt_tokens(newer, [FIND], tokenizer)
+
+
 @pytest.mark.parametrize("asked_for", [PLAIN, SPOKEN], ids=["plain", "spoken"])
 def test_a_stream_of_calls_is_the_whole(client: openai.OpenAI, asked_for: Any) -> None:
     given: Any = {
@@ -259,6 +292,18 @@ def called(function: Any) -> Any:
                 "tool_choice": NAMED | {"function": {"name": "x"}},
             },
             "tool_choice",
+            None,
+        ),
+        ({"function_call": "auto"}, "function_call", None),
+        ({"functions": [], "model": "caller"}, "functions", "empty_array"),
+        ({"functions": [FIND["function"]], "tools": [FIND]}, "functions", None),
+        (
+            {
+                "model": "caller",
+                "functions": [FIND["function"]],
+                "function_call": {"name": "x"},
+            },
+            "function_call",
             None,
         ),
         ({"stream_options": {"include_usage": True}}, "stream_options", None),

@@ -21,10 +21,11 @@ from burnish.serving.api.errors import invalid
 from burnish.serving.api.fields import Body, Drawing, Metadata, ResponseFormat
 from burnish.serving.api.recording import record
 from burnish.serving.api.streaming import streamed
+from burnish.serving.api.tools import Offer
 from burnish.serving.api.usage import Usage, usage_of
 from burnish.serving.engine.grammar import call_grammar
 from burnish.serving.engine.requests import Ask, Draw, Drawn, Grammar, Piece
-from burnish.serving.prompts import Call, before_calls, prompt_tokens, tool_calls
+from burnish.serving.prompts import before_calls, prompt_tokens
 from burnish.serving.targets import Target, beside, room_for, target_of
 
 router = APIRouter()
@@ -46,40 +47,11 @@ class Message(Body):
     refusal: str | None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
     audio: None = None
-    function_call: None = None
+    function_call: dict[str, Any] | None = None
     parsed: Any = None
 
 
-class Function(Body):
-    """A function that the model may want called."""
-
-    name: str
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-class Tool(Body):
-    """A tool; functions are all there is."""
-
-    type: Literal["function"]
-    function: Function
-
-
-class NamedFunction(Body):
-    """Which function must be called."""
-
-    name: str
-
-
-class NamedTool(Body):
-    """The one tool that must be called."""
-
-    type: Literal["function"]
-    function: NamedFunction
-
-
-class ChatRequest(Drawing):
+class ChatRequest(Drawing, Offer):
     """The body of a chat completion.
 
     `return_token_ids` is none of the API's: as vLLM does, a whole reply then also tells the ids of
@@ -92,9 +64,6 @@ class ChatRequest(Drawing):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
-    parallel_tool_calls: bool | None = None
     modalities: list[Literal["text"]] | None = None
     metadata: Metadata | None = None
     store: bool | None = None
@@ -103,29 +72,6 @@ class ChatRequest(Drawing):
     prompt_cache_key: str | None = None
     prompt_cache_retention: Literal["in_memory", "24h"] | None = None
     return_token_ids: bool | None = None
-
-    @property
-    def offered(self) -> list[dict[str, Any]]:
-        """The tools that the model is shown."""
-        if self.tool_choice == "none":
-            return []
-        return [tool.model_dump(exclude_none=True) for tool in self.tools or ()]
-
-    @property
-    def demanded(self) -> list[dict[str, Any]]:
-        """The functions of which one must be called; empty where none must.
-
-        Raises:
-            ApiError: a function is named that is not offered.
-        """
-        functions = [tool["function"] for tool in self.offered]
-        if not isinstance(self.tool_choice, NamedTool):
-            return functions if self.tool_choice == "required" else []
-        name = self.tool_choice.function.name
-        found = [function for function in functions if function["name"] == name]
-        if not found:
-            raise invalid(f"Tool choice {name!r} is none of the tools.", "tool_choice")
-        return found
 
 
 @router.post("/chat/completions", response_model=None, responses=CHAT)
@@ -166,9 +112,7 @@ def _check(body: ChatRequest) -> None:
     if body.max_tokens is not None and body.max_completion_tokens is not None:
         said = "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported."
         raise invalid(said, "max_tokens", "invalid_parameter_combination")
-    for name in ("tool_choice", "parallel_tool_calls"):
-        if getattr(body, name) not in (None, "none") and not body.tools:
-            raise invalid(f"'{name}' is only allowed when 'tools' are specified.", name)
+    body.check_offer()
 
 
 def _grammar(body: ChatRequest, target: Target) -> Callable[[], Grammar] | None:
@@ -177,10 +121,11 @@ def _grammar(body: ChatRequest, target: Target) -> Callable[[], Grammar] | None:
     try:
         if not functions:
             return target.grammar(body.response_format)
-        several = body.parallel_tool_calls is not False and body.tool_choice == "required"
+        several = not body.one_call and body.tool_choice == "required"
         return call_grammar(target.tokenizer, functions, several=several)
     except UserError as error:
-        raise invalid(str(error), "tools" if functions else "response_format") from error
+        param = ("functions" if body.functions else "tools") if functions else "response_format"
+        raise invalid(str(error), param) from error
 
 
 def _prepared(
@@ -241,30 +186,24 @@ class _Reply:
             yield self._marked(choices=[], usage=self.usage.told)
 
     def _ended(self, place: int, answer: Answer, shown: "_Shown") -> list[ChatCompletionChunk]:
-        text, calls = self._parted(answer.text)
+        text, calls = self.body.parted(answer.text)
         found = []
         if rest := text[shown.size :]:
             found.append(self._chunk(place, ChoiceDelta(content=rest), drawn=shown.told()))
         if calls:
-            found.append(self._chunk(place, ChoiceDelta(tool_calls=_deltas(calls))))
-        end = "tool_calls" if calls else answer.end
+            told = self.body.told(calls, streamed=True)
+            found.append(self._chunk(place, ChoiceDelta.model_validate(told)))
+        end = self.body.called if calls else answer.end
         return [*found, self._chunk(place, ChoiceDelta(), end=end, drawn=shown.told())]
 
-    def _parted(self, text: str) -> tuple[str, list[Call]]:
-        """The text and its calls; only one of them where the client wants no more at once."""
-        if not self.body.offered:
-            return text, []
-        rest, calls = tool_calls(text)
-        return rest, calls[:1] if self.body.parallel_tool_calls is False else calls
-
     def _choice(self, place: int, answer: Answer) -> Choice:
-        text, calls = self._parted(answer.text)
+        text, calls = self.body.parted(answer.text)
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
         if calls:
-            message |= {"content": text or None, "tool_calls": [_call(call) for call in calls]}
+            message |= {"content": text or None, **self.body.told(calls)}
         return Choice(
             index=place,
-            finish_reason="tool_calls" if calls else answer.end,
+            finish_reason=self.body.called if calls else answer.end,
             logprobs=self._logprobs(answer.drawn),
             message=ChatCompletionMessage.model_validate(message),
         )
@@ -310,12 +249,3 @@ class _Shown:
         """The tokens since it was last asked."""
         drawn, self._drawn = self._drawn, []
         return drawn
-
-
-def _call(call: Call) -> dict[str, Any]:
-    function = {"name": call.name, "arguments": call.arguments}
-    return {"id": call.id, "type": "function", "function": function}
-
-
-def _deltas(calls: Sequence[Call]) -> list[dict[str, Any]]:
-    return [{"index": place, **_call(call)} for place, call in enumerate(calls)]

@@ -1,0 +1,129 @@
+"""Tools of a chat: what a request offers and demands, and the calls as a reply tells them.
+
+Scripts written before tools ask for `functions`, and are answered with a `function_call`: one tool
+at most, otherwise the same.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from burnish.serving.api.errors import invalid
+from burnish.serving.api.fields import Body
+from burnish.serving.prompts import Call, tool_calls
+
+_MOST = 128
+
+
+class Function(Body):
+    """A function that the model may want called."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Body):
+    """A tool; functions are all there is."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(Body):
+    """Which function must be called."""
+
+    name: str
+
+
+class NamedTool(Body):
+    """The one tool that must be called."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class Offer(Body):
+    """What of a request speaks of tools."""
+
+    tools: Annotated[list[Tool], Field(max_length=_MOST)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    functions: Annotated[list[Function], Field(min_length=1, max_length=_MOST)] | None = None
+    function_call: Literal["none", "auto"] | NamedFunction | None = None
+
+    @property
+    def offered(self) -> list[dict[str, Any]]:
+        """The tools that the model is shown."""
+        if "none" in (self.tool_choice, self.function_call):
+            return []
+        older = [Tool(type="function", function=function) for function in self.functions or ()]
+        return [tool.model_dump(exclude_none=True) for tool in self.tools or older]
+
+    @property
+    def demanded(self) -> list[dict[str, Any]]:
+        """The functions of which one must be called; empty where none must.
+
+        Raises:
+            ApiError: a function is named that is not offered.
+        """
+        functions = [tool["function"] for tool in self.offered]
+        if isinstance(self.tool_choice, NamedTool):
+            return _named(self.tool_choice.function.name, functions, "tool_choice")
+        if isinstance(self.function_call, NamedFunction):
+            return _named(self.function_call.name, functions, "function_call")
+        return functions if self.tool_choice == "required" else []
+
+    @property
+    def one_call(self) -> bool:
+        """Whether the client wants no two calls at once."""
+        return self.parallel_tool_calls is False or self.functions is not None
+
+    def check_offer(self) -> None:
+        """
+        Raises:
+            ApiError: a choice without its tools, or both ways to offer them.
+        """
+        if self.tools and self.functions:
+            raise invalid("'functions' and 'tools' are not allowed together.", "functions")
+        for name in ("tool_choice", "parallel_tool_calls"):
+            if getattr(self, name) not in (None, "none") and not self.tools:
+                raise invalid(f"'{name}' is only allowed when 'tools' are specified.", name)
+        if self.function_call not in (None, "none") and not self.functions:
+            said = "'function_call' is only allowed when 'functions' are specified."
+            raise invalid(said, "function_call")
+
+    def parted(self, text: str) -> tuple[str, list[Call]]:
+        """What a reply says beside its calls, and the calls that the client wants."""
+        if not self.offered:
+            return text, []
+        rest, calls = tool_calls(text)
+        return rest, calls[:1] if self.one_call else calls
+
+    def told(self, calls: Sequence[Call], *, streamed: bool = False) -> dict[str, Any]:
+        """A message's fields with these calls, at least one; a stream numbers them."""
+        if self.functions:
+            return {"function_call": {"name": calls[0].name, "arguments": calls[0].arguments}}
+        places = [{"index": place} if streamed else {} for place in range(len(calls))]
+        return {"tool_calls": [p | _call(c) for p, c in zip(places, calls, strict=True)]}
+
+    @property
+    def called(self) -> Literal["function_call", "tool_calls"]:
+        """Why a reply ends that calls."""
+        return "function_call" if self.functions else "tool_calls"
+
+
+def _named(name: str, functions: list[dict[str, Any]], param: str) -> list[dict[str, Any]]:
+    found = [function for function in functions if function["name"] == name]
+    if not found:
+        offered = "functions" if param == "function_call" else "tools"
+        choice = param.replace("_", " ").capitalize()
+        raise invalid(f"{choice} {name!r} is none of the {offered}.", param)
+    return found
+
+
+def _call(call: Call) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
