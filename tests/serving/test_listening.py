@@ -198,6 +198,7 @@ def test_a_job_beside_the_server_and_an_end_of_both(tmp_path: Path, tiny_folder:
         openai.OpenAI(api_key="none", base_url=f"http://127.0.0.1:{port}/v1") as client,
     ):
         wait_for(http, f"http://127.0.0.1:{port}/health")
+        assert http.head(f"http://127.0.0.1:{port}/health").status_code == 200
         file = client.files.create(file=("rows.jsonl", chats(20)), purpose="fine-tune")
         jobs = client.fine_tuning.jobs
         job = jobs.create(model="tiny", training_file=file.id, hyperparameters={"n_epochs": 1})

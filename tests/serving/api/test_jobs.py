@@ -146,6 +146,18 @@ def test_a_file_of_another_purpose_is_refused(client: openai.OpenAI) -> None:
     assert error.value.param == "training_file"
 
 
+def test_a_checkpoint_does_not_learn_on_and_its_model_is_named(
+    client: openai.OpenAI, service: Service, file: str
+) -> None:
+    name = "ft:tiny:local::12345678:ckpt-step-5"
+    row = ModelRow(name=name, base="tiny", job_id="ftjob-a", folder="x", created_at=1, step=5)
+    with service.database.writing() as session:
+        session.add(row)
+    with pytest.raises(openai.BadRequestError, match="name ft:tiny:local::12345678, or") as error:
+        client.fine_tuning.jobs.create(model=name, training_file=file)
+    assert (error.value.param, error.value.code) == ("model", "model_not_available")
+
+
 JUDGE = {
     "type": "score_model",
     "name": "judge",

@@ -61,6 +61,7 @@ def make_app(service: Server, host: str = "127.0.0.1", drain: float = 30.0) -> F
     for part in _ROUTES:
         app.include_router(part.router, prefix="/v1", responses=ERRORS, max_body_size=largest)
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health")
     def health() -> dict[str, str]:
         return {"status": "ok"}

@@ -20,7 +20,7 @@ from burnish.serving.api.shapes import Job, Listed, a_page, checkpoint_of, event
 from burnish.serving.service import Service
 from burnish.serving.state import events, files, jobs, models, permissions
 from burnish.serving.state.events import Event
-from burnish.serving.state.names import new_id
+from burnish.serving.state.names import checkpoint_name, new_id
 from burnish.serving.state.paging import Cursor
 from burnish.serving.state.tables import JobRow
 
@@ -137,12 +137,15 @@ def _own_name(service: Service, name: str, project: str | None) -> str:
     model = models.find(service.database, name)
     if (
         model is None
-        or model.step is not None
         or model.base not in service.settings.models
         or not permissions.may_use(service.database, model, project)
     ):
         known = ", ".join(service.settings.models)
         said = f"Model {name} is not available for fine-tuning; these are: {known}."
+        raise invalid(said, "model", "model_not_available")
+    if model.step is not None:
+        whole = model.name.removesuffix(checkpoint_name("", model.step))
+        said = f"Model {name} is a checkpoint, which does not learn on; name {whole}, or a base."
         raise invalid(said, "model", "model_not_available")
     return model.name
 
