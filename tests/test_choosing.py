@@ -14,6 +14,7 @@ from burnish.errors import DataError, RecipeError, RunError
 from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_model
 from burnish.models.verbs import Choice
+from burnish.resuming import alone_in
 from burnish.retention.outlook import Outlook
 from burnish.run_directory import RunDirectory
 from burnish.searching import Search
@@ -178,6 +179,8 @@ def test_against_its_own_base_a_comparison_says_what_the_run_says(
     found = burnish.compare(run.path, tiny_folder, quiet=True)
     assert found.path.parent == run.path / "comparisons"
     assert found.verdict().decision == run.verdict().decision
+    looks = {json.loads(line)["look"] for line in run.cert_uses.read_text().splitlines()}
+    assert looks == {1}  # the same model, base and items are no second look
     for own, other in zip(run.ledger(), found.ledger(), strict=False):
         assert (own.task, own.base, own.tuned, own.n) == (
             other.task,
@@ -206,6 +209,56 @@ def test_against_itself_nothing_is_gained_and_it_is_a_look(
     assert found.verdict().decision != "release"
     assert {row.delta for row in found.ledger() if row.kind != "kl"} == {0.0}
     assert len(run.cert_uses.read_text().splitlines()) > before
+
+
+def test_a_comparison_names_the_other_run_and_counts_what_that_one_learnt(
+    tmp_path: Path, tiny_folder: Path, suite: Path
+) -> None:
+    path = recipe(tmp_path, tiny_folder, suite, 0.001, 99)
+    quick: Any = {"quiet": True, "choose": {"trials": 0}}
+    run = burnish.run(path, **quick)
+    other = burnish.run(path, name="second", seed=5, **quick)
+    known = {example.messages[-2].content for example in other.split("train")}
+    known |= {example.messages[-2].content for example in other.split("validation")}
+    held = sum(example.messages[-2].content in known for example in run.split("test"))
+    assert held
+    found = burnish.compare(run.path, other.path, quiet=True)
+    assert found.path.name.startswith("second-")
+    assert found.manifest().name == "tiny against second"
+    leakage = found.leakage()
+    assert leakage is not None
+    assert leakage.leaked == {"test": held}
+    assert f"{held} items of test were learnt" in " ".join(found.verdict().reasons)
+    assert run.leakage() != leakage
+
+
+def test_two_comparisons_at_once_do_not_mix(tmp_path: Path, tiny_folder: Path, suite: Path) -> None:
+    path = recipe(tmp_path, tiny_folder, suite, 0.001, 99)
+    run = burnish.run(path, quiet=True, choose={"trials": 0})
+    with alone_in(run), pytest.raises(RunError, match="another process works on the run"):
+        burnish.compare(run.path, tiny_folder, quiet=True)
+
+
+def test_a_suite_that_is_wholly_left_out_cannot_be_kept(
+    tmp_path: Path, tiny_folder: Path, suite: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who learns a suite's items does not get rid of a judge; and is told before training."""
+    path = recipe(tmp_path, tiny_folder, suite, 0.001, 99)
+    learnt = burnish.check(tmp_path / "rows.jsonl", str(tiny_folder)).kept("train")
+    told = [
+        {"question": row.messages[-2].content, "choices": [" red", " green"], "answer": 0}
+        for row in learnt
+    ]
+    (tmp_path / "told.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told))
+    general = [str(suite), str(tmp_path / "told.jsonl")]
+    given: Any = {"evaluate": {"general": general}, "choose": {"trials": 0}}
+    burnish.train(path, **given)
+    assert "of told.told stand in the rows that were learnt" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    run = burnish.evaluate(tmp_path / "runs" / "tiny", quiet=True)
+    assert run.verdict().decision == "inconclusive"
+    assert "told mean cannot be tested, its items are left out" in " ".join(run.verdict().reasons)
 
 
 def test_what_is_not_measured_cannot_be_compared(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import burnish
 from burnish.errors import DataError, ModelError, RecipeError, RunError, UserError
@@ -316,6 +317,38 @@ def test_nothing_to_measure_on_is_told_before_training(recipe: Path, tmp_path: P
     with pytest.raises(DataError, match="1 rows are left to test on"):
         burnish.run(recipe, quiet=True, **{"data.test": str(one)})
     assert not (tmp_path / "runs" / "tiny").exists()
+
+
+def test_other_weights_than_those_that_were_learnt_on_are_not_judged(
+    recipe: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_folder, base)
+    run = burnish.train(recipe, quiet=True, model=str(base))
+    tensors = load_file(base / "model.safetensors")
+    name = next(iter(tensors))
+    save_file(tensors | {name: tensors[name] + 1}, base / "model.safetensors", {"format": "pt"})
+    for verb in (burnish.evaluate, burnish.open_tuned):
+        with pytest.raises(RunError, match=r"is not the model that .* began with \(its weights"):
+            verb(run)
+    shutil.copy(tiny_folder / "model.safetensors", base / "model.safetensors")
+    assert burnish.evaluate(run, quiet=True).verdict()
+
+
+def test_a_lost_verdict_is_reached_again(recipe: Path) -> None:
+    run = burnish.run(recipe, quiet=True)
+    before = run.verdict(), run.ledger()
+    for lost in ("verdict.json", "ledger.json"):
+        (run.path / lost).unlink()
+        again = burnish.run(recipe, resume=True, quiet=True)
+        assert (again.verdict(), again.ledger()) == before
+
+
+def test_a_loaded_recipe_takes_values_too(recipe: Path) -> None:
+    run = burnish.train(load_recipe(recipe), quiet=True, name="other", training={"epochs": 1})
+    manifest = run.manifest()
+    assert (manifest.name, manifest.recipe["training"]["epochs"]) == ("other", 1)
+    assert manifest.recipe["training"]["learning_rate"] == 0.02
 
 
 def test_bad_model_is_a_sentence(recipe: Path, tmp_path: Path) -> None:

@@ -3,10 +3,13 @@
 CERT and the test set are not looked at before.
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
 from burnish.candidates import Candidate
+from burnish.evaluation.leakage import texts_of
 from burnish.evaluation.suite import Suite
 from burnish.evaluation.tasks import Task
 from burnish.measurement import is_refusal, learnt_items, measure
@@ -43,7 +46,7 @@ def choose(
     """
     directory, budgets = search.directory, search.budgets
     tasks = [task for cert in certs for task in cert.tasks]
-    ledger = CertLedger(directory, search.model.source_sha256, cert_hashes(certs))
+    ledger = cert_ledger(directory, search.model.source_sha256, certs)
     passed = ledger.passed(budgets)
     every = order_of_testing(list(search.found.values()), search.outlook)
     again = _again(search, ledger)
@@ -119,10 +122,20 @@ def cert_hashes(certs: Sequence[Suite]) -> list[str]:
     return [task.hash[:16] for cert in certs for task in cert.tasks]
 
 
+def cert_ledger(directory: RunDirectory, base: str, certs: Sequence[Suite]) -> CertLedger:
+    """The run's ledger of looks at these suites' certifying items.
+
+    Each item is known by how it reads, so a suite that was edited or renamed since does not count
+    as one that nobody has seen.
+    """
+    texts = (text for cert in certs for task in cert.tasks for text in texts_of(task))
+    asked = (hashlib.sha256(json.dumps(text.own).encode()).hexdigest()[:10] for text in texts)
+    return CertLedger(directory, base, cert_hashes(certs), tuple(asked))
+
+
 def next_look(directory: RunDirectory, certs: Sequence[Suite]) -> int:
     """The number of the next look, after those that the run inherits."""
-    base = directory.manifest().model["sha256"]
-    return CertLedger(directory, base, cert_hashes(certs)).following
+    return cert_ledger(directory, directory.manifest().model["sha256"], certs).following
 
 
 def cert_evidence(
@@ -165,7 +178,8 @@ def _evidence(directory: RunDirectory, cert: Suite, label: str, leakage: Leakage
         _joined([pair(name) for name in bias]),
         _joined([pair(name) for name in refusal]),
     )
-    return replace(found, left_out=tuple(name for name, out in left.items() if out))
+    left_out = tuple(name for name, out in left.items() if out)
+    return replace(found, left_out=left_out, without_mean=bool(cert.sections) and not names)
 
 
 def _worth(candidate: Candidate | None) -> float:

@@ -6,29 +6,63 @@ other model stands as the base. So the ledger, the verdict and the report are th
 
 import re
 import shutil
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from burnish.candidates import Candidate
-from burnish.choosing import cert_evidence, cert_hashes
+from burnish.choosing import cert_evidence, cert_ledger
 from burnish.errors import RunError
 from burnish.evaluation.general import load_suites
+from burnish.evaluation.leakage import Text
 from burnish.evaluation.suite import Suite, split_suite
 from burnish.evaluation.tasks import Task
 from burnish.lineage import recipe_of
-from burnish.measurement import budgets_of, fill_ledger, measure, target_task
+from burnish.measurement import (
+    budgets_of,
+    fill_ledger,
+    flattered,
+    leakage_of,
+    learnt_rows,
+    measure,
+    target_task,
+)
 from burnish.models.language_model import LanguageModel
 from burnish.models.load import context_length, load_model, load_tokenizer
 from burnish.models.remote import RemoteModel
 from burnish.models.sources import resolve
 from burnish.opening import open_tuned
+from burnish.overlaps import Leakage
 from burnish.progress import Bars
 from burnish.recipe import Recipe
+from burnish.resuming import alone_in
 from burnish.retention.budgets import Evidence
 from burnish.retention.certify import certify
 from burnish.retention.looks import CertLedger
 from burnish.retention.verdict import decide
 from burnish.run_directory import RunDirectory, remove_directory
+
+
+@dataclass(frozen=True, slots=True)
+class _Other:
+    """The model that stands as the base; `run` where it is that of a run."""
+
+    model: LanguageModel | RemoteModel
+    name: str
+    run: RunDirectory | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Whose looks these are: an untuned model is the base of other looks, too."""
+        untuned = isinstance(self.model, LanguageModel) and not self.model.adapter_sha256
+        return self.model.source_sha256 if untuned else self.model.fingerprint
+
+    def learnt(self) -> dict[str, Iterator[Text]]:
+        """Rows that it has seen, as far as they are known."""
+        if self.run is None:
+            return {}
+        rows = learnt_rows(self.run, recipe_of(self.run.manifest()))
+        return {f"{self.name}.{split}": texts for split, texts in rows.items()}
 
 
 def compare(
@@ -48,7 +82,8 @@ def compare(
         quiet: no progress bars.
 
     Raises:
-        RunError: the run is not measured yet, or its recipe names no general suite.
+        RunError: the run is not measured yet, its recipe names no general suite, or another process
+            works on it.
     """
     directory = RunDirectory.open(run)
     recipe = recipe_of(directory.manifest())
@@ -58,53 +93,83 @@ def compare(
             "finish it with `burnish evaluate`, with a general suite in its recipe",
         )
     bars = Bars(quiet=quiet)
-    other = _open(against, recipe, served_name)
-    targets = [target_task(recipe, directory, other, name) for name in ("", *recipe.tasks)]
-    leakage = directory.leakage()
-    if leakage is None:
+    with alone_in(directory):
+        before = _asked(directory, recipe, _open(against, recipe, served_name), bars)
+        return _judged(directory, recipe, before, bars)
+
+
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """What is known once the other model was asked, and is gone from memory."""
+
+    found: RunDirectory
+    targets: list[Task]
+    certs: list[Suite]
+    leakage: Leakage
+    ledger: CertLedger
+    itself: Candidate | None
+
+
+def _asked(directory: RunDirectory, recipe: Recipe, other: _Other, bars: Bars) -> _Before:
+    targets = [target_task(recipe, directory, other.model, name) for name in ("", *recipe.tasks)]
+    if directory.leakage() is None:
         raise RunError(f"{directory.path} has no leakage.json", "copy the run with all its files")
+    certs = [split_suite(suite)[1] for suite in load_suites(recipe.evaluate.general or ())]
+    certs = [_comparable(cert, other.model, directory) for cert in certs]
+    # Anew: the other model learnt other rows, and a suite may have been edited since.
+    leakage = leakage_of(directory, recipe, certs, other.learnt())
     found = _begin(directory, other)
-    certs = [split_suite(suite)[1] for suite in load_suites(recipe.evaluate.general)]
-    certs = [_comparable(cert, other, directory) for cert in certs]
-    tasks: list[Task] = [task for cert in certs for task in cert.tasks]
-    measure(found, other, "base", [*targets, *tasks], bars)
-    ledger = CertLedger(directory, _whose(other), cert_hashes(certs))
-    if isinstance(other, RemoteModel):
-        other.close()
-    del other
+    found.write_leakage(leakage)
+    tasks: list[Task] = [*targets, *(task for cert in certs for task in cert.tasks)]
+    measure(found, other.model, "base", tasks, bars)
+    if isinstance(other.model, RemoteModel):
+        other.model.close()
+    ledger = cert_ledger(directory, other.sha256, certs)
+    is_base = other.sha256 == directory.manifest().model["sha256"]
+    itself = _candidate(directory) if is_base else None
+    return _Before(found, targets, certs, leakage, ledger, itself)
+
+
+def _judged(directory: RunDirectory, recipe: Recipe, before: _Before, bars: Bars) -> RunDirectory:
+    found, certs, leakage = before.found, before.certs, before.leakage
     model = open_tuned(directory)
+    tasks: list[Task] = [task for cert in certs for task in cert.tasks]
 
     def evidence(_: Candidate) -> Evidence:
         measure(found, model, "tuned", tasks, bars)
         return cert_evidence(found, certs, "tuned", leakage, budgets_of(recipe))
 
-    itself = Candidate(str(model.adapter_sha256), _last_step(directory), 1.0)
-    certificate = certify([itself], evidence, budgets_of(recipe), ledger, "The run's model")
-    measure(found, model, "tuned", targets, bars)
+    own = before.itself or Candidate(str(model.adapter_sha256), _last_step(directory), 1.0)
+    certificate = certify([own], evidence, budgets_of(recipe), before.ledger, "The run's model")
+    measure(found, model, "tuned", before.targets, bars)
     rows = fill_ledger(found, recipe, certs, leakage, certificate.look.confidence)
     found.write_ledger(rows)
-    found.write_verdict(decide(rows, recipe.budget.general, None, certificate))
+    verdict = decide(rows, recipe.budget.general, None, certificate)
+    reasons = (*verdict.reasons, *flattered(leakage, rows))
+    found.write_verdict(replace(verdict, reasons=reasons))
     manifest = found.manifest()
     manifest.state = "certified"
     found.write_manifest(manifest)
     return found
 
 
-def _open(
-    against: Path | str, recipe: Recipe, served_name: str | None
-) -> LanguageModel | RemoteModel:
+def _open(against: Path | str, recipe: Recipe, served_name: str | None) -> _Other:
     if str(against).startswith(("http://", "https://")):
         source = resolve(recipe.model)
         name = served_name or source.name
-        return RemoteModel(str(against), name, load_tokenizer(source), context_length(source))
+        tokenizer, context = load_tokenizer(source), context_length(source)
+        return _Other(RemoteModel(str(against), name, tokenizer, context), name)
     if (Path(against) / "manifest.json").exists():
-        return open_tuned(against)
-    return load_model(str(against))
+        run = RunDirectory.open(against)
+        return _Other(open_tuned(run), run.manifest().name, run)
+    model = load_model(str(against))
+    return _Other(model, model.name)
 
 
-def _begin(directory: RunDirectory, other: LanguageModel | RemoteModel) -> RunDirectory:
+def _begin(directory: RunDirectory, other: _Other) -> RunDirectory:
     """The comparison's own folder, with the run's data; an earlier one of the same is continued."""
-    name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{other.name}-{other.fingerprint[-16:]}").strip("-")
+    fingerprint = other.model.fingerprint
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{other.name}-{fingerprint[-16:]}").strip("-")
     path = directory.path / "comparisons" / name
     if (path / "manifest.json").exists():
         return RunDirectory(path)
@@ -117,20 +182,21 @@ def _begin(directory: RunDirectory, other: LanguageModel | RemoteModel) -> RunDi
             manifest,
             name=f"{manifest.name} against {other.name}",
             state="trained",
-            model={"name": other.name, "origin": "compared", "sha256": other.fingerprint},
+            model={"name": other.name, "origin": "compared", "sha256": fingerprint},
             times={},
         ),
     )
     shutil.copytree(directory.path / "data", made.path / "data")
-    shutil.copy2(directory.path / "leakage.json", made.path / "leakage.json")
     hidden.rename(path)  # whole or absent
     return RunDirectory(path)
 
 
-def _whose(other: LanguageModel | RemoteModel) -> str:
-    """The model that is compared with: an untuned one is the base of other looks, too."""
-    untuned = isinstance(other, LanguageModel) and not other.adapter_sha256
-    return other.source_sha256 if untuned else other.fingerprint
+def _candidate(directory: RunDirectory) -> Candidate | None:
+    """What the run's verdict is about: against the same base its look is told again."""
+    if not (directory.path / "frontier.json").exists():
+        return None
+    chosen = directory.manifest().training.get("chosen")
+    return next((one for one in directory.frontier().candidates if one.label == chosen), None)
 
 
 def _last_step(directory: RunDirectory) -> int:

@@ -13,6 +13,7 @@ from burnish.models.heads import OUTSIDE
 from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_model
 from burnish.models.reward_model import RewardModel, load_reward_model
+from burnish.models.sources import resolve
 from burnish.recipe import HEADS, Recipe
 from burnish.run_directory import RunDirectory
 from burnish.training.objectives.tag import all_tags
@@ -24,7 +25,8 @@ def open_tuned(run: RunDirectory | Path | str) -> LanguageModel:
     """The run's model as it was tuned; `model.base()` is the model that the recipe names.
 
     Raises:
-        RunError: the run has no adapter yet, or its model has a head and writes no text.
+        RunError: the run has no adapter yet, its model has a head and writes no text, or the base
+            is not the one that it was trained on.
     """
     directory, recipe = _trained(run)
     if recipe.objective in HEADS:
@@ -99,7 +101,12 @@ def open_run(run: RunDirectory | Path | str) -> Opened:
 
 
 def open_start(directory: RunDirectory, recipe: Recipe) -> Opened:
-    """The model before training, a fresh head on it where the objective needs one."""
+    """The model before training, a fresh head on it where the objective needs one.
+
+    Raises:
+        RunError: the run began with another base.
+    """
+    _check_base(directory, recipe)
     kind = recipe.objective
     if kind == "reward":
         return load_reward_model(recipe.model, recipe.device, recipe.seed)
@@ -120,4 +127,16 @@ def _trained(run: RunDirectory | Path | str) -> tuple[RunDirectory, Recipe]:
     recipe = recipe_of(directory.manifest())
     if not directory.adapter.exists():
         raise RunError(f"{directory.path} has no adapter yet", "train it with `burnish run`")
+    _check_base(directory, recipe)
     return directory, recipe
+
+
+def _check_base(directory: RunDirectory, recipe: Recipe) -> None:
+    """An adapter on other weights than those it learnt on is a model that nobody has judged."""
+    then, now = directory.manifest().model["sha256"], resolve(recipe.model).sha256
+    if now != then:
+        raise RunError(
+            f"{recipe.model} is not the model that {directory.path} began with (its weights have "
+            f"the sha256 {now[:12]}, those had {then[:12]})",
+            "put the weights back, or train anew under another --name",
+        )

@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from burnish.comparing import compare as compare  # a verb of notebooks
 from burnish.errors import ModelError, PreflightError, RecipeError, RunError
 from burnish.evaluation.general import load_suites
 from burnish.evaluation.leakage import leaks
-from burnish.evaluation.suite import split_suite
+from burnish.evaluation.suite import Suite, split_suite
 from burnish.evaluation.tasks import Task
 from burnish.healing import check_judged, check_own, is_released_well
 from burnish.healing import heal as pull_levers
@@ -33,6 +33,7 @@ from burnish.measurement import (
     check_tested,
     fill_ledger,
     flattered,
+    leakage_of,
     look_for_leakage,
     measure,
     suite_sizes,
@@ -62,6 +63,9 @@ from burnish.training.checkpoint import saved_steps
 from burnish.training.loop import Listener, Loop
 from burnish.tuning import check_workers, learn, open_training
 
+# What a verdict leaves behind; where one was lost it is reached again from the results.
+_JUDGED = ("ledger.json", "verdict.json")
+
 
 def run(
     recipe: Path | str | Recipe, *, resume: bool = False, quiet: bool = False, **overrides: Any
@@ -74,7 +78,7 @@ def run(
         quiet: no progress bars.
         overrides: recipe values, nested (`training={"epochs": 2}`) or dotted.
     """
-    chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    chosen = _chosen(recipe, overrides)
     check_tested(chosen)  # now, not after training
     directory = train(chosen, resume=resume, quiet=quiet)
     evaluate(directory, quiet=quiet)
@@ -111,7 +115,7 @@ def train(
     **overrides: Any,
 ) -> RunDirectory:
     """Trains and keeps the adapter; measures nothing yet. `watch` hears the loop's events."""
-    chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    chosen = _chosen(recipe, overrides)
     check_scorers(chosen)
     check_workers(chosen)
     check_method(chosen)
@@ -130,6 +134,8 @@ def train(
         for cert in certs:
             said = power_headline(suite_sizes(cert), budgets_of(chosen).alone(cert.name), look)
             bars.say(escape(about(cert, certs) + said))
+        if is_new and suites:
+            _warn_of_leaks(directory, chosen, suites, bars)
         try:
             learn(directory, chosen, bars, _first(directory, chosen, bars), watch)
         except PreflightError:
@@ -142,9 +148,18 @@ def train(
     return directory
 
 
+def _warn_of_leaks(
+    directory: RunDirectory, recipe: Recipe, suites: Sequence[Suite], bars: Bars
+) -> None:
+    """A suite that stands in the rows cannot judge: now is the time to say so, not after hours."""
+    rows = changed_recipe(recipe, {"replay.rows": 0})  # those are not written yet
+    for finding in leaks(leakage_of(directory, rows, suites)):
+        bars.say(f"[yellow]warning[/] {escape(finding.message)}")
+
+
 def try_out(recipe: Path | str | Recipe, *, quiet: bool = False, **overrides: Any) -> list[Check]:
     """The preflight checks of a run, which is not started; nothing is kept."""
-    chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    chosen = _chosen(recipe, overrides)
     with _rehearsal(chosen, quiet=quiet) as directory:
         model, loop = open_training(directory, chosen)
         return preflight(_subject(directory, chosen, model, loop))
@@ -159,7 +174,8 @@ def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirec
             f"{directory.path} is not trained to the end", "finish it with `burnish run --resume`"
         )
     bars = Bars(quiet=quiet)
-    if manifest.state != "certified":
+    lost = [file for file in _JUDGED if not (directory.path / file).exists()]
+    if manifest.state != "certified" or lost:
         with alone_in(directory):
             _judge(directory, manifest, bars)
     parity = complete(directory)
@@ -304,9 +320,15 @@ def plan(
     **overrides: Any,
 ) -> Plan:
     """What the run would take, from shapes and a few of its steps; nothing is kept."""
-    chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    chosen = _chosen(recipe, overrides)
     with _rehearsal(chosen, quiet=quiet) as directory:
         return make_plan(directory, chosen, device=device)
+
+
+def _chosen(recipe: Path | str | Recipe, overrides: Mapping[str, Any]) -> Recipe:
+    if not isinstance(recipe, Recipe):
+        return load_recipe(recipe, overrides)
+    return changed_recipe(recipe, overrides) if overrides else recipe
 
 
 @contextmanager

@@ -96,3 +96,15 @@ def test_text_loss_is_nats_a_token() -> None:
     result = TextLossTask("t", [("1", "one two three")]).answer(MockModel({}), 0, 1)[0]
     assert result.logprob is not None
     assert result.score == pytest.approx(-result.logprob / 3)
+
+
+def test_what_two_wrote_at_once_or_a_full_disk_cut_is_measured_anew(tmp_path: Path) -> None:
+    path, cache = tmp_path / "a.jsonl", tmp_path / "cache"
+    whole = run_task(Counting({}), TASK, path, cache=cache)
+    (kept,) = cache.iterdir()
+    for spoilt in (path.read_text() * 2, path.read_text()[:1000]):
+        kept.write_text(spoilt)
+        assert run_task(Counting({}), TASK, tmp_path / f"{len(spoilt)}.jsonl", cache=cache) == whole
+        assert read_results(kept) == whole
+    path.write_text(path.read_text() * 2)
+    assert run_task(Counting({}), TASK, path) == whole == read_results(path)

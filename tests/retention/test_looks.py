@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from burnish.candidates import Candidate
-from burnish.choosing import cert_hashes, next_look
+from burnish.choosing import cert_hashes, cert_ledger, next_look
 from burnish.evaluation.suite import Suite
 from burnish.evaluation.tasks import ChoiceItem, ChooseTask
 from burnish.lineage import keep_earlier
@@ -170,6 +170,28 @@ def test_an_item_is_looked_at_whatever_was_asked_beside_it(tmp_path: Path) -> No
     assert CertLedger(run, "base", ["core"]).passed(BUDGETS) == {models(0.5)[0].key}
     assert wider.passed(BUDGETS) == set()
     assert CertLedger(run, "base", ["core"]).failed(BUDGETS) == set()
+
+
+def test_a_suite_that_was_edited_or_renamed_is_looked_at_again(tmp_path: Path) -> None:
+    run = run_at(tmp_path / "run")
+    manifest = run.manifest()
+    manifest.model = {"sha256": "base"}
+    run.write_manifest(manifest)
+
+    def suite(name: str, *questions: str) -> Suite:
+        items = [ChoiceItem(f"{name} {q}", q, ("yes", "no"), 0) for q in questions]
+        return Suite(name, [ChooseTask(f"{name}.a", items)])
+
+    ledger = cert_ledger(run, "base", [suite("own", "Is it", "Was it")])
+    order = [one.key for one in models(0.5)]
+    ledger.record(ledger.look(order, BUDGETS), order, order[0], BUDGETS)
+    ledger.record(ledger.look(order, BUDGETS), order, order[0], BUDGETS, True)
+    assert next_look(run, [suite("own", "Is it", "Was it", "Will it")]) == 2
+    assert next_look(run, [suite("other", "Was it")]) == 2
+    assert next_look(run, [suite("other", "Will it")]) == 1
+    # What passed by the old items did not pass by the new ones.
+    assert cert_ledger(run, "base", [suite("own", "Is it", "Will it")]).passed(BUDGETS) == set()
+    assert ledger.look(order, BUDGETS).number == 1
 
 
 def test_looks_of_a_held_stage_count_for_the_next(tmp_path: Path) -> None:

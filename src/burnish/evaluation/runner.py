@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -41,12 +41,13 @@ def run_task(
     key = f"{model.fingerprint}-{task.hash}"
     kept = cache / f"{key}.jsonl" if cache else None
     if kept is not None and kept.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _copy(kept, path)
-        write_atomic(_key_path(path), key)
-        done = read_results(path)
-        _report(advance, len(done))
-        return done
+        found = read_results(kept)
+        if len(found) == len(task) and _differ(found):  # else a crash or a full disk cut it
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _copy(kept, path)
+            write_atomic(_key_path(path), key)
+            _report(advance, len(found))
+            return found
     done = _finished_before(path, key)
     _report(advance, len(done))
     for start in range(len(done), len(task), _CHUNK):
@@ -64,11 +65,17 @@ def _finished_before(path: Path, key: str) -> list[ItemResult]:
     mark = _key_path(path)
     if mark.exists() and mark.read_text() == key:
         done = read_results(path)
-        write_lines(path, (asdict(item) for item in done))  # without a torn last line
-        return done
+        if _differ(done):
+            write_lines(path, (asdict(item) for item in done))  # without a torn last line
+            return done
     path.unlink(missing_ok=True)
     write_atomic(mark, key)
     return []
+
+
+def _differ(results: Sequence[ItemResult]) -> bool:
+    """Whether each item is there once, and no other process wrote between them."""
+    return len({result.id for result in results}) == len(results)
 
 
 def _key_path(path: Path) -> Path:

@@ -220,11 +220,12 @@ def restore_recipe(values: Mapping[str, Any], origins: Mapping[str, Origin]) -> 
 
 
 def changed_recipe(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    """The recipe with other values of dotted keys; the origin of those is `derived`.
+    """The recipe with other values, nested or dotted; the origin of those is `derived`.
 
     Raises:
         RecipeError: a new value is impossible.
     """
+    changes = _flatten(changes)
     values = _nest({**dict(flat_values(recipe)), **changes})
     built = build_recipe(values, recipe_keys=set(), command_keys=set())
     derived: dict[str, Origin] = dict.fromkeys(changes, "derived")

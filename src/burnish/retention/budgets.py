@@ -59,6 +59,7 @@ class Evidence:
         suite: what the mean is called in words.
         budget: points that it may fall; None for the budget of all suites.
         left_out: budgets whose items are there but say nothing: learnt, or near chance.
+        without_mean: whether all sections are left out of a suite that has some.
         beside: other suites, each of which has to keep the same budgets.
     """
 
@@ -69,6 +70,7 @@ class Evidence:
     suite: str = "suite"
     budget: float | None = None
     left_out: tuple[str, ...] = ()
+    without_mean: bool = False
     beside: tuple["Evidence", ...] = ()
 
     @classmethod
@@ -183,8 +185,8 @@ def _tests(evidence: Evidence, budgets: Budgets, level: float) -> Iterator[Budge
             yield _untested(name, allowed)
     if evidence.sections:
         yield from _falls(evidence, budgets, level)
-    elif (own := budgets.suites.get(evidence.suite)) is not None:
-        yield _untested(f"{evidence.suite} mean", own)
+    elif evidence.without_mean or evidence.suite in budgets.suites:
+        yield _untested(f"{evidence.suite} mean", _of_mean(evidence, budgets))
     if budgets.text_loss is not None and evidence.texts:
         rise, bound = text_rise(evidence.texts, level)
         count = sum(base.size for base, _ in evidence.texts.values())
@@ -202,11 +204,16 @@ def _falls(evidence: Evidence, budgets: Budgets, level: float) -> Iterator[Budge
     count = sum(base.size for base, _ in evidence.sections.values())
     least = -100 * mean.interval.high
     name, bound = f"{evidence.suite} mean", -100 * mean.lower_bound
-    allowed = budgets.general if evidence.budget is None else evidence.budget
+    allowed = _of_mean(evidence, budgets)
     yield BudgetTest(name, count, -100 * mean.delta, bound, allowed, least)
     if budgets.section is not None:
         for name, pair in evidence.sections.items():
             yield _fall(name, pair, budgets.section, level)
+
+
+def _of_mean(evidence: Evidence, budgets: Budgets) -> float:
+    own = budgets.suites.get(evidence.suite) if evidence.budget is None else evidence.budget
+    return budgets.general if own is None else own
 
 
 def _untested(name: str, budget: float) -> BudgetTest:

@@ -65,6 +65,7 @@ class CertUse:
     candidate: str
     time: float
     passed: bool | None = None
+    asked: tuple[str, ...] = ()  # a hash of each item, in the line before the evidence
 
 
 class CertLedger:
@@ -74,17 +75,30 @@ class CertLedger:
         directory: the run that looks.
         base: sha256 of the base model.
         items: a hash of each certifying task.
+        asked: a hash of each item in them.
     """
 
-    def __init__(self, directory: RunDirectory, base: str, items: Sequence[str]) -> None:
+    def __init__(
+        self,
+        directory: RunDirectory,
+        base: str,
+        items: Sequence[str],
+        asked: Sequence[str] = (),
+    ) -> None:
         self.directory = directory
         self.base = base
         self.items = tuple(items)
+        self.asked = tuple(asked)
 
     def uses(self) -> list[CertUse]:
         """Those of any of the items, the oldest first; of the runs before this one too."""
         found = _of_held_stages(self.directory) + _read(self.directory)
-        return [use for use in found if use.base == self.base and set(use.items) & set(self.items)]
+        tasks, asked = set(self.items), set(self.asked)
+        return [
+            use
+            for use in found
+            if use.base == self.base and (tasks & set(use.items) or asked & set(use.asked))
+        ]
 
     @property
     def following(self) -> int:
@@ -130,7 +144,7 @@ class CertLedger:
         """Appends a use: once before the evidence is seen, once with the outcome."""
         use = CertUse(
             self.base, self.items, _hash(budgets), look.number, look.alpha, tuple(order), candidate,
-            round(time.time(), 3), passed,
+            round(time.time(), 3), passed, self.asked if passed is None else (),
         )  # fmt: skip
         append_line(self.directory.cert_uses, asdict(use))
 
@@ -170,8 +184,9 @@ def _of_held_stages(directory: RunDirectory) -> list[CertUse]:
 def _lines(directory: RunDirectory) -> list[CertUse]:
     if not directory.cert_uses.exists():
         return []
+    lists = ("order", "items", "asked")
     return [
-        CertUse(**{**row, "order": tuple(row["order"]), "items": tuple(row["items"])})
+        CertUse(**row | {name: tuple(row.get(name, ())) for name in lists})
         for row in read_lines(directory.cert_uses)
     ]
 
