@@ -253,7 +253,7 @@ def test_a_suite_that_is_wholly_left_out_cannot_be_kept(
     general = [str(suite), str(tmp_path / "told.jsonl")]
     given: Any = {"evaluate": {"general": general}, "choose": {"trials": 0}}
     burnish.train(path, **given)
-    assert "of told.told stand in the rows that were learnt" in " ".join(
+    assert "items of told stand in the rows that were learnt" in " ".join(
         capsys.readouterr().err.split()
     )
     run = burnish.evaluate(tmp_path / "runs" / "tiny", quiet=True)
