@@ -25,6 +25,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 from scipy.stats import spearmanr
 
 from burnish.data.load import load
@@ -42,6 +43,13 @@ from burnish.training.schedule import automatic_rate
 DATA = Path(__file__).parents[2] / "shared" / "data"
 RECIPE = Path(__file__).parents[1] / "recipes" / "support-routing" / "recipe.yaml"
 MODEL = "smollm2-135m"
+# What is held against what.
+PAIRS = {
+    "accuracy": ("core", "accuracies"),
+    "text loss": ("core text", "wikitext2"),
+    "scored accuracy": ("scored", "accuracies"),
+    "generated accuracy": ("generated", "accuracies"),
+}
 # Steps, times the automatic rate, rows to learn, other settings: from nothing lost to ruined.
 ADAPTERS: dict[str, tuple[int, float, str, dict[str, Any]]] = {
     "routing-4x": (12, 4, "support-routing", {}),
@@ -213,22 +221,19 @@ def print_line(label: str, values: dict[str, float]) -> None:
     print(f"{label:18}" + "".join(f"{value:11.2f}" for value in values.values()), flush=True)
 
 
-def correlations(found: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Spearman's, of the suite's changes with those of the public sets."""
-    pairs = {
-        "accuracy": ("core", "accuracies"),
-        "text loss": ("core text", "wikitext2"),
-        "scored accuracy": ("scored", "accuracies"),
-        "generated accuracy": ("generated", "accuracies"),
-    }
-    return {
-        kind: float(
-            spearmanr([row[own] for row in found.values()], [row[other] for row in found.values()])[
-                0
-            ]
-        )
-        for kind, (own, other) in pairs.items()
-    }
+def correlations(found: dict[str, dict[str, float]]) -> dict[str, tuple[float, float, float]]:
+    """Spearman's, of the suite's changes with those of the public sets, and their intervals.
+
+    The interval is the percentile bootstrap's over adapters, 95 %.
+    """
+    draws = np.random.default_rng(0).integers(len(found), size=(2000, len(found)))
+    told = {}
+    for kind, (own, other) in PAIRS.items():
+        values = np.array([(row[own], row[other]) for row in found.values()])
+        drawn = [spearmanr(*values[draw].T)[0] for draw in draws if len(set(draw)) > 1]
+        low, high = np.nanpercentile(drawn, [2.5, 97.5])
+        told[kind] = (float(spearmanr(*values.T)[0]), float(low), float(high))
+    return told
 
 
 def draw(found: dict[str, dict[str, float]], path: Path) -> None:
@@ -236,23 +241,24 @@ def draw(found: dict[str, dict[str, float]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     ranked = sorted(found, key=lambda name: -found[name]["core"])
-    figure, axes = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(16, 4.6), layout="constrained")
+    points = "public sets: mean change of accuracy, points"
     kinds = (
-        ("core", "accuracies", "suite: change of accuracy, points",
-         "public sets: mean change, points"),
-        ("core text", "wikitext2", "suite: change of text loss, nats a token",
+        ("scored accuracy", "suite: change of the scored sections, points", points),
+        ("accuracy", "suite: change of the mean of all sections, points", points),
+        ("text loss", "suite: change of text loss, nats a token",
          "WikiText-2: change, nats a token"),
     )  # fmt: skip
-    for axis, (own, other, label, public), rho in zip(
-        axes, kinds, correlations(found).values(), strict=False
-    ):
+    for axis, (kind, label, public) in zip(axes, kinds, strict=True):
+        own, other = PAIRS[kind]
+        rho, low, high = correlations(found)[kind]
         for letter, name in zip(string.ascii_lowercase, ranked, strict=False):
             place = (found[name][own], found[name][other])
             axis.scatter(*place, s=22, color="tab:blue", label=f"{letter}  {name}")
             axis.annotate(letter, place, xytext=(4, 3), textcoords="offset points")
-        axis.set(xlabel=label, ylabel=public, title=f"Spearman {rho:.2f}, {len(found)} adapters")
+        axis.set(xlabel=label, ylabel=public, title=f"Spearman {rho:.2f} ({low:.2f} to {high:.2f})")
         axis.grid(alpha=0.3)
-    for scale in (axes[1].set_xscale, axes[1].set_yscale):  # from nothing to ruin
+    for scale in (axes[2].set_xscale, axes[2].set_yscale):  # from nothing to ruin
         scale("symlog", linthresh=0.1)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", handlelength=0, markerscale=0)
@@ -278,8 +284,8 @@ def main() -> None:
         found[name] = {key: own[key] - base[key] for key in base}
         print_line(name, found[name])
     if len(found) > 2:
-        for kind, rho in correlations(found).items():
-            print(f"{kind:18} Spearman {rho:.2f} over {len(found)} adapters")
+        for kind, (rho, low, high) in correlations(found).items():
+            print(f"{kind:18} Spearman {rho:.2f} ({low:.2f} to {high:.2f}), {len(found)} adapters")
     if given.picture:
         draw(found, given.picture)
 
