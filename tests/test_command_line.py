@@ -1,13 +1,21 @@
 """What a newcomer types wrongly is answered in one sentence."""
 
+import shutil
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors import SafetensorError
+from transformers import AutoTokenizer
 
 from burnish.cli import VERBS, main
 from burnish.cli.options import overrides, print_verdict
-from burnish.errors import InterruptedRunError
+from burnish.errors import InterruptedRunError, is_disk_full
 from burnish.run_directory import LedgerRow, Manifest, RunDirectory, Verdict
+from burnish.training.checkpoint import save_tensors
 from tests.rows import write_rows
 
 
@@ -103,13 +111,25 @@ def test_healing_that_was_stopped_goes_on_with_the_same_command(
     [
         (OSError(28, "No space left on device"), "the disk cannot be used (No space left on"),
         (
+            SafetensorError("I/O error: No space left on device (os error 28)"),
+            "the disk cannot be used (No space left on device): free some space",
+        ),
+        (
+            shutil.Error([("a", "b", "[Errno 122] Disk quota exceeded: 'a' -> 'b'")]),
+            "the disk cannot be used (No space left on device): free some space",
+        ),
+        (
+            OSError("32000 requested and 4096 written"),
+            "the disk cannot be used (No space left on device): free some space",
+        ),
+        (
             OSError(30, "Read-only file system", "runs/plain/.report.html.7.tmp"),
             "runs/plain cannot be used (Read-only file system): use a folder that you may",
         ),
     ],
 )
 def test_a_disk_that_cannot_be_written_is_no_mistake_of_ours(
-    error: OSError, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def write(*_: object, **__: object) -> None:
         raise error
@@ -119,6 +139,44 @@ def test_a_disk_that_cannot_be_written_is_no_mistake_of_ours(
         main(["evaluate", "runs/plain"])
     assert end.value.code == 2
     assert capsys.readouterr().err.startswith(f"burnish: {said}")
+
+
+def test_what_writes_through_others_sees_a_full_disk(tmp_path: Path, tiny_folder: Path) -> None:
+    for folder in ("from", "to"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "from" / "rows").write_text("rows")
+    full = tmp_path / "to" / "rows"
+    full.symlink_to("/dev/full")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder).backend_tokenizer
+    database = sqlite3.connect(tmp_path / "small.db")
+    database.execute("pragma max_page_count = 2")
+    writes: list[Callable[[], Any]] = [
+        lambda: save_tensors(torch.zeros(9), full),
+        lambda: torch.zeros(9999).numpy().tofile(full),
+        lambda: shutil.copytree(tmp_path / "from", tmp_path / "to", dirs_exist_ok=True),
+        lambda: tokenizer.save(str(full)),
+        lambda: database.executescript("create table a (b); create table c (d);"),
+    ]
+    for write in writes:
+        with pytest.raises(Exception) as met:  # noqa: PT011 - each library raises its own
+            write()
+        assert is_disk_full(met.value), met.value
+    assert not is_disk_full(OSError(13, "Permission denied"))
+
+
+def test_a_mistake_of_ours_is_no_verdict(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("weights")
+
+    monkeypatch.setattr("burnish.pipeline.evaluate", broken)
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", "runs/plain"])
+    assert end.value.code == 3
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback")
+    assert said.endswith("KeyError: 'weights'\n")
 
 
 @pytest.mark.parametrize("text", ["Sort: queue: x", "{", "a] b"])

@@ -142,6 +142,19 @@ def test_nothing_is_written_over(train: Train, tmp_path: Path) -> None:
     assert list((tmp_path / "mine").iterdir()) == []
 
 
+@pytest.mark.parametrize("form", ["merged", "peft"])
+def test_what_could_not_be_written_keeps_no_room(
+    form: Any, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", full)
+    with pytest.raises(OSError, match="No space left"):
+        export(train("lora"), form, tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("name", "form", "remedy"),
     [

@@ -12,8 +12,20 @@
     │   └── WorkerLostError  one of several processes that learn together is gone
     └── InterruptedRunError  the user or the system stopped the run; a checkpoint was written
 
-Anything else that escapes is our own mistake and shows its traceback.
+Anything else that escapes is our own mistake, shows its traceback and ends with exit code 3; but a
+disk that is full is nobody's, whichever library met it.
 """
+
+import errno
+import os
+import re
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# Only the system's own calls give its number: safetensors, tokenizers and shutil.copytree spell the
+# error, SQLite has words of its own, and numpy counts what it could not write.
+_SPELT = re.compile(
+    "|".join((*map(os.strerror, _FULL), "disk is full", r"\d+ requested and \d+ written"))
+)
 
 
 class BurnishError(Exception):
@@ -72,3 +84,12 @@ class WorkerLostError(UserError):
 
 class InterruptedRunError(BurnishError):
     """The run was stopped from outside after a checkpoint was written."""
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether no room on the disk is what it says, or what it came of."""
+    while error is not None:
+        if getattr(error, "errno", None) in _FULL or _SPELT.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

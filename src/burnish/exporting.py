@@ -139,14 +139,17 @@ def _write_folder(directory: RunDirectory, recipe: Recipe, form: Form, target: P
     """Written aside and renamed, so that it is whole or absent."""
     aside = target.with_name(f".{target.name}.new")
     shutil.rmtree(aside, ignore_errors=True)
-    if form == "peft":
-        shutil.copytree(directory.adapter, aside)
-        tokenizer: Any = load_tokenizer(resolve(recipe.model))
-    else:
-        model = open_merged(directory)
-        tokenizer = model.tokenizer
-        model.module.save_pretrained(aside)
-    if recipe.objective not in HEADS and not tokenizer.chat_template:
-        tokenizer.chat_template = PLAIN_TEMPLATE  # what the model has learnt to read
-    tokenizer.save_pretrained(aside)
-    aside.rename(target)
+    try:
+        if form == "peft":
+            shutil.copytree(directory.adapter, aside)
+            tokenizer: Any = load_tokenizer(resolve(recipe.model))
+        else:
+            model = open_merged(directory)
+            tokenizer = model.tokenizer
+            model.module.save_pretrained(aside)
+        if recipe.objective not in HEADS and not tokenizer.chat_template:
+            tokenizer.chat_template = PLAIN_TEMPLATE  # what the model has learnt to read
+        tokenizer.save_pretrained(aside)
+        aside.rename(target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)  # or it would keep a full disk full

@@ -18,7 +18,7 @@ from transformers import (
 
 from burnish.agreement import Difference
 from burnish.chat import Message
-from burnish.errors import ModelError
+from burnish.errors import ModelError, is_disk_full
 from burnish.models.conversion import convert_gguf
 from burnish.models.gguf_vocabulary import _QWEN
 from burnish.models.gguf_writing import check_gguf, write_gguf
@@ -131,6 +131,15 @@ def test_transformers_reads_the_same_weights_back(tmp_path: Path) -> None:
     for name, weight in model.module.state_dict().items():
         assert torch.equal(back[name], weight), name
     assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
+    model = model_of(LlamaConfig, "smollm")
+    (tmp_path / ".tiny.gguf.new").symlink_to("/dev/full")
+    with pytest.raises(OSError) as met:  # noqa: PT011 - numpy gives it no number
+        write_gguf(model.module, model.tokenizer, tmp_path / "tiny.gguf", name="tiny")
+    assert is_disk_full(met.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from burnish.errors import InterruptedRunError, RunError, UserError
-from burnish.models.adapt import add_lora
+from burnish.models.adapt import add_lora, save_weights
 from burnish.models.branches import Row
 from burnish.training import checkpoint
 from burnish.training.batches import Batches
@@ -157,11 +157,15 @@ def test_loss_that_is_no_number_ends_with_a_sentence(tmp_path: Path) -> None:
         made.run()
 
 
-def test_full_disk_ends_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["optimizer.pt", "random.pt"])
+def test_full_disk_ends_with_a_sentence(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made, _ = loop(tmp_path)
 
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
+    def full(model: Any, folder: Path) -> None:
+        save_weights(model, folder)
+        (folder / name).symlink_to("/dev/full")
 
     made.run()
     before = checkpoint.saved_steps(tmp_path)

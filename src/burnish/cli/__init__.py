@@ -1,11 +1,14 @@
 """The command line: a lazy table of verbs, a module each; each parses, calls, prints what is next.
 
-Exit codes: 0 release or done, 1 hold or inconclusive, 2 the user's error, 130 interrupted.
+Exit codes: 0 release or done, 1 hold or inconclusive, 2 the user's error, 3 a mistake of ours
+(with its traceback), 130 interrupted.
 """
 
 import errno
 import importlib
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ from typing import Any
 import click
 import typer
 
-from burnish.errors import InterruptedRunError, UserError
+from burnish.errors import InterruptedRunError, UserError, is_disk_full
 
 VERBS = {
     "run": "From rows to a verdict: train, measure, decide, report.",
@@ -89,23 +92,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from None
     except (click.exceptions.Abort, KeyboardInterrupt):
         _fail("stopped", 130)
-    except OSError as error:
-        _end_of_files(error)
     except Exception as error:
-        # Typer carries its own copy of click, whose errors are told by what they can do.
+        _end_of_files(error)
         _end_of_click(error)
+        traceback.print_exc()
+        raise SystemExit(3) from None  # an uncaught one would end with the code of a held model
 
 
-def _end_of_files(error: OSError) -> None:
+def _end_of_files(error: Any) -> None:
     """A disk that is full, or may not be written, is no mistake of ours."""
-    if error.errno not in _REMEDIES:
-        raise error
+    number = getattr(error, "errno", None)
+    if number not in _REMEDIES and is_disk_full(error):
+        number = errno.ENOSPC
+    if number not in _REMEDIES:
+        return
     # A file is written under another name first, so its folder is what the user knows.
-    where = Path(error.filename).parent if error.filename else "the disk"
-    _fail(f"{where} cannot be used ({error.strerror}): {_REMEDIES[error.errno]}.", 2)
+    name = getattr(error, "filename", None)
+    where = Path(name).parent if name else "the disk"
+    _fail(f"{where} cannot be used ({os.strerror(number)}): {_REMEDIES[number]}.", 2)
 
 
 def _end_of_click(error: Any) -> None:
+    """Typer carries its own copy of click, whose errors are told by what they can do."""
     if hasattr(error, "format_message"):
         path = getattr(getattr(error, "ctx", None), "command_path", "burnish")
         path = path if path.startswith("burnish") else f"burnish {path}"
@@ -113,7 +121,6 @@ def _end_of_click(error: Any) -> None:
         _fail(f"{said}: `{path} --help` shows what there is.", 2)
     if hasattr(error, "exit_code"):
         raise SystemExit(error.exit_code) from None
-    raise error
 
 
 def _fail(sentence: str, code: int) -> None:

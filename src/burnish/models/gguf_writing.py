@@ -1,5 +1,6 @@
 """From a model in memory to one GGUF file, which llama.cpp and what is built on it load."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -70,11 +71,16 @@ def write_gguf(
     add_vocabulary(writer, tokenizer, config.vocab_size)
     _add_weights(writer, model, precision)
     aside = target.with_name(f".{target.name}.new")
-    writer.write_header_to_file(aside)
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    aside.replace(target)
+    try:
+        writer.write_header_to_file(aside)
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # of a full disk, which was told already
+            writer.close()
 
 
 def _add_sizes(writer: "GGUFWriter", config: Any) -> None:

@@ -47,13 +47,19 @@ def save(folder: Path, model: Any, found: Moments, progress: Progress) -> Path:
     try:
         new.mkdir(parents=True)
         save_weights(model, new)
-        torch.save(found, new / "optimizer.pt")
-        torch.save(_random_states(), new / "random.pt")
+        save_tensors(found, new / "optimizer.pt")
+        save_tensors(_random_states(), new / "random.pt")
         (new / "progress.json").write_text(json.dumps(asdict(progress)))
         replace_directory(new, folder / f"step-{progress.step}")
     finally:
         shutil.rmtree(new, ignore_errors=True)
     return folder / f"step-{progress.step}"
+
+
+def save_tensors(found: Any, path: Path) -> None:
+    """As torch.save, which given a name would hide why it could not write."""
+    with path.open("wb") as file:
+        torch.save(found, file)
 
 
 def load(folder: Path, model: Any, optimizer: torch.optim.Optimizer) -> Progress:

@@ -1,6 +1,5 @@
 """The loop: model, batches, an objective and callbacks are its arguments; it knows no recipe."""
 
-import errno
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from burnish.errors import DivergedError, InterruptedRunError, RunError, UserError
+from burnish.errors import DivergedError, InterruptedRunError, RunError, UserError, is_disk_full
 from burnish.models.adapt import load_weights
 from burnish.models.branches import Network
 from burnish.models.fused import fused_lora
@@ -232,8 +231,8 @@ class Loop:
                 f"memory ran out at step {self.progress.step + 1}",
                 "lower training.batch_size and raise training.accumulation by the same factor",
             ) from error
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        except Exception as error:
+            if not is_disk_full(error):
                 raise
             raise RunError(
                 f"the disk is full at {self.folder}", "free some room, then continue with --resume"

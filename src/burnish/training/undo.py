@@ -9,6 +9,8 @@ from typing import Any
 import numpy
 import torch
 
+from burnish.training.checkpoint import save_tensors
+
 
 @contextmanager
 def undone(model: Any, carried: dict[str, float], folder: Path) -> Iterator[None]:
@@ -17,7 +19,7 @@ def undone(model: Any, carried: dict[str, float], folder: Path) -> Iterator[None
     The weights wait on disk, so that full tuning needs no memory for a second copy of them.
     """
     learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    torch.save({name: p.detach() for name, p in learning.items()}, folder / "before.pt")
+    save_tensors({name: p.detach() for name, p in learning.items()}, folder / "before.pt")
     training, states, before_carried = model.training, _random_states(), dict(carried)
     try:
         yield
