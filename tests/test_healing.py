@@ -2,20 +2,16 @@
 
 import json
 import shutil
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
 
 import burnish
 from burnish import choosing, healing, pipeline
-from burnish.errors import DataError, DivergedError, ModelError, RunError, UserError
+from burnish.errors import DivergedError, RunError, UserError
 from burnish.retention.budgets import Evidence
 from burnish.run_directory import RunDirectory
 from burnish.searching import Search
@@ -267,78 +263,3 @@ def test_a_run_without_a_suite_says_so(tmp_path: Path, tiny_folder: Path, suite:
     made = burnish.run(path, quiet=True, evaluate={"general": None})
     with pytest.raises(RunError, match="no general suite"):
         burnish.heal(made.path, 1, quiet=True)
-
-
-@pytest.fixture
-def foreign(tmp_path: Path, tiny_folder: Path) -> Path:
-    """An adapter as PEFT saves it, on two of the projections, far from the base."""
-    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"])
-    with warnings.catch_warnings(action="ignore"):
-        model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_folder), config)
-    chance = torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.copy_(0.5 * torch.randn(parameter.shape, generator=chance))
-    model.save_pretrained(str(tmp_path / "theirs"))
-    return tmp_path / "theirs"
-
-
-def test_an_adapter_of_others_is_taken_over_and_mended(
-    foreign: Path, tmp_path: Path, tiny_folder: Path, suite: Path
-) -> None:
-    recipe(tmp_path, tiny_folder, suite, 0.02, 5)
-    healed = burnish.heal(
-        foreign,
-        10,
-        data=tmp_path / "rows.jsonl",
-        model=str(tiny_folder),
-        quiet=True,
-        **{"output": str(tmp_path / "runs"), "evaluate.general": str(suite)},
-    )
-    assert healed.path == tmp_path / "runs" / "healed-theirs"
-    assert healed.manifest().adopted
-    assert healed.verdict().reasons[-1].endswith("were among them, the gain flatters.")
-    tried = attempts(healed)
-    assert tried[0] == "1-mend"
-    assert not {"2-anchor", "3-replay", "4-rate"} & set(tried)
-    model = burnish.open_tuned(healed)
-    kinds = {name.split(".")[-4] for name, _ in model.module.named_parameters() if "lora_A" in name}
-    assert kinds == {"q_proj", "v_proj"}
-
-    again = tmp_path / "another" / "theirs"
-    shutil.copytree(foreign, again)
-    weights = load_file(again / "adapter_model.safetensors")
-    save_file({k: v + 1 for k, v in weights.items()}, again / "adapter_model.safetensors")
-    with pytest.raises(RunError, match=r"is not of .*another/theirs: name the new run with --name"):
-        burnish.heal(
-            again,
-            10,
-            data=tmp_path / "rows.jsonl",
-            model=str(tiny_folder),
-            quiet=True,
-            **{"output": str(tmp_path / "runs"), "evaluate.general": str(suite)},
-        )
-
-
-def test_an_adapter_of_another_model_leaves_no_run_behind(
-    foreign: Path, tmp_path: Path, tiny_folder: Path, suite: Path
-) -> None:
-    recipe(tmp_path, tiny_folder, suite, 0.02, 5)
-    weights = load_file(foreign / "adapter_model.safetensors")
-    save_file(
-        {key: torch.cat([value, value]) for key, value in weights.items()},
-        foreign / "adapter_model.safetensors",
-    )
-    given = {"data": tmp_path / "rows.jsonl", "model": str(tiny_folder), "quiet": True}
-    with pytest.raises(ModelError, match="another base model"):
-        burnish.heal(foreign, 1, **given, **{"output": str(tmp_path / "runs")})
-    assert not list((tmp_path / "runs").glob("*"))
-
-
-def test_an_adapter_needs_rows_and_safetensors(foreign: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="--data"):
-        burnish.heal(foreign, 1, quiet=True)
-    (foreign / "adapter_model.safetensors").rename(foreign / "adapter_model.bin")
-    with pytest.raises(ModelError, match="safetensors"):
-        burnish.heal(foreign, 1, data=tmp_path / "rows.jsonl", quiet=True)

@@ -201,3 +201,22 @@ def test_qlora_without_bitsandbytes_is_a_sentence(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"install it with `pip install burnish\[qlora\]`"):
         train("first", method="qlora")
+
+
+def test_a_recipe_of_another_version_names_it(train: Train) -> None:
+    run = train("one")
+    manifest = run.manifest()
+    manifest.recipe["training"]["sharpness"] = 0.5
+    manifest.versions["burnish"] = "9.1"
+    run.write_manifest(manifest)
+    said = r"the run one cannot be read here \(training\.sharpness: .*\): use .* made it, 9\.1\."
+    with pytest.raises(RunError, match=said):
+        burnish.open_tuned(run)
+
+
+def test_whole_weights_that_were_cut_off_are_a_sentence(train: Train) -> None:
+    run = train("one", method="full")
+    weights = run.adapter / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(ModelError, match=f"the weights in {run.adapter} are damaged"):
+        burnish.open_tuned(run)

@@ -63,6 +63,14 @@ def test_leakage_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     assert leakage.leaked == {"core.facts": 2}
 
 
+@pytest.mark.parametrize("written", [b"[]", b"7", b'{"name": "one"}', '{"name": "字'.encode()[:-1]])
+def test_what_is_no_manifest_is_a_sentence(written: bytes, tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "one", MANIFEST)
+    (run.path / "manifest.json").write_bytes(written)
+    with pytest.raises(RunError, match=r"manifest\.json is (no Burnish manifest|half written)"):
+        RunDirectory.open(run.path)
+
+
 def test_rows_of_a_split_are_read_one_at_a_time(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "one", MANIFEST)
     rows = [Example(str(n), (Message("document", f"text {n}"),)) for n in range(3)]

@@ -1,21 +1,20 @@
 """Adapters that other tools trained, in PEFT format, taken over as runs that are trained."""
 
 import filecmp
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from burnish.beginning import begin
-from burnish.errors import DataError, ModelError, RunError, UserError
+from burnish.errors import DataError, ModelError, RunError
 from burnish.lineage import recipe_of
+from burnish.models.adapter_files import CONFIG, WEIGHTS, adapter_settings, check_weights
 from burnish.opening import open_run
 from burnish.progress import Bars
 from burnish.recipe import Recipe, build_recipe, changed_recipe
 from burnish.run_directory import RunDirectory, remove_directory, replace_directory
 
-_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Of the verdict: the test rows are new to healing, but perhaps not to the adapter.
 ELSEWHERE = (
     "Another tool trained the adapter, on rows that are not known here: where the test rows were "
@@ -26,7 +25,7 @@ ELSEWHERE = (
 def is_foreign(folder: Path | str) -> bool:
     """Whether it is an adapter in PEFT format, and no run."""
     path = Path(folder)
-    return (path / _CONFIG).exists() and not (path / "manifest.json").exists()
+    return (path / CONFIG).exists() and not (path / "manifest.json").exists()
 
 
 def adopt(
@@ -41,18 +40,18 @@ def adopt(
 
     Raises:
         RunError: the name is another run's, or that of another adapter.
-        ModelError: the adapter does not fit the model; no run is left behind.
+        ModelError: the adapter is damaged or does not fit the model; no run is left behind.
     """
     values = adopted_recipe(folder, data, model, name)
     recipe = build_recipe(values, recipe_keys=set(), command_keys={"model", "data.train"})
     recipe = changed_recipe(recipe, overrides) if overrides else recipe
     path = recipe.output / recipe.name
     if not path.exists():
-        directory = take_over(begin(recipe, bars), folder)
+        directory = begin(recipe, bars)
         try:
-            open_run(directory)
-        except UserError:
-            remove_directory(path)  # nothing was measured; with the right model it is taken over
+            open_run(take_over(directory, folder))
+        except BaseException:
+            remove_directory(path)  # nothing was measured; once it is mended it is taken over
             raise
         return directory
     directory = RunDirectory.open(path)
@@ -63,7 +62,7 @@ def adopt(
 
 def _is_of(directory: RunDirectory, recipe: Recipe, folder: Path | str) -> bool:
     """Whether the run holds this very adapter, with this model and these rows."""
-    kept, given = directory.checkpoints / "step-0" / _WEIGHTS, Path(folder) / _WEIGHTS
+    kept, given = directory.checkpoints / "step-0" / WEIGHTS, Path(folder) / WEIGHTS
     then = recipe_of(directory.manifest())
     same = (then.model, then.data.train) == (recipe.model, recipe.data.train)
     return same and kept.exists() and filecmp.cmp(kept, given, shallow=False)
@@ -75,18 +74,25 @@ def adopted_recipe(
     """The recipe that the adapter's own configuration stands for.
 
     Raises:
-        ModelError: it is no LoRA adapter, or its weights are no safetensors file.
+        ModelError: it is no LoRA adapter, its weights are no safetensors file, or it is damaged.
         DataError: no rows are named, so nothing says what it gained.
     """
     path = Path(folder)
-    config = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
+    config = adapter_settings(path)
     kind = config.get("peft_type")
     if kind != "LORA":
         raise ModelError(f"{path} is an adapter of the kind {kind}", "give one of the kind LORA")
-    if not (path / _WEIGHTS).exists():
+    if not (path / WEIGHTS).exists():
         raise ModelError(
-            f"{path} has no {_WEIGHTS}", "save it as safetensors; pickled weights are not opened"
+            f"{path} has no {WEIGHTS}", "save it as safetensors; pickled weights are not opened"
         )
+    check_weights(path)
+    for key in ("r", "lora_alpha"):
+        if not isinstance(config.get(key), int | float):
+            raise ModelError(
+                f"{path / CONFIG} has {config.get(key)!r} as {key}, which should be a number",
+                "copy it there again, or save it anew",
+            )
     if data is None:
         raise DataError(
             f"{path} comes without rows, so nothing says what it gained",
@@ -106,7 +112,7 @@ def take_over(directory: RunDirectory, folder: Path | str) -> RunDirectory:
     for place in (directory.adapter, directory.checkpoints / "step-0"):
         new = place.with_name(f".{place.name}.new")
         new.mkdir(parents=True, exist_ok=True)
-        for name in (_CONFIG, _WEIGHTS):
+        for name in (CONFIG, WEIGHTS):
             shutil.copy2(Path(folder) / name, new / name)
         replace_directory(new, place)
     manifest = directory.manifest()

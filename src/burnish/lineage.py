@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from burnish.errors import RecipeError, RunError
 from burnish.models.adapt import (
@@ -27,6 +27,7 @@ from burnish.models.adapt import (
     load_weights,
     merged,
 )
+from burnish.models.adapter_files import undamaged
 from burnish.models.language_model import folder_sha256
 from burnish.models.load import check_four_bit
 from burnish.models.sources import resolve
@@ -37,8 +38,21 @@ _STACKED = ("lora", "qlora", "ia3")
 
 
 def recipe_of(manifest: Manifest) -> Recipe:
-    """The resolved recipe that a run was made with."""
-    return restore_recipe(manifest.recipe, manifest.origins)  # type: ignore[arg-type]
+    """The resolved recipe that a run was made with.
+
+    Raises:
+        RunError: it has a key or a value that this version does not know.
+    """
+    try:
+        return restore_recipe(manifest.recipe, manifest.origins)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        made = manifest.versions.get("burnish")
+        raise RunError(
+            f"the recipe of the run {manifest.name} cannot be read here ({key}: {first['msg']})",
+            f"use the version of Burnish that made it{f', {made}' if made else ''}",
+        ) from error
 
 
 def section_of(recipe: Recipe) -> dict[str, Any]:
@@ -203,7 +217,8 @@ def tuned_on(directory: RunDirectory, module: Any, *, name: str = LEARNING) -> A
     """
     recipe = recipe_of(directory.manifest())
     if recipe.method in WHOLE:  # the weights are whole, whatever they came from
-        load_weights(module, directory.adapter)
+        with undamaged(directory.adapter):
+            load_weights(module, directory.adapter)
         return module
     start = start_of(directory, recipe, module)
     return load_adapter(start, directory.adapter, name=name)

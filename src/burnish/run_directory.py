@@ -193,9 +193,9 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     def manifest(self) -> Manifest:
-        row = self._read_json("manifest.json")
-        known = {item.name for item in fields(Manifest)}
-        if not {"name", "state", "recipe", "origins"} <= row.keys() <= known:
+        row, known = self._read_json("manifest.json"), {item.name for item in fields(Manifest)}
+        found = row.keys() if isinstance(row, dict) else set()
+        if not {"name", "state", "recipe", "origins"} <= found <= known:
             raise RunError(f"{self.path}/manifest.json is no Burnish manifest", "name a run folder")
         return Manifest(**row)
 
@@ -287,7 +287,7 @@ class RunDirectory:
                 f"{path} is missing, so {self.path} is no finished run",
                 "name a run folder, or continue it with `burnish run --resume`",
             ) from error
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # no JSON, or cut within a letter
             raise RunError(f"{path} is half written", "delete the folder and run again") from error
 
     def _lines(self, name: str) -> Iterator[dict[str, Any]]:

@@ -28,6 +28,7 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationMixin
 
 from burnish.errors import ModelError
+from burnish.models.adapter_files import CONFIG, WEIGHTS, undamaged
 from burnish.models.bottleneck import After, BottleneckModel, is_bottleneck, load_bottleneck
 from burnish.models.layers import (
     Target,
@@ -213,12 +214,12 @@ def load_adapter(model: Any, folder: Path, *, name: str = LEARNING, trainable: b
     """Puts a saved adapter on its base, beside those that are there.
 
     Raises:
-        ModelError: the folder holds no adapter, or it was made for another base.
+        ModelError: the folder holds no adapter, a damaged one, or one for another base.
     """
-    if not (folder / "adapter_config.json").exists():
-        raise ModelError(f"{folder} holds no adapter", "name a folder with adapter_config.json")
+    if not (folder / CONFIG).exists() or not (folder / WEIGHTS).exists():
+        raise ModelError(f"{folder} holds no adapter", f"name a folder with {CONFIG} and {WEIGHTS}")
     try:
-        with _without_renaming_notice():
+        with _without_renaming_notice(), undamaged(folder):
             if is_bottleneck(folder):
                 loaded: Any = load_bottleneck(model, folder)
             elif isinstance(model, PeftModel):
@@ -230,6 +231,11 @@ def load_adapter(model: Any, folder: Path, *, name: str = LEARNING, trainable: b
         raise ModelError(
             f"the adapter {folder} was made for another base model ({_first_line(error)})",
             "load it on the model that its adapter_config.json names",
+        ) from error
+    except (TypeError, AttributeError) as error:  # a word where PEFT computes with a number
+        raise ModelError(
+            f"{folder / CONFIG} has a value that PEFT cannot use ({_first_line(error)})",
+            "copy it there again, or save it anew",
         ) from error
     if isinstance(loaded, PeftModel) and name == LEARNING:
         _activate(loaded)

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from burnish.models.adapter_files import adapter_settings
 from burnish.models.layers import layer_stack, output_path
 
 TYPE = "BOTTLENECK"
@@ -108,13 +109,12 @@ class BottleneckModel(nn.Module):
 
 def is_bottleneck(folder: Path) -> bool:
     """Whether a folder holds bottleneck adapters rather than an adapter of PEFT."""
-    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    return bool(settings.get("peft_type") == TYPE)
+    return bool(adapter_settings(folder).get("peft_type") == TYPE)
 
 
 def load_bottleneck(model: Any, folder: Path) -> BottleneckModel:
     """Hooks saved adapters into their base; see `BottleneckModel.load` for errors."""
-    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    settings = adapter_settings(folder)
     made = BottleneckModel(model, size=settings["size"], after=settings["after"])
     made.load(folder)
     return made

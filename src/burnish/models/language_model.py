@@ -17,6 +17,7 @@ from burnish.chat import Conversation
 from burnish.data.render import render_prompt
 from burnish.errors import ModelError
 from burnish.models.adapt import Kept, is_adapted, load_weights, switched_off
+from burnish.models.adapter_files import undamaged
 from burnish.models.asking import asked, windows
 from burnish.models.branches import Network, Row, branch_states, common_start, finish
 from burnish.models.decoding import Decoder
@@ -104,7 +105,8 @@ class LanguageModel:
 
     def use_weights(self, folder: Path) -> None:
         """Puts other weights that the same training saved, such as a checkpoint's, in place."""
-        load_weights(self.module, folder)
+        with undamaged(folder):
+            load_weights(self.module, folder)
         self.adapter_sha256 = folder_sha256(folder)
         self._scale = None
 

@@ -1,0 +1,184 @@
+"""Adapters of other tools become runs, or nothing is left of the attempt."""
+
+import json
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+import burnish
+from burnish import adopting
+from burnish.adopting import adopt
+from burnish.errors import DataError, ModelError, RunError
+from burnish.progress import Bars
+from burnish.run_directory import RunDirectory
+from tests.test_choosing import recipe
+from tests.test_choosing import suite as suite  # the fixture
+from tests.test_healing import attempts
+from tests.test_healing import conversations as conversations  # the fixture
+
+WEIGHTS = "adapter_model.safetensors"
+Adopt = Callable[..., RunDirectory]
+
+
+@pytest.fixture
+def foreign(tmp_path: Path, tiny_folder: Path) -> Path:
+    """An adapter as PEFT saves it, on two of the projections, far from the base."""
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"])
+    with warnings.catch_warnings(action="ignore"):
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_folder), config)
+    chance = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(0.5 * torch.randn(parameter.shape, generator=chance))
+    model.save_pretrained(str(tmp_path / "theirs"))
+    return tmp_path / "theirs"
+
+
+@pytest.fixture
+def taken(foreign: Path, tmp_path: Path, tiny_folder: Path, suite: Path) -> Adopt:
+    """Takes the adapter over; nothing is measured."""
+    recipe(tmp_path, tiny_folder, suite, 0.02, 5)
+
+    def made(folder: Path = foreign, name: str | None = None, **given: Any) -> RunDirectory:
+        values = {"output": str(tmp_path / "runs"), "evaluate.general": str(suite), **given}
+        rows = tmp_path / "rows.jsonl"
+        return adopt(folder, rows, str(tiny_folder), name, values, Bars(quiet=True))
+
+    return made
+
+
+def test_an_adapter_of_others_is_taken_over_and_mended(
+    foreign: Path, tmp_path: Path, tiny_folder: Path, suite: Path
+) -> None:
+    recipe(tmp_path, tiny_folder, suite, 0.02, 5)
+    healed = burnish.heal(
+        foreign,
+        10,
+        data=tmp_path / "rows.jsonl",
+        model=str(tiny_folder),
+        quiet=True,
+        **{"output": str(tmp_path / "runs"), "evaluate.general": str(suite)},
+    )
+    assert healed.path == tmp_path / "runs" / "healed-theirs"
+    assert healed.manifest().adopted
+    assert healed.verdict().reasons[-1].endswith("were among them, the gain flatters.")
+    tried = attempts(healed)
+    assert tried[0] == "1-mend"
+    assert not {"2-anchor", "3-replay", "4-rate"} & set(tried)
+    model = burnish.open_tuned(healed)
+    kinds = {name.split(".")[-4] for name, _ in model.module.named_parameters() if "lora_A" in name}
+    assert kinds == {"q_proj", "v_proj"}
+
+    again = tmp_path / "another" / "theirs"
+    shutil.copytree(foreign, again)
+    weights = load_file(again / WEIGHTS)
+    save_file({k: v + 1 for k, v in weights.items()}, again / WEIGHTS)
+    with pytest.raises(RunError, match=r"is not of .*another/theirs: name the new run with --name"):
+        burnish.heal(
+            again,
+            10,
+            data=tmp_path / "rows.jsonl",
+            model=str(tiny_folder),
+            quiet=True,
+            **{"output": str(tmp_path / "runs"), "evaluate.general": str(suite)},
+        )
+
+
+def test_an_adapter_of_another_model_leaves_no_run_behind(
+    foreign: Path, tmp_path: Path, tiny_folder: Path, suite: Path
+) -> None:
+    recipe(tmp_path, tiny_folder, suite, 0.02, 5)
+    weights = load_file(foreign / WEIGHTS)
+    save_file(
+        {key: torch.cat([value, value]) for key, value in weights.items()},
+        foreign / WEIGHTS,
+    )
+    given = {"data": tmp_path / "rows.jsonl", "model": str(tiny_folder), "quiet": True}
+    with pytest.raises(ModelError, match="another base model"):
+        burnish.heal(foreign, 1, **given, **{"output": str(tmp_path / "runs")})
+    assert not list((tmp_path / "runs").glob("*"))
+
+
+def test_an_adapter_needs_rows_and_safetensors(foreign: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="--data"):
+        burnish.heal(foreign, 1, quiet=True)
+    (foreign / WEIGHTS).rename(foreign / "adapter_model.bin")
+    with pytest.raises(ModelError, match="safetensors"):
+        burnish.heal(foreign, 1, data=tmp_path / "rows.jsonl", quiet=True)
+
+
+def truncated(folder: Path) -> None:
+    whole = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(whole[: len(whole) // 2])
+
+
+def diverged(folder: Path) -> None:
+    weights = load_file(folder / WEIGHTS)
+    save_file({key: value * float("nan") for key, value in weights.items()}, folder / WEIGHTS)
+
+
+def settings(**changes: Any) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        path = folder / "adapter_config.json"
+        found = json.loads(path.read_text()) | changes
+        path.write_text(json.dumps({k: v for k, v in found.items() if v is not None}))
+
+    return write
+
+
+def text(said: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / "adapter_config.json").write_text(said) and None
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (truncated, "the weights in .*theirs are damaged"),
+        (lambda folder: (folder / WEIGHTS).write_bytes(b"garbage " * 9), "are damaged"),
+        (diverged, f"{WEIGHTS} has numbers in .* that are not finite"),
+        (settings(r="4"), "adapter_config.json has '4' as r, which should be a number"),
+        (settings(r=None), "adapter_config.json has None as r"),
+        (settings(lora_alpha=None), "adapter_config.json has None as lora_alpha"),
+        (settings(layers_to_transform="1"), "adapter_config.json has a value that PEFT cannot use"),
+        (text('{"r": 4,'), "adapter_config.json cannot be read"),
+        (text("[]"), "adapter_config.json holds a list and no settings"),
+    ],
+)
+def test_a_damaged_adapter_is_taken_over_once_it_is_mended(
+    damage: Callable[[Path], None], said: str, foreign: Path, tmp_path: Path, taken: Adopt
+) -> None:
+    shutil.copytree(foreign, tmp_path / "whole")
+    damage(foreign)
+    with pytest.raises(ModelError, match=said):
+        taken()
+    assert not list((tmp_path / "runs").glob("*"))
+    shutil.copytree(tmp_path / "whole", foreign, dirs_exist_ok=True)
+    assert taken().manifest().adopted
+
+
+def test_nothing_is_left_whatever_stopped_it(
+    tmp_path: Path, taken: Adopt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(adopting, "open_run", stop)
+    with pytest.raises(KeyboardInterrupt):
+        taken()
+    assert not list((tmp_path / "runs").glob("*"))
+
+
+def test_a_run_whose_adapter_was_cut_off_since_names_it(taken: Adopt) -> None:
+    run = taken()
+    truncated(run.adapter)
+    with pytest.raises(ModelError, match=r"the weights in .*adapter are damaged .*: copy it there"):
+        burnish.open_tuned(run)
