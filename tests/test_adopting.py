@@ -48,10 +48,12 @@ def taken(foreign: Path, tmp_path: Path, tiny_folder: Path, suite: Path) -> Adop
     """Takes the adapter over; nothing is measured."""
     recipe(tmp_path, tiny_folder, suite, 0.02, 5)
 
-    def made(folder: Path = foreign, name: str | None = None, **given: Any) -> RunDirectory:
+    def made(
+        folder: Path = foreign, name: str | None = None, bars: Bars | None = None, **given: Any
+    ) -> RunDirectory:
         values = {"output": str(tmp_path / "runs"), "evaluate.general": str(suite), **given}
         rows = tmp_path / "rows.jsonl"
-        return adopt(folder, rows, str(tiny_folder), name, values, Bars(quiet=True))
+        return adopt(folder, rows, str(tiny_folder), name, values, bars or Bars(quiet=True))
 
     return made
 
@@ -182,3 +184,29 @@ def test_a_run_whose_adapter_was_cut_off_since_names_it(taken: Adopt) -> None:
     truncated(run.adapter)
     with pytest.raises(ModelError, match=r"the weights in .*adapter are damaged .*: copy it there"):
         burnish.open_tuned(run)
+
+
+@pytest.mark.parametrize(
+    ("named", "is_told"),
+    [
+        ("meta-llama/Llama-3.2-1B", True),
+        ("/home/them/models/larger/", True),
+        ("somebody/Tiny-Instruct", False),
+        ("/home/them/models/tiny", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_an_adapter_that_names_another_base_is_told(
+    named: str | None,
+    is_told: bool,
+    foreign: Path,
+    taken: Adopt,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings(base_model_name_or_path=named)(foreign)
+    told = [found.message for found in taken(bars=Bars()).findings() if found.kind == "base"]
+    said = " ".join(capsys.readouterr().err.split())
+    assert len(told) == is_told
+    assert ("warning the adapter names" in said) is is_told
+    assert all(f"names {named} as its base, and /" in message for message in told)

@@ -1,19 +1,23 @@
 """Adapters that other tools trained, in PEFT format, taken over as runs that are trained."""
 
 import filecmp
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from burnish.beginning import begin
 from burnish.errors import DataError, ModelError, RunError
 from burnish.lineage import recipe_of
 from burnish.models.adapter_files import CONFIG, WEIGHTS, adapter_settings, check_weights
+from burnish.models.sources import resolve
 from burnish.opening import open_run
 from burnish.progress import Bars
 from burnish.recipe import Recipe, build_recipe, changed_recipe
-from burnish.run_directory import RunDirectory, remove_directory, replace_directory
+from burnish.run_directory import Finding, RunDirectory, remove_directory, replace_directory
 
 # Of the verdict: the test rows are new to healing, but perhaps not to the adapter.
 ELSEWHERE = (
@@ -50,6 +54,7 @@ def adopt(
         directory = begin(recipe, bars)
         try:
             open_run(take_over(directory, folder))
+            _warn_of_base(directory, recipe.model, bars)
         except BaseException:
             remove_directory(path)  # nothing was measured; once it is mended it is taken over
             raise
@@ -58,6 +63,35 @@ def adopt(
     if not _is_of(directory, recipe, folder):
         raise RunError(f"{path} is there and is not of {folder}", "name the new run with --name")
     return directory
+
+
+def _warn_of_base(directory: RunDirectory, model: str, bars: Bars) -> None:
+    """Where the adapter names a base that is plainly not called as the model is.
+
+    It is no more than a warning, for the same weights go by many names and lie at many places.
+    """
+    named = adapter_settings(directory.adapter).get("base_model_name_or_path")
+    source = resolve(model)
+    if not isinstance(named, str) or Path(named).expanduser().resolve() == source.path.resolve():
+        return
+    theirs, ours = _last_name(named), _last_name(source.name)
+    if theirs in _letters(f"{source.name} {source.origin}") or ours in _letters(named):
+        return
+    message = (
+        f"the adapter names {named} as its base, and {model} is given: where that is another "
+        "model, name the adapter's own with --model"
+    )
+    directory.write_findings([*directory.findings(), Finding("base", "warning", message, 1)])
+    bars.say(f"[yellow]warning[/] {escape(message)}")
+
+
+def _last_name(model: str) -> str:
+    """Of a path, or of org/name."""
+    return _letters(re.split(r"[/:\\]", model.rstrip("/\\"))[-1].removesuffix(".gguf"))
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).lower()
 
 
 def _is_of(directory: RunDirectory, recipe: Recipe, folder: Path | str) -> bool:
