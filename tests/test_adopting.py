@@ -17,6 +17,7 @@ import burnish
 from burnish import adopting
 from burnish.adopting import adopt
 from burnish.errors import DataError, ModelError, RunError
+from burnish.lineage import recipe_of
 from burnish.progress import Bars
 from burnish.run_directory import RunDirectory
 from tests.test_choosing import recipe
@@ -210,3 +211,29 @@ def test_an_adapter_that_names_another_base_is_told(
     assert len(told) == is_told
     assert ("warning the adapter names" in said) is is_told
     assert all(f"names {named} as its base, and /" in message for message in told)
+
+
+def test_taken_over_again_it_is_the_same_run(taken: Adopt) -> None:
+    run = taken()
+    before = run.manifest()
+    assert taken().manifest() == before
+    before.state = "created"  # a kill while its rows were written
+    run.write_manifest(before)
+    assert taken().manifest().state == "trained"
+
+
+def test_what_was_changed_since_is_named(taken: Adopt, tmp_path: Path) -> None:
+    run = taken()
+    assert recipe_of(taken(**{"budget.general": 7.0}).manifest()).budget.general == 7.0
+    manifest = run.manifest()
+    manifest.state = "certified"
+    run.write_manifest(manifest)
+    with pytest.raises(RunError, match=r"budget\.general was 7\.0, is 9\.0.*another --name"):
+        taken(**{"budget.general": 9.0})
+    with pytest.raises(RunError, match=r"seed was 0, is 3"):
+        taken(**{"budget.general": 7.0, "seed": 3})
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.write("\n")
+    with pytest.raises(RunError, match=r"other rows than .*rows\.jsonl holds now"):
+        taken(**{"budget.general": 7.0})
+    assert taken(name="again").path.name == "again"

@@ -11,12 +11,13 @@ from rich.markup import escape
 
 from burnish.beginning import begin
 from burnish.errors import DataError, ModelError, RunError
-from burnish.lineage import recipe_of
 from burnish.models.adapter_files import CONFIG, WEIGHTS, adapter_settings, check_weights
+from burnish.models.cache import sha256_of
 from burnish.models.sources import resolve
 from burnish.opening import open_run
 from burnish.progress import Bars
 from burnish.recipe import Recipe, build_recipe, changed_recipe
+from burnish.resuming import continued
 from burnish.run_directory import Finding, RunDirectory, remove_directory, replace_directory
 
 # Of the verdict: the test rows are new to healing, but perhaps not to the adapter.
@@ -43,26 +44,48 @@ def adopt(
     """The run that holds the adapter; one that was begun before is gone on with.
 
     Raises:
-        RunError: the name is another run's, or that of another adapter.
+        RunError: the name is that of another run, or rows or settings have changed since.
         ModelError: the adapter is damaged or does not fit the model; no run is left behind.
     """
     values = adopted_recipe(folder, data, model, name)
     recipe = build_recipe(values, recipe_keys=set(), command_keys={"model", "data.train"})
     recipe = changed_recipe(recipe, overrides) if overrides else recipe
-    path = recipe.output / recipe.name
-    if not path.exists():
+    directory = _begun(recipe, folder)
+    if directory is None:
         directory = begin(recipe, bars)
         try:
             open_run(take_over(directory, folder))
             _warn_of_base(directory, recipe.model, bars)
         except BaseException:
-            remove_directory(path)  # nothing was measured; once it is mended it is taken over
+            remove_directory(directory.path)  # nothing was measured; mended, it is taken over
             raise
-        return directory
-    directory = RunDirectory.open(path)
-    if not _is_of(directory, recipe, folder):
-        raise RunError(f"{path} is there and is not of {folder}", "name the new run with --name")
     return directory
+
+
+def _begun(recipe: Recipe, folder: Path | str) -> RunDirectory | None:
+    """The run of an earlier call; None where there is none, or it got no further than its rows.
+
+    Raises:
+        RunError: it holds another adapter, or was begun with other rows or settings.
+    """
+    path = recipe.output / recipe.name
+    if not path.exists():
+        return None
+    run = RunDirectory.open(path)
+    manifest = run.manifest()
+    if manifest.state != "created":
+        kept, given = run.checkpoints / "step-0" / WEIGHTS, Path(folder) / WEIGHTS
+        if not kept.exists() or not filecmp.cmp(kept, given, shallow=False):
+            raise RunError(
+                f"{path} is there and is not of {folder}", "name the new run with --name"
+            )
+        for rows, digest in manifest.data["sha256"].items():
+            if Path(rows).exists() and sha256_of([Path(rows)]) != digest:
+                raise RunError(
+                    f"{path} was begun with other rows than {rows} holds now",
+                    "put them back, or start anew under another --name",
+                )
+    return continued(recipe)
 
 
 def _warn_of_base(directory: RunDirectory, model: str, bars: Bars) -> None:
@@ -92,14 +115,6 @@ def _last_name(model: str) -> str:
 
 def _letters(name: str) -> str:
     return re.sub(r"[\W_]", "", name).lower()
-
-
-def _is_of(directory: RunDirectory, recipe: Recipe, folder: Path | str) -> bool:
-    """Whether the run holds this very adapter, with this model and these rows."""
-    kept, given = directory.checkpoints / "step-0" / WEIGHTS, Path(folder) / WEIGHTS
-    then = recipe_of(directory.manifest())
-    same = (then.model, then.data.train) == (recipe.model, recipe.data.train)
-    return same and kept.exists() and filecmp.cmp(kept, given, shallow=False)
 
 
 def adopted_recipe(
