@@ -1,6 +1,7 @@
 """Healing on a tiny model: levers are pulled in turn, judged on PROBE, and end in one verdict."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,11 @@ import torch
 import burnish
 from burnish import choosing, healing, pipeline
 from burnish.errors import DivergedError, RunError, UserError
+from burnish.recipe import Recipe
 from burnish.retention.budgets import Evidence
 from burnish.run_directory import RunDirectory
 from burnish.searching import Search
-from burnish.training.replay import Replayed
+from burnish.training.replay import Replayed, replayed
 from tests.test_choosing import recipe
 from tests.test_choosing import suite as suite  # the fixture
 
@@ -155,10 +157,10 @@ def test_a_lever_that_cannot_be_had_is_told_and_passed_over(
 ) -> None:
     pull = healing._pull
 
-    def broken(search: Any, lever: healing.Lever, *rest: Any) -> None:
-        if lever.name == "mend":
+    def broken(search: Any, attempt: Recipe, *rest: Any) -> None:
+        if attempt.name == "1-mend":
             raise DivergedError("the loss became nan", "lower training.learning_rate")
-        pull(search, lever, *rest)
+        pull(search, attempt, *rest)
 
     monkeypatch.setattr(healing, "_pull", broken)
     healed = burnish.heal(run, 10, quiet=True)
@@ -167,6 +169,28 @@ def test_a_lever_that_cannot_be_had_is_told_and_passed_over(
     assert told["2-anchor"] is None
     assert healed.manifest().state == "certified"
     assert "the loss became nan" in (burnish.report(healed)).read_text()
+
+
+def test_a_base_that_writes_no_questions_is_asked_once(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def counted(*given: Any) -> list[Replayed]:
+        asked.append(given[1:3])
+        return replayed(*given)
+
+    monkeypatch.setattr(healing, "replayed", counted)
+    monkeypatch.setattr(healing, "_SLOPES", ())
+    needing = [one for one in healing.LEVERS if one.name not in ("rate", "entropy", "likely")]
+    monkeypatch.setattr(healing, "LEVERS", needing)
+    healed = burnish.heal(run, 10, quiet=True)
+    told = {event["attempt"]: event["failed"] for event in healed.events("heal")}
+    assert list(told) == ["1-mend", "2-anchor", "3-replay", "4-on-policy"]
+    assert asked == [(64, 0)]
+    (said,) = set(told.values())
+    assert re.search(r"wrote \d+ questions of the \d+ to be replayed: .* as replay\.data", said)
+    assert not (healed.path / "heal").exists()
 
 
 def test_what_was_released_stays_where_a_later_look_finds_nothing(

@@ -18,7 +18,7 @@ from rich.markup import escape
 from burnish.candidates import Candidate
 from burnish.chat import Example
 from burnish.choosing import keep
-from burnish.errors import RunError, UserError
+from burnish.errors import ModelError, RunError, UserError
 from burnish.evaluation.general import load_suites
 from burnish.lineage import keep_earlier, link, recipe_of
 from burnish.models.cache import cache_folder
@@ -151,6 +151,10 @@ LEVERS = (
 _SLOPES = (0.5, 1.0)
 # One in so many prompts chooses the checkpoint.
 _HELD = 5
+_OWN_ROWS = (
+    "name general rows of your own as replay.data: in the recipe of a new run, or for an adapter "
+    "as a setting of burnish.heal"
+)
 # Where the run's own training is not known: seconds, and the rate of most LoRA recipes.
 _UNKNOWN, _RATE = 300.0, 2e-4
 
@@ -224,6 +228,7 @@ def heal(search: Search, minutes: float, train: Train, bars: Bars, *, anew: bool
     manifest = directory.manifest()
     training = float(manifest.times.get("train", _UNKNOWN))
     past = Past(directory, float(manifest.training.get("learning_rate", _RATE)), anew)
+    written = _Written(search)
     for number, lever in enumerate(LEVERS, 1):
         name = f"{number}-{lever.name}"
         if is_well(search):
@@ -238,7 +243,9 @@ def heal(search: Search, minutes: float, train: Train, bars: Bars, *, anew: bool
         bars.say(f"[bold]healing[/] {name}: {lever.words}")
         started = time.monotonic()
         try:
-            _pull(search, lever, _attempt(recipe, settings, directory, name), train, bars)
+            attempt = _attempt(recipe, settings, directory, name)
+            prompts = written.prompts(lever, attempt)
+            _pull(search, attempt, prompts, train, bars)
         except (UserError, torch.OutOfMemoryError) as error:
             bars.say(f"[yellow]{name} cannot be had[/]: {escape(str(error))}")
             _log(search, name, lever.words, started, failed=str(error))
@@ -266,8 +273,37 @@ def _is_trained(run: RunDirectory, attempt: str) -> bool:
     return path.exists() and RunDirectory.open(path).manifest().state == "trained"
 
 
-def _pull(search: Search, lever: Lever, recipe: Recipe, train: Train, bars: Bars) -> None:
-    prompts = _prompts(search) if lever.on_prompts else None
+class _Written:
+    """What the base writes for levers; where it cannot, no other lever asks it again."""
+
+    def __init__(self, search: Search) -> None:
+        self._search = search
+        self._failed: ModelError | None = None
+
+    def prompts(self, lever: Lever, recipe: Recipe) -> list[Example] | None:
+        """What the attempt learns on, if that is general prompts; what it replays is written too.
+
+        Raises:
+            ModelError: the base wrote too little for this lever, or for one before it.
+        """
+        replays = recipe.replay.count and recipe.replay.data is None
+        if not lever.on_prompts and (not replays or recipe.replay.rows == "auto"):
+            return None
+        if self._failed is not None:
+            raise self._failed
+        count = REPLAYED if lever.on_prompts else recipe.replay.count
+        try:
+            with self._search.model.base() as base:
+                rows = replayed(base, count, recipe.seed, cache_folder() / "replay")
+        except ModelError as error:
+            self._failed = ModelError(error.seen, _OWN_ROWS)
+            raise self._failed from error
+        return list(examples_of(rows)) if lever.on_prompts else None
+
+
+def _pull(
+    search: Search, recipe: Recipe, prompts: list[Example] | None, train: Train, bars: Bars
+) -> None:
     attempt = _begin(search.directory, recipe, prompts)
     with search.closed():
         train(recipe_of(attempt.manifest()), resume=True, quiet=bars.console.quiet)
@@ -333,9 +369,3 @@ def _begin(run: RunDirectory, recipe: Recipe, prompts: list[Example] | None) -> 
     made.write_manifest(manifest)
     hidden.rename(path)  # whole or absent
     return RunDirectory.open(path)
-
-
-def _prompts(search: Search) -> list[Example]:
-    with search.model.base() as base:
-        rows = replayed(base, REPLAYED, search.recipe.seed, cache_folder() / "replay")
-    return list(examples_of(rows))

@@ -183,8 +183,8 @@ def _drawn(
                     found[text] = None
     if len(found) < count:
         raise ModelError(
-            f"{model.name} wrote {len(found)} questions of the {count} that replay.rows asks for",
-            "set replay.rows to less, or to 0",
+            f"{model.name} wrote {len(found)} questions of the {count} to be replayed",
+            "set replay.rows to less, or name general rows of your own as replay.data",
         )
     return list(found)[:count]
 
