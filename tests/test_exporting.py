@@ -23,7 +23,7 @@ from burnish.errors import ModelError, RunError
 from burnish.exporting import check_form, export
 from burnish.lineage import recipe_of
 from burnish.parity.certificate import certify
-from burnish.run_directory import RunDirectory
+from burnish.run_directory import RunDirectory, Verdict
 from tests.rows import labelled, write_rows
 
 Train = Callable[..., RunDirectory]
@@ -249,3 +249,20 @@ def test_the_verb_says_who_loads_it(
     assert "already exists" in capsys.readouterr().err
     main(["export", str(run.path), "--output", str(tmp_path / "m"), "--json"])
     assert json.loads(capsys.readouterr().out)["output"] == str(tmp_path / "m")
+
+
+@pytest.mark.parametrize("decision", ["release", "hold", "inconclusive", None])
+def test_a_model_that_is_not_released_is_called_so(
+    decision: Any, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train("lora")
+    if decision:
+        run.write_verdict(Verdict(decision, ("So it was.",), 2.0, 0.95, None, None))
+    main(["export", str(run.path), "--output", str(tmp_path / "a")])
+    said = capsys.readouterr().out
+    main(["export", str(run.path), "--output", str(tmp_path / "b"), "--json"])
+    (run.path / "verdict.json").unlink(missing_ok=True)
+    assert json.loads(capsys.readouterr().out)["verdict"] == decision
+    assert f"\njudged {decision or 'never'}" in said
+    assert ("NOT RELEASED" in said) is (decision != "release")
+    assert (tmp_path / "a" / "model.safetensors").exists()

@@ -11,6 +11,12 @@ import typer
 
 from burnish.cli.options import Json
 
+_JUDGED = {
+    "release": "release",
+    "hold": "hold: NOT RELEASED, `burnish report {run}` says why",
+    "inconclusive": "inconclusive: NOT RELEASED, `burnish report {run}` says why",
+    None: "never: NOT RELEASED, `burnish evaluate {run}` reaches a verdict",
+}
 _LOADED_BY = {
     "merged": "transformers: AutoModelForCausalLM.from_pretrained({target!r})",
     "head": "transformers, with the class that its config.json names: from_pretrained({target!r})",
@@ -38,14 +44,18 @@ def command(
     from burnish.run_directory import RunDirectory
 
     directory = RunDirectory.open(run)
+    judged = (directory.path / "verdict.json").exists()
+    decision = directory.verdict().decision if judged else None
     target = export(directory, form, output, precision)
     if as_json:
-        print(json.dumps({"run": run, "form": form, "output": str(target)}))
+        told = {"run": run, "form": form, "output": str(target), "verdict": decision}
+        print(json.dumps(told))
         return
     objective = recipe_of(directory.manifest()).objective
     with_head = objective in HEADS or objective == "reward"
     kind = "head" if with_head and form == "merged" else form
     print(f"wrote  {target}")
+    print(f"judged {_JUDGED[decision].format(run=run)}")
     print(f"load   {_LOADED_BY[kind].format(target=str(target))}")
     if not with_head:
         print(f"next   burnish parity {run}" + (f" --gguf {target}" if form == "gguf" else ""))
