@@ -1,6 +1,7 @@
 """What is exported is loaded by the tool it is for, and computes what the run's model computes."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -266,3 +267,15 @@ def test_a_model_that_is_not_released_is_called_so(
     assert f"\njudged {decision or 'never'}" in said
     assert ("NOT RELEASED" in said) is (decision != "release")
     assert (tmp_path / "a" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("form", ["merged", "peft", "gguf"])
+def test_weights_that_were_cut_off_are_not_given_out(
+    form: Any, train: Train, tmp_path: Path
+) -> None:
+    shutil.copytree(train("lora").path, tmp_path / "run")
+    weights = tmp_path / "run" / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:2000])
+    with pytest.raises(ModelError, match="run/adapter are damaged"):
+        export(tmp_path / "run", form, tmp_path / "new")
+    assert not [path for path in (tmp_path / "new").rglob("*") if path.is_file()]

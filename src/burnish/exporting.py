@@ -10,6 +10,7 @@ from burnish.data.render import PLAIN_TEMPLATE
 from burnish.errors import RunError
 from burnish.lineage import recipe_of, tuned_on
 from burnish.models.adapt import WHOLE, is_adapted, merged
+from burnish.models.adapter_files import check_weights
 from burnish.models.gguf_writing import Precision, check_gguf, write_gguf
 from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_model, load_tokenizer
@@ -41,7 +42,8 @@ def export(
 
     Raises:
         RunError: the run is not trained, cannot be had in this form, or the output is there.
-        ModelError: its architecture or tokenizer is not written to GGUF here.
+        ModelError: its weights are damaged, or its architecture or tokenizer is not written to
+            GGUF here.
     """
     directory = run if isinstance(run, RunDirectory) else RunDirectory.open(run)
     recipe = recipe_of(directory.manifest())
@@ -141,6 +143,7 @@ def _write_folder(directory: RunDirectory, recipe: Recipe, form: Form, target: P
     shutil.rmtree(aside, ignore_errors=True)
     try:
         if form == "peft":
+            check_weights(directory.adapter)
             shutil.copytree(directory.adapter, aside)
             tokenizer: Any = load_tokenizer(resolve(recipe.model))
         else:
