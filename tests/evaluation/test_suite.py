@@ -116,7 +116,7 @@ def test_a_split_keeps_the_order_of_the_rows() -> None:
 
 
 def test_a_split_is_the_same_on_every_machine(tmp_path: Path) -> None:
-    rows = [CHOICE | {"id": str(number)} for number in range(10)]
+    rows = [CHOICE | {"id": str(n), "question": f"Sky {n} is"} for n in range(10)]
     probe, cert = split_suite(load_suite(written(tmp_path / "own.jsonl", rows)))
     # The three smallest of sha256("0") to sha256("9").
     assert sorted(ids(probe.sections[0])) == ["4", "8", "9"]
@@ -142,6 +142,24 @@ def test_rows_without_an_id_are_drawn_by_what_they_say_and_count_once(tmp_path: 
     assert len(set(ids(given.sections[0]))) == 21
 
 
+def test_what_is_asked_again_under_another_id_counts_once(tmp_path: Path) -> None:
+    asked = [row | {"question": f"Say {n}"} for n in range(9) for row in (CHOICE, CHECKED)]
+    rows = [
+        row | {"id": f"{n}-{copy}", "note": copy}
+        for copy in range(10)
+        for n, row in enumerate(asked)
+    ]
+    suite = load_suite(written(tmp_path / "own.jsonl", rows))
+    first = [[f"{n}-0" for n in range(start, 18, 2)] for start in (0, 1)]
+    assert [ids(section) for section in suite.sections] == first
+
+
+def test_a_row_that_is_nested_too_deeply_is_named(tmp_path: Path) -> None:
+    (tmp_path / "own.jsonl").write_text('{"question": ' + "[" * 100_000)
+    with pytest.raises(DataError, match=r"own.jsonl:1 is no JSON \(nested too deeply\)"):
+        load_suite(str(tmp_path / "own.jsonl"))
+
+
 def test_a_byte_order_mark_and_line_separators_within_texts_are_read(tmp_path: Path) -> None:
     row = CHOICE | {"question": "one\u2028two"}
     (tmp_path / "own.jsonl").write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8-sig")
@@ -159,18 +177,26 @@ def test_a_system_message_is_the_first_turn(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"question": "a", "choices": ["b", "c"], "answer": 2}, "own has the answer 2, no place"),
-        ({"question": "a", "choices": ["b", "c"], "answer": -1}, "own has the answer -1, no place"),
-        ({"choices": ["b", "c"], "answer": 1}, "row 2 of the suite own has no question"),
-        (CHOICE | {"answer": 0.9}, "row 2 of the suite own has the answer 0.9, no place"),
-        (CHOICE | {"choices": [3, 4]}, "row 2 of the suite own has no question and two choices"),
-        (CHOICE | {"choices": "xy"}, "row 2 of the suite own has no question and two choices"),
-        (CHOICE | {"choices": ["x"]}, "row 2 of the suite own has no question and two choices"),
-        (CHOICE | {"choices": ["x", ""]}, "row 2 of the suite own has no question and two choices"),
-        ({"check": {"lines": 1}}, "row 2 of the suite own has no question"),
-        (CHECKED | {"check": {"any": ["x"]}}, "row 2 of the suite own has the unknown check 'any'"),
-        (CHOICE | {"id": 1}, "row 2 of the suite own has the id '1' of row 1"),
-        ([], "row 2 of the suite own is no JSON object"),
+        (
+            {"question": "a", "choices": ["b", "c"], "answer": 2},
+            "own.jsonl:2 has the answer 2, no place",
+        ),
+        (
+            {"question": "a", "choices": ["b", "c"], "answer": -1},
+            "own.jsonl:2 has the answer -1, no place",
+        ),
+        ({"choices": ["b", "c"], "answer": 1}, "own.jsonl:2 has no question"),
+        (CHOICE | {"answer": 0.9}, "own.jsonl:2 has the answer 0.9, no place"),
+        (CHOICE | {"choices": [3, 4]}, "own.jsonl:2 has no question and two choices"),
+        (CHOICE | {"choices": "xy"}, "own.jsonl:2 has no question and two choices"),
+        (CHOICE | {"choices": ["x"]}, "own.jsonl:2 has no question and two choices"),
+        (CHOICE | {"choices": ["x", ""]}, "own.jsonl:2 has no question and two choices"),
+        ({"check": {"lines": 1}}, "own.jsonl:2 has no question"),
+        (CHECKED | {"check": {"any": ["x"]}}, "own.jsonl:2 has the unknown check 'any'"),
+        (CHOICE | {"choices": ["x", "y", "x"]}, "own.jsonl:2 has the choice 'x' twice"),
+        (CHOICE | {"question": "\ud800"}, "own.jsonl:2 holds half of an escaped character"),
+        (CHOICE | {"id": 1}, "own.jsonl:2 has the id '1' of "),
+        ([], "own.jsonl:2 is a list and not an object"),
     ],
 )
 def test_rows_that_do_not_fit_are_named(tmp_path: Path, row: Any, said: str) -> None:
@@ -188,7 +214,7 @@ def test_what_is_no_suite_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is empty"):
         load_suite(written(tmp_path / "own.jsonl", []))
     (tmp_path / "own.jsonl").write_text("{\n")
-    with pytest.raises(DataError, match="row 1 of the suite own is no JSON"):
+    with pytest.raises(DataError, match=r"own.jsonl:1 is no JSON"):
         load_suite(str(tmp_path / "own.jsonl"))
     (tmp_path / "own.jsonl").write_bytes(b'{"question": "\xe9"}\n')
     with pytest.raises(DataError, match="is not UTF-8: save the file as UTF-8"):

@@ -9,13 +9,14 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from importlib.resources import files
+from dataclasses import asdict, dataclass, replace
+from importlib.resources import as_file, files
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from burnish.chat import Conversation, Message
+from burnish.data.rows import BadRow, read_rows
 from burnish.errors import DataError
 from burnish.evaluation.checks import read_check
 from burnish.evaluation.tasks import (
@@ -74,12 +75,12 @@ def load_suite(name: str) -> Suite:
     if name not in built_in_suites():
         known = ", ".join(built_in_suites())
         raise DataError(f"there is no general suite {name!r}", f"choose {known} or a .jsonl file")
-    folder = files("burnish.evaluation") / "suites" / name
     found: dict[str, list[Any]] = {"sections": [], "texts": [], "bias": [], "openings": []}
-    for section, kind in json.loads((folder / "suite.json").read_text()).items():
-        lines = (folder / f"{section}.jsonl").read_text(encoding="utf-8")
-        field, build = _KINDS[kind["kind"]]
-        found[field].append(build(f"{name}.{section}", _rows(f"{name}.{section}", lines)))
+    with as_file(files("burnish.evaluation") / "suites" / name) as folder:
+        for section, kind in json.loads((folder / "suite.json").read_text()).items():
+            field, build = _KINDS[kind["kind"]]
+            rows = _rows(folder / f"{section}.jsonl")
+            found[field].append(build(f"{name}.{section}", rows))
     return Suite(name, **found)
 
 
@@ -134,51 +135,46 @@ def _own_suite(path: Path) -> Suite:
     """One section, or one of choices and one of replies."""
     if not path.is_file():
         raise DataError(f"there is no suite file {path}", "set evaluate.general to core or a file")
-    try:
-        lines = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"the suite file {path} is not UTF-8", "save the file as UTF-8") from error
-    rows = _rows(path.stem, lines)
+    rows = _rows(path)
     if not rows:
         raise DataError(f"the suite file {path} is empty", _HINT)
     checked = {where: row for where, row in rows.items() if "check" in row}
     chosen = {where: row for where, row in rows.items() if where not in checked}
     if not checked:
-        return Suite(path.stem, [_continuations(path.stem, chosen)])
+        return Suite(path.stem, [_once(_continuations(path.stem, chosen))])
     if not chosen:
-        return Suite(path.stem, [_replies(path.stem, checked)])
-    sections: list[Section] = [
-        _continuations(f"{path.stem}.choices", chosen), _replies(f"{path.stem}.replies", checked)
-    ]  # fmt: skip
-    return Suite(path.stem, sections)
+        return Suite(path.stem, [_once(_replies(path.stem, checked))])
+    choices = _continuations(f"{path.stem}.choices", chosen)
+    return Suite(path.stem, [_once(choices), _once(_replies(f"{path.stem}.replies", checked))])
+
+
+def _once(section: Any) -> Any:
+    """Without items that ask the same as an earlier one, whatever their ids.
+
+    They say nothing more, and could stand in PROBE and in CERT.
+    """
+    asked: dict[str, Any] = {}
+    for item in section.items:
+        asked.setdefault(json.dumps(asdict(item) | {"id": None}, sort_keys=True), item)
+    return replace(section, items=list(asked.values()))
 
 
 Rows = Mapping[str, Mapping[str, Any]]
 
 
-def _rows(task: str, lines: str) -> Rows:
-    """Rows by where they stand, in words; each gets an id that no other row has.
-
-    A row without an id that repeats another says nothing more, and is left out: it could stand in
-    PROBE and in CERT.
-    """
+def _rows(path: Path) -> Rows:
+    """Rows by where they stand, as `file:line`; one without an id is called by what it says."""
     rows: dict[str, dict[str, Any]] = {}
     seen: dict[str, str] = {}
-    for number, line in enumerate(filter(str.strip, lines.split("\n")), 1):
-        where = f"row {number} of the suite {task}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{where} is no JSON", _HINT) from error
-        if not isinstance(row, dict):
-            raise DataError(f"{where} is no JSON object", _HINT)
-        name = str(row["id"]) if "id" in row else _hash(json.dumps(row, sort_keys=True))[:12]
-        if name in seen and "id" not in row:
-            continue
-        if name in seen:
-            raise DataError(f"{where} has the id {name!r} of {seen[name]}", "give it its own")
-        seen[name] = where
-        rows[where] = row | {"id": name}
+    for row in read_rows(path):
+        if isinstance(row, BadRow):
+            raise DataError(f"{row.source} {row.reason}", row.remedy)
+        values = dict(row.values)
+        name = str(values.get("id", _hash(json.dumps(values, sort_keys=True))[:12]))
+        if name in seen and "id" in values:
+            raise DataError(f"{row.source} has the id {name!r} of {seen[name]}", "give it its own")
+        seen[name] = row.source
+        rows[row.source] = values | {"id": name}
     return rows
 
 
@@ -191,6 +187,8 @@ def _choices(rows: Rows, context: Callable[[str], Conversation | str]) -> list[C
             raise DataError(f"{where} has no question, choices and answer", _HINT) from error
         if not isinstance(question, str) or not _are_texts(choices):
             raise DataError(f"{where} has no question and two choices or more, all text", _HINT)
+        if twice := [choice for choice in choices if choices.count(choice) > 1]:
+            raise DataError(f"{where} has the choice {twice[0]!r} twice", "let its choices differ")
         if type(answer) is not int or answer not in range(len(choices)):
             raise DataError(f"{where} has the answer {answer!r}, no place of a choice", _HINT)
         items.append(ChoiceItem(row["id"], context(question), tuple(choices), answer))
