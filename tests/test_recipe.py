@@ -55,6 +55,14 @@ def test_it_is_frozen(path: Path) -> None:
         ("", "holds no keys"),
         ("data: [", "no readable YAML"),
         ("model: x", "data is missing"),
+        (
+            WRITTEN + "budget: {general: 1}\nseed: 1\nbudget: {confidence: 0.9}\n",
+            r"the key budget stands on line 3 and on line 5\)",
+        ),
+        (
+            "data: {train: a.jsonl, train: b.jsonl}\n",
+            "the key train stands on line 1 and on line 1",
+        ),
         (WRITTEN + "budjet: 1\n", r"unknown key budjet \(did you mean budget\?\)"),
         (WRITTEN + "seed: -1\n", "seed is -1"),
         (WRITTEN + "method: lorra\n", "method is 'lorra'"),
@@ -75,6 +83,11 @@ def test_problems_are_sentences(text: str, sentence: str, path: Path) -> None:
     path.write_text(text)
     with pytest.raises(RecipeError, match=sentence):
         load_recipe(path)
+
+
+def test_a_key_that_was_merged_in_may_be_set_again(path: Path) -> None:
+    path.write_text("data: &rows {train: a.jsonl, limit: 3}\ntasks: {b: {<<: *rows, limit: 4}}\n")
+    assert load_recipe(path).tasks["b"].limit == 4
 
 
 def test_a_missing_recipe_has_a_hint(path: Path) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
@@ -19,6 +18,7 @@ from burnish.recipe.budget import REPLAYED, Budget, Choose, Heal, Replay
 from burnish.recipe.data import Data, Mixing, Task
 from burnish.recipe.methods import Bottleneck, LastN, Lora, Prefix
 from burnish.recipe.objectives import Classify, Distill, Dpo, Grpo, Kto, Lm, Reward, Sft, Tag
+from burnish.recipe.reading import read_yaml
 from burnish.recipe.section import Section
 from burnish.recipe.training import Training
 
@@ -159,10 +159,10 @@ def load_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None) ->
     Relative data paths are taken from the recipe's folder, so that a recipe runs from anywhere.
 
     Raises:
-        RecipeError: the file is missing or no YAML, or any key or value is wrong.
+        RecipeError: the file is missing or no YAML, or any key or value is wrong or comes twice.
     """
     path = Path(path)
-    written = _read_yaml(path)
+    written = read_yaml(path)
     forced = _flatten(overrides or {})
     for data in _data_sections(written):
         _anchor(data, path.parent)
@@ -257,27 +257,6 @@ def _origin(key: str, recipe: set[str], command: set[str], derived: set[str]) ->
         if any(key == k or key.startswith(k + ".") or k.startswith(key + ".") for k in keys):
             return origin  # type: ignore[return-value]
     return "default"
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if path.is_dir():
-        raise RecipeError(f"{path} is a folder", f"name a recipe, such as {path / 'recipe.yaml'}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        near = difflib.get_close_matches(path.name, _siblings(path), n=1)
-        hint = f"did you mean {path.parent / near[0]}" if near else "name a recipe file"
-        raise RecipeError(f"there is no recipe {path}", hint) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        what = " ".join(str(error).split())
-        raise RecipeError(f"{path} is no readable YAML ({what})", "correct the file") from error
-    if not isinstance(values, dict):
-        raise RecipeError(f"{path} holds no keys", "write at least `data: {train: FILE}`")
-    return values
-
-
-def _siblings(path: Path) -> list[str]:
-    return [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
 
 
 def _data_sections(written: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
