@@ -168,6 +168,18 @@ def test_interrupted_evaluation_goes_on(recipe: Path) -> None:
     ]
 
 
+def test_a_run_goes_on_and_is_judged_from_any_folder(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe.write_text(recipe.read_text().replace(str(tmp_path / "suite.jsonl"), "suite.jsonl"))
+    run = burnish.train(recipe.name, quiet=True, training={"epochs": 1})
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    burnish.train("../recipe.yaml", quiet=True, training={"epochs": 1}, resume=True)
+    assert "suite-cert.suite" in {row.task for row in burnish.evaluate(run.path, quiet=True).ledger()}
+
+
 def test_exit_code_and_json(recipe: Path) -> None:
     done = command("run", str(recipe), "--json")
     printed = json.loads(done.stdout)

@@ -115,7 +115,17 @@ def test_a_budget_of_null_is_not_certified(path: Path) -> None:
     ("written", "read"),
     [
         ("core", ("core",)),
-        ("[core, my.jsonl, 'lm_eval:arc_easy']", ("core", "my.jsonl", "lm_eval:arc_easy")),
+        ("my.jsonl", ("{folder}/my.jsonl",)),
+        (
+            "[core, my.jsonl, 'lm_eval:arc_easy', 'lm_eval:my/own.yaml', /my.jsonl]",
+            (
+                "core",
+                "{folder}/my.jsonl",
+                "lm_eval:arc_easy",
+                "lm_eval:{folder}/my/own.yaml",
+                "/my.jsonl",
+            ),
+        ),
         ("null", None),
     ],
 )
@@ -123,4 +133,25 @@ def test_general_suites_are_one_or_several(
     written: str, read: tuple[str, ...] | None, path: Path
 ) -> None:
     path.write_text(f"data: {{train: a.jsonl}}\nevaluate: {{general: {written}}}\n")
-    assert load_recipe(path).evaluate.general == read
+    whole = read and tuple(name.format(folder=path.parent) for name in read)
+    assert load_recipe(path).evaluate.general == whole
+
+
+def test_suites_and_an_earlier_run_are_taken_from_the_recipe(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    path.write_text(
+        WRITTEN + "init_from: runs/first\nevaluate: {general: my.jsonl}\n"
+        "stages: [{name: a, data: {train: a.jsonl}, evaluate: {general: [core, a.jsonl]}}]\n"
+    )
+    recipe = load_recipe("../mine.yaml")
+    assert recipe.init_from == tmp_path / "elsewhere/../runs/first"
+    assert recipe.evaluate.general == (str(tmp_path / "elsewhere/../my.jsonl"),)
+    assert recipe.stages[0]["data"] == {"train": "../a.jsonl"}
+    assert recipe.stages[0]["evaluate"] == {"general": ["core", "../a.jsonl"]}
+    given = {"init_from": "first", "evaluate.general": ["core", "own.jsonl"]}
+    recipe = load_recipe("../mine.yaml", given)
+    assert recipe.init_from == tmp_path / "elsewhere/first"
+    assert recipe.evaluate.general == ("core", str(tmp_path / "elsewhere/own.jsonl"))

@@ -92,6 +92,29 @@ def test_a_run_may_be_moved_and_its_preflight_left_out(path: Path, tmp_path: Pat
     assert found.manifest().changes == []
 
 
+@pytest.mark.parametrize("folder", [{}, {"folder": "{tmp_path}"}])
+def test_a_run_goes_on_from_any_folder(
+    folder: dict[str, str], path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was begun before runs knew their folder goes on from the folder of its beginning."""
+    monkeypatch.chdir(tmp_path)
+    extra = "replay: {data: more.jsonl}\ntasks: {b: {train: b.jsonl}}\ninit_from: runs/first\n"
+    path.write_text(path.read_text() + extra)
+    run = begun(load_recipe(path.name), "training")
+    manifest = run.manifest()
+    manifest.host |= {key: value.format(tmp_path=tmp_path) for key, value in folder.items()}
+    run.write_manifest(manifest)
+    assert continued(load_recipe(path.name)) is not None
+    if folder:
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        again = continued(load_recipe("../recipe.yaml"))
+        assert again is not None
+        assert again.manifest() == manifest
+        with pytest.raises(RunError, match=r'data\.train was "rows\.jsonl", is "other\.jsonl"\)'):
+            continued(load_recipe("../recipe.yaml", {"data.train": "other.jsonl"}))
+
+
 def test_training_goes_on_in_the_same_place_only(path: Path) -> None:
     run = begun(load_recipe(path), "training")
     manifest = run.manifest()

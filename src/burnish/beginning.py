@@ -116,6 +116,7 @@ def begin(recipe: Recipe, bars: Bars) -> RunDirectory:
             "system": platform.system(),
             "threads": torch.get_num_threads(),
             "device": str(place(recipe.device)),
+            "folder": str(Path.cwd()),
             "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         },
     )

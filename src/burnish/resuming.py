@@ -7,6 +7,7 @@ weights depend on must be as it was.
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -74,6 +75,7 @@ def continued(recipe: Recipe) -> RunDirectory | None:
     if changes:
         manifest.name = recipe.name
         manifest.recipe, manifest.origins = recipe.model_dump(mode="json"), dict(recipe.origins)
+        manifest.host["folder"] = str(Path.cwd())
         manifest.changes += [change for change in changes if _is_in(change["key"], _UNTIL_VERDICT)]
         directory.write_manifest(manifest)
         if any(_is_in(change["key"], _UNTIL_VERDICT) for change in changes):
@@ -93,16 +95,24 @@ def forget_verdict(directory: RunDirectory) -> None:
 
 
 def _changes(manifest: Manifest, recipe: Recipe) -> list[dict[str, Any]]:
-    """Values that are not what they were, in the order of the recipe's classes."""
-    then, now = dict(flat_values(recipe_of(manifest))), dict(flat_values(recipe))
+    """Values that are not what they were, in the order of the recipe's classes.
+
+    A path may be written another way, from another folder, and name the file that it did.
+    """
+    before, here = recipe_of(manifest), Path.cwd()
+    then, now = dict(flat_values(before)), dict(flat_values(recipe))
+    began = here / manifest.host.get("folder", "")
+    placed_then, placed_now = dict(flat_values(before, began)), dict(flat_values(recipe, here))
     changes = [
         {"key": key, "before": then.get(key), "after": now.get(key), "state": manifest.state}
         for key in {**now, **then}
-        if then.get(key) != now.get(key) and key != _PLACED
+        if then.get(key) != now.get(key)
+        and placed_then.get(key) != placed_now.get(key)
+        and key != _PLACED
     ]
-    was, here = manifest.host.get(_PLACED), str(place(recipe.device))
-    if was not in (None, here):
-        changes.append({"key": _PLACED, "before": was, "after": here, "state": manifest.state})
+    was, present = manifest.host.get(_PLACED), str(place(recipe.device))
+    if was not in (None, present):
+        changes.append({"key": _PLACED, "before": was, "after": present, "state": manifest.state})
     return changes
 
 

@@ -106,8 +106,6 @@ def _from_last_kept(
 ) -> Recipe:
     """The stage's recipe, started from the last stage that stands, or from where all began."""
     start = kept[-1][1].path if kept else recipe.init_from
-    if planned.init_from == start:
-        return planned
     return changed_recipe(planned, {"init_from": start})
 
 

@@ -12,7 +12,6 @@ share of the training, is stopped early (the median rule of Golovin et al. 2017,
 """
 
 import gc
-import json
 import math
 import shutil
 import statistics
@@ -35,6 +34,7 @@ from burnish.evaluation.suite import split_suite
 from burnish.measurement import budgets_of, look_for_leakage, measure
 from burnish.progress import Bars
 from burnish.recipe import Recipe, changed_recipe
+from burnish.recipe.reading import whole_files
 from burnish.reports.trials import ShownTrial, write_trials
 from burnish.retention.ledger import general_row
 from burnish.run_directory import LedgerRow, RunDirectory
@@ -331,16 +331,16 @@ def _opened(
 ) -> optuna.Study:
     known = {"storage": storage, "study_name": "tune"}
     study = optuna.create_study(**known, load_if_exists=True)
-    now = recipe.model_dump(mode="json", exclude={"output", "device"}) | {"space": dict(space)}
-    now = json.loads(json.dumps(now))
-    before = study.user_attrs.get("recipe")
+    asked = recipe.model_dump(mode="json", exclude={"output", "device"}) | {"space": dict(space)}
+    now = whole_files(asked, Path.cwd())
+    before = whole_files(study.user_attrs.get("recipe", {}), Path.cwd())
     if before != now and not list(folder.glob("trial-*")):
         optuna.delete_study(**known)  # the recipe had a fault that no trial got past
-        study, before = optuna.create_study(**known), None
-    if before is None:
+        study, before = optuna.create_study(**known), {}
+    if not before:
         if (own := own_settings(recipe, space)) is not None:
             study.enqueue_trial(own, skip_if_exists=True)
-        study.set_user_attr("recipe", now)
+        study.set_user_attr("recipe", asked)
     elif before != now:
         changed = ", ".join(key for key in now if before.get(key) != now[key])
         raise RunError(

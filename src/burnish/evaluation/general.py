@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from burnish.errors import DataError
-from burnish.evaluation.harness import PREFIX, load_harness
+from burnish.evaluation.harness import load_harness
 from burnish.evaluation.suite import Suite, load_suite
+from burnish.recipe.reading import HARNESS
 
 
 def load_suites(names: Sequence[str]) -> list[Suite]:
@@ -25,4 +26,6 @@ def load_suites(names: Sequence[str]) -> list[Suite]:
 
 
 def _load(name: str) -> Suite:
-    return load_harness(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else load_suite(name)
+    return (
+        load_harness(name.removeprefix(HARNESS)) if name.startswith(HARNESS) else load_suite(name)
+    )

@@ -20,9 +20,9 @@ from burnish.errors import DataError
 from burnish.evaluation.suite import Suite
 from burnish.evaluation.tasks import ChoiceItem, ChooseTask
 from burnish.models.verbs import Choice, Model, Scores
+from burnish.recipe.reading import HARNESS
 from burnish.run_directory import ItemResult
 
-PREFIX = "lm_eval:"
 _DEFINED = re.compile(r"^(?:task|group): *[\"']?([^\s\"'\[]+)[\"']? *$", re.MULTILINE)
 _SHOT_SEED = 1234  # of lm_eval.simple_evaluate; one generator draws the shots of all items in turn
 
@@ -78,7 +78,7 @@ def load_harness(name: str) -> Suite:
     with _quiet():
         tasks = _tasks(name)
         only = len(tasks) == 1
-        suite = _plain(next(iter(tasks)) if only else name)
+        suite = _plain(next(iter(tasks)) if only else Path(name).name)
         sections = [
             _section(suite if only else f"{suite}.{_plain(key)}", task)
             for key, task in tasks.items()
@@ -89,7 +89,7 @@ def load_harness(name: str) -> Suite:
 def _tasks(name: str) -> dict[str, Any]:
     if importlib.util.find_spec("lm_eval") is None:
         raise DataError(
-            f"evaluate.general names {PREFIX}{name}, but lm-eval-harness is not installed",
+            f"evaluate.general names {HARNESS}{name}, but lm-eval-harness is not installed",
             "install it with `pip install burnish[lm-eval]`, or name another suite",
         )
     folder = _folder(name)
@@ -123,7 +123,7 @@ def _folder(name: str) -> Path | None:
             known.setdefault(found, file.parent)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {PREFIX}{near[0]}" if near else "`lm-eval ls tasks` lists them"
+        hint = f"did you mean {HARNESS}{near[0]}" if near else "`lm-eval ls tasks` lists them"
         raise DataError(f"lm-eval-harness has no task {name!r}", hint)
     return known[name]
 

@@ -18,7 +18,7 @@ from burnish.recipe.budget import REPLAYED, Budget, Choose, Heal, Replay
 from burnish.recipe.data import Data, Mixing, Task
 from burnish.recipe.methods import Bottleneck, LastN, Lora, Prefix
 from burnish.recipe.objectives import Classify, Distill, Dpo, Grpo, Kto, Lm, Reward, Sft, Tag
-from burnish.recipe.reading import read_yaml
+from burnish.recipe.reading import place_files, place_suite, read_yaml, whole_files
 from burnish.recipe.section import Section
 from burnish.recipe.training import Training
 
@@ -70,6 +70,14 @@ class Evaluate(Section):
     @classmethod
     def _one_or_several(cls, general: Any) -> Any:
         return (general,) if isinstance(general, str) else general
+
+    @field_validator("general")
+    @classmethod
+    def _whole_paths(cls, general: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        """A run is healed and compared from any folder."""
+        return general and tuple(
+            place_suite(name, lambda file: str(Path(file).absolute())) for name in general
+        )
 
 
 class Tune(Section):
@@ -139,6 +147,11 @@ class Recipe(Section):
 
     _origins: dict[str, Origin] = PrivateAttr(default_factory=dict)
 
+    @field_validator("init_from")
+    @classmethod
+    def _whole_path(cls, folder: Path | None) -> Path | None:
+        return folder and folder.absolute()
+
     @field_validator("tasks")
     @classmethod
     def _names(cls, tasks: dict[str, Task]) -> dict[str, Task]:
@@ -156,7 +169,8 @@ class Recipe(Section):
 def load_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """Reads a YAML recipe; `overrides` is nested or dotted and wins.
 
-    Relative data paths are taken from the recipe's folder, so that a recipe runs from anywhere.
+    Relative paths of data, suites and `init_from` are taken from the recipe's folder, so that a
+    recipe runs from anywhere.
 
     Raises:
         RecipeError: the file is missing or no YAML, or any key or value is wrong or comes twice.
@@ -164,8 +178,7 @@ def load_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None) ->
     path = Path(path)
     written = read_yaml(path)
     forced = _flatten(overrides or {})
-    for data in _data_sections(written):
-        _anchor(data, path.parent)
+    place_files(written, lambda file: str(path.parent / file))
     values = _nest(_flatten(written) | forced)
     values.setdefault("name", path.parent.resolve().name if path.stem == "recipe" else path.stem)
     return build_recipe(values, recipe_keys=set(_flatten(written)), command_keys=set(forced))
@@ -232,9 +245,14 @@ def changed_recipe(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     return restore_recipe(built.model_dump(mode="json"), recipe.origins | derived)
 
 
-def flat_values(recipe: Recipe) -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values in the order of the classes, for `--explain` and the manifest."""
-    yield from _flatten(recipe.model_dump(mode="json"), empty=True).items()
+def flat_values(recipe: Recipe, folder: Path | None = None) -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values in the order of the classes, for `--explain` and the manifest.
+
+    With a `folder` relative paths are taken from there, and all are whole.
+    """
+    values = recipe.model_dump(mode="json")
+    whole = whole_files(values, folder) if folder else values
+    yield from _flatten(whole, empty=True).items()
 
 
 def explain(recipe: Recipe) -> list[tuple[str, Any, Origin]]:
@@ -257,25 +275,6 @@ def _origin(key: str, recipe: set[str], command: set[str], derived: set[str]) ->
         if any(key == k or key.startswith(k + ".") or k.startswith(key + ".") for k in keys):
             return origin  # type: ignore[return-value]
     return "default"
-
-
-def _data_sections(written: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every place of a recipe that names data files."""
-    tasks, stages = written.get("tasks"), written.get("stages")
-    found = [*_own_sections(written), *(tasks.values() if isinstance(tasks, dict) else ())]
-    for stage in stages if isinstance(stages, list) else ():
-        found += _own_sections(stage) if isinstance(stage, dict) else ()
-    yield from (data for data in found if isinstance(data, dict))
-
-
-def _own_sections(written: Mapping[str, Any]) -> list[Any]:
-    return [written.get("data"), written.get("replay")]
-
-
-def _anchor(data: dict[str, Any], folder: Path) -> None:
-    for key in ("train", "validation", "test", "data"):
-        if isinstance(data.get(key), str):
-            data[key] = str(folder / data[key])
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "", empty: bool = False) -> dict[str, Any]:

@@ -1,12 +1,18 @@
-"""A recipe as it is written: its YAML, in which no key comes twice."""
+"""A recipe as it is written: its YAML, in which no key comes twice, and the paths in it."""
 
 import difflib
+import json
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from burnish.errors import RecipeError
+
+# How a suite of lm-eval-harness begins; a task's name or its file follows.
+HARNESS = "lm_eval:"
+_FILES = ("train", "validation", "test", "data")
 
 
 class _Loader(yaml.SafeLoader):
@@ -49,3 +55,42 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def _siblings(path: Path) -> list[str]:
     return [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+
+
+def place_files(values: Mapping[str, Any], place: Callable[[str], str]) -> None:
+    """Puts what `place` makes of it for every path in a recipe's nested values, in place."""
+    stages, tasks = values.get("stages"), values.get("tasks")
+    for part in _sections(values, *(stages if isinstance(stages, list) else ())):
+        _replace(part, ("init_from",), place)
+        for section in _sections(part.get("data"), part.get("replay")):
+            _replace(section, _FILES, place)
+        for section in _sections(part.get("evaluate")):
+            names = section.get("general")
+            if isinstance(names, list):
+                section["general"] = [place_suite(name, place) for name in names]
+            _replace(section, ("general",), lambda name: place_suite(name, place))
+    for section in _sections(*(tasks.values() if isinstance(tasks, dict) else ())):
+        _replace(section, _FILES, place)
+
+
+def whole_files(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A recipe's nested values as JSON has them; their relative paths begin in `folder`."""
+    whole: dict[str, Any] = json.loads(json.dumps(values))
+    place_files(whole, lambda file: str((folder / file).resolve()))
+    return whole
+
+
+def place_suite(name: Any, place: Callable[[str], str]) -> Any:
+    """A general suite whose file, if it is one, is where `place` says."""
+    if not isinstance(name, str) or not name.endswith((".jsonl", ".yaml", ".yml")):
+        return name
+    _, harness, file = name.rpartition(HARNESS)
+    return harness + place(file)
+
+
+def _sections(*values: Any) -> Iterator[dict[str, Any]]:
+    return (value for value in values if isinstance(value, dict))
+
+
+def _replace(section: dict[str, Any], keys: tuple[str, ...], place: Callable[[str], str]) -> None:
+    section |= {key: place(section[key]) for key in keys if isinstance(section.get(key), str)}
