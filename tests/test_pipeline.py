@@ -177,7 +177,9 @@ def test_a_run_goes_on_and_is_judged_from_any_folder(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     burnish.train("../recipe.yaml", quiet=True, training={"epochs": 1}, resume=True)
-    assert "suite-cert.suite" in {row.task for row in burnish.evaluate(run.path, quiet=True).ledger()}
+    assert "suite-cert.suite" in {
+        row.task for row in burnish.evaluate(run.path, quiet=True).ledger()
+    }
 
 
 def test_exit_code_and_json(recipe: Path) -> None:

@@ -85,6 +85,17 @@ def test_problems_are_sentences(text: str, sentence: str, path: Path) -> None:
         load_recipe(path)
 
 
+@pytest.mark.parametrize("name", ["../esc", "/tmp/x", "a/b", "a/", "..", "a\nb"])
+def test_a_name_that_leaves_its_folder_is_refused(name: str, path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"name is '.*'"):
+        load_recipe(path, {"name": name})
+
+
+@pytest.mark.parametrize("name", ["one", "my run (2)", "läuft-v1.0_b"])
+def test_a_name_is_what_a_folder_may_be_called(name: str, path: Path) -> None:
+    assert load_recipe(path, {"name": name}).name == name
+
+
 def test_a_key_that_was_merged_in_may_be_set_again(path: Path) -> None:
     path.write_text("data: &rows {train: a.jsonl, limit: 3}\ntasks: {b: {<<: *rows, limit: 4}}\n")
     assert load_recipe(path).tasks["b"].limit == 4

@@ -161,6 +161,7 @@ def test_an_earlier_task_may_be_left_unjudged(tmp_path: Path, base: str) -> None
     ("stage", "reason"),
     [
         ("{data: {train: answers.jsonl}}", "stage 1 has the name None"),
+        ("{name: ../x}", "stage 1: name is '../x', which names no folder inside `output`"),
         ("{name: a, trainin: {epochs: 2}}", "stage a: .*unknown key trainin"),
         ("{name: a, training: {epochs: -2}}", "stage a: .*epochs is -2"),
     ],

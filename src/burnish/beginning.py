@@ -23,6 +23,7 @@ from burnish.models.sources import Source, resolve
 from burnish.progress import Bars
 from burnish.recipe import HEADS, Recipe
 from burnish.recipe.data import Data
+from burnish.recipe.reading import check_name
 from burnish.run_directory import Finding, Manifest, RunDirectory
 from burnish.tuning import objective_of
 
@@ -85,7 +86,8 @@ def begin(recipe: Recipe, bars: Bars) -> RunDirectory:
     """A new run directory with its manifest and its checked rows, ready to be trained.
 
     Raises:
-        RecipeError: the recipe has stages, each of which is begun by itself.
+        RecipeError: the recipe has stages, each of which is begun by itself, or its name leaves
+            the folder `output`.
         RunError: there is a run of that name.
     """
     if recipe.stages:
@@ -93,6 +95,7 @@ def begin(recipe: Recipe, bars: Bars) -> RunDirectory:
             f"the recipe has {len(recipe.stages)} stages, each a run of its own",
             "start them with `burnish run`, or from Python with burnish.stages.run_stages",
         )
+    check_name(recipe.name)
     source = resolve(recipe.model)
     checked = prepare(recipe, source)
     others = {name: prepare(recipe, source, data) for name, data in recipe.tasks.items()}

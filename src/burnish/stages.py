@@ -14,6 +14,7 @@ from burnish.errors import RecipeError
 from burnish.measurement import measure, target_ledger, target_task
 from burnish.progress import Bars
 from burnish.recipe import Recipe, changed_recipe
+from burnish.recipe.reading import check_name
 from burnish.retention.ledger import earlier_row
 from burnish.retention.looks import hand_on
 from burnish.run_directory import LedgerRow, Manifest, RunDirectory, Verdict
@@ -23,7 +24,7 @@ def stage_recipes(recipe: Recipe) -> list[Recipe]:
     """One recipe a stage: the recipe with the stage's own values, started from the stage before.
 
     Raises:
-        RecipeError: a stage has no name, a name comes twice, or a value is wrong.
+        RecipeError: a stage has no name for a folder, a name comes twice, or a value is wrong.
     """
     folder, made = recipe.output / recipe.name, []
     names: list[str] = []
@@ -34,6 +35,7 @@ def stage_recipes(recipe: Recipe) -> list[Recipe]:
             raise RecipeError(
                 f"stage {number} has the name {name!r}", "give each stage a name of its own"
             )
+        check_name(name, f"stage {number}: ")
         names.append(name)
         before = folder / f"{number - 1}-{names[-2]}" if number > 1 else recipe.init_from
         chain: dict[str, Any] = {"stages": [], "output": folder, "name": f"{number}-{name}"}

@@ -18,7 +18,7 @@ from burnish.recipe.budget import REPLAYED, Budget, Choose, Heal, Replay
 from burnish.recipe.data import Data, Mixing, Task
 from burnish.recipe.methods import Bottleneck, LastN, Lora, Prefix
 from burnish.recipe.objectives import Classify, Distill, Dpo, Grpo, Kto, Lm, Reward, Sft, Tag
-from burnish.recipe.reading import place_files, place_suite, read_yaml, whole_files
+from burnish.recipe.reading import check_name, place_files, place_suite, read_yaml, whole_files
 from burnish.recipe.section import Section
 from burnish.recipe.training import Training
 
@@ -181,7 +181,9 @@ def load_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None) ->
     place_files(written, lambda file: str(path.parent / file))
     values = _nest(_flatten(written) | forced)
     values.setdefault("name", path.parent.resolve().name if path.stem == "recipe" else path.stem)
-    return build_recipe(values, recipe_keys=set(_flatten(written)), command_keys=set(forced))
+    recipe = build_recipe(values, recipe_keys=set(_flatten(written)), command_keys=set(forced))
+    check_name(recipe.name)
+    return recipe
 
 
 def build_recipe(

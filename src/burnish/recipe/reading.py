@@ -57,6 +57,19 @@ def _siblings(path: Path) -> list[str]:
     return [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
 
 
+def check_name(name: str, owner: str = "") -> None:
+    """Whether a folder of that name lies right inside `output`; `owner` says whose name it is.
+
+    Raises:
+        RecipeError: it would lie elsewhere, or could not be told from others on a screen.
+    """
+    if Path(name).name != name or not name.strip(".") or not name.isprintable():
+        raise RecipeError(
+            f"{owner}name is {name!r}, which names no folder inside `output`",
+            "write it without slashes, and set output for another place",
+        )
+
+
 def place_files(values: Mapping[str, Any], place: Callable[[str], str]) -> None:
     """Puts what `place` makes of it for every path in a recipe's nested values, in place."""
     stages, tasks = values.get("stages"), values.get("tasks")
