@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import burnish
-from burnish.errors import RecipeError, RunError
+from burnish.errors import RecipeError, RunError, UserError
 from burnish.recipe import load_recipe
 from burnish.run_directory import RunDirectory
 from burnish.stages import matrix, run_stages, stage_recipes
@@ -171,6 +171,28 @@ def test_faulty_stages_are_told_before_the_first(
 ) -> None:
     path = recipe(tmp_path, base + f"data: {{train: colours.jsonl}}\nstages: [{stage}]\n")
     with pytest.raises(RecipeError, match=reason):
+        run_stages(load_recipe(path), quiet=True)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("second", "reason"),
+    [
+        ("data: {train: gone.jsonl}", r"stage 2-b: there is no file .*gone\.jsonl"),
+        ("data: {train: colours.jsonl, test: .}", "stage 2-b: .* is a folder"),
+        ("replay: {rows: 4, data: gone.jsonl}", r"stage 2-b: there is no file .*gone\.jsonl"),
+        ("evaluate: {general: gone.jsonl}", r"stage 2-b: there is no suite file .*gone\.jsonl"),
+        ("evaluate: {target: [acuracy]}", "stage 2-b: .*acuracy"),
+        ("method: full", "stage 2-b: .* continue goes on with that adapter, not with full"),
+        ("training: {sharded: true}", "stage 2-b: training.sharded is true, but"),
+    ],
+)
+def test_what_a_later_stage_lacks_is_told_before_the_first(
+    tmp_path: Path, base: str, second: str, reason: str
+) -> None:
+    stages = f"stages:\n- {{name: a}}\n- {{name: b, {second}}}\n"
+    path = recipe(tmp_path, base + "data: {train: colours.jsonl}\n" + stages)
+    with pytest.raises(UserError, match=reason):
         run_stages(load_recipe(path), quiet=True)
     assert not (tmp_path / "runs").exists()
 

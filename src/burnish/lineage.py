@@ -68,8 +68,10 @@ def section_of(recipe: Recipe) -> dict[str, Any]:
     return section.model_dump(exclude={"plus"}) if section is not None else {}
 
 
-def check_method(recipe: Recipe) -> None:
+def check_method(recipe: Recipe, before: Recipe | None = None) -> None:
     """Whether the method can be had here and can start from `init_from`; before any work.
+
+    `before` is the recipe of a run that `init_from` names and that is not begun yet.
 
     Raises:
         ModelError: qlora without bitsandbytes.
@@ -90,6 +92,11 @@ def check_method(recipe: Recipe) -> None:
             f"init_from is set, but the objective {recipe.objective} starts with a fresh head",
             "leave it out, or set objective to sft",
         )
+    if before is not None:
+        source = resolve(before.model)
+        _check_base(recipe, source.name, source.sha256)
+        _check_fit(recipe, before)
+        return
     earlier = RunDirectory.open(recipe.init_from)
     manifest = earlier.manifest()
     if manifest.state in ("created", "training") or not earlier.adapter.exists():
@@ -97,13 +104,16 @@ def check_method(recipe: Recipe) -> None:
             f"init_from is {recipe.init_from}, which is not trained to the end",
             "finish it with `burnish run --resume`, or name another run",
         )
-    if manifest.model["sha256"] != resolve(recipe.model).sha256:
-        raise RecipeError(
-            f"init_from is {recipe.init_from}, a run of {manifest.model['name']}, "
-            f"and model is {recipe.model}",
-            f"set model to {manifest.model['name']}, or name a run of {recipe.model}",
-        )
+    _check_base(recipe, manifest.model["name"], manifest.model["sha256"])
     _check_fit(recipe, recipe_of(manifest))
+
+
+def _check_base(recipe: Recipe, name: str, sha256: str) -> None:
+    if sha256 != resolve(recipe.model).sha256:
+        raise RecipeError(
+            f"init_from is {recipe.init_from}, a run of {name}, and model is {recipe.model}",
+            f"set model to {name}, or name a run of {recipe.model}",
+        )
 
 
 def _check_fit(recipe: Recipe, before: Recipe) -> None:

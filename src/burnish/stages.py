@@ -10,14 +10,25 @@ from dataclasses import replace
 from typing import Any
 
 from burnish import pipeline
-from burnish.errors import RecipeError
-from burnish.measurement import measure, target_ledger, target_task
+from burnish.data.load import check_file
+from burnish.errors import RecipeError, UserError
+from burnish.evaluation.general import load_suites
+from burnish.lineage import check_method
+from burnish.measurement import (
+    check_budgets,
+    check_scorers,
+    check_tested,
+    measure,
+    target_ledger,
+    target_task,
+)
 from burnish.progress import Bars
 from burnish.recipe import Recipe, changed_recipe
 from burnish.recipe.reading import check_name
 from burnish.retention.ledger import earlier_row
 from burnish.retention.looks import hand_on
 from burnish.run_directory import LedgerRow, Manifest, RunDirectory, Verdict
+from burnish.tuning import check_workers
 
 
 def stage_recipes(recipe: Recipe) -> list[Recipe]:
@@ -58,8 +69,12 @@ def run_stages(recipe: Recipe, *, resume: bool = False, quiet: bool = False) -> 
 
     Returns:
         The folder of all stages: its ledger is the matrix, its verdict that of the last stage.
+
+    Raises:
+        UserError: a stage cannot be run as it is written; none was begun.
     """
     recipes = stage_recipes(recipe)
+    _check(recipes)
     folder = RunDirectory(recipe.output / recipe.name)
     bars = Bars(quiet=quiet)
     kept: list[tuple[Recipe, RunDirectory]] = []
@@ -101,6 +116,30 @@ def run_stages(recipe: Recipe, *, resume: bool = False, quiet: bool = False) -> 
     folder.write_ledger(rows)
     folder.write_verdict(verdict)
     return folder
+
+
+def _check(recipes: Sequence[Recipe]) -> None:
+    """What can be known to fail is told before the first stage is trained.
+
+    Raises:
+        UserError: a file that a stage not begun yet reads cannot be had, or it cannot learn as it
+            says from the stage before.
+    """
+    for before, stage in zip((None, *recipes), recipes, strict=False):
+        if (stage.output / stage.name).exists():
+            continue  # it has its rows, and may be finished
+        parts = (stage.data, *stage.tasks.values())
+        files = [file for part in parts for file in (part.train, part.validation, part.test)]
+        try:
+            check_tested(stage)
+            check_scorers(stage)
+            check_workers(stage)
+            for file in filter(None, (*files, stage.replay.data)):
+                check_file(file)
+            check_budgets(stage, load_suites(stage.evaluate.general or ()))
+            check_method(stage, before)
+        except UserError as error:
+            raise type(error)(f"stage {stage.name}: {error.seen}", error.remedy) from error
 
 
 def _from_last_kept(

@@ -90,6 +90,15 @@ def load(data: Data, seed: int) -> Dataset:
     return Dataset(parts["train"], parts["validation"], parts["test"], findings, hashes)
 
 
+def check_file(path: Path) -> None:
+    """Whether there is a file of rows that can be opened; its rows are not judged.
+
+    Raises:
+        DataError: it is missing, a folder, of an unknown kind or unreadable.
+    """
+    next(read_rows(path), None)
+
+
 def load_rows(path: Path) -> list[Example]:
     """All rows of one file, none of them twice.
 
