@@ -9,13 +9,22 @@ import pytest
 
 from burnish.data.formats import Converter
 from burnish.data.rows import Row
-from burnish.errors import RecipeError
+from burnish.errors import DataError, RecipeError
 from burnish.evaluation.suite import load_suite
-from burnish.measurement import budgets_of, check_budgets, flattered, suite_sizes, target_task
+from burnish.measurement import (
+    budgets_of,
+    check_budgets,
+    flattered,
+    measure,
+    suite_sizes,
+    target_task,
+)
+from burnish.models.load import load_model
 from burnish.overlaps import ComparedSet, Leakage
+from burnish.progress import Bars
 from burnish.recipe import load_recipe
 from burnish.retention.budgets import Budgets
-from burnish.run_directory import LedgerRow
+from burnish.run_directory import LedgerRow, Manifest, RunDirectory
 
 
 def test_what_is_left_out_flatters_nobody() -> None:
@@ -52,6 +61,21 @@ def test_sizes_are_those_of_the_suite(path: Path) -> None:
     assert sizes.bias == sum(len(pairs) for pairs in core.bias)
     own = suite_sizes(load_suite(str(path.with_name("own.jsonl"))))
     assert (own.sections, own.texts, own.refusal) == ({"own": 8}, None, None)
+
+
+@pytest.mark.parametrize("kind", [{"choices": [" a", " b"], "answer": 0}, {"check": {"lines": 1}}])
+def test_an_item_that_is_too_long_is_named(
+    kind: dict[str, Any], tmp_path: Path, tiny_folder: Path
+) -> None:
+    rows = [kind | {"id": f"{n}", "question": "Why " + "oh why " * n} for n in (1, 700, 2)]
+    (tmp_path / "own.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (task,) = load_suite(str(tmp_path / "own.jsonl")).tasks
+    directory = RunDirectory.create(tmp_path / "run", Manifest("run", "trained", {}, {}))
+    model = load_model(str(tiny_folder), "cpu")
+    with pytest.raises(
+        DataError, match=r"item 700 of own \('Why oh why .*tokens, and the model re"
+    ):
+        measure(directory, model, "tuned", [task], Bars(quiet=True))
 
 
 def test_a_budget_that_was_asked_for_needs_items(path: Path) -> None:

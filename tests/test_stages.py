@@ -182,6 +182,7 @@ def test_faulty_stages_are_told_before_the_first(
         ("data: {train: colours.jsonl, test: .}", "stage 2-b: .* is a folder"),
         ("replay: {rows: 4, data: gone.jsonl}", r"stage 2-b: there is no file .*gone\.jsonl"),
         ("evaluate: {general: gone.jsonl}", r"stage 2-b: there is no suite file .*gone\.jsonl"),
+        ("evaluate: {general: long.jsonl}", r"stage 2-b: item 7 of long \('and on and on.*tokens"),
         ("evaluate: {target: [acuracy]}", "stage 2-b: .*acuracy"),
         ("method: full", "stage 2-b: .* continue goes on with that adapter, not with full"),
         ("training: {sharded: true}", "stage 2-b: training.sharded is true, but"),
@@ -190,6 +191,8 @@ def test_faulty_stages_are_told_before_the_first(
 def test_what_a_later_stage_lacks_is_told_before_the_first(
     tmp_path: Path, base: str, second: str, reason: str
 ) -> None:
+    asked = {"id": "7", "question": "and on " * 500, "choices": [" a", " b"], "answer": 0}
+    (tmp_path / "long.jsonl").write_text(json.dumps(asked))
     stages = f"stages:\n- {{name: a}}\n- {{name: b, {second}}}\n"
     path = recipe(tmp_path, base + "data: {train: colours.jsonl}\n" + stages)
     with pytest.raises(UserError, match=reason):

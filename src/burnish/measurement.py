@@ -9,8 +9,9 @@ from types import MappingProxyType
 from typing import Any
 
 from burnish.chat import Example
-from burnish.errors import DataError, RecipeError
+from burnish.errors import DataError, ModelError, RecipeError
 from burnish.evaluation.leakage import LEAKAGE, Text, find_leakage, leaks, text_of, texts_of
+from burnish.evaluation.lengths import check_lengths
 from burnish.evaluation.runner import run_task
 from burnish.evaluation.scorers import scorer
 from burnish.evaluation.suite import HALVES, Suite, near_chance
@@ -27,8 +28,10 @@ from burnish.evaluation.tasks import (
 from burnish.models.cache import cache_folder
 from burnish.models.classifier import Classifier
 from burnish.models.language_model import LanguageModel
+from burnish.models.load import context_length, load_tokenizer
 from burnish.models.remote import RemoteModel
 from burnish.models.reward_model import RewardModel
+from burnish.models.sources import resolve
 from burnish.models.verbs import Measured, Sampling
 from burnish.overlaps import Leakage
 from burnish.progress import Bars
@@ -210,6 +213,17 @@ def check_budgets(recipe: Recipe, suites: Sequence[Suite]) -> None:
             )
 
 
+def check_suites(recipe: Recipe, suites: Sequence[Suite]) -> None:
+    """An item that the model cannot read whole is found now, not after training.
+
+    Raises:
+        DataError: there is one.
+    """
+    source = resolve(recipe.model)
+    tasks = [task for suite in suites for task in suite.tasks]
+    check_lengths(tasks, load_tokenizer(source), context_length(source))
+
+
 def results_cache() -> Path:
     """Where results of base models are kept for the next run."""
     return cache_folder() / "results"
@@ -222,9 +236,13 @@ def measure(
     with bars.items(f"{label} model", sum(len(task) for task in tasks)) as advance:
         for task in tasks:
             started = time.perf_counter()
-            run_task(
-                model, task, directory.results_path(label, task.name), cache=cache, advance=advance
-            )
+            path = directory.results_path(label, task.name)
+            try:
+                run_task(model, task, path, cache=cache, advance=advance)
+            except ModelError:
+                if isinstance(model, LanguageModel):  # of an item that is too long it says more
+                    check_lengths([task], model.tokenizer, model.context_length)
+                raise
             seconds = round(time.perf_counter() - started, 2)
             directory.log("evaluate", label=label, task=task.name, n=len(task), seconds=seconds)
 

@@ -17,6 +17,7 @@ from burnish.lineage import check_method
 from burnish.measurement import (
     check_budgets,
     check_scorers,
+    check_suites,
     check_tested,
     measure,
     target_ledger,
@@ -136,7 +137,9 @@ def _check(recipes: Sequence[Recipe]) -> None:
             check_workers(stage)
             for file in filter(None, (*files, stage.replay.data)):
                 check_file(file)
-            check_budgets(stage, load_suites(stage.evaluate.general or ()))
+            suites = load_suites(stage.evaluate.general or ())
+            check_budgets(stage, suites)
+            check_suites(stage, suites)
             check_method(stage, before)
         except UserError as error:
             raise type(error)(f"stage {stage.name}: {error.seen}", error.remedy) from error
