@@ -1,5 +1,6 @@
 """What a newcomer types wrongly is answered in one sentence."""
 
+import json
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -62,6 +63,39 @@ def test_a_number_that_means_nothing_is_refused(
         main(arguments)
     assert end.value.code == 2
     assert least in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["plan", "recipe.yaml", "--device", "tpu"], "'tpu' is not one of 'cuda'"),
+        (["heal", "{run}", "--model", "x"], "is a run with model of its own, but x is given"),
+        (
+            ["certify", "{run}", "--against", "{run}", "--served-name", "x"],
+            "--served-name is x, but --against {run} is no server's URL: leave it out.",
+        ),
+        (["parity", "{run}", "--model", "x"], "--model is x and no server is named: name it with"),
+        (["check", "rows.jsonl", "--show", "3", "--json"], "--show is 3, but --json prints no row"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    arguments: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunDirectory.create(tmp_path / "run", Manifest("run", "certified", {}, {})).path
+    with pytest.raises(SystemExit) as end:
+        main([word.format(run=run) for word in arguments])
+    assert end.value.code == 2
+    assert sentence.format(run=run) in capsys.readouterr().err
+
+
+def test_the_settings_of_a_run_are_explained_to_a_program(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipe.yaml").write_text("data: {train: rows.jsonl}\n")
+    main(["run", str(tmp_path / "recipe.yaml"), "--explain", "--json", "--set", "seed=3"])
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["seed"] == {"value": 3, "origin": "command line"}
+    assert shown["budget.section"] == {"value": None, "origin": "default"}
 
 
 def test_a_folder_is_no_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ from burnish.measurement import (
 from burnish.models.load import load_model
 from burnish.overlaps import ComparedSet, Leakage
 from burnish.progress import Bars
-from burnish.recipe import load_recipe
+from burnish.recipe import changed_recipe, load_recipe
 from burnish.retention.budgets import Budgets
 from burnish.run_directory import LedgerRow, Manifest, RunDirectory
 
@@ -76,6 +76,18 @@ def test_an_item_that_is_too_long_is_named(
         DataError, match=r"item 700 of own \('Why oh why .*tokens, and the model re"
     ):
         measure(directory, model, "tuned", [task], Bars(quiet=True))
+
+
+@pytest.mark.parametrize("key", ["budget.section", "budget.refusal", "heal.minutes"])
+def test_what_judges_is_not_idle_without_a_suite(key: str, path: Path) -> None:
+    none = {"evaluate.general": None}
+    check_budgets(load_recipe(path, none), [])
+    with pytest.raises(RecipeError, match=f"{key} is 5, but evaluate.general is null"):
+        check_budgets(load_recipe(path, none | {key: 5}), [])
+    with pytest.raises(RecipeError, match=r"so there is nothing to judge: leave it out\.$"):
+        check_budgets(load_recipe(path, {"objective": "classify", key: 5}), [])
+    attempt = changed_recipe(load_recipe(path, {key: 5}), none)
+    check_budgets(attempt, [])  # what it tries is judged by the run's own suites
 
 
 def test_a_budget_that_was_asked_for_needs_items(path: Path) -> None:

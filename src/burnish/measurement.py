@@ -35,7 +35,7 @@ from burnish.models.sources import resolve
 from burnish.models.verbs import Measured, Sampling
 from burnish.overlaps import Leakage
 from burnish.progress import Bars
-from burnish.recipe import HEADS, Recipe
+from burnish.recipe import HEADS, Recipe, flat_values
 from burnish.retention.budgets import Budgets
 from burnish.retention.ledger import (
     LEVEL,
@@ -54,6 +54,10 @@ from burnish.run_directory import ItemResult, LedgerRow, RunDirectory
 
 # Rows to measure on without which no interval can be told.
 LEAST_TESTED = 2
+# What asks for a general suite when it is named.
+_JUDGING = (
+    *("budget.section", "budget.text_loss", "budget.bias", "budget.refusal"), "heal.minutes"
+)  # fmt: skip
 
 
 def target_task(
@@ -191,6 +195,8 @@ def check_budgets(recipe: Recipe, suites: Sequence[Suite]) -> None:
     Raises:
         RecipeError: no suite has items for it, or it is of a suite that is not asked.
     """
+    if recipe.evaluate.general is None:
+        _check_unmeasured(recipe)
     names = [suite.name for suite in suites]
     if unknown := [name for name in recipe.budget.suites if name not in names]:
         raise RecipeError(
@@ -210,6 +216,22 @@ def check_budgets(recipe: Recipe, suites: Sequence[Suite]) -> None:
             raise RecipeError(
                 f"budget.{key} is {budget:g}, but the suite {named} has no items for it",
                 f"set budget.{key} to null, or choose another evaluate.general",
+            )
+
+
+def _check_unmeasured(recipe: Recipe) -> None:
+    """Where whoever wrote the recipe measures no general ability, what would judge it is idle.
+
+    An attempt of a healing measures none by itself, and a stage may do without.
+    """
+    head = recipe.objective in HEADS
+    if recipe.origins["evaluate.general"] not in ("recipe", "command line") and not head:
+        return
+    for key, value in flat_values(recipe):
+        if key in _JUDGING and value and recipe.origins[key] != "default":
+            raise RecipeError(
+                f"{key} is {value:g}, but evaluate.general is null, so there is nothing to judge",
+                "leave it out" if head else "leave it out, or name a suite in evaluate.general",
             )
 
 

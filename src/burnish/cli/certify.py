@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from burnish.cli.options import Json, decision_exit, print_verdict
+from burnish.errors import UserError
 
 
 def command(
@@ -23,6 +24,11 @@ def command(
 ) -> None:
     from burnish import pipeline
 
+    if served_name is not None and not against.startswith(("http://", "https://")):
+        raise UserError(
+            f"--served-name is {served_name}, but --against {against} is no server's URL",
+            "leave it out",
+        )
     directory = pipeline.compare(run, against, served_name=served_name, quiet=as_json)
     pipeline.report(directory)
     print_verdict(directory, as_json=as_json)

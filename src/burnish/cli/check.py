@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from burnish.cli.options import DropBad, Json
+from burnish.errors import UserError
 
 _COLOURS = {"error": "red", "warning": "yellow", "info": "dim"}
 
@@ -33,6 +34,8 @@ def command(
 ) -> None:
     from burnish import pipeline
 
+    if show and as_json:
+        raise UserError(f"--show is {show}, but --json prints no rows", "leave one of them out")
     checked = pipeline.check(data, model, objective=objective, drop_bad=drop_bad)
     dataset = checked.dataset
     sizes = {name: len(getattr(dataset, name)) for name in ("train", "validation", "test")}

@@ -15,14 +15,22 @@ def command(
     run: Annotated[str, typer.Argument(help="a run folder, or an adapter in PEFT format")],
     minutes: Annotated[float, typer.Option(help="for all attempts together")] = 30.0,
     data: Annotated[str | None, typer.Option(help="of an adapter: rows of its task")] = None,
-    model: Annotated[str, typer.Option(help="of an adapter: its model")] = "smollm2-135m",
+    model: Annotated[
+        str | None, typer.Option(help="of an adapter: its model, smollm2-135m unless named")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="of an adapter: name of the run")] = None,
     as_json: Json = False,
 ) -> None:
     from burnish import pipeline
+    from burnish.adopting import is_foreign
+    from burnish.healing import check_own
+    from burnish.run_directory import RunDirectory
 
+    if model is not None and not is_foreign(run):
+        check_own(RunDirectory.open(run), {"model": model})
+    named = {"model": model} if model is not None else {}
     with going_on():
-        directory = pipeline.heal(run, minutes, data=data, model=model, name=name, quiet=as_json)
+        directory = pipeline.heal(run, minutes, data=data, name=name, quiet=as_json, **named)
     pipeline.report(directory)
     print_verdict(directory, as_json=as_json)
     decision_exit(directory)

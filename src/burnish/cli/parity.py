@@ -42,6 +42,8 @@ def command(
 
     if url is not None and model is None:
         raise UserError(f"--url is {url} and no model is named", "name it with --model")
+    if url is None and model is not None:
+        raise UserError(f"--model is {model} and no server is named", "name it with --url")
     others = Others(url, model or "", gguf, tolerance)
     parity = certify(RunDirectory.open(run), others, prompts)
     if as_json:

@@ -5,7 +5,7 @@ Example: burnish plan recipe.yaml --device cuda --json
 
 import json
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -21,7 +21,8 @@ def command(
     name: Name = None,
     output: Output = None,
     device: Annotated[
-        str | None, typer.Option(help="cuda: compute the memory there, also without one here")
+        Literal["cuda"] | None,
+        typer.Option(help="cuda: compute the memory there, also without one here"),
     ] = None,
     drop_bad: DropBad = False,
     as_json: Json = False,

@@ -3,6 +3,7 @@
 Example: burnish run recipe.yaml --set training.epochs=2
 """
 
+import json
 from typing import Annotated
 
 import typer
@@ -36,6 +37,10 @@ def command(
     ] = False,
 ) -> None:
     chosen = load_recipe(recipe, overrides(settings, name, output, drop_bad))
+    if explained and as_json:
+        shown = {key: {"value": value, "origin": origin} for key, value, origin in explain(chosen)}
+        print(json.dumps(shown))
+        return
     if explained:
         for key, value, origin in explain(chosen):
             line = f"{key:28} {value!s:32} {origin}"
