@@ -9,8 +9,8 @@ import pytest
 import burnish
 from burnish.errors import RecipeError, RunError, UserError
 from burnish.recipe import load_recipe
-from burnish.run_directory import RunDirectory
-from burnish.stages import matrix, run_stages, stage_recipes
+from burnish.run_directory import LedgerRow, RunDirectory, Verdict
+from burnish.stages import _with_earlier, matrix, run_stages, stage_recipes
 from burnish.training.batches import Batches, temperature_shares
 
 
@@ -134,6 +134,15 @@ def test_a_stage_that_ruins_an_earlier_task_is_held_and_passed_over(
     kept = earlier["1-colours after 3-again"]
     assert kept.passed
     assert "keeps its budget" in " ".join(folder.verdict().reasons)
+
+
+def test_an_earlier_task_that_did_not_change_fell_by_nothing() -> None:
+    row = LedgerRow(
+        "a after b", "earlier", "accuracy", 9, 1, 1, 0.0, 0, 0, bound=0.0, passed=True, budget=0.1
+    )
+    verdict = Verdict("release", (), 2.0, 0.95, None, None, None)
+    (said,) = _with_earlier(verdict, [row]).reasons
+    assert "it fell 0.0 points since its own stage, at most 0.0 (budget 10, n = 9)" in said
 
 
 def test_a_folder_of_stages_is_no_run(tmp_path: Path, base: str) -> None:

@@ -171,8 +171,8 @@ def _with_earlier(verdict: Verdict, after: Sequence[LedgerRow]) -> Verdict:
         fell, most = -100 * row.delta, -100 * row.bound
         verb = "keeps" if row.passed else "is not shown to keep"
         said.append(
-            f"{row.task} {verb} its budget: it fell {fell:.1f} points since its own stage, at most "
-            f"{most:.1f} (budget {100 * row.budget:g}, n = {row.n})."
+            f"{row.task} {verb} its budget: it fell {fell:z.1f} points since its own stage, at "
+            f"most {most:z.1f} (budget {100 * row.budget:g}, n = {row.n})."
         )
     broken = any(row.high < -(row.budget or 0.0) for row in fallen)
     if broken:

@@ -287,7 +287,7 @@ class _Search:
 def drop_in_words(row: LedgerRow) -> str:
     """Points that the probe mean fell by, with the 95 % interval; a gain is negative."""
     low, drop, high = _drop(row)
-    return f"{drop:+.1f} points ({low:+.1f} to {high:+.1f})"
+    return f"{drop:+z.1f} points ({low:+z.1f} to {high:+z.1f})"
 
 
 def _drop(row: LedgerRow) -> tuple[float, float, float]:

@@ -79,6 +79,13 @@ def test_a_look_that_asks_for_more_widens_what_decides_and_nothing_else() -> Non
     assert mean.bound == pytest.approx(-100 * (general_row("core", named, 2.0, 0.99).bound or 0))
 
 
+def test_no_change_has_no_sign_of_a_loss() -> None:
+    named = {f"s{i}": pair(*counts) for i, counts in enumerate([(140, 1, 1, 58)] * 3)}
+    row = dataclasses.replace(general_row("core", named, 2.0), delta=-0.0002)
+    told = decide([*target_rows(pair(*GAIN), ["accuracy"], seed=0), row], 2.0).reasons[1]
+    assert "(+0.0 points" in told
+
+
 def test_hold_when_much_is_forgotten() -> None:
     verdict = decide(ledger(GAIN, [(100, 50, 2, 48)] * 5), 2.0)
     assert verdict.decision == "hold"

@@ -201,7 +201,7 @@ def _ledger_table(run: RunDirectory) -> Table:
         )
     for row in run.ledger():
         plain = row.metric in ("nats/token", "perplexity", "KL nats/token")
-        scale, form = (1.0, ".3f") if plain else (100.0, ".1f")
+        scale, form = (1.0, "z.3f") if plain else (100.0, "z.1f")
         values = [format(value * scale, form) for value in (row.base, row.tuned)]
         change = [format(value * scale, "+" + form) for value in (row.delta, row.low, row.high)]
         flips = ["–" if value is None else str(value) for value in (row.lost, row.gained)]
@@ -228,7 +228,7 @@ def print_matrix(run: RunDirectory, *, as_json: bool) -> None:
         first = next(iter(rows.values()))
         times = 1 if first.metric == "perplexity" else 100
         cells = [
-            f"{times * row.tuned:.1f} ({times * row.low:+.1f} to {times * row.high:+.1f})"
+            f"{times * row.tuned:.1f} ({times * row.low:+z.1f} to {times * row.high:+z.1f})"
             if (row := rows.get(stage))
             else "–"
             for stage in stages

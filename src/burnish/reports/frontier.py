@@ -54,7 +54,7 @@ def shown_candidates(frontier: Frontier) -> list[ShownCandidate]:
             candidate.label,
             _ranged(candidate.gain, candidate.gain_range),
             _ranged(candidate.drop, candidate.drop_range),
-            MISSING if candidate.text_loss is None else f"{candidate.text_loss:+.1f} %",
+            MISSING if candidate.text_loss is None else f"{candidate.text_loss:+z.1f} %",
             MISSING if candidate.kl is None else f"{candidate.kl:.3f}",
             _state(frontier, place),
         )
@@ -69,7 +69,7 @@ def _by_scale(row: tuple[int, Candidate]) -> tuple[str, int, float, float]:
 def _ranged(value: float | None, interval: tuple[float, float] | None) -> str:
     if value is None:
         return MISSING
-    return f"{value:+.1f}" + (f" ({interval[0]:+.1f} to {interval[1]:+.1f})" if interval else "")
+    return f"{value:+z.1f}" + (f" ({interval[0]:+z.1f} to {interval[1]:+z.1f})" if interval else "")
 
 
 def _state(frontier: Frontier, place: int) -> str:

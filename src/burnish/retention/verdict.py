@@ -114,7 +114,7 @@ def _noticed(ledger: Sequence[LedgerRow]) -> list[str]:
         if row.kind == "bias" and row.low > 0
     ]
     harder = [
-        f"{row.task} {row.delta:+.3f} nats a token ({row.low:+.3f} to {row.high:+.3f})"
+        f"{row.task} {row.delta:+z.3f} nats a token ({row.low:+z.3f} to {row.high:+z.3f})"
         for row in ledger
         if row.kind == "text_loss" and row.low > 0
     ]
@@ -139,8 +139,8 @@ def _judge_target(row: LedgerRow) -> tuple[Decision, str]:
 def _target_change(row: LedgerRow) -> str:
     if row.metric == "perplexity":
         return (
-            f"perplexity {row.base:.2f} -> {row.tuned:.2f} ({row.delta:+.2f}, 95 % interval "
-            f"{row.low:+.2f} to {row.high:+.2f}, n = {row.n} texts)"
+            f"perplexity {row.base:.2f} -> {row.tuned:.2f} ({row.delta:+z.2f}, 95 % interval "
+            f"{row.low:+z.2f} to {row.high:+z.2f}, n = {row.n} texts)"
         )
     return (
         f"target {row.metric} {_percent(row.base)} -> {_percent(row.tuned)} "
@@ -195,4 +195,4 @@ def _percent(value: float) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{value * 100:+.1f}"
+    return f"{value * 100:+z.1f}"
