@@ -168,6 +168,19 @@ def test_what_a_budget_names_is_not_said_to_be_outside() -> None:
     assert "outside the budget" not in said(beside, Budgets(2.0, section=9.0, bias=5.0))
 
 
+@pytest.mark.parametrize(("allowed", "told"), [(50.0, False), (25.0, True), (None, True)])
+def test_prose_is_held_to_its_own_budget(allowed: float | None, told: bool) -> None:
+    """By 0.278 nats a token perplexity rises by 32 %."""
+    base, tuned = pair(30, 0, 0, 0)
+    harder = (base, [dataclasses.replace(r, score=1.278 + i / 9e9) for i, r in enumerate(tuned)])
+    prose = [text_loss_row(f"core.{name}", harder, 0) for name in ("prose", "letters")]
+    evidence = Evidence({"core.facts": (ALL, ALL)}, {"core.prose": (np.ones(9), np.ones(9))})
+    budgets = Budgets(2.0, text_loss=allowed)
+    found = certify([Candidate("ab", 40, 1.0)], lambda _: evidence, budgets)
+    reasons = " ".join(decide([*ledger(GAIN, KEPT), *prose], 2.0, certificate=found).reasons)
+    assert ("Worse, outside the budget: core.prose +0.278 nats" in reasons) is told
+
+
 @pytest.mark.parametrize("name", ["bleu", "chrf", "corpus_bleu", "corpus_chrf", "rougeL"])
 def test_graded_scores_lie_between_0_and_1(name: str) -> None:
     said = "the parcel left on Monday morning"
