@@ -12,15 +12,19 @@ Reply = Callable[[str, dict[str, Any]], dict[str, Any]]
 
 @contextlib.contextmanager
 def answering(reply: Reply) -> Iterator[str]:
-    """Asks `reply` for the path and the body of each request, one at a time; gives the base URL."""
+    """Asks `reply` for the path and the body of each request, one at a time; gives the base URL.
+
+    A `status` in what it says is that of the answer, else 200.
+    """
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with lock:
-                data = json.dumps(reply(self.path, asked)).encode()
-            self.send_response(200)
+                said = reply(self.path, asked)
+            data = json.dumps(said).encode()
+            self.send_response(said.get("status", 200))
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)

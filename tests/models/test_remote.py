@@ -77,6 +77,27 @@ def test_other_weights_under_the_same_name_are_another_model(model: LanguageMode
     assert first.fingerprint == again.fingerprint != changed.fingerprint
 
 
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (
+            "The model `mine` does not exist",
+            r"/v1 knows no model 'mine': name one that .*/v1/model",
+        ),
+        ("Not Found", r"mine at .* gave no answer that can be read \(Client error '404 Not Found'"),
+    ],
+)
+def test_a_model_that_the_server_lacks_is_told_in_one_line(
+    message: str, said: str, model: LanguageModel
+) -> None:
+    with (
+        answering(lambda *_: {"status": 404, "error": {"message": message}}) as url,
+        pytest.raises(ModelError, match=said) as error,
+    ):
+        RemoteModel(url, "mine", model.tokenizer, 512)
+    assert "\n" not in str(error.value)
+
+
 def test_a_server_that_cannot_say_it_is_told(model: LanguageModel) -> None:
     with (
         served(model, forgets=True) as url,

@@ -114,6 +114,11 @@ class RemoteModel:
     def _post(self, route: str, wanted: dict[str, Any]) -> dict[str, Any]:
         try:
             reply = self._client.post(f"{self.url}/{route}", json=wanted)
+            if reply.status_code == 404 and self.model in reply.text:  # no unknown route names it
+                raise ModelError(
+                    f"{self.url} knows no model {self.model!r}",
+                    f"name one that {self.url}/models lists with --served-name",
+                )
             reply.raise_for_status()
             choice: dict[str, Any] = reply.json()["choices"][0]
         except (httpx2.HTTPError, KeyError, IndexError, TypeError, ValueError) as error:
@@ -121,8 +126,9 @@ class RemoteModel:
         return choice
 
     def _wrong(self, error: Exception) -> ModelError:
+        what = str(error).partition("\n")[0]  # the second line is a link on what a status means
         return ModelError(
-            f"{self.name} gave no answer that can be read ({error})",
+            f"{self.name} gave no answer that can be read ({what})",
             "start a server that knows chat completions, and completions with echo and logprobs",
         )
 
