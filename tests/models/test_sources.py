@@ -163,6 +163,18 @@ def test_a_folder_is_taken_as_it_lies(cache: Path, tmp_path: Path) -> None:
     )
 
 
+def test_an_adapter_is_no_model_and_its_run_is_named(cache: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "adapter"
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text("{}")
+    save_file({"lora": torch.zeros(1)}, folder / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match=r"is an adapter and no whole .* `burnish heal .*adapter "):
+        resolve(str(folder))
+    (tmp_path / "run" / "manifest.json").write_text("{}")
+    with pytest.raises(ModelError, match=f"is an adapter .*: name its run, {tmp_path}/run\\.$"):
+        resolve(str(folder))
+
+
 @pytest.mark.parametrize(
     ("lacking", "message"),
     [("config.json", "no config.json"), ("model.safetensors", r"no \*.safetensors weights")],

@@ -207,6 +207,14 @@ def _folder(name: str, path: Path, origin: str) -> Source:
 
 def _weights_of_model(name: str, path: Path) -> list[Path]:
     files = _weights(path)
+    if not files and (path / "adapter_config.json").is_file():
+        run = path.resolve().parent
+        raise ModelError(
+            f"{name} is an adapter and no whole model",
+            f"name its run, {run}"
+            if (run / "manifest.json").is_file()
+            else f"make a run of it with `burnish heal {name} --data ROWS`, and name that",
+        )
     if not files or not (path / "config.json").is_file():
         missing = "*.safetensors weights" if not files else "config.json"
         raise ModelError(
