@@ -209,6 +209,11 @@ def test_missing_file_has_a_spelling_hint(tmp_path: Path) -> None:
         read_rows(tmp_path / "nowhere" / "x.jsonl")
 
 
+def test_a_device_is_no_file() -> None:
+    with pytest.raises(DataError, match=r"^/dev/null is a device or a pipe: name a file of rows"):
+        read_rows(Path("/dev/null"))
+
+
 def test_folder_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is a folder: name one file in it"):
         read_rows(tmp_path)

@@ -57,8 +57,10 @@ def read_rows(path: Path) -> Iterator[Row | BadRow]:
     reader = _READERS.get(path.suffix.lower())
     if path.is_dir():
         raise DataError(f"{path} is a folder", "name one file in it")
-    if not path.is_file():
+    if not path.exists():
         raise _missing(path)
+    if not path.is_file():
+        raise DataError(f"{path} is a device or a pipe", "name a file of rows")
     if reader is None:
         kinds = ", ".join(_READERS)
         raise DataError(
