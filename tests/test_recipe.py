@@ -148,7 +148,7 @@ def test_general_suites_are_one_or_several(
     assert load_recipe(path).evaluate.general == whole
 
 
-def test_suites_and_an_earlier_run_are_taken_from_the_recipe(
+def test_suites_are_taken_from_the_recipe_and_runs_from_where_one_stands(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
@@ -158,7 +158,7 @@ def test_suites_and_an_earlier_run_are_taken_from_the_recipe(
         "stages: [{name: a, data: {train: a.jsonl}, evaluate: {general: [core, a.jsonl]}}]\n"
     )
     recipe = load_recipe("../mine.yaml")
-    assert recipe.init_from == tmp_path / "elsewhere/../runs/first"
+    assert recipe.init_from == tmp_path / "elsewhere/runs/first"
     assert recipe.evaluate.general == (str(tmp_path / "elsewhere/../my.jsonl"),)
     assert recipe.stages[0]["data"] == {"train": "../a.jsonl"}
     assert recipe.stages[0]["evaluate"] == {"general": ["core", "../a.jsonl"]}

@@ -98,7 +98,7 @@ def test_a_run_goes_on_from_any_folder(
 ) -> None:
     """One that was begun before runs knew their folder goes on from the folder of its beginning."""
     monkeypatch.chdir(tmp_path)
-    extra = "replay: {data: more.jsonl}\ntasks: {b: {train: b.jsonl}}\ninit_from: runs/first\n"
+    extra = "replay: {data: more.jsonl}\ntasks: {b: {train: b.jsonl}}\n"
     path.write_text(path.read_text() + extra)
     run = begun(load_recipe(path.name), "training")
     manifest = run.manifest()

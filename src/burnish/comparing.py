@@ -12,6 +12,7 @@ from pathlib import Path
 
 from burnish.candidates import Candidate
 from burnish.choosing import cert_evidence, cert_ledger
+from burnish.contamination import leakage_of, learnt_rows
 from burnish.errors import RunError
 from burnish.evaluation.general import load_suites
 from burnish.evaluation.leakage import Text
@@ -22,8 +23,6 @@ from burnish.measurement import (
     budgets_of,
     fill_ledger,
     flattered,
-    leakage_of,
-    learnt_rows,
     measure,
     target_task,
 )

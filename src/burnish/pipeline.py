@@ -17,6 +17,7 @@ from burnish.beginning import Checked, begin, prepare
 from burnish.candidates import Candidate
 from burnish.choosing import choose, keep, next_look
 from burnish.comparing import compare as compare  # a verb of notebooks
+from burnish.contamination import leakage_of, look_for_leakage
 from burnish.errors import ModelError, PreflightError, RecipeError, RunError
 from burnish.evaluation.general import load_suites
 from burnish.evaluation.leakage import leaks
@@ -30,11 +31,10 @@ from burnish.measurement import (
     budgets_of,
     check_budgets,
     check_scorers,
+    check_suites,
     check_tested,
     fill_ledger,
     flattered,
-    leakage_of,
-    look_for_leakage,
     measure,
     suite_sizes,
     target_task,
@@ -121,6 +121,7 @@ def train(
     check_method(chosen)
     suites = load_suites(chosen.evaluate.general or ())
     check_budgets(chosen, suites)  # an idle budget is found now, not after training
+    check_suites(chosen, suites)
     bars = Bars(quiet=quiet)
     directory = continued(chosen) if resume else None
     is_new = directory is None

@@ -28,10 +28,11 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import DatabaseError
 
 from burnish import pipeline
+from burnish.contamination import look_for_leakage
 from burnish.errors import DataError, RecipeError, RunError, UserError
 from burnish.evaluation.general import load_suites
 from burnish.evaluation.suite import split_suite
-from burnish.measurement import budgets_of, look_for_leakage, measure
+from burnish.measurement import budgets_of, measure
 from burnish.progress import Bars
 from burnish.recipe import Recipe, changed_recipe
 from burnish.recipe.reading import whole_files

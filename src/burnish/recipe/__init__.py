@@ -169,8 +169,8 @@ class Recipe(Section):
 def load_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """Reads a YAML recipe; `overrides` is nested or dotted and wins.
 
-    Relative paths of data, suites and `init_from` are taken from the recipe's folder, so that a
-    recipe runs from anywhere.
+    Relative paths of data and suites are taken from the recipe's folder, so that a recipe runs from
+    anywhere; those of runs, such as `output` and `init_from`, from the current one.
 
     Raises:
         RecipeError: the file is missing or no YAML, or any key or value is wrong or comes twice.

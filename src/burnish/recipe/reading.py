@@ -71,10 +71,9 @@ def check_name(name: str, owner: str = "") -> None:
 
 
 def place_files(values: Mapping[str, Any], place: Callable[[str], str]) -> None:
-    """Puts what `place` makes of it for every path in a recipe's nested values, in place."""
-    stages, tasks = values.get("stages"), values.get("tasks")
-    for part in _sections(values, *(stages if isinstance(stages, list) else ())):
-        _replace(part, ("init_from",), place)
+    """Puts what `place` makes of it for every file in a recipe's nested values, in place."""
+    tasks = values.get("tasks")
+    for part in _parts(values):
         for section in _sections(part.get("data"), part.get("replay")):
             _replace(section, _FILES, place)
         for section in _sections(part.get("evaluate")):
@@ -89,7 +88,13 @@ def place_files(values: Mapping[str, Any], place: Callable[[str], str]) -> None:
 def whole_files(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """A recipe's nested values as JSON has them; their relative paths begin in `folder`."""
     whole: dict[str, Any] = json.loads(json.dumps(values))
-    place_files(whole, lambda file: str((folder / file).resolve()))
+
+    def place(path: str) -> str:
+        return str((folder / path).resolve())
+
+    place_files(whole, place)
+    for part in _parts(whole):
+        _replace(part, ("init_from",), place)
     return whole
 
 
@@ -99,6 +104,12 @@ def place_suite(name: Any, place: Callable[[str], str]) -> Any:
         return name
     _, harness, file = name.rpartition(HARNESS)
     return harness + place(file)
+
+
+def _parts(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The recipe and its stages."""
+    stages = values.get("stages")
+    return _sections(values, *(stages if isinstance(stages, list) else ()))
 
 
 def _sections(*values: Any) -> Iterator[dict[str, Any]]:
