@@ -5,9 +5,9 @@
     reference    voice: `memory`, the model as it was measured or trained, before it was let go,
                  or `reloaded`, where nobody kept that. weights: hash of the tuned weights that
                  were saved then. precision: where and in what it computed. said: for each prompt
-                 its id and messages, the token ids of the rendered prompt and of the greedy answer
-                 (a stop token included), and of each answer token the log-probability in nats and
-                 its lead: by how much it was likelier than any other.
+                 its id, messages and tools, the token ids of the rendered prompt and of the greedy
+                 answer (a stop token included), and of each answer token the log-probability in
+                 nats and its lead: by how much it was likelier than any other.
     comparisons  for each other voice (`reloaded`, `merged`, `gguf`, `endpoint`; `memory` where it
                  is missing) its name, the tolerance in nats, why it is missing (null: it is not),
                  and for each prompt: prompt_equal, whether the token ids of the rendered prompt
@@ -19,7 +19,7 @@
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,11 +48,19 @@ class Said:
     answer: tuple[int, ...]
     logprobs: tuple[float, ...]
     leads: tuple[float, ...]
+    tools: str = ""  # as `Message` has them; earlier versions kept none
 
     @property
     def conversation(self) -> Conversation:
         """The prompt as it was asked."""
-        return tuple(Message(role, content) for role, content in self.messages)  # type: ignore[arg-type]
+        turns = [Message(role, content) for role, content in self.messages]  # type: ignore[arg-type]
+        return (replace(turns[0], tools=self.tools), *turns[1:])
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The prompt as the API takes it."""
+        messages = [{"role": role, "content": content} for role, content in self.messages]
+        return {"messages": messages} | ({"tools": json.loads(self.tools)} if self.tools else {})
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,9 @@ from burnish.serving.server import open_server
 from burnish.serving.service import Settings
 from burnish.serving.state import models
 from burnish.serving.state.tables import ModelRow
+from tests.rows import write_rows
 from tests.serving.conftest import running
+from tests.tool_calling import FIND, TEMPLATE, calling, row
 
 needs_llama_cpp = pytest.mark.skipif(
     importlib.util.find_spec("xllamacpp") is None, reason="xllamacpp is not installed"
@@ -264,6 +266,32 @@ def test_without_a_suite_the_model_that_was_trained_is_the_reference(
     assert parity.reference.voice == "memory"
     assert [one.voice for one in parity.comparisons] == ["reloaded", "merged"]
     assert parity.difference is None
+
+
+def test_tools_are_offered_to_every_voice(tiny_folder: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(tiny_folder, tmp_path / "base")
+    (base / "chat_template.jinja").write_text(TEMPLATE)
+    # Templates show a tool as it was written, whatever the order of its fields.
+    tool = {"function": {"description": "Finds it.", **FIND["function"]}, "type": "function"}
+    rows = [row(f"find {n}", None, calling(id=n)) | {"tools": [tool]} for n in range(12)]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"model: {base}\ndata: {{train: rows.jsonl}}\nname: tools\noutput: {tmp_path}\n"
+        "evaluate: {general: null, max_new_tokens: 4}\n"
+        "training: {epochs: 1, preflight: false}\n"
+    )
+    run = burnish.run(recipe, quiet=True)
+    assert [bool(said.tools) for said in _said(run)].count(True) > 0
+    with served(run, base) as url:
+        parity = certify(run, Others(url, TUNED))
+    assert [one.voice for one in parity.comparisons] == ["reloaded", "merged", "endpoint"]
+    assert parity.difference is None
+    kept = json.loads((run.path / "parity.json").read_text())
+    for said in kept["reference"]["said"]:
+        del said["tools"]  # as an earlier version wrote it
+    (run.path / "parity.json").write_text(json.dumps(kept))
+    assert {said.tools for said in _said(run)} == {""}
 
 
 def test_what_writes_no_text_has_none(judged: RunDirectory, tmp_path: Path) -> None:

@@ -25,9 +25,8 @@ class LlamaCpp(Endpoint):
 
     def prompt_ids(self, said: Said, reply: dict[str, Any]) -> tuple[int, ...] | None:
         root = self.url.removesuffix("/v1")
-        messages = [{"role": role, "content": content} for role, content in said.messages]
         with httpx2.Client(base_url=root, timeout=_SECONDS) as client:
-            text = client.post("/apply-template", json={"messages": messages}).json()["prompt"]
+            text = client.post("/apply-template", json=said.body).json()["prompt"]
             wanted = {"content": text, "add_special": True, "parse_special": True}
             return tuple(client.post("/tokenize", json=wanted).json()["tokens"])
 

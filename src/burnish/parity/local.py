@@ -45,7 +45,13 @@ def answered(model: LanguageModel, prompts: Sequence[Prompt]) -> tuple[Said, ...
     rows = list(zip(tokens, wrote, strict=True))
     passes = _passes(model, [asked for _, asked in prompts], rows)
     return tuple(
-        Said(name, tuple((turn.role, turn.content) for turn in asked), *row, *passed)
+        Said(
+            name,
+            tuple((turn.role, turn.content) for turn in asked),
+            *row,
+            *passed,
+            next((turn.tools for turn in asked if turn.tools), ""),
+        )
         for (name, asked), row, passed in zip(prompts, rows, passes, strict=True)
     )
 

@@ -72,7 +72,7 @@ class Endpoint:
     def _chat(self, said: Said) -> _Json:
         wanted: _Json = {
             "model": self.model,
-            "messages": [{"role": role, "content": content} for role, content in said.messages],
+            **said.body,
             "max_tokens": len(said.answer),
             "temperature": 0,
             "logprobs": True,

@@ -4,10 +4,10 @@ Scripts written before tools ask for `functions`, and are answered with a `funct
 at most, otherwise the same.
 """
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr, model_validator
 
 from burnish.serving.api.errors import invalid
 from burnish.serving.api.fields import Body
@@ -16,7 +16,26 @@ from burnish.serving.prompts import Call, tool_calls
 _MOST = 128
 
 
-class Function(Body):
+class _Given(Body):
+    """What a template writes one field after the other, so it is shown as it was given: a model
+    should read a tool as it stood in the rows that it learnt from."""
+
+    _given: dict[str, Any] = PrivateAttr()
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _as_given(cls, value: Any, accept: Callable[[Any], Self]) -> Self:
+        found = accept(value)
+        found._given = value
+        return found
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """As it was given, without what is null."""
+        return {name: value for name, value in self._given.items() if value is not None}
+
+
+class Function(_Given):
     """A function that the model may want called."""
 
     name: str
@@ -25,11 +44,15 @@ class Function(Body):
     strict: bool | None = None
 
 
-class Tool(Body):
+class Tool(_Given):
     """A tool; functions are all there is."""
 
     type: Literal["function"]
     function: Function
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        return super().shown | {"function": self.function.shown}
 
 
 class NamedFunction(Body):
@@ -59,8 +82,8 @@ class Offer(Body):
         """The tools that the model is shown."""
         if "none" in (self.tool_choice, self.function_call):
             return []
-        older = [Tool(type="function", function=function) for function in self.functions or ()]
-        return [tool.model_dump(exclude_none=True) for tool in self.tools or older]
+        older = [{"type": "function", "function": one.shown} for one in self.functions or ()]
+        return [tool.shown for tool in self.tools or ()] or older
 
     @property
     def demanded(self) -> list[dict[str, Any]]:
