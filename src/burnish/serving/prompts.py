@@ -3,7 +3,7 @@
 import json
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,8 +59,11 @@ def knows_tools(tokenizer: Any) -> bool:
     return "tools" in template and "<tool_call>" in template
 
 
-def tool_calls(text: str) -> tuple[str, list[Call]]:
-    """What the reply says beside its calls, and the calls; one that is no JSON stays text."""
+def tool_calls(text: str, offered: Collection[str]) -> tuple[str, list[Call]]:
+    """What the reply says beside its calls, and the calls.
+
+    One that is no JSON, or calls what is not offered, stays text.
+    """
     calls: list[Call] = []
 
     def taken(match: re.Match[str]) -> str:
@@ -68,6 +71,8 @@ def tool_calls(text: str) -> tuple[str, list[Call]]:
             found = json.loads(match[1])
             name, arguments = str(found["name"]), json.dumps(found.get("arguments", {}))
         except (ValueError, KeyError, TypeError, RecursionError):
+            return match[0]
+        if name not in offered:
             return match[0]
         calls.append(Call(f"call_{uuid.uuid4().hex[:24]}", name, arguments))
         return ""

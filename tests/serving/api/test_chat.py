@@ -186,6 +186,20 @@ def test_a_stream_of_calls_is_the_whole(client: openai.OpenAI, asked_for: Any) -
         assert len([delta for delta in deltas if delta.content]) > 1
 
 
+@pytest.mark.parametrize("asked_for", [PLAIN, SPOKEN], ids=["plain", "spoken"])
+def test_only_what_is_offered_is_called(client: openai.OpenAI, asked_for: Any) -> None:
+    """A call that the model has learnt, and that this client knows nothing of, stays text."""
+    other = {"type": "function", "function": FIND["function"] | {"name": "fin"}}
+    given: Any = {"model": "caller", "messages": asked_for["messages"][:1], "temperature": 0}
+    whole = asked(client, **given, tools=[other]).choices[0]
+    assert (whole.finish_reason, whole.message.tool_calls) == ("stop", None)
+    assert '<tool_call>\n{"name": "find", ' in whole.message.content
+    chunks = asked(client, **given, tools=[other], stream=True)
+    deltas = [chunk.choices[0].delta for chunk in chunks]
+    assert not [delta for delta in deltas if delta.tool_calls]
+    assert "".join(delta.content or "" for delta in deltas) == whole.message.content
+
+
 def test_text_that_grows_into_a_call() -> None:
     whole = 'Wait.\n<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
     shown = [before_calls(whole[:size]) for size in range(len(whole) + 1)]
@@ -193,7 +207,7 @@ def test_text_that_grows_into_a_call() -> None:
     assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(shown))
     assert before_calls("a < b") == "a < b"
     assert before_calls("a <tool") == "a"
-    assert tool_calls("no call <tool_call>{x}</tool_call>")[1] == []
+    assert tool_calls("no call <tool_call>{x}</tool_call>", ["x"])[1] == []
 
 
 def test_bias_penalties_and_stops(client: openai.OpenAI) -> None:

@@ -120,9 +120,9 @@ class Offer(Body):
 
     def parted(self, text: str) -> tuple[str, list[Call]]:
         """What a reply says beside its calls, and the calls that the client wants."""
-        if not self.offered:
+        if not (offered := self.offered):
             return text, []
-        rest, calls = tool_calls(text)
+        rest, calls = tool_calls(text, {tool["function"]["name"] for tool in offered})
         return rest, calls[:1] if self.one_call else calls
 
     def told(self, calls: Sequence[Call], *, streamed: bool = False) -> dict[str, Any]:
