@@ -15,7 +15,7 @@ from burnish.serving.api.errors import invalid
 # How Hermes and Qwen templates ask for calls; other families are told that there is no such tool.
 _CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
 
-_OPENING = "<tool_call>"
+_OPENING, _CLOSING = "<tool_call>", "</tool_call>"
 _ROLES = {"developer": "system", "function": "tool"}
 
 
@@ -59,10 +59,13 @@ def knows_tools(tokenizer: Any) -> bool:
     return "tools" in template and "<tool_call>" in template
 
 
-def tool_calls(text: str, offered: Collection[str]) -> tuple[str, list[Call]]:
-    """What the reply says beside its calls, and the calls.
+def tool_calls(
+    text: str, offered: Collection[str], *, limited: bool
+) -> tuple[str, list[Call], bool]:
+    """What the reply says beside its calls, the calls, and whether it ends in the midst of one.
 
-    One that is no JSON, or calls what is not offered, stays text.
+    A call that is no JSON, or is of what is not offered, stays text; one without its end is left
+    out. Where the reply was `limited`, what a call may begin with is one that was cut.
     """
     calls: list[Call] = []
 
@@ -78,7 +81,10 @@ def tool_calls(text: str, offered: Collection[str]) -> tuple[str, list[Call]]:
         return ""
 
     rest = _CALL.sub(taken, text)
-    return (rest.rstrip() if calls else text), calls
+    ended = rest.rfind(_CLOSING) + 1  # of the last call that stays text
+    said = rest[:ended] + before_calls(rest[ended:])
+    cut = len(said) < len(rest.rstrip()) and (limited or _OPENING in rest[ended:])
+    return (said if cut else rest.rstrip() if calls else rest), calls, cut
 
 
 def before_calls(text: str) -> str:

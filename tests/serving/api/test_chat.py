@@ -200,6 +200,27 @@ def test_only_what_is_offered_is_called(client: openai.OpenAI, asked_for: Any) -
     assert "".join(delta.content or "" for delta in deltas) == whole.message.content
 
 
+def test_a_call_that_is_cut_is_left_out(client: openai.OpenAI) -> None:
+    """Wherever the limit or a stop string cuts it, whole and as a stream; the limit is told."""
+    given: Any = {"model": "caller", "tools": [FIND], "temperature": 0}
+    cases = [
+        *((PLAIN, {"max_tokens": most}, None, 0, "length") for most in (1, 4, 20)),
+        (PLAIN, {"max_tokens": 4, "tool_choice": "required"}, None, 0, "length"),
+        (PLAIN, {"stop": "name"}, None, 0, "stop"),
+        (PLAIN, {"stop": "call", "tool_choice": "required"}, None, 0, "stop"),
+        (SPOKEN, {"max_tokens": 80}, "One moment.", 1, "length"),
+        (SPOKEN, {"stop": "9"}, "One moment.", 1, "tool_calls"),
+    ]
+    for asked_for, more, content, count, end in cases:
+        more |= given | {"messages": asked_for["messages"][:1]}
+        choice = asked(client, **more).choices[0]
+        with client.chat.completions.stream(**more) as stream:
+            streamed = stream.until_done().current_completion_snapshot.choices[0]
+        for found in (choice, streamed):
+            assert (found.message.content, found.finish_reason) == (content, end)
+            assert len(found.message.tool_calls or ()) == count
+
+
 def test_text_that_grows_into_a_call() -> None:
     whole = 'Wait.\n<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
     shown = [before_calls(whole[:size]) for size in range(len(whole) + 1)]
@@ -207,7 +228,7 @@ def test_text_that_grows_into_a_call() -> None:
     assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(shown))
     assert before_calls("a < b") == "a < b"
     assert before_calls("a <tool") == "a"
-    assert tool_calls("no call <tool_call>{x}</tool_call>", ["x"])[1] == []
+    assert tool_calls("no call <tool_call>{x}</tool_call>", ["x"], limited=False)[1] == []
 
 
 def test_bias_penalties_and_stops(client: openai.OpenAI) -> None:

@@ -234,7 +234,7 @@ def test_answers_are_those_of_the_engine(
         }
     assert len({one["text"] for one in found}) > 5
     assert json.loads(found[-1]["text"])["a"] in ("x", "y")
-    assert tool_calls(found[-2]["text"])[1][0].name == "find"
+    assert tool_calls(found[-2]["text"], ["find"], limited=False)[1][0].name == "find"
     assert remote.counters().generated == sum(one["used"][1] for one in found)
 
 

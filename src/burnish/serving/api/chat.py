@@ -153,6 +153,7 @@ class _Reply:
 
     def __init__(self, body: ChatRequest, target: Target, usage: Usage) -> None:
         self.body, self.target, self.usage = body, target, usage
+        self.nothing = None if body.offered else ""  # what a reply says that only calls
         self.shared: dict[str, Any] = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -173,8 +174,9 @@ class _Reply:
     ) -> AsyncIterator[ChatCompletionChunk]:
         """The reply as it is written; calls of tools come whole, at the end."""
         shown = [_Shown(bool(self.body.offered)) for _ in said]
+        begun = ChoiceDelta(role="assistant", content=self.nothing, refusal=None)
         for place in range(len(said)):
-            yield self._chunk(place, ChoiceDelta(role="assistant", content="", refusal=None))
+            yield self._chunk(place, begun)
         async for place, piece in found:
             said[place].grow(piece)
             if text := shown[place].more(said[place].text, piece):
@@ -186,26 +188,26 @@ class _Reply:
             yield self._marked(choices=[], usage=self.usage.told)
 
     def _ended(self, place: int, answer: Answer, shown: "_Shown") -> list[ChatCompletionChunk]:
-        text, calls = self.body.parted(answer.text)
+        text, calls, end = self.body.parted(answer.text, answer.end)
         found = []
         if rest := text[shown.size :]:
             found.append(self._chunk(place, ChoiceDelta(content=rest), drawn=shown.told()))
         if calls:
             told = self.body.told(calls, streamed=True)
             found.append(self._chunk(place, ChoiceDelta.model_validate(told)))
-        end = self.body.called if calls else answer.end
         return [*found, self._chunk(place, ChoiceDelta(), end=end, drawn=shown.told())]
 
     def _choice(self, place: int, answer: Answer) -> Choice:
-        text, calls = self.body.parted(answer.text)
-        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
-        if calls:
-            message |= {"content": text or None, **self.body.told(calls)}
-        return Choice(
-            index=place,
-            finish_reason=self.body.called if calls else answer.end,
-            logprobs=self._logprobs(answer.drawn),
-            message=ChatCompletionMessage.model_validate(message),
+        text, calls, end = self.body.parted(answer.text, answer.end)
+        message: dict[str, Any] = {"role": "assistant", "content": text or self.nothing}
+        message |= {"refusal": None, **(self.body.told(calls) if calls else {})}
+        return Choice.model_validate(
+            {
+                "index": place,
+                "finish_reason": end,
+                "logprobs": self._logprobs(answer.drawn),
+                "message": ChatCompletionMessage.model_validate(message),
+            }
         )
 
     def _chunk(

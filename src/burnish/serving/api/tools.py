@@ -118,12 +118,18 @@ class Offer(Body):
             said = "'function_call' is only allowed when 'functions' are specified."
             raise invalid(said, "function_call")
 
-    def parted(self, text: str) -> tuple[str, list[Call]]:
-        """What a reply says beside its calls, and the calls that the client wants."""
+    def parted(self, text: str, end: str) -> tuple[str, list[Call], str]:
+        """What a reply says beside its calls, the calls that the client wants, and why it ended.
+
+        A reply that must call says nothing else, whatever cut it.
+        """
         if not (offered := self.offered):
-            return text, []
-        rest, calls = tool_calls(text, {tool["function"]["name"] for tool in offered})
-        return rest, calls[:1] if self.one_call else calls
+            return text, [], end
+        names = {tool["function"]["name"] for tool in offered}
+        rest, calls, cut = tool_calls(text, names, limited=end == "length")
+        if calls and not (cut and end == "length"):
+            end = "function_call" if self.functions else "tool_calls"
+        return "" if self.demanded else rest, calls[:1] if self.one_call else calls, end
 
     def told(self, calls: Sequence[Call], *, streamed: bool = False) -> dict[str, Any]:
         """A message's fields with these calls, at least one; a stream numbers them."""
@@ -131,11 +137,6 @@ class Offer(Body):
             return {"function_call": {"name": calls[0].name, "arguments": calls[0].arguments}}
         places = [{"index": place} if streamed else {} for place in range(len(calls))]
         return {"tool_calls": [p | _call(c) for p, c in zip(places, calls, strict=True)]}
-
-    @property
-    def called(self) -> Literal["function_call", "tool_calls"]:
-        """Why a reply ends that calls."""
-        return "function_call" if self.functions else "tool_calls"
 
 
 def _named(name: str, functions: list[dict[str, Any]], param: str) -> list[dict[str, Any]]:
