@@ -316,6 +316,8 @@ def called(function: Any) -> Any:
         ({"audio": {"voice": "alloy", "format": "wav"}}, "audio", "unknown_parameter"),
         ({"modalities": ["audio"]}, "modalities[0]", "invalid_value"),
         ({"reasoning_effort": "low"}, "reasoning_effort", "unknown_parameter"),
+        ({"verbosity": "low"}, "verbosity", "invalid_value"),
+        ({"extra_body": {"temprature": None}}, "temprature", "unknown_parameter"),
         ({"web_search_options": {}}, "web_search_options", "unknown_parameter"),
         ({"tool_choice": "required"}, "tool_choice", None),
         ({"parallel_tool_calls": False}, "parallel_tool_calls", None),
@@ -443,7 +445,10 @@ def test_what_does_no_harm_is_taken(client: openai.OpenAI) -> None:
         "prompt_cache_key": "k",
         "prompt_cache_retention": "24h",
         "modalities": ["text"],
+        "verbosity": "medium",
+        "extra_body": {"moderation": None},
     }
+    harmless |= dict.fromkeys(("audio", "prediction", "reasoning_effort"))
     for tier in ("auto", "flex", "priority", "scale"):
         reply = asked(client, max_tokens=1, service_tier=tier, **harmless)
         assert (reply.usage.completion_tokens, reply.service_tier) == (1, "default")

@@ -12,7 +12,7 @@ from openai.types.chat.chat_completion import Choice, ChoiceLogprobs
 from openai.types.chat.chat_completion_chunk import Choice as ChunkChoice
 from openai.types.chat.chat_completion_chunk import ChoiceDelta
 from openai.types.chat.chat_completion_message import ChatCompletionMessage
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from burnish.errors import UserError
 from burnish.serving.api.answers import Answer, HungUp, begun, whole
@@ -30,6 +30,8 @@ from burnish.serving.targets import Target, beside, room_for, target_of
 
 router = APIRouter()
 _GONE = Response(status_code=499)  # nobody reads it
+# What the models here have no use for is refused by name, and null is none of it.
+_UNUSED = frozenset({"audio", "moderation", "prediction", "reasoning_effort"})
 
 
 class Message(Body):
@@ -71,7 +73,15 @@ class ChatRequest(Drawing, Offer):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: Literal["in_memory", "24h"] | None = None
+    verbosity: Literal["medium"] | None = None
     return_token_ids: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_unused(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {k: v for k, v in values.items() if v is not None or k not in _UNUSED}
 
 
 @router.post("/chat/completions", response_model=None, responses=CHAT)
