@@ -17,3 +17,11 @@ def test_a_special_token_takes_room_in_the_prompt_alone(
     found = Wording(tiny_tokenizer).legacy(drawn, drawn, 0, 0)
     assert found.tokens == ["a", "<|endoftext|>", "b"] * 2
     assert found.text_offset == [0, 1, 14, 15, 16, 16]
+
+
+def test_a_token_is_among_its_alternatives(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    a, b, c = tiny_tokenizer.convert_tokens_to_ids(["a", "b", "c"])
+    likely = ((b, -0.5), (c, -1.5))
+    drawn = [Drawn(a, -2.0, likely), Drawn(b, -0.5, likely)]
+    found = Wording(tiny_tokenizer).legacy((), drawn, 0, 2)
+    assert found.top_logprobs == [{"b": -0.5, "c": -1.5, "a": -2.0}, {"b": -0.5, "c": -1.5}]

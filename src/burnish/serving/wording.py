@@ -55,7 +55,8 @@ class Wording:
 
         The very first token of an echoed prompt has no log-probability and no alternatives. The
         parts of one character all stand where the character does, and a special token of the
-        answer, whose text leaves it out, where the next one does.
+        answer, whose text leaves it out, where the next one does. The token itself is always among
+        its alternatives, beside the `top` likeliest ones.
         """
         read = codecs.getincrementaldecoder("utf-8")("replace")
         drawn = (*prompt, *answer)
@@ -65,7 +66,10 @@ class Wording:
             if place < len(prompt) or one.token not in self._special:
                 offset += len(read.decode(self.spelt(one.token)))
         alternatives: list[Any] = [
-            {self.shown(token): _number(logprob) for token, logprob in one.top[:top]}
+            {
+                self.shown(token): _number(logprob)
+                for token, logprob in (*one.top[:top], (one.token, one.logprob))
+            }
             if one.logprob is not None
             else None
             for one in drawn
