@@ -1,5 +1,6 @@
 """What a model's name stands for: an engine over the base weights, and the adapter in it."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -77,9 +78,15 @@ class Target:
         *,
         prompt_logprobs: bool = False,
     ) -> Ask:
-        """One of several answers to a prompt: a seed is the first one's, and counts on."""
-        own = replace(draw, seed=None if seed is None else seed + place)
+        """One of several answers to a prompt: a seed is the first one's, the others' come of it."""
+        own = replace(draw, seed=seed if seed is None or not place else _seed(seed, place))
         return Ask(prompt, own, self.adapter, prompt_logprobs, self.project)
+
+
+def _seed(seed: int, place: int) -> int:
+    """Were it the next number, the request with the next seed would get the same answer."""
+    digest = hashlib.sha256(f"{seed} {place}".encode()).digest()
+    return int.from_bytes(digest[:8])
 
 
 async def target_of(request: Request, name: str) -> Target:

@@ -262,6 +262,8 @@ def test_seeds_and_choices(client: openai.OpenAI) -> None:
     assert texts(seed=5, n=3) == texts(seed=5, n=3)
     assert len(set(texts(seed=5, n=3))) > 1
     assert texts(seed=5) != texts(seed=6)
+    assert texts(seed=5) == texts(seed=5, n=3)[:1]
+    assert not set(texts(seed=5, n=3)) & set(texts(seed=6, n=3))
     assert texts(temperature=0, n=2)[0] == texts(temperature=0, n=2)[1]
     assert texts(top_p=1e-6, n=2, seed=1) == texts(temperature=0, n=2)
 

@@ -146,7 +146,7 @@ def _prepared(
 
 
 def _asks(body: ChatRequest, target: Target, prompt: tuple[int, ...]) -> list[Ask]:
-    """An ask for each choice; a seed stands for the first, and counts on."""
+    """An ask for each choice."""
     room = room_for(target, prompt, body.max_completion_tokens or body.max_tokens)
     draw = Draw(
         max_tokens=room,
