@@ -100,6 +100,9 @@ def test_the_job_says_what_became_of_it(whole: Whole) -> None:
         assert all(type(event) is FineTuningJobEvent for event in events)
         assert len(events) > 6
         assert len({event.id for event in events}) == len(events)
+        (rows,) = (event for event in events if event.message.startswith("Learns from "))
+        assert sum(rows.data.values()) == 40
+        assert rows.message.startswith(f"Learns from {rows.data['train']} rows; ")
         points = list(client.fine_tuning.jobs.checkpoints.list(whole.job.id, limit=1))
         assert len(points) > 1
         assert all(type(point) is FineTuningJobCheckpoint for point in points)

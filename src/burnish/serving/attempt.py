@@ -142,6 +142,7 @@ class Attempt:
         taken = recipes.resolved(self.job, prepared.recipe)
         said = [
             Event("Files validated, moving job to queued state", place="validated"),
+            results.learnt_from(self.directory.manifest().data),
             *results.warnings(self.directory.findings()),
             Event("Fine-tuning job started", place="started"),
         ]

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from burnish.agreement import Parity, read_parity
@@ -77,6 +77,14 @@ def result_of(
         recipes.resolved(job, prepared.recipe, _multiplier(manifest.training)),
         _last_words(prepared.tuned, verdict, read_parity(directory.path)),
     )
+
+
+def learnt_from(counts: Mapping[str, Any]) -> Event:
+    """What becomes of the rows that were uploaded, since a part of them is learnt from."""
+    parts = {name: int(counts.get(name, 0)) for name in ("train", "validation", "test")}
+    train, validation, test = parts.values()
+    said = f"Learns from {train} rows; {validation} others validate and {test} test what is learnt"
+    return Event(said, data=parts, place="rows")
 
 
 def warnings(found: Iterable[Finding]) -> list[Event]:
