@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from burnish.cli import main
 from burnish.errors import UserError
 from burnish.serving import listening
 from burnish.serving.listening import Address, check, worker_beside
@@ -41,6 +42,17 @@ def test_what_cannot_be_listened_on(service: Service) -> None:
     assert "--tls-key" in refused(service, Address(certificate=Path("cert.pem")))
     missing = Address(certificate=Path("cert.pem"), key=Path("key.pem"))
     assert "there is no file cert.pem" in refused(service, missing)
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_folder_that_is_none(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--folder", str(tmp_path / name)])
+    assert ended.value.code == 2
+    assert f"{tmp_path / name} cannot be made a folder (" in capsys.readouterr().err
 
 
 def test_a_worker_that_is_killed_is_started_again(

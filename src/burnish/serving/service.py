@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from burnish.errors import UserError
 from burnish.models.sources import BUILT_IN, ENCODER
 from burnish.serving.state.content import Content
 from burnish.serving.state.database import Database
@@ -60,9 +61,15 @@ def open_service(settings: Settings, url: str | None = None) -> Service:
     """The installation in the settings' folder; without a URL its rows are in SQLite there.
 
     Raises:
-        UserError: the database cannot be opened.
+        UserError: the folder cannot be made, or the database cannot be opened.
     """
     folder = settings.folder
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be made a folder ({error.strerror})",
+            "name with --folder one that is there, or that can be made",
+        ) from error
     database = Database(url or f"sqlite:///{folder.resolve() / SQLITE}")
     return Service(settings, database, Content(folder / "content"))
