@@ -12,8 +12,8 @@ from burnish.serving.api.errors import invalid
 from burnish.serving.api.fields import ResponseFormat
 from burnish.serving.api.guard import project_of
 from burnish.serving.engine.engine import Backend
-from burnish.serving.engine.grammar import json_grammar, schema_grammar
-from burnish.serving.engine.requests import Ask, Draw, Grammar
+from burnish.serving.engine.grammar import Schema, json_grammar, lenient, schema_grammar
+from burnish.serving.engine.requests import Ask, Draw
 from burnish.serving.wording import Wording
 
 Result = TypeVar("Result")
@@ -59,7 +59,7 @@ class Target:
     def decoded(self, tokens: tuple[int, ...]) -> str:
         return str(self.tokenizer.decode(tokens))
 
-    def grammar(self, wanted: ResponseFormat | None) -> Callable[[], Grammar] | None:
+    def grammar(self, wanted: ResponseFormat | None) -> Schema | None:
         """What the answer must keep to; None where it is free."""
         if wanted is None or wanted.type == "text":
             return None
@@ -67,7 +67,10 @@ class Target:
             return json_grammar(self.tokenizer)
         if wanted.json_schema is None or wanted.json_schema.schema_ is None:
             raise invalid("'json_schema' names no schema.", "response_format.json_schema")
-        return schema_grammar(self.tokenizer, wanted.json_schema.schema_)
+        schema = wanted.json_schema.schema_
+        return schema_grammar(
+            self.tokenizer, schema if wanted.json_schema.strict else lenient(schema)
+        )
 
     def ask(
         self,

@@ -126,6 +126,21 @@ def test_a_call_can_be_demanded(client: openai.OpenAI, choice: Any) -> None:
     assert arguments in ({"id": 3}, {"id": 5})
 
 
+def test_a_format_leaves_the_model_free_to_call(client: openai.OpenAI, tiny_tokenizer: Any) -> None:
+    schema = {"type": "object", "properties": {"a": {"enum": [3, 5]}}, "required": ["a"]}
+    schema |= {"additionalProperties": False}
+    form: Any = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    given: Any = {"model": "caller", "response_format": form, "tools": [FIND], "temperature": 0}
+    given |= {"messages": PLAIN["messages"][:1], "max_tokens": 200}
+    reply = asked(client, **given).choices[0]
+    assert (reply.finish_reason, reply.message.content) == ("tool_calls", None)
+    assert calls(reply.message) == [("find", {"id": 7})]
+    no_call = {str(tiny_tokenizer.convert_tokens_to_ids("<")): -100}
+    answered = asked(client, **given, logit_bias=no_call).choices[0]
+    assert answered.message.tool_calls is None
+    assert json.loads(answered.message.content) in ({"a": 3}, {"a": 5})
+
+
 def test_older_functions_are_tools(client: openai.OpenAI) -> None:
     """As scripts asked before there were tools: one call, whole and as a stream, and sent back."""
     given: Any = {"model": "caller", "functions": [FIND["function"]], "temperature": 0}
@@ -284,12 +299,36 @@ def test_json_by_construction(client: openai.OpenAI, tiny_tokenizer: Any) -> Non
         asked(client, response_format=wrong)
     assert refused.value.param == "response_format"
     tool: Any = {"type": "function", "function": {"name": "find", "parameters": {"type": "x"}}}
-    with pytest.raises(openai.BadRequestError) as refused:
-        asked(client, model="caller", tools=[tool], tool_choice="required")
-    assert refused.value.param == "tools"
+    for more in ({"tool_choice": "required"}, {"response_format": wanted}):
+        with pytest.raises(openai.BadRequestError) as refused:
+            asked(client, model="caller", tools=[tool], **more)
+        assert refused.value.param == "tools"
     chunks = asked(client, response_format=wanted, max_tokens=200, temperature=0, stream=True)
     streamed = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
     assert json.loads(streamed) in ({"a": 3}, {"a": 5})
+
+
+def test_only_a_strict_schema_is_kept_or_refused(client: openai.OpenAI) -> None:
+    """What of another cannot be kept to binds nothing, and the rest does."""
+    schema = {"type": "object", "properties": {"a": {"enum": [3, 5], "not": {"const": 5}}}}
+    schema |= {"required": ["a"], "additionalProperties": False}
+    named = {"name": "a", "schema": schema}
+    tool = {"name": "find", "parameters": schema}
+    for strict in ({}, {"strict": None}, {"strict": False}):
+        form: Any = {"type": "json_schema", "json_schema": named | strict}
+        reply = asked(client, response_format=form, max_tokens=200, temperature=0)
+        assert json.loads(text(reply)) in ({"a": 3}, {"a": 5})
+        call: Any = {"tools": [{"type": "function", "function": tool | strict}]}
+        reply = asked(client, model="caller", tool_choice="required", seed=0, **call)
+        assert calls(reply.choices[0].message)[0] in (("find", {"a": 3}), ("find", {"a": 5}))
+    form = {"type": "json_schema", "json_schema": named | {"strict": True}}
+    with pytest.raises(openai.BadRequestError, match="Unimplemented keys") as refused:
+        asked(client, response_format=form)
+    assert refused.value.param == "response_format"
+    call = {"tools": [{"type": "function", "function": tool | {"strict": True}}]}
+    with pytest.raises(openai.BadRequestError, match="Unimplemented keys") as refused:
+        asked(client, model="caller", tool_choice="required", **call)
+    assert refused.value.param == "tools"
 
 
 def test_usage_counts_what_was_kept(client: openai.OpenAI) -> None:

@@ -2,7 +2,8 @@
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
@@ -126,15 +127,29 @@ def _check(body: ChatRequest) -> None:
 
 
 def _grammar(body: ChatRequest, target: Target) -> Callable[[], Grammar] | None:
-    """What the answer must keep to; None where it is free."""
-    functions = body.demanded
+    """What the answer must keep to; None where it is free. A format that is wanted leaves the
+    model free to call."""
+    tools, functions = "functions" if body.functions else "tools", body.demanded
+    with _naming(tools):
+        if functions:
+            several = not body.one_call and body.tool_choice == "required"
+            return call_grammar(target.tokenizer, functions, several=several)
+    with _naming("response_format"):
+        answer = target.grammar(body.response_format)
+    offered = [tool["function"] for tool in body.offered]
+    if answer is None or not offered:
+        return answer
+    with _naming(tools):
+        several = not body.one_call
+        return call_grammar(target.tokenizer, offered, several=several, answer=answer.schema)
+
+
+@contextmanager
+def _naming(param: str) -> Iterator[None]:
+    """The parameter that is at fault where what it holds cannot be used."""
     try:
-        if not functions:
-            return target.grammar(body.response_format)
-        several = not body.one_call and body.tool_choice == "required"
-        return call_grammar(target.tokenizer, functions, several=several)
+        yield
     except UserError as error:
-        param = ("functions" if body.functions else "tools") if functions else "response_format"
         raise invalid(str(error), param) from error
 
 

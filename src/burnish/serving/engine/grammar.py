@@ -5,7 +5,7 @@ llguidance walks the grammar; here it is given the tokenizer once.
 
 import json
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +77,7 @@ class Schema:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calls:
-    """Calls of tools, as a grammar in llguidance's dialect of Lark; called, one answer's."""
+    """Calls of tools, or an answer, in llguidance's dialect of Lark; called, one answer's."""
 
     tokens: LLTokenizer
     lark: str
@@ -86,12 +86,17 @@ class Calls:
         return JsonGrammar(self.tokens, LLMatcher.grammar_from_lark(self.lark))
 
 
-def json_grammar(tokenizer: Any) -> Callable[[], Grammar]:
+def json_grammar(tokenizer: Any) -> Schema:
     """Any JSON object; one grammar an answer is made by calling the result."""
     return schema_grammar(tokenizer, {"type": "object"})
 
 
-def schema_grammar(tokenizer: Any, schema: Mapping[str, Any]) -> Callable[[], Grammar]:
+def lenient(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema without what cannot be kept to: a keyword such as `not` binds nothing then."""
+    return {**schema, "x-guidance": {"lenient": True}}
+
+
+def schema_grammar(tokenizer: Any, schema: Mapping[str, Any]) -> Schema:
     """JSON that a schema allows; one grammar an answer is made by calling the result.
 
     Raises:
@@ -111,10 +116,14 @@ def schema_grammar(tokenizer: Any, schema: Mapping[str, Any]) -> Callable[[], Gr
 
 
 def call_grammar(
-    tokenizer: Any, functions: Sequence[Mapping[str, Any]], *, several: bool
-) -> Callable[[], Grammar]:
+    tokenizer: Any,
+    functions: Sequence[Mapping[str, Any]],
+    *,
+    several: bool,
+    answer: Mapping[str, Any] | None = None,
+) -> Calls:
     """Calls of these functions and nothing else, one or `several`, as `prompts.tool_calls` reads
-    them; arguments keep to each function's `parameters`.
+    them; arguments keep to each function's `parameters`. An `answer` of that schema does as well.
 
     Raises:
         ModelError: the tokenizer is not of the fast kind.
@@ -122,18 +131,29 @@ def call_grammar(
     """
     tokens = _tokens(tokenizer)
     calls = " | ".join(f"call_{place}" for place in range(len(functions)))
-    lines = [f"start: one{' (SPACE one)*' if several else ''}", f"one: {calls}", 'SPACE: "\\n"']
+    start = f"one{' (SPACE one)*' if several else ''}"
+    lines = [f"one: {calls}", 'SPACE: "\\n"']
+    if answer is not None:
+        start = f"answer | {start}"
+        lines.append(f"answer: {_json(answer, {'whitespace_pattern': _SPACE})}")
     for place, function in enumerate(functions):
         name = json.dumps(function["name"])
         opening = json.dumps(f'<tool_call>\n{{"name": {name}, "arguments": ')
         given = function.get("parameters") or {"type": "object"}
-        schema = json.dumps({**given, "x-guidance": _AS_TEMPLATES})
-        lines.append(f"call_{place}: {opening} %json {schema} {json.dumps(_CLOSING)}")
-    lark = "\n".join(lines)
+        arguments = _json(given if function.get("strict") else lenient(given), _AS_TEMPLATES)
+        lines.append(f"call_{place}: {opening} {arguments} {json.dumps(_CLOSING)}")
+    lark = "\n".join([f"start: {start}", *lines])
     _check_size(lark, "the schemas of the tools have")
     if error := LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(lark), tokens):
         raise UserError(f"the tools cannot be used ({_first_line(error)})", "simplify them")
     return Calls(tokens, lark)
+
+
+def _json(schema: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """A schema within a grammar; llguidance reads how to keep to it in the schema itself."""
+    given = schema.get("x-guidance")
+    merged = {**given, **options} if isinstance(given, Mapping) else options
+    return f"%json {json.dumps({**schema, 'x-guidance': merged})}"
 
 
 def _check_size(written: str, what: str) -> None:
