@@ -99,7 +99,9 @@ def before_calls(text: str) -> str:
 def _turn(message: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
     """As templates know it: one text, and their own names for older and newer roles."""
     role = _ROLES.get(message["role"], message["role"])
-    text = turn_text(role, _text(message.get("content")), tokenizer)
+    content = message.get("content")  # a turn that refused has none, and its words beside it
+    text = _text(message.get("refusal") if content is None else content)
+    text = turn_text(role, text, tokenizer)
     turn: dict[str, Any] = {"role": role, "content": text}
     calls = list(message.get("tool_calls") or ())
     if function := message.get("function_call"):  # as calls were sent before there were tools

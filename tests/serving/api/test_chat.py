@@ -450,6 +450,13 @@ def test_who_spells_a_special_token_ends_no_turn(tiny_tokenizer: Any) -> None:
         assert found.count(tiny_tokenizer.eos_token_id) == 2
 
 
+def test_what_was_refused_is_read(tiny_tokenizer: Any) -> None:
+    said: Any = {"role": "assistant", "content": "I will not."}
+    refused: Any = {"role": "assistant", "content": None, "refusal": "I will not."}
+    found = [prompt_tokens([*HELLO, turn, *HELLO], [], tiny_tokenizer) for turn in (said, refused)]
+    assert found[0] == found[1]
+
+
 def test_a_long_prompt_keeps_nobody_waiting(
     client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
