@@ -4,6 +4,7 @@ weights; one of them has learnt to call a tool."""
 import io
 import itertools
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -444,6 +445,32 @@ def test_what_is_not_there_is_said(
         asked(client, **given)
     assert (error.value.param, error.value.code) == (param, code)
     assert error.value.type == "invalid_request_error"
+
+
+def test_a_choice_of_tools_is_told_how_to_be_made(client: openai.OpenAI) -> None:
+    older = {"functions": [FIND["function"]], "function_call": {"function": "find"}}
+    for given, said in (
+        ({"tools": [FIND], "tool_choice": {"type": "function", "name": "find"}}, "{'type': "),
+        ({"tools": [FIND], "tool_choice": {"type": "allowed_tools"}}, "{'type': 'function', "),
+        (older, "'auto' or {'name': ...}"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=re.escape(said)) as error:
+            asked(client, model="caller", **given)
+        assert (error.value.param, error.value.code) == (list(given)[1], "invalid_value")
+
+
+def test_no_completion_is_stored(client: openai.OpenAI) -> None:
+    kept: Any = client.chat.completions
+    for ask in (
+        kept.list,
+        lambda: kept.retrieve("chatcmpl-1"),
+        lambda: kept.update("chatcmpl-1", metadata={}),
+        lambda: kept.delete("chatcmpl-1"),
+        lambda: kept.messages.list("chatcmpl-1"),
+    ):
+        with pytest.raises(openai.NotFoundError) as error:
+            ask()
+        assert error.value.code == "unknown_url"
 
 
 def test_who_spells_a_special_token_ends_no_turn(tiny_tokenizer: Any) -> None:

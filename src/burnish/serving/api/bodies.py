@@ -1,61 +1,41 @@
 """What a client may ask of a fine-tuning job: strict, so that a misspelt key is an error."""
 
-from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    WrapValidator,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from burnish.evaluation.graders import Graders
 from burnish.serving.api.errors import invalid
-
-
-def _said(what: str) -> WrapValidator:
-    """One sentence instead of one for each member of a union."""
-
-    def check(value: Any, accept: Callable[[Any], Any]) -> Any:
-        try:
-            return accept(value)
-        except ValidationError as error:
-            raise PydanticCustomError("union", "Input should be {what}", {"what": what}) from error
-
-    return WrapValidator(check)
+from burnish.serving.api.fields import said
 
 
 def _none(integrations: list[Any]) -> list[Any]:
     if integrations:
-        said = "a job here reports to no other service, so leave it out"
-        raise PydanticCustomError("too_long", said)  # the code of an array with too much in it
+        reason = "a job here reports to no other service, so leave it out"
+        raise PydanticCustomError("too_long", reason)  # the code of an array with too much in it
     return integrations
 
 
 _AUTO = Literal["auto"]
 Epochs = Annotated[
-    _AUTO | Annotated[int, Field(ge=1, le=50)], _said("'auto' or a whole number from 1 to 50")
+    _AUTO | Annotated[int, Field(ge=1, le=50)], said("'auto' or a whole number from 1 to 50")
 ]
 Batch = Annotated[
-    _AUTO | Annotated[int, Field(ge=1, le=256)], _said("'auto' or a whole number from 1 to 256")
+    _AUTO | Annotated[int, Field(ge=1, le=256)], said("'auto' or a whole number from 1 to 256")
 ]
 Multiplier = Annotated[
     _AUTO | Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)],
-    _said("'auto' or a number above 0"),
+    said("'auto' or a number above 0"),
 ]
 Beta = Annotated[
-    _AUTO | Annotated[float, Field(gt=0, le=2)], _said("'auto' or a number above 0, up to 2")
+    _AUTO | Annotated[float, Field(gt=0, le=2)], said("'auto' or a number above 0, up to 2")
 ]
 Count = Annotated[
-    _AUTO | Annotated[int, Field(ge=1, le=1_000_000)], _said("'auto' or a whole number from 1 up")
+    _AUTO | Annotated[int, Field(ge=1, le=1_000_000)], said("'auto' or a whole number from 1 up")
 ]
 Compute = Annotated[
-    _AUTO | Annotated[float, Field(gt=0, le=10)], _said("'auto' or a number above 0, up to 10")
+    _AUTO | Annotated[float, Field(gt=0, le=10)], said("'auto' or a number above 0, up to 10")
 ]
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.chat.chat_completion import Choice, ChoiceLogprobs
@@ -109,6 +109,16 @@ async def create(body: ChatRequest, request: Request) -> Response:
     if body.return_token_ids:
         told["prompt_token_ids"] = list(prompt)
     return JSONResponse(told)
+
+
+@router.get("/chat/completions", include_in_schema=False)
+def stored() -> None:
+    """None is stored, so there is no list, as there is none to retrieve.
+
+    Raises:
+        HTTPException: always; no such URL.
+    """
+    raise HTTPException(404)
 
 
 def _check(body: ChatRequest) -> None:

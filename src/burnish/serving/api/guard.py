@@ -44,6 +44,7 @@ _RULES: tuple[tuple[str, str, Access], ...] = (
     (".*", r"/v1/(files|uploads|fine_tuning)(/.*)?", "tune"),
     ("DELETE", r"/v1/models/.+", "tune"),
     ("GET", r"/v1/models(/.*)?", "known"),
+    ("GET", r"/v1/chat/completions", "infer"),
     ("POST", r"/v1/(chat/completions|completions|embeddings)", "infer"),
     ("GET|HEAD", r"/openapi\.json", "known"),
 )

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PrivateAttr, model_validator
 
 from burnish.serving.api.errors import invalid
-from burnish.serving.api.fields import Body
+from burnish.serving.api.fields import Body, said
 from burnish.serving.prompts import Call, tool_calls
 
 _MOST = 128
@@ -68,14 +68,24 @@ class NamedTool(Body):
     function: NamedFunction
 
 
+_ONE = "{'type': 'function', 'function': {'name': ...}}"
+_Choice = Annotated[
+    Literal["none", "auto", "required"] | NamedTool,
+    said(f"'none', 'auto', 'required' or {_ONE}"),
+]
+_OlderChoice = Annotated[
+    Literal["none", "auto"] | NamedFunction, said("'none', 'auto' or {'name': ...}")
+]
+
+
 class Offer(Body):
     """What of a request speaks of tools."""
 
     tools: Annotated[list[Tool], Field(max_length=_MOST)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: _Choice | None = None
     parallel_tool_calls: bool | None = None
     functions: Annotated[list[Function], Field(min_length=1, max_length=_MOST)] | None = None
-    function_call: Literal["none", "auto"] | NamedFunction | None = None
+    function_call: _OlderChoice | None = None
 
     @property
     def offered(self) -> list[dict[str, Any]]:
@@ -115,8 +125,8 @@ class Offer(Body):
             if getattr(self, name) not in (None, "none") and not self.tools:
                 raise invalid(f"'{name}' is only allowed when 'tools' are specified.", name)
         if self.function_call not in (None, "none") and not self.functions:
-            said = "'function_call' is only allowed when 'functions' are specified."
-            raise invalid(said, "function_call")
+            reason = "'function_call' is only allowed when 'functions' are specified."
+            raise invalid(reason, "function_call")
 
     def parted(self, text: str, end: str) -> tuple[str, list[Call], str]:
         """What a reply says beside its calls, the calls that the client wants, and why it ended.
