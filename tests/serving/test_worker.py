@@ -1,6 +1,7 @@
 """Jobs from the upload to the result, by real workers on a tiny model; with kills, too."""
 
 import csv
+import gzip
 import io
 import json
 import signal
@@ -289,6 +290,43 @@ def test_bad_files_fail_in_a_sentence(client: openai.OpenAI, service: Service) -
     assert str(service.settings.folder) not in said
     assert messages(client, broken)[-1] == said
     assert {jobs.retrieve(job.id).status for job in (few, broken, gone)} == {"failed"}
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_failure_is_told_in_words_of_the_api(client: openai.OpenAI, service: Service) -> None:
+    lines = chats(40)
+    array = b"[" + b",".join(lines.splitlines()) + b"]"
+    missing: Any = {
+        "type": "string_check",
+        "name": "same",
+        "input": "{{sample.output_text}}",
+        "reference": "{{item.wanted}}",
+        "operation": "eq",
+    }
+    graded: Any = {"type": "reinforcement", "reinforcement": {"grader": missing}}
+    prompts = [{"messages": json.loads(line)["messages"][:1]} for line in lines.splitlines()]
+    rows = b"".join(json.dumps(row).encode() + b"\n" for row in prompts)
+    same = client.files.create(file=("same.jsonl", lines), purpose="fine-tune").id
+    packed = client.files.create(file=("v.gz", gzip.compress(lines)), purpose="fine-tune").id
+    cases = [
+        (lines, {"validation_file": same}, "validation_file", "give one of other rows, or none"),
+        (lines, {"validation_file": packed}, "validation_file", "file is compressed"),
+        (chats(2) * 20, {}, "training_file", "upload one with more rows that differ"),
+        (gzip.compress(lines), {}, "training_file", "the training file is compressed"),
+        (array, {}, "training_file", "one JSON array: write one object a line"),
+        (lines, {"method": {"type": "dpo"}}, "training_file", "input, preferred_output and non_"),
+        (rows, {"method": graded}, "method.reinforcement.grader", "wanted"),
+    ]
+    made = [submitted(client, content, **given) for content, given, _, _ in cases]
+    worker = Worker(service)
+    for job, (_, _, param, said) in zip(made, cases, strict=True):
+        worker.step()
+        error = client.fine_tuning.jobs.retrieve(job.id).error
+        assert error is not None
+        assert error.param == param
+        assert error.code == f"invalid_{param.rpartition('.')[2]}"
+        assert said in error.message
+        assert "data." not in error.message
 
 
 def test_a_killed_worker_is_followed_by_another(

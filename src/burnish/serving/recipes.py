@@ -5,6 +5,7 @@ reinforcement job; and recipe.yaml, which is written once and last. The rows sta
 them: those of a grader are prompts in `messages`, and their other fields are for the grader.
 """
 
+import codecs
 import json
 import os
 import shutil
@@ -26,6 +27,8 @@ OBJECTIVES = {"supervised": "sft", "dpo": "dpo", "reinforcement": "grpo"}
 _AT_ONCE = 32
 # Fewer teach nothing, and the API takes no fewer.
 FEWEST = 10
+# How files begin that gzip, zip, bzip2, xz or zstd wrote.
+_PACKED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 # What grpo samples for each prompt where compute_multiplier is 1.
 _ANSWERS = 8
 
@@ -152,7 +155,7 @@ def lay_out(
         How many rows there are to learn from.
 
     Raises:
-        DataError: there are too few rows.
+        DataError: a file has no lines of rows, or there are too few.
     """
     folder.mkdir(parents=True, exist_ok=True)
     counts = {name: _linked(folder, name, source) for name, source in sources.items()}
@@ -180,4 +183,13 @@ def _linked(folder: Path, name: str, source: Path) -> int:
     except OSError:  # another disk
         shutil.copyfile(source, target)
     with source.open("rb") as file:
+        _check_lines(f"{name}.jsonl", file.peek())
         return sum(1 for line in file if line.strip())
+
+
+def _check_lines(name: str, start: bytes) -> None:
+    """What is no file of lines would be told how many it has of them."""
+    if start.startswith(_PACKED):
+        raise DataError(f"{name} is compressed", "upload it as plain text")
+    if start.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[":
+        raise DataError(f"{name} is one JSON array", "write one object a line")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from burnish.agreement import Parity, read_parity
-from burnish.errors import DataError
+from burnish.errors import DataError, GraderError
 from burnish.run_directory import Finding, RunDirectory, Verdict
 from burnish.serving import recipes
 from burnish.serving.following import Line, measures, table
@@ -21,6 +21,19 @@ from burnish.serving.state.tables import JobRow, ModelRow
 _PURPOSE = "fine-tune-results"
 # How a row of a job's own copy is called, and how many of them an error names.
 _ROW, _TOLD = re.compile(r"\b(?:train|validation)\.jsonl:(\d+)"), 3
+# What a run advises, in the words of who knows the API and no recipe.
+_UPLOADED = {
+    "name other files for them, or none to split them off": "give one of other rows, or none",
+    "add rows, or name a file as data.test": "upload one with more rows that differ",
+    "give rows with prompt, chosen and rejected": (
+        "upload rows with input, preferred_output and non_preferred_output"
+    ),
+    ", or raise training.max_length": "",
+    "train.jsonl": "the training file",
+    "validation.jsonl": "the validation file",
+}
+# Of what is wrong with rows, that which the validation file is to blame for.
+_VALIDATION = ("validation.jsonl", "since test and validation ask them all")
 
 
 def checkpoint(job: JobRow, prepared: Prepared, folder: str, lines: Sequence[Line]) -> ModelRow:
@@ -116,8 +129,11 @@ def error_of(error: dict[str, str], folder: str) -> dict[str, Any]:
     message = error["message"].replace(f"{folder}/", "")
     if error["kind"] == recipes.TooFewRowsError.__name__:
         return {"code": "invalid_n_examples", "message": message, "param": "training_file"}
+    if error["kind"] == GraderError.__name__:
+        param = "method.reinforcement.grader"
+        return {"code": "invalid_grader", "message": message, "param": param}
     if error["kind"] == DataError.__name__:
-        part = "validation" if "validation.jsonl" in message else "training"
+        part = "validation" if any(words in message for words in _VALIDATION) else "training"
         said = f"The job failed due to an invalid {part} file. {_of_upload(message)}"
         return {"code": f"invalid_{part}_file", "message": said, "param": f"{part}_file"}
     return {"code": _snake(error["kind"].removesuffix("Error")), "message": message, "param": None}
@@ -126,8 +142,8 @@ def error_of(error: dict[str, str], folder: str) -> dict[str, Any]:
 def _of_upload(message: str) -> str:
     """A report on rows in the words of who uploaded them: one sentence with the first few lines."""
     message = _ROW.sub(r"line \1", message)
-    message = message.replace("train.jsonl", "the training file")
-    message = message.replace("validation.jsonl", "the validation file")
+    for run, upload in _UPLOADED.items():
+        message = message.replace(run, upload)
     first, *rows = (part.strip() for part in message.split("\n"))
     if not rows:
         return message
