@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
+from burnish.cli import main
 from burnish.errors import UserError
 from burnish.serving import audit, keys
 from burnish.serving.api.errors import ApiError
@@ -40,6 +41,16 @@ def test_a_key_from_first_to_last(session: Session, tmp_path: Path) -> None:
     assert audit.verify(session) is None
     actions = [line.split('"action": "')[1].split('"')[0] for line in audit.export(session)]
     assert actions == ["key.make", "key.revoke"]
+
+
+def test_the_first_key_says_what_it_changes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+    for name in ("one", "two"):
+        main(["keys", "make", name, "--folder", str(tmp_path / "data")])
+        said.append("the server asks for a key, on its own machine too" in capsys.readouterr().err)
+    assert said == [True, False]
 
 
 def test_secrets_that_are_none(session: Session) -> None:

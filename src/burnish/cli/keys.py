@@ -4,6 +4,7 @@ Example: burnish keys make support-bot --scope infer --requests 60
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -39,7 +40,7 @@ def command(
     console = Console(highlight=False, soft_wrap=True)  # a secret that is broken is no secret
     with service.database.writing() as session:
         if made:
-            scopes = scope or ["infer", "tune"]
+            scopes, first = scope or ["infer", "tune"], not keys.any_left(session)
             key, secret = keys.make(session, "cli", name or "", scopes, requests, tokens)
             if project is not None:
                 keys.confine(session, "cli", key.id, project)
@@ -49,6 +50,9 @@ def command(
             else:
                 console.print(f"{key.id}  {', '.join(sorted(key.scopes))}", markup=False)
                 console.print(f"{secret}  (shown once)", markup=False)
+            if first:  # beside what a script reads
+                said = "from now on the server asks for a key, on its own machine too"
+                print(said, file=sys.stderr)
         elif action == "revoke":
             keys.revoke(session, "cli", name or "")
         else:
