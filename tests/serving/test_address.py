@@ -55,6 +55,14 @@ def test_a_folder_that_is_none(
     assert f"{tmp_path / name} cannot be made a folder (" in capsys.readouterr().err
 
 
+def test_two_models_of_one_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--model", f"tiny={tmp_path}/a", "--model", f"tiny={tmp_path}/b"]
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--folder", str(tmp_path / "data"), *given])
+    assert ended.value.code == 2
+    assert "--model tiny is given twice" in capsys.readouterr().err
+
+
 def test_a_worker_that_is_killed_is_started_again(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,7 @@ from burnish.cli.options import (
     engine_of,
     settings_of,
 )
+from burnish.errors import UserError
 
 
 def command(
@@ -51,6 +52,9 @@ def command(
     from burnish.serving.listening import Address, check, listen, worker_beside
     from burnish.serving.server import open_server, opener
 
+    names = [one.partition("=")[0] for one in model or ()]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"--model {twice} is given twice", "give each model a name of its own")
     settings = replace(settings_of(folder, model, given, organization), record=record)
     runs = engine_of(engine, cluster)
     server = open_server(settings, database, opened=opener(settings, backend, vllm_url))
