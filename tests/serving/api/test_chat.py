@@ -401,16 +401,6 @@ def called(function: Any) -> Any:
             "messages[1].content",
             "missing_required_parameter",
         ),
-        (
-            {"messages": [*PLAIN["messages"], {"role": "tool", "content": "here"}]},
-            "messages[2].tool_call_id",
-            "missing_required_parameter",
-        ),
-        (
-            {"messages": [*HELLO, {"role": "tool", "tool_call_id": "c", "content": "here"}]},
-            "messages[1].role",
-            None,
-        ),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages", None),
         (
             {"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]},

@@ -124,32 +124,16 @@ def stored() -> None:
 def _check(body: ChatRequest) -> None:
     """Parameters that mean nothing without others, or with them."""
     body.check_stream()
-    _check_messages(body.messages)
+    for place, message in enumerate(body.messages):
+        if message.content is None and message.role not in ("assistant", "function"):
+            said = f"A message of the role '{message.role}' has no content; give it a text."
+            raise invalid(said, f"messages[{place}].content", "missing_required_parameter")
     if body.top_logprobs is not None and not body.logprobs:
         raise invalid("'top_logprobs' needs 'logprobs' to be true.", "top_logprobs")
     if body.max_tokens is not None and body.max_completion_tokens is not None:
         said = "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported."
         raise invalid(said, "max_tokens", "invalid_parameter_combination")
     body.check_offer()
-
-
-def _check_messages(messages: Sequence[Message]) -> None:
-    """What each message must have, and what must stand before it."""
-    called = False
-    for place, message in enumerate(messages):
-        where = f"messages[{place}]"
-        if message.content is None and message.role not in ("assistant", "function"):
-            said = f"A message of the role '{message.role}' has no content; give it a text."
-            raise invalid(said, f"{where}.content", "missing_required_parameter")
-        if message.role != "tool":
-            called = message.role == "assistant" and bool(message.tool_calls)
-            continue
-        if message.tool_call_id is None:
-            said = "A message of the role 'tool' has no tool_call_id; name the call it answers."
-            raise invalid(said, f"{where}.tool_call_id", "missing_required_parameter")
-        if not called:
-            said = "A message of the role 'tool' must follow an assistant's message with tool_calls"
-            raise invalid(f"{said}, or another answer to them.", f"{where}.role")
 
 
 def _grammar(body: ChatRequest, target: Target) -> Callable[[], Grammar] | None:
