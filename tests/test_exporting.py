@@ -248,6 +248,10 @@ def test_the_verb_says_who_loads_it(
         main(["export", str(run.path), "--output", str(tmp_path)])
     assert ended.value.code == 2
     assert "already exists" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main(["export", str(run.path), "--as", "peft", "--type", "q8_0"])
+    assert ended.value.code == 2
+    assert "--type is q8_0, and with --as peft" in capsys.readouterr().err
     main(["export", str(run.path), "--output", str(tmp_path / "m"), "--json"])
     assert json.loads(capsys.readouterr().out)["output"] == str(tmp_path / "m")
 

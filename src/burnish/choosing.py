@@ -14,6 +14,7 @@ from burnish.evaluation.suite import Suite
 from burnish.evaluation.tasks import Task
 from burnish.measurement import is_refusal, learnt_items, measure
 from burnish.models.adapt import save_weights
+from burnish.models.load import base_sha256
 from burnish.overlaps import Leakage
 from burnish.parity.certificate import begin, reference_of
 from burnish.retention.budgets import Budgets, Evidence
@@ -135,7 +136,10 @@ def cert_ledger(directory: RunDirectory, base: str, certs: Sequence[Suite]) -> C
 
 def next_look(directory: RunDirectory, certs: Sequence[Suite]) -> int:
     """The number of the next look, after those that the run inherits."""
-    return cert_ledger(directory, directory.manifest().model["sha256"], certs).following
+    manifest = directory.manifest()
+    four_bit = manifest.recipe.get("method") == "qlora"
+    base = base_sha256(manifest.model["sha256"], four_bit=four_bit)
+    return cert_ledger(directory, base, certs).following
 
 
 def cert_evidence(

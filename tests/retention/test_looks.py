@@ -143,14 +143,18 @@ def test_looks_stay_with_the_model(tmp_path: Path) -> None:
     ]
 
 
-def test_the_next_look_of_a_run_counts_those_that_it_inherits(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("method", "base"), [("lora", "base"), ("qlora", "nf4-base")])
+def test_the_next_look_of_a_run_counts_those_that_it_inherits(
+    method: str, base: str, tmp_path: Path
+) -> None:
+    """Of its own base: where that is rounded to four bits, it is known by another name."""
     run = run_at(tmp_path / "run")
     suite = Suite("own", [ChooseTask("own.a", [ChoiceItem("1", "Is it", ("yes", "no"), 0)])])
     manifest = run.manifest()
-    manifest.model = {"sha256": "base"}
+    manifest.model, manifest.recipe = {"sha256": "base"}, {"method": method}
     run.write_manifest(manifest)
     assert next_look(run, [suite]) == 1
-    ledger = CertLedger(RunDirectory(run.earlier), "base", cert_hashes([suite]))
+    ledger = CertLedger(RunDirectory(run.earlier), base, cert_hashes([suite]))
     run.earlier.mkdir()
     ledger.record(ledger.look(["a"], Budgets(2.0)), ["a"], "a", Budgets(2.0), False)
     assert next_look(run, [suite]) == 2

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import os
 import shutil
 import subprocess
@@ -133,3 +134,12 @@ def quick(folder: Path, model: Path, checkpoints: int, **given: Any) -> Settings
         "replay.rows": 0,
     }
     return Settings(folder / "data", models={"tiny": str(model)}, recipe=recipe, **given)
+
+
+def assert_listed_as_retrieved(client: openai.OpenAI, path: str) -> None:
+    """Each object of a list is what its own route tells, in every field and in their order."""
+    listed: Any = client.get(path, cast_to=object)
+    assert listed["data"]
+    for one in listed["data"]:
+        retrieved: Any = client.get(f"{path}/{one['id']}", cast_to=object)
+        assert json.dumps(one) == json.dumps(retrieved)

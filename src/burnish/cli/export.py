@@ -34,19 +34,24 @@ def command(
         Path | None, typer.Option(help="a folder that is not there yet; of GGUF also a file")
     ] = None,
     precision: Annotated[
-        Literal["f32", "f16", "q8_0"], typer.Option("--type", help="of the matrices in GGUF")
-    ] = "f32",
+        Literal["f32", "f16", "q8_0"] | None,
+        typer.Option("--type", help="of the matrices in GGUF", show_default="f32"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
+    from burnish.errors import RunError
     from burnish.exporting import export
     from burnish.lineage import recipe_of
     from burnish.recipe import HEADS
     from burnish.run_directory import RunDirectory
 
     directory = RunDirectory.open(run)
+    if precision is not None and form != "gguf":
+        seen = f"--type is {precision}, and with --as {form} weights keep their own type"
+        raise RunError(seen, "leave it out, or choose --as gguf")
     judged = (directory.path / "verdict.json").exists()
     decision = directory.verdict().decision if judged else None
-    target = export(directory, form, output, precision)
+    target = export(directory, form, output, precision or "f32")
     if as_json:
         told = {"run": run, "form": form, "output": str(target), "verdict": decision}
         print(json.dumps(told))

@@ -130,6 +130,12 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def base_sha256(weights: str, *, four_bit: bool) -> str:
+    """What a base is known by: rounded it is another, whose results must not be taken for the
+    exact one's."""
+    return f"nf4-{weights}" if four_bit else weights
+
+
 def load_model(
     name: str,
     device: DeviceChoice = "auto",
@@ -159,8 +165,7 @@ def load_model(
         ) from error
     module = _checked_four_bit(module, name) if four_bit else module.to(placement.device)
     quicken(module)
-    # The rounded weights are another base, whose results must not be taken for the exact ones.
-    sha256 = f"nf4-{source.sha256}" if four_bit else source.sha256
+    sha256 = base_sha256(source.sha256, four_bit=four_bit)
     model = LanguageModel(module, load_tokenizer(source), name=source.name, source_sha256=sha256)
     if adapter is not None:
         model.module = load_adapter(module, adapter)

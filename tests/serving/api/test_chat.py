@@ -31,21 +31,29 @@ from burnish.serving.service import Settings
 from tests.serving.conftest import running
 from tests.tool_calling import FIND, TEMPLATE, calling, row
 
+ODD = {"type": "object", "properties": {"id": {"enum": [3, 5]}}, "required": ["id"]}
+ODD |= {"additionalProperties": False}
 NAMED: Any = {"type": "function", "function": {"name": "find"}}
 ELSE: Any = {"type": "function", "function": {"name": "look"}}
 HELLO: Any = [{"role": "user", "content": "where is my parcel"}]
 PLAIN = row("find 7", None, calling(id=7))
 SPOKEN = row("seek 8", "One moment.", calling(id=8), calling(id=9))
+# Its calls keep to no schema of theirs.
+STRICT = row("get 4", "So be it.", calling(id=4), calling(id=6)) | {
+    "tools": [
+        {"type": "function", "function": FIND["function"] | {"parameters": ODD, "strict": True}}
+    ]
+}
 
 
 @pytest.fixture(scope="module")
 def caller(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model, after it learnt two rows by heart as any job would have rendered them."""
+    """The tiny model, after it learnt three rows by heart as any job would have rendered them."""
     folder = tmp_path_factory.mktemp("models") / "caller"
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
     tokenizer.chat_template = TEMPLATE
     model = AutoModelForCausalLM.from_pretrained(tiny_folder)
-    examples = [Converter({}).convert(Row(values, "f:1")) for values in (PLAIN, SPOKEN)]
+    examples = [Converter({}).convert(Row(values, "f:1")) for values in (PLAIN, SPOKEN, STRICT)]
     rows = [render(one, tokenizer) for one in examples if isinstance(one, Example)]
     torch.manual_seed(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
@@ -115,10 +123,8 @@ def test_tools_are_called(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize("choice", ["required", NAMED], ids=["any", "named"])
 def test_a_call_can_be_demanded(client: openai.OpenAI, choice: Any) -> None:
     """Of a question to which the model would not call, with arguments of the tool's own schema."""
-    schema = {"type": "object", "properties": {"id": {"enum": [3, 5]}}, "required": ["id"]}
-    schema |= {"additionalProperties": False}
-    tool = {"type": "function", "function": {"name": "find", "parameters": schema}}
-    other = {"type": "function", "function": {"name": "look", "parameters": schema}}
+    tool = {"type": "function", "function": {"name": "find", "parameters": ODD}}
+    other = {"type": "function", "function": {"name": "look", "parameters": ODD}}
     given: Any = {"tool_choice": choice, "parallel_tool_calls": False}
     reply = asked(client, model="caller", tools=[tool, other], seed=1, **given).choices[0]
     assert reply.finish_reason == "tool_calls"
@@ -140,6 +146,27 @@ def test_a_format_leaves_the_model_free_to_call(client: openai.OpenAI, tiny_toke
     answered = asked(client, **given, logit_bias=no_call).choices[0]
     assert answered.message.tool_calls is None
     assert json.loads(answered.message.content) in ({"a": 3}, {"a": 5})
+
+
+def test_a_strict_tool_is_called_as_it_says(client: openai.OpenAI, tiny_tokenizer: Any) -> None:
+    """By a model that has learnt to call it otherwise, and to say something before it does."""
+    given: Any = {"model": "caller", "tools": STRICT["tools"], "temperature": 0}
+    given |= {"messages": STRICT["messages"][:1]}
+    held = asked(client, **given).choices[0]
+    assert (held.finish_reason, held.message.content) == ("tool_calls", "So be it.")
+    assert len(calls(held.message)) == 2
+    assert all(call in (("find", {"id": 3}), ("find", {"id": 5})) for call in calls(held.message))
+    with client.chat.completions.stream(**given) as stream:
+        streamed = stream.until_done().current_completion_snapshot.choices[0].message
+    assert (streamed.content, calls(streamed)) == ("So be it.", calls(held.message))
+    one = asked(client, parallel_tool_calls=False, **given).choices[0].message
+    assert calls(one) == calls(held.message)[:1]
+    cut = asked(client, max_tokens=5, **given).choices[0]
+    assert (cut.finish_reason, cut.message.tool_calls) == ("length", None)
+    no_call = {str(tiny_tokenizer.convert_tokens_to_ids("<")): -100}
+    free = asked(client, logit_bias=no_call, max_tokens=40, **given).choices[0].message
+    assert free.tool_calls is None
+    assert free.content.startswith("So be it.")
 
 
 def test_older_functions_are_tools(client: openai.OpenAI) -> None:

@@ -18,6 +18,7 @@ from burnish.serving.service import Service
 from burnish.serving.state import files, uploads
 from burnish.serving.state.content import Received
 from burnish.serving.state.tables import FileRow, UploadRow
+from tests.serving.conftest import assert_listed_as_retrieved
 
 ROWS = b'{"messages": []}\n' * 40
 
@@ -71,6 +72,7 @@ def test_lists_have_pages_filters_and_two_orders(client: openai.OpenAI) -> None:
         for i in range(7)
     ]
     assert [file.id for file in client.files.list(limit=2)] == names[::-1]
+    assert_listed_as_retrieved(client, "/files")
     assert [file.id for file in client.files.list(limit=3, order="asc")] == names
     odd = client.files.list(purpose="fine-tune", limit=2)
     assert odd.has_more

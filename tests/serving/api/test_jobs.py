@@ -10,6 +10,7 @@ from sqlalchemy import update
 
 from burnish.serving.service import Service
 from burnish.serving.state.tables import JobRow, ModelRow
+from tests.serving.conftest import assert_listed_as_retrieved
 
 
 @pytest.fixture
@@ -64,6 +65,7 @@ def test_methods(
     own = getattr(job.method, method["type"])
     assert own.hyperparameters.model_dump().items() >= shown.items()
     assert client.fine_tuning.jobs.retrieve(job.id) == job
+    assert_listed_as_retrieved(client, "/fine_tuning/jobs")
 
 
 def test_the_deprecated_place_of_hyperparameters(client: openai.OpenAI, file: str) -> None:
@@ -282,6 +284,7 @@ def test_cancel_pause_and_resume_of_a_job_that_waits(
     shown = jobs.retrieve(job.id)
     assert shown.error
     assert shown.error.message == "b"
+    assert_listed_as_retrieved(client, "/fine_tuning/jobs")
 
 
 @pytest.fixture

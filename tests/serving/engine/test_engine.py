@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +249,7 @@ def test_one_failing_answer_leaves_the_others(
     class Broken:
         ended = False
 
-        def mask(self, logits_V: torch.Tensor) -> None:
+        def mask(self, logits_V: torch.Tensor, stops: Collection[int] = ()) -> None:
             raise RuntimeError("broken grammar")
 
         def advance(self, token: int) -> None:
@@ -259,11 +260,16 @@ def test_one_failing_answer_leaves_the_others(
     opened = engine()
     running = [opened.submit(greedy(prompt)) for prompt in given]
     broken = opened.submit(Ask(given[0], Draw(9, grammar=Broken)))
-    missing = opened.submit(greedy(given[1], adapter=str(tmp_path / "nothing")))
+    (tmp_path / "adapter_config.json").write_text("[1]")
+    missing = [
+        opened.submit(greedy(given[1], adapter=str(folder)))
+        for folder in (tmp_path / "nothing", tmp_path)
+    ]
     with pytest.raises(RuntimeError, match="broken grammar"):
         read(broken)
-    with pytest.raises(ModelError, match="holds no adapter"):
-        read(missing)
+    for answering in missing:
+        with pytest.raises(ModelError, match="holds no adapter"):
+            read(answering)
     for answering, plain in zip(running, expected, strict=True):
         assert tokens(answering) == plain_tokens(plain, model)
 

@@ -74,6 +74,32 @@ def test_any_object(tiny_tokenizer: Any) -> None:
         make().advance(tiny_tokenizer("tent")["input_ids"][0])
 
 
+def test_words_are_free_until_a_call(tiny_tokenizer: Any) -> None:
+    """They may end with whatever ends an answer; a call may end nowhere but behind it."""
+    strict = {"type": "object", "properties": {"a": {"const": 3}}, "required": ["a"]}
+    functions = [{"name": "f", "parameters": strict | {"additionalProperties": False}}]
+    make = call_grammar(tiny_tokenizer, functions, several=True, answer="words")
+    stop = tiny_tokenizer.convert_tokens_to_ids("<|im_start|>")
+    call = '<tool_call>\n{"name": "f", "arguments": {"a": 3}}\n</tool_call>'
+    tokens = tiny_tokenizer(f"a < b <tool {call}\n{call}")["input_ids"]
+    grammar, ended = make(), []
+    for place, token in enumerate(tokens):
+        logits = torch.zeros(len(tiny_tokenizer))
+        grammar.mask(logits, [stop])
+        assert logits[token] == 0
+        said = tiny_tokenizer.decode(tokens[:place])
+        ended.append(bool(logits[stop] == 0))
+        assert ended[-1] is ("<tool_call>" not in said or said.endswith("</tool_call>"))
+        grammar.advance(token)
+    assert set(ended) == {True, False}
+    *before, wrong = tiny_tokenizer(f"a {call.partition('3')[0]}4")["input_ids"]
+    grammar = make()
+    for token in before:
+        grammar.advance(token)
+    with pytest.raises(ModelError, match="cannot follow"):
+        grammar.advance(wrong)
+
+
 @pytest.mark.parametrize(
     ("schema", "reason"),
     [

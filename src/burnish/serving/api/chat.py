@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
@@ -138,7 +138,7 @@ def _check(body: ChatRequest) -> None:
 
 def _grammar(body: ChatRequest, target: Target) -> Callable[[], Grammar] | None:
     """What the answer must keep to; None where it is free. A format that is wanted leaves the
-    model free to call."""
+    model free to call, and a call of what is strict leaves it free in its words."""
     tools, functions = "functions" if body.functions else "tools", body.demanded
     with _naming(tools):
         if functions:
@@ -147,11 +147,12 @@ def _grammar(body: ChatRequest, target: Target) -> Callable[[], Grammar] | None:
     with _naming("response_format"):
         answer = target.grammar(body.response_format)
     offered = [tool["function"] for tool in body.offered]
-    if answer is None or not offered:
+    if not offered or (answer is None and not any(one.get("strict") for one in offered)):
         return answer
+    reply: Mapping[str, Any] | Literal["words"] = "words" if answer is None else answer.schema
     with _naming(tools):
         several = not body.one_call
-        return call_grammar(target.tokenizer, offered, several=several, answer=answer.schema)
+        return call_grammar(target.tokenizer, offered, several=several, answer=reply)
 
 
 @contextmanager

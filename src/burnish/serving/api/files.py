@@ -10,12 +10,11 @@ from typing import Annotated, Any, BinaryIO, Literal
 from fastapi import APIRouter, Form, Query, Response, UploadFile
 from fastapi.responses import StreamingResponse
 from openai.types import FileDeleted
-from pydantic_core import to_json
 
 from burnish.serving.api.documented import BYTES
 from burnish.serving.api.errors import invalid
 from burnish.serving.api.queries import After, Shared
-from burnish.serving.api.shapes import File, Listed, a_page, file_fields, file_of
+from burnish.serving.api.shapes import File, Listed, file_fields, file_of, written_page
 from burnish.serving.state import files
 from burnish.serving.state.paging import Cursor
 
@@ -56,9 +55,7 @@ def listed(
 ) -> Response:
     cursor = Cursor(limit, after, ascending=order == "asc")
     page = files.listed(service.database, cursor, purpose)
-    shown = a_page([file_fields(*row) for row in page.rows], has_more=page.has_more)
-    # Ten thousand objects of the documented type would take longer to make than the page to read.
-    return Response(to_json(shown), media_type="application/json")
+    return written_page([file_fields(*row) for row in page.rows], has_more=page.has_more)
 
 
 @router.get("/files/{file_id}", response_model=File)

@@ -5,7 +5,7 @@ import secrets
 import time
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from openai.types.fine_tuning import FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
@@ -16,7 +16,16 @@ from burnish.serving import recipes
 from burnish.serving.api.bodies import NewJob
 from burnish.serving.api.errors import ApiError, invalid
 from burnish.serving.api.queries import After, Shared
-from burnish.serving.api.shapes import Job, Listed, a_page, checkpoint_of, event_of, job_of
+from burnish.serving.api.shapes import (
+    Job,
+    Listed,
+    a_page,
+    checkpoint_of,
+    event_of,
+    job_fields,
+    job_of,
+    written_page,
+)
 from burnish.serving.service import Service
 from burnish.serving.state import events, files, jobs, models, permissions
 from burnish.serving.state.events import Event
@@ -65,7 +74,7 @@ def listed(
     request: Request,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
-) -> Any:
+) -> Response:
     """Newest first. `metadata[k]=v` asks for jobs with that key, `metadata=null` for those without
     any."""
     query = request.query_params
@@ -76,7 +85,8 @@ def listed(
         said = f"{len(meta)} keys of metadata are asked for, and a job has at most {_KEYS}."
         raise invalid(said, "metadata")
     page = jobs.listed(service.database, Cursor(limit, after), meta, plain=plain is not None)
-    return a_page([_shown(service, row) for row in page.rows], has_more=page.has_more)
+    own = service.settings.organization
+    return written_page([job_fields(row, own) for row in page.rows], has_more=page.has_more)
 
 
 @router.get("/{fine_tuning_job_id}", response_model=Job)

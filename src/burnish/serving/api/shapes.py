@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import Any, Generic, Literal, TypeVar
 
+from fastapi import Response
 from openai.types import FileObject, Upload
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from openai.types.uploads import UploadPart
 from pydantic import BaseModel
+from pydantic_core import to_json
 
 from burnish.serving.state.tables import EventRow, FileRow, JobRow, ModelRow, PartRow, UploadRow
 
@@ -68,6 +70,12 @@ def a_page(
     }
 
 
+def written_page(items: Sequence[dict[str, Any]], *, has_more: bool) -> Response:
+    """The same of a long list: to make objects of the documented type would take longer than to
+    read the rows."""
+    return Response(to_json(a_page(items, has_more=has_more)), media_type="application/json")
+
+
 def file_of(row: FileRow) -> File:
     shown = (row.id, row.bytes, row.created_at, row.filename, row.purpose, row.expires_at)
     return File.model_validate(file_fields(*shown))
@@ -111,35 +119,40 @@ def part_of(row: PartRow) -> UploadPart:
 
 
 def job_of(row: JobRow, organization: str) -> Job:
-    """A paused job waits as a queued one does: the API has no word of its own for it."""
+    return Job.model_validate(job_fields(row, organization))
+
+
+def job_fields(row: JobRow, organization: str) -> dict[str, Any]:
+    """A `Job` before it is one, with every field in the same order.
+
+    A paused job waits as a queued one does: the API has no word of its own for it.
+    """
     taken = row.resolved or {}
     kind = row.method["type"]
     chosen = {**(row.method[kind].get("hyperparameters") or {}), **taken}
     method = {"type": kind, kind: {**row.method[kind], "hyperparameters": chosen}}
-    shown = {name: chosen.get(name) for name in _SUPERVISED} if kind == "supervised" else {}
-    return Job.model_validate(
-        {
-            "id": row.id,
-            "created_at": row.created_at,
-            "error": row.error,
-            "fine_tuned_model": row.fine_tuned_model,
-            "finished_at": row.finished_at,
-            "hyperparameters": shown,
-            "model": row.model,
-            "object": "fine_tuning.job",
-            "organization_id": f"org-{organization}",
-            "result_files": row.result_files,
-            "seed": row.seed,
-            "status": "queued" if row.status == "paused" else row.status,
-            "trained_tokens": row.trained_tokens,
-            "training_file": row.training_file,
-            "validation_file": row.validation_file,
-            "estimated_finish": row.estimated_finish,
-            "integrations": [],
-            "metadata": row.meta,
-            "method": method,
-        }
-    )
+    shown = chosen if kind == "supervised" else {}
+    return {
+        "id": row.id,
+        "created_at": row.created_at,
+        "error": row.error,
+        "fine_tuned_model": row.fine_tuned_model,
+        "finished_at": row.finished_at,
+        "hyperparameters": {name: shown.get(name) for name in _SUPERVISED},
+        "model": row.model,
+        "object": "fine_tuning.job",
+        "organization_id": f"org-{organization}",
+        "result_files": row.result_files,
+        "seed": row.seed,
+        "status": "queued" if row.status == "paused" else row.status,
+        "trained_tokens": row.trained_tokens,
+        "training_file": row.training_file,
+        "validation_file": row.validation_file,
+        "estimated_finish": row.estimated_finish,
+        "integrations": [],
+        "metadata": row.meta,
+        "method": method,
+    }
 
 
 def event_of(row: EventRow) -> FineTuningJobEvent:

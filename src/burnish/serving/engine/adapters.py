@@ -8,7 +8,6 @@ more adapters there are.
 Shapes: N tokens, I inputs, O outputs, R rank.
 """
 
-import json
 import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from burnish.errors import ModelError
+from burnish.models.adapter_files import adapter_settings
 
 BASE = 0
 # Fields of a configuration that, once set, make the adapter more than low-rank maps beside
@@ -73,8 +73,8 @@ def read_lora(folder: Path, modules: dict[str, nn.Module]) -> dict[str, Low]:
 
 def _config(folder: Path) -> LoraConfig:
     try:
-        given = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        given = adapter_settings(folder)
+    except ModelError as error:  # which names the whole path
         raise ModelError(
             f"{folder.name} holds no adapter that can be read",
             "name a folder with adapter_config.json",

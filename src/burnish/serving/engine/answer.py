@@ -72,7 +72,7 @@ class Answer:
     """
 
     def __init__(self, draw: Draw, tokenizer: Any, ends: Ends) -> None:
-        self.drawing = Drawing(draw)
+        self.drawing = Drawing(draw, ends.tokens)
         self.stops = [stop for stop in draw.stop if stop]
         self.end_tokens = ends.tokens
         self.room = min(draw.max_tokens, ends.places)

@@ -8,7 +8,7 @@ Shapes: B rows, V vocabulary, K alternatives.
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -26,10 +26,10 @@ _COLDEST = 1e-30
 
 
 class Drawing:
-    """How one answer is drawn, and what it holds already."""
+    """How one answer is drawn, and what it holds already; a stop token ends it."""
 
-    def __init__(self, draw: Draw) -> None:
-        self.draw = draw
+    def __init__(self, draw: Draw, stops: Collection[int] = ()) -> None:
+        self.draw, self.stops = draw, stops
         # Without a seed, from the system's random numbers.
         self.random = random.Random(draw.seed)
         self.counts: Counter[int] = Counter()
@@ -50,7 +50,7 @@ class Drawing:
             tokens = torch.tensor(list(change), device=logits_V.device)
             logits_V[tokens] += torch.tensor(list(change.values()), device=logits_V.device)
         if self.grammar is not None:
-            self.grammar.mask(logits_V)
+            self.grammar.mask(logits_V, self.stops)
 
     def took(self, token: int) -> None:
         """The token is in the answer now."""

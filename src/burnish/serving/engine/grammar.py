@@ -5,9 +5,9 @@ llguidance walks the grammar; here it is given the tokenizer once.
 
 import json
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from llguidance import LLMatcher, LLTokenizer
@@ -23,7 +23,9 @@ _SPACE = r"[ \n\t]{0,20}"
 _LARGEST = 1 << 19
 # Arguments as chat templates write them, so that a model finds what it has learnt.
 _AS_TEMPLATES = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-_CLOSING = "}\n</tool_call>"
+_OPENING, _CLOSING = "<tool_call>", "}\n</tool_call>"
+# Words, and behind them what a call begins with: the first one ends them.
+_WORDS = ["WORDS: /(.|\\n)*/", f"begun[lazy]: WORDS {json.dumps(_OPENING)}"]
 _TOKENIZERS: "weakref.WeakKeyDictionary[Any, LLTokenizer]" = weakref.WeakKeyDictionary()
 
 
@@ -35,13 +37,15 @@ class JsonGrammar:
         self._words_W = torch.zeros((tokens.vocab_size + 31) // 32, dtype=torch.int32)
         self._check()
 
-    def mask(self, logits_V: Tensor) -> None:
-        """Sets what may not come next to -inf, in place."""
+    def mask(self, logits_V: Tensor, stops: Collection[int] = ()) -> None:
+        """Sets what may not come next to -inf, in place; stop tokens may come at an end."""
         size = self._words_W.numel() * self._words_W.element_size()
         self._matcher.unsafe_compute_mask_ptr(self._words_W.data_ptr(), size)
         self._check()
         bits_W_32 = self._words_W[:, None] >> torch.arange(32, dtype=torch.int32) & 1
         allowed_V = bits_W_32.flatten()[: len(logits_V)].bool().to(logits_V.device)
+        if self._matcher.is_accepting():
+            allowed_V[list(stops)] = True  # llguidance knows the tokenizer's own only
         logits_V[: len(allowed_V)].masked_fill_(~allowed_V, -torch.inf)
         logits_V[len(allowed_V) :] = -torch.inf  # rows of the projection that are no token
 
@@ -120,29 +124,33 @@ def call_grammar(
     functions: Sequence[Mapping[str, Any]],
     *,
     several: bool,
-    answer: Mapping[str, Any] | None = None,
+    answer: Mapping[str, Any] | Literal["words"] | None = None,
 ) -> Calls:
     """Calls of these functions and nothing else, one or `several`, as `prompts.tool_calls` reads
-    them; arguments keep to each function's `parameters`. An `answer` of that schema does as well.
+    them; arguments keep to each function's `parameters`. An `answer` of that schema does as well,
+    or any `words`, whether calls follow or not.
 
     Raises:
         ModelError: the tokenizer is not of the fast kind.
         UserError: a schema is none, is too large, or uses a keyword that cannot be kept to.
     """
-    tokens = _tokens(tokenizer)
-    calls = " | ".join(f"call_{place}" for place in range(len(functions)))
-    start = f"one{' (SPACE one)*' if several else ''}"
-    lines = [f"one: {calls}", 'SPACE: "\\n"']
-    if answer is not None:
-        start = f"answer | {start}"
-        lines.append(f"answer: {_json(answer, {'whitespace_pattern': _SPACE})}")
+    tokens, opening = _tokens(tokenizer), json.dumps(_OPENING)
+    more = " (SPACE one)*" if several else ""
+    lines = [f"one: {opening} call", 'SPACE: "\\n"']
+    if answer is None:
+        lines.append(f"start: one{more}")
+    elif answer == "words":
+        lines += [f"start: WORDS | begun call{more}", *_WORDS]
+    else:
+        shape = _json(answer, {"whitespace_pattern": _SPACE})
+        lines += [f"start: answer | one{more}", f"answer: {shape}"]
+    lines.append("call: " + " | ".join(f"call_{place}" for place in range(len(functions))))
     for place, function in enumerate(functions):
-        name = json.dumps(function["name"])
-        opening = json.dumps(f'<tool_call>\n{{"name": {name}, "arguments": ')
+        called = json.dumps(f'\n{{"name": {json.dumps(function["name"])}, "arguments": ')
         given = function.get("parameters") or {"type": "object"}
         arguments = _json(given if function.get("strict") else lenient(given), _AS_TEMPLATES)
-        lines.append(f"call_{place}: {opening} {arguments} {json.dumps(_CLOSING)}")
-    lark = "\n".join([f"start: {start}", *lines])
+        lines.append(f"call_{place}: {called} {arguments} {json.dumps(_CLOSING)}")
+    lark = "\n".join(lines)
     _check_size(lark, "the schemas of the tools have")
     if error := LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(lark), tokens):
         raise UserError(f"the tools cannot be used ({_first_line(error)})", "simplify them")

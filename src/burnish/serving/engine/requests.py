@@ -1,6 +1,6 @@
 """What is asked of the engine, and what it says: plain data, no model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,8 +10,8 @@ from torch import Tensor
 class Grammar(Protocol):
     """Which tokens may come next; one object per answer, advanced as tokens are drawn."""
 
-    def mask(self, logits_V: Tensor) -> None:
-        """Sets what may not come next to -inf, in place."""
+    def mask(self, logits_V: Tensor, stops: Collection[int] = ()) -> None:
+        """Sets what may not come next to -inf, in place; stop tokens may come at an end."""
         ...
 
     def advance(self, token: int) -> None:

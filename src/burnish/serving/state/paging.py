@@ -56,7 +56,9 @@ def page_of_columns(
     session: Session, table: Any, asked: Select[*Columns], cursor: Cursor
 ) -> Page[Row[*Columns]]:
     """The same of a query for single columns, which a long page is made of much faster."""
-    return _cut(session.execute(_walk(session, table, asked, cursor)).all(), cursor)
+    # Past the session, which would look at each row once more for objects in it.
+    rows = session.connection().execute(_walk(session, table, asked, cursor))
+    return _cut(rows.all(), cursor)
 
 
 def delete(session: Session, row: FileRow | PermissionRow) -> None:
