@@ -28,7 +28,7 @@ import httpx2
 import psutil
 from interrupt import tiny_model
 from serve_programs import burnish, free_port, serving
-from sqlalchemy import insert
+from sqlalchemy import insert, text
 
 from burnish.serving.keys import confine
 from burnish.serving.keys import make as make_key
@@ -166,6 +166,9 @@ def fill(service: Service, given: argparse.Namespace) -> None:
         for some in _batches(rows):
             with service.database.writing() as session:
                 session.execute(insert(table), some)
+    if not service.database.is_sqlite:  # by itself it would within a minute; plans hang on it
+        with service.database.writing() as session:
+            session.execute(text("ANALYZE"))
 
 
 def _batches(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
