@@ -38,6 +38,18 @@ elif begun <= {checkpoints} + {items}:
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
+# A job's process, of which the run's first file meets a disk without room.
+FILLING = """
+import sys
+from pathlib import Path
+
+from burnish import pipeline
+from burnish.serving.child import main
+
+pipeline.run = lambda *_, **__: Path("/dev/full").write_text("x")
+raise SystemExit(main(sys.argv[1:]))
+"""
+
 
 @pytest.fixture
 def settings(tuning: Settings) -> Settings:
@@ -63,6 +75,19 @@ def test_kills_without_progress_end_a_job(
     assert "killed again and again" in done.error.message
     log = service.settings.job_folder(job.id) / "run" / "events.jsonl"
     assert log.read_text().count('"resumed"') == 5 + checkpoints + items
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_disk_that_is_full_is_told(
+    client: openai.OpenAI, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "filling.py").write_text(FILLING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    job = submitted(client, chats(20))
+    assert Worker(service, engine=("filling",)).step()
+    done = client.fine_tuning.jobs.retrieve(job.id)
+    assert done.error
+    assert done.error.message.startswith("The server's disk is full.")
 
 
 def test_rows_with_a_nul_fail_in_a_sentence(client: openai.OpenAI, service: Service) -> None:

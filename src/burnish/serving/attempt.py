@@ -10,7 +10,7 @@ from burnish.errors import RunError, UserError
 from burnish.run_directory import RunDirectory
 from burnish.serving import recipes, results
 from burnish.serving.api.errors import ApiError
-from burnish.serving.child import DONE, LOST, OUTCOME, REFUSED, STOPPED
+from burnish.serving.child import DONE, FULL, LOST, OUTCOME, REFUSED, STOPPED
 from burnish.serving.following import Follower, Tail
 from burnish.serving.preparing import Prepared, prepare
 from burnish.serving.process import LOCAL, PATIENCE, Engine, JobProcess, folder_lock
@@ -27,6 +27,7 @@ _TICK, _HEARTBEAT, _LOCKED = 0.2, 1.0, 1.0
 # So often a process may be killed from outside without progress before its job fails.
 _KILLS = 5
 _KILLED = "The job's process was killed again and again; the machine may be short of memory."
+_FULL = "The server's disk is full. Create the job again once there is room."
 OURS = "The server had an error while it ran the job. Its log says which."
 
 
@@ -175,7 +176,8 @@ class Attempt:
             self._refuse(said["kind"], said["message"])
         elif code > 0 and code != STOPPED:
             _LOG.error("job %s ended with %d; see %s", self.job.id, code, self.folder)
-            self.held.fail({"code": "server_error", "message": OURS, "param": None})
+            said = _FULL if code == FULL else OURS
+            self.held.fail({"code": "server_error", "message": said, "param": None})
         elif code < 0 and not self.stop.is_set():
             self.held.fail({"code": "server_error", "message": _KILLED, "param": None})
 

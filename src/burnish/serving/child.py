@@ -3,21 +3,22 @@
     python -m burnish.serving.child WORKER_PID RECIPE
 
 Exit codes: 0 there is a verdict, 2 the user's error, which `outcome.json` beside the recipe says,
-75 one of several processes that learn together was lost, 130 stopped with a checkpoint. Anything
-else is our own mistake; its traceback is on stderr.
+28 the disk is full, 75 one of several processes that learn together was lost, 130 stopped with a
+checkpoint. Anything else is our own mistake; its traceback is on stderr.
 """
 
+import errno
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from burnish.errors import InterruptedRunError, UserError, WorkerLostError
+from burnish.errors import InterruptedRunError, UserError, WorkerLostError, is_disk_full
 from burnish.parent import die_with
 from burnish.run_directory import write_atomic
 
 OUTCOME = "outcome.json"
-DONE, REFUSED, LOST, STOPPED = 0, 2, 75, 130
+DONE, REFUSED, FULL, LOST, STOPPED = 0, 2, errno.ENOSPC, 75, 130
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -32,12 +33,16 @@ def work(recipe: Path) -> int:
         _run(recipe)
     except WorkerLostError:
         return LOST
-    except UserError as error:
+    except (InterruptedRunError, KeyboardInterrupt):
+        return STOPPED
+    except Exception as error:
+        if is_disk_full(error):
+            return FULL
+        if not isinstance(error, UserError):
+            raise
         said = {"kind": type(error).__name__, "message": str(error)}
         write_atomic(recipe.with_name(OUTCOME), json.dumps(said))
         return REFUSED
-    except (InterruptedRunError, KeyboardInterrupt):
-        return STOPPED
     return DONE
 
 
