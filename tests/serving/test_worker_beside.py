@@ -38,6 +38,11 @@ def test_values_and_engine_are_handed_on(tmp_path: Path, monkeypatch: pytest.Mon
     assert "--engine ray --address gpu:6379 --beside" in ray
 
 
+def test_the_encoder_is_no_base_that_learns(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, ["smollm2-135m", "all-minilm-l6-v2"])
+    assert dict(settings.models) == {"smollm2-135m": "smollm2-135m"}
+
+
 def test_a_wrong_value_is_said_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"training\.workers is 0"):
         settings_of(tmp_path, None, ["training.workers=0"])
@@ -45,5 +50,7 @@ def test_a_wrong_value_is_said_before_anything_starts(tmp_path: Path) -> None:
         settings_of(tmp_path, None, ["training.worker=2"])
     with pytest.raises(UserError, match="the organization is 'a:b'"):
         settings_of(tmp_path, None, organization="a:b")
+    with pytest.raises(UserError, match="--model joins all-minilm-l6-v2 with another name"):
+        settings_of(tmp_path, ["embed=all-minilm-l6-v2"])
     with pytest.raises(UserError, match="add --engine ray"):
         engine_of("local", "gpu:6379")

@@ -90,7 +90,7 @@ def settings_of(
         ModelError: there is no such model.
         RecipeError: there is no such key, or its value is impossible.
     """
-    from burnish.models.sources import BUILT_IN, resolve
+    from burnish.models.sources import BUILT_IN, ENCODER, resolve
     from burnish.recipe import build_recipe, changed_recipe
     from burnish.serving.service import Settings
 
@@ -100,6 +100,13 @@ def settings_of(
 
     pairs = [one.partition("=") for one in models or ()]
     bases = {name: source or name for name, _, source in pairs}
+    if bases.get(ENCODER) == ENCODER:
+        del bases[ENCODER]  # it is served in any case, and writes nothing that could be tuned
+    if ENCODER in (*bases, *bases.values()):
+        raise UserError(
+            f"--model joins {ENCODER} with another name",
+            "leave it out: it is always served as it is",
+        )
     for source in bases.values():
         if source not in BUILT_IN:  # a typing mistake is told now, not to the first client
             resolve(source)

@@ -133,14 +133,19 @@ def _part(part: Mapping[str, Any]) -> str:
 
 
 def _called(call: Mapping[str, Any]) -> dict[str, Any]:
-    """Templates want arguments as an object, the API sends them as JSON."""
+    """Templates want arguments as an object, the API sends them as JSON; or as the model wrote
+    them, where it was none."""
     given = call.get("function") or {}
     if not isinstance(given, Mapping):
         said = f"The 'function' of a tool call is {str(given)[:40]!r}, and must be an object."
         raise invalid(said, "messages", "invalid_type")
     function = dict(given)
+    written = function.get("arguments") or "{}"
+    if not isinstance(written, str):
+        said = f"The 'arguments' of a tool call are {str(written)[:40]!r}, and must be a text."
+        raise invalid(said, "messages")
     try:
-        function["arguments"] = json.loads(function.get("arguments") or "{}")
-    except (ValueError, TypeError, RecursionError) as error:  # the last: nested too deep
-        raise invalid("The arguments of a tool call are no JSON.", "messages") from error
+        function["arguments"] = json.loads(written)
+    except (ValueError, RecursionError):  # the last: nested too deep
+        function["arguments"] = written
     return {"type": "function", "id": call.get("id"), "function": function}

@@ -368,6 +368,9 @@ def test_embeddings_are_of_length_one(loose: openai.OpenAI, embedder: None) -> N
     assert float(a @ b) > float(a @ c)
     short = loose.embeddings.create(model="all-minilm-l6-v2", input=texts[0], dimensions=100)
     assert len(short.data[0].embedding) == 100
+    plain: Any = {"model": "all-minilm-l6-v2", "input": texts[0], "encoding_format": None}
+    unsaid: Any = loose.post("/embeddings", body=plain, cast_to=object)
+    assert unsaid["data"][0]["embedding"] == pytest.approx(found.data[0].embedding, abs=1e-6)
     with pytest.raises(openai.BadRequestError, match="1 to 2048 texts"):
         loose.embeddings.create(model="all-minilm-l6-v2", input="")
 

@@ -32,7 +32,10 @@ from burnish.serving.targets import Target, beside, room_for, target_of
 router = APIRouter()
 _GONE = Response(status_code=499)  # nobody reads it
 # What the models here have no use for is refused by name, and null is none of it.
-_UNUSED = frozenset({"audio", "moderation", "prediction", "reasoning_effort"})
+_UNUSED = frozenset(
+    {"audio", "moderation", "prediction", "prompt_cache_options", "reasoning_effort"}
+    | {"web_search_options"}
+)
 
 
 class Message(Body):
@@ -236,7 +239,7 @@ class _Reply:
     def _choice(self, place: int, answer: Answer) -> Choice:
         text, calls, end = self.body.parted(answer.text, answer.end)
         message: dict[str, Any] = {"role": "assistant", "content": text or self.nothing}
-        message |= {"refusal": None, **(self.body.told(calls) if calls else {})}
+        message |= {"refusal": None, "annotations": []} | (self.body.told(calls) if calls else {})
         return Choice.model_validate(
             {
                 "index": place,

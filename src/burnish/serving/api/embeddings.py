@@ -25,7 +25,7 @@ class EmbeddingRequest(Body):
     input: str | list[str] | list[int] | list[list[int]]
     model: str
     dimensions: Annotated[int, Field(ge=1)] | None = None
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = None
     user: str | None = None
 
 
@@ -103,7 +103,7 @@ def _shortened(numbers: list[float], size: int) -> list[float]:
     return [number / max(length, 1e-12) for number in numbers[:size]]
 
 
-def _shown(numbers: list[float], encoding: str) -> list[float] | str:
-    if encoding == "float":
+def _shown(numbers: list[float], encoding: str | None) -> list[float] | str:
+    if encoding != "base64":
         return numbers
     return base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()

@@ -34,8 +34,8 @@ _NO_KEYS = (
     "Make one with `burnish keys make`."
 )
 _ELSEWHERE = (
-    "A web page of another place sent this, and without API keys the server answers none. "
-    "Make a key with `burnish keys make`."
+    "A web page of another place sent this, and no browser may ask this server for one. "
+    "Ask it from a program of yours, which no browser runs."
 )
 _RULES: tuple[tuple[str, str, Access], ...] = (
     ("GET|HEAD", r"/health", "open"),

@@ -5,13 +5,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from openai.types import CompletionUsage
-from openai.types.completion_usage import PromptTokensDetails
+from openai.types.completion_usage import CompletionTokensDetails, PromptTokensDetails
 from starlette.requests import HTTPConnection
 
 from burnish.serving.engine.requests import Used
 from burnish.serving.engine.stream import Answering
 
 _PLACE = "burnish.usage"
+# Models here think of nothing that they do not say, and hear nothing.
+_WRITTEN = CompletionTokensDetails(
+    accepted_prediction_tokens=0, audio_tokens=0, reasoning_tokens=0, rejected_prediction_tokens=0
+)
 
 
 @dataclass(slots=True)
@@ -43,7 +47,8 @@ class Usage:
             prompt_tokens=self.prompt,
             completion_tokens=self.generated,
             total_tokens=self.tokens,
-            prompt_tokens_details=PromptTokensDetails(cached_tokens=self.cached),
+            prompt_tokens_details=PromptTokensDetails(audio_tokens=0, cached_tokens=self.cached),
+            completion_tokens_details=_WRITTEN,
         )
 
 
