@@ -1,10 +1,7 @@
-"""Messages of the API as prompt tokens, and what a reply says of tools."""
+"""Messages of the API as prompt tokens."""
 
 import json
-import re
-import uuid
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import TemplateError
@@ -12,20 +9,7 @@ from jinja2 import TemplateError
 from burnish.data.render import PLAIN_TEMPLATE, turn_text
 from burnish.serving.api.errors import invalid
 
-# How Hermes and Qwen templates ask for calls; other families are told that there is no such tool.
-_CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
-
-_OPENING, _CLOSING = "<tool_call>", "</tool_call>"
 _ROLES = {"developer": "system", "function": "tool"}
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A tool that the reply wants called; `arguments` is JSON as the model wrote it."""
-
-    id: str
-    name: str
-    arguments: str
 
 
 def prompt_tokens(
@@ -57,43 +41,6 @@ def knows_tools(tokenizer: Any) -> bool:
     """Whether the template shows tools, and writes calls as we read them."""
     template = str(tokenizer.chat_template or "")
     return "tools" in template and "<tool_call>" in template
-
-
-def tool_calls(
-    text: str, offered: Collection[str], *, limited: bool
-) -> tuple[str, list[Call], bool]:
-    """What the reply says beside its calls, the calls, and whether it ends in the midst of one.
-
-    A call that is no JSON, or is of what is not offered, stays text; one without its end is left
-    out. Where the reply was `limited`, what a call may begin with is one that was cut.
-    """
-    calls: list[Call] = []
-
-    def taken(match: re.Match[str]) -> str:
-        try:
-            found = json.loads(match[1])
-            name, arguments = str(found["name"]), json.dumps(found.get("arguments", {}))
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return match[0]
-        if name not in offered:
-            return match[0]
-        calls.append(Call(f"call_{uuid.uuid4().hex[:24]}", name, arguments))
-        return ""
-
-    rest = _CALL.sub(taken, text)
-    ended = rest.rfind(_CLOSING) + 1  # of the last call that stays text
-    said = rest[:ended] + before_calls(rest[ended:])
-    cut = len(said) < len(rest.rstrip()) and (limited or _OPENING in rest[ended:])
-    return (said if cut else rest.rstrip() if calls else rest), calls, cut
-
-
-def before_calls(text: str) -> str:
-    """What of a growing reply is no call and will not become a part of one."""
-    start = text.find(_OPENING)
-    if start < 0:
-        sizes = range(min(len(_OPENING) - 1, len(text)), 0, -1)
-        start = len(text) - next((n for n in sizes if _OPENING.startswith(text[-n:])), 0)
-    return text[:start].rstrip()
 
 
 def _turn(message: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:

@@ -25,7 +25,8 @@ from burnish.data.rows import Row
 from burnish.serving import log
 from burnish.serving.api import chat
 from burnish.serving.api.app import make_app
-from burnish.serving.prompts import before_calls, prompt_tokens, tool_calls
+from burnish.serving.calls import before_calls, tool_calls
+from burnish.serving.prompts import prompt_tokens
 from burnish.serving.server import open_server
 from burnish.serving.service import Settings
 from tests.serving.conftest import running
@@ -33,6 +34,7 @@ from tests.tool_calling import FIND, TEMPLATE, calling, row
 
 ODD = {"type": "object", "properties": {"id": {"enum": [3, 5]}}, "required": ["id"]}
 ODD |= {"additionalProperties": False}
+ONE = {"parallel_tool_calls": False}
 NAMED: Any = {"type": "function", "function": {"name": "find"}}
 ELSE: Any = {"type": "function", "function": {"name": "look"}}
 HELLO: Any = [{"role": "user", "content": "where is my parcel"}]
@@ -182,8 +184,10 @@ def test_older_functions_are_tools(client: openai.OpenAI) -> None:
         *chunks, last = asked(client, messages=question, stream=True, **given)
         assert last.choices[0].finish_reason == "function_call"
         streamed = [chunk.choices[0].delta.function_call for chunk in chunks]
-        (call,) = (call.model_dump() for call in streamed if call)
-        assert call == reply.message.function_call.model_dump()
+        told = [call for call in streamed if call]
+        assert [call.name for call in told if call.name] == ["find"]
+        arguments = "".join(call.arguments for call in told)
+        assert arguments == reply.message.function_call.arguments
         told = {"role": "function", "name": "find", "content": "at the door"}
         for again in (reply.message, reply.message.model_dump()):
             assert asked(client, messages=[*question, again, told], max_tokens=1, **given).usage
@@ -220,9 +224,15 @@ def test_a_stream_of_calls_is_the_whole(client: openai.OpenAI, asked_for: Any) -
         ends.append(choice.finish_reason)
     said = "".join(delta.content or "" for delta in deltas)
     assert (said or None) == whole.message.content
-    (last,) = (delta for delta in deltas if delta.tool_calls)
-    assert calls(last) == calls(whole.message)
-    assert [call.index for call in last.tool_calls] == list(range(len(calls(whole.message))))
+    told = [call for delta in deltas for call in delta.tool_calls or ()]
+    begun = [call for call in told if call.id]
+    assert [call.index for call in begun] == list(range(len(calls(whole.message))))
+    assert {call.type for call in begun} == {"function"}
+    for place, (name, arguments) in enumerate(calls(whole.message)):
+        parts = [call.function for call in told if call.index == place]
+        assert [part.name for part in parts if part.name] == [name]
+        assert len(parts) > 3  # as they are written
+        assert json.loads("".join(part.arguments for part in parts)) == arguments
     assert ends[-1] == whole.finish_reason == "tool_calls"
     assert [t.token for t in tokens] == [t.token for t in whole.logprobs.content]
     if said:  # it did not wait for the calls
@@ -243,25 +253,30 @@ def test_only_what_is_offered_is_called(client: openai.OpenAI, asked_for: Any) -
     assert "".join(delta.content or "" for delta in deltas) == whole.message.content
 
 
-def test_a_call_that_is_cut_is_left_out(client: openai.OpenAI) -> None:
-    """Wherever the limit or a stop string cuts it, whole and as a stream; the limit is told."""
+def test_a_call_that_is_cut_is_told_as_far_as_it_came(client: openai.OpenAI) -> None:
+    """Its arguments are, wherever the limit or a stop string cuts it, whole and as a stream."""
     given: Any = {"model": "caller", "tools": [FIND], "temperature": 0}
     cases = [
-        *((PLAIN, {"max_tokens": most}, None, 0, "length") for most in (1, 4, 20)),
-        (PLAIN, {"max_tokens": 4, "tool_choice": "required"}, None, 0, "length"),
-        (PLAIN, {"stop": "name"}, None, 0, "stop"),
-        (PLAIN, {"stop": "call", "tool_choice": "required"}, None, 0, "stop"),
-        (SPOKEN, {"max_tokens": 80}, "One moment.", 1, "length"),
-        (SPOKEN, {"stop": "9"}, "One moment.", 1, "tool_calls"),
+        *((PLAIN, {"max_tokens": most}, None, [], "length") for most in (1, 4, 20)),
+        (PLAIN, {"max_tokens": 4, "tool_choice": "required"}, None, [], "length"),
+        (PLAIN, {"stop": "name"}, None, [], "stop"),
+        (PLAIN, {"stop": "call", "tool_choice": "required"}, None, [], "stop"),
+        (PLAIN, {"stop": "7"}, None, ['{"id":'], "stop"),
+        (PLAIN, {"stop": "</tool_call>"}, None, ['{"id": 7}'], "tool_calls"),
+        (SPOKEN, {"stop": "arguments"}, "One moment.", [], "stop"),
+        (SPOKEN, {"stop": "8"}, "One moment.", ['{"id":'], "stop"),
+        (SPOKEN, {"stop": "9"}, "One moment.", ['{"id": 8}', '{"id":'], "stop"),
+        (SPOKEN, {"stop": "9"} | ONE, "One moment.", ['{"id": 8}'], "tool_calls"),
     ]
-    for asked_for, more, content, count, end in cases:
+    for asked_for, more, content, arguments, end in cases:
         more |= given | {"messages": asked_for["messages"][:1]}
         choice = asked(client, **more).choices[0]
         with client.chat.completions.stream(**more) as stream:
             streamed = stream.until_done().current_completion_snapshot.choices[0]
         for found in (choice, streamed):
             assert (found.message.content, found.finish_reason) == (content, end)
-            assert len(found.message.tool_calls or ()) == count
+            told = [call.function.arguments for call in found.message.tool_calls or ()]
+            assert told == arguments
 
 
 def test_text_that_grows_into_a_call() -> None:
@@ -271,7 +286,34 @@ def test_text_that_grows_into_a_call() -> None:
     assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(shown))
     assert before_calls("a < b") == "a < b"
     assert before_calls("a <tool") == "a"
-    assert tool_calls("no call <tool_call>{x}</tool_call>", ["x"], limited=False)[1] == []
+    for spoilt in ("x", '"arguments": {}', '"arguments": {}, "name": ["x"]', '"name": "x'):
+        text = f"no call <tool_call>{{{spoilt}}}</tool_call>"
+        assert tool_calls(text, {"x"}, limited=False) == (text, [], False)
+
+
+NESTED = '{"a": {"b": ["}", "<tool", {"c": "</tool_call>"}]}}'
+FORMS = [
+    f'<tool_call>\n{{"name": "f", "arguments": {NESTED}}}\n</tool_call>',
+    f'<tool_call>{{"name":"f","arguments":{NESTED}}}</tool_call> So.',
+    'Well <tool_call>{"arguments": {"a": 1}, "name": "f"}</tool_call>\n<tool_call>\n{"name": "f", '
+    '"arguments": {not so} }\n</tool_call> <tool_call>{"name": "g", "arguments": {}}</tool_call>',
+    '<tool_call>\n{"name": "f", "arguments": {"a": 1}',
+    '<tool_call>\n{"name": "\\u0066", "arguments": {}}\n</tool_call><tool_call>{"na',
+]
+
+
+@pytest.mark.parametrize("text", FORMS)
+def test_what_has_been_told_of_a_call_never_changes(text: str) -> None:
+    before: list[tuple[str, str]] = []
+    for size in range(len(text) + 1):
+        _, found, _ = tool_calls(text[:size], ["f"], limited=False)
+        now = [(call.name, call.arguments) for call in found]
+        assert len(now) >= len(before)
+        for (name, arguments), (same, grown) in zip(before, now, strict=False):
+            assert name == same
+            assert grown.startswith(arguments)
+        before = now
+    assert before
 
 
 def test_bias_penalties_and_stops(client: openai.OpenAI) -> None:

@@ -23,12 +23,12 @@ from burnish.errors import ModelError, UserError
 from burnish.models.language_model import LanguageModel
 from burnish.serving.api.app import make_app
 from burnish.serving.api.errors import ApiError
+from burnish.serving.calls import tool_calls
 from burnish.serving.engine.engine import Backend, Engine
 from burnish.serving.engine.grammar import Calls, call_grammar, schema_grammar
 from burnish.serving.engine.requests import Ask, Draw, Drawn, Piece
 from burnish.serving.engine.vllm import Vllm
 from burnish.serving.engines import behind_vllm
-from burnish.serving.prompts import tool_calls
 from burnish.serving.server import open_server, opener
 from burnish.serving.service import Settings
 from tests.serving.conftest import running

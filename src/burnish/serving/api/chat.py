@@ -24,9 +24,10 @@ from burnish.serving.api.recording import record
 from burnish.serving.api.streaming import streamed
 from burnish.serving.api.tools import Offer
 from burnish.serving.api.usage import Usage, usage_of
+from burnish.serving.calls import Call, before_calls
 from burnish.serving.engine.grammar import call_grammar
 from burnish.serving.engine.requests import Ask, Draw, Drawn, Grammar, Piece
-from burnish.serving.prompts import before_calls, prompt_tokens
+from burnish.serving.prompts import prompt_tokens
 from burnish.serving.targets import Target, beside, room_for, target_of
 
 router = APIRouter()
@@ -211,15 +212,15 @@ class _Reply:
     async def chunks(
         self, found: AsyncIterator[tuple[int, Piece]], said: Sequence[Answer]
     ) -> AsyncIterator[ChatCompletionChunk]:
-        """The reply as it is written; calls of tools come whole, at the end."""
-        shown = [_Shown(bool(self.body.offered)) for _ in said]
+        """The reply as it is written, its calls of tools too."""
+        shown = [_Shown(self.body) for _ in said]
         begun = ChoiceDelta(role="assistant", content=self.nothing, refusal=None)
         for place in range(len(said)):
             yield self._chunk(place, begun)
         async for place, piece in found:
             said[place].grow(piece)
-            if text := shown[place].more(said[place].text, piece):
-                yield self._chunk(place, ChoiceDelta(content=text), drawn=shown[place].told())
+            for delta in shown[place].more(said[place].text, piece):
+                yield self._chunk(place, delta, drawn=shown[place].told())
             if piece.end:
                 for chunk in self._ended(place, said[place], shown[place]):
                     yield chunk
@@ -228,12 +229,8 @@ class _Reply:
 
     def _ended(self, place: int, answer: Answer, shown: "_Shown") -> list[ChatCompletionChunk]:
         text, calls, end = self.body.parted(answer.text, answer.end)
-        found = []
-        if rest := text[shown.size :]:
-            found.append(self._chunk(place, ChoiceDelta(content=rest), drawn=shown.told()))
-        if calls:
-            told = self.body.told(calls, streamed=True)
-            found.append(self._chunk(place, ChoiceDelta.model_validate(told)))
+        deltas = [*shown.rest(text, calls)]
+        found = [self._chunk(place, delta, drawn=shown.told()) for delta in deltas]
         return [*found, self._chunk(place, ChoiceDelta(), end=end, drawn=shown.told())]
 
     def _choice(self, place: int, answer: Answer) -> Choice:
@@ -273,18 +270,28 @@ class _Reply:
 
 
 class _Shown:
-    """What of one streamed answer has been shown: no part of a call, where tools are offered."""
+    """What of one streamed answer has been shown: of a call, its name and its arguments."""
 
-    def __init__(self, offered: bool) -> None:
-        self.offered, self.size = offered, 0
+    def __init__(self, offer: Offer) -> None:
+        self.offer, self.offered = offer, bool(offer.offered)
+        self._size = 0
+        self._calls: list[int] = []
         self._drawn: list[Drawn] = []
 
-    def more(self, text: str, piece: Piece) -> str:
+    def more(self, text: str, piece: Piece) -> Iterator[ChoiceDelta]:
         """What can be shown now that the answer has grown to `text` by `piece`."""
         self._drawn += piece.drawn
-        new = (before_calls(text) if self.offered else text)[self.size :]
-        self.size += len(new)
-        return new
+        before = before_calls(text) if self.offered else text
+        calls = self.offer.parted(text, "")[1] if len(before) < len(text) else []
+        yield from self.rest(before, calls)
+
+    def rest(self, text: str, calls: Sequence[Call]) -> Iterator[ChoiceDelta]:
+        """What of that has not been shown."""
+        if new := text[self._size :]:
+            self._size += len(new)
+            yield ChoiceDelta(content=new)
+        for told in self.offer.told_anew(calls, self._calls):
+            yield ChoiceDelta.model_validate(told)
 
     def told(self) -> list[Drawn]:
         """The tokens since it was last asked."""

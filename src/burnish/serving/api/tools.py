@@ -4,14 +4,15 @@ Scripts written before tools ask for `functions`, and are answered with a `funct
 at most, otherwise the same.
 """
 
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, model_validator
 
 from burnish.serving.api.errors import invalid
 from burnish.serving.api.fields import Body, said
-from burnish.serving.prompts import Call, tool_calls
+from burnish.serving.calls import Call, tool_calls
 
 _MOST = 128
 
@@ -137,16 +138,40 @@ class Offer(Body):
             return text, [], end
         names = {tool["function"]["name"] for tool in offered}
         rest, calls, cut = tool_calls(text, names, limited=end == "length")
-        if calls and not (cut and end == "length"):
+        wanted = calls[:1] if self.one_call else calls
+        if wanted and wanted[-1].whole and not (cut and end == "length"):
             end = "function_call" if self.functions else "tool_calls"
-        return "" if self.demanded else rest, calls[:1] if self.one_call else calls, end
+        return "" if self.demanded else rest, wanted, end
 
-    def told(self, calls: Sequence[Call], *, streamed: bool = False) -> dict[str, Any]:
-        """A message's fields with these calls, at least one; a stream numbers them."""
+    def told(self, calls: Sequence[Call]) -> dict[str, Any]:
+        """A message's fields with these calls, at least one."""
+        told = [{"name": call.name, "arguments": call.arguments} for call in calls]
         if self.functions:
-            return {"function_call": {"name": calls[0].name, "arguments": calls[0].arguments}}
-        places = [{"index": place} if streamed else {} for place in range(len(calls))]
-        return {"tool_calls": [p | _call(c) for p, c in zip(places, calls, strict=True)]}
+            return {"function_call": told[0]}
+        return {"tool_calls": [_begun() | {"function": function} for function in told]}
+
+    def told_anew(self, calls: Sequence[Call], told: list[int]) -> Iterator[dict[str, Any]]:
+        """The same as a stream tells it: each call's name, then its arguments as they come.
+
+        `told` holds how much of each call's arguments was told before, and is brought up to date.
+        """
+        for place, call in enumerate(calls):
+            if place == len(told):
+                told.append(0)
+                begun = {"name": call.name, "arguments": ""}
+                yield self._part(place, begun, _begun())
+            if more := call.arguments[told[place] :]:
+                told[place] += len(more)
+                yield self._part(place, {"arguments": more}, {})
+
+    def _part(self, place: int, function: dict[str, str], begun: dict[str, Any]) -> dict[str, Any]:
+        if self.functions:
+            return {"function_call": function}
+        return {"tool_calls": [{"index": place} | begun | {"function": function}]}
+
+
+def _begun() -> dict[str, Any]:
+    return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function"}
 
 
 def _named(name: str, functions: list[dict[str, Any]], param: str) -> list[dict[str, Any]]:
@@ -156,8 +181,3 @@ def _named(name: str, functions: list[dict[str, Any]], param: str) -> list[dict[
         choice = param.replace("_", " ").capitalize()
         raise invalid(f"{choice} {name!r} is none of the {offered}.", param)
     return found
-
-
-def _call(call: Call) -> dict[str, Any]:
-    function = {"name": call.name, "arguments": call.arguments}
-    return {"id": call.id, "type": "function", "function": function}

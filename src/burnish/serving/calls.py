@@ -1,0 +1,94 @@
+"""Calls of tools in a reply, as Hermes and Qwen templates ask for them, while it grows."""
+
+import json
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+
+_OPENING, _CLOSING = "<tool_call>", "</tool_call>"
+# How templates have a call begin; what follows are its arguments.
+_BEGUN = re.compile(
+    _OPENING + r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*', re.DOTALL
+)
+_ENDED = re.compile(r"\}\s*" + _CLOSING)
+_WHOLE = re.compile(_OPENING + r"\s*(\{.*?\})\s*" + _CLOSING, re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A tool that the reply wants called.
+
+    Attributes:
+        name: of the function.
+        arguments: as the model wrote them, which need be no JSON; so far, where they are cut.
+        whole: whether they are all there.
+    """
+
+    name: str
+    arguments: str
+    whole: bool = True
+
+
+def tool_calls(
+    text: str, offered: Collection[str], *, limited: bool
+) -> tuple[str, list[Call], bool]:
+    """What a reply says beside its calls, the calls, and whether it ends in the midst of one.
+
+    A call of what is not offered, or in a form of its own that is no JSON, stays text; one that is
+    cut before its arguments is left out. Where the reply was `limited`, what a call may begin with
+    is one that was cut.
+    """
+    said, calls, place, cut = "", [], 0, False
+    while not cut and (start := text.find(_OPENING, place)) >= 0:
+        said += text[place:start]
+        call, place = _call_at(text, start, offered)
+        if call is not None:
+            calls.append(call)
+        elif place:
+            said += text[start:place]
+        cut = not place or (call is not None and not call.whole)
+    tail = "" if cut else text[place:]
+    if limited and len(held := before_calls(tail)) < len(tail.rstrip()):
+        tail, cut = held, True
+    said += tail
+    return (said.rstrip() if calls or cut else said), calls, cut
+
+
+def before_calls(text: str) -> str:
+    """What of a growing reply is no call and will not become a part of one."""
+    start = text.find(_OPENING)
+    if start < 0:
+        sizes = range(min(len(_OPENING) - 1, len(text)), 0, -1)
+        start = len(text) - next((n for n in sizes if _OPENING.startswith(text[-n:])), 0)
+    return text[:start].rstrip()
+
+
+def _call_at(text: str, start: int, offered: Collection[str]) -> tuple[Call | None, int]:
+    """The call that opens there, None where it is none; and where it ends, 0 if nowhere."""
+    begun = _BEGUN.match(text, start)
+    name = _json(begun[1]) if begun else None
+    if begun is not None and name in offered:
+        if ended := _ENDED.search(text, begun.end()):
+            return Call(str(name), text[begun.end() : ended.start()].rstrip()), ended.end()
+        arguments = _surely(text[begun.end() :])
+        return Call(str(name), arguments, _json(arguments) is not None), len(text)
+    whole = _WHOLE.match(text, start) if begun is None else None
+    found = _json(whole[1]) if whole else None
+    if whole is not None and isinstance(found, dict) and str(found.get("name")) in offered:
+        return Call(str(found["name"]), json.dumps(found.get("arguments", {}))), whole.end()
+    closing = text.find(_CLOSING, start)
+    return None, closing + len(_CLOSING) if closing >= 0 else 0
+
+
+def _surely(arguments: str) -> str:
+    """Of arguments that grow, what will not come to be the end of their call."""
+    before, brace, after = arguments.rstrip().rpartition("}")
+    return (before if brace and _CLOSING.startswith(after.lstrip()) else arguments).rstrip()
+
+
+def _json(text: str) -> object:
+    """None where it is none, or nested too deeply."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
