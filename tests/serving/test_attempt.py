@@ -90,7 +90,12 @@ def test_a_disk_that_is_full_is_told(
     assert done.error.message.startswith("The server's disk is full.")
 
 
-def test_rows_with_a_nul_fail_in_a_sentence(client: openai.OpenAI, service: Service) -> None:
+def test_rows_with_a_nul_fail_in_a_sentence(
+    client: openai.OpenAI, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the worker was started: no module there is taken for one of the libraries'."""
+    (tmp_path / "json.py").write_text("raise SystemExit(9)")
+    monkeypatch.chdir(tmp_path)
     job = submitted(client, b'{"a\\u0000b": 1}\n' * 12)
     assert Worker(service).step()
     done = client.fine_tuning.jobs.retrieve(job.id)

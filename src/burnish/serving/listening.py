@@ -149,8 +149,8 @@ def worker_beside(
     settings: Settings, database: str | None, engine: Engine = LOCAL
 ) -> Iterator[None]:
     """A worker in a process of its own, which is told to stop at the end and dies with this one."""
-    command = [sys.executable, "-m", "burnish.cli", "worker", "--folder", str(settings.folder)]
-    command += ["--organization", settings.organization]
+    command = [sys.executable, "-P", "-m", "burnish.cli", "worker"]
+    command += ["--folder", str(settings.folder), "--organization", settings.organization]
     command += ["--database", database] if database else []
     for name, source in settings.models.items():
         command += ["--model", f"{name}={source}"]

@@ -62,7 +62,7 @@ class JobProcess:
 
     def __init__(self, recipe: Path, lock: int, engine: Engine = LOCAL) -> None:
         program, *told = engine
-        command = [sys.executable, "-m", program, str(os.getpid()), str(recipe), *told]
+        command = [sys.executable, "-P", "-m", program, str(os.getpid()), str(recipe), *told]
         with (recipe.parent / _LOG).open("ab") as log:
             # A group of its own: Ctrl-C in the worker's terminal is the worker's to hand on.
             self._process = subprocess.Popen(

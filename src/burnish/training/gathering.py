@@ -114,7 +114,7 @@ def _start(store: Path, rank: int, size: int, device: torch.device) -> "subproce
     given = [str(os.getpid()), str(store), str(rank), str(size), str(torch.get_num_threads())]
     # A group of its own: Ctrl-C is the leader's to hand on.
     return subprocess.Popen(
-        [sys.executable, "-m", _PROGRAM, *given, device.type],
+        [sys.executable, "-P", "-m", _PROGRAM, *given, device.type],
         stdin=subprocess.DEVNULL,
         process_group=0,
     )
