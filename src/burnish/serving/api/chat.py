@@ -34,9 +34,9 @@ router = APIRouter()
 _GONE = Response(status_code=499)  # nobody reads it
 # What the models here have no use for is refused by name, and null is none of it.
 _UNUSED = frozenset(
-    {"audio", "moderation", "prediction", "prompt_cache_options", "reasoning_effort"}
-    | {"web_search_options"}
-)
+    ("audio", "moderation", "prediction", "prompt_cache_options", "reasoning_effort",
+     "web_search_options")
+)  # fmt: skip
 
 
 class Message(Body):
