@@ -175,7 +175,13 @@ class Parity:
             if largest is None
             else f"their log-probabilities are at most {largest:.1g} nats apart"
         )
-        return f"{named[0].upper()}{named[1:]} say the same to {count} prompts; {known}."
+        otherwise = [
+            f"{one.words} answers {count - one.answers_equal} otherwise, within rounding"
+            for one in asked
+            if one.answers_equal < count
+        ]
+        agree = f"agree on {count} prompts" if otherwise else f"say the same to {count} prompts"
+        return "; ".join([f"{named[0].upper()}{named[1:]} {agree}", *otherwise, f"{known}."])
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

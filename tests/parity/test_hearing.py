@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from burnish.agreement import Said
+from burnish.agreement import Comparison, Parity, Reference, Said
 from burnish.parity.hearing import Heard, difference
 from burnish.parity.remote import _Answer
 
@@ -47,6 +47,20 @@ def test_what_is_rounding_and_what_is_not(changes: dict[str, Any], reason: str |
 def test_what_is_not_told_is_not_made_up() -> None:
     found = difference(SAID, heard(prompt=None, logprobs=(None, None)))
     assert (found.prompt_equal, found.compared, found.largest) == (None, 0, None)
+
+
+def test_answers_that_rounding_changed_are_counted() -> None:
+    """They agree, and do not say the same."""
+    same, other = difference(SAID, heard()), difference(SAID, heard(answer_at=1))
+    asked = (
+        Comparison("reloaded", "", 0.01, (same, same)),
+        Comparison("gguf", "a.gguf", 0.01, (same, other)),
+    )
+    reference = Reference("memory", "abc", "float32", (SAID, SAID))
+    said = Parity(reference, asked).sentence
+    assert said.startswith("The model in memory, the reloaded weights, the GGUF file a.gguf agree ")
+    assert "agree on 2 prompts; the GGUF file a.gguf answers 1 otherwise, within rounding; " in said
+    assert "say the same to 2 prompts" in Parity(reference, asked[:1]).sentence
 
 
 def told(*tokens: Any, end: str = "stop") -> dict[str, Any]:
