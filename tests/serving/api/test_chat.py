@@ -263,6 +263,8 @@ def test_a_call_that_is_cut_is_told_as_far_as_it_came(client: openai.OpenAI) -> 
         (PLAIN, {"stop": "call", "tool_choice": "required"}, None, [], "stop"),
         (PLAIN, {"stop": "7"}, None, ['{"id":'], "stop"),
         (PLAIN, {"stop": "</tool_call>"}, None, ['{"id": 7}'], "tool_calls"),
+        (SPOKEN, {"max_tokens": 80}, "One moment.", ['{"id": 8}'], "length"),
+        (PLAIN, {"max_tokens": 40}, None, ['{"i'], "length"),
         (SPOKEN, {"stop": "arguments"}, "One moment.", [], "stop"),
         (SPOKEN, {"stop": "8"}, "One moment.", ['{"id":'], "stop"),
         (SPOKEN, {"stop": "9"}, "One moment.", ['{"id": 8}', '{"id":'], "stop"),

@@ -44,10 +44,12 @@ class JsonGrammar:
         self._check()
         bits_W_32 = self._words_W[:, None] >> torch.arange(32, dtype=torch.int32) & 1
         allowed_V = bits_W_32.flatten()[: len(logits_V)].bool().to(logits_V.device)
-        if self._matcher.is_accepting():
-            allowed_V[list(stops)] = True  # llguidance knows the tokenizer's own only
+        # llguidance knows the tokenizer's own stop token only.
+        ends = list(stops) if self._matcher.is_accepting() else []
+        kept = logits_V[ends]
         logits_V[: len(allowed_V)].masked_fill_(~allowed_V, -torch.inf)
         logits_V[len(allowed_V) :] = -torch.inf  # rows of the projection that are no token
+        logits_V[ends] = kept
 
     def advance(self, token: int) -> None:
         """The token was drawn."""
@@ -126,7 +128,7 @@ def call_grammar(
     several: bool,
     answer: Mapping[str, Any] | Literal["words"] | None = None,
 ) -> Calls:
-    """Calls of these functions and nothing else, one or `several`, as `prompts.tool_calls` reads
+    """Calls of these functions and nothing else, one or `several`, as `calls.tool_calls` reads
     them; arguments keep to each function's `parameters`. An `answer` of that schema does as well,
     or any `words`, whether calls follow or not.
 
