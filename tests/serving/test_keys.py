@@ -1,10 +1,11 @@
 """Keys: made once, kept as hashes, limited by the minute."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
 from burnish.cli import main
@@ -12,6 +13,7 @@ from burnish.errors import UserError
 from burnish.serving import audit, keys
 from burnish.serving.api.errors import ApiError
 from burnish.serving.keys import Key, Limiter
+from burnish.serving.state.database import Database
 from burnish.serving.state.tables import Table
 
 
@@ -51,6 +53,59 @@ def test_the_first_key_says_what_it_changes(
         main(["keys", "make", name, "--folder", str(tmp_path / "data")])
         said.append("the server asks for a key, on its own machine too" in capsys.readouterr().err)
     assert said == [True, False]
+
+
+def test_keys_stay_required_until_they_are_turned_off(session: Session) -> None:
+    assert not keys.required(session)
+    keys.turn_off(session, "cli")  # is off already, so nothing is logged
+    key, _ = keys.make(session, "cli", "one", ["infer"])
+    keys.revoke(session, "cli", key.id)
+    assert keys.required(session)
+    keys.turn_off(session, "cli")
+    assert not keys.required(session)
+    keys.make(session, "cli", "two", ["infer"])
+    assert keys.required(session)
+    actions = [json.loads(line)["action"] for line in audit.export(session)]
+    assert actions == ["key.make", "key.revoke", "keys.off", "key.make"]
+
+
+def test_the_command_line_says_whether_keys_are_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*words: str) -> tuple[str, str]:
+        main(["keys", *words, "--folder", str(tmp_path / "data")])
+        said = capsys.readouterr()
+        return said.out, said.err
+
+    key = json.loads(run("make", "one", "--json")[0])
+    assert "keys are on" in run("list")[0]
+    assert "`burnish keys off`" in run("revoke", key["id"])[1]
+    assert "keys are on" in run("list")[0]
+    assert "keys are off" in run("off")[1]
+    listed, state = run("list", "--json")
+    assert json.loads(listed)[0]["id"] == key["id"]
+    assert "keys are off" in state
+    assert "the server asks for a key" in run("make", "two")[1]
+    assert "keys are on" in run("list")[0]
+
+
+@pytest.mark.parametrize("ever", [True, False])
+def test_a_database_from_before_that_ever_had_a_key_requires_keys(
+    tmp_path: Path, ever: bool
+) -> None:
+    url = f"sqlite:///{tmp_path / 'state.db'}"
+    database = Database(url)
+    with database.writing() as opened:
+        if ever:
+            key, _ = keys.make(opened, "cli", "one", ["infer"])
+            keys.revoke(opened, "cli", key.id)
+        opened.execute(text("DROP TABLE switches"))
+        opened.execute(text("UPDATE alembic_version SET version_num = '0003'"))
+    database.close()
+    database = Database(url)
+    with database.reading() as opened:
+        assert keys.required(opened) is ever
+    database.close()
 
 
 def test_secrets_that_are_none(session: Session) -> None:

@@ -1,5 +1,8 @@
 """Make, list and revoke API keys; a server that others can reach needs them.
 
+From the first key on every request needs one, also when all are revoked. `burnish keys off` lets
+the server's own machine in without a key again, until the next key is made.
+
 Example: burnish keys make support-bot --scope infer --requests 60
 """
 
@@ -14,9 +17,16 @@ from rich.console import Console
 from burnish.cli.options import SERVED, DatabaseUrl, Folder, Json, service_in
 from burnish.errors import UserError
 
+_REQUIRED = "keys are on: every request needs a key"
+_OPEN = "keys are off: requests from the server's own machine need no key"
+_LOCKED = (
+    "no key is left, and every request still needs one: make one with `burnish keys make NAME`, "
+    "or let the server's own machine in without a key with `burnish keys off`"
+)
+
 
 def command(
-    action: Annotated[Literal["make", "list", "revoke"], typer.Argument(help="what to do")],
+    action: Annotated[Literal["make", "list", "revoke", "off"], typer.Argument(help="what to do")],
     name: Annotated[str | None, typer.Argument(help="of a new key, or the id to revoke")] = None,
     scope: Annotated[
         list[str] | None, typer.Option(help="infer, tune or admin, as often as needed")
@@ -33,14 +43,14 @@ def command(
     from burnish.serving import keys
     from burnish.serving.service import Settings, open_service
 
-    if action != "list" and not name:
+    if action in ("make", "revoke") and not name:
         raise UserError(f"`burnish keys {action}` has no name", "name the key")
     made = action == "make"  # also before the server's first start
     service = open_service(Settings(folder), database) if made else service_in(folder, database)
     console = Console(highlight=False, soft_wrap=True)  # a secret that is broken is no secret
     with service.database.writing() as session:
         if made:
-            scopes, first = scope or ["infer", "tune"], not keys.any_left(session)
+            scopes, first = scope or ["infer", "tune"], not keys.required(session)
             key, secret = keys.make(session, "cli", name or "", scopes, requests, tokens)
             if project is not None:
                 keys.confine(session, "cli", key.id, project)
@@ -55,8 +65,15 @@ def command(
                 print(said, file=sys.stderr)
         elif action == "revoke":
             keys.revoke(session, "cli", name or "")
+            if not keys.any_left(session) and keys.required(session):
+                print(_LOCKED, file=sys.stderr)
+        elif action == "off":
+            keys.turn_off(session, "cli")
+            print(_OPEN, file=sys.stderr)
         else:
             _list(keys.listed(session), console, as_json=as_json)
+            state = _REQUIRED if keys.required(session) else _OPEN
+            print(state, file=sys.stderr if as_json else sys.stdout)
     service.close()
 
 

@@ -17,12 +17,13 @@ from sqlalchemy.orm import Session
 from burnish.errors import UserError
 from burnish.serving import audit
 from burnish.serving.api.errors import ApiError
-from burnish.serving.state.tables import KeyRow
+from burnish.serving.state.tables import KeyRow, SwitchRow
 
 Scope = Literal["infer", "tune", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 _FORM = re.compile(r"sk-burnish-([0-9a-f]{16})-([\w-]{43})", re.ASCII)
+_SWITCH = "keys"
 _MINUTE = 60.0
 _LONGEST = 64
 
@@ -53,7 +54,7 @@ def make(
     requests: int | None = None,
     tokens: int | None = None,
 ) -> tuple[Key, str]:
-    """A new key and its secret, which is shown now and never again.
+    """A new key and its secret, which is shown now and never again; from now on keys are required.
 
     Raises:
         UserError: a scope is unknown or none is named, or a limit is no positive number.
@@ -77,7 +78,7 @@ def make(
         tokens,
     )
     session.add(row)
-    session.flush()
+    _switch(session, is_on=True)
     audit.append(session, actor, "key.make", row.id, {"name": name, "scopes": row.scopes})
     return _key(row), f"sk-burnish-{part}-{secret}"
 
@@ -141,6 +142,24 @@ def any_left(session: Session) -> bool:
     """Whether there is a key that is not revoked."""
     first = select(KeyRow.seq).where(KeyRow.revoked_at.is_(None)).limit(1)
     return session.scalar(first) is not None
+
+
+def required(session: Session) -> bool:
+    """Whether every request needs a key: from the first key on, whatever became of it, until
+    `turn_off`."""
+    return bool(session.scalar(select(SwitchRow.is_on).where(SwitchRow.name == _SWITCH)))
+
+
+def turn_off(session: Session, actor: str) -> None:
+    """Lets the server's own machine in without a key, until the next key is made."""
+    if required(session):
+        _switch(session, is_on=False)
+        audit.append(session, actor, "keys.off", _SWITCH)
+
+
+def _switch(session: Session, *, is_on: bool) -> None:
+    session.merge(SwitchRow(_SWITCH, is_on, int(time.time())))
+    session.flush()
 
 
 def _hash(salt: bytes, secret: str) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any
 import httpx2
 import openai
 import pytest
+from anyio import fail_after, to_thread
 from fastapi import FastAPI, Request, UploadFile
 from fastapi.responses import StreamingResponse
 from sqlalchemy import Engine, create_engine
@@ -194,6 +195,65 @@ async def test_no_key_is_needed_on_a_loopback_alone(engine: Engine) -> None:
     secret = near.key("infer")  # from now on keys are in use here too
     assert (await near.ask("GET", "/v1/models", base=local)).status_code == 401
     assert (await near.ask("GET", "/v1/models", secret, base=local)).status_code == 200
+
+
+async def test_revoking_the_last_key_opens_nothing(engine: Engine) -> None:
+    server, local = Server(engine, "127.0.0.1"), "http://127.0.0.1:8000"
+    secret = server.key("infer")
+    with Session(engine) as session:
+        keys.revoke(session, "cli", keys.listed(session)[0].id)
+        session.commit()
+    for sent in ("", secret):
+        assert (await server.ask("GET", "/v1/models", sent, base=local)).status_code == 401
+    with Session(engine) as session:
+        keys.turn_off(session, "cli")
+        session.commit()
+    assert (await server.ask("GET", "/v1/models", base=local)).status_code == 200
+    assert (await server.ask("GET", "/v1/models", base="http://10.0.0.1")).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Forwarded",
+        "X-Forwarded-For",
+        "X-Forwarded-Host",
+        "X-Real-IP",
+        "Via",
+        "CF-Connecting-IP",
+        "True-Client-IP",
+        "X-Cluster-Client-IP",
+        "Fastly-Client-IP",
+        "X-Original-Forwarded-For",
+    ],
+)
+async def test_behind_a_proxy_a_loopback_is_not_trusted(engine: Engine, header: str) -> None:
+    server, local = Server(engine, "127.0.0.1"), "http://127.0.0.1:8000"
+    sent = {"headers": {header: "127.0.0.1"}, "base": local}
+    refused = await server.ask("GET", "/v1/models", **sent)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+    assert "came through a proxy" in refused.json()["error"]["message"]
+    assert header.lower() in refused.json()["error"]["message"]
+    assert (await server.ask("GET", "/health", **sent)).status_code == 200
+    secret = server.key("infer")  # with a key it does not matter whose machine asks
+    assert (await server.ask("GET", "/v1/models", secret, **sent)).status_code == 200
+
+
+async def test_the_guard_and_health_need_none_of_the_shared_threads(tmp_path: Path) -> None:
+    """Forty requests that wait in threads, or whatever else holds them all, keep nobody out."""
+    service = open_server(Settings(tmp_path / "data"))
+    transport = httpx2.ASGITransport(app=make_app(service))
+    shared = to_thread.current_default_thread_limiter()
+    before, shared.total_tokens = shared.total_tokens, 0
+    try:
+        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            with fail_after(10):
+                assert (await client.get("/health")).status_code == 200
+                assert (await client.get("/v1/none", headers={"via": "1"})).status_code == 401
+                assert (await client.get("/v1/none")).status_code == 404
+    finally:
+        shared.total_tokens = before
+        service.close()
 
 
 async def test_scopes_open_their_routes(engine: Engine) -> None:

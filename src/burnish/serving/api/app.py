@@ -63,7 +63,7 @@ def make_app(service: Server, host: str = "127.0.0.1", drain: float = 30.0) -> F
 
     @app.head("/health", include_in_schema=False)
     @app.get("/health")
-    def health() -> dict[str, str]:
+    async def health() -> dict[str, str]:
         return {"status": "ok"}
 
     @app.get("/metrics", include_in_schema=False)

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Literal
 from urllib.parse import urlsplit
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from sqlalchemy.orm import Session
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
@@ -25,6 +25,8 @@ Sessions = Callable[[], AbstractContextManager[Session]]
 Access = Scope | Literal["open", "known"]
 
 _PLACE = "burnish.key"
+# Threads that look keys up; no other work shares them, so that none can keep a request out.
+_THREADS = 2
 _NO_KEY = (
     "You didn't provide an API key. Provide it in an Authorization header using Bearer auth "
     "(i.e. Authorization: Bearer YOUR_KEY)."
@@ -32,6 +34,17 @@ _NO_KEY = (
 _NO_KEYS = (
     "This server has no API keys, and without them it answers only under a loopback address. "
     "Make one with `burnish keys make`."
+)
+_FORWARDED = (
+    "This request came through a proxy: it has the header {header}. A server without API keys "
+    "answers only its own machine, and cannot see who is behind a proxy. "
+    "Make a key with `burnish keys make` and send it with each request."
+)
+# What proxies, load balancers, tunnels and content networks add; clients send none of it.
+_PROXIES = re.compile(
+    r"(x-)?forwarded(-.+)?|x-original-.+|via|cdn-loop|x-real-ip|(.+-)?(client|connecting)-?ip"
+    r"|x-remote-(ip|addr)|x-proxyuser-ip|(cf|fly|x-envoy|x-azure|x-vercel|x-appengine|tailscale)-.+"
+    r"|x-amz(n-trace|-cf)-id|x-cloud-trace-context|ngrok-.+"
 )
 _ELSEWHERE = (
     "A web page of another place sent this, and no browser may ask this server for one. "
@@ -93,9 +106,10 @@ def is_loopback(host: str) -> bool:
 class Guard:
     """Middleware that lets a request in with a key of the right scope, or refuses it.
 
-    No key is needed only where the server listens on a loopback address, is called by such a name
-    (a web page that another name was pointed here for is not), by no web page of another place,
-    and no key was ever made or all are revoked. A route that no rule speaks of is for admins.
+    No key is needed only where no key was ever made, or keys were turned off since, and the server
+    listens on a loopback address, is called by such a name (a web page that another name was
+    pointed here for is not), by no proxy and by no web page of another place. A route that no rule
+    speaks of is for admins.
 
     Args:
         app: what is guarded.
@@ -110,6 +124,7 @@ class Guard:
         self.app, self.sessions = app, sessions
         self.limiter = limiter or Limiter()
         self.private = is_loopback(host)
+        self._threads = CapacityLimiter(_THREADS)
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -135,7 +150,7 @@ class Guard:
         headers = Headers(scope=scope)
         kind, _, secret = headers.get("authorization", "").partition(" ")
         secret = secret.strip() if kind.lower() == "bearer" else ""
-        key = await to_thread.run_sync(self._known, secret, headers)
+        key = await to_thread.run_sync(self._known, secret, headers, limiter=self._threads)
         if access is None:
             access = "admin" if _is_route(scope) else "known"
         if key is not None and access != "known" and not key.may(access):
@@ -147,15 +162,22 @@ class Guard:
             key = keys.known(session, secret) if secret else None
             if key is not None:
                 return key
-            empty = not keys.any_left(session)
+            required = keys.required(session)
+        if required:
+            raise unauthorized("Incorrect API key provided." if secret else _NO_KEY)
         called = re.sub(r":\d+$", "", headers.get("host", ""))
-        if empty and self.private and is_loopback(called):
-            if _is_elsewhere(headers):
-                raise ApiError(403, _ELSEWHERE, code="cross_site_request")
-            return None
-        if empty:
+        if not (self.private and is_loopback(called)):
             raise unauthorized(_NO_KEYS)
-        raise unauthorized("Incorrect API key provided." if secret else _NO_KEY)
+        if (proxy := _proxy_header(headers)) is not None:
+            raise unauthorized(_FORWARDED.format(header=proxy))
+        if _is_elsewhere(headers):
+            raise ApiError(403, _ELSEWHERE, code="cross_site_request")
+        return None
+
+
+def _proxy_header(headers: Headers) -> str | None:
+    """The first header that only a proxy adds."""
+    return next((name for name in headers if _PROXIES.fullmatch(name)), None)
 
 
 def _is_elsewhere(headers: Headers) -> bool:

@@ -238,6 +238,16 @@ class KeyRow(Table):
     revoked_at: Mapped[int | None] = mapped_column(BigInteger, default=None)
 
 
+class SwitchRow(Table):
+    """What is on or off for the whole installation: `keys`, whether every request needs one."""
+
+    __tablename__ = "switches"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    is_on: Mapped[bool]
+    changed_at: Mapped[int] = mapped_column(BigInteger)
+
+
 class AuditRow(Table):
     """One change of state; `hash` covers the line and the hash before it."""
 
