@@ -122,6 +122,28 @@ def test_tools_are_called(client: openai.OpenAI) -> None:
     assert asked(client, messages=told, max_tokens=2, **given).usage.prompt_tokens > 0
 
 
+@pytest.mark.parametrize("function", [{}, {"parameters": {}}, {"parameters": {"type": "object"}}])
+def test_a_function_without_parameters_is_called_with_none(
+    client: openai.OpenAI, function: dict[str, Any]
+) -> None:
+    """Whole and as a stream, as a tool that is strict or not, and as an older function."""
+    own = {"name": "find", **function}
+    for strict in ({}, {"strict": True}):
+        tool = {"type": "function", "function": own | strict}
+        given: Any = {"model": "caller", "tools": [tool], "tool_choice": NAMED, "seed": 1}
+        reply = asked(client, **given).choices[0]
+        assert (reply.finish_reason, calls(reply.message)) == ("tool_calls", [("find", {})])
+        deltas = [chunk.choices[0].delta for chunk in asked(client, stream=True, **given)]
+        told = [call for delta in deltas for call in delta.tool_calls or ()]
+        assert "".join(call.function.arguments or "" for call in told) == "{}"
+    older: Any = {"functions": [own], "function_call": {"name": "find"}}
+    reply = asked(client, model="caller", **older).choices[0]
+    assert (reply.message.function_call.name, reply.message.function_call.arguments) == (
+        "find",
+        "{}",
+    )
+
+
 @pytest.mark.parametrize("choice", ["required", NAMED], ids=["any", "named"])
 def test_a_call_can_be_demanded(client: openai.OpenAI, choice: Any) -> None:
     """Of a question to which the model would not call, with arguments of the tool's own schema."""

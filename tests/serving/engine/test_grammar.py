@@ -100,6 +100,75 @@ def test_words_are_free_until_a_call(tiny_tokenizer: Any) -> None:
         grammar.advance(wrong)
 
 
+NO_PARAMETERS: list[dict[str, Any]] = [
+    {},
+    {"parameters": None},
+    {"parameters": {}},
+    {"parameters": {"type": "object"}},
+    {"parameters": {"properties": {}}},
+    {"parameters": {"type": "object", "properties": {}, "required": []}},
+    {"parameters": {"type": "object", "properties": None, "title": "Nothing"}},
+    {"parameters": {"type": ["object", "null"], "properties": {}}, "strict": True},
+    {"parameters": {"type": "object", "properties": {}, "additionalProperties": False}},
+]
+
+
+def drawn_call(tokenizer: Any, functions: list[dict[str, Any]], seed: int, **options: Any) -> str:
+    """What a model of noise writes where it must call; it may write 400 tokens."""
+    grammar = call_grammar(tokenizer, functions, **{"several": False} | options)
+    drawing = Drawing(Draw(400, seed=seed, grammar=grammar))
+    generator = torch.Generator().manual_seed(seed)
+    tokens: list[int] = []
+    while drawing.grammar is not None and not drawing.grammar.ended and len(tokens) < 400:
+        logits = torch.randn(1, len(tokenizer), generator=generator)
+        drawing.shape(logits[0])
+        tokens += choose(logits, [drawing])
+        drawing.took(tokens[-1])
+    return str(tokenizer.decode(tokens, skip_special_tokens=True))
+
+
+@pytest.mark.parametrize("function", NO_PARAMETERS, ids=json.dumps)
+def test_no_parameters_are_an_empty_object(tiny_tokenizer: Any, function: Any) -> None:
+    call = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    for seed in range(3):
+        assert drawn_call(tiny_tokenizer, [{"name": "f", **function}], seed) == call
+    both = [{"name": "f", **function}, {"name": "f"}]
+    several = drawn_call(tiny_tokenizer, both, 0, several=True)
+    assert set(several.replace(call, "")) <= {"\n"}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"id": {"enum": [7]}}, "required": ["id"], "additionalProperties": False},
+        {"$ref": "#/$defs/One", "$defs": {"One": {"properties": {"id": {"const": 7}},
+                                                  "required": ["id"],
+                                                  "additionalProperties": False}}},
+        {"anyOf": [{"const": {"id": 7}}, {"type": "string"}, {"type": "null"}]},
+        {"type": ["object", "null"], "enum": [{"id": 7}, None]},
+    ],
+)  # fmt: skip
+def test_arguments_are_an_object_without_a_type(tiny_tokenizer: Any, schema: Any) -> None:
+    call = '<tool_call>\n{"name": "f", "arguments": {"id": 7}}\n</tool_call>'
+    for seed in range(3):
+        assert drawn_call(tiny_tokenizer, [{"name": "f", "parameters": schema}], seed) == call
+
+
+def test_a_model_that_repeats_its_call_comes_to_an_end(tiny_tokenizer: Any) -> None:
+    make = call_grammar(tiny_tokenizer, [{"name": "f"}], several=True)
+    call = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    grammar = make()
+    for token in tiny_tokenizer("\n".join([call] * 32))["input_ids"]:
+        grammar.advance(token)
+    assert grammar.ended
+
+
+@pytest.mark.parametrize("schema", [{"$ref": "#"}, {"$ref": "#/$defs/No"}, {"type": "dict"}])
+def test_parameters_that_say_nothing_are_refused(tiny_tokenizer: Any, schema: Any) -> None:
+    with pytest.raises(UserError, match="the tools cannot be used"):
+        call_grammar(tiny_tokenizer, [{"name": "f", "parameters": schema}], several=False)
+
+
 @pytest.mark.parametrize(
     ("schema", "reason"),
     [
@@ -122,5 +191,6 @@ def test_a_schema_that_is_too_large(tiny_tokenizer: Any) -> None:
     huge = {"type": "object", "description": "x" * (1 << 19)}
     with pytest.raises(UserError, match="has 524325 characters: use at most 524288"):
         schema_grammar(tiny_tokenizer, huge)
+    asked = huge | {"required": ["a"]}
     with pytest.raises(UserError, match="tools have"):
-        call_grammar(tiny_tokenizer, [{"name": "f", "parameters": huge}], several=False)
+        call_grammar(tiny_tokenizer, [{"name": "f", "parameters": asked}], several=False)

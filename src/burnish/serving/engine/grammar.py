@@ -26,6 +26,15 @@ _AS_TEMPLATES = {"whitespace_flexible": False, "item_separator": ", ", "key_sepa
 _OPENING, _CLOSING = "<tool_call>", "}\n</tool_call>"
 # Words, and behind them what a call begins with: the first one ends them.
 _WORDS = ["WORDS: /(.|\\n)*/", f"begun[lazy]: WORDS {json.dumps(_OPENING)}"]
+# Keywords that give an object members; without any of them a function takes no arguments.
+_MEMBERS = frozenset(
+    ("properties", "required", "additionalProperties", "patternProperties", "minProperties",
+     "unevaluatedProperties", "dependentSchemas", "anyOf", "oneOf", "allOf", "if", "then", "else",
+     "enum", "const", "$ref", "$dynamicRef")
+)  # fmt: skip
+_NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
+# Calls of one answer: a model that is not made for calls may repeat one without end.
+_MOST_CALLS = 32
 _TOKENIZERS: "weakref.WeakKeyDictionary[Any, LLTokenizer]" = weakref.WeakKeyDictionary()
 
 
@@ -137,7 +146,7 @@ def call_grammar(
         UserError: a schema is none, is too large, or uses a keyword that cannot be kept to.
     """
     tokens, opening = _tokens(tokenizer), json.dumps(_OPENING)
-    more = " (SPACE one)*" if several else ""
+    more = f" (SPACE one){{0,{_MOST_CALLS - 1}}}" if several else ""
     lines = [f"one: {opening} call", 'SPACE: "\\n"']
     if answer is None:
         lines.append(f"start: one{more}")
@@ -149,14 +158,29 @@ def call_grammar(
     lines.append("call: " + " | ".join(f"call_{place}" for place in range(len(functions))))
     for place, function in enumerate(functions):
         called = json.dumps(f'\n{{"name": {json.dumps(function["name"])}, "arguments": ')
-        given = function.get("parameters") or {"type": "object"}
-        arguments = _json(given if function.get("strict") else lenient(given), _AS_TEMPLATES)
+        strict = bool(function.get("strict"))
+        given = _arguments(function.get("parameters"), free=not strict and answer is not None)
+        arguments = _json(given if strict else lenient(given), _AS_TEMPLATES)
         lines.append(f"call_{place}: {called} {arguments} {json.dumps(_CLOSING)}")
     lark = "\n".join(lines)
     _check_size(lark, "the schemas of the tools have")
     if error := LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(lark), tokens):
         raise UserError(f"the tools cannot be used ({_first_line(error)})", "simplify them")
     return Calls(tokens, lark)
+
+
+def _arguments(parameters: Mapping[str, Any] | None, *, free: bool) -> dict[str, Any]:
+    """The schema of a call's arguments: an object, and an empty one where it names no members.
+
+    A keyword that is null is absent. Where the model is `free` not to call, an object whose members
+    are not named may have any, as in a reply that keeps to no grammar.
+    """
+    schema = {name: value for name, value in (parameters or {}).items() if value is not None}
+    kind = schema.get("type", "object")
+    if kind != "object" and not (isinstance(kind, list) and "object" in kind):
+        return schema
+    named = any(schema.get(name) for name in _MEMBERS)
+    return {**schema, "type": "object"} if named or (free and schema) else _NO_ARGUMENTS
 
 
 def _json(schema: Mapping[str, Any], options: Mapping[str, Any]) -> str:
