@@ -99,6 +99,13 @@ def _checked_four_bit(module: Any, name: str) -> Any:
     return module
 
 
+def _keep_all_layers(module: Any) -> None:
+    """Switches LayerDrop off: a layer that is left out keeps no keys for what follows a trunk."""
+    for part in module.modules():
+        if getattr(part, "layerdrop", 0.0):
+            part.layerdrop = 0.0
+
+
 def context_length(source: Source) -> int:
     """Tokens that a model was built for, told before its weights are loaded."""
     return int(getattr(_config(source), "max_position_embeddings", 2048))
@@ -164,6 +171,7 @@ def load_model(
             "choose another; `burnish models` lists the built-in ones",
         ) from error
     module = _checked_four_bit(module, name) if four_bit else module.to(placement.device)
+    _keep_all_layers(module)
     quicken(module)
     sha256 = base_sha256(source.sha256, four_bit=four_bit)
     model = LanguageModel(module, load_tokenizer(source), name=source.name, source_sha256=sha256)

@@ -1,6 +1,7 @@
 """A named check with its figure, what it looks at, and how near two numbers must be."""
 
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from burnish.chat import Example
 from burnish.models.branches import Network, Row
@@ -20,6 +22,8 @@ from burnish.training.objective import Objective
 # Two orders of the same float32 sums differ by about 1e-5 of their size, a mistake by about 1.
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 _HALF_PRECISION = 5e-2
+# How rates of chance are called in modules and configurations: attn_pdrop, layerdrop, ...
+_RANDOM = re.compile("drop|jitter")
 
 # How a terminal shows whether a check passed.
 MARKS = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[dim]–[/]"}
@@ -111,22 +115,41 @@ def rows_in(item: Any) -> list[Row]:
 
 @contextmanager
 def without_dropout(model: Any) -> Iterator[None]:
-    """Training mode in which nothing is dropped, so that two passes are comparable."""
-    changed: list[tuple[Any, str, float]] = []
+    """Training mode in which nothing is random, so that two passes are comparable.
+
+    Models drop values, weights of attention and whole layers at rates that their modules or their
+    configurations keep under names of their own; all of these rates are 0 inside.
+    """
     training = model.training
-    for module in model.modules():
-        name = "p" if isinstance(module, nn.modules.dropout._DropoutNd) else "attention_dropout"
-        rate = getattr(module, name, 0.0)
-        if isinstance(rate, float) and rate:
-            changed.append((module, name, rate))
-            setattr(module, name, 0.0)
+    changed = [(keeper, name, rate) for keeper in _keepers(model) for name, rate in _rates(keeper)]
+    for keeper, name, _ in changed:
+        setattr(keeper, name, 0.0)
     model.train()
     try:
         yield
     finally:
-        for module, name, rate in changed:
-            setattr(module, name, rate)
+        for keeper, name, rate in changed:
+            setattr(keeper, name, rate)
         model.train(training)
+
+
+def _keepers(model: Any) -> list[Any]:
+    """All modules, and the configurations that they read at each pass; each once."""
+    modules = list(model.modules())
+    configs = [c for m in modules if isinstance(c := vars(m).get("config"), PreTrainedConfig)]
+    nested = [c for config in configs for c in vars(config).values()]
+    configs += [c for c in nested if isinstance(c, PreTrainedConfig)]
+    return [*modules, *{id(config): config for config in configs}.values()]
+
+
+def _rates(keeper: Any) -> list[tuple[str, float]]:
+    """The rates at which a module or a configuration drops or disturbs something."""
+    own = isinstance(keeper, nn.modules.dropout._DropoutNd)
+    return [
+        (name, value)
+        for name, value in vars(keeper).items()
+        if isinstance(value, float) and value and ((own and name == "p") or _RANDOM.search(name))
+    ]
 
 
 def far(found: Tensor, expected: Tensor) -> Tensor:
