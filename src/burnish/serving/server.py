@@ -6,6 +6,7 @@ from functools import partial
 
 from burnish.errors import UserError
 from burnish.evaluation.graders import GradingError
+from burnish.evaluation.graders.sandbox import sweep
 from burnish.models.load import DeviceChoice
 from burnish.serving.engines import EMBEDDER, Engines, Open, behind_vllm
 from burnish.serving.service import Service, Settings, open_service
@@ -50,6 +51,7 @@ def open_server(
     Raises:
         UserError: the database cannot be opened, or a base has the name of an alias.
     """
+    sweep()
     service = open_service(settings, url)
     if hidden := {row.name for row in models.aliases(service.database)} & {*settings.models}:
         service.close()

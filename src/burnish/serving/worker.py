@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
+from burnish.evaluation.graders.sandbox import sweep
 from burnish.serving.attempt import OURS, Attempt
 from burnish.serving.process import LOCAL, Engine
 from burnish.serving.service import Service
@@ -50,6 +51,7 @@ class Worker:
 
     def run(self) -> None:
         """Until `stop`; a database that does not answer is asked again."""
+        sweep()
         while not self._stop.is_set():
             try:
                 worked = self.step()

@@ -1,9 +1,13 @@
 """The other side of the sandbox: walls itself in, then grades. Run as a script, with `-I`.
 
 It imports nothing of Burnish: it is the only file of the project that lives beside foreign code.
-Walls: limits of CPU time, memory and files; Landlock, so that only Python's own files can be read
-(Linux 5.13); seccomp, so that no call starts a process, opens a socket or writes a file. Where the
-system has no such walls, an audit hook refuses the same; code that tries hard gets around a hook.
+Walls: limits of CPU time, memory and files; a root folder of its own with Python's files in it, so
+that no other path exists (for root, or where the kernel has user namespaces); for root a user of
+its own; Landlock, so that only these files can be read (Linux 5.13) and no signal leaves (6.12);
+seccomp, so that no call starts a process, opens a socket, writes a file, or signals.
+
+Audit hooks refuse paths outside in words and, where the system has no such walls, all the rest;
+code that tries hard gets around a hook.
 """
 
 import ctypes
@@ -16,7 +20,7 @@ import signal
 import struct
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -29,8 +33,30 @@ _SECCOMP_MODE_FILTER = 2
 _ALLOW, _REFUSE = 0x7FFF0000, 0x00050000 | errno.EPERM
 # Bits of open's flags that write: access mode, O_CREAT, O_TRUNC, O_APPEND.
 _WRITES = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-# Landlock's rights of its first version; reading is two files' and folders' and running one.
-_RIGHTS, _READS, _READS_FILE = (1 << 13) - 1, 0b1101, 0b101
+# O_LARGEFILE and O_NOFOLLOW; the kernel's x86-64 and arm64 have each other's numbers for them.
+_EITHER = 0x8000 | 0x20000
+# The only flags of open: those left out write, signal, or (O_PATH) look past Landlock.
+_OPENS = os.O_NONBLOCK | os.O_NOCTTY | os.O_DIRECTORY | os.O_CLOEXEC | _EITHER
+# Commands of fcntl that copy a descriptor or look at it: F_DUPFD, F_GETFD, F_SETFD, F_GETFL,
+# F_DUPFD_CLOEXEC. Others lock, lease, or choose who is signalled of the file.
+_COMMANDS = (0, 1, 2, 3, 1030)
+_F_SETFL = 4
+_SETTABLE = os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK | _EITHER  # not O_ASYNC, which signals
+# TCGETS, TCGETS2, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX: a terminal or not, how much
+# there is to read, whether it waits and is kept.
+_REQUESTS = (0x5401, 0x802C542A, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
+_LOAD, _JUMP, _EQUAL, _ANY, _RETURN = 0x20, 0x05, 0x15, 0x45, 0x06
+# Landlock's rights to files by version, and to TCP from its fourth; reading is two files' and
+# folders' and running one. The sixth scopes abstract sockets and signals to the process itself.
+_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
+_TCP, _SCOPES = 0b11, 0b11
+_READS, _READS_FILE = 0b1101, 0b101
+_NEW_FILES, _NEW_USERS = 0x00020000, 0x10000000  # CLONE_NEWNS, CLONE_NEWUSER
+_MS_BIND, _MS_REC, _MS_PRIVATE, _MNT_DETACH = 4096, 16384, 1 << 18, 2
+_NO_SETUID_NO_DEVICES = 2 | 4  # MS_NOSUID, MS_NODEV
+_PIVOT_ROOT, _CAPABILITIES = {"x86_64": 155, "aarch64": 41}, 0x20080522
+# Users that own nothing: one for each grader, so that none can signal another, or else nobody.
+_FIRST_USER, _NOBODY = 2_000_000_000, 65534
 
 # What a program that computes asks of the kernel: name, number on x86-64, number on arm64.
 CALLS = """
@@ -49,9 +75,14 @@ rseq 334 293, arch_prctl 158 -, getrlimit 97 163, restart_syscall 219 128, opena
 _COLUMN = {"x86_64": 1, "aarch64": 2}
 _MACHINE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
-_REFUSED = ("socket.", "subprocess.", "os.", "shutil.", "ctypes.", "winreg.", "signal.pthread_kill")
+_REFUSED = (
+    "socket.", "subprocess.", "os.", "shutil.", "ctypes.", "winreg.", "signal.", "resource.",
+    "fcntl.", "syslog.",
+)  # fmt: skip
 _HARMLESS = ("os.walk", "os.fwalk", "os.putenv", "os.unsetenv", "os.add_dll_directory")
 _LOOKS = ("os.listdir", "os.scandir")
+# Functions that look at a path and raise no audit event.
+_UNHEARD = ("stat", "lstat", "access", "readlink", "statvfs", "pathconf")
 
 
 def numbers(machine: str) -> dict[str, int]:
@@ -61,25 +92,53 @@ def numbers(machine: str) -> dict[str, int]:
     return {row[0]: int(row[column]) for row in rows if row[column] != "-"}
 
 
+Step = tuple[int, int, int, int]  # code, jump if true, jump if not, value
+
+
+def _argument(place: int) -> Step:
+    """Loads the lower half of an argument: the kernel reads no more of flags and commands."""
+    return (_LOAD, 0, 0, 16 + 8 * place)
+
+
+def _only_bits(argument: int, bits: int) -> list[Step]:
+    """Allows a call whose argument has no other bits."""
+    strange = ~bits & 0xFFFFFFFF
+    ends: list[Step] = [(_RETURN, 0, 0, _REFUSE), (_RETURN, 0, 0, _ALLOW)]
+    return [_argument(argument), (_ANY, 0, 1, strange), *ends]
+
+
+def _one_of(argument: int, values: Collection[int]) -> list[Step]:
+    """Allows a call whose argument is one of the values."""
+    count = len(values)
+    tests: list[Step] = [(_EQUAL, count - at, 0, value) for at, value in enumerate(values)]
+    return [_argument(argument), *tests, (_RETURN, 0, 0, _REFUSE), (_RETURN, 0, 0, _ALLOW)]
+
+
+def _rules() -> dict[str, list[Step]]:
+    """What is asked of the arguments of calls that could do more than compute; each ends."""
+    flags = _only_bits(2, _SETTABLE)
+    setting: list[Step] = [_argument(1), (_EQUAL, 0, len(flags), _F_SETFL), *flags]
+    return {
+        "openat": _only_bits(2, _OPENS),
+        "fcntl": [*setting, *_one_of(1, _COMMANDS)],
+        "ioctl": _one_of(1, _REQUESTS),
+    }
+
+
 def filter_program(machine: str) -> bytes:
-    """The seccomp filter in classic BPF: code, jump if true, jump if not, value."""
-    allowed = numbers(machine)
-    openat = allowed.pop("openat")
-    count = len(allowed)
-    steps = [
-        (0x20, 0, 0, 4),  # the machine whose numbers are meant
-        (0x15, 0, count + 4, _MACHINE[machine]),
-        (0x20, 0, 0, 0),  # the number of the call
-        (0x15, count + 3, 0, openat),
-        *((0x15, count - place, 0, number) for place, number in enumerate(allowed.values())),
-        (0x05, 0, 0, 1),  # none of them
-        (0x06, 0, 0, _ALLOW),
-        (0x06, 0, 0, _REFUSE),
-        (0x20, 0, 0, 16 + 8 * 2),  # the flags of openat
-        (0x45, 0, 1, _WRITES),
-        (0x06, 0, 0, _REFUSE),
-        (0x06, 0, 0, _ALLOW),
+    """The seccomp filter in classic BPF."""
+    allowed, rules = numbers(machine), _rules()
+    plain = [number for name, number in allowed.items() if name not in rules]
+    steps: list[Step] = [
+        (_LOAD, 0, 0, 4),  # the machine whose numbers are meant
+        (_EQUAL, 1, 0, _MACHINE[machine]),
+        (_RETURN, 0, 0, _REFUSE),
+        (_LOAD, 0, 0, 0),  # the number of the call
     ]
+    for name, rule in rules.items():
+        steps += [(_EQUAL, 0, len(rule), allowed[name]), *rule]
+    steps += [(_EQUAL, len(plain) - at, 0, number) for at, number in enumerate(plain)]
+    steps += [(_RETURN, 0, 0, _REFUSE), (_RETURN, 0, 0, _ALLOW)]
     return b"".join(struct.pack("=HBBI", *step) for step in steps)
 
 
@@ -100,17 +159,91 @@ def limit(seconds: int, memory: int) -> None:
 
 def readable() -> list[str]:
     """Python's own files, the system's libraries, and the empty folder that it runs in."""
-    places = [*sys.path, sys.prefix, sys.base_prefix, "/lib", "/lib64", "/usr/lib", "."]
-    known = {os.path.realpath(place) for place in places if place and Path(place).exists()}
-    return sorted(known - {"/"})
+    given = [*sys.path, sys.prefix, sys.base_prefix, "/lib", "/lib64", "/usr/lib", "."]
+    there = [str(Path(place).absolute()) for place in given if place and Path(place).exists()]
+    return sorted({*there, *map(os.path.realpath, there)} - {"/"})
+
+
+def hide_files(libc: Any, places: Collection[str]) -> bool:
+    """A root folder of its own with nothing but `places` in it. False where that is not allowed:
+    neither to root nor, in a namespace of its own, to others."""
+    user, group, folder = os.geteuid(), os.getegid(), Path.cwd()
+    if user != 0 or libc.unshare(_NEW_FILES) != 0:
+        if libc.unshare(_NEW_USERS | _NEW_FILES) != 0:
+            return False
+        try:
+            Path("/proc/self/setgroups").write_text("deny")
+            Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+            Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+        except OSError:
+            return False
+
+    def mount(source: str, target: str, kind: bytes | None, flags: int, data: bytes | None) -> bool:
+        found = libc.mount(source.encode(), os.fsencode(target), kind, ctypes.c_ulong(flags), data)
+        return bool(found == 0)
+
+    own = _NO_SETUID_NO_DEVICES
+    try:
+        shown = (
+            mount("none", "/", None, _MS_REC | _MS_PRIVATE, None)
+            and mount("grader", str(folder), b"tmpfs", own, b"mode=755,size=1m")
+            and all(_put(Path(f"{folder}{place}"), Path(place), mount) for place in places)
+        )
+        os.chdir(folder)  # its path is that of the new root now
+        pivot = _PIVOT_ROOT.get(os.uname().machine)
+        if not shown or pivot is None or libc.syscall(pivot, b".", b".") != 0:
+            return False
+        libc.umount2(b".", _MNT_DETACH)
+        os.chdir(folder)
+    except OSError:
+        return False
+    return True
+
+
+def _put(target: Path, source: Path, mount: Callable[..., bool]) -> bool:
+    """Shows a folder or file of the old root in the new one, a link as a link."""
+    if os.path.lexists(target):
+        return True  # inside of another
+    target.parent.mkdir(parents=True, exist_ok=True)
+    real = Path(os.path.realpath(source))
+    if real != source:
+        target.symlink_to(real)
+        return True
+    if source == Path.cwd():
+        target.mkdir()
+        return True
+    target.mkdir() if source.is_dir() else target.touch()
+    return mount(str(source), str(target), None, _MS_BIND | _MS_REC, None)
+
+
+def drop_rights(libc: Any, places: Iterable[str]) -> None:
+    """Root becomes a user that owns nothing, if that one can read Python's files, too; whoever has
+    got rights in a namespace of its own loses them."""
+    if os.geteuid() == 0:
+        for user in (_FIRST_USER + os.getpid(), _NOBODY):
+            try:
+                os.setgroups([])
+                os.setresgid(user, user, user)
+                os.setresuid(-1, user, -1)
+            except OSError:
+                continue
+            if all(os.access(place, os.R_OK, effective_ids=True) for place in places):
+                os.setresuid(user, user, user)
+                break
+            os.setresuid(-1, 0, -1)
+    libc.capset(struct.pack("=Ii", _CAPABILITIES, 0), bytes(24))
 
 
 def close_files(libc: Any, places: Iterable[str]) -> bool:
     """Landlock: nothing but `places` can be opened from here on. False where there is none."""
-    if libc.syscall(444, None, 0, 1) < 1:
+    version = libc.syscall(444, None, 0, 1)
+    if version < 1:
         return False
-    rights = ctypes.c_uint64(_RIGHTS)
-    rules = libc.syscall(444, ctypes.byref(rights), ctypes.sizeof(rights), 0)
+    rights = max(value for first, value in _RIGHTS.items() if first <= version)
+    handled = [rights, _TCP if version >= 4 else 0, _SCOPES if version >= 6 else 0]
+    known = 1 if version < 4 else 2 if version < 6 else 3
+    wanted = (ctypes.c_uint64 * known)(*handled[:known])
+    rules = libc.syscall(444, ctypes.byref(wanted), ctypes.sizeof(wanted), 0)
     if rules < 0:
         return False
     for place in places:
@@ -136,40 +269,79 @@ def close_calls(libc: Any) -> bool:
     return bool(libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, program, 0, 0) == 0)
 
 
-def hook(places: Iterable[str]) -> Callable[[str, tuple[Any, ...]], None]:
-    """An audit hook that refuses what the walls would."""
+def is_outside(
+    path: Any, places: Iterable[str], followed: Callable[[str], str] = os.path.realpath
+) -> bool:
+    """Whether a path leads to none of the places; a descriptor was opened inside."""
+    if isinstance(path, int):
+        return False
     inside = tuple(f"{place}{os.sep}" for place in places)
+    return not f"{followed(os.fsdecode(path or '.'))}{os.sep}".startswith(inside)
 
-    def outside(path: Any) -> bool:
-        if isinstance(path, int):
-            return False
-        return not f"{os.path.realpath(os.fsdecode(path or '.'))}{os.sep}".startswith(inside)
+
+def files_hook(places: Collection[str]) -> Callable[[str, tuple[Any, ...]], None]:
+    """An audit hook that refuses to open or list what is outside: elsewhere it would not exist."""
 
     def refuse(event: str, values: tuple[Any, ...]) -> None:
-        if event == "open":
-            wrong = bool(values[2] & _WRITES) or outside(values[0])
-        elif event in _LOOKS:
-            wrong = outside(values[0])
-        else:
-            wrong = event.startswith(_REFUSED) and event not in _HARMLESS
-        if wrong:
-            raise PermissionError(errno.EPERM, f"{event} is not allowed in a grader")
+        if (event == "open" or event in _LOOKS) and is_outside(values[0], places):
+            raise _refused(event)
 
     return refuse
 
 
-def wall_in(*, walls: bool = True) -> None:
+def calls_hook(event: str, values: tuple[Any, ...]) -> None:
+    """An audit hook that refuses what seccomp would."""
+    if event == "open":
+        wrong = bool(values[2] & _WRITES)
+    elif event == "fcntl.fcntl" and values[1] == _F_SETFL:
+        wrong = bool(values[2] & ~_SETTABLE)
+    elif event in ("fcntl.fcntl", "fcntl.ioctl"):
+        wrong = values[1] not in (_COMMANDS if event == "fcntl.fcntl" else _REQUESTS)
+    else:
+        wrong = event.startswith(_REFUSED) and event not in (*_HARMLESS, *_LOOKS)
+    if wrong:
+        raise _refused(event)
+
+
+def _refused(name: str) -> PermissionError:
+    return PermissionError(errno.EPERM, f"{name} is not allowed in a grader")
+
+
+def watch_looks(places: Collection[str]) -> None:
+    """`os.stat` and its like, of which no hook hears, refuse paths outside."""
+
+    def watched(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
+        def look(path: Any, *values: Any, **named: Any) -> Any:
+            # os.path.realpath would look itself.
+            if named.get("dir_fd") is not None or is_outside(path, places, os.path.abspath):
+                raise _refused(f"os.{name}")
+            return plain(path, *values, **named)
+
+        return look
+
+    for module, name in ((m, n) for m in (os, sys.modules[os.name]) for n in _UNHEARD):
+        if hasattr(module, name):
+            setattr(module, name, watched(name, getattr(module, name)))
+
+
+def wall_in(parent: int, *, walls: bool = True) -> None:
     """Files first: seccomp would refuse Landlock's own calls."""
     places = readable()
     closed = False
     if walls and sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        hide_files(libc, places)
+        drop_rights(libc, places)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # a change of user undoes it
         libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        if os.getppid() != parent:
+            raise SystemExit("the process that started this one is gone")
         files = close_files(libc, places)
         closed = close_calls(libc) and files
+    watch_looks(places)
+    sys.addaudithook(files_hook(places))
     if not closed:
-        sys.addaudithook(hook(places))
+        sys.addaudithook(calls_hook)
 
 
 def graded(source: str, sample: Any, item: Any, *, check: bool) -> dict[str, Any]:
@@ -207,13 +379,13 @@ def _told(error: BaseException) -> str:
 
 def main() -> None:
     """Reads what to grade from standard input, and writes the result to the pipe it was given."""
-    pipe, seconds, memory = (int(value) for value in sys.argv[1:4])
+    pipe, seconds, memory, parent = (int(value) for value in sys.argv[1:5])
     given = json.load(sys.stdin)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"  # no thread can be started
     sys.setrecursionlimit(1000)
     limit(seconds, memory)
-    wall_in(walls=given["walls"])
+    wall_in(parent, walls=given["walls"])
     found = graded(given["source"], given["sample"], given["item"], check=given["check"])
     sys.stdout.flush()
     os.write(pipe, json.dumps(found).encode())

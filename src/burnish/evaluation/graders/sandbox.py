@@ -1,15 +1,20 @@
 """Runs a foreign program in a process that can compute and nothing else; see `jail`."""
 
+import contextlib
+import fcntl
 import json
+import math
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +22,9 @@ from burnish.evaluation.graders import jail
 from burnish.evaluation.graders.subject import GradingError
 
 _CHUNK = 1 << 16
+_PREFIX = "burnish-grader-"
+# Seconds between looks whether it is to stop, and whether it has ended after its last word.
+_LOOK, _END = 0.2, 0.005
 _TOLD = 500  # characters of what a program that crashed last printed
 
 
@@ -25,12 +33,29 @@ class Limits:
     """Seconds of the clock and of the CPU, bytes of memory, bytes that it may print.
 
     `walls` is False where the kernel's walls are to be left out, as on systems that have none.
+    `ends` is the time of the monotonic clock by which all that shares these limits must be done;
+    `stop`, once set, ends what runs.
     """
 
     seconds: float = 30.0
     memory: int = 2 << 30
     output: int = 1 << 16
     walls: bool = True
+    ends: float = math.inf
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def left(self) -> "Limits":
+        """These limits with the seconds that are left.
+
+        Raises:
+            GradingError: there are none, or it is to stop.
+        """
+        seconds = min(self.seconds, self.ends - time.monotonic())
+        if self.stop.is_set():
+            raise _stopped("nobody waits for its grade", "cancelled")
+        if seconds <= 0:
+            raise _stopped("the time for all graders together is over", "timeout")
+        return replace(self, seconds=seconds)
 
 
 def run_grade(
@@ -50,17 +75,55 @@ def check_source(source: str, limits: Limits | None = None) -> None:
     _run(source, {"sample": {}, "item": {}, "check": True}, limits)
 
 
+def sweep() -> None:
+    """Deletes what graders left behind whose server was killed; the folder of one that runs is
+    locked."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                if os.fstat(place).st_uid == os.geteuid():
+                    fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(place)
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    """An empty folder, locked as long as this process lives and needs it."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        place = os.open(folder, os.O_RDONLY)
+        with contextlib.suppress(OSError):  # no locks on that disk, so it is never swept either
+            fcntl.flock(place, fcntl.LOCK_EX)
+        if folder.exists():
+            break
+        os.close(place)  # swept between its making and its lock
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(place)
+
+
 def _run(source: str, given: Mapping[str, Any], limits: Limits | None) -> float:
-    limits = limits or Limits()
-    with tempfile.TemporaryDirectory(prefix="grader-") as folder:
-        task = Path(folder, "task.json")
-        task.write_text(json.dumps({**given, "source": source, "walls": limits.walls}))
-        process = _Process(task, limits)
-        try:
-            process.wait()
-        finally:
-            process.stop()
-        return process.score()
+    limits = (limits or Limits()).left()
+    try:
+        with _folder() as folder:
+            folder.chmod(0o755)  # the program may be another user, who looks into no other file
+            task = folder / "task.json"
+            task.touch(0o600)
+            task.write_text(json.dumps({**given, "source": source, "walls": limits.walls}))
+            process = _Process(task, limits)
+            try:
+                process.wait()
+            finally:
+                process.stop()
+            return process.score()
+    except OSError as error:
+        said = f"no process can be started: {error}"
+        raise GradingError("python_grader_server_error", said, "start") from error
 
 
 class _Process:
@@ -75,7 +138,7 @@ class _Process:
         try:
             with task.open("rb") as given:
                 self.process = subprocess.Popen(
-                    [*command, str(theirs), str(seconds), str(limits.memory)],
+                    [*command, str(theirs), str(seconds), str(limits.memory), str(os.getpid())],
                     stdin=given,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
@@ -84,10 +147,9 @@ class _Process:
                     env={},
                     start_new_session=True,
                 )
-        except OSError as error:
+        except OSError:
             os.close(self.result_pipe)
-            said = f"no process can be started: {error}"
-            raise GradingError("python_grader_server_error", said, "start") from error
+            raise
         finally:
             os.close(theirs)
         task.unlink()
@@ -104,11 +166,8 @@ class _Process:
             waiting.register(self.process.stdout.fileno(), selectors.EVENT_READ, self.printed)
             waiting.register(self.result_pipe, selectors.EVENT_READ, self.result)
             while waiting.get_map():
-                left = ends - time.monotonic()
-                ready = waiting.select(left) if left > 0 else []
-                if not ready:
-                    raise _stopped(f"it ran longer than {self.limits.seconds:g} s", "timeout")
-                for key, _ in ready:
+                self._check_time(ends)
+                for key, _ in waiting.select(_LOOK):
                     chunk = os.read(key.fd, _CHUNK)
                     key.data.extend(chunk)
                     if not chunk:
@@ -117,15 +176,28 @@ class _Process:
                         raise _stopped(f"it wrote over {self.limits.output} bytes", "output")
             self._await_end(ends)
 
+    def _check_time(self, ends: float) -> None:
+        if self.limits.stop.is_set():
+            raise _stopped("nobody waits for its grade", "cancelled")
+        if time.monotonic() > ends:
+            raise _stopped(f"it ran longer than {self.limits.seconds:.3g} s", "timeout")
+
     def _await_end(self, ends: float) -> None:
-        try:
-            self.process.wait(max(0.1, ends - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            raise _stopped(f"it ran longer than {self.limits.seconds:g} s", "timeout") from None
+        latest = max(ends, time.monotonic() + 0.1)
+        while not self._is_over():
+            self._check_time(latest)
+            time.sleep(_END)
+
+    def _is_over(self) -> bool:
+        """Where the system can, the process is not reaped: its group has no other owner then."""
+        if sys.platform != "linux":
+            return self.process.poll() is not None
+        ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self.process.pid, ended) is not None
 
     def stop(self) -> None:
         """Ends it with all that it may have started, and closes the pipes."""
-        if self.process.poll() is None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         assert self.process.stdout is not None
