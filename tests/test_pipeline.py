@@ -229,6 +229,7 @@ BAD_DATA = {
         UNUSABLE,
     ),
     "half a line": (GOOD + b'{"text": "a te', UNUSABLE),
+    "a label by another name": (GOOD.replace(b"label", b"category"), "category is used by nothing"),
 }
 
 
@@ -241,6 +242,22 @@ def test_bad_data_is_a_sentence(case: str, recipe: Path, tmp_path: Path) -> None
     with pytest.raises(DataError, match=sentence):
         burnish.train(recipe, quiet=True, **{"data.train": str(path)})
     assert not (tmp_path / "runs").exists()
+
+
+def test_columns_that_nothing_uses_are_told_by_check_and_run(recipe: Path, tmp_path: Path) -> None:
+    rows = [row | {"shop": f"s{n}"} for n, row in enumerate(labelled(20))]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    model = str(load_recipe(recipe).model)
+    checked = burnish.check(path, model)
+    run = burnish.train(recipe, quiet=True, **{"training.epochs": 1})
+    for findings in (checked.findings, run.findings()):
+        (found,) = [one for one in findings if one.kind == "unused"]
+        assert found.message.startswith("column shop is used by nothing")
+    write_rows(path, [{"text": row["text"], "kind": row["label"]} for row in rows])
+    with pytest.raises(DataError, match="column kind is used by nothing"):
+        burnish.check(path, model)
+    assert burnish.check(path, model, label="kind").dataset.train[0].label
+    assert burnish.check(path, model, objective="lm").dataset.train[0].label is None
 
 
 def test_labels_of_the_test_set_never_seen_in_train(recipe: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from rich.markup import escape
 from burnish.chat import Example
 from burnish.data.findings import rejected_answers
 from burnish.data.load import Dataset, load
-from burnish.data.render import Rendered
+from burnish.data.render import Rendered, unshown_reasoning
 from burnish.errors import DataError, RecipeError
 from burnish.lineage import keep_earlier
 from burnish.measurement import LEAST_TESTED, tested
@@ -53,7 +53,8 @@ class Checked:
 
 def prepare(recipe: Recipe, source: Source, data: Data | None = None) -> Checked:
     """The recipe's main data set, or another of its tasks."""
-    dataset, tokenizer = load(data or recipe.data, recipe.seed), load_tokenizer(source)
+    dataset = load(data or recipe.data, recipe.seed, recipe.objective)
+    tokenizer = load_tokenizer(source)
     objective = objective_of(recipe, tokenizer)
     objective.check(dataset.train)
     # What the model cannot read would be found out when it is tested, after training.
@@ -63,6 +64,8 @@ def prepare(recipe: Recipe, source: Source, data: Data | None = None) -> Checked
     findings, rendered = list(dataset.findings), {}
     if recipe.objective == "sft":
         findings += rejected_answers(dataset.train)
+    reads_turns = recipe.objective == "sft"  # the others read what an answer says
+    findings += unshown_reasoning(dataset.train, tokenizer, is_shown=reads_turns)
     for split in ("train", "validation", "test"):
         examples = getattr(dataset, split)
         found = objective.render(examples, tokenizer, limit) if examples else ([], None)

@@ -19,13 +19,15 @@ class Message:
     """One turn. `weight` scales the loss of an assistant turn (0 = read, never learnt).
 
     `tools` is a JSON list of the functions that may be called in the conversation, on one turn of
-    it; the calls of an assistant turn stand in its content, as the model writes them.
+    it; the calls of an assistant turn stand in its content, as the model writes them. `reasoning`
+    is what was thought before the answer, which only some chat templates show.
     """
 
     role: Role
     content: str
     weight: float = 1.0
     tools: str = ""
+    reasoning: str = ""
 
     @property
     def learnt(self) -> bool:
@@ -102,6 +104,8 @@ class Example:
                 turn["weight"] = message.weight
             if message.tools:
                 turn["tools"] = message.tools
+            if message.reasoning:
+                turn["reasoning_content"] = message.reasoning
             messages.append(turn)
         extras: dict[str, Any] = {
             "label": self.label,
@@ -120,7 +124,13 @@ class Example:
     def from_row(cls, row: Mapping[str, Any]) -> "Example":
         """Reads back what `to_row` wrote."""
         messages = tuple(
-            Message(turn["role"], turn["content"], turn.get("weight", 1.0), turn.get("tools", ""))
+            Message(
+                turn["role"],
+                turn["content"],
+                turn.get("weight", 1.0),
+                turn.get("tools", ""),
+                turn.get("reasoning_content", ""),
+            )
             for turn in row["messages"]
         )
         return cls(
@@ -142,7 +152,13 @@ def content_id(messages: Conversation, extras: Mapping[str, Any] | None = None) 
     `extras` is what else the row says, such as its rejected answer; a class alone adds nothing.
     """
     said: list[Any] = [
-        [message.role, message.content, message.weight, *([message.tools] if message.tools else [])]
+        [
+            message.role,
+            message.content,
+            message.weight,
+            *([message.tools] if message.tools else []),
+            *([{"reasoning": message.reasoning}] if message.reasoning else []),
+        ]
         for message in messages
     ]
     more = {name: value for name, value in (extras or {}).items() if name != "label"}

@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,14 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 
 from burnish.chat import Conversation, Example, Message
-from burnish.data.render import PLAIN_TEMPLATE, Rendered, render, render_all, render_prompt
+from burnish.data.render import (
+    PLAIN_TEMPLATE,
+    Rendered,
+    render,
+    render_all,
+    render_prompt,
+    unshown_reasoning,
+)
 from burnish.errors import DataError
 
 # Strips contents, merges system into the first user turn, and ends turns with a token that is
@@ -28,6 +36,11 @@ THINKING = (
     "{% if loop.last and m['role'] == 'assistant' %}<think>\n\n</think>\n\n{% endif %}"
     "{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+# Writes the reasoning of the last answer, as Qwen3 does; what was thought earlier is left out.
+REASONING = THINKING.replace(
+    "<think>\n\n</think>", "<think>\n{{ m.get('reasoning_content', '') }}\n</think>"
 )
 
 
@@ -267,3 +280,25 @@ def test_many_rows_render_as_each_alone(tiny_tokenizer: Any) -> None:
     assert len(together) == len(rows)
     for n in (0, 499, 500, 999, 1000, 1099):
         assert together[n] == render(rows[n], tiny_tokenizer)
+
+
+def test_reasoning_is_learnt_where_the_template_shows_it(tiny_tokenizer: Any) -> None:
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = REASONING
+    asked = Message("user", "q")
+    row = example(asked, Message("assistant", "a", reasoning="hm"))
+    rendered = render(row, tokenizer)
+    assert learnt(rendered, tokenizer) == ["<think>\nhm\n</think>\n\na<|im_end|>"]
+    prompt = render_prompt(row.prompt, tokenizer)
+    assert list(rendered.tokens[: len(prompt)]) == prompt
+    assert unshown_reasoning([row], tokenizer) == []
+    earlier = example(*row.messages, asked, Message("assistant", "b", reasoning="so"))
+    for rows, template, is_shown in (
+        ([earlier, row], REASONING, True),
+        ([row], THINKING, True),
+        ([row], REASONING, False),
+    ):
+        tokenizer.chat_template = template
+        (found,) = unshown_reasoning(rows, tokenizer, is_shown=is_shown)
+        assert (found.kind, found.severity, found.count) == ("reasoning", "warning", 1)
+        assert "1 rows have reasoning in an assistant turn that is not learnt" in found.message

@@ -274,15 +274,18 @@ def test_bad_files_fail_in_a_sentence(client: openai.OpenAI, service: Service) -
     few = submitted(client, chats(4))
     broken = submitted(client, chats(40) + b'{"messages": [\n')
     gone = submitted(client, chats(40))
+    lost = submitted(client, b'{"text": "a tent", "category": "red"}\n' * 40)
     client.files.delete(gone.training_file)
-    for _ in range(3):
+    for _ in range(4):
         assert worker.step()
-    errors = [jobs.retrieve(job.id).error for job in (few, broken, gone)]
+    errors = [jobs.retrieve(job.id).error for job in (few, broken, gone, lost)]
     assert [error and (error.code, error.param) for error in errors] == [
         ("invalid_n_examples", "training_file"),
         ("invalid_training_file", "training_file"),
         ("file_not_found", "training_file"),
+        ("invalid_training_file", "training_file"),
     ]
+    assert "to use category as the label, rename category to label" in str(errors[3])
     said = errors[1].message if errors[1] else ""
     assert "1 of 41 rows cannot be used: line 41 is no JSON" in said
     assert "\n" not in said

@@ -1,12 +1,16 @@
 """Fields of a raw row: text and turns, or a sentence on what is wrong with them."""
 
+import ast
+import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from burnish.chat import Message, Role
 from burnish.data.misfit import MisfitError, kind_of
-from burnish.data.tools import called
+from burnish.data.tools import call_of_text, called
+from burnish.data.tracked import Fields
 
 CHAT_ROLES: dict[str, Role] = {
     "system": "system",
@@ -16,6 +20,13 @@ CHAT_ROLES: dict[str, Role] = {
     "tool": "tool",
     "function": "tool",
 }
+_CALLS: dict[str, Role] = {"function_call": "assistant", "tool_call": "assistant"}
+_RESULTS: dict[str, Role] = {
+    "observation": "tool",
+    "tool_response": "tool",
+    "function_response": "tool",
+    "ipython": "tool",
+}
 SHAREGPT_ROLES: dict[str, Role] = {
     "system": "system",
     "human": "user",
@@ -23,49 +34,125 @@ SHAREGPT_ROLES: dict[str, Role] = {
     "gpt": "assistant",
     "assistant": "assistant",
     "model": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
     "tool": "tool",
-    "observation": "tool",
+    "function": "tool",
+    **_RESULTS,
+    **_CALLS,
 }
+# What data sets call the switch that says whether a turn is learnt.
+_SWITCHES = ("train", "loss", "trainable")
+REASONING = ("reasoning_content", "reasoning", "thinking")
+_TRUTH = {"true": True, "false": False, "1": True, "0": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How turns are written: the names of their fields, and their roles."""
+
+    role: str
+    text: str
+    roles: Mapping[str, Role]
+
+
+CHAT = Style("role", "content", CHAT_ROLES | _CALLS | _RESULTS)
+SHAREGPT = Style("from", "value", SHAREGPT_ROLES)
 
 
 def text_of(values: Mapping[str, Any], field: str, where: str = "") -> str:
     value = values.get(field)
     if not isinstance(value, str):
-        raise MisfitError(f"has {kind_of(value)} as {where}{field}", "write text there")
+        raise MisfitError(
+            f"has {kind_of(value)} as {where}{_name(values, field)}", "write text there"
+        )
     return value
 
 
-def turns_of(values: Mapping[str, Any], field: str) -> list[Any]:
-    turns = values.get(field)
+def _name(values: Mapping[str, Any], field: str) -> str:
+    return values.column(field).rpartition(".")[2] if isinstance(values, Fields) else field
+
+
+def unpacked(value: Any) -> Any:
+    """A list or an object that a cell holds as text, as CSV files have it; else the value itself.
+
+    Both JSON and what Python prints of a list are read.
+    """
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        return value
+
+
+def turns_or_text(value: Any) -> Any:
+    """Turns that a cell holds as text; other text stays text, even `[1, 2]`."""
+    read = unpacked(value)
+    turns = read if isinstance(read, list) else [read]
+    is_turns = bool(turns) and all(
+        isinstance(turn, dict) and ("role" in turn or "from" in turn) for turn in turns
+    )
+    return turns if is_turns else value
+
+
+def turns_of(values: Fields, field: str) -> list[Any]:
+    turns = unpacked(values.get(field))
+    name = _name(values, field)
     if not isinstance(turns, list):
-        raise MisfitError(f"has {kind_of(turns)} as {field}", "write a list of turns")
+        raise MisfitError(f"has {kind_of(turns)} as {name}", "write a list of turns")
     if not turns:
-        raise MisfitError(f"has no turn in {field}", "add a question and its answer")
-    return turns
+        raise MisfitError(f"has no turn in {name}", "add a question and its answer")
+    return [values.part(turn, field) if isinstance(turn, dict) else turn for turn in turns]
+
+
+def any_turn(turn: Any, where: str, *, learnt: bool = True) -> Message:
+    """A turn of either style, whichever its fields are of."""
+    is_sharegpt = isinstance(turn, Mapping) and "role" not in turn and "from" in turn
+    return read_turn(turn, where, SHAREGPT if is_sharegpt else CHAT, learnt=learnt)
 
 
 def chat_turn(turn: Any, where: str) -> Message:
-    role = role_of(turn, "role", CHAT_ROLES, where)
+    return read_turn(turn, where, CHAT)
+
+
+def read_turn(turn: Any, where: str, style: Style, *, learnt: bool = True) -> Message:
+    """A turn with its calls, its reasoning and its weight.
+
+    Args:
+        turn: an object of the row.
+        where: the path to it, for messages.
+        style: the names of its fields.
+        learnt: off where only the text of the turn is used, so that the rest is reported.
+    """
+    role, name = _role_of(turn, style, where)
+    if name in _CALLS:
+        return Message(role, call_of_text(turn.get(style.text), f"{where}{style.text}"))
     calls = called(turn, where) if role == "assistant" else ""
-    if calls and turn.get("content") is None:
-        content = ""
-    elif isinstance(turn.get("content"), list):
-        content = "".join(_part(part, where) for part in turn["content"])
-    else:
-        content = text_of(turn, "content", where)
+    content, thought = _content(turn, where, style, is_call=bool(calls))
     said = "\n".join(part for part in (content, calls) if part)
-    return Message(role, said, _weight(turn, where) if role == "assistant" else 1.0)
+    if role == "tool":  # calls and results stand in order, so their ids add nothing
+        turn.get("tool_call_id"), turn.get("name")
+    if role != "assistant" or not learnt:
+        return Message(role, said)
+    return Message(role, said, _weight(turn, where), reasoning=_reasoning(turn, where) or thought)
 
 
-def role_of(turn: Any, field: str, roles: Mapping[str, Role], where: str) -> Role:
-    if not isinstance(turn, dict):
+def _role_of(turn: Any, style: Style, where: str) -> tuple[Role, str]:
+    field = style.role
+    if not isinstance(turn, Mapping):
         raise MisfitError(f"has {kind_of(turn)} as {where[:-1]}", f"write an object with {field}")
     if field not in turn:
         raise MisfitError(f"has no {where}{field}", _swap(turn, field))
     role = turn[field]
-    if not isinstance(role, str) or role not in roles:
-        raise MisfitError(f"has {role!r} as {where}{field}", "use one of " + ", ".join(roles))
-    return roles[role]
+    name = role.strip().lower() if isinstance(role, str) else ""
+    if name not in style.roles:
+        raise MisfitError(f"has {role!r} as {where}{field}", "use one of " + ", ".join(style.roles))
+    return style.roles[name], name
 
 
 def _swap(turn: Mapping[str, Any], field: str) -> str:
@@ -77,14 +164,52 @@ def _swap(turn: Mapping[str, Any], field: str) -> str:
     return f"add the {field}"
 
 
-def _part(part: Any, where: str) -> str:
-    if not isinstance(part, dict) or part.get("type") != "text":
-        kind = part.get("type") if isinstance(part, dict) else part
-        raise MisfitError(f"has a part {kind!r} in {where}content", "leave only parts of type text")
-    return text_of(part, "text", f"{where}content.")
+def _content(
+    turn: Mapping[str, Any], where: str, style: Style, *, is_call: bool
+) -> tuple[str, str]:
+    """What a turn says, and what its parts hold as reasoning."""
+    value = turn.get(style.text)
+    if value is None and is_call:
+        return "", ""
+    if value is None and isinstance(turn.get("refusal"), str):
+        return str(turn["refusal"]), ""
+    if not isinstance(value, list):
+        return text_of(turn, style.text, where), ""
+    parts = [_part(part, f"{where}{style.text}") for part in value]
+    said = "".join(text for text, is_thought in parts if not is_thought)
+    return said, "".join(text for text, is_thought in parts if is_thought)
+
+
+def _part(part: Any, where: str) -> tuple[str, bool]:
+    """The text of a part, and whether it is reasoning."""
+    if isinstance(part, str):
+        return part, False
+    kind = part.get("type") if isinstance(part, dict) else part
+    if isinstance(part, dict) and kind in ("thinking", "reasoning"):
+        return text_of(
+            {"thinking": part.get(kind, part.get("text"))}, "thinking", f"{where}."
+        ), True
+    names: tuple[str, ...] = ("text", "value", "content")
+    if kind == "refusal":
+        names = ("refusal",)
+    elif kind not in (None, "text", "input_text", "output_text"):
+        raise MisfitError(f"has a part {kind!r} in {where}", "leave only parts of type text")
+    if not isinstance(part, dict) or (kind is None and not any(name in part for name in names)):
+        raise MisfitError(f"has a part {part!r} in {where}", "leave only parts of type text")
+    held = next((name for name in names if part.get(name) is not None), names[0])
+    return text_of(part, held, f"{where}."), False
+
+
+def _reasoning(turn: Mapping[str, Any], where: str) -> str:
+    held = [name for name in REASONING if turn.get(name) not in (None, "")]
+    return text_of(turn, held[0], where) if held else ""
 
 
 def _weight(turn: Mapping[str, Any], where: str) -> float:
+    """The weight of the loss; a turn that is switched off has none."""
+    for name in _SWITCHES:
+        if not truth_of(turn.get(name), True, f"{where}{name}"):
+            return 0.0
     weight = turn.get("weight")
     if weight is None:
         return 1.0
@@ -94,3 +219,19 @@ def _weight(turn: Mapping[str, Any], where: str) -> float:
             f"has {weight!r} as {where}weight", "write 0, 1 or another number from 0 up"
         )
     return float(weight)
+
+
+def truth_of(value: Any, missing: bool, where: str) -> bool:
+    """True or false, also as CSV files write them; `missing` where there is nothing."""
+    if value is None:
+        return missing
+    if (read := truth(value)) is None:
+        raise MisfitError(f"has {kind_of(value)} as {where}", "write true or false")
+    return read
+
+
+def truth(value: Any) -> bool | None:
+    """True or false, also as 1 or 0 and as CSV files write them; None for all else."""
+    if isinstance(value, str):
+        return _TRUTH.get(value.strip().lower())
+    return bool(value) if value in (True, False) else None

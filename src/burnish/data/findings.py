@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from burnish.chat import Conversation, Example, content_id
+from burnish.errors import DataError
 from burnish.run_directory import Finding
 
 _SHOWN = 5
@@ -78,6 +79,27 @@ def without_duplicates(
         *found("duplicate", "warning", repeated, doubles),
         *found("id", "warning", used, renamed),
     ]
+
+
+def without_disliked(
+    examples: Sequence[Example], split: str
+) -> tuple[list[Example], list[Finding]]:
+    """The rows whose answer nobody disliked: whoever learns answers would learn the bad ones, too.
+
+    Raises:
+        DataError: none is left.
+    """
+    liked = [example for example in examples if example.liked is not False]
+    disliked = [example for example in examples if example.liked is False]
+    if disliked and not liked:
+        raise DataError(
+            f"every answer of {split} is marked as disliked", "set objective to kto, or add others"
+        )
+    message = (
+        f"{len(disliked)} rows of {split} have an answer that is marked as disliked and were left "
+        "out; set objective to kto to learn from both kinds"
+    )
+    return liked, found("disliked", "warning", message, disliked)
 
 
 def without_overlap(
@@ -162,6 +184,12 @@ def label_balance(examples: Iterable[Example]) -> list[Finding]:
     skewed = low < _FEW or high > _SKEW * low
     message = f"{len(counts)} labels, from {low} rows ({least}) to {high} ({most})"
     return [Finding("balance", "warning" if skewed else "info", message, len(counts))]
+
+
+def error_of(finding: Finding) -> DataError:
+    """A finding that stops, as the error that does."""
+    seen, _, remedy = finding.message.partition("; ")
+    return DataError(seen, remedy)
 
 
 def found(

@@ -11,9 +11,11 @@ from burnish.chat import Example
 from burnish.data.findings import (
     conflicting_labels,
     empty_turns,
+    error_of,
     label_balance,
     templated,
     unseen_types,
+    without_disliked,
     without_duplicates,
     without_overlap,
 )
@@ -25,6 +27,7 @@ from burnish.recipe.data import Data
 from burnish.run_directory import Finding
 
 _SHOWN = 20
+_LEARN_FROM_DISLIKED = ("kto",)
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,15 @@ class _Reading:
     bad_count: int = 0
     total: int = 0
     columns: set[str] = field(default_factory=set)
+    findings: list[Finding] = field(default_factory=list)
 
-    def file(self, path: Path, data: Data) -> list[Example]:
-        converter = Converter(data.columns, data.system, data.group_by)
+    def file(self, path: Path, data: Data, name: str, objective: str) -> list[Example]:
+        converter = Converter(data.columns, data.system, data.group_by, objective)
         examples: list[Example] = []
         for row in islice(read_rows(path), data.limit):
             self.total += 1
             if isinstance(row, Row):
-                self.columns.update(row.values)
+                self.columns.update(str(column).strip() for column in row.values)
             converted = row if isinstance(row, BadRow) else converter.convert(row)
             if isinstance(converted, Example):
                 examples.append(converted)
@@ -61,22 +65,30 @@ class _Reading:
                 self.bad_count += 1
                 if len(self.bad) < _SHOWN:
                     self.bad.append(converted)
+        self.findings += converter.findings(name)
         return examples
 
 
-def load(data: Data, seed: int) -> Dataset:
-    """Reads, checks and splits.
+def load(data: Data, seed: int, objective: str = "sft") -> Dataset:
+    """Reads, checks and splits; what is learnt by `objective` decides which answers are of use.
 
     Raises:
-        DataError: a file cannot be used, has bad rows and `drop_bad` is off, is empty, has one
-            label only, or the test set has labels that train never shows.
+        DataError: a file cannot be used, has bad rows and `drop_bad` is off, is empty, has labels
+            or answers in a column that nothing uses, has one label only, or the test set has
+            labels that train never shows.
     """
     files = {"train": data.train, "validation": data.validation, "test": data.test}
     reading = _Reading()
-    read = {name: reading.file(path, data) for name, path in files.items() if path}
-    findings = _judge_bad(reading, data)
+    read = {name: reading.file(path, data, name, objective) for name, path in files.items() if path}
+    findings = [*_judge_bad(reading, data), *reading.findings]
     _check_read(read, files, data, reading.columns)
+    for one in findings:
+        if one.severity == "error":
+            raise error_of(one)
     for name, rows in read.items():
+        if objective not in _LEARN_FROM_DISLIKED:
+            rows, disliked = without_disliked(rows, name)
+            findings += disliked
         read[name], doubles = without_duplicates(rows, name)
         findings += [*empty_turns(read[name], name), *templated(read[name], name), *doubles]
     findings += conflicting_labels(read["train"])
@@ -106,10 +118,10 @@ def load_rows(path: Path) -> list[Example]:
         DataError: the file cannot be used, has bad rows, or is empty.
     """
     reading, data = _Reading(), Data(train=path)
-    read = {"rows": reading.file(path, data)}
+    read = {"rows": reading.file(path, data, "rows", "sft")}
     _judge_bad(reading, data)
     _check_read(read, {"rows": path}, data, reading.columns)
-    return without_duplicates(read["rows"], "rows")[0]
+    return without_duplicates(without_disliked(read["rows"], "rows")[0], "rows")[0]
 
 
 def _parts(

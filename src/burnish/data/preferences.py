@@ -5,41 +5,64 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from burnish.chat import Conversation, Message
-from burnish.data.fields import chat_turn, text_of, turns_of
+from burnish.data.conversions import said
+from burnish.data.fields import any_turn, text_of, truth, turns_of, turns_or_text, unpacked
 from burnish.data.misfit import MisfitError, kind_of
-from burnish.data.tools import offered
-
-# What CSV files, where all is text, have as judgement.
-_JUDGEMENTS = {"true": True, "false": False, "1": True, "0": False}
+from burnish.data.tracked import Fields
 
 
-def asked(values: Mapping[str, Any]) -> Conversation:
-    """A prompt: text, or turns up to the answer."""
-    if not isinstance(values.get("prompt"), list):
-        return (Message("user", text_of(values, "prompt")),)
-    given = turns_of(values, "prompt")
-    turns = tuple(chat_turn(turn, f"prompt[{index}].") for index, turn in enumerate(given))
-    return offered(turns, values)
+def asked(values: Fields) -> Conversation:
+    """A prompt: text, perhaps with an input to it, or turns up to the answer."""
+    turns = said(values, "prompt", "user")
+    if values.column("prompt").lower() == "instruction" and values.peek("input"):
+        question, given = turns[-1].content, text_of(values, "input")
+        whole = "\n\n".join(part for part in (question, given) if part.strip())
+        return (*turns[:-1], Message("user", whole))
+    return turns
 
 
-def _reply(values: Mapping[str, Any], field: str) -> str:
-    """An answer: text, or a list of one assistant turn."""
-    if not isinstance(values.get(field), list):
+def _reply(values: Fields, field: str) -> str:
+    """An answer: text, a turn, or a list of one assistant turn."""
+    value = turns_or_text(values.get(field))
+    if not isinstance(value, list):
         return text_of(values, field)
-    turns = [chat_turn(turn, f"{field}.") for turn in turns_of(values, field)]
+    view = Fields({field: value}, {field: values.column(field)}, (values, ""))
+    # Only what is said counts here: a weight or reasoning in the turn is reported as unused.
+    turns = [any_turn(turn, f"{field}.", learnt=False) for turn in turns_of(view, field)]
     if [turn.role for turn in turns] != ["assistant"]:
         raise MisfitError(f"has {len(turns)} turns in {field}", "leave one assistant turn there")
     return turns[0].content
 
 
-def answered(field: str) -> Callable[[Mapping[str, Any]], Conversation]:
-    def convert(values: Mapping[str, Any]) -> Conversation:
+def answered(field: str) -> Callable[[Fields], Conversation]:
+    def convert(values: Fields) -> Conversation:
         return (*asked(values), Message("assistant", _reply(values, field)))
 
     return convert
 
 
-def rejected_answer(values: Mapping[str, Any]) -> dict[str, Any]:
+def compared(values: Fields) -> Fields:
+    """A comparison with the prompt apart, also where both answers repeat it as whole conversations.
+
+    Raises:
+        MisfitError: they begin with another prompt than the row's.
+    """
+    answers = {field: turns_or_text(values.peek(field)) for field in ("chosen", "rejected")}
+    if not all(isinstance(turns, list) and len(turns) > 1 for turns in answers.values()):
+        return values
+    whole = whole_pair(values)
+    before, prompt = whole.peek("prompt"), turns_or_text(values.get("prompt"))
+    texts = [turn.get("content", turn.get("value")) for turn in before if isinstance(turn, dict)]
+    if prompt in (before, turns_or_text(values.peek("chosen"))) or (
+        isinstance(prompt, str) and prompt in texts
+    ):
+        return whole
+    raise MisfitError(
+        "has a prompt that chosen and rejected do not begin with", "write the prompt once"
+    )
+
+
+def rejected_answer(values: Fields) -> dict[str, Any]:
     chosen, rejected = _reply(values, "chosen"), _reply(values, "rejected")
     for name, answer in (("chosen", chosen), ("rejected", rejected)):
         if not answer.strip():  # which of two is likelier cannot be asked of nothing
@@ -49,13 +72,12 @@ def rejected_answer(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"rejected": rejected}
 
 
-def liked(values: Mapping[str, Any]) -> dict[str, Any]:
+def liked(values: Fields) -> dict[str, Any]:
     value = values.get("label")
-    if isinstance(value, str):  # as a CSV file has it
-        value = _JUDGEMENTS.get(value.strip().lower(), value)
-    if value not in (True, False, 0, 1):
-        raise MisfitError(f"has {kind_of(value)} as label", "write true (liked) or false")
-    return {"liked": bool(value)}
+    if (judgement := truth(value)) is None:
+        reason = f"has {kind_of(value)} as {values.column('label')}"
+        raise MisfitError(reason, "write true (liked) or false")
+    return {"liked": judgement}
 
 
 def further_fields(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,35 +86,36 @@ def further_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"item": json.loads(json.dumps(rest, default=str))} if rest else {}
 
 
-def openai_pair(values: Mapping[str, Any]) -> dict[str, Any]:
+def openai_pair(values: Fields) -> Fields:
     """OpenAI's preference rows in the names of ours."""
-    given = values.get("input")
+    given = unpacked(values.get("input"))
     if not isinstance(given, dict):
         raise MisfitError(f"has {kind_of(given)} as input", "write an object with messages")
-    return {
+    ours = {
         "prompt": given.get("messages"),
         "tools": given.get("tools"),
-        "chosen": values.get("preferred_output"),
-        "rejected": values.get("non_preferred_output"),
+        "chosen": values.peek("preferred_output"),
+        "rejected": values.peek("non_preferred_output"),
     }
+    columns = {"chosen": "preferred_output", "rejected": "non_preferred_output"}
+    return values.renamed(ours, columns | {"prompt": "input", "tools": "input"})
 
 
-def whole_pair(values: Mapping[str, Any]) -> dict[str, Any]:
+def whole_pair(values: Fields) -> Fields:
     """Two conversations that differ in the last turn alone."""
-    chosen, rejected = (turns_of(values, field) for field in ("chosen", "rejected"))
+    chosen, rejected = (turns_or_text(values.get(field)) for field in ("chosen", "rejected"))
+    for field, turns in (("chosen", chosen), ("rejected", rejected)):
+        if not isinstance(turns, list) or not turns:
+            turns_of(values, field)  # says what is wrong
     if chosen[:-1] != rejected[:-1] or len(chosen) < 2:
         raise MisfitError(
             "has conversations that differ before the last turn",
             "write the turns before it once, as prompt",
         )
-    return {"prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}
-
-
-def renamed(
-    names: Callable[[Mapping[str, Any]], dict[str, Any]],
-    convert: Callable[[Mapping[str, Any]], Any],
-) -> Callable[[Mapping[str, Any]], Any]:
-    return lambda values: convert(names(values))
+    columns = {field: values.column(field) for field in ("chosen", "rejected")}
+    ours = {"prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}
+    besides = {name: values.peek(name) for name in values if name not in ours}
+    return values.renamed(besides | ours, columns | {"prompt": columns["chosen"]})
 
 
 chosen_turns = answered("chosen")

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from burnish.chat import Conversation, Example, Message
+from burnish.data.fields import REASONING
 from burnish.data.tools import tools_of
 from burnish.errors import DataError
 from burnish.run_directory import Finding
@@ -192,6 +193,29 @@ def render_answers(
     return kept, finding
 
 
+def unshown_reasoning(
+    examples: Sequence[Example], tokenizer: Any, *, is_shown: bool = True
+) -> list[Finding]:
+    """Rows with reasoning in a learnt turn that the chat template leaves out, so it is not learnt.
+
+    Args:
+        is_shown: off for objectives that read only what an answer says.
+    """
+    lost = []
+    for example in examples:
+        thoughts = [turn.reasoning.strip() for turn in example.messages if turn.learnt]
+        if any(thoughts):
+            text = _template(example.messages, tokenizer, where=_where(example))
+            if not is_shown or any(thought not in text for thought in thoughts):
+                lost.append(example.source)
+    message = (
+        f"{len(lost)} rows have reasoning in an assistant turn that is not learnt, since the "
+        "model's chat template leaves it out there; use a model whose template shows it, or "
+        "write it into the content"
+    )
+    return [Finding("reasoning", "warning", message, len(lost), tuple(lost[:5]))] if lost else []
+
+
 def answering(example: Example, answer: str) -> Example:
     """The row with this answer, the only turn that is learnt."""
     prompt = tuple(replace(turn, weight=0.0) for turn in example.prompt)
@@ -308,8 +332,10 @@ def _special_names(tokenizer: Any) -> re.Pattern[str] | None:
 def _template(
     turns: Conversation, tokenizer: Any, *, answer: bool = False, where: str = "a prompt"
 ) -> str:
+    thoughts = [name for name in REASONING if name in str(tokenizer.chat_template)]
     messages = [
         {"role": turn.role, "content": turn_text(turn.role, turn.content, tokenizer)}
+        | (dict.fromkeys(thoughts, turn.reasoning) if turn.reasoning else {})
         for turn in turns
     ]
     tools = tools_of(turns)

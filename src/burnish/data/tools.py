@@ -20,6 +20,8 @@ def called(turn: Mapping[str, Any], where: str) -> str:
         MisfitError: a call has no name, or its arguments are no JSON object.
     """
     calls = turn.get("tool_calls") or []
+    if isinstance(calls, str):
+        calls = _listed(calls)
     if not isinstance(calls, list):
         raise MisfitError(f"has {kind_of(calls)} as {where}tool_calls", "write a list of calls")
     named = [(_function(call, f"{where}tool_calls."), f"{where}tool_calls.") for call in calls]
@@ -28,17 +30,34 @@ def called(turn: Mapping[str, Any], where: str) -> str:
     return "\n".join(_text(function, place) for function, place in named)
 
 
+def call_of_text(value: Any, where: str) -> str:
+    """A turn that is a call, written as JSON text (or as objects): one call or a list of them.
+
+    Raises:
+        MisfitError: it is not JSON, or a call in it has no name.
+    """
+    try:
+        read = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        read = None
+    calls = read if isinstance(read, list) else [read]
+    if not calls or not all(isinstance(call, Mapping) for call in calls):
+        raise MisfitError(
+            f"has {kind_of(value)} as {where}", "write the call as JSON with name and arguments"
+        )
+    return "\n".join(_text(call.get("function", call), f"{where}.") for call in calls)
+
+
 def offered(turns: Conversation, values: Mapping[str, Any]) -> Conversation:
     """The turns with the row's `tools`, or older `functions`, on the first that a user speaks.
+
+    Both may be JSON text, as cells of tables are, and a tool may be the bare function.
 
     Raises:
         MisfitError: they are no list of functions with names.
     """
-    tools = values.get("tools") or []
-    older = values.get("functions") or []
-    if not isinstance(tools, list) or not isinstance(older, list):
-        raise MisfitError("has tools that are no list", "write a list of functions")
-    shown = [*tools, *({"type": "function", "function": function} for function in older)]
+    tools, older = (_listed(values.get(field)) for field in ("tools", "functions"))
+    shown = [*map(_wrapped, tools), *map(_wrapped, older)]
     if not shown:
         return turns
     for place, tool in enumerate(shown):
@@ -49,6 +68,26 @@ def offered(turns: Conversation, values: Mapping[str, Any]) -> Conversation:
     first = roles.index("user") if "user" in roles else 0
     own = replace(turns[first], tools=json.dumps(shown, ensure_ascii=False))
     return (*turns[:first], own, *turns[first + 1 :])
+
+
+def _listed(value: Any) -> list[Any]:
+    try:
+        read = json.loads(value) if isinstance(value, str) and value.strip() else value
+    except (ValueError, RecursionError):
+        read = value
+    if not read or (isinstance(read, str) and not read.strip()):
+        return []
+    if not isinstance(read, list):
+        raise MisfitError("has tools that are no list", "write a list of functions")
+    return read
+
+
+def _wrapped(tool: Any) -> Any:
+    is_bare = isinstance(tool, Mapping) and "function" not in tool and "name" in tool
+    if not is_bare:
+        return tool
+    function = {name: value for name, value in tool.items() if name != "type"}
+    return {"type": "function", "function": function}
 
 
 def tools_of(turns: Sequence[Any]) -> list[dict[str, Any]] | None:

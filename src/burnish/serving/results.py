@@ -21,6 +21,7 @@ from burnish.serving.state.tables import JobRow, ModelRow
 _PURPOSE = "fine-tune-results"
 # How a row of a job's own copy is called, and how many of them an error names.
 _ROW, _TOLD = re.compile(r"\b(?:train|validation)\.jsonl:(\d+)"), 3
+_COLUMNS = re.compile(r"set data: \{columns: \{(.*?)\}\}")
 # What a run advises, in the words of who knows the API and no recipe.
 _UPLOADED = {
     "name other files for them, or none to split them off": "give one of other rows, or none",
@@ -101,10 +102,13 @@ def learnt_from(counts: Mapping[str, Any]) -> Event:
 
 
 def warnings(found: Iterable[Finding]) -> list[Event]:
-    """What was seen in the rows and is no error; remedies are those of recipes, and left out."""
+    """What was seen in the rows and is no error; remedies are those of recipes, and left out.
+
+    Columns that nothing uses keep theirs, which is to rename them.
+    """
     return [
         Event(
-            f"In the files: {one.message.partition(';')[0]}",
+            f"In the files: {_remedied(one)}",
             "warn",
             data={"kind": one.kind, "rows": one.count, "where": [*map(_line, one.where)]},
             place=f"finding {one.kind} {number}",
@@ -112,6 +116,20 @@ def warnings(found: Iterable[Finding]) -> list[Event]:
         for number, one in enumerate(found)
         if one.severity == "warning"
     ]
+
+
+def _remedied(one: Finding) -> str:
+    return _renaming(one.message) if one.kind == "unused" else one.message.partition(";")[0]
+
+
+def _renaming(message: str) -> str:
+    """A line of a recipe's columns in the words of who uploads files and has no recipe."""
+
+    def rename(line: re.Match[str]) -> str:
+        pairs = (pair.partition(": ") for pair in line[1].split(", "))
+        return "rename " + " and ".join(f"{column} to {field}" for field, _, column in pairs)
+
+    return _COLUMNS.sub(rename, message)
 
 
 def _line(source: str) -> str:
@@ -141,7 +159,7 @@ def error_of(error: dict[str, str], folder: str) -> dict[str, Any]:
 
 def _of_upload(message: str) -> str:
     """A report on rows in the words of who uploaded them: one sentence with the first few lines."""
-    message = _ROW.sub(r"line \1", message)
+    message = _renaming(_ROW.sub(r"line \1", message))
     for run, upload in _UPLOADED.items():
         message = message.replace(run, upload)
     first, *rows = (part.strip() for part in message.split("\n"))

@@ -1,0 +1,208 @@
+"""From the fields of a row to its turns, one function a format."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from burnish.chat import Conversation, Message
+from burnish.data.fields import (
+    CHAT,
+    SHAREGPT,
+    any_turn,
+    read_turn,
+    text_of,
+    turns_of,
+    turns_or_text,
+    unpacked,
+)
+from burnish.data.misfit import MisfitError, kind_of
+from burnish.data.tools import offered
+from burnish.data.tracked import Fields, is_empty
+
+_IOB2 = re.compile(r"O|[BI]-\S+")
+MEDIA = ("image", "images", "audio", "audios", "video", "videos")
+# Where a picture stood for LLaVA and its kin; inside a text it may be markup.
+_PLACEHOLDER = re.compile(r"\s*(<(image|audio|video)>)|.*(<(image|audio|video)>)\s*\Z", re.DOTALL)
+# What every format of turns may have besides.
+BESIDES = ("system", "tools", "functions", "history")
+
+
+def chat(values: Fields) -> Conversation:
+    return tuple(
+        read_turn(turn, f"messages[{index}].", CHAT)
+        for index, turn in enumerate(turns_of(values, "messages"))
+    )
+
+
+def sharegpt(values: Fields) -> Conversation:
+    return tuple(
+        read_turn(turn, f"conversations[{index}].", SHAREGPT)
+        for index, turn in enumerate(turns_of(values, "conversations"))
+    )
+
+
+def alpaca(values: Fields) -> Conversation:
+    parts = [text_of(values, "instruction")]
+    if values.get("input") not in (None, ""):
+        parts.append(text_of(values, "input"))
+    # An instruction may be empty, the input may say all of it.
+    question = "\n\n".join(part for part in parts if part.strip())
+    return Message("user", question), Message("assistant", text_of(values, "output"))
+
+
+def pair(question: str, answer: str) -> Callable[[Fields], Conversation]:
+    """A question and its answer; each is text or turns, and of those of the question none is
+    learnt."""
+
+    def convert(values: Fields) -> Conversation:
+        asks = tuple(
+            replace(turn, weight=0.0) if turn.role == "assistant" else turn
+            for turn in said(values, question, "user")
+        )
+        return *asks, *said(values, answer, "assistant")
+
+    return convert
+
+
+def said(values: Fields, field: str, role: str) -> Conversation:
+    """Text as one turn of `role`, or the turns that are written there."""
+    value = turns_or_text(values.get(field))
+    if not _is_turns(value):
+        return (Message("user" if role == "user" else "assistant", text_of(values, field)),)
+    turns = turns_of(Fields({field: value}, {field: values.column(field)}, (values, "")), field)
+    return tuple(
+        any_turn(turn, f"{values.column(field)}[{index}].") for index, turn in enumerate(turns)
+    )
+
+
+def _is_turns(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(turn, dict) for turn in value)
+
+
+def text_label(values: Fields) -> Conversation:
+    return Message("user", text_of(values, "text")), Message("assistant", label_of(values))
+
+
+def label_of(values: Fields) -> str:
+    name, value = values.column("label"), values.get("label")
+    if name.lower() != "label":
+        value = unpacked(value)
+    if isinstance(value, list) and name.lower() != "label":
+        if len(value) > 1:
+            raise MisfitError(
+                f"has {len(value)} classes in {name} ({', '.join(map(str, value))[:80]})",
+                "keep one class a row, or write them as the text of an answer: prompt, completion",
+            )
+        value = value[0] if value else None
+    if not isinstance(value, bool | int | float | str) or value != value:
+        raise MisfitError(f"has {kind_of(value)} as {name}", "write the class as text or a number")
+    if not (label := str(value).strip()):
+        raise MisfitError(f"has an empty {name}", "write the class, or delete the row")
+    return label
+
+
+def words_tags(values: Fields) -> Conversation:
+    words, tags = _list(values, "tokens", "words"), _list(values, "tags", "tags")
+    if len(words) != len(tags):
+        raise MisfitError(f"has {len(words)} tokens and {len(tags)} tags", "give each word a tag")
+    for place, word in enumerate(words):
+        if not isinstance(word, str) or word.split() != [word]:
+            raise MisfitError(
+                f"has {kind_of(word)} as tokens[{place}]", "write one word without white space"
+            )
+    for place, tag in enumerate(tags):
+        if not isinstance(tag, str) or not _IOB2.fullmatch(tag):
+            raise MisfitError(
+                f"has {kind_of(tag)} as tags[{place}]", "write O, B-TYPE or I-TYPE (IOB2)"
+            )
+        before = tags[place - 1] if place else "O"
+        if tag[0] == "I" and tag[2:] != before[2:]:
+            reason = f"has {tag!r} as tags[{place}], where no span of that type goes on"
+            raise MisfitError(reason, f"begin the span with B-{tag[2:]} (IOB2)")
+    return Message("user", " ".join(words)), Message("assistant", " ".join(tags))
+
+
+def tags_of(values: Fields) -> dict[str, Any]:
+    return {"tags": tuple(unpacked(values["tags"]))}
+
+
+def _list(values: Fields, field: str, what: str) -> list[Any]:
+    items = unpacked(values.get(field))
+    if not isinstance(items, list):
+        raise MisfitError(f"has {kind_of(items)} as {field}", f"write a list of {what}")
+    if not items:
+        raise MisfitError(f"has no {what} in {field}", "delete the row")
+    return items
+
+
+def plain_text(values: Fields) -> Conversation:
+    return (Message("document", text_of(values, "text")),)
+
+
+def turned(convert: Callable[[Fields], Conversation]) -> Callable[[Fields], Conversation]:
+    """The turns with what else the row has to them: history, system text and tools.
+
+    Raises:
+        MisfitError: the row has pictures or sounds, or tools that are none.
+    """
+
+    def complete(values: Fields) -> Conversation:
+        turns = convert(values)
+        _check_media(turns, values)
+        return offered(_with_system(_with_history(turns, values), values), values)
+
+    return complete
+
+
+def _check_media(turns: Conversation, values: Fields) -> None:
+    remedy = "leave the row out, or write what it shows as text"
+    for name in values:
+        if name.lower() in MEDIA and not is_empty(values.peek(name)):
+            raise MisfitError(f"has {values.column(name)}, and only text is read", remedy)
+    for turn in turns:
+        mark = _PLACEHOLDER.match(turn.content) if turn.role == "user" else None
+        kind = mark and (mark[2] or mark[4])
+        if kind and f"</{kind}>" not in turn.content:
+            raise MisfitError(
+                f"has a turn with the placeholder <{kind}>, and only text is read", remedy
+            )
+
+
+def _with_history(turns: Conversation, values: Fields) -> Conversation:
+    """Earlier rounds, as pairs of question and answer or as turns, before the row's own."""
+    if "history" not in values or is_empty(rounds := unpacked(values.get("history"))):
+        return turns
+    hint = "write a list of [question, answer] pairs"
+    if not isinstance(rounds, list):
+        raise MisfitError(f"has {kind_of(rounds)} as history", hint)
+    earlier: list[Message] = []
+    for index, one in enumerate(rounds):
+        where = f"history[{index}]."
+        if isinstance(one, dict):
+            earlier.append(any_turn(values.part(one, "history"), where))
+        elif isinstance(one, list | tuple) and [type(text) for text in one] == [str, str]:
+            earlier += [Message("user", one[0]), Message("assistant", one[1])]
+        else:
+            raise MisfitError(f"has {kind_of(one)} as {where[:-1]}", hint)
+    first = next((n for n, turn in enumerate(turns) if turn.role != "system"), len(turns))
+    return (*turns[:first], *earlier, *turns[first:])
+
+
+def _with_system(turns: Conversation, values: Fields) -> Conversation:
+    """The row's system text, unless its turns have another; then it stays unread."""
+    own = next((turn.content for turn in turns if turn.role == "system"), None)
+    if values.peek("system") in (None, "") or own not in (None, values.peek("system")):
+        return turns
+    system = text_of(values, "system")
+    return turns if own is not None else (Message("system", system), *turns)
+
+
+def renamed(
+    names: Callable[[Fields], Fields], convert: Callable[[Fields], Any]
+) -> Callable[[Fields], Any]:
+    return lambda values: convert(names(values))
+
+
+def labelled(values: Fields) -> dict[str, Any]:
+    return {"label": label_of(values)}

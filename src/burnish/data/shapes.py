@@ -1,0 +1,206 @@
+"""The formats of rows: which fields each has, by which names, and how it becomes turns.
+
+A new format is one entry of FORMATS and its conversion.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from burnish.chat import Conversation
+from burnish.data.conversions import (
+    BESIDES,
+    alpaca,
+    chat,
+    labelled,
+    pair,
+    plain_text,
+    renamed,
+    sharegpt,
+    tags_of,
+    text_label,
+    turned,
+    words_tags,
+)
+from burnish.data.fields import truth
+from burnish.data.preferences import (
+    answered,
+    asked,
+    chosen_turns,
+    compared,
+    liked,
+    openai_pair,
+    rejected_answer,
+    whole_pair,
+)
+from burnish.data.tracked import Fields
+
+Aliases = Mapping[str, tuple[str, ...]]
+_ANSWERS = ("completion", "response", "output", "answer")
+_JUDGEMENTS = ("label", "kto_tag", "liked", "is_liked", "thumbs_up")
+_SYSTEM: Aliases = {"system": ("system_prompt",)}
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A shape of rows. A row is of the first format whose `required` fields it all has.
+
+    Attributes:
+        required: fields that a row must have.
+        convert: gives the turns.
+        optional: fields that it may have.
+        extras: what an Example has besides its turns, by the names of its fields.
+        aliases: other names of a field, the likeliest first.
+        judged: whether the label must be true or false for a row to be of this format.
+        answered: whether there is an answer to learn from.
+    """
+
+    name: str
+    required: tuple[str, ...]
+    convert: Callable[[Fields], Conversation]
+    optional: tuple[str, ...] = ()
+    extras: Callable[[Fields], dict[str, Any]] = lambda values: {}
+    aliases: Aliases = field(default_factory=dict)
+    judged: bool = False
+    answered: bool = True
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return self.required + self.optional
+
+    @property
+    def is_last(self) -> bool:
+        """Whether rows are of this format only where no other fits."""
+        return self.convert is plain_text or not self.answered
+
+
+def _synonyms(answer: str) -> Aliases:
+    return {answer: tuple(name for name in _ANSWERS if name != answer), **_SYSTEM}
+
+
+_ASKED: Aliases = {
+    "prompt": ("instruction", "question", "query", "input", "messages", "conversations"),
+    "chosen": ("chosen_response",),
+    "rejected": ("rejected_response",),
+    **_SYSTEM,
+}
+_ALPACA = {**_synonyms("output"), "input": ("context",)}
+_WITH_ANSWERS: tuple[Format, ...] = (
+    Format("chat", ("messages",), turned(chat), BESIDES, aliases=_SYSTEM),
+    Format("ShareGPT", ("conversations",), turned(sharegpt), BESIDES, aliases=_SYSTEM),
+    Format(
+        "Alpaca", ("instruction", "output"), turned(alpaca), ("input", *BESIDES), aliases=_ALPACA
+    ),
+    Format(
+        "prompt/completion",
+        ("prompt", "completion"),
+        turned(pair("prompt", "completion")),
+        BESIDES,
+        aliases=_synonyms("completion"),
+    ),
+    Format(
+        "question/answer",
+        ("question", "answer"),
+        turned(pair("question", "answer")),
+        BESIDES,
+        aliases={**_synonyms("answer"), "question": ("query",)},
+    ),
+    Format(
+        "input/output",
+        ("input", "output"),
+        turned(pair("input", "output")),
+        BESIDES,
+        aliases=_synonyms("output"),
+    ),
+)
+
+
+def _judged(forms: tuple[Format, ...]) -> Iterator[Format]:
+    """The same rows with a judgement of the answer."""
+    for form in forms:
+        if form.name == "prompt/completion":
+            continue  # there a label is always a judgement
+        yield Format(
+            f"judged {form.name}",
+            (*form.required, "label"),
+            form.convert,
+            form.optional,
+            extras=liked,
+            aliases={**form.aliases, "label": _JUDGEMENTS[1:]},
+            judged=True,
+        )
+
+
+FORMATS: tuple[Format, ...] = (
+    Format(
+        "preference",
+        ("prompt", "chosen", "rejected"),
+        renamed(compared, turned(chosen_turns)),
+        ("input", *BESIDES),
+        extras=renamed(compared, rejected_answer),
+        aliases=_ASKED,
+    ),
+    Format(
+        "OpenAI preference",
+        ("input", "preferred_output", "non_preferred_output"),
+        renamed(openai_pair, turned(chosen_turns)),
+        extras=renamed(openai_pair, rejected_answer),
+    ),
+    Format(
+        "preference of conversations",
+        ("chosen", "rejected"),
+        renamed(whole_pair, turned(chosen_turns)),
+        BESIDES,
+        extras=renamed(whole_pair, rejected_answer),
+        aliases=_SYSTEM,
+    ),
+    Format(
+        "judged answer",
+        ("prompt", "completion", "label"),
+        turned(answered("completion")),
+        BESIDES,
+        extras=liked,
+        aliases={**_synonyms("completion"), "label": _JUDGEMENTS[1:]},
+    ),
+    *_judged(_WITH_ANSWERS),
+    *_WITH_ANSWERS,
+    Format(
+        "text/label",
+        ("text", "label"),
+        text_label,
+        extras=labelled,
+        aliases={"label": ("labels",)},
+    ),
+    Format("tokens/tags", ("tokens", "tags"), words_tags, extras=tags_of),
+    Format("plain text", ("text",), plain_text),
+    Format("prompt", ("prompt",), turned(asked), BESIDES, aliases=_SYSTEM, answered=False),
+)
+KNOWN = {"id", "group"}.union(
+    *(form.fields for form in FORMATS),
+    *(names for form in FORMATS for names in form.aliases.values()),
+)
+
+
+def sources_of(
+    form: Format, values: Mapping[str, Any], mapped: set[str], is_filled: bool, allowed: bool
+) -> dict[str, str] | None:
+    """Each field of a format that the row has, and the column that stands for it."""
+    if not mapped <= set(form.fields):
+        return None
+    found: dict[str, str] = {}
+    for name in form.fields:
+        names = [name]
+        if name not in mapped and (allowed or name == "system"):
+            names += [other for other in form.aliases.get(name, ()) if other not in mapped]
+        held = [n for n in names if n in values and (values[n] is not None or not is_filled)]
+        held = [n for n in held if n not in found.values()]
+        # Of two columns that may hold the answer none is taken, unless one has the field's name.
+        if name in _ANSWERS and name not in held and len(held) > 1:
+            held = []
+        if name in form.required and not held:
+            return None
+        if held and name not in found:
+            found[name] = held[0]
+    if form.judged and "label" not in mapped and truth(values[found["label"]]) is None:
+        return None
+    return found

@@ -1,0 +1,71 @@
+"""A row that remembers which of its fields were read, so that whatever nothing uses is reported."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+class Fields(Mapping[str, Any]):
+    """An object of a row: reading a field notes that it is used; `in` and `peek` note nothing.
+
+    Args:
+        values: the object by the names of our fields.
+        columns: our field to the user's column, where the two differ.
+        within: the object that this one is a part of, and the path of its columns.
+    """
+
+    __slots__ = ("_columns", "_path", "_seen", "_used", "_values")
+
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        columns: Mapping[str, str] | None = None,
+        within: "tuple[Fields, str] | None" = None,
+    ) -> None:
+        self._values = values
+        self._columns = columns or {}
+        self._path = within[1] if within else ""
+        self._used: set[str] = within[0]._used if within else set()
+        self._seen: set[str] = within[0]._seen if within else set()
+        self._seen.update(self.column(field) for field, v in values.items() if not is_empty(v))
+
+    def __getitem__(self, field: str) -> Any:
+        value = self._values[field]
+        self._used.add(self.column(field))
+        return value
+
+    def __contains__(self, field: object) -> bool:
+        return field in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def column(self, field: str) -> str:
+        """The user's own name of a field; inside a turn the path to it."""
+        return f"{self._path}{self._columns.get(field, field)}"
+
+    def peek(self, field: str) -> Any:
+        """The value of a field, or None; this does not count as using it."""
+        return self._values.get(field)
+
+    def part(self, value: Mapping[str, Any], field: str) -> "Fields":
+        """An object inside the field, such as a turn; its fields are noted here, too."""
+        return Fields(value, within=(self, f"{self.column(field)}."))
+
+    def renamed(self, values: Mapping[str, Any], columns: Mapping[str, str]) -> "Fields":
+        """The same row in other fields, made of `columns`, which count as used."""
+        self._used.update(map(self.column, columns.values()))
+        view = Fields({}, {**self._columns, **columns})
+        view._values, view._used, view._seen = values, self._used, self._seen
+        return view
+
+    def unused(self) -> set[str]:
+        """Columns that have a value which nothing read."""
+        return self._seen - self._used
+
+
+def is_empty(value: Any) -> bool:
+    """Whether there is nothing to lose: null, empty text, an empty list or object."""
+    return value is None or (isinstance(value, str | list | dict) and not value)

@@ -1,0 +1,282 @@
+"""Columns that nothing uses: what they look like, and the line of a recipe that would use them."""
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, field
+from typing import Any
+
+from burnish.data.fields import truth
+from burnish.run_directory import Finding
+
+_SHOWN = 5
+_MOST_VALUES = 1000
+_LONGEST_CLASS = 100
+_CLASSES = frozenset(
+    (
+        "label",
+        "labels",
+        "label_text",
+        "label_name",
+        "category",
+        "categories",
+        "class",
+        "classes",
+        "class_name",
+        "intent",
+        "intents",
+        "sentiment",
+        "topic",
+        "emotion",
+        "stars",
+        "rating",
+        "score",
+        "target",
+        "tags",
+        "entities",
+        "spans",
+        "annotations",
+    )
+)
+_ANSWERS = frozenset(
+    (
+        "answer",
+        "answers",
+        "response",
+        "responses",
+        "output",
+        "outputs",
+        "completion",
+        "completions",
+        "reply",
+        "target",
+        "summary",
+        "translation",
+        "result",
+        "solution",
+        "expected",
+        "ground_truth",
+        "reference",
+        "chosen",
+    )
+)
+_JUDGEMENTS = frozenset(
+    (
+        "label",
+        "accepted",
+        "approved",
+        "correct",
+        "is_correct",
+        "good",
+        "is_good",
+        "helpful",
+        "preferred",
+        "upvoted",
+        "feedback",
+        "thumbs",
+        "vote",
+        "rating",
+        "score",
+        "quality",
+    )
+)
+# What says where a row is from: few values of these are no classes.
+_ORIGINS = frozenset(
+    (
+        "source",
+        "sources",
+        "origin",
+        "dataset",
+        "subset",
+        "split",
+        "lang",
+        "language",
+        "locale",
+        "license",
+        "url",
+        "uri",
+        "domain",
+        "file",
+        "filename",
+        "path",
+        "date",
+        "time",
+        "timestamp",
+        "created_at",
+        "created",
+        "year",
+        "author",
+        "title",
+        "name",
+        "user",
+        "version",
+        "meta",
+        "metadata",
+        "index",
+        "idx",
+        "row_id",
+        "uid",
+        "uuid",
+        "length",
+        "len",
+        "n_tokens",
+        "tokens",
+        "count",
+    )
+)
+_CONTEXTS = frozenset(("context", "contexts", "passage", "document", "documents", "input"))
+_JUDGED = (
+    "{} looks like a judgement, and every answer is learnt as good: leave out the rows with poor "
+    "answers, or mark each with label true or false"
+)
+_TEXT, _PROMPT = "plain text", "prompt"
+_ANSWERED = frozenset(
+    ("chat", "ShareGPT", "Alpaca", "prompt/completion", "question/answer", "input/output")
+)
+
+
+@dataclass
+class _Column:
+    """What a column that nothing read had in it."""
+
+    rows: int = 0
+    where: list[str] = field(default_factory=list)
+    values: set[str] = field(default_factory=set)
+    are_short: bool = True
+    are_truths: bool = True
+
+    def add(self, value: Any, source: str) -> None:
+        self.rows += 1
+        if len(self.where) < _SHOWN:
+            self.where.append(source)
+        self.are_truths &= truth(value) is not None
+        self.are_short &= isinstance(value, bool | int | str) and len(str(value)) <= _LONGEST_CLASS
+        if self.are_short and len(self.values) <= _MOST_VALUES:
+            self.values.add(str(value).strip())
+
+    @property
+    def has_few_values(self) -> bool:
+        count = len(self.values)
+        return self.are_short and 2 <= count <= min(_MOST_VALUES, self.rows // 2)
+
+
+class UnusedColumns:
+    """Counts the columns with a value that nothing read, row by row; `exempt` never count."""
+
+    def __init__(self, exempt: Iterable[str]) -> None:
+        self._exempt = frozenset(exempt)
+        self._columns: dict[str, _Column] = {}
+        self._rows = 0
+
+    def add(self, values: Mapping[str, Any], unused: Set[str], source: str) -> None:
+        self._rows += 1
+        inner = sorted(unused - values.keys())  # of turns
+        for name in [*(name for name in values if name in unused), *inner]:
+            if name.lower() not in self._exempt and name not in self._exempt:
+                self._columns.setdefault(name, _Column()).add(values.get(name), source)
+
+    def findings(
+        self, split: str, form: str, own: Mapping[str, str], *, is_meant: bool
+    ) -> list[Finding]:
+        """One finding, if there are such columns.
+
+        Args:
+            split: what the rows are for.
+            form: the name of the format that they were read as.
+            own: its fields, each with the user's column.
+            is_meant: whether the user chose that format, so that nothing in it is an error.
+        """
+        if not self._columns:
+            return []
+        hints = [hint for name in self._columns if (hint := self._hint(name, form, own))]
+        is_error = not is_meant and any(hint.is_serious for hint in hints)
+        are = "column {} is" if len(self._columns) == 1 else "columns {} are"
+        names = are.format(", ".join(map(self._shown, self._columns)))
+        advice = [hint.advice for hint in hints] or ["delete what is not needed"]
+        if is_error and form == _TEXT:
+            only = _line({"text": own["text"]})
+            advice.append(f"to learn only the text, set {only}, or leave the column out")
+        message = f"{names} used by nothing ({split} is read as {form}); {'; '.join(advice)}"
+        count = max(column.rows for column in self._columns.values())
+        where = next(iter(self._columns.values())).where
+        return [Finding("unused", "error" if is_error else "warning", message, count, tuple(where))]
+
+    def _shown(self, name: str) -> str:
+        rows = self._columns[name].rows
+        return name if rows == self._rows else f"{name} (in {rows} of {self._rows} rows)"
+
+    def _hint(self, name: str, form: str, own: Mapping[str, str]) -> "_Hint | None":
+        """How the column could be used, where its name or its values tell."""
+        column, plain = self._columns[name], name.strip().lower()
+        if "." in name:
+            return None
+        if form in (_TEXT, _PROMPT):
+            return _missing(name, column, own["text" if form == _TEXT else "prompt"], form)
+        if plain == "system":
+            return _Hint(name, "", {}, False, "the turns have a system message of their own")
+        if plain in _JUDGEMENTS and form in _ANSWERED:
+            if column.are_truths:
+                return _Hint(name, "as a judgement of the answers", {"label": name}, True)
+            return _Hint(name, "", {}, False, _JUDGED.format(name))
+        if plain in _CONTEXTS and form == "question/answer":
+            ours = {"instruction": own["question"], "input": name, "output": own["answer"]}
+            return _Hint(name, "as a part of the question", ours, False)
+        near = [
+            one for one in difflib.get_close_matches(plain, own, n=1, cutoff=0.8) if one != name
+        ]
+        near = [one for one in near if own[one] == one]
+        return _Hint(name, f"as {near[0]}", {near[0]: name}, False) if near else None
+
+
+@dataclass(frozen=True)
+class _Hint:
+    """What a column could be used as, by which columns of a recipe."""
+
+    name: str
+    use: str
+    columns: Mapping[str, str]
+    is_serious: bool
+    words: str = ""
+
+    @property
+    def advice(self) -> str:
+        return self.words or f"to use {self.name} {self.use}, set {_line(self.columns)}"
+
+
+def suggested(values: Mapping[str, Any]) -> str:
+    """A line of a recipe that may use a row of no known format; empty where nothing does."""
+    texts = [name for name, value in values.items() if isinstance(value, str)]
+    lists = [name for name, value in values.items() if isinstance(value, list)]
+    if len(lists) == 2 and len(values[lists[0]]) == len(values[lists[1]]) and not texts:
+        return _line(dict(zip(("tokens", "tags"), lists, strict=True)))
+    answers = [name for name in texts if name.strip().lower() in _ANSWERS]
+    classes = [name for name in values if name.strip().lower() in _CLASSES and name not in lists]
+    for ours, asked, names in (("completion", "prompt", answers), ("label", "text", classes)):
+        others = [name for name in texts if name not in names]
+        if len(names) == 1 and len(others) == 1:
+            return _line({asked: others[0], ours: names[0]})
+    return _line({"prompt": texts[0], "completion": texts[1]}) if len(texts) == 2 else ""
+
+
+def _missing(name: str, column: _Column, asked: str, form: str) -> _Hint | None:
+    """What rows of a text or a prompt alone lack: its class, or an answer to it."""
+    plain = name.strip().lower()
+    is_class = plain in _CLASSES or (column.has_few_values and plain not in _ORIGINS)
+    if plain in _ANSWERS and not (is_class and column.has_few_values):
+        ours = {"completion": name} | ({} if asked == "prompt" else {"prompt": asked})
+        return _Hint(name, "as the answer", dict(reversed(ours.items())), True)
+    if is_class:
+        ours = {"label": name} | ({} if asked == "text" else {"text": asked})
+        return _Hint(name, "as the label", dict(reversed(ours.items())), True)
+    return None
+
+
+def _line(columns: Mapping[str, str]) -> str:
+    """The recipe's line, in YAML."""
+    pairs = ", ".join(f"{field}: {_quoted(column)}" for field, column in columns.items())
+    return f"data: {{columns: {{{pairs}}}}}"
+
+
+def _quoted(column: str) -> str:
+    return column if re.fullmatch(r"[A-Za-z][\w-]*", column) else json.dumps(column)

@@ -1,0 +1,328 @@
+"""The shapes in which public data sets come: each is read as what it means, or refused clearly."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish.chat import Conversation, Example, Message
+from burnish.data.formats import Converter
+from burnish.data.rows import BadRow, Row, read_rows
+from burnish.data.tools import tools_of
+
+USER, GOOD = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+BAD, SYSTEM = {"role": "assistant", "content": "b"}, {"role": "system", "content": "s"}
+HUMAN, GPT = {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}
+OTHER = {"from": "gpt", "value": "b"}
+PLAIN: Conversation = (Message("user", "q"), Message("assistant", "a"))
+LED: Conversation = (Message("system", "s"), *PLAIN)
+FIND = {"name": "find", "description": "finds", "parameters": {"type": "object"}}
+CALL = '<tool_call>\n{"name": "find", "arguments": {"id": 7}}\n</tool_call>'
+
+
+def convert(values: dict[str, Any], **options: Any) -> Example | BadRow:
+    return Converter({}, **options).convert(Row(values, "f:1"))
+
+
+def good(values: dict[str, Any], **options: Any) -> Example:
+    example = convert(values, **options)
+    assert isinstance(example, Example), example
+    return example
+
+
+def text(value: Any) -> str:
+    return json.dumps(value)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "q", "response": "a"},
+        {"prompt": "q", "output": "a"},
+        {"prompt": "q", "answer": "a"},
+        {"instruction": "q", "response": "a"},
+        {"instruction": "q", "completion": "a"},
+        {"question": "q", "response": "a"},
+        {"question": "q", "output": "a"},
+        {"query": "q", "response": "a"},
+        {"input": "q", "output": "a"},
+        {"input": "q", "response": "a"},
+        {"instruction": "", "input": "q", "output": "a"},
+        {"instruction": " ", "input": "q", "response": "a"},
+        {"instruction": None, "input": "q", "output": "a"},
+        {"Prompt": "q", "Completion": "a"},
+        {" question": "q", "ANSWER ": "a"},
+        {"prompt": [USER], "completion": [GOOD]},
+        {"prompt": text([USER]), "completion": text([GOOD])},
+        {"prompt": "q", "completion": GOOD},
+        {"messages": text([USER, GOOD])},
+        {"messages": str([USER, GOOD])},
+        {"conversations": text([HUMAN, GPT])},
+        {"messages": None, "prompt": "q", "completion": "a"},
+        {"messages": None, "instruction": "q", "output": "a", "input": None},
+        {"messages": [{"role": "User", "content": [{"text": "q"}]}, GOOD]},
+        {"messages": [USER | {"content": ["q"]}, GOOD | {"content": [{"value": "a"}]}]},
+        {"messages": [USER, GOOD | {"content": [{"type": "text", "value": "a"}]}]},
+        {"messages": [USER, GOOD | {"content": [{"type": "output_text", "text": "a"}]}]},
+        {"messages": [USER, GOOD | {"content": [{"type": "text", "text": "a", "image": None}]}]},
+        {"messages": [USER, GOOD | {"content": None, "refusal": "a"}]},
+        {"text": "q", "labels": ["a"]},
+        {"text": "q", "labels": '["a"]'},
+        {"Text": "q", "Label": "a"},
+    ],
+)
+def test_each_says_the_same(row: dict[str, Any]) -> None:
+    assert good(row).messages == PLAIN
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [USER, GOOD], "system": "s"},
+        {"messages": [SYSTEM, USER, GOOD], "system": "s"},
+        {"conversations": [HUMAN, GPT], "system": "s"},
+        {"instruction": "q", "output": "a", "system": "s"},
+        {"prompt": [SYSTEM, USER], "completion": [GOOD]},
+        {"prompt": "q", "completion": "a", "system": "s"},
+        {"system_prompt": "s", "question": "q", "response": "a"},
+    ],
+)
+def test_a_system_text_of_the_row_is_used(row: dict[str, Any]) -> None:
+    assert good(row).messages == LED
+    assert good(row, system="other").messages == LED
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "q", "chosen": [USER, GOOD], "rejected": [USER, BAD]},
+        {"prompt": "q", "chosen": text([USER, GOOD]), "rejected": text([USER, BAD])},
+        {"prompt": "q", "chosen": [USER, GOOD], "rejected": [USER, BAD], "messages": [USER, GOOD]},
+        {"messages": [USER, GOOD], "chosen": [USER, GOOD], "rejected": [USER, BAD]},
+        {"prompt": "q", "chosen_response": "a", "rejected_response": "b"},
+        {"question": "q", "chosen": "a", "rejected": "b"},
+        {"instruction": "q", "input": "", "chosen": "a", "rejected": "b"},
+        {"instruction": "", "input": "q", "chosen": "a", "rejected": "b"},
+        {"input": "q", "chosen": "a", "rejected": "b"},
+        {"conversations": [HUMAN], "chosen": GPT, "rejected": OTHER},
+        {"conversations": text([HUMAN]), "chosen": text(GPT), "rejected": text(OTHER)},
+        {"messages": [USER], "chosen": GOOD, "rejected": BAD},
+        {"chosen": [HUMAN, GPT], "rejected": [HUMAN, OTHER]},
+        {
+            "input": text({"messages": [USER]}),
+            "preferred_output": text([GOOD]),
+            "non_preferred_output": text([BAD]),
+        },
+    ],
+)
+def test_pairs(row: dict[str, Any]) -> None:
+    example = good(row)
+    assert (example.messages, example.rejected) == (PLAIN, "b")
+
+
+def test_pairs_with_more_to_them() -> None:
+    whole = {"prompt": "q", "chosen": [SYSTEM, USER, GOOD], "rejected": [SYSTEM, USER, BAD]}
+    assert good(whole).messages == LED
+    orca = {"system": "s", "question": "q", "chosen": "a", "rejected": "b"}
+    assert good(orca).messages == LED
+    given = {"instruction": "say", "input": "it", "chosen": "a", "rejected": "b"}
+    assert good(given).question == "say\n\nit"
+    offered = good({"prompt": "q", "chosen": "a", "rejected": "b", "tools": text([FIND])})
+    assert tools_of(offered.messages) == [{"type": "function", "function": FIND}]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [USER, GOOD]},
+        {"messages": text([USER, GOOD])},
+        {"conversations": [HUMAN, GPT]},
+        {"instruction": "q", "input": "", "output": "a"},
+        {"prompt": "q", "completion": "a"},
+        {"prompt": "q", "response": "a"},
+        {"prompt": [USER], "completion": [GOOD]},
+        {"question": "q", "answer": "a"},
+    ],
+)
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("label", False), ("kto_tag", True), ("label", "true"), ("label", 0), ("thumbs_up", True)],
+)
+def test_judged_answers(row: dict[str, Any], column: str, value: Any) -> None:
+    example = good(row | {column: value})
+    assert example.messages == PLAIN
+    assert example.liked is (value in (True, "true"))
+    assert example.label is None
+
+
+def test_turns_that_are_switched_off() -> None:
+    rounds: list[Any] = [USER, GOOD, USER, BAD]
+    for off in ({"weight": 0}, {"train": False}, {"train": "false"}, {"loss": False}):
+        for on in ({}, {"weight": 1, "train": None}, {"train": True}):
+            read = good({"messages": [USER, GOOD | off, USER, BAD | on]})
+            assert [turn.weight for turn in read.messages] == [1, 0, 1, 1]
+            shared = [HUMAN, GPT | off, HUMAN, OTHER | on]
+            assert good({"conversations": shared}).messages == read.messages
+            asked = good({"prompt": rounds[:1], "completion": [GOOD | off, USER, BAD | on]})
+            assert asked.messages == read.messages
+    found = convert({"messages": [USER, GOOD | {"train": "perhaps"}]})
+    assert isinstance(found, BadRow)
+    assert found.reason == "has text ('perhaps') as messages[1].train"
+
+
+def test_answers_inside_a_prompt_are_not_learnt() -> None:
+    read = good({"prompt": [USER, BAD, USER], "completion": [GOOD]})
+    assert [turn.weight for turn in read.messages] == [1, 0, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+def test_reasoning_is_kept_with_its_turn(name: str) -> None:
+    read = good({"messages": [USER, GOOD | {name: "hm"}]})
+    assert read.messages == (PLAIN[0], Message("assistant", "a", reasoning="hm"))
+    assert good({"conversations": [HUMAN, GPT | {name: "hm"}]}).messages == read.messages
+    parts = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "a"}]
+    assert good({"messages": [USER, GOOD | {"content": parts}]}).messages == read.messages
+    assert Example.from_row(json.loads(text(read.to_row()))) == read
+    assert read.id != good({"messages": [USER, GOOD]}).id
+
+
+def test_history_comes_before_the_question() -> None:
+    earlier = (Message("user", "x"), Message("assistant", "y"))
+    pairs = [["x", "y"]]
+    turns = [USER | {"content": "x"}, GOOD | {"content": "y"}]
+    for history in (pairs, text(pairs), turns):
+        alpaca = {"instruction": "q", "output": "a", "history": history, "system": "s"}
+        assert good(alpaca).messages == (LED[0], *earlier, *PLAIN)
+        asked = good({"prompt": "q", "completion": "a", "history": history})
+        assert asked.messages == (*earlier, *PLAIN)
+    for nothing in (None, [], "", "[]"):
+        assert good({"instruction": "q", "output": "a", "history": nothing}).messages == PLAIN
+    found = convert({"instruction": "q", "output": "a", "history": [["x"]]})
+    assert isinstance(found, BadRow)
+    assert found.reason == "has a list (['x']) as history[0]"
+
+
+def test_tools_of_every_format() -> None:
+    shown = [{"type": "function", "function": FIND}]
+    for tools in ([FIND], text([FIND]), shown, text(shown), [{"type": "function", **FIND}]):
+        for row in (
+            {"messages": [USER, GOOD]},
+            {"conversations": [HUMAN, GPT]},
+            {"instruction": "q", "output": "a"},
+            {"prompt": "q", "completion": "a"},
+            {"question": "q", "answer": "a"},
+        ):
+            assert tools_of(good(row | {"tools": tools}).messages) == shown
+
+
+def test_calls_in_conversations_of_every_style() -> None:
+    asked = {"name": "find", "arguments": {"id": 7}}
+    shared = [
+        HUMAN,
+        {"from": "function_call", "value": text(asked)},
+        {"from": "observation", "value": "here"},
+        GPT,
+    ]
+    expected = (PLAIN[0], Message("assistant", CALL), Message("tool", "here"), PLAIN[1])
+    assert good({"conversations": shared}).messages == expected
+    shared[1] = {"from": "function_call", "value": text([asked])}
+    assert good({"conversations": shared}).messages == expected
+    turns = [
+        USER,
+        {"role": "assistant", "content": None, "tool_calls": text([{"function": asked}])},
+        {"role": "tool", "content": "here"},
+        GOOD,
+    ]
+    assert good({"messages": turns}).messages == expected
+    found = convert({"conversations": [HUMAN, {"from": "function_call", "value": "find(7)"}]})
+    assert isinstance(found, BadRow)
+    assert found.reason == "has text ('find(7)') as conversations[1].value"
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"messages": [USER, GOOD], "images": ["a.png"]}, "has images, and only text is read"),
+        ({"conversations": [HUMAN, GPT], "image": "a.png"}, "has image, and only text is read"),
+        ({"prompt": "q", "completion": "a", "audios": ["a"]}, "has audios, and only text is read"),
+        ({"instruction": "q", "output": "a", "Videos": ["a"]}, "has Videos, and only"),
+        ({"prompt": "<image>\nwhat is it?", "completion": "a"}, "has a turn with the placeholder"),
+        ({"instruction": "what is it? <video>", "output": "a"}, "has a turn with the placeholder"),
+        ({"text": "q", "labels": ["a", "b"]}, "has 2 classes in labels (a, b)"),
+        ({"text": "q", "labels": []}, "has nothing as labels"),
+        ({"prompt": "x", "chosen": [USER, GOOD], "rejected": [USER, BAD]}, "has a prompt that"),
+        ({"messages": "[" * 5000}, "has text ('[[[["),
+        ({"prompt": "q", "completion": [USER]}, "has no assistant turn to learn from"),
+        ({"prompt": 3, "completion": "a"}, "has a number (3) as prompt"),
+        ({"prompt": "q", "response": 3}, "has a number (3) as response"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(row: dict[str, Any], reason: str) -> None:
+    found = convert(row)
+    assert isinstance(found, BadRow)
+    assert found.reason.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "<image> is a tag of RSS, closed by </image>", "completion": "a"},
+        {"messages": [USER, GOOD], "images": []},
+        {"prompt": "[1, 2]", "completion": "a"},
+        {"prompt": '{"role": 3', "completion": "a"},
+    ],
+)
+def test_text_stays_text(row: dict[str, Any]) -> None:
+    assert good(row).question == row.get("prompt", "q")
+
+
+@pytest.mark.parametrize(
+    ("row", "line"),
+    [
+        ({"Context": "q", "Response": "a"}, "{prompt: Context, completion: Response}"),
+        ({"problem": "q", "solution": "a"}, "{prompt: problem, completion: solution}"),
+        ({"title": "q", "category": "a"}, "{text: title, label: category}"),
+        ({"words": ["a"], "ner": ["O"]}, "{tokens: words, tags: ner}"),
+    ],
+)
+def test_unknown_columns_come_with_a_line(row: dict[str, Any], line: str) -> None:
+    found = convert(row)
+    assert isinstance(found, BadRow)
+    assert f"such as data: {{columns: {line}}}" in found.remedy
+    assert f"(its fields: {', '.join(row)})" in found.reason
+
+
+def test_the_first_row_fixes_which_column_is_the_answer() -> None:
+    converter = Converter({})
+    assert isinstance(converter.convert(Row({"prompt": "q", "response": "a"}, "f:1")), Example)
+    for row, reason in (
+        ({"prompt": "q", "response": None, "output": "b"}, "has nothing as response"),
+        ({"prompt": "q", "output": "b"}, "has no response"),
+    ):
+        found = converter.convert(Row(row, "f:2"))
+        assert isinstance(found, BadRow)
+        assert found.reason == reason
+
+
+def test_two_possible_answers_are_none() -> None:
+    read = good({"prompt": "q", "response": "a", "answer": "b"})
+    assert read.expected == ""
+
+
+def test_graders_get_the_answer_of_a_prompt() -> None:
+    read = good({"prompt": "q", "answer": "5"}, objective="grpo")
+    assert (read.expected, read.item) == ("", {"answer": "5"})
+
+
+def test_structured_cells_of_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    cells = [text([USER, GOOD]), text([FIND]), "False"]
+    quoted = ",".join('"' + cell.replace('"', '""') + '"' for cell in cells)
+    path.write_text(f"messages , tools, label\n{quoted}\n", encoding="utf-8")
+    (row,) = read_rows(path)
+    assert isinstance(row, Row)
+    read = Converter({}).convert(row)
+    assert isinstance(read, Example)
+    assert (read.expected, read.liked) == ("a", False)
+    assert tools_of(read.messages)

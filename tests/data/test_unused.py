@@ -1,0 +1,178 @@
+"""What carries meaning and is used by nothing is reported, with the line that would use it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish.chat import Example
+from burnish.data.formats import Converter
+from burnish.data.load import load, load_rows
+from burnish.data.rows import Row
+from burnish.errors import DataError
+from burnish.recipe.data import Data
+from burnish.run_directory import Finding
+from tests.rows import write_rows
+
+USER, GOOD = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+CHAT = {"messages": [USER, GOOD]}
+SHAREGPT = {
+    "conversations": [{"from": "human", "value": "q", "x": 1}, {"from": "gpt", "value": "a"}]
+}
+
+
+def unused(
+    *rows: dict[str, Any], columns: dict[str, str] | None = None, objective: str = "sft"
+) -> Finding | None:
+    converter = Converter(columns or {}, objective=objective)
+    for number, row in enumerate(rows, 1):
+        read = converter.convert(Row(row, f"f:{number}"))
+        assert isinstance(read, Example), read
+    return next(iter(converter.findings("train")), None)
+
+
+def seen(*rows: dict[str, Any], **options: Any) -> Finding:
+    found = unused(*rows, **options)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("row", "line"),
+    [
+        ({"text": "t", "category": "b"}, "{columns: {label: category}}"),
+        ({"text": "t", "Intent": "b"}, "{columns: {label: Intent}}"),
+        ({"text": "t", "class name": "b", "sentiment": "x"}, "{columns: {label: sentiment}}"),
+        ({"text": "t", "entities": [1, 2]}, "{columns: {label: entities}}"),
+        ({"text": "t", "response": "b"}, "{columns: {prompt: text, completion: response}}"),
+        ({"prompt": "t", "summary": "b"}, "{columns: {completion: summary}}"),
+        ({"prompt": "t", "category": "b"}, "{columns: {text: prompt, label: category}}"),
+        (CHAT | {"accepted": False}, "{columns: {label: accepted}}"),
+        ({"question": "q", "answer": "a", "is_correct": "false"}, "{columns: {label: is_correct}}"),
+    ],
+)
+def test_lost_labels_and_answers_are_errors(row: dict[str, Any], line: str) -> None:
+    found = seen(row)
+    assert found.severity == "error"
+    assert "used by nothing" in found.message
+    assert f"data: {line}" in found.message
+    assert found.where == ("f:1",)
+
+
+def test_few_values_are_classes_whatever_their_name() -> None:
+    rows = [{"text": f"t{n}", "queue": f"q{n % 3}", "site": f"s{n}"} for n in range(12)]
+    found = seen(*rows)
+    assert found.severity == "error"
+    assert found.message.startswith("columns queue, site are used by nothing (train is read as ")
+    assert "data: {columns: {label: queue}}" in found.message
+    assert "label: site" not in found.message
+    origin = seen(*({"text": f"t{n}", "source": f"q{n % 3}"} for n in range(12)))
+    assert origin.severity == "warning"
+
+
+@pytest.mark.parametrize(
+    "options", [{"columns": {"text": "text"}}, {"objective": "lm"}, {"objective": "dpo"}]
+)
+def test_who_chose_the_format_is_only_warned(options: dict[str, Any]) -> None:
+    assert seen({"text": "t", "category": "b"}, **options).severity == "warning"
+
+
+def test_the_line_uses_the_column() -> None:
+    row = {"text": "t", "category": "b"}
+    assert unused(row, columns={"label": "category"}) is None
+    assert unused(CHAT | {"accepted": True}, columns={"label": "accepted"}) is None
+    asked = {"question": "q", "context": "c", "answer": "a"}
+    found = seen(asked)
+    columns = {"instruction": "question", "input": "context", "output": "answer"}
+    assert found.severity == "warning"
+    assert "{instruction: question, input: context, output: answer}" in found.message
+    assert unused(asked, columns=columns) is None
+
+
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        (CHAT | {"topic": "x"}, "topic"),
+        (CHAT | {"score": 3}, "score looks like a judgement"),
+        (CHAT | {"label": "billing"}, "label looks like a judgement"),
+        ({"messages": [USER, GOOD | {"mood": "good"}]}, "messages.mood"),
+        ({"messages": [USER | {"weight": 0}, GOOD]}, "messages.weight"),
+        (SHAREGPT, "conversations.x"),
+        (
+            {"prompt": [USER], "chosen": [GOOD | {"reasoning": "r"}], "rejected": "b"},
+            "chosen.reasoning",
+        ),
+        (
+            {"messages": [{"role": "system", "content": "own"}, USER, GOOD], "system": "other"},
+            "the turns have a system message of their own",
+        ),
+        (CHAT | {"sytem": "s"}, "{columns: {system: sytem}}"),
+        ({"text": "t", "label": "x", "system": "s"}, "system"),
+        ({"tokens": ["a"], "tags": ["O"], "pos": ["N"]}, "pos"),
+    ],
+)
+def test_all_else_is_a_warning(row: dict[str, Any], column: str) -> None:
+    found = seen(row)
+    assert found.severity == "warning"
+    assert column in found.message
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        CHAT | {"id": "1", "group": "g", "topic": None, "images": [], "note": ""},
+        {"messages": [USER | {"weight": None}, GOOD | {"weight": 1, "train": True}]},
+        {"prompt": "q", "completion": "a", "system": "s", "history": [["x", "y"]], "tools": "[]"},
+        {"instruction": "q", "input": "", "output": "a", "system": ""},
+        {"Text": "t", " Label ": "x"},
+    ],
+)
+def test_what_is_used_or_empty_is_not_reported(row: dict[str, Any]) -> None:
+    assert unused(row) is None
+
+
+def test_graders_use_all_columns() -> None:
+    assert unused({"prompt": "q", "answer": "5", "level": 3}, objective="grpo") is None
+
+
+def test_a_part_of_the_rows_is_counted() -> None:
+    found = seen(CHAT, CHAT | {"topic": "x"}, CHAT)
+    assert (found.count, found.where) == (1, ("f:2",))
+    assert "column topic (in 1 of 3 rows) is used by nothing" in found.message
+
+
+def test_a_named_group_is_used(tmp_path: Path) -> None:
+    rows = [{"text": f"t{n}", "label": "ab"[n % 2], " customer ": n} for n in range(20)]
+    data = Data(train=write_rows(tmp_path / "r.jsonl", rows), group_by="customer")
+    read = load(data, 0)
+    assert [one.kind for one in read.findings] == ["balance"]
+    assert {example.group for example in read.train} <= {str(n) for n in range(20)}
+    assert all(example.group for example in read.train)
+
+
+def judged(count: int) -> list[dict[str, Any]]:
+    return [
+        {"messages": [{"role": "user", "content": f"q{n}"}, GOOD], "label": n % 3 > 0}
+        for n in range(count)
+    ]
+
+
+def test_disliked_answers_are_not_learnt_as_good(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", judged(30))
+    read = load(Data(train=path), 0)
+    rows = [*read.train, *read.validation, *read.test]
+    assert len(rows) == 20
+    assert all(example.liked for example in rows)
+    (found,) = read.findings
+    assert (found.kind, found.severity, found.count) == ("disliked", "warning", 10)
+    assert "set objective to kto" in found.message
+    both = load(Data(train=path), 0, "kto")
+    assert len([*both.train, *both.validation, *both.test]) == 30
+    assert both.findings == []
+    assert len(load_rows(path)) == 20
+
+
+def test_disliked_answers_alone_cannot_be_learnt(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [row | {"label": False} for row in judged(9)])
+    with pytest.raises(DataError, match="every answer of train is marked as disliked"):
+        load(Data(train=path), 0)

@@ -1,0 +1,20 @@
+"""What a run says of its rows, in the words of the API."""
+
+from burnish.run_directory import Finding
+from burnish.serving.results import warnings
+
+
+def test_unused_columns_are_an_event_with_its_remedy() -> None:
+    message = (
+        "column context is used by nothing (train is read as question/answer); to use context as "
+        "a part of the question, set data: {columns: {instruction: question, input: context}}"
+    )
+    other = "2 rows of train have an empty turn; a remedy of recipes"
+    found = [Finding("unused", "warning", message, 9), Finding("empty", "warning", other, 2)]
+    unused, empty = warnings(found)
+    assert unused.level == "warn"
+    assert unused.message == (
+        "In the files: column context is used by nothing (train is read as question/answer); to "
+        "use context as a part of the question, rename question to instruction and context to input"
+    )
+    assert empty.message == "In the files: 2 rows of train have an empty turn"
