@@ -131,6 +131,15 @@ def test_what_is_used_or_empty_is_not_reported(row: dict[str, Any]) -> None:
     assert unused(row) is None
 
 
+def test_a_prompt_that_is_named_alone_takes_no_other_column() -> None:
+    row = {"messages": [USER], "answer": "5"}
+    columns = {"prompt": "messages"}
+    assert unused(row, columns=columns, objective="grpo") is None
+    found = seen(row, columns=columns)
+    assert found.severity == "error"
+    assert "data: {columns: {prompt: messages, completion: answer}}" in found.message
+
+
 def test_graders_use_all_columns() -> None:
     assert unused({"prompt": "q", "answer": "5", "level": 3}, objective="grpo") is None
 

@@ -94,7 +94,7 @@ class Converter:
         if self.format is None:
             return []
         form = self.format
-        is_meant = set(form.required) <= self._mapped
+        is_meant = form.answered and set(form.required) <= self._mapped
         is_meant |= self._is_free or (self._documents and form.convert is plain_text)
         return self._unused.findings(split, form.name, self._own, is_meant=is_meant)
 
@@ -150,7 +150,8 @@ class Converter:
         self, values: Mapping[str, Any], names: Mapping[str, str]
     ) -> tuple[Format, Mapping[str, str]]:
         """The first format that the row fits: with values in its fields, if need be without."""
-        allowed = not (self._grades and "prompt" in values)
+        # Who names a prompt alone, or has it graded, wants no other column for its answer.
+        allowed = "prompt" not in self._mapped | (set(values) if self._grades else set())
         # A row that lacks a value is told so; as plain text or a prompt alone it would hide that.
         for is_last, is_filled in ((False, True), (False, False), (True, False)):
             for form in FORMATS:

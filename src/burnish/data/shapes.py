@@ -190,7 +190,7 @@ def sources_of(
     found: dict[str, str] = {}
     for name in form.fields:
         names = [name]
-        if name not in mapped and (allowed or name == "system"):
+        if name not in mapped and (allowed or name not in _ANSWERS):
             names += [other for other in form.aliases.get(name, ()) if other not in mapped]
         held = [n for n in names if n in values and (values[n] is not None or not is_filled)]
         held = [n for n in held if n not in found.values()]
