@@ -47,15 +47,23 @@ def command(
     given: Set = None,
     engine: EngineName = "local",
     cluster: RayAddress = None,
+    graders: Annotated[int, typer.Option(min=1, help="graders that compute at once")] = 2,
+    grader_memory: Annotated[float, typer.Option(min=0.25, help="GiB for all graders")] = 4.0,
+    grader_seconds: Annotated[
+        float, typer.Option(min=1, help="seconds of grading per key and minute")
+    ] = 60.0,
 ) -> None:
     from burnish.serving import log
     from burnish.serving.listening import Address, check, listen, worker_beside
     from burnish.serving.server import open_server, opener
+    from burnish.serving.service import GradingBounds
 
     names = [one.partition("=")[0] for one in model or ()]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"--model {twice} is given twice", "give each model a name of its own")
-    settings = replace(settings_of(folder, model, given, organization), record=record)
+    grading = GradingBounds(graders, round(grader_memory * (1 << 30)), grader_seconds)
+    settings = settings_of(folder, model, given, organization)
+    settings = replace(settings, record=record, grading=grading)
     runs = engine_of(engine, cluster)
     server = open_server(settings, database, opened=opener(settings, backend, vllm_url))
     address = Address(host, port, tls_cert, tls_key)

@@ -12,7 +12,7 @@ from openai.types import Model
 from burnish.evaluation.graders import Wish
 from burnish.models.load import DeviceChoice, load_model, load_tokenizer
 from burnish.models.sources import ENCODER, resolve
-from burnish.serving.api.errors import invalid, model_not_found
+from burnish.serving.api.errors import ApiError, invalid, model_not_found
 from burnish.serving.engine.batch import Limits
 from burnish.serving.engine.embedding import Embedder
 from burnish.serving.engine.engine import Engine
@@ -180,7 +180,11 @@ class Engines:
             grammar=grammar,
         )
         with target.engine.submit(target.ask(prompt, draw, wish.seed, 0)) as answer:
-            pieces = list(answer)
+            pieces = []
+            for piece in answer:
+                if wish.stop is not None and wish.stop.is_set():
+                    raise ApiError(499, "nobody waits for the answer", code="client_closed_request")
+                pieces.append(piece)
         used = pieces[-1].used or Used(len(prompt), 0, 0)
         return "".join(piece.text for piece in pieces), used
 

@@ -19,6 +19,25 @@ def _built_in() -> dict[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
+class GradingBounds:
+    """What all graders of a server may use together.
+
+    Attributes:
+        processes: graders that compute at once.
+        memory: bytes that their programs have together.
+        seconds: of computing that a key has per minute; a minute's worth may be saved up.
+        request: seconds that the graders of one request have together.
+        waiting: requests that wait for their turn; half of them may be one key's.
+    """
+
+    processes: int = 2
+    memory: int = 4 << 30
+    seconds: float = 60.0
+    request: float = 60.0
+    waiting: int = 32
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """How one installation is set up.
 
@@ -30,6 +49,7 @@ class Settings:
         recipe: dotted recipe values for every job, below what the job itself asks for.
         record: whether the server's log holds prompts and answers.
         lease: seconds after its worker's last heartbeat in which a job is left alone.
+        grading: what graders that requests bring may use together.
     """
 
     folder: Path
@@ -39,6 +59,7 @@ class Settings:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     record: bool = False
     lease: float = 30.0
+    grading: GradingBounds = field(default_factory=GradingBounds)
 
     def job_folder(self, job_id: str) -> Path:
         """Where a job works; its run is `run` in there."""

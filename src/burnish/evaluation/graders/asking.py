@@ -61,6 +61,14 @@ class AskingGrader(Grader):
     model: str
     input: list[JudgeMessage] = Field(min_length=1)
 
+    @property
+    def asks(self) -> bool:
+        return True
+
+    @property
+    def computes(self) -> bool:
+        return False
+
     def check(self, judges: Judges) -> None:
         if judges.ask is None:
             raise GraderError(

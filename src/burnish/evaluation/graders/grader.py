@@ -1,12 +1,14 @@
 """What all kinds of grader have in common, and whom they may ask."""
 
+import threading
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Strict
 
+from burnish.evaluation.graders.sandbox import Limits
 from burnish.evaluation.graders.subject import Subject
 
 
@@ -15,7 +17,7 @@ class Wish:
     """How a judge is to answer; None leaves a choice to whoever answers.
 
     `schema` is a JSON schema that the answer should follow; an answer that does not is read as
-    well as it can be.
+    well as it can be. `stop`, once set, says that nobody waits for the answer any more.
     """
 
     temperature: float | None = None
@@ -23,6 +25,7 @@ class Wish:
     seed: int | None = None
     max_tokens: int | None = None
     schema: Mapping[str, Any] | None = None
+    stop: threading.Event | None = None
 
 
 # A model's name and messages in the chat API's shape -> its answer.
@@ -36,11 +39,13 @@ class Judges:
     """Whom graders may ask: models that answer, and one that embeds. None: nobody is there.
 
     `knows` says whether there is a model of that name; without it that shows when it is asked.
+    `limits` are those of programs that grade.
     """
 
     ask: Asker | None = None
     embed: Embedder | None = None
     knows: Callable[[str], bool] | None = None
+    limits: Limits = field(default_factory=Limits)
 
 
 class Grader(BaseModel):
@@ -54,6 +59,16 @@ class Grader(BaseModel):
     type: str
     name: str = ""
     pass_threshold: Annotated[float, Strict()] | None = None
+
+    @property
+    def asks(self) -> bool:
+        """Whether a model answers or embeds for it."""
+        return False
+
+    @property
+    def computes(self) -> bool:
+        """Whether it takes more time of this machine's than to fill in a template, or to wait."""
+        return True
 
     @abstractmethod
     def grade(self, subject: Subject, judges: Judges) -> float:

@@ -43,6 +43,14 @@ class Multi(Grader):
             raise ValueError(f"calculate_output names {strange[0]!r}; the graders are {known}")
         return self
 
+    @property
+    def asks(self) -> bool:
+        return any(grader.asks for grader in self.graders.values())
+
+    @property
+    def computes(self) -> bool:
+        return any(grader.computes for grader in self.graders.values())
+
     def check(self, judges: Judges) -> None:
         for grader in self.graders.values():
             grader.check(judges)

@@ -31,7 +31,7 @@ class PythonCode(Grader):
 
     def check(self, judges: Judges) -> None:
         try:
-            check_source(self.source)
+            check_source(self.source, judges.limits)
         except GradingError as error:
             raise GraderError(
                 f"the source cannot be used ({error.said})",
@@ -39,4 +39,4 @@ class PythonCode(Grader):
             ) from None
 
     def grade(self, subject: Subject, judges: Judges) -> float:
-        return run_grade(self.source, subject.sample, subject.item)
+        return run_grade(self.source, subject.sample, subject.item, judges.limits)

@@ -22,6 +22,10 @@ class StringCheck(Grader):
     reference: Template
     operation: Literal["eq", "ne", "like", "ilike"]
 
+    @property
+    def computes(self) -> bool:
+        return False
+
     def grade(self, subject: Subject, judges: Judges) -> float:
         text, reference = subject.filled(self.input), subject.filled(self.reference)
         return float(_OPERATIONS[self.operation](text, reference))

@@ -91,6 +91,10 @@ class TextSimilarity(Grader):
     reference: Template
     evaluation_metric: Metric
 
+    @property
+    def asks(self) -> bool:
+        return self.evaluation_metric == "cosine"
+
     def check(self, judges: Judges) -> None:
         if self.evaluation_metric == "cosine" and judges.embed is None:
             there = ", ".join(name for name in get_args(Metric) if name in _METRICS)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from burnish.errors import GraderError
 from burnish.evaluation.graders import (
     FLAGS,
+    Grader,
     Graders,
     GradingError,
     Judges,
@@ -19,9 +20,11 @@ from burnish.evaluation.graders import (
     Wish,
     run,
 )
-from burnish.serving.api.errors import invalid
-from burnish.serving.api.guard import project_of
+from burnish.evaluation.graders.sandbox import Limits
+from burnish.serving.api.errors import forbidden, invalid
+from burnish.serving.api.guard import key_of, project_of
 from burnish.serving.api.usage import Usage, usage_of
+from burnish.serving.grading import grading_of
 
 router = APIRouter(prefix="/fine_tuning/alpha/graders", tags=["graders"])
 
@@ -47,13 +50,14 @@ class Judging:
     A grader asks only models that the request's own key may ask.
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, limits: Limits) -> None:
         service = getattr(request.app.state, "service", None)
         self._engines: Any = getattr(service, "engines", None)
         self._project, self._total = project_of(request), usage_of(request)
         self.used: dict[str, Usage] = {}
         ask = self._ask if self._engines is not None else None
-        self.judges = Judges(ask, getattr(service, "embedder", None))
+        self._stop = limits.stop
+        self.judges = Judges(ask, getattr(service, "embedder", None), limits=limits)
 
     @property
     def told(self) -> dict[str, dict[str, Any]]:
@@ -66,6 +70,7 @@ class Judging:
         return self._engines.named(model, self._project) is not None
 
     def _ask(self, model: str, messages: Sequence[Mapping[str, str]], wish: Wish) -> str:
+        wish = replace(wish, stop=self._stop)
         text, used = self._engines.ask(model, messages, wish, self._project)
         for usage in (self.used.setdefault(model, Usage()), self._total):
             usage.prompt += used.prompt
@@ -74,11 +79,29 @@ class Judging:
         return str(text)
 
 
-# Plain functions: FastAPI runs them in threads, where a program or a model may take its time.
+def check_scope(grader: Grader, request: Request) -> None:
+    """
+    Raises:
+        ApiError: a model would answer for a key that may not ask any.
+    """
+    key = key_of(request)
+    if grader.asks and key is not None and not key.may("infer"):
+        raise forbidden(
+            f"The grader {grader.name or grader.type!r} asks a model, and this key lacks the scope "
+            "infer. Use a key with that scope, or a grader that asks no model."
+        )
+
+
 @router.post("/run")
-def run_grader(body: GraderRun, request: Request) -> GraderRunResponse:
+async def run_grader(body: GraderRun, request: Request) -> GraderRunResponse:
     """The grade of one answer; what kept it from one is told in the metadata."""
-    judging = Judging(request)
+    check_scope(body.grader, request)
+    return await grading_of(request).run(
+        request, body.grader, lambda limits: _run(body, Judging(request, limits))
+    )
+
+
+def _run(body: GraderRun, judging: Judging) -> GraderRunResponse:
     _check(body, judging.judges)
     outcome = run(body.grader, Subject(body.model_sample, body.item), judging.judges)
     return GraderRunResponse.model_validate(
@@ -100,11 +123,15 @@ def run_grader(body: GraderRun, request: Request) -> GraderRunResponse:
 
 
 @router.post("/validate", response_model_exclude_unset=True)
-def validate_grader(body: CheckedGrader, request: Request) -> CheckedGrader:
+async def validate_grader(body: CheckedGrader, request: Request) -> CheckedGrader:
     """The grader as it was given, where it could be run here."""
-    judging = Judging(request)
-    _check(body, replace(judging.judges, knows=judging.knows))
-    return CheckedGrader(grader=body.grader)
+
+    def validated(limits: Limits) -> CheckedGrader:
+        judging = Judging(request, limits)
+        _check(body, replace(judging.judges, knows=judging.knows))
+        return CheckedGrader(grader=body.grader)
+
+    return await grading_of(request).run(request, body.grader, validated)
 
 
 def _check(body: CheckedGrader, judges: Judges) -> None:

@@ -3,18 +3,22 @@
 import re
 import secrets
 import time
+from functools import partial
 from typing import Annotated, Any
 
+from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 from openai.types.fine_tuning import FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
 from burnish.errors import GraderError
 from burnish.evaluation.graders import Judges, grader_of
+from burnish.evaluation.graders.sandbox import Limits
 from burnish.rewards import local_asker
 from burnish.serving import recipes
 from burnish.serving.api.bodies import NewJob
 from burnish.serving.api.errors import ApiError, invalid
+from burnish.serving.api.graders import check_scope
 from burnish.serving.api.queries import After, Shared
 from burnish.serving.api.shapes import (
     Job,
@@ -26,6 +30,7 @@ from burnish.serving.api.shapes import (
     job_of,
     written_page,
 )
+from burnish.serving.grading import grading_of
 from burnish.serving.service import Service
 from burnish.serving.state import events, files, jobs, models, permissions
 from burnish.serving.state.events import Event
@@ -43,21 +48,29 @@ _IDLE = {"eval_samples": "auto", "reasoning_effort": "default"}
 
 
 @router.post("", response_model=Job)
-def create(service: Shared, body: NewJob) -> Any:
+async def create(service: Shared, body: NewJob, request: Request) -> Any:
+    job = await to_thread.run_sync(_job, service, body)
+    if body.method is not None and body.method.reinforcement is not None:
+        grader = body.method.reinforcement.grader
+        check_scope(grader, request)
+        await grading_of(request).run(request, grader, partial(_check_grader, service, job.method))
+    row = await to_thread.run_sync(jobs.submit, service.database, job, _idle(job.method))
+    return _shown(service, row)
+
+
+def _job(service: Service, body: NewJob) -> JobRow:
+    """What is asked for, as far as it can be checked at once."""
     project = service.database.project
     model = _own_name(service, body.model, project)
     _check_file(service, body.training_file, "training_file")
     if body.validation_file is not None:
         _check_file(service, body.validation_file, "validation_file")
-    method = body.taught()
-    if method["type"] == "reinforcement":
-        _check_grader(service, method["reinforcement"]["grader"])
-    job = JobRow(
+    return JobRow(
         id=new_id("ftjob-"),
         model=model,
         status="validating_files",
         training_file=body.training_file,
-        method=method,
+        method=body.taught(),
         seed=secrets.randbelow(1 << 31) if body.seed is None else body.seed,
         created_at=int(time.time()),
         validation_file=body.validation_file,
@@ -65,7 +78,6 @@ def create(service: Shared, body: NewJob) -> Any:
         project=project,
         meta=body.metadata or None,
     )
-    return _shown(service, jobs.submit(service.database, job, _idle(method)))
 
 
 @router.get("", response_model=Listed[Job])
@@ -160,10 +172,12 @@ def _own_name(service: Service, name: str, project: str | None) -> str:
     return model.name
 
 
-def _check_grader(service: Service, spec: dict[str, Any]) -> None:
+def _check_grader(service: Service, method: dict[str, Any], limits: Limits) -> None:
     """The very check that the job's run would fail at."""
+    spec = method["reinforcement"]["grader"]
+    judges = Judges(local_asker(), limits=limits)
     try:
-        grader_of(recipes.local_grader(spec, service.settings.models), Judges(local_asker()))
+        grader_of(recipes.local_grader(spec, service.settings.models), judges)
     except GraderError as error:
         raise invalid(str(error), "method.reinforcement.grader", "invalid_grader") from error
 
