@@ -258,3 +258,19 @@ def test_system_turns_are_part_of_the_question() -> None:
 def test_messages_have_no_empty_places(tmp_path: Path) -> None:
     for one in dataset(tmp_path, labelled(30) + labelled(5)).findings:
         assert not re.search(r"\bNone\b|\{|\}", one.message)
+
+
+def test_documents_of_a_text_file_say_how_they_are_parted(tmp_path: Path) -> None:
+    path = tmp_path / "articles.txt"
+    lines = [f"Article {n} says this. {'It goes on. ' * 20}" for n in range(30)]
+    path.write_text("\n\n".join(lines))
+    (info,) = load(Data(train=path), 0).findings
+    assert (info.severity, info.count) == ("info", 30)
+    assert info.message == "the documents of train are parted by blank lines: 30 documents"
+    path.write_text("\n\n".join("\n".join(lines[start : start + 6]) for start in range(0, 30, 6)))
+    _, warning = load(Data(train=path), 0).findings
+    assert (warning.kind, warning.severity, warning.count) == ("documents", "warning", 5)
+    assert "put an empty line after each" in warning.message
+    path.write_text("\n".join(lines))
+    with pytest.raises(DataError, match="put an empty line between the documents"):
+        load(Data(train=path), 0)

@@ -14,13 +14,9 @@ from burnish.run_directory import Finding
 _SHOWN = 5
 _FEW = 5
 _SKEW = 10
+_PARAGRAPH = 200  # characters of a line that was not broken to be read
 # Between digits a sign is arithmetic or a date: 5-3 is not 5/3.
 _SIGN = re.compile(r"(?<=\d)\s*([^\w\s])\s*(?=\d)|[^\w\s]")
-# What chat templates of the great families put around turns.
-_TURN_MARK = re.compile(
-    r"<\|(?:im_start|im_end|system|user|assistant|(?:start|end)_header_id|eot_id|endoftext)\|>"
-    r"|<(?:start|end)_of_turn>|\[/?INST\]"
-)
 _MEANINGFUL = "#@%&*/\\"  # C is not C#
 
 
@@ -125,22 +121,21 @@ def empty_turns(examples: Iterable[Example], split: str) -> list[Finding]:
     return found("empty", "warning", f"{len(rows)} rows of {split} have an empty turn", rows)
 
 
-def templated(examples: Iterable[Example], split: str) -> list[Finding]:
-    """Rows whose turns hold what a chat template writes: it would be there twice."""
-    marked = [(example, mark) for example in examples if (mark := _turn_mark(example))]
+def parted_documents(examples: Sequence[Example], split: str) -> list[Finding]:
+    """How the text of a .txt file was parted, and whether its lines look like documents."""
+    parted = f"the documents of {split} are parted by blank lines: {len(examples)} documents"
+    findings = [Finding("documents", "info", parted, len(examples))]
+    long = [e for e in examples if _has_long_lines(e.messages[-1].content)]
     message = (
-        f"{len(marked)} rows of {split} hold marks of a chat template (the first "
-        f"{marked[0][1] if marked else ''}); give what each turn says alone, the model's own "
-        "template is put around it"
+        f"{len(long)} documents of {split} have lines as long as paragraphs and no empty line "
+        "between them; if each line is a document, put an empty line after each"
     )
-    return found("template", "warning", message, [example for example, _ in marked])
+    return findings + found("documents", "warning", message, long)
 
 
-def _turn_mark(example: Example) -> str | None:
-    if example.messages[0].role == "document":
-        return None
-    marks = (_TURN_MARK.search(turn.content) for turn in example.messages)
-    return next((mark[0] for mark in marks if mark), None)
+def _has_long_lines(text: str) -> bool:
+    lines = text.splitlines()
+    return len(lines) >= _FEW and len(text) / len(lines) >= _PARAGRAPH
 
 
 def conflicting_labels(examples: Iterable[Example]) -> list[Finding]:

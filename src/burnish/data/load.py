@@ -13,14 +13,16 @@ from burnish.data.findings import (
     empty_turns,
     error_of,
     label_balance,
-    templated,
+    parted_documents,
     unseen_types,
     without_disliked,
     without_duplicates,
     without_overlap,
 )
 from burnish.data.formats import Converter
+from burnish.data.marks import templated
 from burnish.data.rows import BadRow, Row, read_rows
+from burnish.data.spelling import alike_labels, escaped, folded
 from burnish.data.split import split
 from burnish.errors import DataError
 from burnish.recipe.data import Data
@@ -66,6 +68,8 @@ class _Reading:
                 if len(self.bad) < _SHOWN:
                     self.bad.append(converted)
         self.findings += converter.findings(name)
+        if path.suffix.lower() == ".txt":
+            self.findings += parted_documents(examples, name)
         return examples
 
 
@@ -91,6 +95,7 @@ def load(data: Data, seed: int, objective: str = "sft") -> Dataset:
             findings += disliked
         read[name], doubles = without_duplicates(rows, name)
         findings += [*empty_turns(read[name], name), *templated(read[name], name), *doubles]
+    findings += alike_labels([example for rows in read.values() for example in rows])
     findings += conflicting_labels(read["train"])
     parts, overlap = _parts(read, data, seed)
     findings += [*overlap, *label_balance(parts["train"])]
@@ -190,7 +195,9 @@ def _check_left(parts: dict[str, list[Example]], data: Data) -> None:
         raise DataError(
             f"{data.train} has {count} rows that differ, "
             f"too few rows or groups to hold out {data.split.test:g} to test",
-            "add rows, or name a file as data.test",
+            "put an empty line between the documents, which parts them, or name a file as data.test"
+            if data.train.suffix.lower() == ".txt"
+            else "add rows, or name a file as data.test",
         )
 
 
@@ -207,6 +214,14 @@ def _check_unseen(train: list[Example], test: list[Example]) -> None:
     seen = {e.label for e in train if e.label is not None}
     unseen = {e.label for e in test if e.label is not None} - seen
     if seen and unseen:
+        looks = {folded(label): label for label in seen}
+        for label in sorted(unseen):
+            if folded(label) in looks:
+                here, there = escaped([label, looks[folded(label)]])
+                raise DataError(
+                    f"the test set has the label {here}, which train writes {there}",
+                    "write it in one way",
+                )
         names = ", ".join(sorted(map(repr, unseen))[:_SHOWN])
         shown = ", ".join(sorted(map(repr, seen))[:_SHOWN])
         raise DataError(
