@@ -14,6 +14,7 @@ from burnish.chat import Example
 from burnish.data.findings import rejected_answers
 from burnish.data.load import Dataset, load
 from burnish.data.render import Rendered, unshown_reasoning
+from burnish.data.sample import LIMIT
 from burnish.errors import DataError, RecipeError
 from burnish.lineage import keep_earlier
 from burnish.measurement import LEAST_TESTED, tested
@@ -140,4 +141,6 @@ def begin(recipe: Recipe, bars: Bars) -> RunDirectory:
     for finding in findings:
         if finding.severity == "warning":
             bars.say(f"[yellow]warning[/] {escape(finding.message)}")
+        elif finding.kind == LIMIT:
+            bars.say(f"[dim]{escape(finding.message)}[/]")
     return directory

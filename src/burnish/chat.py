@@ -44,7 +44,7 @@ class Example:
 
     Attributes:
         id: stable across runs: a hash of the content unless the row brought one.
-        messages: the turns in order; the last assistant turn is what is expected.
+        messages: the turns in order; the last assistant turn with a weight is what is expected.
         label: the class where the row has one.
         group: rows of one group never straddle a split.
         source: `file:line` the row came from, for messages to the user.
@@ -72,12 +72,13 @@ class Example:
 
     @property
     def prompt(self) -> Conversation:
-        """The turns before the last assistant turn; a document has none."""
+        """The turns before the last assistant turn that is learnt; a document has none."""
         return self.messages[: self._answer_index()]
 
     @property
     def expected(self) -> str:
-        """The content of the last assistant turn (a document: its text; else empty)."""
+        """The content of the last assistant turn that is learnt (a document: its text; else
+        empty)."""
         index = self._answer_index()
         return self.messages[index].content if index < len(self.messages) else ""
 
@@ -87,13 +88,18 @@ class Example:
         turns = [message.content for message in self.prompt if message.role == "user"]
         return turns[-1] if turns else ""
 
+    @property
+    def masked(self) -> bool:
+        """Whether it has answers, but none that is learnt: there is nothing to measure."""
+        index = self._answer_index()
+        return index < len(self.messages) and not self.messages[index].learnt
+
     def _answer_index(self) -> int:
-        answers = [
-            index
-            for index, message in enumerate(self.messages)
-            if message.role in ("assistant", "document")
-        ]
-        return answers[-1] if answers else len(self.messages)
+        """The last answer that is learnt; where none is, the last of all."""
+        turns = self.messages
+        answers = [at for at, turn in enumerate(turns) if turn.role in ("assistant", "document")]
+        learnt = [at for at in answers if turns[at].learnt]
+        return (learnt or answers or [len(turns)])[-1]
 
     def to_row(self) -> dict[str, Any]:
         """The JSON form, OpenAI's chat format with our identity beside it."""

@@ -19,6 +19,7 @@ disk that is full is nobody's, whichever library met it.
 import errno
 import os
 import re
+import reprlib
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # Only the system's own calls give its number: safetensors, tokenizers and shutil.copytree spell the
@@ -26,6 +27,24 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _SPELT = re.compile(
     "|".join((*map(os.strerror, _FULL), "disk is full", r"\d+ requested and \d+ written"))
 )
+
+_LONGEST_VALUE = 200
+_LONGEST_LINE = 2000
+# Looks no deeper and no further than a quotation can show, however large the value is.
+_REPR = reprlib.Repr()
+_REPR.maxlevel = 6
+_REPR.maxdict = _REPR.maxlist = _REPR.maxtuple = _REPR.maxset = 50
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 2 * _LONGEST_VALUE
+
+
+def shown(value: object) -> str:
+    """A value as an error quotes it: Python's notation, cut after 200 characters."""
+    return cut(_REPR.repr(value))
+
+
+def cut(text: str, longest: int = _LONGEST_VALUE) -> str:
+    """A text of at most so many characters; an ellipsis says where more was."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 class BurnishError(Exception):
@@ -41,13 +60,17 @@ class UserError(BurnishError):
     """
 
     def __init__(self, seen: str, remedy: str) -> None:
-        super().__init__(f"{seen}: {remedy}.")
-        self.seen = seen
-        self.remedy = remedy
+        # Whatever a message quotes, a person reads it on a screen.
+        self.seen, self.remedy = (_readable(part) for part in (seen, remedy))
+        super().__init__(f"{self.seen}: {self.remedy}.")
 
     def __reduce__(self) -> tuple[type["UserError"], tuple[str, str]]:
         """So that it travels from one process to another."""
         return type(self), (self.seen, self.remedy)
+
+
+def _readable(text: str) -> str:
+    return "\n".join(cut(line, _LONGEST_LINE) for line in text.split("\n"))
 
 
 class RecipeError(UserError):

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,70 @@ def test_same_seed_gives_the_same_rows(tmp_path: Path) -> None:
     assert dataset(tmp_path, labelled(60), seed=1) != dataset(tmp_path, labelled(60), seed=2)
 
 
-def test_limit_takes_the_first_rows(tmp_path: Path) -> None:
-    found = dataset(tmp_path, labelled(60), limit=20)
-    assert len(found.train) + len(found.validation) + len(found.test) == 20
+def test_limit_is_a_sample_and_reported(tmp_path: Path) -> None:
+    rows = sorted(labelled(60), key=lambda row: str(row["label"]))
+    found = dataset(tmp_path, rows, limit=21)
+    kept = [*found.train, *found.validation, *found.test]
+    assert Counter(example.label for example in kept) == {"red": 7, "green": 7, "blue": 7}
+    told = finding(found, "limit")
+    assert (told.severity, told.count) == ("info", 21)
+    assert told.message == (
+        "data.limit takes 21 of the 60 rows of train, drawn by the seed, each label in its share"
+    )
+    assert not [one for one in dataset(tmp_path, rows, limit=60).findings if one.kind == "limit"]
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_rows_with_nothing_to_learn_are_left_out(tmp_path: Path, split: str) -> None:
+    def row(number: int, weight: int) -> dict[str, Any]:
+        said: Rows = [{"role": "user", "content": f"q{number}"}, {"role": "assistant"}]
+        said[1] |= {"content": "a", "weight": weight}
+        return {"messages": said}
+
+    files = {
+        name: [row(n, 1) for n in range(at, at + 20)]
+        for at, name in ((0, "train"), (50, "validation"), (80, "test"))
+    }
+    files[split] += [row(n, 0) for n in range(900, 903)]
+    paths = {name: write(tmp_path / f"{name}.jsonl", rows) for name, rows in files.items()}
+    found = load(Data(**paths), 0)
+    assert [len(part) for part in (found.train, found.validation, found.test)] == [20, 20, 20]
+    told = finding(found, "masked")
+    assert (told.count, told.severity) == (3, "warning")
+    assert f"3 rows of {split} have no turn to learn" in told.message
+    write(paths[split], [row(n, 0) for n in range(5)])
+    with pytest.raises(DataError, match=rf"no row of .*{split}.jsonl has an assistant turn with a"):
+        load(Data(**paths), 0)
+
+
+def test_how_a_file_was_read_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(json.dumps(labelled(60)).encode("utf-16"))
+    found = load(Data(train=path), 0)
+    told = [one.message for one in found.findings if one.kind == "reading"]
+    assert [message.removeprefix(f"{path} ")[:22] for message in told] == [
+        "holds one JSON array i",
+        "is UTF-16, and was rea",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "seen", "remedy"),
+    [
+        (["hello there,b", "hi,b", "bye,a"], "has no header, its first line", "put the names of"),
+        (["17,b", "18,c", "19,d"], "has no header, its first line", "put the names of"),
+        (["hello there,b", "hi,c"], "no column of", "name its columns in data.columns"),
+    ],
+)
+def test_a_table_without_a_header(tmp_path: Path, lines: list[str], seen: str, remedy: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("\n".join(lines))
+    with pytest.raises(DataError) as caught:
+        load(Data(train=path), 0)
+    assert seen in caught.value.seen
+    assert caught.value.remedy.startswith(remedy)
+    assert "put the names of its columns on a line above it" in caught.value.remedy
+    assert repr(lines[0].partition(",")[0]) in caught.value.seen
 
 
 def test_bad_rows_of_all_files_are_listed(tmp_path: Path) -> None:
@@ -72,24 +134,36 @@ def test_bad_rows_of_all_files_are_listed(tmp_path: Path) -> None:
         dataset(tmp_path, labelled(6) + bad * 24, test=test)
     lines = str(caught.value).splitlines()
     assert lines[0] == "25 of 34 rows cannot be used:"
-    assert lines[1] == (
-        f"  {tmp_path}/rows.jsonl:7 has nothing as label (write the class as text or a number)"
-    )
-    assert lines[-2:] == [
-        "  and 5 more",
+    said = "has nothing as label (write the class as text or a number)"
+    assert lines[1:] == [
+        f"  {tmp_path}/rows.jsonl:7 {said}; and 23 more like it, on lines 8, 9, 10, …",
+        f"  {test}:4 {said}",
         "To go on: correct them, or leave them out with --drop-bad.",
     ]
-    assert len(lines) == 23
     assert test.read_bytes() == before
 
 
 def test_what_is_wrong_with_all_rows_is_told_once(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         dataset(tmp_path, labelled(9), columns={"text": "txet"})
-    first, why, *rest = str(caught.value).splitlines()
+    first, why, _ = str(caught.value).splitlines()
     assert first == "9 of 9 rows cannot be used:"
     assert "has no column 'txet', which data.columns names for text" in why
-    assert rest[0].strip() == "and 8 more"
+    assert why.endswith("; and 8 more like it, on lines 2, 3, 4, …")
+
+
+def test_a_mistake_is_reported_once_whatever_value_shows_it(tmp_path: Path) -> None:
+    values = ["a" * 9999, "it's", 'say "x"', [1, 2], {"a": "b"}, None, True, 12.5]
+    rows = [{"prompt": value, "completion": "x"} for value in values * 3]
+    path = write(tmp_path / "rows.jsonl", [*labelled(3), *rows])
+    path.write_text(path.read_text() + '{"a": \n{"b"\n')
+    with pytest.raises(DataError) as caught:
+        load(Data(train=path), 0)
+    kinds = [line.strip() for line in str(caught.value).splitlines() if line.startswith("  ")]
+    codes = [line.partition(" ")[2][:20] for line in kinds]
+    assert len(codes) == len(set(codes)) <= 4
+    assert all(len(line) < 500 for line in kinds)
+    assert str(caught.value).startswith("26 of 29 rows cannot be used")
 
 
 def test_bad_rows_are_dropped_where_asked(tmp_path: Path) -> None:
@@ -203,9 +277,35 @@ def test_what_test_asks_is_taken_from_the_others(tmp_path: Path) -> None:
     assert [len(part) for part in (found.train, found.validation, found.test)] == [27, 4, 2]
 
 
-def test_train_that_is_also_test_is_no_train(tmp_path: Path) -> None:
+def test_train_all_of_which_is_asked_is_no_train(tmp_path: Path) -> None:
+    test = write(tmp_path / "test.jsonl", labelled(12))
     with pytest.raises(DataError, match="is left to learn from, since test and validation ask"):
-        dataset(tmp_path, labelled(9), test=tmp_path / "rows.jsonl")
+        dataset(tmp_path, labelled(9), test=test)
+
+
+@pytest.mark.parametrize("names", [("validation",), ("test",), ("validation", "test")])
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_file_named_twice_is_split(tmp_path: Path, names: tuple[str, ...], copied: bool) -> None:
+    path = tmp_path / "rows.jsonl"
+    if copied:  # in another order
+        path = write(tmp_path / "copy.jsonl", labelled(120)[::-1])
+    shares = {"validation": 0.0, "test": 0.25}
+    found = dataset(tmp_path, labelled(120), **dict.fromkeys(names, path), split=shares)
+    told = [one for one in found.findings if one.kind == "same"]
+    assert len(told) == len(names)
+    assert all(one.severity == "warning" and "train is held out as" in one.message for one in told)
+    sizes = {"train": len(found.train), "validation": len(found.validation)}
+    held = 12 if "validation" in names else 0  # the usual share, since a file was named for it
+    assert (sizes, len(found.test)) == ({"train": 90 - held, "validation": held}, 30)
+    asked = [{e.question for e in part} for part in (found.train, found.validation, found.test)]
+    assert len(set.union(*asked)) == 120
+
+
+def test_validation_that_is_also_test_is_split_off(tmp_path: Path) -> None:
+    held = write(tmp_path / "held.jsonl", labelled(30, 900))
+    found = dataset(tmp_path, labelled(90), validation=held, test=held)
+    assert [len(part) for part in (found.train, found.validation, found.test)] == [81, 9, 30]
+    assert "the same rows as that of test" in finding(found, "same").message
 
 
 def test_one_row_many_times_is_one_row(tmp_path: Path) -> None:

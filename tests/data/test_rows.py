@@ -1,3 +1,4 @@
+import gzip
 import json
 import tracemalloc
 from pathlib import Path
@@ -179,11 +180,23 @@ def test_small_arrays(tmp_path: Path, content: str) -> None:
         ("a.csv", "a,b,a\n1,2,3\n", "has two columns named 'a'", "rename one"),
         ("a.csv", b"\xff,b\n1,2\n", "is not UTF-8", "save the file as UTF-8"),
         ("a.csv", '"a"b,c\n', "has no readable header", "mend line 1"),
-        ("a.csv", "a,b\r\n1,2\r\n".encode("utf-16"), "is UTF-16 and not", "save the file as UTF-8"),
-        ("a.csv", "a;b\n1;2,5\n", "is the one column 'a;b'", "with commas between its columns"),
-        ("a.csv", "a\tb\n1\t2\n", "is the one column 'a\\tb'", "with commas between"),
+        ("a.csv", "a;b\nx\ny\n", "is the one column 'a;b'", "with commas between its columns"),
+        ("a.json", '[{"a": 1}] x', "(there is more behind the closing ])", "mend the file"),
+        ("a.json", '{"rows": [{}]}', "holds no JSON array", "write the list 'rows' alone"),
+        ("a.jsonl", '[{"a": 1},\n{"b', "is no JSON after line 2 (Unterminated", "mend the file"),
+        ("a.csv", b"PK\x03\x04rest", "is a ZIP archive or an Excel workbook", "save the sheet as"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(b"{}" * 99)[:-9],
+            "cannot be unpacked",
+            "write the file again",
+        ),
+        ("a.jsonl.zip", b"PK\x03\x04", "is an archive", "unpack it"),
+        ("a.parquet.gz", b"", "is compressed as a whole", "unpack it"),
+        ("a.yaml", "data: {}", "is a recipe and not a file of rows", "name the file"),
         ("a.parquet", "PAR1", "is no readable Parquet", "write the file again"),
-        ("a.xlsx", "", "is of no known kind (.xlsx)", "use .jsonl, .ndjson, .json, .csv"),
+        ("a.xlsx", "", "is an Excel workbook", "save its sheet as CSV"),
+        ("a.exe", "", "is of no known kind (.exe)", "use .jsonl, .ndjson, .json, .csv"),
         ("data", "", "is of no known kind (no ending)", "use .jsonl"),
     ],
 )

@@ -11,7 +11,7 @@ from burnish.errors import DataError, GraderError, RecipeError
 from burnish.recipe import load_recipe
 from burnish.serving import recipes
 from burnish.serving.recipes import Start, lay_out, local_grader, recipe_for, write_recipe
-from burnish.serving.results import error_of
+from burnish.serving.results import error_of, warnings
 from burnish.serving.state.tables import JobRow
 
 GRADER = {"type": "string_check", "name": "same"}
@@ -125,7 +125,7 @@ def test_rows_of_a_grader_are_prompts_whatever_else_they_say(tmp_path: Path) -> 
     write_recipe(folder / "recipe.yaml", values)
     recipe = load_recipe(folder / "recipe.yaml")
     assert recipe.grpo.reward == str(folder / "grader.json")
-    found = load(recipe.data, seed=0)
+    found = load(recipe.data, seed=0, objective=recipe.objective)
     assert {turn.role for example in found.train for turn in example.messages} == {"user"}
 
 
@@ -136,6 +136,33 @@ def test_rows_are_taken_as_they_are_and_once_more(tmp_path: Path) -> None:
     assert (tmp_path / "job" / "train.jsonl").samefile(source)
     with pytest.raises(DataError, match="has 9 examples"):
         lay_out(job("dpo"), tmp_path / "job", {"train": rows(source, 9)}, {})
+
+
+def test_rows_are_counted_as_they_are_read(tmp_path: Path) -> None:
+    text = rows(tmp_path / "upload", 12).read_text()
+    for content in (text.replace("\n", "\r").encode(), text.encode("utf-16")):
+        (tmp_path / "upload").write_bytes(content)
+        folder = tmp_path / "job"
+        assert lay_out(job("supervised"), folder, {"train": tmp_path / "upload"}, {}) == 12
+
+
+def test_a_file_of_both_sets_is_taken_with_a_warning(tmp_path: Path) -> None:
+    wanted, folder = job("supervised", validation=True), tmp_path / "job"
+    turns = [
+        [{"role": "user", "content": f"{i}"}, {"role": "assistant", "content": "a"}]
+        for i in range(40)
+    ]
+    for name in ("one", "other"):  # the same content under two ids
+        (tmp_path / name).write_text("\n".join(json.dumps({"messages": each}) for each in turns))
+    lay_out(wanted, folder, {"train": tmp_path / "one", "validation": tmp_path / "other"}, {})
+    values = recipe_for(wanted, folder, Start("smollm2-135m"), {"data.limit": 30}, 1e-3)
+    write_recipe(folder / "recipe.yaml", values)
+    found = load(load_recipe(folder / "recipe.yaml").data, seed=0)
+    assert [len(part) for part in (found.train, found.validation, found.test)] == [19, 3, 8]
+    events = {str(event.data["kind"]): event for event in warnings(found.findings) if event.data}
+    assert (events["same"].level, events["limit"].level) == ("warn", "info")
+    assert "the file of validation has the same rows as that of train" in events["same"].message
+    assert "takes 30 of the 40 rows of validation" in events["limit"].message
 
 
 def test_errors_name_no_path_of_this_machine() -> None:

@@ -115,6 +115,17 @@ def without_overlap(
     return kept, found("overlap", "warning", message, shared)
 
 
+def without_masked(examples: Sequence[Example], split: str) -> tuple[list[Example], list[Finding]]:
+    """The rows with a turn to learn; in the others every answer has the weight 0."""
+    masked = [example for example in examples if example.masked]
+    message = (
+        f"{len(masked)} rows of {split} have no turn to learn, since every assistant turn has the "
+        "weight 0, and were left out"
+    )
+    kept = [example for example in examples if not example.masked]
+    return kept, found("masked", "warning", message, masked)
+
+
 def empty_turns(examples: Iterable[Example], split: str) -> list[Finding]:
     """Rows in which somebody says nothing."""
     rows = [e for e in examples if any(not turn.content.strip() for turn in e.messages)]

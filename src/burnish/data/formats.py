@@ -75,7 +75,7 @@ class Converter:
                 rest = further_fields(fields if self._grades else _untracked(fields))
                 extras = {**extras, **rest}
         except MisfitError as misfit:
-            return BadRow(row.source, misfit.reason, misfit.remedy)
+            return BadRow(row.source, misfit.reason, misfit.remedy, misfit.code)
         self.format, self._sources = form, sources
         self._own = self._own or {name: fields.column(name) for name in form.fields}
         self._unused.add(raw, fields.unused(), row.source)
@@ -166,6 +166,7 @@ class Converter:
             f"is of no known format (its fields: {', '.join(own) or 'none'})",
             f"name its columns in data.columns{f', such as {line}' if line else ''}, or use the "
             f"fields of a format ({known})",
+            "format",
         )
 
     def _with_system(self, turns: Conversation) -> Conversation:

@@ -2,12 +2,12 @@
 
 import difflib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 from burnish.chat import Example
+from burnish.data.bad_rows import BadRows
 from burnish.data.findings import (
     conflicting_labels,
     empty_turns,
@@ -17,15 +17,17 @@ from burnish.data.findings import (
     unseen_types,
     without_disliked,
     without_duplicates,
+    without_masked,
     without_overlap,
 )
 from burnish.data.formats import Converter
 from burnish.data.marks import templated
 from burnish.data.rows import BadRow, Row, read_rows
+from burnish.data.sample import Sample
 from burnish.data.spelling import alike_labels, escaped, folded
 from burnish.data.split import split
-from burnish.errors import DataError
-from burnish.recipe.data import Data
+from burnish.errors import DataError, shown
+from burnish.recipe.data import Data, Split
 from burnish.run_directory import Finding
 
 _SHOWN = 20
@@ -45,32 +47,42 @@ class Dataset:
 
 @dataclass
 class _Reading:
-    """What the files gave so far; of the bad rows the first are kept, to be shown."""
+    """What the files gave so far, and what was unusual about them."""
 
-    bad: list[BadRow] = field(default_factory=list)
-    bad_count: int = 0
-    total: int = 0
-    columns: set[str] = field(default_factory=set)
+    seed: int
+    bad: BadRows = field(default_factory=BadRows)
+    columns: dict[str, None] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
     def file(self, path: Path, data: Data, name: str, objective: str) -> list[Example]:
         converter = Converter(data.columns, data.system, data.group_by, objective)
-        examples: list[Example] = []
-        for row in islice(read_rows(path), data.limit):
-            self.total += 1
+        sample = Sample(data.limit, self.seed)
+        for row in read_rows(path, self._notice):
+            self.bad.total += 1
             if isinstance(row, Row):
-                self.columns.update(str(column).strip() for column in row.values)
+                self.columns.update(dict.fromkeys(str(column).strip() for column in row.values))
             converted = row if isinstance(row, BadRow) else converter.convert(row)
             if isinstance(converted, Example):
-                examples.append(converted)
+                sample.add(converted)
             else:
-                self.bad_count += 1
-                if len(self.bad) < _SHOWN:
-                    self.bad.append(converted)
-        self.findings += converter.findings(name)
+                self.bad.add(converted, row)
+        rows, drawn = sample.draw(name)
+        self.findings += [*converter.findings(name), *drawn]
         if path.suffix.lower() == ".txt":
-            self.findings += parted_documents(examples, name)
-        return examples
+            self.findings += parted_documents(rows, name)
+        return rows
+
+    def judge(self, data: Data) -> None:
+        """
+        Raises:
+            DataError: there are bad rows, and `drop_bad` is off.
+        """
+        if not data.drop_bad:
+            self.bad.refuse(self.columns)
+        self.findings += self.bad.findings()
+
+    def _notice(self, message: str) -> None:
+        self.findings.append(Finding("reading", "info", message, 1))
 
 
 def load(data: Data, seed: int, objective: str = "sft") -> Dataset:
@@ -78,18 +90,22 @@ def load(data: Data, seed: int, objective: str = "sft") -> Dataset:
 
     Raises:
         DataError: a file cannot be used, has bad rows and `drop_bad` is off, is empty, has labels
-            or answers in a column that nothing uses, has one label only, or the test set has
-            labels that train never shows.
+            or answers in a column that nothing uses, has nothing to learn or one label only, or
+            the test set has labels that train never shows.
     """
     files = {"train": data.train, "validation": data.validation, "test": data.test}
-    reading = _Reading()
+    reading = _Reading(seed)
     read = {name: reading.file(path, data, name, objective) for name, path in files.items() if path}
-    findings = [*_judge_bad(reading, data), *reading.findings]
+    reading.judge(data)
+    findings = reading.findings
     _check_read(read, files, data, reading.columns)
     for one in findings:
         if one.severity == "error":
             raise error_of(one)
     for name, rows in read.items():
+        rows, masked = without_masked(rows, name)
+        _check_learnt(rows, files[name])
+        findings += masked
         if objective not in _LEARN_FROM_DISLIKED:
             rows, disliked = without_disliked(rows, name)
             findings += disliked
@@ -122,9 +138,9 @@ def load_rows(path: Path) -> list[Example]:
     Raises:
         DataError: the file cannot be used, has bad rows, or is empty.
     """
-    reading, data = _Reading(), Data(train=path)
+    reading, data = _Reading(seed=0), Data(train=path)
     read = {"rows": reading.file(path, data, "rows", "sft")}
-    _judge_bad(reading, data)
+    reading.judge(data)
     _check_read(read, {"rows": path}, data, reading.columns)
     return without_duplicates(without_disliked(read["rows"], "rows")[0], "rows")[0]
 
@@ -133,42 +149,47 @@ def _parts(
     read: dict[str, list[Example]], data: Data, seed: int
 ) -> tuple[dict[str, list[Example]], list[Finding]]:
     """The three parts; a row is kept in the last of train, validation and test that asks it."""
-    shares = {"test": data.split.test, "validation": data.split.validation}
+    read, findings = _without_copies(read)
+    own = {"test": data.split.test, "validation": data.split.validation}
+    usual = {"test": Split().test, "validation": Split().validation}
+    # A file was named for it, so that some rows are wanted whatever the split says.
+    shares = {
+        name: share or (usual[name] if getattr(data, name) else share)
+        for name, share in own.items()
+    }
     wanted = [name for name in shares if name not in read]
     train, held = split(read["train"], [shares[name] for name in wanted], seed)
     parts = read | {"train": train} | dict(zip(wanted, held, strict=True))
-    findings: list[Finding] = []
     for name, other in (("train", "test"), ("validation", "test"), ("train", "validation")):
         parts[name], overlap = without_overlap(parts[name], parts[other], name, other)
         findings += overlap
     return parts, findings
 
 
-def _judge_bad(reading: _Reading, data: Data) -> list[Finding]:
-    count, shown = reading.bad_count, reading.bad
-    if not count:
-        return []
-    if not data.drop_bad:
-        if count == reading.total and len({row.reason for row in shown}) == 1:
-            shown = shown[:1]  # such as a column by a wrong name
-        lines = "".join(f"\n  {row.source} {row.reason} ({row.remedy})" for row in shown)
-        more = f"\n  and {count - len(shown)} more" if count > len(shown) else ""
-        raise DataError(
-            f"{count} of {reading.total} rows cannot be used:{lines}{more}\nTo go on",
-            "correct them, or leave them out with --drop-bad",
-        )
-    message = (
-        f"{count} of {reading.total} rows cannot be used and were left out, the first: "
-        f"{shown[0].source} {shown[0].reason}"
-    )
-    return [Finding("bad", "warning", message, count, tuple(row.source for row in shown))]
+def _without_copies(
+    read: dict[str, list[Example]],
+) -> tuple[dict[str, list[Example]], list[Finding]]:
+    """Without the files that hold what another holds: rows of train are split off instead."""
+    left, findings = dict(read), []
+    for name, other in (("test", "train"), ("validation", "train"), ("validation", "test")):
+        if name in left and other in left and _same_rows(left[name], left[other]):
+            message = (
+                f"the file of {name} has the same rows as that of {other}, so a part of the rows "
+                f"of train is held out as {name} and not learnt"
+            )
+            findings.append(Finding("same", "warning", message, len(left.pop(name))))
+    return left, findings
+
+
+def _same_rows(rows: list[Example], others: list[Example]) -> bool:
+    return len(rows) == len(others) and {e.content for e in rows} == {e.content for e in others}
 
 
 def _check_read(
     read: dict[str, list[Example]],
     files: Mapping[str, Path | None],
     data: Data,
-    columns: set[str],
+    columns: Collection[str],
 ) -> None:
     for name, rows in read.items():
         if not rows:
@@ -180,7 +201,15 @@ def _check_read(
     if data.group_by and data.group_by not in columns:
         near = difflib.get_close_matches(data.group_by, columns, n=1)
         hint = f"did you mean {near[0]}" if near else "use one of " + ", ".join(sorted(columns))
-        raise DataError(f"no row has the column {data.group_by!r} of data.group_by", hint)
+        raise DataError(f"no row has the column {shown(data.group_by)} of data.group_by", hint)
+
+
+def _check_learnt(rows: list[Example], path: Path | None) -> None:
+    if not rows:
+        raise DataError(
+            f"no row of {path} has an assistant turn with a weight above 0",
+            "give one turn of each row the weight 1, or leave its weight out",
+        )
 
 
 def _check_left(parts: dict[str, list[Example]], data: Data) -> None:
@@ -189,7 +218,7 @@ def _check_left(parts: dict[str, list[Example]], data: Data) -> None:
             f"no row of {data.train} is left to learn from, since test and validation ask them all",
             "name other files for them, or none to split them off",
         )
-    if data.test is None and data.split.test and not parts["test"]:
+    if (data.test or data.split.test) and not parts["test"]:
         split_off = [] if data.validation else parts["validation"]
         count = len(parts["train"]) + len(split_off)
         raise DataError(
@@ -205,7 +234,7 @@ def _check_labels(rows: list[Example], path: Path) -> None:
     labels = {example.label for example in rows}
     if len(labels) == 1 and labels != {None}:
         raise DataError(
-            f"every row of {path} has the label {labels.pop()!r}", "add rows of another label"
+            f"every row of {path} has the label {shown(labels.pop())}", "add rows of another label"
         )
 
 
@@ -222,11 +251,11 @@ def _check_unseen(train: list[Example], test: list[Example]) -> None:
                     f"the test set has the label {here}, which train writes {there}",
                     "write it in one way",
                 )
-        names = ", ".join(sorted(map(repr, unseen))[:_SHOWN])
-        shown = ", ".join(sorted(map(repr, seen))[:_SHOWN])
+        names = ", ".join(sorted(map(shown, unseen))[:_SHOWN])
+        known = ", ".join(sorted(map(shown, seen))[:_SHOWN])
         raise DataError(
             f"{len(unseen)} labels of the test set are never seen in train: {names}; seen are "
-            f"{shown}",
+            f"{known}",
             "add rows of them to train, or take them out of the test set",
         )
 

@@ -4,10 +4,11 @@ from typing import Any
 
 
 class MisfitError(Exception):
-    """A row that does not fit its format."""
+    """A row that does not fit its format; `code` names the mistake, whichever value shows it."""
 
-    def __init__(self, reason: str, remedy: str) -> None:
+    def __init__(self, reason: str, remedy: str, code: str = "") -> None:
         super().__init__(reason)
+        self.code = code
         self.reason = reason
         self.remedy = remedy
 

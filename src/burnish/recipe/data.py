@@ -28,7 +28,9 @@ class Data(Section):
     split: Split = Field(default_factory=Split)
     group_by: str | None = Field(None, description="column whose rows never straddle a split")
     drop_bad: bool = Field(False, description="go on without bad rows")
-    limit: int | None = Field(None, gt=0, description="use only the first rows of each file")
+    limit: int | None = Field(
+        None, gt=0, description="use at most so many rows of each file, drawn by the seed"
+    )
 
 
 class Task(Data):

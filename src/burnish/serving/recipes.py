@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from burnish.data.encoding import lines, open_utf8
 from burnish.errors import DataError, GraderError
 from burnish.recipe import Recipe
 from burnish.run_directory import write_atomic
@@ -184,7 +185,8 @@ def _linked(folder: Path, name: str, source: Path) -> int:
         shutil.copyfile(source, target)
     with source.open("rb") as file:
         _check_lines(f"{name}.jsonl", file.peek())
-        return sum(1 for line in file if line.strip())
+    with open_utf8(target) as text:
+        return sum(1 for line in lines(text) if line.strip())
 
 
 def _check_lines(name: str, start: bytes) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from burnish.agreement import Parity, read_parity
+from burnish.data.sample import LIMIT
 from burnish.errors import DataError, GraderError
 from burnish.run_directory import Finding, RunDirectory, Verdict
 from burnish.serving import recipes
@@ -22,6 +23,8 @@ _PURPOSE = "fine-tune-results"
 # How a row of a job's own copy is called, and how many of them an error names.
 _ROW, _TOLD = re.compile(r"\b(?:train|validation)\.jsonl:(\d+)"), 3
 _COLUMNS = re.compile(r"set data: \{columns: \{(.*?)\}\}")
+# How many rows a line of an error stands for besides its own.
+_ALIKE = re.compile(r"; and (\d+) more like it")
 # What a run advises, in the words of who knows the API and no recipe.
 _UPLOADED = {
     "name other files for them, or none to split them off": "give one of other rows, or none",
@@ -104,17 +107,18 @@ def learnt_from(counts: Mapping[str, Any]) -> Event:
 def warnings(found: Iterable[Finding]) -> list[Event]:
     """What was seen in the rows and is no error; remedies are those of recipes, and left out.
 
-    Columns that nothing uses keep theirs, which is to rename them.
+    Columns that nothing uses keep theirs, which is to rename them. Rows that a limit of the
+    installation leaves out are reported, too.
     """
     return [
         Event(
             f"In the files: {_remedied(one)}",
-            "warn",
+            "warn" if one.severity == "warning" else "info",
             data={"kind": one.kind, "rows": one.count, "where": [*map(_line, one.where)]},
             place=f"finding {one.kind} {number}",
         )
         for number, one in enumerate(found)
-        if one.severity == "warning"
+        if one.severity == "warning" or one.kind == LIMIT
     ]
 
 
@@ -166,8 +170,10 @@ def _of_upload(message: str) -> str:
     if not rows:
         return message
     told = [row for row in rows if row.startswith("line ")][:_TOLD]
+    alike = sum(int(number) for row in told for number in _ALIKE.findall(row))
     count = int(found[0]) if (found := re.match(r"\d+", first)) else len(told)
-    more = f"; and {count - len(told)} more" if count > len(told) else ""
+    rest = count - len(told) - alike
+    more = f"; and {rest} more" if rest > 0 else ""
     said = "; ".join(told)
     return f"{first} {said}{more}. Upload a file in which every line is a JSON object as described."
 

@@ -1,0 +1,115 @@
+"""Rows that cannot be used, one line for each kind of mistake."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from burnish.data.row import BadRow, Row
+from burnish.errors import DataError, cut, shown
+from burnish.run_directory import Finding
+
+_KINDS = 20
+_LINES = 3
+_WHERE = 20
+_REASON = 500
+_TABLES = {".csv", ".tsv"}
+_LONG_NAME = 60
+
+
+@dataclass
+class _Kind:
+    """Rows of one file with the same mistake: the first, and where the next are."""
+
+    first: BadRow
+    lines: list[str] = field(default_factory=list)
+    count: int = 1
+
+    def sentence(self) -> str:
+        said = f"{self.first.source} {cut(self.first.reason, _REASON)} ({self.first.remedy})"
+        more = self.count - 1
+        if not more:
+            return said
+        places = ", ".join(self.lines) + (", …" if more > len(self.lines) else "")
+        return f"{said}; and {more} more like it, on line{'s' * (more > 1)} {places}"
+
+
+@dataclass
+class BadRows:
+    """What was wrong so far. `total` counts the good rows, too."""
+
+    total: int = 0
+    count: int = 0
+    where: list[str] = field(default_factory=list)
+    _kinds: dict[tuple[str, str], _Kind] = field(default_factory=dict)
+    _like_header: set[str] = field(default_factory=set)
+
+    def add(self, bad: BadRow, row: Row | BadRow) -> None:
+        """Counts a row; `row` is what it was read from."""
+        self.count += 1
+        if len(self.where) < _WHERE:
+            self.where.append(bad.source)
+        file, _, line = bad.source.rpartition(":")
+        kind = self._kinds.get((file, bad.kind))
+        if kind is None:
+            self._kinds[file, bad.kind] = _Kind(bad)
+        else:
+            kind.count += 1
+            if len(kind.lines) < _LINES:
+                kind.lines.append(line)
+        if bad.code == "format" and isinstance(row, Row) and _repeats(row):
+            self._like_header.add(file)
+
+    def findings(self) -> list[Finding]:
+        """One where there are any, for a run that goes on without them."""
+        if not self.count:
+            return []
+        first = next(iter(self._kinds.values())).first
+        message = (
+            f"{self.count} of {self.total} rows cannot be used and were left out, the first: "
+            f"{first.source} {cut(first.reason, _REASON)}"
+        )
+        return [Finding("bad", "warning", message, self.count, tuple(self.where))]
+
+    def refuse(self, columns: Iterable[str]) -> None:
+        """
+        Raises:
+            DataError: there are any; `columns` are those of all rows.
+        """
+        if not self.count:
+            return
+        kinds = list(self._kinds.values())
+        if len(kinds) == 1 and self.count == self.total and kinds[0].first.code == "format":
+            self._refuse_header(kinds[0].first, list(columns))
+        told = "".join(f"\n  {kind.sentence()}" for kind in kinds[:_KINDS])
+        rest = sum(kind.count for kind in kinds[_KINDS:])
+        more = f"\n  and {rest} more" if rest else ""
+        raise DataError(
+            f"{self.count} of {self.total} rows cannot be used:{told}{more}\nTo go on",
+            "correct them, or leave them out with --drop-bad",
+        )
+
+    def _refuse_header(self, first: BadRow, columns: list[str]) -> None:
+        """Every row of a table has columns that nothing knows: maybe its header is a row."""
+        file = first.source.rpartition(":")[0]
+        suffixes = {suffix.lower() for suffix in Path(file).suffixes[-2:]}
+        if not suffixes & _TABLES or not columns:
+            return
+        names = ", ".join(map(shown, columns[:5]))
+        above = "put the names of its columns on a line above it, such as text,label"
+        if file in self._like_header or any(map(_is_value, columns)):
+            seen = f"{file} has no header, its first line reads like a row ({names})"
+            raise DataError(seen, above)
+        raise DataError(
+            f"no column of {file} has a name that is known here (its header: {names})",
+            f"{first.remedy}; or, if that line is a row, {above}",
+        )
+
+
+def _repeats(row: Row) -> bool:
+    """Whether a value stands in the header, too: labels do where the header is a row."""
+    return any(value == name for name, value in row.values.items())
+
+
+def _is_value(name: str) -> bool:
+    bare = name.removeprefix("-").replace(".", "", 1)
+    return bare.isdecimal() or len(name) > _LONG_NAME

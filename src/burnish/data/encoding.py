@@ -1,0 +1,183 @@
+"""Files of text as UTF-8 bytes with line feeds, whichever encoding and packing they come in.
+
+UTF-8 is passed through. UTF-16 and UTF-32, line ends of a carriage return alone, and the packings
+of gzip, bzip2 and xz are recognised by their bytes, never by the file's name.
+"""
+
+import bz2
+import codecs
+import gzip
+import io
+import lzma
+import unicodedata
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from burnish.data.row import MAX_ROW_BYTES, Notice
+from burnish.errors import DataError
+
+UNREADABLE = (EOFError, zlib.error, lzma.LZMAError)
+_SAMPLE = 1 << 16
+_CHUNK = 1 << 18
+_UNPACK: dict[bytes, Callable[..., BinaryIO]] = {
+    b"\x1f\x8b": cast(Callable[..., BinaryIO], gzip.open),
+    b"BZh": cast(Callable[..., BinaryIO], bz2.open),
+    b"\xfd7zXZ\x00": cast(Callable[..., BinaryIO], lzma.open),
+}
+# The mark of UTF-32 begins like that of UTF-16.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_WITHOUT_MARK = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
+_NO_TEXT = ("Cc", "Cn", "Co", "Cs")
+# What is no text at all, and what to do with it; read by the first bytes.
+_OTHER_FILES = {
+    b"PK\x03\x04": ("a ZIP archive or an Excel workbook", "save the sheet as CSV, or unpack it"),
+    b"\xd0\xcf\x11\xe0": ("an old Excel or Word file", "save the sheet as CSV"),
+    b"%PDF": ("a PDF", "write its text into a .txt file"),
+    b"\x28\xb5\x2f\xfd": ("packed by Zstandard", "unpack it with `zstd -d`"),
+    b"SQLite format 3": ("an SQLite database", "export the table as CSV"),
+    b"\x89HDF": ("an HDF5 file", "write its rows as Parquet or JSON Lines"),
+}
+
+
+def silent(_: str) -> None:
+    """Takes a notice of how a file was read, and drops it."""
+
+
+def open_utf8(path: Path, notice: Notice = silent) -> BinaryIO:
+    """The file's text as UTF-8 bytes; `notice` hears how it was read where that is unusual.
+
+    Raises:
+        DataError: its first bytes are those of another kind of file.
+    """
+    file = _unpacked(path, notice)
+    try:
+        sample = file.read(_SAMPLE)
+        if b"\r" in sample and b"\n" not in sample:
+            sample += file.read(MAX_ROW_BYTES)  # a long first line may hold one
+        _check_text(path, sample)
+        encoding = _encoding(sample)
+        text = (_decoded(sample, encoding) or "").encode("utf-8", "replace") if encoding else sample
+        bare = b"\r" in text and b"\n" not in text
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    if encoding:
+        notice(f"{path} is {encoding.upper()[:6]}, and was read as such")
+    if bare:
+        notice(f"the lines of {path} end in a carriage return alone, and were read as lines")
+    if not encoding and not bare:
+        return file
+    return io.BufferedReader(_Recoded(path, file, encoding or "", bare), _CHUNK)
+
+
+def lines(file: BinaryIO) -> Iterator[bytes]:
+    """Lines without a byte order mark; one past the limit is cut there, its rest is skipped."""
+    first = True
+    while line := file.readline(MAX_ROW_BYTES + 1):
+        rest = line
+        while len(rest) > MAX_ROW_BYTES and not rest.endswith(b"\n"):
+            rest = file.readline(MAX_ROW_BYTES + 1)
+        yield line.removeprefix(codecs.BOM_UTF8) if first else line
+        first = False
+
+
+def _unpacked(path: Path, notice: Notice) -> BinaryIO:
+    file = path.open("rb")
+    start = file.read(16)
+    for magic, unpack in _UNPACK.items():
+        if start.startswith(magic):
+            file.close()
+            notice(f"{path} is compressed, and was unpacked while it was read")
+            return unpack(path)
+    file.seek(0)
+    return file
+
+
+def _check_text(path: Path, sample: bytes) -> None:
+    for magic, (kind, remedy) in _OTHER_FILES.items():
+        if sample.startswith(magic):
+            raise DataError(f"{path} is {kind}, not a file of text", remedy)
+
+
+def _encoding(sample: bytes) -> str | None:
+    """What a file that begins like this is written in; None is UTF-8, or what nothing recognises.
+
+    Without a mark it must have bytes of 0, which no text in UTF-8 has, and read in that encoding
+    it must hold no character that texts do not have.
+    """
+    for mark, name in _MARKS.items():
+        if sample.startswith(mark):
+            return name
+    zeros = sample.count(0)
+    if not zeros or (zeros < len(sample) / 4 and _decoded(sample, "utf-8") is not None):
+        return None
+    read = {name: _decoded(sample, name) for name in _WITHOUT_MARK}
+    plain = {name: text for name, text in read.items() if text and _is_plain(text)}
+    return max(plain, key=lambda name: sum(map(str.isascii, plain[name])), default=None)
+
+
+def _decoded(sample: bytes, encoding: str) -> str | None:
+    """The sample as text, but for a character that is cut at its end."""
+    try:
+        return codecs.getincrementaldecoder(encoding)().decode(sample)
+    except UnicodeDecodeError:
+        return None
+
+
+def _is_plain(text: str) -> bool:
+    return not any(unicodedata.category(char) in _NO_TEXT for char in set(text) - set("\t\r\n\f"))
+
+
+class _Recoded(io.RawIOBase):
+    """Another encoding as UTF-8, and carriage returns as line feeds where lines end in them.
+
+    What cannot be decoded becomes bytes that are no UTF-8, so that its row is reported.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO, encoding: str, bare: bool) -> None:
+        self._path = path
+        self._file = file
+        self._decoder = (
+            codecs.getincrementaldecoder(encoding)("surrogatepass") if encoding else None
+        )
+        self._bare = bare
+        self._rest = b""
+        self._ended = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        view = memoryview(buffer).cast("B")
+        while not self._rest and not self._ended:
+            self._rest = self._next()
+        size = min(len(view), len(self._rest))
+        view[:size] = self._rest[:size]
+        self._rest = self._rest[size:]
+        return size
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def _next(self) -> bytes:
+        chunk = self._file.read(_CHUNK)
+        self._ended = not chunk
+        if self._decoder is not None:
+            try:
+                text = self._decoder.decode(chunk, self._ended)
+                chunk = text.encode("utf-8", "surrogatepass")
+            except UnicodeDecodeError as error:
+                if not self._ended:
+                    what = f"is not valid {error.encoding} ({error.reason})"
+                    raise DataError(f"{self._path} {what}", "save the file as UTF-8") from error
+                chunk = b"\xff"  # half a character at the end
+        return chunk.replace(b"\r", b"\n") if self._bare else chunk

@@ -1,0 +1,256 @@
+"""Rows of JSON: an object on each line, an array of objects, or objects one after the other.
+
+Which of them a file holds is read from its first lines, whatever its name says.
+"""
+
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from burnish.data.encoding import lines, open_utf8
+from burnish.data.row import MAX_ROW_BYTES, SURROGATE, BadRow, Notice, Row, not_utf8, too_long
+from burnish.errors import DataError, shown
+
+_CHUNK = 1 << 20
+_LONGEST_JSON = 64 * MAX_ROW_BYTES  # an item past this is taken for a broken file
+_SPACE = re.compile(r"[ \t\r\n]*")
+
+
+class _RepeatedKeyError(Exception):
+    """One object has a key twice with different values, and the second would replace the first.
+
+    Not a ValueError, which says that the text is no JSON.
+    """
+
+
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        for key, value in pairs:
+            if made[key] != value:
+                raise _RepeatedKeyError(key)
+    return made
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object_of)
+_FORGIVING = json.JSONDecoder()
+
+
+def json_lines(path: Path, notice: Notice) -> Iterator[Row | BadRow]:
+    """The rows of a `.jsonl` file.
+
+    Raises:
+        DataError: it holds an array or objects over several lines, and these are broken.
+    """
+    first, second = _first_lines(path)
+    if first.startswith(b"[") and not (second and isinstance(_parsed(first), list)):
+        notice(f"{path} holds one JSON array instead of an object on each line, and was read as it")
+        return _Values(path, notice, is_array=True).rows()
+    if first == b"{":
+        notice(f"{path} holds objects over several lines, and was read as such")
+        return _Values(path, notice, is_array=False).rows()
+    return _lines_of(path, notice)
+
+
+def json_array(path: Path, notice: Notice) -> Iterator[Row | BadRow]:
+    """The rows of a `.json` file.
+
+    Raises:
+        DataError: it is neither an array nor several objects, or is broken.
+    """
+    first, second = _first_lines(path)
+    if first.startswith(b"["):
+        return _Values(path, notice, is_array=True).rows()
+    if not first.startswith(b"{"):
+        raise _no_array(path)
+    if second.startswith(b"{") and isinstance(_parsed(first), dict):
+        notice(f"{path} holds an object on each line instead of one array, and was read as such")
+        return _lines_of(path, notice)
+    return _several(path, _Values(path, notice, is_array=False).rows(), notice)
+
+
+def _first_lines(path: Path) -> tuple[bytes, bytes]:
+    """The first two lines that are not empty, as far as there are any."""
+    with open_utf8(path) as file:
+        found = [*islice(filter(None, map(bytes.strip, lines(file))), 2), b"", b""]
+    return found[0], found[1]
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _several(path: Path, rows: Iterator[Row | BadRow], notice: Notice) -> Iterator[Row | BadRow]:
+    """Objects one after the other; a single one is rather a wrapping of the rows."""
+    first = list(islice(rows, 2))
+    if len(first) == 1:
+        raise _no_array(path, first[0].values if isinstance(first[0], Row) else None)
+    notice(f"{path} holds objects one after the other instead of an array, and was read as such")
+    yield from first
+    yield from rows
+
+
+def _no_array(path: Path, values: Mapping[str, Any] | None = None) -> DataError:
+    lists = [name for name, value in (values or {}).items() if isinstance(value, list)]
+    hint = "write [{...}, {...}], or name it .jsonl if it holds one object a line"
+    if lists:
+        hint = f"write the list {shown(lists[0])} alone into a file, if that holds the rows"
+    return DataError(f"{path} holds no JSON array", hint)
+
+
+def _lines_of(path: Path, notice: Notice) -> Iterator[Row | BadRow]:
+    commas = 0
+    with open_utf8(path, notice) as file:
+        for number, line in enumerate(lines(file), 1):
+            if text := line.strip():
+                row = _json_row(text, f"{path}:{number}")
+                if isinstance(row, BadRow) and text.endswith(b","):
+                    bare = _json_row(text[:-1], f"{path}:{number}")
+                    commas += isinstance(bare, Row)
+                    row = bare if isinstance(bare, Row) else row
+                yield row
+    if commas:
+        notice(f"{commas} lines of {path} end in a comma, which was passed over")
+
+
+def _json_row(line: bytes, source: str) -> Row | BadRow:
+    if len(line) > MAX_ROW_BYTES:
+        return too_long(source)
+    try:
+        value = _DECODER.decode(line.decode())
+    except UnicodeDecodeError:
+        return not_utf8(source)
+    except (ValueError, RecursionError) as error:
+        remedy = "complete the line or delete it"
+        if line.startswith(b"{'"):
+            remedy = "write it with double quotes, as json.dumps does"
+        return BadRow(source, f"is no JSON ({_what(error)})", remedy, "json")
+    except _RepeatedKeyError as error:
+        return _repeated(error, source)
+    return _object(value, source, escaped=b"\\u" in line)
+
+
+def _what(error: Exception) -> str:
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def _repeated(error: _RepeatedKeyError, source: str) -> BadRow:
+    reason = f"has the key {shown(error.args[0])} twice in one object, with different values"
+    return BadRow(source, reason, "keep one of them", "repeated_key")
+
+
+def _object(value: Any, source: str, *, escaped: bool) -> Row | BadRow:
+    if not isinstance(value, dict):
+        name = {list: "a list", str: "a string", type(None): "null"}.get(type(value), "a value")
+        turns = isinstance(value, list) and value and isinstance(value[0], dict)
+        field = "messages" if turns else "field"
+        remedy = f'write it as {{"{field}": {"[...]" if turns else "value"}}}'
+        return BadRow(source, f"is {name} and not an object", remedy, "no_object")
+    # An escape can write half a character, which no encoder takes later on.
+    if escaped and SURROGATE.search(json.dumps(value, ensure_ascii=False)):
+        reason, remedy = "holds half of an escaped character", "mend its \\ud800 escapes"
+        return BadRow(source, reason, remedy, "surrogate")
+    return Row(value, source)
+
+
+class _Values:
+    """Reads objects one by one, of an array or in a row, through a window along the file."""
+
+    def __init__(self, path: Path, notice: Notice, *, is_array: bool) -> None:
+        self.path = path
+        self.notice = notice
+        self.is_array = is_array
+        self.text = ""
+        self.at = 0
+        self.line = 1
+
+    def rows(self) -> Iterator[Row | BadRow]:
+        with io.TextIOWrapper(open_utf8(self.path, self.notice), "utf-8-sig") as self.file:
+            try:
+                yield from self._array() if self.is_array else self._series()
+            except UnicodeDecodeError as error:
+                raise DataError(f"{self.path} is not UTF-8", "save the file as UTF-8") from error
+
+    def _array(self) -> Iterator[Row | BadRow]:
+        self._peek()
+        self.at += 1
+        while self._peek() != "]":  # also behind a last comma
+            yield self._row()
+            mark = self._peek()
+            if mark not in (",", "]"):
+                raise self._broken("a comma or ] is missing")
+            self.at += mark == ","
+        self.at += 1
+        if self._peek():
+            raise self._broken("there is more behind the closing ]")
+
+    def _series(self) -> Iterator[Row | BadRow]:
+        while self._peek():
+            yield self._row()
+            mark = self._peek()  # it moves on, so before the sum
+            self.at += mark == ","
+
+    def _row(self) -> Row | BadRow:
+        source = f"{self.path}:{self.line}"
+        value, end = self._value()
+        raw = self.text[self.at : end]
+        self.line += raw.count("\n")
+        self.at = end
+        if isinstance(value, _RepeatedKeyError):
+            return _repeated(value, source)
+        if len(raw) > MAX_ROW_BYTES or len(raw.encode()) > MAX_ROW_BYTES:
+            return too_long(source)
+        return _object(value, source, escaped="\\u" in raw)
+
+    def _value(self) -> tuple[Any, int]:
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self.text, self.at)
+            except _RepeatedKeyError as error:
+                value = error
+                try:
+                    _, end = _FORGIVING.raw_decode(self.text, self.at)
+                except (ValueError, RecursionError) as broken:
+                    self._grow_or_fail(broken)
+                    continue
+            except (ValueError, RecursionError) as error:
+                self._grow_or_fail(error)
+                continue
+            # A number may go on past the window; anything may be followed by nothing.
+            if end < len(self.text) or not self._grow():
+                return value, end
+
+    def _peek(self) -> str:
+        """The next character that is no white space; empty at the end of the file."""
+        while True:
+            match = _SPACE.match(self.text, self.at)
+            end = match.end() if match else self.at
+            self.line += self.text.count("\n", self.at, end)
+            self.at = end
+            if end < len(self.text):
+                return self.text[end]
+            if not self._grow():
+                return ""
+
+    def _grow_or_fail(self, error: Exception) -> None:
+        if isinstance(error, RecursionError) or not self._grow():
+            raise self._broken(_what(error)) from error
+
+    def _grow(self) -> bool:
+        """Drops what was read and doubles the rest, so that long items cost linear time."""
+        self.text, self.at = self.text[self.at :], 0
+        if len(self.text) > _LONGEST_JSON:
+            return False
+        more = self.file.read(max(_CHUNK, len(self.text)))
+        self.text += more
+        return bool(more)
+
+    def _broken(self, why: str) -> DataError:
+        return DataError(f"{self.path} is no JSON after line {self.line} ({why})", "mend the file")

@@ -1,0 +1,51 @@
+"""A raw row of a file, good or bad, and what is too much of one."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MAX_ROW_BYTES = 1_000_000
+SURROGATE = re.compile("[\ud800-\udfff]")
+# Values in a reason: quoted, in brackets, or numbers.
+_VALUES = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\(.*\)|\d[\d,.]*", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One object of a file, unchanged. `source` is `file:line` (Parquet and Arrow: `file:row`)."""
+
+    values: Mapping[str, Any]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that cannot be used. `source reason` reads as a sentence, `remedy` as an order.
+
+    `code` names the kind of mistake, whichever value shows it.
+    """
+
+    source: str
+    reason: str
+    remedy: str
+    code: str = ""
+
+    @property
+    def kind(self) -> str:
+        """Equal for rows with the same mistake: the code, or the reason without its values."""
+        return self.code or _VALUES.sub("_", self.reason)
+
+
+Notice = Callable[[str], None]
+RowReader = Callable[[Path, Notice], Iterator[Row | BadRow]]
+
+
+def too_long(source: str) -> BadRow:
+    reason = f"is longer than {MAX_ROW_BYTES:,} bytes"
+    return BadRow(source, reason, "shorten or split it", "too_long")
+
+
+def not_utf8(source: str) -> BadRow:
+    return BadRow(source, "is not UTF-8", "save the file as UTF-8", "encoding")

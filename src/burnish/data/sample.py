@@ -1,0 +1,124 @@
+"""A seeded share of a file's rows: each label keeps its part of them, groups stay whole."""
+
+import hashlib
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+
+from burnish.chat import Example
+from burnish.run_directory import Finding
+
+LIMIT = "limit"  # the kind of its finding
+_Unit = list[tuple[int, Example]]  # rows that stay together, each with its place in the file
+_Member = tuple[int, _Unit]  # a unit with its hash
+
+
+class Sample:
+    """Takes rows one by one and keeps at most `limit`; all where it is None.
+
+    The order of a hash of seed and row decides, so the same rows are kept wherever they stand in
+    the file. Rows with neither label nor group take the memory of `limit` rows, others of all.
+    """
+
+    def __init__(self, limit: int | None, seed: int) -> None:
+        self._limit = limit
+        self._seed = seed
+        self._count = 0
+        self._kept: _Unit = []
+        self._heap: list[tuple[int, int, Example]] = []
+        self._bare = 0
+
+    def add(self, example: Example) -> None:
+        """The next row of the file."""
+        self._count += 1
+        if self._limit is None or example.label is not None or example.group is not None:
+            self._kept.append((self._count, example))
+            return
+        self._bare += 1
+        # The largest hash goes first; the place in the file parts equal ones.
+        entry = (-_hash(self._seed, example.id), -self._count, example)
+        if len(self._heap) < self._limit:
+            heapq.heappush(self._heap, entry)
+        else:
+            heapq.heappushpop(self._heap, entry)
+
+    def draw(self, name: str) -> tuple[list[Example], list[Finding]]:
+        """What was kept, in the order of the file, and what was left out of the split `name`."""
+        if self._limit is None or self._count <= self._limit:
+            kept = [*self._kept, *((-place, example) for _, place, example in self._heap)]
+            return _ordered(kept), []
+        rows = _ordered(self._drawn(self._limit))
+        labels = ", each label in its share" if any(row.label for row in rows) else ""
+        groups = ", groups whole" if any(row.group for row in rows) else ""
+        message = (
+            f"data.limit takes {len(rows)} of the {self._count} rows of {name}, drawn by the seed"
+            f"{labels}{groups}"
+        )
+        return rows, [Finding(LIMIT, "info", message, len(rows))]
+
+    def _drawn(self, limit: int) -> _Unit:
+        strata, sizes = self._strata()
+        quotas = _quotas(sizes, limit)
+        taken: _Unit = []
+        rest: list[_Member] = []
+        for stratum, members in sorted(strata.items()):
+            left = quotas[stratum]
+            for member in sorted(members, key=_order):
+                if len(member[1]) <= left:
+                    taken += member[1]
+                    left -= len(member[1])
+                else:
+                    rest.append(member)
+        # What groups were too large for goes to whatever fits.
+        for _, unit in sorted(rest, key=_order):
+            if len(unit) <= limit - len(taken):
+                taken += unit
+        return taken
+
+    def _strata(self) -> tuple[dict[str, list[_Member]], Counter[str]]:
+        """The units of each label, and how many rows it has in the file."""
+        units: dict[str, _Unit] = defaultdict(list)
+        for place, example in self._kept:
+            own = f"\0{place}" if example.group is None else example.group
+            units[own].append((place, example))
+        strata: dict[str, list[_Member]] = defaultdict(list)
+        sizes: Counter[str] = Counter()
+        for unit in units.values():
+            first, stratum = unit[0][1], _stratum(unit)
+            name = first.id if first.group is None else first.group
+            strata[stratum].append((_hash(self._seed, name), unit))
+            sizes[stratum] += len(unit)
+        if self._heap:
+            strata[""] += ((-order, [(-place, row)]) for order, place, row in self._heap)
+            sizes[""] += self._bare
+        return strata, sizes
+
+
+def _order(member: _Member) -> tuple[int, int]:
+    """By the hash; equal ones by the place in the file."""
+    return member[0], member[1][0][0]
+
+
+def _stratum(unit: _Unit) -> str:
+    counts = Counter(example.label or "" for _, example in unit)
+    return min(counts, key=lambda label: (-counts[label], label))
+
+
+def _quotas(sizes: Mapping[str, int], limit: int) -> dict[str, int]:
+    """Rows of each stratum: one where there is room for one of each, and a share of the others."""
+    least = 1 if len(sizes) <= limit else 0
+    free, total = limit - least * len(sizes), sum(sizes.values()) - least * len(sizes)
+    exact = {name: free * (size - least) / total for name, size in sizes.items()}
+    quotas = {name: least + int(share) for name, share in exact.items()}
+    by_rest = sorted(exact, key=lambda name: (int(exact[name]) - exact[name], name))
+    for name in by_rest[: limit - sum(quotas.values())]:
+        quotas[name] += 1
+    return quotas
+
+
+def _ordered(rows: _Unit) -> list[Example]:
+    return [example for _, example in sorted(rows, key=lambda row: row[0])]
+
+
+def _hash(seed: int, name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"limit:{seed}:{name}".encode()).digest()[:8], "big")
