@@ -16,6 +16,7 @@ from torch import Tensor
 
 from burnish.errors import ModelError, UserError
 from burnish.serving.engine.requests import Grammar
+from burnish.serving.engine.schema_cost import check_cost
 
 # Any JSON allows space without end between its marks, and a model may like writing it.
 _SPACE = r"[ \n\t]{0,20}"
@@ -23,6 +24,7 @@ _SPACE = r"[ \n\t]{0,20}"
 _LARGEST = 1 << 19
 # Arguments as chat templates write them, so that a model finds what it has learnt.
 _AS_TEMPLATES = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_OF_TOOLS = "the schemas of the tools have"
 _OPENING, _CLOSING = "<tool_call>", "}\n</tool_call>"
 # Words, and behind them what a call begins with: the first one ends them.
 _WORDS = ["WORDS: /(.|\\n)*/", f"begun[lazy]: WORDS {json.dumps(_OPENING)}"]
@@ -41,8 +43,8 @@ _TOKENIZERS: "weakref.WeakKeyDictionary[Any, LLTokenizer]" = weakref.WeakKeyDict
 class JsonGrammar:
     """Which tokens may come next in one answer."""
 
-    def __init__(self, tokens: LLTokenizer, compiled: str) -> None:
-        self._matcher = LLMatcher(tokens, compiled, log_level=0)
+    def __init__(self, tokens: LLTokenizer, matcher: LLMatcher) -> None:
+        self._matcher = matcher.deep_copy()
         self._words_W = torch.zeros((tokens.vocab_size + 31) // 32, dtype=torch.int32)
         self._check()
 
@@ -84,10 +86,10 @@ class Schema:
 
     schema: Mapping[str, Any]
     tokens: LLTokenizer
-    compiled: str
+    matcher: LLMatcher  # compiled once, by whoever asks; the engine only copies it
 
     def __call__(self) -> Grammar:
-        return JsonGrammar(self.tokens, self.compiled)
+        return JsonGrammar(self.tokens, self.matcher)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,9 +98,10 @@ class Calls:
 
     tokens: LLTokenizer
     lark: str
+    matcher: LLMatcher
 
     def __call__(self) -> Grammar:
-        return JsonGrammar(self.tokens, LLMatcher.grammar_from_lark(self.lark))
+        return JsonGrammar(self.tokens, self.matcher)
 
 
 def json_grammar(tokenizer: Any) -> Schema:
@@ -120,14 +123,12 @@ def schema_grammar(tokenizer: Any, schema: Mapping[str, Any]) -> Schema:
     """
     tokens, written = _tokens(tokenizer), json.dumps(schema)
     _check_size(written, "the JSON schema has")
+    check_cost([schema], "the JSON schema has")
     try:
-        compiled = _compiled(written)
-        error = LLMatcher.validate_grammar(compiled, tokens)
-    except ValueError as refused:
-        error = str(refused)
-    if error:
-        raise UserError(f"the JSON schema cannot be used ({_first_line(error)})", "simplify it")
-    return Schema(schema, tokens, compiled)
+        return Schema(schema, tokens, _matcher(tokens, _compiled(written)))
+    except ValueError as error:
+        said = _first_line(str(error))
+        raise UserError(f"the JSON schema cannot be used ({said})", "simplify it") from error
 
 
 def call_grammar(
@@ -163,10 +164,24 @@ def call_grammar(
         arguments = _json(given if strict else lenient(given), _AS_TEMPLATES)
         lines.append(f"call_{place}: {called} {arguments} {json.dumps(_CLOSING)}")
     lark = "\n".join(lines)
-    _check_size(lark, "the schemas of the tools have")
-    if error := LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(lark), tokens):
-        raise UserError(f"the tools cannot be used ({_first_line(error)})", "simplify them")
-    return Calls(tokens, lark)
+    _check_size(lark, _OF_TOOLS)
+    compiled = [function.get("parameters") or {} for function in functions]
+    check_cost([*compiled, answer] if isinstance(answer, Mapping) else compiled, _OF_TOOLS)
+    try:
+        return Calls(tokens, lark, _matcher(tokens, LLMatcher.grammar_from_lark(lark)))
+    except ValueError as error:
+        said = _first_line(str(error))
+        raise UserError(f"the tools cannot be used ({said})", "simplify them") from error
+
+
+def _matcher(tokens: LLTokenizer, compiled: str) -> LLMatcher:
+    """
+    Raises:
+        ValueError: the grammar cannot be kept to.
+    """
+    if error := LLMatcher.validate_grammar(compiled, tokens):
+        raise ValueError(error)
+    return LLMatcher(tokens, compiled, log_level=0)
 
 
 def _arguments(parameters: Mapping[str, Any] | None, *, free: bool) -> dict[str, Any]:
