@@ -109,6 +109,9 @@ def test_a_system_text_of_the_row_is_used(row: dict[str, Any]) -> None:
         {"conversations": text([HUMAN]), "chosen": text(GPT), "rejected": text(OTHER)},
         {"messages": [USER], "chosen": GOOD, "rejected": BAD},
         {"chosen": [HUMAN, GPT], "rejected": [HUMAN, OTHER]},
+        {"messages": [USER, GOOD], "rejected_response": "b"},
+        {"messages": [USER, GOOD], "rejected": [BAD]},
+        {"query": "q", "response": "a", "rejected_response": "b"},
         {
             "input": text({"messages": [USER]}),
             "preferred_output": text([GOOD]),
@@ -147,7 +150,15 @@ def test_pairs_with_more_to_them() -> None:
 )
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("label", False), ("kto_tag", True), ("label", "true"), ("label", 0), ("thumbs_up", True)],
+    [
+        ("label", False),
+        ("kto_tag", True),
+        ("label", "true"),
+        ("label", 0),
+        ("label", -1),
+        ("label", "undesirable"),
+        ("thumbs_up", True),
+    ],
 )
 def test_judged_answers(row: dict[str, Any], column: str, value: Any) -> None:
     example = good(row | {column: value})
@@ -247,6 +258,7 @@ def test_calls_in_conversations_of_every_style() -> None:
         ({"conversations": [HUMAN, GPT], "image": "a.png"}, "has image, and only text is read"),
         ({"prompt": "q", "completion": "a", "audios": ["a"]}, "has audios, and only text is read"),
         ({"instruction": "q", "output": "a", "Videos": ["a"]}, "has Videos, and only"),
+        ({"messages": [USER | {"images": ["a"]}, GOOD]}, "has messages[0].images, and only"),
         ({"prompt": "<image>\nwhat is it?", "completion": "a"}, "has a turn with the placeholder"),
         ({"instruction": "what is it? <video>", "output": "a"}, "has a turn with the placeholder"),
         ({"text": "q", "labels": ["a", "b"]}, "has 2 classes in labels (a, b)"),
@@ -283,6 +295,8 @@ def test_text_stays_text(row: dict[str, Any]) -> None:
         ({"Context": "q", "Response": "a"}, "{prompt: Context, completion: Response}"),
         ({"problem": "q", "solution": "a"}, "{prompt: problem, completion: solution}"),
         ({"title": "q", "category": "a"}, "{text: title, label: category}"),
+        ({"dialog": [USER, GOOD]}, "{messages: dialog}"),
+        ({"chat": text([HUMAN, GPT])}, "{conversations: chat}"),
         ({"words": ["a"], "ner": ["O"]}, "{tokens: words, tags: ner}"),
     ],
 )

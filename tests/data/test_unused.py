@@ -108,6 +108,8 @@ def test_the_line_uses_the_column() -> None:
         ),
         (CHAT | {"sytem": "s"}, "{columns: {system: sytem}}"),
         ({"text": "t", "label": "x", "system": "s"}, "system"),
+        ({"text": "t", "label": 3, "label_text": "x"}, "{columns: {label: label_text}}"),
+        (CHAT | {"reward": 0.3}, "reward looks like a judgement"),
         ({"tokens": ["a"], "tags": ["O"], "pos": ["N"]}, "pos"),
     ],
 )

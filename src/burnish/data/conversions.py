@@ -11,6 +11,7 @@ from burnish.data.fields import (
     SHAREGPT,
     any_turn,
     read_turn,
+    refuse_media,
     text_of,
     turns_of,
     turns_or_text,
@@ -21,7 +22,6 @@ from burnish.data.tools import offered
 from burnish.data.tracked import Fields, is_empty
 
 _IOB2 = re.compile(r"O|[BI]-\S+")
-MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 # Where a picture stood for LLaVA and its kin; inside a text it may be markup.
 _PLACEHOLDER = re.compile(r"\s*(<(image|audio|video)>)|.*(<(image|audio|video)>)\s*\Z", re.DOTALL)
 # What every format of turns may have besides.
@@ -156,16 +156,14 @@ def turned(convert: Callable[[Fields], Conversation]) -> Callable[[Fields], Conv
 
 
 def _check_media(turns: Conversation, values: Fields) -> None:
-    remedy = "leave the row out, or write what it shows as text"
-    for name in values:
-        if name.lower() in MEDIA and not is_empty(values.peek(name)):
-            raise MisfitError(f"has {values.column(name)}, and only text is read", remedy)
+    refuse_media(values)
     for turn in turns:
         mark = _PLACEHOLDER.match(turn.content) if turn.role == "user" else None
         kind = mark and (mark[2] or mark[4])
         if kind and f"</{kind}>" not in turn.content:
             raise MisfitError(
-                f"has a turn with the placeholder <{kind}>, and only text is read", remedy
+                f"has a turn with the placeholder <{kind}>, and only text is read",
+                "leave the row out, or write what it shows as text",
             )
 
 

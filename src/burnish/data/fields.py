@@ -10,7 +10,7 @@ from typing import Any
 from burnish.chat import Message, Role
 from burnish.data.misfit import MisfitError, kind_of
 from burnish.data.tools import call_of_text, called
-from burnish.data.tracked import Fields
+from burnish.data.tracked import Fields, is_empty
 
 CHAT_ROLES: dict[str, Role] = {
     "system": "system",
@@ -44,7 +44,21 @@ SHAREGPT_ROLES: dict[str, Role] = {
 # What data sets call the switch that says whether a turn is learnt.
 _SWITCHES = ("train", "loss", "trainable")
 REASONING = ("reasoning_content", "reasoning", "thinking")
+MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 _TRUTH = {"true": True, "false": False, "1": True, "0": False}
+_JUDGEMENTS = _TRUTH | {"1.0": True, "0.0": False, "-1": False}
+for _good, _bad in (
+    ("yes", "no"),
+    ("good", "bad"),
+    ("liked", "disliked"),
+    ("like", "dislike"),
+    ("up", "down"),
+    ("thumbs_up", "thumbs_down"),
+    ("chosen", "rejected"),
+    ("accepted", "rejected"),
+    ("desirable", "undesirable"),
+):
+    _JUDGEMENTS |= {_good: True, _bad: False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +144,7 @@ def read_turn(turn: Any, where: str, style: Style, *, learnt: bool = True) -> Me
         learnt: off where only the text of the turn is used, so that the rest is reported.
     """
     role, name = _role_of(turn, style, where)
+    refuse_media(turn, where)
     if name in _CALLS:
         return Message(role, call_of_text(turn.get(style.text), f"{where}{style.text}"))
     calls = called(turn, where) if role == "assistant" else ""
@@ -140,6 +155,18 @@ def read_turn(turn: Any, where: str, style: Style, *, learnt: bool = True) -> Me
     if role != "assistant" or not learnt:
         return Message(role, said)
     return Message(role, said, _weight(turn, where), reasoning=_reasoning(turn, where) or thought)
+
+
+def refuse_media(values: Mapping[str, Any], where: str = "") -> None:
+    """Raises MisfitError where a row or a turn has pictures or sounds besides its text."""
+    for name in values:
+        value = values.peek(name) if isinstance(values, Fields) else values.get(name)
+        if name.lower() in MEDIA and not is_empty(value):
+            column = values.column(name) if isinstance(values, Fields) and not where else name
+            raise MisfitError(
+                f"has {where}{column}, and only text is read",
+                "leave the row out, or write what it shows as text",
+            )
 
 
 def _role_of(turn: Any, style: Style, where: str) -> tuple[Role, str]:
@@ -173,8 +200,9 @@ def _content(
         return "", ""
     if value is None and isinstance(turn.get("refusal"), str):
         return str(turn["refusal"]), ""
-    if not isinstance(value, list):
+    if not isinstance(value, list | dict):
         return text_of(turn, style.text, where), ""
+    value = value if isinstance(value, list) else [value]
     parts = [_part(part, f"{where}{style.text}") for part in value]
     said = "".join(text for text, is_thought in parts if not is_thought)
     return said, "".join(text for text, is_thought in parts if is_thought)
@@ -235,3 +263,10 @@ def truth(value: Any) -> bool | None:
     if isinstance(value, str):
         return _TRUTH.get(value.strip().lower())
     return bool(value) if value in (True, False) else None
+
+
+def judgement(value: Any) -> bool | None:
+    """Whether an answer was liked, in any of the words for it; None where that is not said."""
+    if isinstance(value, str):
+        return _JUDGEMENTS.get(value.strip().lower())
+    return False if value == -1 else truth(value)

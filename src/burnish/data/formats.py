@@ -160,7 +160,7 @@ class Converter:
                     if sources is not None:
                         return form, sources
         own = {names.get(name, name): value for name, value in values.items()}
-        known = ", ".join("/".join(form.required) for form in FORMATS if not form.judged)
+        known = ", ".join("/".join(form.required) for form in FORMATS if form.is_plain)
         line = suggested(own)
         raise MisfitError(
             f"is of no known format (its fields: {', '.join(own) or 'none'})",

@@ -6,7 +6,7 @@ from typing import Any
 
 from burnish.chat import Conversation, Message
 from burnish.data.conversions import said
-from burnish.data.fields import any_turn, text_of, truth, turns_of, turns_or_text, unpacked
+from burnish.data.fields import any_turn, judgement, text_of, turns_of, turns_or_text, unpacked
 from burnish.data.misfit import MisfitError, kind_of
 from burnish.data.tracked import Fields
 
@@ -72,12 +72,22 @@ def rejected_answer(values: Fields) -> dict[str, Any]:
     return {"rejected": rejected}
 
 
+def disliked_besides(values: Fields) -> dict[str, Any]:
+    """The answer that people liked less, where the liked one is the last turn of the row."""
+    rejected = _reply(values, "rejected")
+    if not rejected.strip():
+        raise MisfitError(
+            f"has an empty answer as {values.column('rejected')}", "write it, or delete the row"
+        )
+    return {"rejected": rejected}
+
+
 def liked(values: Fields) -> dict[str, Any]:
     value = values.get("label")
-    if (judgement := truth(value)) is None:
+    if (is_liked := judgement(value)) is None:
         reason = f"has {kind_of(value)} as {values.column('label')}"
         raise MisfitError(reason, "write true (liked) or false")
-    return {"liked": judgement}
+    return {"liked": is_liked}
 
 
 def further_fields(values: Mapping[str, Any]) -> dict[str, Any]:

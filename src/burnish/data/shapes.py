@@ -22,12 +22,13 @@ from burnish.data.conversions import (
     turned,
     words_tags,
 )
-from burnish.data.fields import truth
+from burnish.data.fields import judgement
 from burnish.data.preferences import (
     answered,
     asked,
     chosen_turns,
     compared,
+    disliked_besides,
     liked,
     openai_pair,
     rejected_answer,
@@ -67,6 +68,11 @@ class Format:
     @property
     def fields(self) -> tuple[str, ...]:
         return self.required + self.optional
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is no other format with a judgement or a rejected answer besides."""
+        return not self.judged and self.extras is not disliked_besides
 
     @property
     def is_last(self) -> bool:
@@ -113,6 +119,19 @@ _WITH_ANSWERS: tuple[Format, ...] = (
         aliases=_synonyms("output"),
     ),
 )
+
+
+def _compared(forms: tuple[Format, ...]) -> Iterator[Format]:
+    """The same rows with a second answer, which was liked less."""
+    for form in forms:
+        yield Format(
+            f"{form.name} with a rejected answer",
+            (*form.required, "rejected"),
+            form.convert,
+            form.optional,
+            extras=disliked_besides,
+            aliases={**form.aliases, "rejected": ("rejected_response",)},
+        )
 
 
 def _judged(forms: tuple[Format, ...]) -> Iterator[Format]:
@@ -162,6 +181,7 @@ FORMATS: tuple[Format, ...] = (
         extras=liked,
         aliases={**_synonyms("completion"), "label": _JUDGEMENTS[1:]},
     ),
+    *_compared(_WITH_ANSWERS),
     *_judged(_WITH_ANSWERS),
     *_WITH_ANSWERS,
     Format(
@@ -201,6 +221,6 @@ def sources_of(
             return None
         if held and name not in found:
             found[name] = held[0]
-    if form.judged and "label" not in mapped and truth(values[found["label"]]) is None:
+    if form.judged and "label" not in mapped and judgement(values[found["label"]]) is None:
         return None
     return found

@@ -40,8 +40,7 @@ def alike_labels(examples: Sequence[Example]) -> list[Finding]:
             more = f", and {len(torn) - _SHOWN} more" if len(torn) > _SHOWN else ""
             shown = ", ".join(map(_spelt, list(torn.values())[:_SHOWN]))
             message = (
-                f"{len(torn)} {what} are written in several ways, which differ only in case, "
-                "spaces or Unicode form and are learnt as different: "
+                f"{what} that differ only in case, spaces or Unicode form are learnt as different: "
                 f"{_one_line(shown)}{more}; write each in one way"
             )
             count = sum(counts.total() - max(counts.values()) for counts in torn.values())
@@ -51,8 +50,10 @@ def alike_labels(examples: Sequence[Example]) -> list[Finding]:
 
 def _spelt(counts: Counter[str]) -> str:
     names = [name for name, _ in counts.most_common()]
-    return " and ".join(
-        f"{shown} ({counts[name]} rows)" for name, shown in zip(names, escaped(names), strict=True)
+    shown = escaped(names)
+    same = f"{names[0]}: " if shown[0] != repr(names[0]) else ""
+    return same + " and ".join(
+        f"{one} ({counts[name]} rows)" for name, one in zip(names, shown, strict=True)
     )
 
 

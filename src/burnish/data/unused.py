@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
-from burnish.data.fields import truth
+from burnish.data.fields import judgement, unpacked
 from burnish.run_directory import Finding
 
 _SHOWN = 5
@@ -64,6 +64,7 @@ _ANSWERS = frozenset(
 _JUDGEMENTS = frozenset(
     (
         "label",
+        "reward",
         "accepted",
         "approved",
         "correct",
@@ -150,7 +151,7 @@ class _Column:
         self.rows += 1
         if len(self.where) < _SHOWN:
             self.where.append(source)
-        self.are_truths &= truth(value) is not None
+        self.are_truths &= judgement(value) is not None
         self.are_short &= isinstance(value, bool | int | str) and len(str(value)) <= _LONGEST_CLASS
         if self.are_short and len(self.values) <= _MOST_VALUES:
             self.values.add(str(value).strip())
@@ -219,6 +220,8 @@ class UnusedColumns:
             if column.are_truths:
                 return _Hint(name, "as a judgement of the answers", {"label": name}, True)
             return _Hint(name, "", {}, False, _JUDGED.format(name))
+        if plain in _CLASSES and form == "text/label":
+            return _Hint(name, f"instead of {own['label']}", {"label": name}, False)
         if plain in _CONTEXTS and form == "question/answer":
             ours = {"instruction": own["question"], "input": name, "output": own["answer"]}
             return _Hint(name, "as a part of the question", ours, False)
@@ -246,13 +249,21 @@ class _Hint:
 
 def suggested(values: Mapping[str, Any]) -> str:
     """A line of a recipe that may use a row of no known format; empty where nothing does."""
+    for name, value in values.items():
+        turns = unpacked(value)
+        first = turns[0] if isinstance(turns, list) and turns else None
+        if isinstance(first, Mapping) and ("role" in first or "from" in first):
+            return _line({"messages" if "role" in first else "conversations": name})
     texts = [name for name, value in values.items() if isinstance(value, str)]
     lists = [name for name, value in values.items() if isinstance(value, list)]
     if len(lists) == 2 and len(values[lists[0]]) == len(values[lists[1]]) and not texts:
         return _line(dict(zip(("tokens", "tags"), lists, strict=True)))
     answers = [name for name in texts if name.strip().lower() in _ANSWERS]
     classes = [name for name in values if name.strip().lower() in _CLASSES and name not in lists]
-    for ours, asked, names in (("completion", "prompt", answers), ("label", "text", classes)):
+    for ours, asked, names in (
+        ("completion", "prompt", answers),
+        ("label", "text", classes),
+    ):
         others = [name for name in texts if name not in names]
         if len(names) == 1 and len(others) == 1:
             return _line({asked: others[0], ours: names[0]})
