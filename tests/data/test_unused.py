@@ -77,6 +77,13 @@ def test_who_chose_the_format_is_only_warned(options: dict[str, Any]) -> None:
     assert seen({"text": "t", "category": "b"}, **options).severity == "warning"
 
 
+def test_a_column_whose_name_another_took_is_reported() -> None:
+    found = seen(
+        {"review": "q", "stars": "5", "text": "more"}, columns={"text": "review", "label": "stars"}
+    )
+    assert found.message.startswith("column text is used by nothing")
+
+
 def test_the_line_uses_the_column() -> None:
     row = {"text": "t", "category": "b"}
     assert unused(row, columns={"label": "category"}) is None

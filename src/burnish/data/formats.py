@@ -6,16 +6,19 @@ from typing import Any
 
 from burnish.chat import Conversation, Example, Message, content_id
 from burnish.data.conversions import plain_text
+from burnish.data.fields import judgement
 from burnish.data.findings import error_of
 from burnish.data.misfit import MisfitError
 from burnish.data.preferences import further_fields
 from burnish.data.rows import BadRow, Row
 from burnish.data.shapes import FORMATS as FORMATS
-from burnish.data.shapes import KNOWN, Format, sources_of
+from burnish.data.shapes import JUDGEMENTS, KNOWN, Format, sources_of
 from burnish.data.tracked import Fields
 from burnish.data.unused import UnusedColumns, suggested
 from burnish.errors import DataError
 from burnish.run_directory import Finding
+
+_LAYOUTS = 1000  # of columns, which are kept
 
 
 class Converter:
@@ -42,6 +45,9 @@ class Converter:
         self.format: Format | None = None
         self._sources: Mapping[str, str] = {}
         self._own: dict[str, str] = {}
+        # Most rows of a file are laid out alike, so what was found for one is kept for the next.
+        self._names: dict[tuple[str, ...], dict[str, str]] = {}
+        self._matches: dict[tuple[Any, ...], tuple[Format, Mapping[str, str]]] = {}
         self._columns = columns
         self._system = system
         self._group = group_by or columns.get("group")
@@ -78,7 +84,7 @@ class Converter:
             return BadRow(row.source, misfit.reason, misfit.remedy, misfit.code)
         self.format, self._sources = form, sources
         self._own = self._own or {name: fields.column(name) for name in form.fields}
-        self._unused.add(raw, fields.unused(), row.source)
+        self._unused.add(raw, fields.unused(raw), row.source)
         group = raw.get(self._group) if self._group else None
         own = fields.get("id")
         return Example(
@@ -98,29 +104,32 @@ class Converter:
         is_meant |= self._is_free or (self._documents and form.convert is plain_text)
         return self._unused.findings(split, form.name, self._own, is_meant=is_meant)
 
-    def _rename(self, values: dict[str, Any]) -> tuple[Mapping[str, Any], dict[str, str]]:
+    def _rename(self, values: dict[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, str]]:
         """The row by the names of our fields, and each of them with the user's column."""
-        names = dict(self._columns)
-        for name, column in names.items():
+        key = tuple(values)
+        if (names := self._names.get(key)) is None:
+            names = self._named(values)
+            if len(self._names) < _LAYOUTS:
+                self._names[key] = names
+        return {name: values.get(column) for name, column in names.items()}, names
+
+    def _named(self, values: Mapping[str, Any]) -> dict[str, str]:
+        for name, column in self._columns.items():
             if column not in values and name != "group":
                 reason = f"has no column {column!r}, which data.columns names for {name}"
                 raise MisfitError(reason, _near(column, values, "correct data.columns"))
-        taken = set(names.values())
-        ours: dict[str, Any] = {}
-        for column, value in values.items():
-            if column in taken:
-                continue
+        taken = set(self._columns.values())
+        names: dict[str, str] = {}
+        for column in values:
             folded = column.lower()  # `Label` is a label where there is no other
-            is_ours = folded in KNOWN and folded not in values and folded not in ours
+            is_ours = folded in KNOWN and folded not in values and folded not in names
             name = folded if is_ours and column not in KNOWN else column
-            if name not in names:
-                ours[name] = value
-                if name != column:
-                    names[name] = column
-        return ours | {name: values.get(names[name]) for name in self._columns}, names
+            if column not in taken and name not in self._columns:
+                names[name] = column
+        return names | dict(self._columns)
 
     def _fitting(
-        self, values: Mapping[str, Any], names: dict[str, str]
+        self, values: Mapping[str, Any], names: Mapping[str, str]
     ) -> tuple[Fields, Format, Mapping[str, str]]:
         """The row as a format reads it, and which of its columns stands for which field."""
         expected = self.format
@@ -128,7 +137,11 @@ class Converter:
             column = self._sources.get(name, name)
             if column not in values:
                 raise MisfitError(f"has no {column}", _near(column, values, f"add the {column}"))
-        form, sources = self._match(values, names)
+        judged = tuple(judgement(values[name]) is None for name in JUDGEMENTS if name in values)
+        key = (*names, *(value is None for value in values.values()), *judged)
+        form, sources = self._matches.get(key) or self._match(values, names)
+        if len(self._matches) < _LAYOUTS:
+            self._matches[key] = form, sources
         if expected and form is not expected:
             missing = [self._sources.get(name, name) for name in expected.required]
             if any(values[column] is None for column in missing):
@@ -177,7 +190,7 @@ class Converter:
     def _without_turns(self, raw: Mapping[str, Any], fields: Fields, row: Row) -> DataError:
         """A system text has no place in plain text, which a label by another name leaves behind."""
         lost = UnusedColumns(self._exempt)
-        lost.add(raw, fields.unused(), row.source)
+        lost.add(raw, fields.unused(raw), row.source)
         for one in lost.findings(
             "it", "plain text", {"text": fields.column("text")}, is_meant=False
         ):

@@ -38,7 +38,7 @@ from burnish.data.tracked import Fields
 
 Aliases = Mapping[str, tuple[str, ...]]
 _ANSWERS = ("completion", "response", "output", "answer")
-_JUDGEMENTS = ("label", "kto_tag", "liked", "is_liked", "thumbs_up")
+JUDGEMENTS = ("label", "kto_tag", "liked", "is_liked", "thumbs_up")
 _SYSTEM: Aliases = {"system": ("system_prompt",)}
 
 
@@ -145,7 +145,7 @@ def _judged(forms: tuple[Format, ...]) -> Iterator[Format]:
             form.convert,
             form.optional,
             extras=liked,
-            aliases={**form.aliases, "label": _JUDGEMENTS[1:]},
+            aliases={**form.aliases, "label": JUDGEMENTS[1:]},
             judged=True,
         )
 
@@ -179,7 +179,7 @@ FORMATS: tuple[Format, ...] = (
         turned(answered("completion")),
         BESIDES,
         extras=liked,
-        aliases={**_synonyms("completion"), "label": _JUDGEMENTS[1:]},
+        aliases={**_synonyms("completion"), "label": JUDGEMENTS[1:]},
     ),
     *_compared(_WITH_ANSWERS),
     *_judged(_WITH_ANSWERS),

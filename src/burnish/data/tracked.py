@@ -33,6 +33,9 @@ class Fields(Mapping[str, Any]):
         self._used.add(self.column(field))
         return value
 
+    def get(self, field: str, default: Any = None) -> Any:
+        return self[field] if field in self._values else default
+
     def __contains__(self, field: object) -> bool:
         return field in self._values
 
@@ -61,9 +64,10 @@ class Fields(Mapping[str, Any]):
         view._values, view._used, view._seen = values, self._used, self._seen
         return view
 
-    def unused(self) -> set[str]:
-        """Columns that have a value which nothing read."""
-        return self._seen - self._used
+    def unused(self, row: Mapping[str, Any]) -> set[str]:
+        """Columns of the row, and fields of its turns, that have a value which nothing read."""
+        held = {name for name, value in row.items() if not is_empty(value)}
+        return (held | self._seen) - self._used
 
 
 def is_empty(value: Any) -> bool:
