@@ -98,10 +98,11 @@ class Calls:
 
     tokens: LLTokenizer
     lark: str
-    matcher: LLMatcher
+    matcher: LLMatcher | None = None  # of a grammar that was checked
 
     def __call__(self) -> Grammar:
-        return JsonGrammar(self.tokens, self.matcher)
+        checked = self.matcher or _matcher(self.tokens, LLMatcher.grammar_from_lark(self.lark))
+        return JsonGrammar(self.tokens, checked)
 
 
 def json_grammar(tokenizer: Any) -> Schema:
