@@ -17,6 +17,7 @@ from burnish.models.sources import resolve
 from burnish.opening import open_run
 from burnish.progress import Bars
 from burnish.recipe import Recipe, build_recipe, changed_recipe
+from burnish.recipe.paths import expanded
 from burnish.resuming import continued
 from burnish.run_directory import Finding, RunDirectory, remove_directory, replace_directory
 
@@ -29,7 +30,7 @@ ELSEWHERE = (
 
 def is_foreign(folder: Path | str) -> bool:
     """Whether it is an adapter in PEFT format, and no run."""
-    path = Path(folder)
+    path = expanded(folder)
     return (path / CONFIG).exists() and not (path / "manifest.json").exists()
 
 
@@ -47,6 +48,7 @@ def adopt(
         RunError: the name is that of another run, or rows or settings have changed since.
         ModelError: the adapter is damaged or does not fit the model; no run is left behind.
     """
+    folder = expanded(folder)
     values = adopted_recipe(folder, data, model, name)
     recipe = build_recipe(values, recipe_keys=set(), command_keys={"model", "data.train"})
     recipe = changed_recipe(recipe, overrides) if overrides else recipe
@@ -126,7 +128,7 @@ def adopted_recipe(
         ModelError: it is no LoRA adapter, its weights are no safetensors file, or it is damaged.
         DataError: no rows are named, so nothing says what it gained.
     """
-    path = Path(folder)
+    path = expanded(folder)
     config = adapter_settings(path)
     kind = config.get("peft_type")
     if kind != "LORA":

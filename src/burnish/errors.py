@@ -29,7 +29,7 @@ _SPELT = re.compile(
 )
 
 _LONGEST_VALUE = 200
-_LONGEST_LINE = 2000
+_LONGEST_LINE = 10_000
 # Looks no deeper and no further than a quotation can show, however large the value is.
 _REPR = reprlib.Repr()
 _REPR.maxlevel = 6

@@ -17,6 +17,7 @@ from burnish.candidates import Candidate, Frontier
 from burnish.chat import Example
 from burnish.errors import RunError
 from burnish.overlaps import Leakage
+from burnish.recipe.paths import expanded
 
 Decision = Literal["release", "hold", "inconclusive"]
 State = Literal["created", "training", "trained", "evaluated", "certified"]
@@ -137,7 +138,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+        self.path = expanded(path)
 
     @classmethod
     def create(cls, path: Path, manifest: Manifest) -> "RunDirectory":
@@ -385,14 +386,13 @@ def _set_aside(path: Path) -> Path:
 
 def _drop_torn_line(file: BinaryIO) -> None:
     """Cuts off a last line that a kill left without its end, lest the next one be glued to it."""
-    size = end = file.seek(0, os.SEEK_END)
+    end = file.seek(0, os.SEEK_END)
     while end:
         file.seek(end - 1)
         if file.read(1) == b"\n":
             break
         end -= 1
-    if end < size:
-        file.truncate(end)
+    file.truncate(end)
 
 
 def _sync(file: Any) -> None:

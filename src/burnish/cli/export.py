@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from burnish.cli.options import Json
+from burnish.cli.options import PATH, Json
 
 _JUDGED = {
     "release": "release",
@@ -31,7 +31,8 @@ def command(
         Literal["merged", "peft", "gguf"], typer.Option("--as", help="for which tool")
     ] = "merged",
     output: Annotated[
-        Path | None, typer.Option(help="a folder that is not there yet; of GGUF also a file")
+        Path | None,
+        typer.Option(**PATH, help="a folder that is not there yet; of GGUF also a file"),
     ] = None,
     precision: Annotated[
         Literal["f32", "f16", "q8_0"] | None,

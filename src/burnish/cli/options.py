@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from burnish.agreement import read_parity
-from burnish.errors import InterruptedRunError, RecipeError, UserError
+from burnish.errors import InterruptedRunError, RecipeError, UserError, cut
+from burnish.recipe.paths import expanded
 from burnish.run_directory import RunDirectory
 
 if TYPE_CHECKING:  # slow to import, and most verbs serve nothing
@@ -31,7 +31,10 @@ Resume = Annotated[bool, typer.Option("--resume", help="go on where the run stop
 DropBad = Annotated[bool, typer.Option("--drop-bad", help="go on without bad rows")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON for a program")]
 
-Folder = Annotated[Path, typer.Option(help="holds what lasts: files, jobs, models, database")]
+PATH: dict[str, Any] = {"parser": expanded, "metavar": "PATH"}  # shells expand no --folder=~/x
+Folder = Annotated[
+    Path, typer.Option(**PATH, help="holds what lasts: files, jobs, models, database")
+]
 DatabaseUrl = Annotated[
     str | None, typer.Option(help="postgresql://USER@HOST/NAME; else SQLite in the folder")
 ]
@@ -64,15 +67,15 @@ def overrides(
     Raises:
         RecipeError: a `--set` has no equals sign.
     """
+    from burnish.recipe import Recipe
+    from burnish.recipe.settings import read_setting
+
     values: dict[str, Any] = {}
     for setting in settings or ():
         key, equals, value = setting.partition("=")
         if not equals:
-            raise RecipeError(f"--set {setting} has no value", "write it as key=value")
-        try:
-            values[key] = yaml.safe_load(value)
-        except yaml.YAMLError:  # a sentence with a colon, say
-            values[key] = value
+            raise RecipeError(f"--set {cut(setting)} has no value", "write it as key=value")
+        values[key] = read_setting(Recipe, key, value)
     named = {"name": name, "output": output, "data.drop_bad": drop_bad or None}
     return values | {key: value for key, value in named.items() if value is not None}
 

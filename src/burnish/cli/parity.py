@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from burnish.cli.options import Json
+from burnish.cli.options import PATH, Json
 from burnish.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,9 +28,12 @@ def command(
         str | None, typer.Option(help="also a server (.../v1); its key: OPENAI_API_KEY")
     ] = None,
     model: Annotated[str | None, typer.Option(help="what the server calls the model")] = None,
-    gguf: Annotated[Path | None, typer.Option(help="also a GGUF file, by llama.cpp")] = None,
+    gguf: Annotated[
+        Path | None, typer.Option(**PATH, help="also a GGUF file, by llama.cpp")
+    ] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="ask these (rows, or .txt: a line each); nothing is kept")
+        Path | None,
+        typer.Option(**PATH, help="ask these (rows, or .txt: a line each); nothing is kept"),
     ] = None,
     tolerance: Annotated[
         float | None, typer.Option(min=0, help="nats that server and GGUF file may be off")

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from burnish.cli.options import (
+    PATH,
     SERVED,
     DatabaseUrl,
     EngineName,
@@ -36,8 +37,8 @@ def command(
     model: Models = None,
     organization: Organization = "local",
     database: DatabaseUrl = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="certificate file")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="its key file")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(**PATH, help="certificate file")] = None,
+    tls_key: Annotated[Path | None, typer.Option(**PATH, help="its key file")] = None,
     record: Annotated[bool, typer.Option("--record", help="log prompts and answers, too")] = False,
     worker: Annotated[bool, typer.Option(help="start a worker for fine-tuning jobs")] = True,
     backend: Annotated[

@@ -13,11 +13,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from burnish.errors import RecipeError
+from burnish.errors import RecipeError, cut, shown
 from burnish.recipe.budget import REPLAYED, Budget, Choose, Heal, Replay
 from burnish.recipe.data import Data, Mixing, Task
 from burnish.recipe.methods import Bottleneck, LastN, Lora, Prefix
+from burnish.recipe.names import renamed
 from burnish.recipe.objectives import Classify, Distill, Dpo, Grpo, Kto, Lm, Reward, Sft, Tag
+from burnish.recipe.paths import beginning_in, expanded
 from burnish.recipe.reading import check_name, place_files, place_suite, read_yaml, whole_files
 from burnish.recipe.section import Section
 from burnish.recipe.training import Training
@@ -76,7 +78,7 @@ class Evaluate(Section):
     def _whole_paths(cls, general: tuple[str, ...] | None) -> tuple[str, ...] | None:
         """A run is healed and compared from any folder."""
         return general and tuple(
-            place_suite(name, lambda file: str(Path(file).absolute())) for name in general
+            place_suite(name, lambda file: str(expanded(file).absolute())) for name in general
         )
 
 
@@ -158,7 +160,9 @@ class Recipe(Section):
         """A task's name is that of its folder, and stands beside those of the splits."""
         for name in tasks:
             if not name.replace("-", "").isidentifier() or name in _SPLITS:
-                raise PydanticCustomError("name", f"{name!r} cannot name a task; use a plain word")
+                raise PydanticCustomError(
+                    "name", f"{shown(name)} cannot name a task; use a plain word"
+                )
         return tasks
 
     @property
@@ -175,10 +179,10 @@ def load_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None) ->
     Raises:
         RecipeError: the file is missing or no YAML, or any key or value is wrong or comes twice.
     """
-    path = Path(path)
+    path = expanded(path)
     written = read_yaml(path)
     forced = _flatten(overrides or {})
-    place_files(written, lambda file: str(path.parent / file))
+    place_files(written, lambda file: beginning_in(path.parent, file))
     values = _nest(_flatten(written) | forced)
     values.setdefault("name", path.parent.resolve().name if path.stem == "recipe" else path.stem)
     recipe = build_recipe(values, recipe_keys=set(_flatten(written)), command_keys=set(forced))
@@ -221,7 +225,7 @@ def _for_head(values: Mapping[str, Any]) -> Mapping[str, Any]:
     for key, remedy in _NOT_FOR_HEADS.items():
         if given.get(key) is not None:
             raise RecipeError(
-                f"{key} is {given[key]!r}, but objective {values['objective']} writes no text",
+                f"{key} is {shown(given[key])}, but objective {values['objective']} writes no text",
                 remedy,
             )
     return _nest({"evaluate.general": None, "training.batch_size": 32} | given)
@@ -329,7 +333,8 @@ def _space_problems(space: Mapping[str, Any]) -> list[str]:
             problems.append(f"tune.space names the unknown key {key}{hint}")
         elif not isinstance(values, list) or len(values) < 2:
             problems.append(
-                f"tune.space.{key} is {values!r}, but it should be [low, high] or a list of values"
+                f"tune.space.{key} is {shown(values)}, but it should be [low, high] or a list of "
+                "values"
             )
         elif not all(isinstance(value, bool | int | float | str) for value in values):
             problems.append(f"tune.space.{key} may list numbers, words and true or false only")
@@ -358,11 +363,12 @@ def _sentence(key: str, problem: ErrorDetails) -> str:
     if problem["type"] == "space":
         return problem["msg"]
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.5)
-        return f"unknown key {key}" + (f" (did you mean {near[0]}?)" if near else "")
+        ours = renamed(key)
+        near = [ours] if ours else difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.5)
+        return f"unknown key {cut(key)}" + (f" (did you mean {near[0]}?)" if near else "")
     if problem["type"] == "missing":
         return f"{key} is missing"
-    return f"{key} is {problem['input']!r}, but {_expected(problem)}"
+    return f"{key} is {shown(problem['input'])}, but {_expected(problem)}"
 
 
 def _expected(problem: ErrorDetails) -> str:

@@ -2,8 +2,9 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from burnish.recipe.paths import expanded
 from burnish.recipe.section import ClassWeights, Fraction, Section
 
 _WEIGHTS = "of the classes in the loss: none, balanced, or a mapping of label to weight"
@@ -56,6 +57,11 @@ class Grpo(Section):
     clip: float = Field(0.2, gt=0, lt=1)
     beta: float = Field(0.02, ge=0, description="weight of the KL to the base model")
     updates: int = Field(1, gt=0, description="optimizer updates on the answers of one step")
+
+    @field_validator("reward")
+    @classmethod
+    def _in_the_home_folder(cls, reward: str) -> str:
+        return str(expanded(reward)) if reward.startswith("~") else reward
 
 
 class Distill(Section):

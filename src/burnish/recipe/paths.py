@@ -19,3 +19,8 @@ def expanded(path: Path | str) -> Path:
 def is_url(path: str) -> bool:
     """Whether it names data elsewhere, such as https://, s3:// or hf://."""
     return _ADDRESS.match(path) is not None
+
+
+def beginning_in(folder: Path, path: str) -> str:
+    """The path as the recipe of a folder means it; an address stays, for its own message."""
+    return path if is_url(path) else str(folder / expanded(path))

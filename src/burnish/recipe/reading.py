@@ -8,15 +8,27 @@ from typing import Any
 
 import yaml
 
-from burnish.errors import RecipeError
+from burnish.errors import RecipeError, cut, shown
+from burnish.recipe.paths import beginning_in, expanded
 
 # How a suite of lm-eval-harness begins; a task's name or its file follows.
 HARNESS = "lm_eval:"
 _FILES = ("train", "validation", "test", "data")
+_MOST_VALUES = 100_000
+_LONGEST_REASON = 500
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that comes twice: its second value would replace the first one whole."""
+    """Refuses a key that comes twice: its second value would replace the first one whole.
+
+    It refuses aliases, too, that make much of little, or that name what they are a part of.
+    """
+
+    def get_single_node(self) -> yaml.Node | None:
+        node: yaml.Node | None = super().get_single_node()
+        if node is not None:
+            _check_size(node)
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
@@ -31,22 +43,60 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+def _check_size(root: yaml.Node) -> None:
+    """
+    Raises:
+        YAMLError: written out, the aliases make a document of too many values, or of endless ones.
+    """
+    sizes: dict[int, int | None] = {}  # None while a node's parts are counted
+
+    def size(node: yaml.Node) -> int:
+        if id(node) in sizes:
+            known = sizes[id(node)]
+            if known is None:
+                raise yaml.YAMLError(f"line {node.start_mark.line + 1} is a part of itself")
+            return known
+        sizes[id(node)] = None
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        flat = [part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,))]
+        whole = 1 + sum(map(size, flat))
+        if whole > _MOST_VALUES:
+            raise yaml.YAMLError(f"it has over {_MOST_VALUES:,} values, with aliases written out")
+        sizes[id(node)] = whole
+        return whole
+
+    size(root)
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        YAMLError: it is none, names a key twice, or has aliases that make much of little.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError as error:
+        raise yaml.YAMLError("it is nested too deeply") from error
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The keys of a recipe file with their values.
 
     Raises:
         RecipeError: the file is missing, is no YAML, names a key twice, or holds no keys.
     """
+    path = expanded(path)
     if path.is_dir():
         raise RecipeError(f"{path} is a folder", f"name a recipe, such as {path / 'recipe.yaml'}")
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         near = difflib.get_close_matches(path.name, _siblings(path), n=1)
         hint = f"did you mean {path.parent / near[0]}" if near else "name a recipe file"
         raise RecipeError(f"there is no recipe {path}", hint) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        what = " ".join(str(error).split())
+        what = cut(" ".join(str(error).split()), _LONGEST_REASON)
         raise RecipeError(f"{path} is no readable YAML ({what})", "correct the file") from error
     if not isinstance(values, dict):
         raise RecipeError(f"{path} holds no keys", "write at least `data: {train: FILE}`")
@@ -65,7 +115,7 @@ def check_name(name: str, owner: str = "") -> None:
     """
     if Path(name).name != name or not name.strip(".") or not name.isprintable():
         raise RecipeError(
-            f"{owner}name is {name!r}, which names no folder inside `output`",
+            f"{owner}name is {shown(name)}, which names no folder inside `output`",
             "write it without slashes, and set output for another place",
         )
 
@@ -90,7 +140,7 @@ def whole_files(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     whole: dict[str, Any] = json.loads(json.dumps(values))
 
     def place(path: str) -> str:
-        return str((folder / path).resolve())
+        return str(Path(beginning_in(folder, path)).resolve())
 
     place_files(whole, place)
     for part in _parts(whole):

@@ -1,9 +1,12 @@
 """What every section of a recipe is made of."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
+
+from burnish.recipe.paths import DOWNLOAD, expanded, is_url
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 ClassWeights = Literal["none", "balanced"] | dict[str, Annotated[float, Field(gt=0)]]
@@ -16,13 +19,20 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """YAML reads `yes`, `no`, `on` and `off` as truth values, and Python counts with them."""
+    def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads `yes`, `no`, `on` and `off` as truth values, and Python counts with them.
+
+        In paths `~` is expanded, and an address is no path.
+        """
         field = cls.model_fields[str(info.field_name)]
-        if isinstance(value, bool) and not _may_be_bool(field.annotation):
+        if isinstance(value, bool) and not _may_be(bool, field.annotation):
             raise PydanticCustomError("truth", "input should be no truth value")
+        if isinstance(value, str) and _may_be(Path, field.annotation):
+            if is_url(value):
+                raise PydanticCustomError("address", "input should be a path: " + DOWNLOAD)
+            return expanded(value)
         return value
 
 
-def _may_be_bool(annotation: Any) -> bool:
-    return annotation is bool or any(map(_may_be_bool, get_args(annotation)))
+def _may_be(kind: type, annotation: Any) -> bool:
+    return annotation is kind or any(_may_be(kind, part) for part in get_args(annotation))

@@ -1,0 +1,62 @@
+"""What other tools call our keys: a hint for whoever comes from them."""
+
+_RATE = ("lr", "learning_rate", "learningrate", "learning_rate_multiplier", "peak_lr", "max_lr")
+_EPOCHS = ("epochs", "epoch", "n_epochs", "num_epochs", "num_train_epochs", "max_epochs")
+_BATCH = (
+    *("batch", "bs", "batch_size", "train_batch_size", "micro_batch_size", "mini_batch_size"),
+    *("per_device_train_batch_size", "per_device_batch_size", "per_gpu_train_batch_size"),
+)
+_ACCUMULATION = (
+    *("accumulation", "gradient_accumulation_steps", "gradient_accumulation", "grad_accum"),
+    *("grad_accumulation_steps", "accumulate_grad_batches", "accumulation_steps"),
+)
+_LENGTH = (
+    *("max_length", "max_seq_length", "max_seq_len", "cutoff_len", "sequence_len", "seq_length"),
+    *("seq_len", "model_max_length", "block_size", "context_length", "max_len"),
+)
+_TRAIN = ("train", "train_file", "train_data", "train_path", "dataset", "datasets", "data_path")
+_VALIDATION = ("validation", "val", "valid", "dev", "eval_file", "validation_file", "val_data")
+_OURS: dict[str, tuple[str, ...]] = {
+    "training.learning_rate": _RATE,
+    "training.epochs": _EPOCHS,
+    "training.batch_size": _BATCH,
+    "training.accumulation": _ACCUMULATION,
+    "training.max_length": _LENGTH,
+    "training.warmup": ("warmup", "warmup_ratio", "warmup_steps", "lr_warmup_steps"),
+    "training.weight_decay": ("weight_decay", "wd", "decay"),
+    "training.clip": ("clip", "max_grad_norm", "grad_clip", "gradient_clip_val", "clip_grad_norm"),
+    "training.evaluations": ("evaluations", "eval_steps", "eval_interval", "eval_strategy"),
+    "training.checkpoints": ("checkpoints", "save_steps", "save_strategy", "save_interval"),
+    "training.patience": ("patience", "early_stopping", "early_stopping_patience"),
+    "training.workers": ("workers", "num_processes", "nproc_per_node", "world_size"),
+    "lora.rank": ("rank", "r", "lora_r", "lora_rank", "lora_dim"),
+    "lora.alpha": ("alpha", "lora_alpha"),
+    "lora.rslora": ("rslora", "use_rslora"),
+    "lora.dora": ("dora", "use_dora"),
+    "sft.neftune": ("neftune", "neftune_noise_alpha"),
+    "model": ("model", "base_model", "model_name", "model_name_or_path", "model_id", "model_path"),
+    "method": ("method", "finetuning_type", "peft_method", "adapter", "peft"),
+    "objective": ("objective", "task", "stage", "training_type", "loss", "rl"),
+    "output": ("output", "output_dir", "save_dir", "output_path", "out_dir"),
+    "seed": ("seed", "random_seed", "random_state", "data_seed"),
+    "device": ("device", "device_map", "accelerator"),
+    "data.train": _TRAIN,
+    "data.validation": _VALIDATION,
+    "data.test": ("test", "test_file", "test_data", "test_path", "eval_dataset"),
+    "data.system": ("system", "system_prompt", "default_system", "system_message"),
+    "data.limit": ("limit", "max_samples", "num_samples", "max_rows", "max_train_samples"),
+    "data.split.test": ("test_size", "test_split", "test_ratio"),
+    "data.split.validation": ("val_size", "val_set_size", "val_split", "validation_split"),
+    "evaluate.max_new_tokens": ("max_new_tokens", "max_tokens", "max_completion_tokens"),
+    "dpo.beta": ("beta", "dpo_beta", "pref_beta", "kl_coef"),
+    "grpo.answers": ("num_generations", "group_size", "rollouts"),
+    "grpo.reward": ("reward", "reward_funcs", "reward_function", "reward_model", "grader"),
+}
+_BY_NAME = {name: key for key, names in _OURS.items() for name in names}
+
+
+def renamed(key: str) -> str | None:
+    """Our key for an unknown one, whichever section it was written in; None where none is meant."""
+    name = key.rpartition(".")[2].lower().replace("-", "_").strip("_")
+    ours = _BY_NAME.get(name)
+    return ours if ours != key else None

@@ -1,0 +1,48 @@
+"""Keys by the names of other tools."""
+
+import pytest
+
+from burnish.errors import RecipeError
+from burnish.recipe import build_recipe, known_keys
+from burnish.recipe.names import _OURS, renamed
+
+
+def test_every_hint_is_a_key_and_no_name_means_two() -> None:
+    assert set(_OURS) <= set(known_keys())
+    names = [name for names in _OURS.values() for name in names]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("key", "ours"),
+    [
+        ("training.lr", "training.learning_rate"),
+        ("lr", "training.learning_rate"),
+        ("learning_rate", "training.learning_rate"),
+        ("lora.lr", "training.learning_rate"),
+        ("training.num_train_epochs", "training.epochs"),
+        ("training.per_device_train_batch_size", "training.batch_size"),
+        ("training.lora_r", "lora.rank"),
+        ("lora.r", "lora.rank"),
+        ("lora_alpha", "lora.alpha"),
+        ("data.cutoff_len", "training.max_length"),
+        ("training.max-seq-length", "training.max_length"),
+        ("model_name_or_path", "model"),
+        ("data.val", "data.validation"),
+        ("training.epoch", "training.epochs"),
+    ],
+)
+def test_the_message_names_our_key(key: str, ours: str) -> None:
+    section, _, name = key.rpartition(".")
+    values: dict[str, object] = {"data": {"train": "rows.jsonl"}}
+    part = values.setdefault(section, {}) if section else values
+    assert isinstance(part, dict)
+    part[name] = 1
+    with pytest.raises(RecipeError) as caught:
+        build_recipe(values, recipe_keys=set(), command_keys=set())
+    assert f"unknown key {key} (did you mean {ours}?)" in str(caught.value)
+
+
+def test_what_no_tool_has_is_compared_by_its_letters() -> None:
+    assert renamed("training.epochz") is None
+    assert renamed("training.learning_rate") is None
