@@ -19,7 +19,7 @@ from transformers import (
 
 import burnish
 from burnish.cli import main
-from burnish.data.render import PLAIN_TEMPLATE
+from burnish.data.templates import PLAIN_TEMPLATE
 from burnish.errors import ModelError, RunError
 from burnish.exporting import check_form, export
 from burnish.lineage import recipe_of
@@ -228,7 +228,7 @@ def test_a_model_without_a_template_is_exported_with_ours(
     bare = AutoTokenizer.from_pretrained(recipe_of(run.manifest()).model)
     bare.chat_template = None
 
-    def without(_: Any) -> PreTrainedTokenizerFast:
+    def without(*_: Any) -> PreTrainedTokenizerFast:
         return bare  # type: ignore[no-any-return]
 
     monkeypatch.setattr("burnish.exporting.load_tokenizer", without)

@@ -55,7 +55,7 @@ class Checked:
 def prepare(recipe: Recipe, source: Source, data: Data | None = None) -> Checked:
     """The recipe's main data set, or another of its tasks."""
     dataset = load(data or recipe.data, recipe.seed, recipe.objective)
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_tokenizer(source, recipe.model_settings.stop_tokens)
     objective = objective_of(recipe, tokenizer)
     objective.check(dataset.train)
     # What the model cannot read would be found out when it is tested, after training.

@@ -156,8 +156,9 @@ def _open(against: Path | str, recipe: Recipe, served_name: str | None) -> _Othe
     if str(against).startswith(("http://", "https://")):
         source = resolve(recipe.model)
         name = served_name or source.name
-        tokenizer, context = load_tokenizer(source), context_length(source)
-        return _Other(RemoteModel(str(against), name, tokenizer, context), name)
+        tokenizer = load_tokenizer(source, recipe.model_settings.stop_tokens)
+        found = RemoteModel(str(against), name, tokenizer, context_length(source))
+        return _Other(found, name)
     if (Path(against) / "manifest.json").exists():
         run = RunDirectory.open(against)
         return _Other(open_tuned(run), run.manifest().name, run)

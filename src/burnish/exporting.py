@@ -6,16 +6,17 @@ from typing import Any, Literal
 
 from transformers import AutoConfig
 
-from burnish.data.render import PLAIN_TEMPLATE
+from burnish.data.templates import has_template, template_for
 from burnish.errors import RunError
 from burnish.lineage import recipe_of, tuned_on
 from burnish.models.adapt import WHOLE, is_adapted, merged
 from burnish.models.adapter_files import check_weights
+from burnish.models.endings import generation_settings, keep_ends
 from burnish.models.gguf_writing import Precision, check_gguf, write_gguf
 from burnish.models.language_model import LanguageModel
-from burnish.models.load import load_model, load_tokenizer
+from burnish.models.load import load_tokenizer
 from burnish.models.sources import resolve
-from burnish.opening import Opened, open_classifier, open_reward_model
+from burnish.opening import Opened, load_base, open_classifier, open_reward_model
 from burnish.recipe import HEADS, Recipe
 from burnish.reports.card import stands_on_others
 from burnish.run_directory import RunDirectory
@@ -114,7 +115,7 @@ def open_merged(directory: RunDirectory) -> Opened:
     elif recipe.objective in HEADS:
         model = open_classifier(directory)
     else:
-        model = load_model(recipe.model, recipe.device)
+        model = load_base(recipe)
         model.module = tuned_on(directory, model.module)
     if is_adapted(model.module):
         model.module = merged(model.module)
@@ -145,13 +146,20 @@ def _write_folder(directory: RunDirectory, recipe: Recipe, form: Form, target: P
         if form == "peft":
             check_weights(directory.adapter)
             shutil.copytree(directory.adapter, aside)
-            tokenizer: Any = load_tokenizer(resolve(recipe.model))
+            source = resolve(recipe.model)
+            tokenizer: Any = load_tokenizer(source, recipe.model_settings.stop_tokens)
+            if recipe.objective not in HEADS:
+                generation = generation_settings(source)
+                if keep_ends(generation, tokenizer):
+                    generation.save_pretrained(aside)
         else:
             model = open_merged(directory)
             tokenizer = model.tokenizer
+            if isinstance(model, LanguageModel):
+                keep_ends(model.module.generation_config, tokenizer)
             model.module.save_pretrained(aside)
-        if recipe.objective not in HEADS and not tokenizer.chat_template:
-            tokenizer.chat_template = PLAIN_TEMPLATE  # what the model has learnt to read
+        if recipe.objective not in HEADS and not has_template(tokenizer):
+            tokenizer.chat_template = template_for(tokenizer)  # what it has learnt to read
         tokenizer.save_pretrained(aside)
         aside.rename(target)
     finally:

@@ -241,7 +241,8 @@ def check_suites(recipe: Recipe, suites: Sequence[Suite]) -> None:
     """
     source = resolve(recipe.model)
     tasks = [task for suite in suites for task in suite.tasks]
-    check_lengths(tasks, load_tokenizer(source), context_length(source))
+    tokenizer = load_tokenizer(source, recipe.model_settings.stop_tokens)
+    check_lengths(tasks, tokenizer, context_length(source))
 
 
 def results_cache() -> Path:

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+from burnish.data.templates import declare_stops
 from burnish.errors import RunError
 from burnish.lineage import recipe_of, tuned_on, tuned_sha256
 from burnish.models.adapt import WHOLE
@@ -34,7 +35,7 @@ def open_tuned(run: RunDirectory | Path | str) -> LanguageModel:
             f"{directory.path} holds a model that labels and writes no text",
             "open it with burnish.open_classifier",
         )
-    model = load_model(recipe.model, recipe.device, four_bit=recipe.method == "qlora")
+    model = load_base(recipe)
     changes_weights = recipe.method in WHOLE or recipe.init_from is not None
     with model.keeping_base() if changes_weights else contextlib.nullcontext():
         model.module = tuned_on(directory, model.module)
@@ -74,7 +75,7 @@ def open_reward_model(run: RunDirectory | Path | str) -> RewardModel:
         RunError: the run has no adapter yet, or gives no rewards.
     """
     directory, recipe = check_reward_run(run)
-    model = load_reward_model(recipe.model, recipe.device, recipe.seed)
+    model = _load_reward_model(recipe)
     model.module = tuned_on(directory, model.module)
     model.adapter_sha256 = tuned_sha256(directory)
     return model
@@ -109,9 +110,9 @@ def open_start(directory: RunDirectory, recipe: Recipe) -> Opened:
     _check_base(directory, recipe)
     kind = recipe.objective
     if kind == "reward":
-        return load_reward_model(recipe.model, recipe.device, recipe.seed)
+        return _load_reward_model(recipe)
     if kind != "classify" and kind != "tag":
-        return load_model(recipe.model, recipe.device, four_bit=recipe.method == "qlora")
+        return load_base(recipe)
     examples = [
         example
         for task in ("", *recipe.tasks)
@@ -120,6 +121,20 @@ def open_start(directory: RunDirectory, recipe: Recipe) -> Opened:
     ]
     labels = all_tags(examples) if kind == "tag" else sorted({str(e.label) for e in examples})
     return load_classifier(recipe.model, recipe.device, kind, labels, recipe.seed)
+
+
+def load_base(recipe: Recipe) -> LanguageModel:
+    """The model that the recipe names, with the tokens that the recipe says end its answers."""
+    model = load_model(recipe.model, recipe.device, four_bit=recipe.method == "qlora")
+    declare_stops(model.tokenizer, recipe.model_settings.stop_tokens)
+    return model
+
+
+def _load_reward_model(recipe: Recipe) -> RewardModel:
+    """It writes nothing, but reads whole conversations, in which turns end."""
+    model = load_reward_model(recipe.model, recipe.device, recipe.seed)
+    declare_stops(model.tokenizer, recipe.model_settings.stop_tokens)
+    return model
 
 
 def _trained(run: RunDirectory | Path | str) -> tuple[RunDirectory, Recipe]:

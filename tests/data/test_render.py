@@ -9,13 +9,13 @@ from tokenizers import AddedToken
 
 from burnish.chat import Conversation, Example, Message
 from burnish.data.render import (
-    PLAIN_TEMPLATE,
     Rendered,
     render,
     render_all,
     render_prompt,
     unshown_reasoning,
 )
+from burnish.data.templates import PLAIN_TEMPLATE
 from burnish.errors import DataError
 
 # Strips contents, merges system into the first user turn, and ends turns with a token that is
@@ -218,7 +218,7 @@ def test_document_is_learnt_whole(tiny_tokenizer: Any) -> None:
             "{% for m in messages %}{{ m['content'] }}\n{% endfor %}",
             chat("a", "b"),
             "does not write turn 2 of f:1 as it stands with a stop token behind it",
-            "take out what it changes in the turn, or use another model",
+            "take out what it changes in the turn, name the token that ends a turn",
         ),
         (None, chat("a", "b")[::-1], "f:1 starts with an assistant turn", "put a user turn before"),
     ],

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from burnish.chat import Message
 from burnish.data.render import render_prompt
+from burnish.data.templates import speaker_start
 from burnish.errors import ModelError
 from burnish.evaluation.tasks import DivergenceTask, Opening
 from burnish.models import decoding
@@ -112,6 +113,36 @@ def test_stop_strings_are_cut_off(tiny: LanguageModel) -> None:
     found = tiny.generate(PROMPTS[:1], Sampling(max_new_tokens=20, stop=(stop,)))[0]
     assert found.text == free[: free.index(stop)]
     assert found.finished
+
+
+@pytest.mark.parametrize("said", ["at home\nuser:\nthanks", "user: thanks", "at home\nusers"])
+def test_an_answer_ends_where_another_speaks(
+    said: str, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a model without a chat template, whose answers no token may end; nothing of it leaks."""
+    model = load_model(str(tiny_folder), "cpu")
+    written = [*model.tokenizer(said)["input_ids"], model.tokenizer.eos_token_id]
+    steps = iter(written * 2)
+    monkeypatch.setattr(
+        decoding,
+        "_sample",
+        lambda logprobs_B_V, *_: torch.tensor([next(steps)] * len(logprobs_B_V)),
+    )
+    asked = [(Message("user", "where is it"),)]
+    with_template = model.fingerprint
+    (whole,) = model.generate(asked, Sampling())
+    assert whole.text == said
+    model.tokenizer.chat_template = None
+    assert model.fingerprint != with_template
+    steps = iter(written)
+    shown: list[str] = []
+    (answer,) = model.generate(asked, Sampling(), lambda _, text: shown.append(text))
+    cut = speaker_start(said)
+    expected = said if cut is None else said[:cut]
+    assert "".join(shown) == answer.text == expected
+    assert answer.finished
+    decoded = model.tokenizer.decode(answer.tokens, skip_special_tokens=True)
+    assert decoded == (expected or "user"[: len(decoded)])
 
 
 @torch.no_grad()

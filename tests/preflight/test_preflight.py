@@ -143,7 +143,7 @@ def test_an_answer_that_ends_where_the_model_does_not_stop(
     assert "rows.jsonl:" in check.seen
     assert "with '<|im_end|>', at which " in check.seen
     assert "it stops at '<|endoftext|>'" in check.seen
-    with pytest.raises(UserError, match="eos_token_id"):
+    with pytest.raises(UserError, match="model_settings"):
         refuse([check])
 
 

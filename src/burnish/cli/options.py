@@ -99,7 +99,7 @@ def settings_of(
 
     recipe = overrides(given, None, None, drop_bad=False)
     rows = {"data": {"train": "rows.jsonl"}}  # stands in: each job brings its own
-    changed_recipe(build_recipe(rows, recipe_keys=set(), command_keys=set()), recipe)
+    built = changed_recipe(build_recipe(rows, recipe_keys=set(), command_keys=set()), recipe)
 
     pairs = [one.partition("=") for one in models or ()]
     bases = {name: source or name for name, _, source in pairs}
@@ -117,7 +117,8 @@ def settings_of(
         raise UserError(
             f"the organization is {organization!r}", "name it with letters, digits, dots and dashes"
         )
-    found = Settings(folder, organization, recipe=recipe)
+    stops = built.model_settings.stop_tokens
+    found = Settings(folder, organization, recipe=recipe, stops=stops)
     return replace(found, models=bases) if bases else found
 
 

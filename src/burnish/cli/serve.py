@@ -56,7 +56,7 @@ def command(
 ) -> None:
     from burnish.serving import log
     from burnish.serving.listening import Address, check, listen, worker_beside
-    from burnish.serving.server import open_server, opener
+    from burnish.serving.server import endless_bases, open_server, opener
     from burnish.serving.service import GradingBounds
 
     names = [one.partition("=")[0] for one in model or ()]
@@ -73,6 +73,8 @@ def command(
     log.write_all_to(sys.stderr)
     console = Console(highlight=False, stderr=True)
     console.print(f"serve  {address.url}  {', '.join(settings.models)}", markup=False)
+    for warning in endless_bases(settings):
+        console.print(f"warning  {warning}", style="yellow", markup=False)
     console.print(f'try    openai.OpenAI(base_url="{address.url}", api_key="none")', markup=False)
     with worker_beside(settings, database, runs) if worker else contextlib.nullcontext():
         listen(server, address)

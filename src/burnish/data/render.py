@@ -12,6 +12,7 @@ from jinja2 import TemplateError
 
 from burnish.chat import Conversation, Example, Message
 from burnish.data.fields import REASONING
+from burnish.data.templates import end_texts, template_for
 from burnish.data.tools import tools_of
 from burnish.errors import DataError
 from burnish.run_directory import Finding
@@ -21,14 +22,6 @@ _SPACE = re.compile(r"\s*")
 # Has no width and joins what it stands between, so a reader sees the same text.
 _JOINER = "\N{WORD JOINER}"
 _SHORTEST_NAME = 3
-# For models without a chat template. A role stands on its own line, so that the first token of an
-# answer is the same after the prompt alone and in the whole conversation. The break is an
-# expression because a bare one after a block tag is trimmed.
-PLAIN_TEMPLATE = (
-    "{{ bos_token or '' }}{% for message in messages %}{{ message['role'] }}:\n"
-    "{{ message['content'] }}{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
-    "{{ '\n' }}{% endfor %}{% if add_generation_prompt %}assistant:\n{% endif %}"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +53,7 @@ class _Marks:
 
     @classmethod
     def of(cls, tokenizer: Any) -> "_Marks":
-        stops = _special(tokenizer)
+        stops = _special(tokenizer) | end_texts(tokenizer)
         # A tokenizer may have a start token that it never writes: SmolLM2's opens chat turns.
         start = tokenizer("")["input_ids"][:1]
         return cls(
@@ -147,6 +140,20 @@ def turn_text(role: str, text: str, tokenizer: Any) -> str:
     if role == "assistant" or names is None:
         return text
     return names.sub(lambda found: found[0][0] + _JOINER + found[0][1:], text)
+
+
+def written_end(tokenizer: Any) -> int | None:
+    """The token that the chat template writes behind an answer; None where it writes none, or
+    takes no plain question and answer."""
+    example = Example("", (Message("user", "Hello?"), Message("assistant", "Hello.")))
+    try:
+        (rendered,) = _render([example], tokenizer)
+    except DataError:
+        return None
+    learnt = [
+        token for token, weight in zip(rendered.tokens, rendered.weights, strict=True) if weight
+    ]
+    return learnt[-1] if learnt else None
 
 
 def render_prompt(conversation: Conversation, tokenizer: Any) -> list[int]:
@@ -258,7 +265,8 @@ def _text_and_spans(example: Example, tokenizer: Any, marks: _Marks) -> tuple[st
                 raise DataError(
                     f"the chat template does not write turn {place + 1} of {_where(example)} as "
                     "it stands with a stop token behind it",
-                    "take out what it changes in the turn, or use another model",
+                    "take out what it changes in the turn, name the token that ends a turn as "
+                    "model_settings.stop_tokens, or use another model",
                 )
             spans.append(_Span(start, end, turn.weight))
     return text, spans
@@ -332,14 +340,15 @@ def _special_names(tokenizer: Any) -> re.Pattern[str] | None:
 def _template(
     turns: Conversation, tokenizer: Any, *, answer: bool = False, where: str = "a prompt"
 ) -> str:
-    thoughts = [name for name in REASONING if name in str(tokenizer.chat_template)]
+    tools = tools_of(turns)
+    template = template_for(tokenizer, tools)
+    thoughts = [name for name in REASONING if name in template]
     messages = [
         {"role": turn.role, "content": turn_text(turn.role, turn.content, tokenizer)}
         | (dict.fromkeys(thoughts, turn.reasoning) if turn.reasoning else {})
         for turn in turns
     ]
-    tools = tools_of(turns)
-    if tools and "tools" not in str(tokenizer.chat_template):
+    if tools and "tools" not in template:
         raise DataError(
             f"{where} offers tools, and the model's chat template shows none",
             "leave out tools, or use a model whose template knows them",
@@ -348,7 +357,7 @@ def _template(
         text: str = tokenizer.apply_chat_template(
             messages,
             tools=tools,
-            chat_template=tokenizer.chat_template or PLAIN_TEMPLATE,
+            chat_template=template,
             tokenize=False,
             add_generation_prompt=answer,
         )

@@ -1,12 +1,15 @@
 """Decoding: greedy or sampled answers, one or several a prompt, in batches that shrink."""
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from burnish.data.templates import next_speakers, speaker_start
 from burnish.models.branches import Network, common_start
+from burnish.models.endings import stop_tokens
 from burnish.models.prefix import Prefix
 from burnish.models.verbs import Generation, Sampling, Stream
 
@@ -14,13 +17,8 @@ from burnish.models.verbs import Generation, Sampling, Stream
 _ANSWERS_AT_ONCE, _TOKENS_AT_ONCE = 128, 32_768
 # What is drawn depends on the batch: with another size a recipe's seed would mean another run.
 _DRAWN_AT_ONCE = 32
-
-
-def stop_tokens(module: Any, tokenizer: Any) -> frozenset[int]:
-    """Tokens that end an answer: the tokenizer's and those of the generation settings."""
-    named = getattr(module.generation_config, "eos_token_id", None)
-    listed = named if isinstance(named, list) else [named]
-    return frozenset({tokenizer.eos_token_id, *listed} - {None})
+# Tokens at the end of an answer that hold a next speaker's whole line: each has a byte or more.
+_LINE = 16
 
 
 class Decoder:
@@ -29,7 +27,8 @@ class Decoder:
     Args:
         network: the model, in evaluation mode.
         tokenizer: its tokenizer.
-        sampling: temperature, lengths, stop strings, seed.
+        sampling: temperature, lengths, stop strings, seed. Answers of a model without a chat
+            template end where the next speaker's line begins, too.
         stream: called with (prompt index, new text).
         places: tokens of prompt and answer together, at which an answer is cut.
     """
@@ -45,6 +44,7 @@ class Decoder:
         self.network, self.tokenizer = network, tokenizer
         self.sampling, self.stream, self.places = sampling, stream, places
         self.stops = stop_tokens(network.model, tokenizer)
+        self.speakers = next_speakers(tokenizer)
         self.random = torch.Generator(network.device).manual_seed(sampling.seed)
 
     @torch.no_grad()
@@ -92,7 +92,7 @@ class _Batch:
     def __init__(self, decoder: Decoder, prompts: Sequence[int], rooms: Sequence[int]) -> None:
         self.decoder, self.prompts, self.rooms = decoder, prompts, rooms
         self.tokens: list[list[int]] = [[] for _ in prompts]
-        self.logprobs = [0.0] * len(prompts)
+        self.logprobs: list[list[float]] = [[] for _ in prompts]
         self.shown = [0] * len(prompts)
 
     def run(self, start: Prefix, rows: Sequence[Sequence[int]]) -> list[Generation]:
@@ -126,7 +126,7 @@ class _Batch:
         chosen = logprobs_B_V.gather(1, drawn_B[:, None])[:, 0].tolist()
         for answer, token, logprob in zip(alive, drawn_B.tolist(), chosen, strict=True):
             self.tokens[answer].append(token)
-            self.logprobs[answer] += logprob
+            self.logprobs[answer].append(logprob)
         return [int(token) for token in drawn_B.tolist()]
 
     def _ended(self, answer: int, done: dict[int, Generation]) -> bool:
@@ -134,12 +134,24 @@ class _Batch:
         # Text is only made where somebody looks at it: a long answer costs a decoding a token.
         text = self._text(answer) if stops or self.decoder.stream else ""
         ended = self.tokens[answer][-1] in self.decoder.stops or any(s in text for s in stops)
+        ended = ended or self._another_speaks(answer)
         if ended or len(self.tokens[answer]) >= self.rooms[answer]:
             done[answer] = self._answer(answer, finished=ended)
             return True
         if self.decoder.stream and not text.endswith("�"):  # an unfinished character waits
-            self._show(answer, text, hold=max((len(s) - 1 for s in stops), default=0))
+            held = (*stops, *self.decoder.speakers)
+            self._show(answer, text, hold=max((len(s) - 1 for s in held), default=0))
         return False
+
+    def _another_speaks(self, answer: int) -> bool:
+        """Whether the newest token completes the start of the next speaker's line."""
+        if not self.decoder.speakers:
+            return False
+        tokens = self.tokens[answer]
+        if len(tokens) <= _LINE:
+            return speaker_start(self._text(answer)) is not None
+        line = str(self.decoder.tokenizer.decode(tokens[-_LINE:], skip_special_tokens=True))
+        return any(speaker in line for speaker in self.decoder.speakers)
 
     def _show(self, answer: int, text: str, hold: int = 0) -> None:
         end = len(text) - hold
@@ -148,11 +160,22 @@ class _Batch:
             self.shown[answer] = end
 
     def _answer(self, answer: int, *, finished: bool) -> Generation:
-        text = self._text(answer)
+        text, tokens = self._text(answer), self.tokens[answer]
+        if self.decoder.speakers and (start := speaker_start(text)) is not None:
+            tokens = tokens[: max(1, self._count_before(answer, start))]
+            text = text[:start]
         cuts = [text.index(stop) for stop in self.decoder.sampling.stop if stop in text]
         text = text[: min(cuts)] if cuts else text
         self._show(answer, text)
-        return Generation(text, tuple(self.tokens[answer]), self.logprobs[answer], finished)
+        logprob = sum(self.logprobs[answer][: len(tokens)])
+        return Generation(text, tuple(tokens), logprob, finished)
+
+    def _count_before(self, answer: int, end: int) -> int:
+        """How many tokens begin before the character `end` of the answer's text."""
+        tokens, decode = self.tokens[answer], self.decoder.tokenizer.decode
+        return bisect_left(
+            range(len(tokens)), end, key=lambda n: len(decode(tokens[:n], skip_special_tokens=True))
+        )
 
     def _text(self, answer: int) -> str:
         return str(self.decoder.tokenizer.decode(self.tokens[answer], skip_special_tokens=True))

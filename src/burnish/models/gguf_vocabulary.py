@@ -3,7 +3,7 @@
 import json
 from typing import TYPE_CHECKING, Any
 
-from burnish.data.render import PLAIN_TEMPLATE
+from burnish.data.templates import templates_to_keep
 from burnish.errors import ModelError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def add_vocabulary(writer: "GGUFWriter", tokenizer: Any, size: int) -> None:
             getattr(writer, f"add_{kind}_token_id")(number)
     opens = tokenizer("")["input_ids"][:1]  # some have a start token that they never write
     writer.add_add_bos_token(bool(opens) and opens == [tokenizer.bos_token_id])
-    writer.add_chat_template(tokenizer.chat_template or PLAIN_TEMPLATE)
+    writer.add_chat_template(templates_to_keep(tokenizer))
 
 
 def _merges(tokenizer: Any) -> list[str]:

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
+from burnish.data.templates import declared_stops
 from burnish.errors import ModelError
+from burnish.models.endings import stop_tokens
 from burnish.models.gguf_vocabulary import add_vocabulary, check_vocabulary
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ def write_gguf(
     writer.add_file_type(kinds[precision])
     _add_sizes(writer, config)
     add_vocabulary(writer, tokenizer, config.vocab_size)
+    _add_ends(writer, model, tokenizer)
     _add_weights(writer, model, precision)
     aside = target.with_name(f".{target.name}.new")
     try:
@@ -81,6 +84,18 @@ def write_gguf(
         aside.unlink(missing_ok=True)
         with suppress(OSError):  # of a full disk, which was told already
             writer.close()
+
+
+def _add_ends(writer: "GGUFWriter", model: Any, tokenizer: Any) -> None:
+    """Tokens that end an answer along with the tokenizer's own; a file has room for two of them,
+    the end of a turn and of a message."""
+    more = stop_tokens(model, tokenizer) - {tokenizer.eos_token_id}
+    first = [token for token in declared_stops(tokenizer) if token in more]
+    ordered = [*first, *sorted(more - {*first})]
+    for add, token in zip(
+        (writer.add_eot_token_id, writer.add_eom_token_id), ordered, strict=False
+    ):
+        add(token)
 
 
 def _add_sizes(writer: "GGUFWriter", config: Any) -> None:

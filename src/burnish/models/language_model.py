@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from burnish.chat import Conversation
 from burnish.data.render import render_prompt
+from burnish.data.templates import ends_mark
 from burnish.errors import ModelError
 from burnish.models.adapt import Kept, is_adapted, load_weights, switched_off
 from burnish.models.adapter_files import undamaged
@@ -82,7 +83,8 @@ class LanguageModel:
     def fingerprint(self) -> str:
         on = self.adapter_sha256 if self._adapter_on and self.adapter_sha256 else None
         part = f"{on[:16]}{self._part}" if on else "base"
-        return f"{self.source_sha256[:16]}-{part}"
+        ends = ends_mark(self.tokenizer)
+        return f"{self.source_sha256[:16]}-{part}" + (f"-{ends}" if ends else "")
 
     @property
     def context_length(self) -> int:

@@ -1,6 +1,7 @@
 """Loads a model by name onto the best device, in the number format that the device is fast in."""
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from burnish.data.templates import declare_stops
 from burnish.errors import ModelError
 from burnish.models.adapt import load_adapter
 from burnish.models.language_model import LanguageModel, folder_sha256
@@ -126,14 +128,20 @@ def _config(source: Source) -> Any:
         ) from error
 
 
-def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
-    """The tokenizer of a resolved source."""
+def load_tokenizer(source: Source, stops: Sequence[str | int] = ()) -> PreTrainedTokenizerBase:
+    """The tokenizer of a resolved source; `stops` end answers along with the model's own tokens.
+
+    Raises:
+        ModelError: it cannot be read.
+        RecipeError: one of the stops is not a token of it.
+    """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(source.path))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"{source.name} has no tokenizer that can be read", "name a folder with tokenizer.json"
         ) from error
+    declare_stops(tokenizer, stops)
     return tokenizer
 
 

@@ -27,7 +27,10 @@ def rehearsed(sampling: Sampling) -> Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """An answer: its text, its tokens (stop token included) and their summed log-probability."""
+    """An answer: its text, its tokens (stop token included) and their summed log-probability.
+
+    Where an answer ends because another speaker's line begins, the tokens of that line are none.
+    """
 
     text: str
     tokens: tuple[int, ...]

@@ -5,7 +5,7 @@ from typing import Any
 
 from burnish.chat import Example
 from burnish.models.branches import Row
-from burnish.models.decoding import stop_tokens
+from burnish.models.endings import as_setting, stop_tokens
 from burnish.preflight.check import Check, Subject, not_applicable, rows_in
 from burnish.training.objective import Objective
 
@@ -59,9 +59,11 @@ def stop_learnt(subject: Subject) -> Check:
         f"{subject.text(row.tokens[place])}, at which {subject.model.name} does not stop "
         f"(it stops at {listed or 'nothing'})"
     )
+    named = as_setting(row.tokens[place], tokenizer)
     remedy = (
-        "add that token to eos_token_id in the model's generation_config.json, or mend its chat "
-        "template"
+        f"write `model_settings: {{stop_tokens: [{named}]}}` in the recipe (with --set: "
+        f'"model_settings.stop_tokens=[{named}]"), so that it stops there in training, evaluation, '
+        "serving and exports"
     )
     return Check(name, False, figure, float(len(endless)), seen, remedy)
 

@@ -17,6 +17,7 @@ from burnish.errors import RecipeError, cut, shown
 from burnish.recipe.budget import REPLAYED, Budget, Choose, Heal, Replay
 from burnish.recipe.data import Data, Mixing, Task
 from burnish.recipe.methods import Bottleneck, LastN, Lora, Prefix
+from burnish.recipe.model_settings import ModelSettings
 from burnish.recipe.names import renamed
 from burnish.recipe.objectives import Classify, Distill, Dpo, Grpo, Kto, Lm, Reward, Sft, Tag
 from burnish.recipe.paths import beginning_in, expanded
@@ -34,6 +35,7 @@ _NOT_FOR_HEADS = {
     "evaluate.answer": "leave it out",
     "evaluate.max_new_tokens": "leave it out",
     "data.system": "leave it out, a head reads the text alone",
+    "model_settings.stop_tokens": "leave it out",
 }
 # How pydantic names one of several types that a value may have.
 _TYPE = re.compile(r"(constrained-)?(int|float)|literal\[.*\]")
@@ -106,6 +108,7 @@ class Recipe(Section):
 
     name: str = Field("run", pattern=r"[^.]", description="of the run's folder inside `output`")
     model: str = "smollm2-135m"
+    model_settings: ModelSettings = Field(default_factory=ModelSettings)
     data: Data
     tasks: dict[str, Task] = Field(
         default_factory=dict, description="data sets learnt together with `data`, by name"

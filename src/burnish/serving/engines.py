@@ -1,17 +1,21 @@
 """The models that are served: an engine for each base, and what each name stands for."""
 
+import copy
 import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from openai.types import Model
 
+from burnish.data.templates import declare_stops, next_speakers
 from burnish.evaluation.graders import Wish
 from burnish.models.load import DeviceChoice, load_model, load_tokenizer
 from burnish.models.sources import ENCODER, resolve
+from burnish.run_directory import RunDirectory
 from burnish.serving.api.errors import ApiError, invalid, model_not_found
 from burnish.serving.engine.batch import Limits
 from burnish.serving.engine.embedding import Embedder
@@ -62,6 +66,17 @@ def behind_vllm(url: str, source: str) -> Target:
     return Target(engine, tokenizer, Wording(tokenizer), f"fp_{mark}")
 
 
+def ending_at(stops: Sequence[str | int], opened: Open) -> Open:
+    """Bases whose answers end at these tokens along with their own."""
+
+    def also(source: str) -> Target:
+        target = opened(source)
+        declare_stops(target.tokenizer, stops)
+        return target
+
+    return also
+
+
 class Engines:
     """Loads a base when it is first asked for, and keeps it.
 
@@ -88,6 +103,8 @@ class Engines:
         self._loading = threading.Lock()
         self._bases: dict[str, Target] = {}
         self._embedders: dict[str, Embedder] = {}
+        self._stops: dict[Path, tuple[str | int, ...]] = {}
+        self._tokenizers: dict[tuple[int, tuple[str | int, ...]], Any] = {}
 
     def target(self, name: str, project: str | None = None) -> Target:
         """The model of that name, or that an alias stands for; loads its base, which takes seconds.
@@ -103,13 +120,14 @@ class Engines:
         if row is None or row.base not in self.bases:
             raise model_not_found(name)
         base = self._base(row.base)
+        folder = self.folder / row.folder
         mark = hashlib.sha256(f"{base.fingerprint} {row.name}".encode()).hexdigest()[:10]
         return Target(
             base.engine,
-            base.tokenizer,
+            self._tokenizer(base, folder),
             base.wording,
             f"fp_{mark}",
-            adapter=str(self.folder / row.folder),
+            adapter=str(folder),
             project=project,
         )
 
@@ -178,6 +196,7 @@ class Engines:
             temperature=1.0 if wish.temperature is None else wish.temperature,
             top_p=1.0 if wish.top_p is None else wish.top_p,
             grammar=grammar,
+            speakers=next_speakers(target.tokenizer),
         )
         with target.engine.submit(target.ask(prompt, draw, wish.seed, 0)) as answer:
             pieces = []
@@ -200,8 +219,32 @@ class Engines:
                     self._bases[name] = self._open(self.bases[name])
         return self._bases[name]
 
+    def _tokenizer(self, base: Target, folder: Path) -> Any:
+        """The base's tokenizer; where the tuned model's run names other tokens as the end of an
+        answer, a copy that knows them."""
+        if folder not in self._stops:
+            self._stops[folder] = _recorded_stops(folder)
+        stops = self._stops[folder]
+        if not stops:
+            return base.tokenizer
+        key = (id(base.tokenizer), stops)
+        if key not in self._tokenizers:
+            own = copy.copy(base.tokenizer)
+            declare_stops(own, stops)
+            self._tokenizers[key] = own
+        return self._tokenizers[key]
+
     def _shown(self, name: str) -> Model:
         return Model(id=name, created=self._started, object="model", owned_by=_OWNER)
+
+
+def _recorded_stops(folder: Path) -> tuple[str | int, ...]:
+    """What the run around an adapter's folder was made with; nothing where there is no run."""
+    for run in folder.parents:
+        if (run / "manifest.json").is_file():
+            recipe = RunDirectory.open(run).manifest().recipe
+            return tuple(recipe.get("model_settings", {}).get("stop_tokens", ()))
+    return ()
 
 
 def _tuned(row: ModelRow, name: str) -> Model:

@@ -6,7 +6,9 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from burnish.data.render import PLAIN_TEMPLATE, turn_text
+from burnish.data.render import turn_text
+from burnish.data.templates import template_for
+from burnish.errors import DataError
 from burnish.serving.api.errors import invalid
 
 _ROLES = {"developer": "system", "function": "tool"}
@@ -20,13 +22,14 @@ def prompt_tokens(
     Raises:
         ApiError: the template refuses the messages, or knows no tools.
     """
-    if tools and not knows_tools(tokenizer):
+    template = _template(tokenizer, tools)
+    if tools and not _shows_tools(template):
         raise invalid("This model has no template for tools.", "tools", "unsupported_parameter")
     try:
         tokens = tokenizer.apply_chat_template(
             [_turn(message, tokenizer) for message in messages],
             tools=list(tools) or None,
-            chat_template=None if tokenizer.chat_template else PLAIN_TEMPLATE,
+            chat_template=template,
             add_generation_prompt=True,
             tokenize=True,
             return_dict=False,
@@ -37,9 +40,15 @@ def prompt_tokens(
     return tuple(int(token) for token in tokens)
 
 
-def knows_tools(tokenizer: Any) -> bool:
+def _template(tokenizer: Any, tools: Any) -> str:
+    try:
+        return template_for(tokenizer, tools)
+    except DataError as error:
+        raise invalid(f"This model cannot chat: {error}.", "model") from error
+
+
+def _shows_tools(template: str) -> bool:
     """Whether the template shows tools, and writes calls as we read them."""
-    template = str(tokenizer.chat_template or "")
     return "tools" in template and "<tool_call>" in template
 
 

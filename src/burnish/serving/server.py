@@ -4,11 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from burnish.errors import UserError
+from burnish.errors import RecipeError, UserError
 from burnish.evaluation.graders import GradingError
 from burnish.evaluation.graders.sandbox import sweep
-from burnish.models.load import DeviceChoice
-from burnish.serving.engines import EMBEDDER, Engines, Open, behind_vllm
+from burnish.models.endings import as_setting, unheard_end
+from burnish.models.load import DeviceChoice, load_tokenizer
+from burnish.models.sources import BUILT_IN, resolve
+from burnish.serving.engines import (
+    EMBEDDER,
+    Engines,
+    Open,
+    behind_vllm,
+    ending_at,
+    in_memory,
+)
 from burnish.serving.service import Service, Settings, open_service
 from burnish.serving.state import models
 
@@ -59,8 +68,36 @@ def open_server(
             f"a base model is to be served as {min(hidden)!r}, but that is an alias here",
             f"serve it under another name, or remove the alias with `burnish alias {min(hidden)}=`",
         )
-    engines = Engines(service.database, settings.folder, settings.models, device, opened)
+    opening = opened or in_memory(device)
+    if settings.stops:
+        opening = ending_at(settings.stops, opening)
+    engines = Engines(service.database, settings.folder, settings.models, device, opening)
     return Server(settings, service.database, service.content, engines)
+
+
+def endless_bases(settings: Settings) -> list[str]:
+    """A sentence for each base model whose chat template ends answers with a token at which the
+    model does not stop, so that its answers run on; built-in models are known to stop.
+
+    Raises:
+        RecipeError: a token of the settings is not one of a model.
+    """
+    found = []
+    for name, base in settings.models.items():
+        if base in BUILT_IN and not settings.stops:  # it may have to be downloaded first
+            continue
+        source = resolve(base)
+        try:
+            tokenizer = load_tokenizer(source, settings.stops)
+        except RecipeError as error:
+            raise RecipeError(f"for the model {name}, {error.seen}", error.remedy) from error
+        if (end := unheard_end(source, tokenizer)) is not None:
+            setting = as_setting(end, tokenizer)
+            found.append(
+                f"{name} does not stop at {setting}, with which its chat template ends an answer: "
+                f'add --set "model_settings.stop_tokens=[{setting}]"'
+            )
+    return found
 
 
 def opener(settings: Settings, backend: str, vllm_url: str | None = None) -> Open | None:

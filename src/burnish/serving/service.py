@@ -1,6 +1,6 @@
 """What the routes and the workers share: settings, the database, the files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class Settings:
         models: base models that can be tuned and asked: the name in the API to a Burnish name.
         max_file_bytes: of an uploaded file.
         recipe: dotted recipe values for every job, below what the job itself asks for.
+        stops: tokens, texts or ids, that end the answers of the base models along with their own.
         record: whether the server's log holds prompts and answers.
         lease: seconds after its worker's last heartbeat in which a job is left alone.
         grading: what graders that requests bring may use together.
@@ -57,6 +58,7 @@ class Settings:
     models: Mapping[str, str] = field(default_factory=_built_in)
     max_file_bytes: int = 512 << 20
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    stops: Sequence[str | int] = ()
     record: bool = False
     lease: float = 30.0
     grading: GradingBounds = field(default_factory=GradingBounds)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from anyio import to_thread
 from fastapi import Request
 
+from burnish.data.templates import declared_stops
 from burnish.serving.api.errors import invalid
 from burnish.serving.api.fields import ResponseFormat
 from burnish.serving.api.guard import project_of
@@ -82,7 +83,10 @@ class Target:
         prompt_logprobs: bool = False,
     ) -> Ask:
         """One of several answers to a prompt: a seed is the first one's, the others' come of it."""
-        own = replace(draw, seed=seed if seed is None or not place else _seed(seed, place))
+        ends = frozenset(declared_stops(self.tokenizer))
+        own = replace(
+            draw, ends=ends, seed=seed if seed is None or not place else _seed(seed, place)
+        )
         return Ask(prompt, own, self.adapter, prompt_logprobs, self.project)
 
 

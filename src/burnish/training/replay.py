@@ -20,6 +20,7 @@ from typing import Any
 from burnish.chat import Example, Message
 from burnish.data.load import load_rows
 from burnish.data.render import render_all, render_prompt
+from burnish.data.templates import ends_mark, has_template, template_for
 from burnish.errors import DataError, ModelError
 from burnish.models.branches import Network, Row, shared
 from burnish.models.decoding import Decoder
@@ -129,7 +130,8 @@ def replayed(model: LanguageModel, count: int, seed: int, cache: Path) -> list[R
     Raises:
         ModelError: the model has no chat template to begin from, or writes no questions.
     """
-    path = cache / f"{model.source_sha256[:16]}-{count}-{seed}.jsonl"
+    ends = ends_mark(model.tokenizer)
+    path = cache / f"{model.source_sha256[:16]}{ends and f'-{ends}'}-{count}-{seed}.jsonl"
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines()
         rows = [json.loads(line) for line in lines]
@@ -211,11 +213,13 @@ def _answered(model: LanguageModel, questions: list[str], seed: int) -> list[Rep
 
 def _before_the_user(tokenizer: Any) -> list[int]:
     """The chat template's tokens up to the user's first word."""
-    if not tokenizer.chat_template:
+    if not has_template(tokenizer):
         raise ModelError(
             "replay begins from the chat template, and this model has none", "set replay.rows to 0"
         )
-    text = tokenizer.apply_chat_template([{"role": "user", "content": _MARK}], tokenize=False)
+    turns = [{"role": "user", "content": _MARK}]
+    template = template_for(tokenizer)
+    text = tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False)
     before = text.partition(_MARK)[0]
     return list(tokenizer(before, add_special_tokens=False)["input_ids"])
 

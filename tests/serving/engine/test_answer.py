@@ -49,6 +49,26 @@ def test_half_a_character_at_the_end_is_shown_as_such(tiny_tokenizer: Any) -> No
     assert told(pieces) == tokens
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("at home\nuser:\nthanks", "at home"),
+        ("user: thanks", ""),
+        ("\nassistant: thanks", ""),
+        ("the user: a\nusers\nuse", "the user: a\nusers\nuse"),
+        ("use", "use"),
+    ],
+)
+def test_an_answer_ends_where_another_speaks(tiny_tokenizer: Any, text: str, shown: str) -> None:
+    """No part of the line is shown, nor one of its tokens; what only looks like it is."""
+    speakers = tuple(f"\n{role}:" for role in ("system", "user", "assistant", "tool"))
+    tokens = tiny_tokenizer(text)["input_ids"]
+    pieces = answered(tiny_tokenizer, tokens, Draw(len(tokens), speakers=speakers))
+    assert pieces[-1].end == ("length" if shown == text else "stop")
+    assert text_of(pieces) == shown
+    assert tiny_tokenizer.decode(told(pieces)) == shown
+
+
 @settings(deadline=None, max_examples=60)
 @given(seed=st.integers(0, 10_000))
 def test_any_tokens_read_as_they_would_at_once(tiny_tokenizer: Any, seed: int) -> None:

@@ -15,6 +15,7 @@ from openai.types.chat.chat_completion_chunk import ChoiceDelta
 from openai.types.chat.chat_completion_message import ChatCompletionMessage
 from pydantic import Field, model_validator
 
+from burnish.data.templates import next_speakers
 from burnish.errors import UserError
 from burnish.serving.api.answers import Answer, HungUp, begun, whole
 from burnish.serving.api.documented import CHAT
@@ -183,6 +184,7 @@ def _asks(body: ChatRequest, target: Target, prompt: tuple[int, ...]) -> list[As
         bias=body.biases(target.vocabulary),
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         grammar=_grammar(body, target),
+        speakers=next_speakers(target.tokenizer),
         **{name: value for name, value in body.drawn().items() if name != "seed"},
     )
     return [target.ask(prompt, draw, body.seed, place) for place in range(body.n or 1)]

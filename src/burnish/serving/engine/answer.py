@@ -73,7 +73,8 @@ class Answer:
 
     def __init__(self, draw: Draw, tokenizer: Any, ends: Ends) -> None:
         self.drawing = Drawing(draw, ends.tokens)
-        self.stops = [stop for stop in draw.stop if stop]
+        self.stops = [stop for stop in (*draw.stop, *draw.speakers) if stop]
+        self.first_lines = [speaker.removeprefix("\n") for speaker in draw.speakers]
         self.end_tokens = ends.tokens
         self.room = min(draw.max_tokens, ends.places)
         self.text = Text(tokenizer)
@@ -131,10 +132,14 @@ class Answer:
     def _stop(self) -> int | None:
         """Where the first stop string begins in what is held."""
         found = [self._held.find(stop) for stop in self.stops]
+        if not self._shown:
+            found += [0 for line in self.first_lines if self._held.startswith(line)]
         return min((place for place in found if place >= 0), default=None)
 
     def _possible_stop(self) -> int:
         """Characters at the end that a stop string may begin with."""
+        if not self._shown and any(line.startswith(self._held) for line in self.first_lines):
+            return len(self._held)
         return max((_overlap(self._held, stop) for stop in self.stops), default=0)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from burnish.errors import ModelError
 from burnish.models.adapt import is_adapted
-from burnish.models.decoding import stop_tokens
+from burnish.models.endings import stop_tokens
 from burnish.models.language_model import LanguageModel
 from burnish.serving.api.errors import ApiError, invalid
 from burnish.serving.engine.adapters import Adapters
@@ -99,7 +99,7 @@ class Engine:
                 full, or the engine is closing.
         """
         check(ask, self.context, self._passes.network.config.vocab_size)
-        ends = Ends(self.stops, self.context - len(ask.prompt))
+        ends = Ends(self.stops | ask.draw.ends, self.context - len(ask.prompt))
         answer = Answer(ask.draw, self.model.tokenizer, ends)
         row = Running(ask, answer, Answering(), list(ask.prompt))
         with self._changed:

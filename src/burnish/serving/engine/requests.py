@@ -29,7 +29,9 @@ class Draw:
     """How one answer is drawn, as the API means it.
 
     Temperature 0 is greedy. `top_logprobs` asks for so many alternatives a token (None: no
-    log-probabilities). Penalties are subtracted from the logits of what the answer holds already;
+    log-probabilities). `ends` are tokens that end the answer along with the model's own, and
+    `speakers` texts that end it like `stop`, but also where it begins with one, without its line
+    break. Penalties are subtracted from the logits of what the answer holds already;
     `bias` is added. Log-probabilities are those of the model before temperature, penalties and
     bias.
     """
@@ -39,6 +41,8 @@ class Draw:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    ends: frozenset[int] = frozenset()
+    speakers: tuple[str, ...] = ()
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     bias: Mapping[int, float] = field(default_factory=dict)

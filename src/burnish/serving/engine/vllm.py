@@ -225,13 +225,15 @@ def _wanted(ask: Ask) -> dict[str, Any]:
         "repetition_penalty": 1.0,
         "frequency_penalty": draw.frequency_penalty,
         "presence_penalty": draw.presence_penalty,
-        "stop": list(draw.stop),
+        "stop": [*draw.stop, *draw.speakers],
         "seed": None if draw.seed is None else draw.seed % (1 << _SEED),
         "logit_bias": {str(token): value for token, value in draw.bias.items()} or None,
         "stream": True,
         "stream_options": {"include_usage": True},
         "return_token_ids": True,
     }
+    if draw.ends:
+        wanted["stop_token_ids"] = sorted(draw.ends)
     if draw.top_logprobs is not None:
         wanted |= {"logprobs": draw.top_logprobs, "return_tokens_as_token_ids": True}
     if ask.prompt_logprobs:  # the prompt's text stays away, since token ids are wanted

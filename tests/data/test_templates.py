@@ -1,0 +1,132 @@
+"""One of several chat templates is chosen alike everywhere, and what ends an answer is known."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from burnish.chat import Example, Message
+from burnish.data.render import render, render_prompt, written_end
+from burnish.data.templates import (
+    PLAIN_TEMPLATE,
+    declare_stops,
+    declared_stops,
+    next_speakers,
+    speaker_start,
+    template_for,
+    templates_to_keep,
+)
+from burnish.errors import DataError, RecipeError
+from burnish.serving.api.errors import ApiError
+from burnish.serving.prompts import prompt_tokens
+from tests.conftest import CHATML
+from tests.tool_calling import FIND, TEMPLATE
+
+NAMED = {"default": CHATML, "tool_use": TEMPLATE, "rag": "{{ documents }}"}
+ASKED = [{"role": "user", "content": "where is my parcel"}]
+TURNS = (Message("user", "where is my parcel"), Message("assistant", "at home"))
+
+
+def with_template(tokenizer: Any, template: Any) -> Any:
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = template
+    return own
+
+
+@pytest.fixture(params=["configuration", "files", "memory"])
+def named(request: pytest.FixtureRequest, tiny_tokenizer: Any, tmp_path: Path) -> Any:
+    """A tokenizer with several templates, as models of both ages bring them."""
+    tokenizer = with_template(tiny_tokenizer, NAMED)
+    if request.param == "memory":
+        return tokenizer
+    tokenizer.save_pretrained(tmp_path)
+    assert (tmp_path / "additional_chat_templates" / "tool_use.jinja").exists()
+    if request.param == "configuration":
+        for path in [*tmp_path.rglob("*.jinja")]:
+            path.unlink()
+        path = tmp_path / "tokenizer_config.json"
+        listed = [{"name": name, "template": text} for name, text in NAMED.items()]
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": listed}))
+    return AutoTokenizer.from_pretrained(tmp_path)
+
+
+def test_rows_and_requests_use_the_template_for_tools(named: Any, tiny_tokenizer: Any) -> None:
+    plain, tools = with_template(tiny_tokenizer, CHATML), with_template(tiny_tokenizer, TEMPLATE)
+    offering = (Message("user", TURNS[0].content, tools=json.dumps([FIND])), TURNS[1])
+    for turns, single in ((TURNS, plain), (offering, tools)):
+        example = Example("1", turns)
+        assert render(example, named) == render(example, single)
+        assert render_prompt(turns[:1], named) == render_prompt(turns[:1], single)
+    assert prompt_tokens(ASKED, [FIND], named) == prompt_tokens(ASKED, [FIND], tools)
+    assert prompt_tokens(ASKED, [], named) == prompt_tokens(ASKED, [], plain)
+    assert {one["name"]: one["template"] for one in templates_to_keep(named)} == NAMED  # type: ignore[index]
+    assert next_speakers(named) == ()
+
+
+def test_names_that_do_not_fit_are_named(tiny_tokenizer: Any) -> None:
+    rag = with_template(tiny_tokenizer, {"rag": CHATML, "tool_use": TEMPLATE})
+    with pytest.raises(DataError, match=r"\(rag, tool_use\) and none is called 'default'"):
+        render(Example("1", TURNS), rag)
+    assert prompt_tokens(ASKED, [FIND], rag)
+    with pytest.raises(ApiError, match=r"rag, tool_use"):
+        prompt_tokens(ASKED, [], rag)
+    default = with_template(tiny_tokenizer, {"default": TEMPLATE})
+    assert template_for(default, [FIND]) == TEMPLATE == templates_to_keep(default)
+    shows_none = with_template(tiny_tokenizer, {"default": CHATML})
+    with pytest.raises(ApiError, match="no template for tools"):
+        prompt_tokens(ASKED, [FIND], shows_none)
+    assert template_for(with_template(tiny_tokenizer, {})) == PLAIN_TEMPLATE
+
+
+def test_the_next_speaker_of_the_plain_template(tiny_tokenizer: Any) -> None:
+    bare = with_template(tiny_tokenizer, None)
+    assert set(next_speakers(bare)) == {"\nuser:", "\nassistant:", "\nsystem:", "\ntool:"}
+    assert next_speakers(with_template(tiny_tokenizer, PLAIN_TEMPLATE)) == next_speakers(bare)
+    for text, start in (
+        ("at home\nuser:\nthanks", 7),
+        ("assistant: hello", 0),
+        ("the user: x", None),
+        ("user", None),
+        ("a\nusers: many", None),
+        ("a\n\nsystem:", 2),
+    ):
+        assert speaker_start(text) == start
+
+
+def test_declared_tokens_end_turns(tiny_tokenizer: Any) -> None:
+    own = with_template(tiny_tokenizer, "{% for m in messages %}{{ m.content }}~{% endfor %}")
+    with pytest.raises(DataError, match=r"model_settings\.stop_tokens"):
+        render(Example("1", TURNS), own)
+    assert written_end(own) is None
+    (tilde,) = own("~")["input_ids"]
+    declare_stops(own, ["~", tilde, 0])
+    assert declared_stops(own) == (tilde, 0)
+    assert written_end(own) == tilde
+    rendered = render(Example("1", TURNS), own)
+    assert rendered.tokens[-1] == tilde
+    assert rendered.weights[-1] == 1
+    plain = with_template(tiny_tokenizer, None)
+    assert written_end(plain) == plain.eos_token_id
+    declare_stops(plain, ["<|endoftext|>"])
+    assert written_end(plain) == plain.convert_tokens_to_ids("<|endoftext|>")
+    exported = with_template(tiny_tokenizer, templates_to_keep(plain))
+    assert render_prompt(TURNS * 2, exported) == render_prompt(TURNS * 2, plain)
+    assert next_speakers(exported) == next_speakers(plain)
+
+
+@pytest.mark.parametrize(
+    ("stop", "reason"),
+    [
+        ("<|im_ennd|>", r"'<\|im_ennd\|>', which is not a token.*did you mean '<\|im_end\|>'"),
+        ("red green", r"written as \d tokens.*name one of"),
+        ("", "written as 0 tokens"),
+        (4000, "the token 4000, and the model's tokens are numbered 0 to"),
+        (-1, "the token -1"),
+    ],
+)
+def test_what_is_not_a_token_is_refused(tiny_tokenizer: Any, stop: Any, reason: str) -> None:
+    with pytest.raises(RecipeError, match=reason):
+        declare_stops(copy.deepcopy(tiny_tokenizer), [stop])
