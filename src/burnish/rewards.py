@@ -97,7 +97,8 @@ def grader_reward(grader: Grader, judges: Judges) -> Reward:
     """A grader as a reward; an answer that cannot be graded is worth 0, as the API has it.
 
     That would hide a grader that can grade nothing. So its reward raises GraderError where the
-    judge is at fault, and where the first answers all failed.
+    judge is at fault, which it is not where a text is too long, and where the first answers all
+    failed.
     """
     outcomes: Counter[bool] = Counter()
 
@@ -106,7 +107,8 @@ def grader_reward(grader: Grader, judges: Judges) -> Reward:
         outcomes[not outcome.errors] += 1
         hopeless = not outcomes[True] and outcomes[False] >= _HOPELESS
         for error in outcome.errors:
-            if error.flag in ("model_grader_server_error", "other_error") or hopeless:
+            at_fault = error.flag in ("model_grader_server_error", "other_error")
+            if (at_fault and error.kind != "length") or hopeless:
                 raise GraderError(f"the grader gives no grades ({error.said})", "correct it")
         return outcome.reward
 

@@ -32,7 +32,7 @@ from typing import Any
 
 from burnish.chat import Example
 from burnish.data.findings import normalised_text
-from burnish.evaluation.scorers import UNSPACED
+from burnish.evaluation.rouge import UNSPACED
 from burnish.evaluation.tasks import BiasTask, ChoiceItem, TextLossTask
 from burnish.overlaps import ComparedSet, Leakage, Overlap, OverlapKind
 from burnish.run_directory import Finding

@@ -7,17 +7,17 @@ Third-party metrics are imported on first use, so that checking a recipe does no
 
 import difflib
 import json
-import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
+from functools import partial
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from burnish.errors import DataError, UserError
+from burnish.evaluation.rouge import rouge
 from burnish.evaluation.spans import span_counts, span_f1, span_precision, span_recall
 
 ItemScorer = Callable[[str, str], float]
@@ -27,11 +27,6 @@ Resampled = Callable[[NDArray[np.intp]], float]
 Figure = Literal["precision", "recall", "f1"]
 
 _SENTENCE_ENDINGS = ".,;:!?…。，、；：！？।۔؟"  # not all of Unicode's punctuation: "C#" is not "C"
-# Scripts whose words run together: Thai and Lao, Burmese, Khmer, kana, Han.
-UNSPACED = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u9fff"
-    "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
-)
 _UNREADABLE = (ValueError, RecursionError)  # what json raises for text that it cannot read
 
 
@@ -284,33 +279,6 @@ def _spans_counted(figure: Figure, answers: Sequence[str], expected: Sequence[st
 def _check_corpus(answers: Sequence[str], expected: Sequence[str]) -> None:
     if not answers or len(answers) != len(expected):
         raise ValueError(f"{len(answers)} answers cannot be scored against {len(expected)} others")
-
-
-class _UnicodeTokenizer:
-    """rouge-score's own tokens on ASCII text, and tokens where it would find none on other text.
-
-    Its default tokenizer drops every character but a-z and 0-9. This one keeps letters, marks and
-    numbers of any script, and makes each character of a script without word spaces a token.
-    """
-
-    def tokenize(self, text: str) -> list[str]:
-        return "".join(map(_spaced, unicodedata.normalize("NFC", text).lower())).split()
-
-
-@lru_cache(maxsize=65_536)
-def _spaced(character: str) -> str:
-    if unicodedata.category(character)[0] not in "LMN":
-        return " "
-    return f" {character} " if UNSPACED.match(character) else character
-
-
-@cache
-def rouge(kind: str) -> ItemScorer:
-    """ROUGE's F-measure of a kind such as rouge3 or rougeL, on words of any script."""
-    from rouge_score.rouge_scorer import RougeScorer
-
-    found = RougeScorer([kind], tokenizer=_UnicodeTokenizer())
-    return lambda answer, expected: float(found.score(expected, answer)[kind].fmeasure)
 
 
 def _parse_json(text: str) -> object:

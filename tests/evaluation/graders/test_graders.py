@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import random
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from burnish.evaluation.graders import (
     run,
 )
 from burnish.evaluation.graders.formula import Formula, FormulaError
+from burnish.evaluation.graders.text_similarity import LONGEST, LONGEST_PART, meteor
 
 ITEM = {"answer": "Paris", "names": ["Ada", {"last": "Byron"}], "n": 2, "own": "{{ item.answer }}"}
 
@@ -124,6 +127,93 @@ def test_similarities_by_hand() -> None:
     assert similar("meteor", "cats", "cat") == pytest.approx(0.5)  # by their stem, in one chunk
     assert similar("fuzzy_match", "New York!", "new york") == 1.0
     assert similar("fuzzy_match", "abcd", "abce") == pytest.approx(0.75)
+
+
+def test_meteor_is_that_of_nltk() -> None:
+    """Whose alignment looks at each word for each."""
+    from nltk.translate.meteor_score import single_meteor_score
+
+    class NoSynonyms:
+        def synsets(self, word: str) -> list[object]:
+            return []
+
+    draw = random.Random(3)
+    words = ["cat", "cats", "Cat", "run", "running", "runs", "the", "of", "flies", "fly", "x"]
+    for _ in range(500):
+        given, true = (draw.choices(words, k=draw.randrange(1, 30)) for _ in range(2))
+        oracle = single_meteor_score(true, given, wordnet=NoSynonyms())
+        assert meteor(" ".join(given), " ".join(true)) == pytest.approx(oracle, abs=1e-12)
+    assert meteor("", "cat") == meteor("cat", "") == meteor("", "") == 0.0
+
+
+METRICS = ["fuzzy_match", "bleu", "gleu", "meteor", "rouge_1", "rouge_3", "rouge_5", "rouge_l"]
+_DRAW = random.Random(7)
+LONG = {
+    "words": (" ".join(_DRAW.choices("abcdefghij", k=LONGEST // 2)) for _ in range(2)),
+    "another word each": (
+        " ".join(f"{_DRAW.randrange(1 << 40):x}" for _ in range(LONGEST // 12)) for _ in range(2)
+    ),
+    "one word": ("y" * LONGEST, "y" * LONGEST),
+    "marks": (("a" + "\u0316\u0301" * 100) * (LONGEST // 201), "\u0301\u0316" * 100),
+    "punctuation": ("1.,-" * (LONGEST // 4), ".1,2-" * (LONGEST // 5)),
+    "spaces": (" " * LONGEST, "a" + " " * (LONGEST - 1)),
+    "no spaces": ("日" * LONGEST, "本日" * (LONGEST // 2)),
+    "a part": ("abc " * (LONGEST_PART // 4), " ".join(_DRAW.choices("abcdefghij", k=LONGEST // 2))),
+}
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_the_longest_texts_take_no_long_time(kind: str) -> None:
+    text, reference = LONG[kind]
+    spec = {"type": "text_similarity", "input": "{{item.text}}", "reference": "{{item.other}}"}
+    item = {"text": text[:LONGEST], "other": reference[:LONGEST]}
+    for metric in METRICS:
+        grader = grader_of(spec | {"evaluation_metric": metric})
+        started = time.monotonic()
+        run(grader, Subject("", item))
+        assert time.monotonic() - started < 4, metric
+
+
+@pytest.mark.parametrize(
+    ("metric", "text", "reference", "said"),
+    [
+        *[(metric, "a" * (LONGEST + 1), "a", f"{LONGEST + 1} characters") for metric in METRICS],
+        ("cosine", "a", "a" * (LONGEST + 1), f"compares at most {LONGEST}"),
+        ("fuzzy_match", "a" * (LONGEST_PART + 1), "b" * 9000, "in one of 9000"),
+        ("rouge_l", "a" + "\u0301" * 1000, "a", "256 combining marks in a row"),
+    ],
+)
+def test_texts_too_long_to_be_compared(metric: str, text: str, reference: str, said: str) -> None:
+    spec = {"type": "text_similarity", "evaluation_metric": metric}
+    spec |= {"input": "{{item.text}}", "reference": "{{item.other}}"}
+    judges = Judges(embed=lambda texts: [[1.0]] * len(texts))
+    outcome = run(grader_of(spec, judges), Subject("", {"text": text, "other": reference}), judges)
+    assert [(error.flag, error.kind) for error in outcome.errors] == [("other_error", "length")]
+    assert said in outcome.errors[0].said
+
+
+def test_templates_neither_explode_nor_take_long() -> None:
+    quotes = "{{item.x}}" * 50_000
+    outcome = run(grader_of(EQ | {"reference": quotes}), Subject("", {"x": "y" * 100_000}))
+    assert [(error.flag, error.kind) for error in outcome.errors] == [("other_error", "length")]
+    started = time.monotonic()
+    assert check("eq", "{{" * 400_000, "{{" * 400_000).reward == 1.0
+    with pytest.raises(GraderError, match="1048577 characters"):
+        grader_of(EQ | {"reference": "x" * ((1 << 20) + 1)})
+    with pytest.raises(GraderError, match="is no path"):
+        grader_of(EQ | {"reference": "{{" * 400_000 + "}}"})
+    assert time.monotonic() - started < 2
+
+
+def test_lists_of_graders_and_labels_are_bounded() -> None:
+    labels = [str(number) for number in range(1000)]
+    asked = {"type": "label_model", "model": "m", "input": [{"role": "user", "content": "?"}]}
+    grader_of(asked | {"labels": labels, "passing_labels": labels}, Judges(Judge("1")))
+    with pytest.raises(GraderError, match="labels"):
+        grader_of(asked | {"labels": [*labels, "x"], "passing_labels": []}, Judges(Judge("1")))
+    many = {f"g{number}": EQ | {"reference": "x"} for number in range(65)}
+    with pytest.raises(GraderError, match="graders"):
+        grader_of(multi("g0", **many))
 
 
 def test_cosine_needs_somebody_who_embeds() -> None:

@@ -8,18 +8,21 @@ from burnish.evaluation.graders.asking import TOKENS, AskingGrader, result_of, s
 from burnish.evaluation.graders.grader import Judges, Wish
 from burnish.evaluation.graders.subject import GradingError, Subject
 
+_MOST = 1000  # labels, as the API's schemas have at most so many values
+
 
 class LabelModel(AskingGrader):
     """1 where the label that a model gives is a passing one, else 0."""
 
     type: Literal["label_model"]
-    labels: list[str] = Field(min_length=1)
+    labels: list[str] = Field(min_length=1, max_length=_MOST)
     passing_labels: list[str]
 
     @field_validator("passing_labels")
     @classmethod
     def _among(cls, value: list[str], info: Any) -> list[str]:
-        strange = [label for label in value if label not in info.data.get("labels", value)]
+        known = set(info.data.get("labels", value))
+        strange = [label for label in value if label not in known]
         if strange:
             raise ValueError(f"{strange[0]!r} is none of the labels")
         return value

@@ -28,11 +28,16 @@ def _by_name(value: Any) -> Any:
     return value
 
 
+_MOST = 64  # graders in one
+
+
 class Multi(Grader):
     """Grades by name, and a formula that makes one of them; no multi grader may be inside."""
 
     type: Literal["multi"]
-    graders: Annotated[dict[str, Single], BeforeValidator(_by_name), Field(min_length=1)]
+    graders: Annotated[
+        dict[str, Single], BeforeValidator(_by_name), Field(min_length=1, max_length=_MOST)
+    ]
     calculate_output: str
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ and `[0]`. Values are put in once: braces inside a value stay as they are.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, Literal, get_args
 
@@ -25,7 +25,9 @@ Flag = Literal[
 FLAGS: tuple[Flag, ...] = get_args(Flag)
 SAMPLE = ("output_text", "output_json", "output_tools", "choices")
 
-_QUOTE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+# Characters of a template, and of what it becomes: more than any model here reads at once.
+LONGEST = 1 << 20
+_SHOWN = 200  # characters of a path that is none
 _PATH = re.compile(r"(item|sample)((?:\.[\w-]+|\[\d+\])*)")
 _STEP = re.compile(r"\.([\w-]+)|\[(\d+)\]")
 
@@ -33,7 +35,8 @@ _STEP = re.compile(r"\.([\w-]+)|\[(\d+)\]")
 class GradingError(Exception):
     """One answer that could not be graded; `flag` is the API's name for the reason.
 
-    `kind` is a word for what stopped a program: timeout, memory, output or crash.
+    `kind` is a word for what stopped a program (timeout, memory, output, crash, cancelled), or
+    `length` where a text is too long to be graded.
     """
 
     def __init__(self, flag: Flag, said: str, kind: str | None = None) -> None:
@@ -97,8 +100,29 @@ class Subject:
         return found
 
     def filled(self, template: str) -> str:
-        """The template with its values; what is no text is written as JSON."""
-        return _QUOTE.sub(lambda quote: _written(self.value(quote[1].strip())), template)
+        """The template with its values; what is no text is written as JSON.
+
+        Raises:
+            GradingError: a value is not there, or the whole is too long.
+        """
+        pieces, end, size = [], 0, 0
+        for start, quote, after in [*_quotes(template), (len(template), "", len(template))]:
+            pieces.append(template[end:start])
+            pieces.append(_written(self.value(quote)) if quote else "")
+            end, size = after, size + len(pieces[-2]) + len(pieces[-1])
+            if size > LONGEST:
+                said = f"a template has more than {LONGEST} characters with its values"
+                raise GradingError("other_error", said, "length")
+        return "".join(pieces)
+
+
+def _quotes(template: str) -> Iterator[tuple[int, str, int]]:
+    """Where `{{` begins, the path, and where `}}` ends; a search for both at once would look from
+    each `{{` to the end."""
+    end = 0
+    while (start := template.find("{{", end)) >= 0 and (close := template.find("}}", start)) >= 0:
+        end = close + 2
+        yield start, template[start + 2 : close].strip(), end
 
 
 def _written(value: Any) -> str:
@@ -106,13 +130,16 @@ def _written(value: Any) -> str:
 
 
 def _checked(template: str) -> str:
-    for quote in _QUOTE.findall(template):
-        matched = _PATH.fullmatch(quote.strip())
+    if len(template) > LONGEST:
+        raise ValueError(f"has {len(template)} characters, and {LONGEST} are allowed")
+    for _, quote, _ in _quotes(template):
+        matched = _PATH.fullmatch(quote)
         if matched is None:
-            raise ValueError(f"{quote.strip()!r} is no path such as item.x or sample.output_text")
+            shown = quote if len(quote) < _SHOWN else f"{quote[:_SHOWN]}..."
+            raise ValueError(f"{shown!r} is no path such as item.x or sample.output_text")
         first = _STEP.match(matched[2])
         if matched[1] == "sample" and (first is None or first[1] not in SAMPLE):
-            raise ValueError(f"{quote.strip()!r} is none of sample.{', sample.'.join(SAMPLE)}")
+            raise ValueError(f"{quote!r} is none of sample.{', sample.'.join(SAMPLE)}")
     return template
 
 
