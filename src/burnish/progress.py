@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -14,6 +13,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from burnish.terminal import Terminal
+
 Advance = Callable[[int], None]
 
 
@@ -21,7 +22,7 @@ class Bars:
     """Bars one under another; `say` prints a line above them. All of it goes to stderr."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet, highlight=False, emoji=False)
+        self.console = Terminal(stderr=True, quiet=quiet, highlight=False, emoji=False)
 
     def say(self, text: str) -> None:
         self.console.print(text)

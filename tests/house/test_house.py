@@ -15,11 +15,12 @@ FILES = sorted(SOURCE.rglob("*.py"))
 BENCHES = sorted((Path(__file__).parents[2] / "bench").glob("*.py"))
 # A stage imports only from those before it; `pipeline` and `cli` from all.
 ORDER = [
-    "errors", "parent", "chat", "candidates", "recipe", "overlaps", "run_directory", "agreement",
-    "progress", "data", "models", "training", "evaluation", "retention", "reports", "lineage",
-    "resuming", "opening", "exporting", "parity", "rewards", "contamination", "measurement",
-    "searching", "choosing", "comparing", "tuning", "joining", "beginning", "adopting", "healing",
-    "preflight", "plan", "pipeline", "stages", "space", "tune", "serving", "cli",
+    "errors", "terminal", "parent", "chat", "candidates", "recipe", "overlaps", "run_directory",
+    "agreement", "progress", "data", "models", "training", "evaluation", "retention", "reports",
+    "lineage", "resuming", "opening", "exporting", "parity", "rewards", "contamination",
+    "measurement", "searching", "choosing", "comparing", "tuning", "joining", "beginning",
+    "adopting", "healing", "preflight", "plan", "pipeline", "stages", "space", "tune", "serving",
+    "cli",
 ]  # fmt: skip
 # file or function -> why it may be longer; this list may only shrink
 LONGER: dict[str, str] = {}
@@ -84,6 +85,17 @@ def test_no_process_imports_from_the_folder_that_it_is_started_in() -> None:
     started = [parts for parts in lists if "sys.executable" in parts]
     assert len(started) > 4
     assert all(parts[1] in ("'-P'", "'-I'") for parts in started)
+
+
+def test_text_reaches_a_terminal_by_one_way() -> None:
+    """Print JSON, which has no control characters, or pass it through `burnish.terminal`."""
+    others = [path for path in FILES if path.name not in ("terminal.py", "jail.py")]
+    for path in others:
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            if called == "print":
+                assert ast.unparse(node.args[0]).startswith("json.dumps("), path
+            assert called not in ("Console", "traceback.print_exc", "sys.stdout.write"), path
 
 
 def test_nothing_of_the_workplace_is_named() -> None:

@@ -7,7 +7,6 @@ Exit codes: 0 release or done, 1 hold or inconclusive, 2 the user's error, 3 a m
 import errno
 import importlib
 import os
-import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import click
 import typer
 
 from burnish.errors import InterruptedRunError, UserError, is_disk_full
+from burnish.terminal import write
 
 VERBS = {
     "run": "From rows to a verdict: train, measure, decide, report.",
@@ -88,14 +88,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except InterruptedRunError as error:
         _fail(f"{error}; go on with the same command and --resume", 130)
     except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message(), file=sys.stderr)
+        write(error.format_message(), error=True)
         raise SystemExit(2) from None
     except (click.exceptions.Abort, KeyboardInterrupt):
         _fail("stopped", 130)
     except Exception as error:
         _end_of_files(error)
         _end_of_click(error)
-        traceback.print_exc()
+        write(traceback.format_exc(), end="", error=True)
         raise SystemExit(3) from None  # an uncaught one would end with the code of a held model
 
 
@@ -124,5 +124,5 @@ def _end_of_click(error: Any) -> None:
 
 
 def _fail(sentence: str, code: int) -> None:
-    print(f"burnish: {sentence}", file=sys.stderr)
+    write(f"burnish: {sentence}", error=True)
     raise SystemExit(code)

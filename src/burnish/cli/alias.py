@@ -7,7 +7,6 @@ Example: burnish alias support=ft:smollm2-135m:local:support:8kq2ZxYw
 """
 
 import json
-import sys
 from dataclasses import replace
 from typing import Annotated
 
@@ -15,6 +14,7 @@ import typer
 
 from burnish.cli.options import SERVED, DatabaseUrl, Folder, Json, service_in
 from burnish.errors import UserError
+from burnish.terminal import write
 
 
 def command(
@@ -37,7 +37,7 @@ def command(
     if target:
         said = point(ours, name, target, force=force)
         if said:
-            print(f"burnish: {said}", file=sys.stderr)
+            write(f"burnish: {said}", error=True)
     elif name:
         models.drop_alias(ours.database, name)
     rows = models.aliases(service.database)
@@ -47,4 +47,4 @@ def command(
         return
     for row in rows:
         forced = "  (forced)" if row.forced else ""
-        print(f"{row.name}  {row.target}{forced}")
+        write(f"{row.name}  {row.target}{forced}")

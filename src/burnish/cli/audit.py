@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from burnish.cli.options import SERVED, DatabaseUrl, Folder, Json, service_in
+from burnish.terminal import write
 
 
 def command(
@@ -33,8 +34,8 @@ def command(
     if as_json:
         print(json.dumps({"broken": broken, "head": now}))
     elif broken is None:
-        print(f"unbroken  {now}")
+        write(f"unbroken  {now}")
     else:
-        print(f"line {broken} is not what was written, or is missing", file=sys.stderr)
+        write(f"line {broken} is not what was written, or is missing", error=True)
     if broken is not None:
         raise typer.Exit(1)

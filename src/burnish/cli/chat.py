@@ -6,18 +6,17 @@ Example: burnish chat runs/support-routing --message "where is my parcel"
 """
 
 import json
-import sys
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from burnish.chat import Conversation, Message
 from burnish.cli.options import Json
 from burnish.errors import RunError
 from burnish.models.verbs import Model, Sampling
 from burnish.run_directory import RunDirectory
+from burnish.terminal import Terminal, write
 
 
 def command(
@@ -74,8 +73,8 @@ def _label(model: Any, questions: Iterable[str], *, as_json: bool) -> None:
             print(json.dumps({"question": question, **found}))
             continue
         for label, answer in found.items():
-            Console(highlight=False).print(f"[bold]{label:6}[/] ", end="")
-            print(answer)
+            Terminal(highlight=False).print(f"[bold]{label:6}[/] ", end="")
+            write(answer)
 
 
 def _questions() -> Iterator[str]:
@@ -91,14 +90,13 @@ def _typed() -> str:
 
 def _ask(model: Model, asked: Conversation, sampling: Sampling, label: str, *, quiet: bool) -> str:
     if not quiet:
-        Console(highlight=False).print(f"[bold]{label:6}[/] ", end="")
+        Terminal(highlight=False).print(f"[bold]{label:6}[/] ", end="")
 
     def stream(_: int, text: str) -> None:
         if not quiet:
-            sys.stdout.write(text)
-            sys.stdout.flush()
+            write(text, end="")
 
     answer = model.generate([asked], sampling, stream)[0].text
     if not quiet:
-        print()
+        write("")
     return answer

@@ -10,12 +10,12 @@ from operator import itemgetter
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
 from burnish.cli.options import DropBad, Json
 from burnish.errors import UserError
+from burnish.terminal import Terminal
 
 _COLOURS = {"error": "red", "warning": "yellow", "info": "dim"}
 
@@ -47,7 +47,7 @@ def command(
             )
         )
         return
-    console = Console(highlight=False, emoji=False)  # `:cat:` may stand in a label
+    console = Terminal(highlight=False, emoji=False)  # `:cat:` may stand in a label
     for finding in checked.findings:
         colour, said = _COLOURS[finding.severity], escape(finding.message)
         console.print(f"[{colour}]{finding.severity:8}[/] {said}")

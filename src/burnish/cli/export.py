@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from burnish.cli.options import PATH, Json
+from burnish.terminal import write
 
 _JUDGED = {
     "release": "release",
@@ -60,8 +61,8 @@ def command(
     objective = recipe_of(directory.manifest()).objective
     with_head = objective in HEADS or objective == "reward"
     kind = "head" if with_head and form == "merged" else form
-    print(f"wrote  {target}")
-    print(f"judged {_JUDGED[decision].format(run=run)}")
-    print(f"load   {_LOADED_BY[kind].format(target=str(target))}")
+    write(f"wrote  {target}")
+    write(f"judged {_JUDGED[decision].format(run=run)}")
+    write(f"load   {_LOADED_BY[kind].format(target=str(target))}")
     if not with_head:
-        print(f"next   burnish parity {run}" + (f" --gguf {target}" if form == "gguf" else ""))
+        write(f"next   burnish parity {run}" + (f" --gguf {target}" if form == "gguf" else ""))

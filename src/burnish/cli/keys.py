@@ -7,15 +7,14 @@ Example: burnish keys make support-bot --scope infer --requests 60
 """
 
 import json
-import sys
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from burnish.cli.options import SERVED, DatabaseUrl, Folder, Json, service_in
 from burnish.errors import UserError
+from burnish.terminal import Terminal, write
 
 _REQUIRED = "keys are on: every request needs a key"
 _OPEN = "keys are off: requests from the server's own machine need no key"
@@ -47,7 +46,7 @@ def command(
         raise UserError(f"`burnish keys {action}` has no name", "name the key")
     made = action == "make"  # also before the server's first start
     service = open_service(Settings(folder), database) if made else service_in(folder, database)
-    console = Console(highlight=False, soft_wrap=True)  # a secret that is broken is no secret
+    console = Terminal(highlight=False, soft_wrap=True)  # a secret that is broken is no secret
     with service.database.writing() as session:
         if made:
             scopes, first = scope or ["infer", "tune"], not keys.required(session)
@@ -62,22 +61,22 @@ def command(
                 console.print(f"{secret}  (shown once)", markup=False)
             if first:  # beside what a script reads
                 said = "from now on the server asks for a key, on its own machine too"
-                print(said, file=sys.stderr)
+                write(said, error=True)
         elif action == "revoke":
             keys.revoke(session, "cli", name or "")
             if not keys.any_left(session) and keys.required(session):
-                print(_LOCKED, file=sys.stderr)
+                write(_LOCKED, error=True)
         elif action == "off":
             keys.turn_off(session, "cli")
-            print(_OPEN, file=sys.stderr)
+            write(_OPEN, error=True)
         else:
             _list(keys.listed(session), console, as_json=as_json)
             state = _REQUIRED if keys.required(session) else _OPEN
-            print(state, file=sys.stderr if as_json else sys.stdout)
+            write(state, error=as_json)
     service.close()
 
 
-def _list(rows: Sequence[object], console: Console, *, as_json: bool) -> None:
+def _list(rows: Sequence[object], console: Terminal, *, as_json: bool) -> None:
     fields = ("id", "name", "scopes", "project", "requests", "tokens", "created_at", "revoked_at")
     found = [{field: getattr(row, field) for field in fields} for row in rows]
     if as_json:

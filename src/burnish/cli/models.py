@@ -6,11 +6,11 @@ Example: burnish models --json
 import json
 from dataclasses import asdict
 
-from rich.console import Console
 from rich.table import Table
 
 from burnish.cli.options import Json
 from burnish.models.sources import available
+from burnish.terminal import Terminal
 
 
 def command(as_json: Json = False) -> None:
@@ -22,7 +22,7 @@ def command(as_json: Json = False) -> None:
     for model in found:
         size = f"{model.download / 1e6:.0f} MB"
         table.add_row(model.name, "yes" if model.cached else "no", size, model.about, model.license)
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     console.print(table)
     console.print(
         "also   hf:org/name, pypi:package, a folder, a .gguf file\n"

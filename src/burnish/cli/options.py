@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -10,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from burnish.agreement import read_parity
 from burnish.errors import InterruptedRunError, RecipeError, UserError, cut
 from burnish.recipe.paths import expanded
 from burnish.run_directory import RunDirectory
+from burnish.terminal import Terminal, write
 
 if TYPE_CHECKING:  # slow to import, and most verbs serve nothing
     from burnish.serving.process import Engine
@@ -179,9 +178,9 @@ def print_verdict(run: RunDirectory, *, as_json: bool) -> None:
         console.print(f"mend   burnish heal {run.path}", markup=False)
 
 
-def _print_table(table: Table) -> Console:
+def _print_table(table: Table) -> Terminal:
     """A narrow terminal wraps the table rather than cuts it. Returns a console for what follows."""
-    whole, console = Console(highlight=False), Console(highlight=False)
+    whole, console = Terminal(highlight=False), Terminal(highlight=False)
     whole.width = _ANY_WIDTH
     whole.width = max(console.width, whole.measure(table).maximum)
     whole.print(table)
@@ -195,7 +194,7 @@ def going_on() -> Iterator[None]:
     try:
         yield
     except (InterruptedRunError, KeyboardInterrupt) as error:
-        print(f"burnish: {str(error) or 'stopped'}; go on with the same command", file=sys.stderr)
+        write(f"burnish: {str(error) or 'stopped'}; go on with the same command", error=True)
         raise typer.Exit(130) from error
 
 
@@ -251,4 +250,4 @@ def print_matrix(run: RunDirectory, *, as_json: bool) -> None:
         console.print(f"  {reason}", markup=False)
     lineage = run.manifest().lineage
     last = (lineage["kept"] or lineage["stages"])[-1]
-    print(f"\nread   {last}/report.html\ntry    burnish chat {last}")
+    write(f"\nread   {last}/report.html\ntry    burnish chat {last}")

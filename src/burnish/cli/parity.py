@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from burnish.cli.options import PATH, Json
 from burnish.errors import UserError
+from burnish.terminal import Terminal, write
 
 if TYPE_CHECKING:
     from burnish.agreement import Comparison, Parity
@@ -57,7 +57,7 @@ def command(
 
 
 def _print(run: str, parity: "Parity", url: str | None) -> None:
-    console = Console(highlight=False, emoji=False)  # `:cat:` may stand in a model's name
+    console = Terminal(highlight=False, emoji=False)  # `:cat:` may stand in a model's name
     console.width = max(console.width, 110)
     console.print(_table(parity))
     colour = "red" if parity.difference else "green"
@@ -67,11 +67,11 @@ def _print(run: str, parity: "Parity", url: str | None) -> None:
         if one.missing:
             console.print(f"  {one.words} was not asked: {one.missing}", markup=False)
     if parity.difference:
-        print("next   export or load again what differs, then ask again")
+        write("next   export or load again what differs, then ask again")
     elif url is None:
-        print(f"next   burnish parity {run} --url http://HOST:PORT/v1 --model NAME")
+        write(f"next   burnish parity {run} --url http://HOST:PORT/v1 --model NAME")
     else:
-        print("next   burnish alias NAME=MODEL")
+        write("next   burnish alias NAME=MODEL")
 
 
 def _table(parity: "Parity") -> Table:

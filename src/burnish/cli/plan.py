@@ -8,11 +8,11 @@ from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from burnish.cli.options import DropBad, Json, Name, Output, Set, overrides
 from burnish.recipe import load_recipe
+from burnish.terminal import Terminal, write
 
 
 def command(
@@ -35,11 +35,11 @@ def command(
     if as_json:
         print(json.dumps(plan.as_dict()))
         return
-    Console(highlight=False).print(_table(plan))
+    Terminal(highlight=False).print(_table(plan))
     for sentence in plan.power:
-        print(sentence)
-    print(one_line(plan))
-    print(f"next   burnish preflight {recipe}, then burnish run {recipe}")
+        write(sentence)
+    write(one_line(plan))
+    write(f"next   burnish preflight {recipe}, then burnish run {recipe}")
 
 
 def _table(plan: Any) -> Table:

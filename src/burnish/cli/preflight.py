@@ -8,12 +8,12 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from burnish.cli.options import DropBad, Json, Set, overrides
 from burnish.recipe import load_recipe
+from burnish.terminal import Terminal, write
 
 
 def command(
@@ -34,6 +34,6 @@ def command(
     table = Table("", "check", "what was measured")
     for check in checks:
         table.add_row(MARKS[check.passed], escape(check.name), escape(check.figure))
-    Console(highlight=False).print(table)
+    Terminal(highlight=False).print(table)
     refuse(checks)
-    print(f"next   burnish run {recipe}")
+    write(f"next   burnish run {recipe}")

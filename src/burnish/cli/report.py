@@ -12,6 +12,7 @@ from burnish.cli.options import Json
 from burnish.reports.card import write_card
 from burnish.reports.page import write_page
 from burnish.run_directory import RunDirectory
+from burnish.terminal import write
 
 
 def command(
@@ -23,4 +24,4 @@ def command(
     if as_json:
         print(json.dumps({"page": str(page), "card": str(card)}))
         return
-    print(f"page   {page}\ncard   {card}")
+    write(f"page   {page}\ncard   {card}")

@@ -7,7 +7,6 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from burnish.cli.options import (
     DropBad,
@@ -22,6 +21,7 @@ from burnish.cli.options import (
     print_verdict,
 )
 from burnish.recipe import explain, load_recipe
+from burnish.terminal import Terminal
 
 
 def command(
@@ -44,7 +44,7 @@ def command(
     if explained:
         for key, value, origin in explain(chosen):
             line = f"{key:28} {value!s:32} {origin}"
-            Console(highlight=False).print(line, markup=False, soft_wrap=True)
+            Terminal(highlight=False).print(line, markup=False, soft_wrap=True)
         return
     from burnish import pipeline
 

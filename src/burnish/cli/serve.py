@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from burnish.cli.options import (
     PATH,
@@ -28,6 +27,7 @@ from burnish.cli.options import (
     settings_of,
 )
 from burnish.errors import UserError
+from burnish.terminal import Terminal
 
 
 def command(
@@ -71,7 +71,7 @@ def command(
     with server.database.reading() as session:
         check(address, session)
     log.write_all_to(sys.stderr)
-    console = Console(highlight=False, stderr=True)
+    console = Terminal(highlight=False, stderr=True)
     console.print(f"serve  {address.url}  {', '.join(settings.models)}", markup=False)
     for warning in endless_bases(settings):
         console.print(f"warning  {warning}", style="yellow", markup=False)

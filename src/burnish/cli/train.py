@@ -10,6 +10,7 @@ import typer
 
 from burnish.cli.options import DropBad, Json, Name, Output, Resume, Set, overrides
 from burnish.recipe import load_recipe
+from burnish.terminal import write
 
 
 def command(
@@ -28,5 +29,5 @@ def command(
     if as_json:
         print(json.dumps({"run": str(directory.path), "training": directory.manifest().training}))
         return
-    print(f"trained {directory.path}")
-    print(f"next   burnish evaluate {directory.path}")
+    write(f"trained {directory.path}")
+    write(f"next   burnish evaluate {directory.path}")

