@@ -216,7 +216,6 @@ def test_no_escape_reaches_another_process() -> None:
         "os.lstat('/etc/passwd')",
         "os.readlink('/proc/self/exe')",
         "os.statvfs('/')",
-        "os.access('/etc/passwd', os.R_OK)",
         "__import__('pathlib').Path('/etc/passwd').stat()",
         "__import__('posix').stat('/etc')",
         "os.scandir('/etc')",
@@ -231,6 +230,7 @@ def test_python_says_what_is_refused(body: str, limits: Limits) -> None:
 
 
 def test_what_programs_ask_of_files_and_paths_still_works() -> None:
+    assert run_grade(program("return os.access('/etc/passwd', 0)"), {}, {}, LIMITS) == 0.0
     body = (
         "import fcntl\n    os.set_blocking(1, False)\n    fcntl.fcntl(1, fcntl.F_GETFL)\n"
         "    import decimal, statistics, difflib, sqlite3, zoneinfo\n"

@@ -1,10 +1,12 @@
 """Graders are bounded, and keep nobody waiting but each other."""
 
 import asyncio
+import contextlib
 import json
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,11 +16,12 @@ from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 
 from burnish.evaluation.graders import grader_of
+from burnish.serving.api import files, jobs
 from burnish.serving.api.graders import router
 from burnish.serving.api.handlers import add_handlers
 from burnish.serving.grading import Grading
 from burnish.serving.keys import Key
-from burnish.serving.service import GradingBounds
+from burnish.serving.service import GradingBounds, Settings, open_service
 
 EQ: Any = {"type": "string_check", "operation": "eq", "input": "a", "reference": "a"}
 SCORE: Any = {"type": "score_model", "model": "m", "input": [{"role": "user", "content": "?"}]}
@@ -201,6 +204,63 @@ async def test_a_client_that_hangs_up_ends_its_grader(kind: str) -> None:
     await app(scope, receive, send)
     assert time.monotonic() - started < 15
     assert stopped.is_set() == (kind == "model")
+
+
+ROW = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+
+
+@contextlib.asynccontextmanager
+async def tuner(
+    folder: Path, grading: Grading, key: Key | None
+) -> AsyncIterator[Callable[[Any], Awaitable[httpx2.Response]]]:
+    """Creates reinforcement jobs with a key."""
+    service = open_service(Settings(folder, models={"tiny": str(folder)}))
+    app = FastAPI()
+    for part in (files.router, jobs.router):
+        app.include_router(part, prefix="/v1")
+    add_handlers(app)
+    app.state.service, app.state.grading = service, grading
+    app.add_middleware(_Known, key=lambda: key)
+    async with client(app) as http:
+        rows = "\n".join([json.dumps(ROW)] * 10).encode()
+        sent = {"file": ("rows.jsonl", rows)}
+        file = (await http.post("/v1/files", files=sent, data={"purpose": "fine-tune"})).json()
+
+        def create(grader: Any) -> Awaitable[httpx2.Response]:
+            method = {"type": "reinforcement", "reinforcement": {"grader": grader}}
+            body = {"model": "tiny", "training_file": file["id"], "method": method}
+            return http.post("/v1/fine_tuning/jobs", json=body)
+
+        yield create
+    service.close()
+
+
+@pytest.mark.parametrize(
+    "grader",
+    [SCORE | {"model": "tiny"}, several(EQ, SCORE | {"model": "tiny"})],
+    ids=["one", "two"],
+)
+async def test_no_job_asks_a_model_for_a_key_that_may_only_tune(
+    grader: Any, tmp_path: Path
+) -> None:
+    for scopes, code in ((["tune"], 403), (["tune", "infer"], 200)):
+        key = Key("key_1", "n", frozenset(scopes))
+        async with tuner(tmp_path, Grading(), key) as create:
+            reply = await create(grader)
+            assert reply.status_code == code, reply.text
+            assert (await create(EQ)).status_code == 200
+
+
+async def test_graders_of_new_jobs_are_bounded_too(tmp_path: Path) -> None:
+    source = "import time\ntime.sleep(1)\ndef grade(sample, item):\n    return 1.0\n"
+    grading = Grading(GradingBounds(processes=1, waiting=1))
+    async with tuner(tmp_path, grading, None) as create:
+        replies = [asyncio.ensure_future(create({"type": "python", "source": source}))]
+        replies += [asyncio.ensure_future(create({"type": "python", "source": source}))]
+        await asyncio.sleep(0.3)
+        assert (await create({"type": "python", "source": source})).status_code == 429
+        assert (await create(EQ)).status_code == 200
+        assert [reply.status_code for reply in await asyncio.gather(*replies)] == [200, 200]
 
 
 @pytest.mark.parametrize(
