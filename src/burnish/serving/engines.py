@@ -27,7 +27,7 @@ from burnish.serving.prompts import prompt_tokens
 from burnish.serving.state import models, permissions
 from burnish.serving.state.database import Database
 from burnish.serving.state.tables import ModelRow
-from burnish.serving.targets import Target, room_for
+from burnish.serving.targets import Target, refusing_uncounted, room_for
 from burnish.serving.wording import Wording
 
 # The built-in encoder: it embeds and does not chat.
@@ -188,7 +188,8 @@ class Engines:
                 room for an answer.
         """
         target = self.target(name, project)
-        prompt = prompt_tokens(messages, (), target.tokenizer)
+        with refusing_uncounted(target, None, "messages"):
+            prompt = prompt_tokens(messages, (), target.tokenizer, target.engine.context)
         room = room_for(target, prompt, None)
         grammar = schema_grammar(target.tokenizer, wish.schema) if wish.schema else None
         draw = Draw(

@@ -1,6 +1,7 @@
 """Messages of the API as prompt tokens."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,34 +11,38 @@ from burnish.data.render import turn_text
 from burnish.data.templates import template_for
 from burnish.errors import DataError
 from burnish.serving.api.errors import invalid
+from burnish.serving.engine.lengths import tokens_within
 
 _ROLES = {"developer": "system", "function": "tool"}
 
 
 def prompt_tokens(
-    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], tokenizer: Any
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]],
+    tokenizer: Any,
+    most: int = sys.maxsize,
 ) -> tuple[int, ...]:
     """The conversation through the model's chat template, ready for a reply.
 
     Raises:
         ApiError: the template refuses the messages, or knows no tools.
+        TooLongError: it is so much longer than `most` tokens that nobody counted them.
     """
     template = _template(tokenizer, tools)
     if tools and not _shows_tools(template):
         raise invalid("This model has no template for tools.", "tools", "unsupported_parameter")
     try:
-        tokens = tokenizer.apply_chat_template(
+        text = tokenizer.apply_chat_template(
             [_turn(message, tokenizer) for message in messages],
             tools=list(tools) or None,
             chat_template=template,
             add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
+            tokenize=False,
         )
     except (TemplateError, TypeError, KeyError, RecursionError) as error:
         said = f"The model's chat template refuses these messages: {error}."
         raise invalid(said, "messages") from error
-    return tuple(int(token) for token in tokens)
+    return tuple(tokens_within(tokenizer, text, most, marks=False))
 
 
 def _template(tokenizer: Any, tools: Any) -> str:

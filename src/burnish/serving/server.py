@@ -10,6 +10,7 @@ from burnish.evaluation.graders.sandbox import sweep
 from burnish.models.endings import as_setting, unheard_end
 from burnish.models.load import DeviceChoice, load_tokenizer
 from burnish.models.sources import BUILT_IN, resolve
+from burnish.serving.engine.lengths import TooLongError
 from burnish.serving.engines import (
     EMBEDDER,
     Engines,
@@ -35,7 +36,11 @@ class Server(Service):
             GradingError: a text is longer than the encoder's context.
         """
         found = self.engines.embedder(EMBEDDER)
-        rows = [found.encoded(text) for text in texts]
+        try:
+            rows = [found.encoded(text) for text in texts]
+        except TooLongError as error:
+            said = f"a text has more than {error.least} tokens, which is all that {EMBEDDER} reads"
+            raise GradingError("other_error", said) from error
         if (longest := max(map(len, rows))) > found.context:
             said = f"a text has {longest} tokens, and {EMBEDDER} reads {found.context}"
             raise GradingError("other_error", said)

@@ -1,7 +1,8 @@
 """What a model's name stands for: an engine over the base weights, and the adapter in it."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -9,18 +10,17 @@ from anyio import to_thread
 from fastapi import Request
 
 from burnish.data.templates import declared_stops
-from burnish.serving.api.errors import invalid
+from burnish.serving.api.errors import ApiError, invalid
 from burnish.serving.api.fields import ResponseFormat
 from burnish.serving.api.guard import project_of
+from burnish.serving.api.limits import SHORT, release_body
 from burnish.serving.engine.engine import Backend
 from burnish.serving.engine.grammar import Schema, json_grammar, lenient, schema_grammar
+from burnish.serving.engine.lengths import TooLongError, tokens_within
 from burnish.serving.engine.requests import Ask, Draw
 from burnish.serving.wording import Wording
 
 Result = TypeVar("Result")
-
-# Bytes of a body that is prepared at once; 2,000,000 took 2.4 s, beside other work.
-_SHORT = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,12 @@ class Target:
         return (int(token if token is not None else self.tokenizer.eos_token_id),)
 
     def encoded(self, text: str) -> tuple[int, ...]:
+        """
+        Raises:
+            TooLongError: it is so much longer than the context that nobody counted its tokens.
+        """
         text.encode()  # what is no text is refused here, by its own name
-        return tuple(self.tokenizer(text)["input_ids"]) or self.start
+        return tuple(tokens_within(self.tokenizer, text, self.engine.context)) or self.start
 
     def decoded(self, tokens: tuple[int, ...]) -> str:
         return str(self.tokenizer.decode(tokens))
@@ -108,18 +112,34 @@ async def target_of(request: Request, name: str) -> Target:
 
 
 async def beside(request: Request, work: Callable[..., Result], *given: Any) -> Result:
-    """What is done with a request before it is asked; on another thread where it may take long.
+    """What is done with a request before it is asked; in threads of its own where it may take long.
 
-    Megabytes of prompt take seconds to tokenize, in which nobody else would be answered.
+    Megabytes of prompt take a while to render, in which nobody else would be answered. Few are
+    prepared at once, since each takes many times its size while it is.
     """
     told = request.headers.get("content-length", "")
-    if told.isdecimal() and int(told) <= _SHORT:
+    if told.isdecimal() and int(told) <= SHORT:
         return work(*given)
-    return await to_thread.run_sync(work, *given)
+    try:
+        return await to_thread.run_sync(work, *given, limiter=request.app.state.preparing)
+    finally:
+        release_body(request.scope)
+
+
+@contextmanager
+def refusing_uncounted(target: Target, wanted: int | None, param: str) -> Iterator[None]:
+    """
+    Raises:
+        ApiError: as `room_for` does, where a prompt is too long for its tokens to be counted.
+    """
+    try:
+        yield
+    except TooLongError as error:
+        raise _too_long(target, f"more than {error.least}", wanted, param) from error
 
 
 def room_for(
-    target: Target, prompt: tuple[int, ...], wanted: int | None, param: str = "messages"
+    target: Target, prompt: Sequence[int], wanted: int | None, param: str = "messages"
 ) -> int:
     """Tokens that the answer may have; `param` is what the prompt was made of.
 
@@ -127,13 +147,16 @@ def room_for(
         ApiError: prompt and answer together are longer than the model's context.
     """
     context = target.engine.context
-    asked = len(prompt) + (1 if wanted is None else wanted)
-    if asked > context:
-        rest = "" if wanted is None else f" and asks for {wanted} more"
-        raise invalid(
-            f"This model's maximum context length is {context} tokens. "
-            f"The request has {len(prompt)} of them in its prompt{rest}.",
-            param,
-            "context_length_exceeded",
-        )
+    if len(prompt) + (1 if wanted is None else wanted) > context:
+        raise _too_long(target, f"{len(prompt)}", wanted, param)
     return context - len(prompt) if wanted is None else wanted
+
+
+def _too_long(target: Target, count: str, wanted: int | None, param: str) -> ApiError:
+    rest = "" if wanted is None else f" and asks for {wanted} more"
+    return invalid(
+        f"This model's maximum context length is {target.engine.context} tokens. "
+        f"The request has {count} of them in its prompt{rest}.",
+        param,
+        "context_length_exceeded",
+    )

@@ -373,6 +373,9 @@ def test_embeddings_are_of_length_one(loose: openai.OpenAI, embedder: None) -> N
     assert unsaid["data"][0]["embedding"] == pytest.approx(found.data[0].embedding, abs=1e-6)
     with pytest.raises(openai.BadRequestError, match="1 to 2048 texts"):
         loose.embeddings.create(model="all-minilm-l6-v2", input="")
+    for long in ("tent " * 500_000, [7] * 500_000, ["tent", "tent " * 100_000]):
+        with pytest.raises(openai.BadRequestError, match=r"an input has (more than 512|500000)"):
+            loose.embeddings.create(model="all-minilm-l6-v2", input=long)
 
 
 def test_a_text_too_long_to_embed_has_no_grade(loose: openai.OpenAI, embedder: None) -> None:

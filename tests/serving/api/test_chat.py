@@ -629,6 +629,33 @@ def test_a_long_prompt_keeps_nobody_waiting(
     assert error.value.code == "context_length_exceeded"
 
 
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "where is it " * 100_000,
+        ["where", "where is it " * 100_000],
+        [5] * 100_000,
+        [[5], [5] * 9000],
+    ],
+    ids=["text", "texts", "tokens", "lists"],
+)
+def test_a_prompt_that_cannot_fit(client: openai.OpenAI, prompt: Any) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(model="tiny", prompt=prompt, max_tokens=3)
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "prompt")
+    assert re.search(
+        r"has (more than )?\d+ of them in its prompt and asks for 3 more", f"{caught.value}"
+    )
+
+
+def test_a_conversation_that_cannot_fit(client: openai.OpenAI) -> None:
+    for content in ("where is it " * 100_000, "\u0301 " * 100_000):
+        with pytest.raises(openai.BadRequestError) as caught:
+            asked(client, messages=[{"role": "user", "content": content}])
+        assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
+        assert "has more than 512 of them in its prompt." in str(caught.value)
+
+
 def test_what_does_no_harm_is_taken(client: openai.OpenAI) -> None:
     harmless: Any = {
         "user": "u",

@@ -13,9 +13,9 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from anyio import fail_after, to_thread
+from anyio import Event, create_task_group, fail_after, sleep, to_thread
 from fastapi import FastAPI, Request, UploadFile
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -24,7 +24,7 @@ from burnish.serving.api.app import make_app
 from burnish.serving.api.graders import router
 from burnish.serving.api.guard import Guard, actor_of, is_loopback, needed
 from burnish.serving.api.handlers import add_handlers
-from burnish.serving.api.limits import Depth, Limits
+from burnish.serving.api.limits import Limits, Shape, release_body
 from burnish.serving.api.observing import Observing
 from burnish.serving.api.usage import usage_of
 from burnish.serving.metrics import Metrics
@@ -348,6 +348,69 @@ async def test_bodies_that_are_refused(engine: Engine) -> None:
     assert await post(dripping(2500)) == (413, "request_too_large")  # no length was told
 
 
+@pytest.mark.parametrize("item", [b"1", b"{}", b'"a"', b'{"a":1}', b"[]", b"null"])
+async def test_a_body_of_too_many_values_is_refused(engine: Engine, item: bytes) -> None:
+    """Each that is wrong would become an error of its own before the first is told."""
+    server = Server(engine)
+    for path, field in [("chat/completions", "messages"), ("fine_tuning/jobs", "metadata")]:
+        body = b'{"%b":[%b]}' % (field.encode(), b",".join([item] * 130_000))
+        answer = await ask_limited(server, f"/v1/{path}", body)
+        assert answer == (400, "json_too_large")
+    assert await ask_limited(server, "/v1/completions", b"[" + b"5," * 200_000 + b"5]") == (200, "")
+    # What strings hold is no value.
+    assert await ask_limited(server, "/v1/models", b'["' + b"[,:{" * 50_000 + b'"]') == (200, "")
+
+
+async def ask_limited(server: Server, path: str, body: bytes, **limits: int) -> tuple[int, str]:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await Request(scope, receive).body()
+        await Response()(scope, receive, send)
+
+    transport = httpx2.ASGITransport(app=Limits(app, **limits))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://server") as client:
+        answer = await client.post(path, content=body)
+    return answer.status_code, answer.json()["error"]["code"] if answer.content else ""
+
+
+async def test_so_many_large_bodies_are_held_at_once() -> None:
+    go_on, sizes = Event(), (60_000, 60_000, 10_000)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await Request(scope, receive).body()
+        if scope["path"] == "/prepared":
+            release_body(scope)
+        await go_on.wait()
+        await Response()(scope, receive, send)
+
+    limits = Limits(app, together=100_000)
+    transport, answers = httpx2.ASGITransport(app=limits), []
+
+    async def post(path: str, size: int) -> None:
+        answers.append(await client.post(path, content=b"x" * size))
+
+    async with httpx2.AsyncClient(transport=transport, base_url="http://server") as client:
+        async with create_task_group() as group:
+            for size in sizes:
+                group.start_soon(post, "/held", size)
+            while not answers:
+                await sleep(0.001)
+            refused = answers[0]
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+            assert refused.json()["error"]["code"] == "overloaded"
+            assert limits.held == 60_000  # the short one does not count
+            go_on.set()
+        assert sorted(answer.status_code for answer in answers) == [200, 200, 503]
+        assert limits.held == 0
+        go_on = Event()
+        async with create_task_group() as group:  # what is prepared makes room
+            for _ in range(3):
+                group.start_soon(post, "/prepared", 60_000)
+                await sleep(0.01)
+            assert limits.held == 0
+            go_on.set()
+    assert [answer.status_code for answer in answers[3:]] == [200] * 3
+
+
 async def test_files_may_be_larger_than_other_bodies(engine: Engine) -> None:
     server = Server(engine)
     secret = server.key("tune")
@@ -376,7 +439,7 @@ async def test_files_may_be_larger_than_other_bodies(engine: Engine) -> None:
 )
 def test_depth_however_it_is_cut(written: bytes, depth: int) -> None:
     for size in (1, 2, 3, len(written)):
-        counted = Depth()
+        counted = Shape()
         for start in range(0, len(written), size):
             counted.feed(written[start : start + size])
         assert counted.deepest == depth

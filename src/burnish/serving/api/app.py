@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, FastAPI
 from fastapi.responses import Response
 
@@ -35,6 +35,10 @@ _ROUTES = (files, uploads, models, chat, completions, embeddings, jobs, permissi
 _FORM, _PART = 1 << 20, 64 << 20
 
 
+# Requests with long prompts, each of which takes a core and many times its size meanwhile.
+_PREPARED_AT_ONCE = 2
+
+
 def make_app(service: Server, host: str = "127.0.0.1", drain: float = 30.0) -> FastAPI:
     """The application over a service with its engines.
 
@@ -56,6 +60,7 @@ def make_app(service: Server, host: str = "127.0.0.1", drain: float = 30.0) -> F
         title="Burnish", lifespan=life, dependencies=checks, docs_url=None, redoc_url=None
     )
     app.state.service, app.state.drain = service, Drain()
+    app.state.preparing = CapacityLimiter(_PREPARED_AT_ONCE)
     add_handlers(app)
     largest = max(service.settings.max_file_bytes, _PART) + _FORM
     for part in _ROUTES:

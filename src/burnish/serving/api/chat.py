@@ -20,7 +20,7 @@ from burnish.errors import UserError
 from burnish.serving.api.answers import Answer, HungUp, begun, whole
 from burnish.serving.api.documented import CHAT
 from burnish.serving.api.errors import invalid
-from burnish.serving.api.fields import Body, Drawing, Metadata, ResponseFormat
+from burnish.serving.api.fields import Array, Body, Drawing, Metadata, ResponseFormat
 from burnish.serving.api.recording import record
 from burnish.serving.api.streaming import streamed
 from burnish.serving.api.tools import Offer
@@ -29,7 +29,7 @@ from burnish.serving.calls import Call, before_calls
 from burnish.serving.engine.grammar import call_grammar
 from burnish.serving.engine.requests import Ask, Draw, Drawn, Grammar, Piece
 from burnish.serving.prompts import prompt_tokens
-from burnish.serving.targets import Target, beside, room_for, target_of
+from burnish.serving.targets import Target, beside, refusing_uncounted, room_for, target_of
 
 router = APIRouter()
 _GONE = Response(status_code=499)  # nobody reads it
@@ -48,9 +48,9 @@ class Message(Body):
     """
 
     role: Literal["developer", "system", "user", "assistant", "tool", "function"]
-    content: str | list[dict[str, Any]] | None = None
+    content: str | Array[dict[str, Any]] | None = None
     name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: Array[dict[str, Any]] | None = None
     tool_call_id: str | None = None
     refusal: str | None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
@@ -66,13 +66,13 @@ class ChatRequest(Drawing, Offer):
     its prompt's tokens, so that a client can see how its messages were rendered.
     """
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[Array[Message], Field(min_length=1)]
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     response_format: ResponseFormat | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Array[Literal["text"]] | None = None
     metadata: Metadata | None = None
     store: bool | None = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
@@ -81,6 +81,11 @@ class ChatRequest(Drawing, Offer):
     prompt_cache_retention: Literal["in_memory", "24h"] | None = None
     verbosity: Literal["medium"] | None = None
     return_token_ids: bool | None = None
+
+    @property
+    def wanted(self) -> int | None:
+        """Tokens that the answer may have, by the request itself."""
+        return self.max_completion_tokens or self.max_tokens
 
     @model_validator(mode="before")
     @classmethod
@@ -172,13 +177,14 @@ def _naming(param: str) -> Iterator[None]:
 def _prepared(
     body: ChatRequest, turns: Sequence[dict[str, Any]], target: Target
 ) -> tuple[tuple[int, ...], list[Ask]]:
-    prompt = prompt_tokens(turns, body.offered, target.tokenizer)
+    with refusing_uncounted(target, body.wanted, "messages"):
+        prompt = prompt_tokens(turns, body.offered, target.tokenizer, target.engine.context)
     return prompt, _asks(body, target, prompt)
 
 
 def _asks(body: ChatRequest, target: Target, prompt: tuple[int, ...]) -> list[Ask]:
     """An ask for each choice."""
-    room = room_for(target, prompt, body.max_completion_tokens or body.max_tokens)
+    room = room_for(target, prompt, body.wanted)
     draw = Draw(
         max_tokens=room,
         bias=body.biases(target.vocabulary),

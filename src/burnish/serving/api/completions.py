@@ -14,12 +14,12 @@ from pydantic import Field
 from burnish.serving.api.answers import Answer, HungUp, begun, whole
 from burnish.serving.api.documented import COMPLETION
 from burnish.serving.api.errors import invalid
-from burnish.serving.api.fields import Drawing
+from burnish.serving.api.fields import Array, Drawing
 from burnish.serving.api.recording import record
 from burnish.serving.api.streaming import streamed
 from burnish.serving.api.usage import Usage, usage_of
 from burnish.serving.engine.requests import Ask, Draw, Drawn, Piece
-from burnish.serving.targets import Target, beside, room_for, target_of
+from burnish.serving.targets import Target, beside, refusing_uncounted, room_for, target_of
 
 router = APIRouter()
 _GONE = Response(status_code=499)
@@ -30,12 +30,17 @@ _TOKENS = 16
 class CompletionRequest(Drawing):
     """The body of a legacy completion."""
 
-    prompt: str | list[str] | list[int] | list[list[int]] | None = None
+    prompt: str | Array[str] | Array[int] | Array[Array[int]] | None = None
     best_of: Annotated[int, Field(ge=1, le=20)] | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     suffix: str | None = None
+
+    @property
+    def wanted(self) -> int:
+        """Tokens that each answer may have."""
+        return _TOKENS if self.max_tokens is None else self.max_tokens
 
 
 @router.post("/completions", response_model=None, responses=COMPLETION)
@@ -85,13 +90,22 @@ def _prompts(body: CompletionRequest, target: Target) -> list[tuple[int, ...]]:
     if not given:
         return [target.start]
     if isinstance(given, str):
-        return [target.encoded(given)]
+        return [_encoded(given, body, target)]
     if isinstance(given[0], int):
-        return [_checked(given, target)]
-    return [target.encoded(one) if isinstance(one, str) else _checked(one, target) for one in given]
+        return [_checked(given, body, target)]
+    return [
+        _encoded(one, body, target) if isinstance(one, str) else _checked(one, body, target)
+        for one in given
+    ]
 
 
-def _checked(tokens: Any, target: Target) -> tuple[int, ...]:
+def _encoded(text: str, body: CompletionRequest, target: Target) -> tuple[int, ...]:
+    with refusing_uncounted(target, body.wanted, "prompt"):
+        return target.encoded(text)
+
+
+def _checked(tokens: Any, body: CompletionRequest, target: Target) -> tuple[int, ...]:
+    room_for(target, tokens, body.wanted, "prompt")  # before each of millions is looked at
     if wrong := [token for token in tokens if not 0 <= token < target.vocabulary]:
         raise invalid(f"Invalid token in prompt: {wrong[0]}.", "prompt")
     return tuple(tokens) or target.start
@@ -152,9 +166,8 @@ class _Reply:
 
     def _ask(self, prompt: tuple[int, ...], place: int) -> Ask:
         body = self.body
-        wanted = _TOKENS if body.max_tokens is None else body.max_tokens
         draw = Draw(
-            max_tokens=room_for(self.target, prompt, wanted, "prompt"),
+            max_tokens=room_for(self.target, prompt, body.wanted, "prompt"),
             bias=body.biases(self.target.vocabulary),
             # Choosing the best of several needs them, wanted or not.
             top_logprobs=body.logprobs if body.logprobs is not None else self._judged,

@@ -5,14 +5,17 @@ import math
 import struct
 from typing import Annotated, Any, Literal
 
+from anyio import to_thread
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
-from burnish.serving.api.errors import invalid
-from burnish.serving.api.fields import Body
+from burnish.serving.api.errors import ApiError, invalid
+from burnish.serving.api.fields import Array, Body
 from burnish.serving.api.guard import project_of
 from burnish.serving.api.usage import usage_of
 from burnish.serving.engine.embedding import Embedder
+from burnish.serving.engine.lengths import TooLongError
+from burnish.serving.targets import beside
 
 router = APIRouter()
 # The API's own bound.
@@ -22,7 +25,7 @@ _INPUTS = 2048
 class EmbeddingRequest(Body):
     """The body of a request for embeddings."""
 
-    input: str | list[str] | list[int] | list[list[int]]
+    input: str | Array[str] | Array[int] | Array[Array[int]]
     model: str
     dimensions: Annotated[int, Field(ge=1)] | None = None
     encoding_format: Literal["float", "base64"] | None = None
@@ -54,15 +57,16 @@ class Embeddings(BaseModel):
 
 
 @router.post("/embeddings", response_model=Embeddings)
-def create(body: EmbeddingRequest, request: Request) -> dict[str, Any]:
+async def create(body: EmbeddingRequest, request: Request) -> dict[str, Any]:
     """An embedding for each input, in their order."""
-    engines = request.app.state.service.engines
-    embedder: Embedder = engines.embedder(body.model, project_of(request))
-    rows = _rows(body, embedder)
+    find, project = request.app.state.service.engines.embedder, project_of(request)
+    embedder: Embedder = await to_thread.run_sync(find, body.model, project)
+    rows = await beside(request, _rows, body, embedder)
     size = body.dimensions or embedder.size
     if size > embedder.size:
         raise invalid(f"{body.model} has {embedder.size} dimensions.", "dimensions")
-    found = [_shortened(numbers, size) for numbers in embedder.embed(rows)]
+    embedded = await to_thread.run_sync(embedder.embed, rows)
+    found = [_shortened(numbers, size) for numbers in embedded]
     tokens = sum(len(row) for row in rows)
     usage_of(request).prompt = tokens
     return {
@@ -82,17 +86,22 @@ def _rows(body: EmbeddingRequest, embedder: Embedder) -> list[list[int]]:
         given = [given]
     if not given or any(not one for one in given) or len(given) > _INPUTS:
         raise invalid(f"'input' must hold 1 to {_INPUTS} texts, none of them empty.", "input")
-    rows = [embedder.encoded(one) if isinstance(one, str) else list(one) for one in given]
+    try:
+        rows = [embedder.encoded(one) if isinstance(one, str) else list(one) for one in given]
+    except TooLongError as error:
+        raise _too_long(embedder, f"more than {error.least}") from error
     if longest := max((len(row) for row in rows if len(row) > embedder.context), default=0):
-        raise invalid(
-            f"This model's maximum context length is {embedder.context} tokens, an input has "
-            f"{longest}.",
-            "input",
-            "context_length_exceeded",
-        )
+        raise _too_long(embedder, f"{longest}")
     if any(not 0 <= token < len(embedder.tokenizer) for row in rows for token in row):
         raise invalid("'input' holds a number that is no token of the model.", "input")
     return rows
+
+
+def _too_long(embedder: Embedder, count: str) -> ApiError:
+    said = (
+        f"This model's maximum context length is {embedder.context} tokens, an input has {count}."
+    )
+    return invalid(said, "input", "context_length_exceeded")
 
 
 def _shortened(numbers: list[float], size: int) -> list[float]:

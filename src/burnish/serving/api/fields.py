@@ -1,13 +1,16 @@
 """What chat and legacy completions have in common: how answers are drawn, and their limits."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator
 from pydantic_core import PydanticCustomError
 
 from burnish.serving.api.errors import invalid
 
+T = TypeVar("T")
+# A list that is refused for its first wrong item: a body has room for millions of them.
+Array = Annotated[list[T], Field(fail_fast=True)]
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
     Field(max_length=16),
@@ -50,7 +53,7 @@ class Drawing(Body):
     logit_bias: dict[str, float] | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     seed: int | None = None
-    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    stop: str | Annotated[Array[str], Field(max_length=4)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None

@@ -13,6 +13,7 @@ from openai.types.fine_tuning.checkpoints import (
 )
 from pydantic import BaseModel, ConfigDict, Field
 
+from burnish.serving.api.fields import Array
 from burnish.serving.api.queries import After, Shared
 from burnish.serving.api.shapes import Listed, a_page
 from burnish.serving.state import permissions
@@ -30,7 +31,7 @@ class Grant(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     project_ids: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=64)]],
+        Array[Annotated[str, Field(min_length=1, max_length=64)]],
         Field(min_length=1, max_length=1000),
     ]
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PrivateAttr, model_validator
 
 from burnish.serving.api.errors import invalid
-from burnish.serving.api.fields import Body, said
+from burnish.serving.api.fields import Array, Body, said
 from burnish.serving.calls import Call, tool_calls
 
 _MOST = 128
@@ -82,10 +82,10 @@ _OlderChoice = Annotated[
 class Offer(Body):
     """What of a request speaks of tools."""
 
-    tools: Annotated[list[Tool], Field(max_length=_MOST)] | None = None
+    tools: Annotated[Array[Tool], Field(max_length=_MOST)] | None = None
     tool_choice: _Choice | None = None
     parallel_tool_calls: bool | None = None
-    functions: Annotated[list[Function], Field(min_length=1, max_length=_MOST)] | None = None
+    functions: Annotated[Array[Function], Field(min_length=1, max_length=_MOST)] | None = None
     function_call: _OlderChoice | None = None
 
     @property

@@ -9,6 +9,7 @@ from openai.types.uploads import UploadPart
 from pydantic import BaseModel, ConfigDict, Field
 
 from burnish.serving.api.errors import ApiError
+from burnish.serving.api.fields import Array
 from burnish.serving.api.files import LONGEST, SHORTEST, Purpose, lasting, pieces_of
 from burnish.serving.api.queries import Shared
 from burnish.serving.api.shapes import WholeUpload, part_of, upload_of
@@ -43,7 +44,7 @@ class NewUpload(_Body):
 class Order(_Body):
     """The parts in the order in which they are joined, and what the whole should hash to."""
 
-    part_ids: Annotated[list[str], Field(min_length=1, max_length=100_000)]
+    part_ids: Annotated[Array[str], Field(min_length=1, max_length=100_000)]
     md5: Annotated[str, Field(pattern="^[0-9a-fA-F]{32}$")] | None = None
 
 

@@ -15,6 +15,7 @@ from transformers import AutoModel
 from burnish.errors import ModelError
 from burnish.models.load import DeviceChoice, context_length, load_tokenizer, place
 from burnish.models.sources import resolve
+from burnish.serving.engine.lengths import tokens_within
 
 # Padded tokens of one forward pass.
 _TOKENS_AT_ONCE = 4096
@@ -49,9 +50,13 @@ class Embedder:
         return int(self.module.config.hidden_size)
 
     def encoded(self, text: str) -> list[int]:
-        """Tokens with the marks that the encoder puts around a text."""
+        """Tokens with the marks that the encoder puts around a text.
+
+        Raises:
+            TooLongError: it is so much longer than the context that nobody counted its tokens.
+        """
         text.encode()  # what is no text is refused here, by its own name
-        return list(self.tokenizer(text)["input_ids"])
+        return tokens_within(self.tokenizer, text, self.context)
 
     def embed(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """An embedding for each row of tokens, in their order; rows fit the context."""
