@@ -45,6 +45,9 @@ def command(
         Literal["transformers", "vllm"], typer.Option(help="what computes answers")
     ] = "transformers",
     vllm_url: Annotated[str | None, typer.Option(help="of vLLM's API, ending in /v1")] = None,
+    connections: Annotated[
+        int, typer.Option(min=1, help="most connections from one address")
+    ] = 512,
     given: Set = None,
     engine: EngineName = "local",
     cluster: RayAddress = None,
@@ -55,6 +58,7 @@ def command(
     ] = 60.0,
 ) -> None:
     from burnish.serving import log
+    from burnish.serving.connections import Patience
     from burnish.serving.listening import Address, check, listen, worker_beside
     from burnish.serving.server import endless_bases, open_server, opener
     from burnish.serving.service import GradingBounds
@@ -77,4 +81,4 @@ def command(
         console.print(f"warning  {warning}", style="yellow", markup=False)
     console.print(f'try    openai.OpenAI(base_url="{address.url}", api_key="none")', markup=False)
     with worker_beside(settings, database, runs) if worker else contextlib.nullcontext():
-        listen(server, address)
+        listen(server, address, patience=Patience(each=connections))

@@ -18,12 +18,14 @@ from types import FrameType
 
 import uvicorn
 from sqlalchemy.orm import Session
+from uvicorn.config import STARTUP_FAILURE
 
 from burnish.errors import UserError
 from burnish.serving import keys
 from burnish.serving.api.app import make_app
 from burnish.serving.api.draining import Drain
 from burnish.serving.api.guard import is_loopback
+from burnish.serving.connections import Connections, Patience, raise_descriptors
 from burnish.serving.process import LOCAL, PATIENCE, Engine
 from burnish.serving.server import Server
 from burnish.serving.service import Settings
@@ -32,6 +34,8 @@ from burnish.serving.service import Settings
 _GIVE_BACK = PATIENCE + 30.0
 # Seconds between looks whether it runs, and until one that was killed is started again.
 _LOOK, _AGAIN = 0.5, 1.0
+# Of a tenth of a second each, between looks for connections that take too long.
+_TICKS = 5
 _MISTAKE = 2  # its exit code after an error that it has explained
 _LOG = logging.getLogger("burnish.server")
 
@@ -88,11 +92,13 @@ def _check_free(address: Address) -> None:
         ) from error
 
 
-def listen(server: Server, address: Address, drain: float = 30.0) -> None:
+def listen(
+    server: Server, address: Address, drain: float = 30.0, patience: Patience | None = None
+) -> None:
     """Answers until SIGTERM or Ctrl-C.
 
     Answers under way then get `drain` seconds to end, and new requests a 503; a second signal cuts
-    them short.
+    them short. `patience` bounds what each connection may take.
     """
     app = make_app(server, address.host, drain)
     _keep_out_of_collections()
@@ -105,10 +111,11 @@ def listen(server: Server, address: Address, drain: float = 30.0) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing here goes by what a proxy says of an address
         timeout_graceful_shutdown=1,
         ws="none",
     )
-    _Listener(config, app.state.drain, drain).run()
+    _Listener(config, app.state.drain, drain, patience or Patience()).run()
 
 
 def _keep_out_of_collections() -> None:
@@ -125,9 +132,34 @@ def _keep_out_of_collections() -> None:
 class _Listener(uvicorn.Server):
     """Goes on listening while it drains, so that clients are told and not just cut off."""
 
-    def __init__(self, config: uvicorn.Config, drain: Drain, seconds: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, drain: Drain, seconds: float, patience: Patience
+    ) -> None:
         super().__init__(config)
         self.drain, self.seconds, self.deadline = drain, seconds, math.inf
+        self.patience = patience
+        self.connections: Connections | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, but with connections that are counted and have deadlines."""
+        del sockets
+        await self.lifespan.startup()
+        config = self.config
+        protocol = {
+            "config": config,
+            "server_state": self.server_state,
+            "app_state": self.lifespan.state,
+        }
+        found = Connections(protocol, config.ssl, self.patience, raise_descriptors())
+        try:
+            found.listen(config.host, config.port, config.backlog)
+        except OSError as error:
+            _LOG.error("cannot listen on port %s", config.port, exc_info=error)
+            await self.lifespan.shutdown()
+            sys.exit(STARTUP_FAILURE)
+        self.connections = found
+        self.servers = [found]  # type: ignore[list-item]
+        self.started = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The signal ends with this: raised again, as uvicorn would, it would leave the worker
@@ -138,6 +170,8 @@ class _Listener(uvicorn.Server):
         self.deadline = time.monotonic() + self.seconds
 
     async def on_tick(self, counter: int) -> bool:
+        if self.connections is not None and counter % _TICKS == 0:
+            self.connections.end_late()
         late = time.monotonic() > self.deadline
         if self.drain.begun and (late or not self.drain.under_way):
             self.should_exit = True

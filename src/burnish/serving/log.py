@@ -3,8 +3,9 @@ recording is on."""
 
 import json
 import logging
+import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,7 +24,12 @@ FIELDS = (
     "generated_tokens",
     "job_id",
     "worker",
+    "repeated",
 )
+# Lines of one place in the code that are written one by one; after them the 10th, the 100th, ...
+_FIRST = 5
+# Seconds of quiet after which a place begins to be counted again.
+_QUIET = 60.0
 
 
 class JsonLines(logging.Formatter):
@@ -47,10 +53,35 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+class Repeats(logging.Filter):
+    """Lets through the first lines of each place in the code, and then fewer and fewer, with how
+    many there were: what goes wrong a thousand times a second must not fill the disk.
+
+    Lines of requests and jobs, which `note` and its like write, are all let through.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._seen: dict[tuple[str, str, int], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name == LOGGER.name:
+            return True
+        now, place = self._clock(), (record.name, record.pathname, record.lineno)
+        last, count = self._seen.get(place, (now, 0))
+        count = 1 if now - last > _QUIET else count + 1
+        self._seen[place] = now, count
+        if count > _FIRST:
+            record.repeated = count
+        return count <= _FIRST or f"{count}".rstrip("0") == "1"
+
+
 def write_to(stream: TextIO, level: int = logging.INFO) -> None:
     """Sends the server's log to a stream, in place of where it went before."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines())
+    handler.addFilter(Repeats())
     LOGGER.handlers[:] = [handler]
     LOGGER.setLevel(level)
     LOGGER.propagate = False
