@@ -50,7 +50,7 @@ from burnish.parity.certificate import complete
 from burnish.plan import Plan, make_plan
 from burnish.preflight import MARKS, Check, Subject, preflight, refuse
 from burnish.progress import Bars
-from burnish.recipe import Recipe, build_recipe, changed_recipe, load_recipe
+from burnish.recipe import Recipe, changed_recipe, load_recipe, recipe_of_rows
 from burnish.reports.card import write_card
 from burnish.reports.page import write_page
 from burnish.resuming import alone_in, continued, forget_order, forget_verdict
@@ -95,15 +95,23 @@ def check(
     **columns: str,
 ) -> Checked:
     """Reads, checks, splits and renders a file as a run would; trains nothing."""
-    values = {
-        "model": model,
-        "objective": objective,
-        "data": {"train": str(data), "drop_bad": drop_bad, "columns": columns},
-    }
-    recipe = build_recipe(
-        values, recipe_keys=set(), command_keys={"data.train", "model", "objective"}
-    )
-    return prepare(recipe, resolve(model))
+    values = {"model": model, "objective": objective, "data.drop_bad": drop_bad}
+    named = {f"data.columns.{field}": column for field, column in columns.items()}
+    return prepare(recipe_of_rows(data, values | named), resolve(model))
+
+
+def recipe_to_check(path: Path | str, overrides: Mapping[str, Any]) -> Recipe:
+    """A recipe file, or the recipe of a file of rows; `overrides` is dotted and wins."""
+    if Path(path).suffix.lower() in (".yaml", ".yml"):
+        return load_recipe(path, overrides)
+    return recipe_of_rows(path, overrides)
+
+
+def check_recipe(recipe: Recipe) -> dict[str, Checked]:
+    """Each data set of a recipe as a run would read it: its own by no name, then its tasks."""
+    source = resolve(recipe.model)
+    others = {name: prepare(recipe, source, data) for name, data in recipe.tasks.items()}
+    return {"": prepare(recipe, source), **others}
 
 
 def train(

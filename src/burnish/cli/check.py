@@ -1,61 +1,186 @@
-"""Read a data file as a run would: findings, split sizes, rows with the learnt tokens in colour.
+"""Read rows as a run would: findings, split sizes, rows with the learnt tokens in colour.
 
-Example: burnish check support.jsonl --model smollm2-135m --show 3
+Takes a data file, or a recipe. Whatever a finding advises can be tried here before a run: the
+options set the recipe's values, and the command printed at the end has the same ones.
+
+Example: burnish check support.jsonl --columns label=category --show 3
+Example: burnish check recipe.yaml --system "Sort the message into one queue."
 """
 
 import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from operator import itemgetter
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import yaml
 from rich.markup import escape
 from rich.text import Text
 
-from burnish.cli.options import DropBad, Json
-from burnish.errors import UserError
+from burnish.cli.options import DropBad, Json, Set, overrides
+from burnish.errors import RecipeError, UserError, shown
 from burnish.terminal import Terminal
 
+if TYPE_CHECKING:
+    from burnish.beginning import Checked
+    from burnish.recipe import Recipe
+
 _COLOURS = {"error": "red", "warning": "yellow", "info": "dim"}
+_RECIPES = (".yaml", ".yml")
+_SPLITS = ("train", "validation", "test")
 
 
 def command(
-    data: Annotated[str, typer.Argument(help="JSON Lines, CSV, Parquet or text file")],
+    data: Annotated[
+        str, typer.Argument(help="a recipe, or a file of rows: JSON, CSV, Parquet, Arrow or text")
+    ],
     model: Annotated[
-        str, typer.Option(help="whose chat template and tokens to use")
-    ] = "smollm2-135m",
+        str | None,
+        typer.Option(help="whose chat template and tokens to use", show_default="smollm2-135m"),
+    ] = None,
     objective: Annotated[
-        str, typer.Option(help="what would be learnt: sft, lm, classify, tag")
-    ] = "sft",
+        str | None,
+        typer.Option(
+            help="what would be learnt: sft, lm, dpo, kto, grpo, classify, tag, reward",
+            show_default="sft",
+        ),
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(help="our field and your column, as in label=category (repeatable)"),
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="system message put before every row")] = None,
+    tools: Annotated[
+        str | None, typer.Option(help="JSON file of functions offered in every row")
+    ] = None,
+    settings: Set = None,
     show: Annotated[int, typer.Option(min=0, help="rows to print, learnt tokens in colour")] = 0,
     drop_bad: DropBad = False,
     as_json: Json = False,
 ) -> None:
-    from burnish import pipeline
-
     if show and as_json:
         raise UserError(f"--show is {show}, but --json prints no rows", "leave one of them out")
-    checked = pipeline.check(data, model, objective=objective, drop_bad=drop_bad)
-    dataset = checked.dataset
-    sizes = {name: len(getattr(dataset, name)) for name in ("train", "validation", "test")}
+    named = {"model": model, "objective": objective, "data.system": system, "data.tools": tools}
+    values = overrides(settings, None, None, drop_bad)
+    values |= {key: value for key, value in named.items() if value is not None}
+    values |= _columns(columns or ())
+    from burnish import pipeline
+
+    recipe = pipeline.recipe_to_check(data, values)
+    checked = _checked(recipe)
+    following = _next(data, values)
     if as_json:
-        findings = [asdict(finding) for finding in checked.findings]
-        print(
-            json.dumps(
-                {"rows": sizes, "learnt_tokens": checked.learnt_tokens(), "findings": findings}
-            )
-        )
+        print(json.dumps(_as_json(checked) | {"next": following}))
         return
     console = Terminal(highlight=False, emoji=False)  # `:cat:` may stand in a label
+    for name, part in checked.items():
+        if name:
+            console.print(f"\n{name}", markup=False)
+        _print(part, console)
+    for part in list(checked.values())[:1]:
+        for row in part.rendered["train"][:show]:
+            console.print(_coloured(row, pipeline.tokenizer_of(recipe.model)))
+    console.print(f"next     {following}", markup=False, soft_wrap=True)
+
+
+def _checked(recipe: "Recipe") -> dict[str, "Checked"]:
+    """What each data set of the recipe gives; of stages, each under the stage's name."""
+    from burnish import pipeline
+
+    if not recipe.stages:
+        return pipeline.check_recipe(recipe)
+    from burnish.stages import stage_recipes
+
+    return {
+        f"stage {stage.name}" + (f", {name}" if name else ""): part
+        for stage in stage_recipes(recipe)
+        for name, part in pipeline.check_recipe(stage).items()
+    }
+
+
+def _columns(given: Sequence[str]) -> dict[str, str]:
+    """Recipe values of `label=category`, also several with commas, or as a finding prints them.
+
+    Raises:
+        RecipeError: a field or a column is missing.
+    """
+    from burnish.recipe.reading import parse_yaml
+
+    pairs: dict[str, str] = {}
+    for text in given:
+        if text.lstrip().startswith("{"):
+            try:
+                read = parse_yaml(text)
+            except yaml.YAMLError:
+                read = None
+            if not isinstance(read, dict):
+                raise RecipeError(f"--columns is {shown(text)}", "write it as label=category")
+            pairs |= {str(field): str(column) for field, column in read.items()}
+            continue
+        for pair in re.split(r",(?=\s*\w+=)", text):  # a column's name may hold a comma
+            field, _, column = pair.partition("=")
+            if not field.strip() or not column:
+                raise RecipeError(f"--columns is {shown(text)}", "write it as label=category")
+            pairs[field.strip()] = column
+    return {f"data.columns.{field}": column for field, column in pairs.items()}
+
+
+def _as_json(checked: Mapping[str, "Checked"]) -> dict[str, Any]:
+    """The first data set, and others of the recipe by their names."""
+    parts = {
+        name: {
+            "rows": _sizes(part),
+            "learnt_tokens": part.learnt_tokens(),
+            "findings": [asdict(finding) for finding in part.findings],
+        }
+        for name, part in checked.items()
+    }
+    first = next(iter(parts))
+    others = {name: part for name, part in parts.items() if name != first}
+    return parts[first] | ({"others": others} if others else {})
+
+
+def _sizes(checked: "Checked") -> dict[str, int]:
+    return {name: len(getattr(checked.dataset, name)) for name in _SPLITS}
+
+
+def _print(checked: "Checked", console: Terminal) -> None:
     for finding in checked.findings:
         colour, said = _COLOURS[finding.severity], escape(finding.message)
         console.print(f"[{colour}]{finding.severity:8}[/] {said}")
-    split = ", ".join(f"{name} {count}" for name, count in sizes.items())
+    split = ", ".join(f"{name} {count}" for name, count in _sizes(checked).items())
     console.print(f"rows     {split}")
-    for row in checked.rendered["train"][:show]:
-        console.print(_coloured(row, pipeline.tokenizer_of(model)))
-    console.print(f"next     burnish run RECIPE with data: {{train: {data}}}", markup=False)
+
+
+def _next(data: str, values: Mapping[str, Any]) -> str:
+    """The command that runs what was checked, with the same choices."""
+    from burnish.recipe import nested
+
+    if Path(data).suffix.lower() in _RECIPES:
+        drop = ["--drop-bad"] if values.get("data.drop_bad") else []
+        chosen = {key: value for key, value in values.items() if key != "data.drop_bad"}
+        given = [f"--set={_setting(key, value)}" for key, value in chosen.items()]
+        return shlex.join(["burnish", "run", data, *given, *drop])
+    whole = nested({"data.train": data, **values})
+    flow = yaml.safe_dump(
+        whole, default_flow_style=True, width=1 << 30, sort_keys=False, allow_unicode=True
+    )
+    return f"burnish run RECIPE with {flow.strip()[1:-1]}"
+
+
+def _setting(key: str, value: Any) -> str:
+    """`key=value` such that `--set` reads the same value back."""
+    from burnish.recipe import Recipe
+    from burnish.recipe.settings import read_setting
+
+    if isinstance(value, str) and read_setting(Recipe, key, value) == value:
+        return f"{key}={value}"
+    return f"{key}={json.dumps(value, ensure_ascii=False)}"
 
 
 def _coloured(row: Any, tokenizer: Any) -> Text:

@@ -26,6 +26,7 @@ from burnish.data.rows import BadRow, Row, read_rows
 from burnish.data.sample import Sample
 from burnish.data.spelling import alike_labels, escaped, folded
 from burnish.data.split import split
+from burnish.data.tool_file import read_tools, with_tools
 from burnish.errors import DataError, shown
 from burnish.recipe.data import Data, Split
 from burnish.run_directory import Finding
@@ -57,10 +58,12 @@ class _Reading:
     def file(self, path: Path, data: Data, name: str, objective: str) -> list[Example]:
         converter = Converter(data.columns, data.system, data.group_by, objective)
         sample = Sample(data.limit, self.seed)
+        tools = read_tools(data.tools) if data.tools else None
         for row in read_rows(path, self._notice):
             self.bad.total += 1
             if isinstance(row, Row):
                 self.columns.update(dict.fromkeys(str(column).strip() for column in row.values))
+                row = with_tools(row, tools) if tools else row
             converted = row if isinstance(row, BadRow) else converter.convert(row)
             if isinstance(converted, Example):
                 sample.add(converted)
@@ -119,7 +122,7 @@ def load(data: Data, seed: int, objective: str = "sft") -> Dataset:
     _check_left(parts, data)
     _check_labels(parts["train"], data.train)
     _check_unseen(parts["train"], parts["test"])
-    hashes = {str(path): _sha256(path) for path in files.values() if path}
+    hashes = {str(path): _sha256(path) for path in (*files.values(), data.tools) if path}
     return Dataset(parts["train"], parts["validation"], parts["test"], findings, hashes)
 
 

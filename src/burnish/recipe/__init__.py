@@ -186,11 +186,21 @@ def load_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None) ->
     written = read_yaml(path)
     forced = _flatten(overrides or {})
     place_files(written, lambda file: beginning_in(path.parent, file))
-    values = _nest(_flatten(written) | forced)
+    values = nested(_flatten(written) | forced)
     values.setdefault("name", path.parent.resolve().name if path.stem == "recipe" else path.stem)
     recipe = build_recipe(values, recipe_keys=set(_flatten(written)), command_keys=set(forced))
     check_name(recipe.name)
     return recipe
+
+
+def recipe_of_rows(train: Path | str, overrides: Mapping[str, Any]) -> Recipe:
+    """The recipe that names a file of rows and nothing else but `overrides`, nested or dotted.
+
+    Raises:
+        RecipeError: any key or value is wrong.
+    """
+    values = {"data.train": str(train)} | _flatten(overrides)
+    return build_recipe(nested(values), recipe_keys=set(), command_keys=set(values))
 
 
 def build_recipe(
@@ -224,14 +234,14 @@ def _for_head(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     given = _flatten(values)
     if values["objective"] == "reward":  # it reads whole conversations
-        return _nest({"evaluate.general": None} | given)
+        return nested({"evaluate.general": None} | given)
     for key, remedy in _NOT_FOR_HEADS.items():
         if given.get(key) is not None:
             raise RecipeError(
                 f"{key} is {shown(given[key])}, but objective {values['objective']} writes no text",
                 remedy,
             )
-    return _nest({"evaluate.general": None, "training.batch_size": 32} | given)
+    return nested({"evaluate.general": None, "training.batch_size": 32} | given)
 
 
 def restore_recipe(values: Mapping[str, Any], origins: Mapping[str, Origin]) -> Recipe:
@@ -248,7 +258,7 @@ def changed_recipe(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
         RecipeError: a new value is impossible.
     """
     changes = _flatten(changes)
-    values = _nest({**dict(flat_values(recipe)), **changes})
+    values = nested({**dict(flat_values(recipe)), **changes})
     built = build_recipe(values, recipe_keys=set(), command_keys=set())
     derived: dict[str, Origin] = dict.fromkeys(changes, "derived")
     return restore_recipe(built.model_dump(mode="json"), recipe.origins | derived)
@@ -297,18 +307,19 @@ def _flatten(values: Mapping[str, Any], prefix: str = "", empty: bool = False) -
     return flat
 
 
-def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as a recipe's file has them."""
+    whole: dict[str, Any] = {}
     for key, value in flat.items():
         *parents, last = key.split(".")
-        place = nested
+        place = whole
         for parent in parents:
             inner = place.setdefault(parent, {})
             if not isinstance(inner, dict):
                 inner = place[parent] = {}
             place = inner
         place[last] = value
-    return nested
+    return whole
 
 
 def _numbers(values: Any) -> Any:

@@ -25,6 +25,9 @@ class Data(Section):
         description="our field (text, label, prompt, tokens, tags, group and so on) to the column",
     )
     system: str | None = Field(None, description="system message put before every row")
+    tools: Path | None = Field(
+        None, description="JSON file of functions offered in every row that names none"
+    )
     split: Split = Field(default_factory=Split)
     group_by: str | None = Field(None, description="column whose rows never straddle a split")
     drop_bad: bool = Field(False, description="go on without bad rows")

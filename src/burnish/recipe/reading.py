@@ -13,7 +13,7 @@ from burnish.recipe.paths import beginning_in, expanded
 
 # How a suite of lm-eval-harness begins; a task's name or its file follows.
 HARNESS = "lm_eval:"
-_FILES = ("train", "validation", "test", "data")
+_FILES = ("train", "validation", "test", "data", "tools")
 _MOST_VALUES = 100_000
 _LONGEST_REASON = 500
 

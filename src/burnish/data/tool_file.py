@@ -1,0 +1,44 @@
+"""The functions that a recipe offers in every row which names none itself."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from burnish.chat import Message
+from burnish.data.misfit import MisfitError
+from burnish.data.row import MAX_ROW_BYTES, Row
+from burnish.data.tools import offered
+from burnish.errors import DataError
+from burnish.recipe.paths import expanded
+
+
+def read_tools(path: Path) -> list[Any]:
+    """The functions in a JSON file: a list of them, or an object with a list as `tools`.
+
+    Raises:
+        DataError: there is no such file, or it holds no functions with names.
+    """
+    remedy = "write a JSON list of functions, each with a name and its parameters"
+    try:
+        with expanded(path).open(encoding="utf-8-sig") as file:
+            read = json.loads(file.read(MAX_ROW_BYTES + 1))
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise DataError(f"the tools {path} cannot be read ({why})", "name a JSON file") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"the tools {path} are not JSON ({error})", remedy) from error
+    tools = read.get("tools", [read]) if isinstance(read, dict) else read
+    try:
+        found = offered((Message("user", ""),), {"tools": tools})
+    except MisfitError as misfit:
+        raise DataError(f"the file of tools {path} {misfit.reason}", misfit.remedy) from misfit
+    if not isinstance(tools, list) or not found[0].tools:
+        raise DataError(f"the file {path} holds no tools", remedy)
+    return tools
+
+
+def with_tools(row: Row, tools: list[Any]) -> Row:
+    """The row with these functions, unless it names its own."""
+    if row.values.get("tools") or row.values.get("functions"):
+        return row
+    return Row({**row.values, "tools": tools}, row.source)
