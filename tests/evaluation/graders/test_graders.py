@@ -196,6 +196,12 @@ def test_templates_neither_explode_nor_take_long() -> None:
     quotes = "{{item.x}}" * 50_000
     outcome = run(grader_of(EQ | {"reference": quotes}), Subject("", {"x": "y" * 100_000}))
     assert [(error.flag, error.kind) for error in outcome.errors] == [("other_error", "length")]
+    parts = [{"type": "text", "text": "{{item.x}}"}] * 6
+    asked = {"type": "score_model", "model": "m", "input": [{"role": "user", "content": parts}] * 2}
+    judge = Judge("1")
+    outcome = run(grader_of(asked, Judges(judge)), Subject("", {"x": "y" * 100_000}), Judges(judge))
+    assert [error.kind for error in outcome.errors] == ["length"]
+    assert judge.asked == []
     started = time.monotonic()
     assert check("eq", "{{" * 400_000, "{{" * 400_000).reward == 1.0
     with pytest.raises(GraderError, match="1048577 characters"):

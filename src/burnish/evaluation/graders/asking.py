@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from burnish.errors import GraderError
 from burnish.evaluation.graders.grader import Grader, Judges, Wish
-from burnish.evaluation.graders.subject import GradingError, Subject, Template
+from burnish.evaluation.graders.subject import LONGEST, GradingError, Subject, Template
 
 TOKENS = 256  # of a judge's answer, where the grader does not say
 
@@ -31,12 +31,15 @@ class JudgeMessage(BaseModel):
     content: Template | TextPart | list[Template | TextPart]
     type: Literal["message"] = "message"
 
-    def filled(self, subject: Subject) -> dict[str, str]:
+    def filled(self, subject: Subject, room: int) -> dict[str, str]:
         """In the chat API's shape; parts are joined, and a developer speaks as the system."""
         parts = self.content if isinstance(self.content, list) else [self.content]
-        texts = [part if isinstance(part, str) else part.text for part in parts]
+        pieces = []
+        for part in parts:
+            pieces.append(subject.filled(part if isinstance(part, str) else part.text, room))
+            room -= len(pieces[-1])
         role = "system" if self.role == "developer" else self.role
-        return {"role": role, "content": "".join(map(subject.filled, texts))}
+        return {"role": role, "content": "".join(pieces)}
 
 
 class SamplingParams(BaseModel):
@@ -89,7 +92,10 @@ class AskingGrader(Grader):
         Raises:
             GradingError: there is none.
         """
-        messages = [message.filled(subject) for message in self.input]
+        messages, room = [], LONGEST
+        for message in self.input:
+            messages.append(message.filled(subject, room))
+            room -= len(messages[-1]["content"])
         if judges.ask is None:
             raise GradingError("model_grader_server_error", "nothing here answers for a model")
         try:

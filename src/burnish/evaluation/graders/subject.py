@@ -99,8 +99,9 @@ class Subject:
                 raise GradingError("invalid_variable_error", f"{path} is not there") from None
         return found
 
-    def filled(self, template: str) -> str:
-        """The template with its values; what is no text is written as JSON.
+    def filled(self, template: str, room: int = LONGEST) -> str:
+        """The template with its values, `room` characters at most; what is no text is written as
+        JSON.
 
         Raises:
             GradingError: a value is not there, or the whole is too long.
@@ -110,8 +111,8 @@ class Subject:
             pieces.append(template[end:start])
             pieces.append(_written(self.value(quote)) if quote else "")
             end, size = after, size + len(pieces[-2]) + len(pieces[-1])
-            if size > LONGEST:
-                said = f"a template has more than {LONGEST} characters with its values"
+            if size > room:
+                said = f"the templates have more than {LONGEST} characters with their values"
                 raise GradingError("other_error", said, "length")
         return "".join(pieces)
 
