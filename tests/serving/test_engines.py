@@ -5,7 +5,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from burnish.serving.engines import Engines
+import pytest
+
+from burnish.serving.api.errors import ApiError
+from burnish.serving.engines import EMBEDDER, Engines
+from burnish.serving.state.database import Database
 from burnish.serving.targets import Target
 
 
@@ -37,3 +41,21 @@ def test_a_loaded_base_does_not_wait_for_one_that_loads(tmp_path: Path) -> None:
     for thread in waiting:
         thread.join()
     assert opened == ["quick", "slow"]
+
+
+def test_the_encoder_answers_under_each_of_its_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("burnish.serving.engines.Embedder", lambda *given: given)
+    database = Database(f"sqlite:///{tmp_path / 'state.db'}")
+    names = (EMBEDDER, "text-embedding-3-small")
+    engines = Engines(database, tmp_path, {"a": "quick"}, embedders=names)
+    assert {engines.embedder(name) for name in names} == {(EMBEDDER, "auto")}
+    assert [model.id for model in engines.listed()] == ["a", *names]
+    assert all(engines.is_base(name) for name in names)
+    for name in names:
+        with pytest.raises(ApiError, match="embeds text and does not write any"):
+            engines.target(name)
+    with pytest.raises(ApiError, match="writes text"):
+        engines.embedder("a")
+    database.close()

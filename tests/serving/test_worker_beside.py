@@ -43,6 +43,14 @@ def test_the_encoder_is_no_base_that_learns(tmp_path: Path) -> None:
     assert dict(settings.models) == {"smollm2-135m": "smollm2-135m"}
 
 
+def test_the_encoder_may_have_other_names(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, ["text-embedding-3-small=all-minilm-l6-v2"])
+    assert settings.embedders == ("all-minilm-l6-v2", "text-embedding-3-small")
+    assert settings.models == settings_of(tmp_path, None).models
+    names = ["tiny=smollm2-135m", "ada=all-minilm-l6-v2"]
+    assert dict(settings_of(tmp_path, names).models) == {"tiny": "smollm2-135m"}
+
+
 def test_a_wrong_value_is_said_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"training\.workers is 0"):
         settings_of(tmp_path, None, ["training.workers=0"])
@@ -50,7 +58,7 @@ def test_a_wrong_value_is_said_before_anything_starts(tmp_path: Path) -> None:
         settings_of(tmp_path, None, ["training.worker=2"])
     with pytest.raises(UserError, match="the organization is 'a:b'"):
         settings_of(tmp_path, None, organization="a:b")
-    with pytest.raises(UserError, match="--model joins all-minilm-l6-v2 with another name"):
-        settings_of(tmp_path, ["embed=all-minilm-l6-v2"])
+    with pytest.raises(UserError, match="--model gives the name all-minilm-l6-v2 to smollm2-135m"):
+        settings_of(tmp_path, ["all-minilm-l6-v2=smollm2-135m"])
     with pytest.raises(UserError, match="add --engine ray"):
         engine_of("local", "gpu:6379")

@@ -102,13 +102,14 @@ def settings_of(
 
     pairs = [one.partition("=") for one in models or ()]
     bases = {name: source or name for name, _, source in pairs}
-    if bases.get(ENCODER) == ENCODER:
-        del bases[ENCODER]  # it is served in any case, and writes nothing that could be tuned
-    if ENCODER in (*bases, *bases.values()):
+    if bases.get(ENCODER, ENCODER) != ENCODER:
         raise UserError(
-            f"--model joins {ENCODER} with another name",
-            "leave it out: it is always served as it is",
+            f"--model gives the name {ENCODER} to {bases[ENCODER]}",
+            f"choose another name: the embedding model is always served as {ENCODER}, too",
         )
+    # It is served in any case, and writes nothing that could be tuned.
+    embedders = {ENCODER, *(name for name in bases if bases[name] == ENCODER)}
+    bases = {name: source for name, source in bases.items() if name not in embedders}
     for source in bases.values():
         if source not in BUILT_IN:  # a typing mistake is told now, not to the first client
             resolve(source)
@@ -117,7 +118,8 @@ def settings_of(
             f"the organization is {organization!r}", "name it with letters, digits, dots and dashes"
         )
     stops = built.model_settings.stop_tokens
-    found = Settings(folder, organization, recipe=recipe, stops=stops)
+    names = tuple(sorted(embedders))
+    found = Settings(folder, organization, recipe=recipe, stops=stops, embedders=names)
     return replace(found, models=bases) if bases else found
 
 

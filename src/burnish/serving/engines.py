@@ -4,7 +4,7 @@ import copy
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,7 @@ class Engines:
         bases: the name in the API to a Burnish name.
         device: where the bases compute.
         opened: opens a base by its Burnish name; in memory if None.
+        embedders: names of the built-in encoder.
     """
 
     def __init__(
@@ -95,14 +96,16 @@ class Engines:
         bases: Mapping[str, str],
         device: DeviceChoice = "auto",
         opened: Open | None = None,
+        embedders: Collection[str] = (EMBEDDER,),
     ) -> None:
         self.database, self.folder, self.device = database, folder, device
         self._open = opened or in_memory(device)
         self.bases = {name: source for name, source in bases.items() if name != EMBEDDER}
+        self.embedders = tuple(embedders)
         self._started = int(time.time())
         self._loading = threading.Lock()
         self._bases: dict[str, Target] = {}
-        self._embedders: dict[str, Embedder] = {}
+        self._embedder: Embedder | None = None
         self._stops: dict[Path, tuple[str | int, ...]] = {}
         self._tokenizers: dict[tuple[int, tuple[str | int, ...]], Any] = {}
 
@@ -114,7 +117,7 @@ class Engines:
         """
         if name in self.bases:
             return replace(self._base(name), project=project)
-        if name == EMBEDDER:
+        if name in self.embedders:
             raise invalid(f"{name} embeds text and does not write any.", "model")
         row = self.tuned(name, project)
         if row is None or row.base not in self.bases:
@@ -137,15 +140,15 @@ class Engines:
         Raises:
             ApiError: there is none; the project is not told of models that it may not use.
         """
-        if name != EMBEDDER:
+        if name not in self.embedders:
             if self.named(name, project) is not None:
                 raise invalid(f"{name} writes text; {EMBEDDER} embeds it.", "model")
             raise model_not_found(name)
-        if name not in self._embedders:
+        if self._embedder is None:
             with self._loading:
-                if name not in self._embedders:
-                    self._embedders[name] = Embedder(EMBEDDER, self.device)
-        return self._embedders[name]
+                if self._embedder is None:
+                    self._embedder = Embedder(EMBEDDER, self.device)
+        return self._embedder
 
     def tuned(self, name: str, project: str | None = None) -> ModelRow | None:
         """The tuned model or checkpoint of that name or alias, if the project may use it."""
@@ -154,7 +157,7 @@ class Engines:
 
     def listed(self, project: str | None = None) -> list[Model]:
         """Base models and the encoder, then tuned ones, the oldest first, then aliases."""
-        found = [self._shown(name) for name in (*self.bases, EMBEDDER)]
+        found = [self._shown(name) for name in (*self.bases, *self.embedders)]
         tuned = models.listed(self.database, permissions.usable(project))
         return found + [_tuned(row, name) for name, row in tuned]
 
@@ -167,7 +170,7 @@ class Engines:
 
     def is_base(self, name: str) -> bool:
         """Whether the name is that of a model that was not tuned here."""
-        return name in self.bases or name == EMBEDDER
+        return name in self.bases or name in self.embedders
 
     @property
     def waiting(self) -> int:

@@ -35,7 +35,7 @@ class Server(Service):
         Raises:
             GradingError: a text is longer than the encoder's context.
         """
-        found = self.engines.embedder(EMBEDDER)
+        found = self.engines.embedder(self.engines.embedders[0])
         try:
             rows = [found.encoded(text) for text in texts]
         except TooLongError as error:
@@ -67,7 +67,10 @@ def open_server(
     """
     sweep()
     service = open_service(settings, url)
-    if hidden := {row.name for row in models.aliases(service.database)} & {*settings.models}:
+    if hidden := {row.name for row in models.aliases(service.database)} & {
+        *settings.models,
+        *settings.embedders,
+    }:
         service.close()
         raise UserError(
             f"a base model is to be served as {min(hidden)!r}, but that is an alias here",
@@ -76,7 +79,9 @@ def open_server(
     opening = opened or in_memory(device)
     if settings.stops:
         opening = ending_at(settings.stops, opening)
-    engines = Engines(service.database, settings.folder, settings.models, device, opening)
+    engines = Engines(
+        service.database, settings.folder, settings.models, device, opening, settings.embedders
+    )
     return Server(settings, service.database, service.content, engines)
 
 

@@ -45,6 +45,7 @@ class Settings:
         folder: holds everything that lasts, unless a database elsewhere holds the rows.
         organization: as it stands in the names of tuned models.
         models: base models that can be tuned and asked: the name in the API to a Burnish name.
+        embedders: names under which the built-in encoder embeds.
         max_file_bytes: of an uploaded file.
         recipe: dotted recipe values for every job, below what the job itself asks for.
         stops: tokens, texts or ids, that end the answers of the base models along with their own.
@@ -56,6 +57,7 @@ class Settings:
     folder: Path
     organization: str = "local"
     models: Mapping[str, str] = field(default_factory=_built_in)
+    embedders: tuple[str, ...] = (ENCODER,)
     max_file_bytes: int = 512 << 20
     recipe: Mapping[str, Any] = field(default_factory=dict)
     stops: Sequence[str | int] = ()

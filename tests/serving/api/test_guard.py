@@ -278,6 +278,36 @@ async def test_scopes_open_their_routes(engine: Engine) -> None:
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "unknown_url")
 
 
+@pytest.mark.parametrize(
+    ("path", "now"),
+    [
+        ("fine-tunes", "/v1/fine_tuning/jobs"),
+        ("fine_tunes", "/v1/fine_tuning/jobs"),
+        ("fine-tunes/ft-1/events", "/v1/fine_tuning/jobs"),
+        ("engines", "/v1/models"),
+        ("engines/davinci", "/v1/models"),
+        ("engines/davinci/completions", "/v1/completions"),
+        ("engines/org/ada/embeddings", "/v1/embeddings"),
+        ("engines/ada/search", "/v1/embeddings"),
+        ("search", "/v1/embeddings"),
+        ("edits", "/v1/chat/completions"),
+        ("answers", "/v1/chat/completions"),
+        ("classifications", "/v1/chat/completions"),
+        ("fine-tuned", None),
+    ],
+)
+async def test_what_the_api_has_no_more_names_what_replaced_it(
+    engine: Engine, path: str, now: str | None
+) -> None:
+    server = Server(engine)
+    secret = server.key("infer")
+    for method in ("GET", "POST", "DELETE"):
+        answer = await server.ask(method, f"/v1/{path}", secret)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (404, "unknown_url")
+        assert (f"use {now}" in error["message"]) if now else ("use" not in error["message"])
+
+
 async def test_a_revoked_key_is_out_at_once(engine: Engine) -> None:
     server = Server(engine)
     secret, _ = server.key("infer"), server.key("infer")

@@ -1,5 +1,7 @@
 """Every error leaves in the API's shape, also those of the framework and of Burnish."""
 
+import re
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -12,6 +14,25 @@ from burnish.serving.api.malformed import malformed
 
 _NO_VALUE = "A value of the request cannot be stored: it is too long, or holds a NUL character."
 _NO_CHARACTER = "A text of the request holds half of a surrogate pair, which is no character."
+
+
+# What the API once had, and what took its place.
+_REPLACED = (
+    ("fine[-_]tunes?", "/v1/fine_tuning/jobs (client.fine_tuning.jobs in the openai package)"),
+    (r"engines/.+/completions", "/v1/completions, with the engine as 'model'"),
+    (r"engines/.+/embeddings", "/v1/embeddings, with the engine as 'model'"),
+    (r"(engines/.+/)?search", "/v1/embeddings, and compare the embeddings"),
+    ("engines", "/v1/models"),
+    ("edits|answers|classifications", "/v1/chat/completions"),
+)
+
+
+def replacement(path: str) -> str | None:
+    """What a route that the API has no more was replaced by; None of a path that was never one."""
+    for old, new in _REPLACED:
+        if re.fullmatch(rf"/v1/({old})(/.*)?", path):
+            return new
+    return None
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -44,6 +65,8 @@ def add_handlers(app: FastAPI) -> None:
     async def unknown(request: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == 404:
             message = f"Invalid URL ({request.method} {request.url.path})"
+            if (now := replacement(request.url.path)) is not None:
+                message += f". The API had it before; use {now} instead."
             found = ApiError(404, message, code="unknown_url")
         elif error.status_code == 405:
             message = f"Not allowed to {request.method} on {request.url.path}."
