@@ -111,14 +111,17 @@ async def target_of(request: Request, name: str) -> Target:
     return found
 
 
-async def beside(request: Request, work: Callable[..., Result], *given: Any) -> Result:
+async def beside(
+    request: Request, work: Callable[..., Result], *given: Any, compiles: bool = False
+) -> Result:
     """What is done with a request before it is asked; in threads of its own where it may take long.
 
     Megabytes of prompt take a while to render, in which nobody else would be answered. Few are
-    prepared at once, since each takes many times its size while it is.
+    prepared at once, since each takes many times its size while it is. What `compiles` a schema may
+    take as long, however short it is.
     """
     told = request.headers.get("content-length", "")
-    if told.isdecimal() and int(told) <= SHORT:
+    if not compiles and told.isdecimal() and int(told) <= SHORT:
         return work(*given)
     try:
         return await to_thread.run_sync(work, *given, limiter=request.app.state.preparing)

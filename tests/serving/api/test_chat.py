@@ -1,6 +1,8 @@
 """What a chat can be asked for, each through the official client, on models of a few thousand
 weights; one of them has learnt to call a tool."""
 
+import asyncio
+import contextlib
 import io
 import itertools
 import json
@@ -99,6 +101,43 @@ def text(reply: Any) -> str:
 def calls(message: Any) -> list[tuple[str, Any]]:
     found = [call.function for call in message.tool_calls or ()]
     return [(one.name, json.loads(one.arguments)) for one in found]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": ODD}}},
+        {"model": "caller", "tools": [FIND], "tool_choice": "required"},
+    ],
+    ids=["json", "schema", "tools"],
+)
+def test_schemas_are_compiled_where_they_keep_nobody_waiting(
+    client: openai.OpenAI, given: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loops, plain = [], chat._grammar
+
+    def grammar(*values: Any) -> Any:
+        with contextlib.suppress(RuntimeError):
+            loops.append(asyncio.get_running_loop())
+        return plain(*values)
+
+    monkeypatch.setattr(chat, "_grammar", grammar)
+    asked(client, max_tokens=40, **given)
+    assert loops == []
+
+
+def test_a_schema_that_would_take_long_is_refused(client: openai.OpenAI) -> None:
+    dear = {"type": "object", "properties": {"n": {"type": "integer", "multipleOf": 999_983}}}
+    function = {"name": "f", "parameters": dear}
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": dear, "strict": True}}
+    tools = {"tools": [{"type": "function", "function": function}], "tool_choice": "required"}
+    started = time.monotonic()
+    for given, param in (({"response_format": form}, "response_format"), (tools, "tools")):
+        with pytest.raises(openai.BadRequestError, match="multipleOf") as refused:
+            asked(client, model="caller", **given)
+        assert refused.value.param == param
+    assert time.monotonic() - started < 5
 
 
 def test_tools_are_called(client: openai.OpenAI) -> None:

@@ -101,7 +101,8 @@ async def create(body: ChatRequest, request: Request) -> Response:
     _check(body)
     target = await target_of(request, body.model)
     turns = [message.model_dump(exclude_none=True) for message in body.messages]
-    prompt, asks = await beside(request, _prepared, body, turns, target)
+    keeps = bool(body.offered) or (body.response_format is not None)
+    prompt, asks = await beside(request, _prepared, body, turns, target, compiles=keeps)
     usage = usage_of(request)
     usage.prompt = len(prompt)
     reply = _Reply(body, target, usage)
