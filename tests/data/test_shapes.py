@@ -237,6 +237,8 @@ def test_calls_in_conversations_of_every_style() -> None:
     ]
     expected = (PLAIN[0], Message("assistant", CALL), Message("tool", "here"), PLAIN[1])
     assert good({"conversations": shared}).messages == expected
+    unlearnt = good({"conversations": [HUMAN, shared[1] | {"weight": 0}, *shared[2:]]})
+    assert [turn.weight for turn in unlearnt.messages] == [1, 0, 1, 1]
     shared[1] = {"from": "function_call", "value": text([asked])}
     assert good({"conversations": shared}).messages == expected
     turns = [
@@ -295,6 +297,10 @@ def test_text_stays_text(row: dict[str, Any]) -> None:
         ({"Context": "q", "Response": "a"}, "{prompt: Context, completion: Response}"),
         ({"problem": "q", "solution": "a"}, "{prompt: problem, completion: solution}"),
         ({"title": "q", "category": "a"}, "{text: title, label: category}"),
+        (
+            {"id": "7", "url": "u", "Context": "q", "Reply": "a"},
+            "{prompt: Context, completion: Reply}",
+        ),
         ({"dialog": [USER, GOOD]}, "{messages: dialog}"),
         ({"chat": text([HUMAN, GPT])}, "{conversations: chat}"),
         ({"words": ["a"], "ner": ["O"]}, "{tokens: words, tags: ner}"),

@@ -43,6 +43,8 @@ def seen(*rows: dict[str, Any], **options: Any) -> Finding:
         ({"text": "t", "category": "b"}, "{columns: {label: category}}"),
         ({"text": "t", "Intent": "b"}, "{columns: {label: Intent}}"),
         ({"text": "t", "class name": "b", "sentiment": "x"}, "{columns: {label: sentiment}}"),
+        ({"text": "t", "lable": "b"}, "{columns: {label: lable}}"),
+        ({"text": "t", "Topics": "b"}, "{columns: {label: Topics}}"),
         ({"text": "t", "entities": [1, 2]}, "{columns: {label: entities}}"),
         ({"text": "t", "response": "b"}, "{columns: {prompt: text, completion: response}}"),
         ({"prompt": "t", "summary": "b"}, "{columns: {completion: summary}}"),
@@ -66,6 +68,8 @@ def test_few_values_are_classes_whatever_their_name() -> None:
     assert found.message.startswith("columns queue, site are used by nothing (train is read as ")
     assert "data: {columns: {label: queue}}" in found.message
     assert "label: site" not in found.message
+    views = seen(*({"text": f"t{n}", "views": n % 30} for n in range(90)))
+    assert views.severity == "warning"
     origin = seen(*({"text": f"t{n}", "source": f"q{n % 3}"} for n in range(12)))
     assert origin.severity == "warning"
 

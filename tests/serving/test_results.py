@@ -1,7 +1,7 @@
 """What a run says of its rows, in the words of the API."""
 
 from burnish.run_directory import Finding
-from burnish.serving.results import warnings
+from burnish.serving.results import error_of, warnings
 
 
 def test_unused_columns_are_an_event_with_its_remedy() -> None:
@@ -18,3 +18,9 @@ def test_unused_columns_are_an_event_with_its_remedy() -> None:
         "use context as a part of the question, rename question to instruction and context to input"
     )
     assert empty.message == "In the files: 2 rows of train have an empty turn"
+
+
+def test_the_file_with_the_column_is_blamed() -> None:
+    for split, file in (("train", "training_file"), ("validation", "validation_file")):
+        message = f"column category is used by nothing ({split} is read as plain text): rename it."
+        assert error_of({"kind": "DataError", "message": message}, "/f")["param"] == file

@@ -146,7 +146,8 @@ def read_turn(turn: Any, where: str, style: Style, *, learnt: bool = True) -> Me
     role, name = _role_of(turn, style, where)
     refuse_media(turn, where)
     if name in _CALLS:
-        return Message(role, call_of_text(turn.get(style.text), f"{where}{style.text}"))
+        text = call_of_text(turn.get(style.text), f"{where}{style.text}")
+        return Message(role, text, _weight(turn, where) if learnt else 1.0)
     calls = called(turn, where) if role == "assistant" else ""
     content, thought = _content(turn, where, style, is_call=bool(calls))
     said = "\n".join(part for part in (content, calls) if part)

@@ -12,6 +12,7 @@ from burnish.run_directory import Finding
 
 _SHOWN = 5
 _MOST_VALUES = 1000
+_MOST_NUMBERS = 20  # of stars or levels; what has more is counted
 _LONGEST_CLASS = 100
 _CLASSES = frozenset(
     (
@@ -158,8 +159,9 @@ class _Column:
 
     @property
     def has_few_values(self) -> bool:
-        count = len(self.values)
-        return self.are_short and 2 <= count <= min(_MOST_VALUES, self.rows // 2)
+        are_numbers = all(value.lstrip("-").isdigit() for value in self.values)
+        most = _MOST_NUMBERS if are_numbers else _MOST_VALUES
+        return self.are_short and 2 <= len(self.values) <= min(most, self.rows // 2)
 
 
 class UnusedColumns:
@@ -254,7 +256,9 @@ def suggested(values: Mapping[str, Any]) -> str:
         first = turns[0] if isinstance(turns, list) and turns else None
         if isinstance(first, Mapping) and ("role" in first or "from" in first):
             return _line({"messages" if "role" in first else "conversations": name})
-    texts = [name for name, value in values.items() if isinstance(value, str)]
+    texts = [name for name, value in values.items() if isinstance(value, str) and name != "id"]
+    if len(texts) > 2:
+        texts = [name for name in texts if name.lower() not in _ORIGINS]
     lists = [name for name, value in values.items() if isinstance(value, list)]
     if len(lists) == 2 and len(values[lists[0]]) == len(values[lists[1]]) and not texts:
         return _line(dict(zip(("tokens", "tags"), lists, strict=True)))
@@ -273,7 +277,9 @@ def suggested(values: Mapping[str, Any]) -> str:
 def _missing(name: str, column: _Column, asked: str, form: str) -> _Hint | None:
     """What rows of a text or a prompt alone lack: its class, or an answer to it."""
     plain = name.strip().lower()
-    is_class = plain in _CLASSES or (column.has_few_values and plain not in _ORIGINS)
+    is_class = not _CLASSES.isdisjoint((plain, plain.removesuffix("s")))
+    is_class |= bool(difflib.get_close_matches(plain, ("label", "labels"), n=1, cutoff=0.8))
+    is_class |= column.has_few_values and plain not in _ORIGINS
     if plain in _ANSWERS and not (is_class and column.has_few_values):
         ours = {"completion": name} | ({} if asked == "prompt" else {"prompt": asked})
         return _Hint(name, "as the answer", dict(reversed(ours.items())), True)

@@ -37,7 +37,11 @@ _UPLOADED = {
     "validation.jsonl": "the validation file",
 }
 # Of what is wrong with rows, that which the validation file is to blame for.
-_VALIDATION = ("validation.jsonl", "since test and validation ask them all")
+_VALIDATION = (
+    "validation.jsonl",
+    "(validation is read as",
+    "since test and validation ask them all",
+)
 
 
 def checkpoint(job: JobRow, prepared: Prepared, folder: str, lines: Sequence[Line]) -> ModelRow:
