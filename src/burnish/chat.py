@@ -96,10 +96,14 @@ class Example:
 
     def _answer_index(self) -> int:
         """The last answer that is learnt; where none is, the last of all."""
-        turns = self.messages
-        answers = [at for at, turn in enumerate(turns) if turn.role in ("assistant", "document")]
-        learnt = [at for at in answers if turns[at].learnt]
-        return (learnt or answers or [len(turns)])[-1]
+        last = len(self.messages)
+        for at in range(last - 1, -1, -1):
+            turn = self.messages[at]
+            if turn.role in ("assistant", "document"):
+                if turn.weight > 0:
+                    return at
+                last = at if last == len(self.messages) else last
+        return last
 
     def to_row(self) -> dict[str, Any]:
         """The JSON form, OpenAI's chat format with our identity beside it."""
