@@ -30,6 +30,9 @@ _SPELT = re.compile(
 
 _LONGEST_VALUE = 200
 _LONGEST_LINE = 10_000
+# A quotation, and a word that no language has; a path may be as long.
+_QUOTED = re.compile(r"(?<![\w'\"])(['\"])((?:(?!\1)[^\\]|\\.){200})(?:(?!\1)[^\\]|\\.)*\1(?!\w)")
+_UNBROKEN = re.compile(r"(\S{200})\S{300,}")
 # Looks no deeper and no further than a quotation can show, however large the value is.
 _REPR = reprlib.Repr()
 _REPR.maxlevel = 6
@@ -39,7 +42,10 @@ _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 2 * _LONGEST_VALUE
 
 def shown(value: object) -> str:
     """A value as an error quotes it: Python's notation, cut after 200 characters."""
-    return cut(_REPR.repr(value))
+    try:
+        return cut(_REPR.repr(value))
+    except ValueError:  # Python writes no number of over 4,300 digits
+        return "a number of thousands of digits"
 
 
 def cut(text: str, longest: int = _LONGEST_VALUE) -> str:
@@ -61,7 +67,7 @@ class UserError(BurnishError):
 
     def __init__(self, seen: str, remedy: str) -> None:
         # Whatever a message quotes, a person reads it on a screen.
-        self.seen, self.remedy = (_readable(part) for part in (seen, remedy))
+        self.seen, self.remedy = (readable(part) for part in (seen, remedy))
         super().__init__(f"{self.seen}: {self.remedy}.")
 
     def __reduce__(self) -> tuple[type["UserError"], tuple[str, str]]:
@@ -69,8 +75,10 @@ class UserError(BurnishError):
         return type(self), (self.seen, self.remedy)
 
 
-def _readable(text: str) -> str:
-    return "\n".join(cut(line, _LONGEST_LINE) for line in text.split("\n"))
+def readable(text: str) -> str:
+    """A message for a screen, whatever it quotes: long quotations and long words are cut."""
+    lines = (cut(line, _LONGEST_LINE) for line in text.split("\n"))
+    return "\n".join(_UNBROKEN.sub(r"\1…", _QUOTED.sub(r"\1\2…\1", line)) for line in lines)
 
 
 class RecipeError(UserError):

@@ -90,6 +90,8 @@ def test_aliases_make_no_long_message(tmp_path: Path, levels: int) -> None:
     [
         ("data: &a {train: *a}", "line 1 is a part of itself"),
         ("data: " + "[" * 5000, "nested too deeply"),
+        ("data: {train: a, limit: " + "1" * 5000 + "}", "is no readable YAML"),
+        ("data: {train: 2024-13-45}", "month must be in"),
         ("data: {train: " + "x" * 100_000 + ": y", "is no readable YAML"),
         ("data: {train: [" + "x" * 100_000 + "]}", "data.train is \\['xxx"),
         ("data:\n  train: a\n  ? " + "k" * 100_000 + "\n  : 1", "unknown key data.kkk"),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from burnish.data.row import BadRow, Row
-from burnish.errors import DataError, cut, shown
+from burnish.errors import DataError, cut, readable, shown
 from burnish.run_directory import Finding
 
 _KINDS = 20
@@ -25,7 +25,9 @@ class _Kind:
     count: int = 1
 
     def sentence(self) -> str:
-        said = f"{self.first.source} {cut(self.first.reason, _REASON)} ({self.first.remedy})"
+        said = (
+            f"{self.first.source} {cut(readable(self.first.reason), _REASON)} ({self.first.remedy})"
+        )
         more = self.count - 1
         if not more:
             return said
@@ -66,7 +68,7 @@ class BadRows:
         first = next(iter(self._kinds.values())).first
         message = (
             f"{self.count} of {self.total} rows cannot be used and were left out, the first: "
-            f"{first.source} {cut(first.reason, _REASON)}"
+            f"{first.source} {cut(readable(first.reason), _REASON)}"
         )
         return [Finding("bad", "warning", message, self.count, tuple(self.where))]
 

@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from burnish.chat import Example
@@ -27,7 +27,7 @@ from burnish.data.sample import Sample
 from burnish.data.spelling import alike_labels, escaped, folded
 from burnish.data.split import split
 from burnish.data.tool_file import read_tools, with_tools
-from burnish.errors import DataError, shown
+from burnish.errors import DataError, readable, shown
 from burnish.recipe.data import Data, Split
 from burnish.run_directory import Finding
 
@@ -123,6 +123,7 @@ def load(data: Data, seed: int, objective: str = "sft") -> Dataset:
     _check_labels(parts["train"], data.train)
     _check_unseen(parts["train"], parts["test"])
     hashes = {str(path): _sha256(path) for path in (*files.values(), data.tools) if path}
+    findings = [replace(one, message=readable(one.message)) for one in findings]
     return Dataset(parts["train"], parts["validation"], parts["test"], findings, hashes)
 
 
