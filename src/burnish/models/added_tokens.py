@@ -1,0 +1,224 @@
+"""Adapters that bring tokens or embeddings of their own, taken apart so that both can be used.
+
+Tokens that the base does not have become rows of an extended base, with the adapter's tokenizer.
+What is left is an adapter of low-rank maps, unless embeddings of the base's own tokens were
+trained, too: then all weights are kept whole.
+"""
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from burnish.errors import ModelError
+from burnish.models.adapt import load_adapter, merged, save_weights
+from burnish.models.adapter_files import CONFIG, WEIGHTS, adapter_settings, undamaged
+from burnish.models.sources import Source
+
+_PREFIX = "base_model.model."
+_DELTA = "trainable_tokens_delta"
+_WRAPPED = re.compile(
+    r"(\.(modules_to_save|original_module|token_adapter|base_layer|trainable_tokens_delta))*"
+    r"(\.weight)?$"
+)
+_TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json")
+# How models call their embedding and their vocabulary projection.
+_LAYERS = (
+    "embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings", "output_layer"
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What an adapter was taken apart into.
+
+    Attributes:
+        extended: whether its base was written with more tokens than it had.
+        whole: whether the rest is all weights, because trained embeddings are no adapter.
+    """
+
+    extended: bool
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Rows of an embedding or of the vocabulary projection, and the tokens that they are of."""
+
+    tokens: Tensor
+    values: Tensor
+
+
+def brings_embeddings(folder: Path) -> bool:
+    """Whether the adapter's weights are more than what acts on the base's own layers."""
+    with undamaged(folder):
+        return bool(_embedding_rows(load_file(folder / WEIGHTS), adapter_settings(folder)))
+
+
+def take_apart(folder: Path, base: Source, extended: Path, rest: Path) -> Parts:
+    """Writes the base with the adapter's tokens to `extended`, where there are such, and what is
+    left of the adapter to `rest`.
+
+    Raises:
+        ModelError: the folder has no tokenizer that names the added tokens, or the adapter is of
+            another base.
+    """
+    with undamaged(folder):
+        weights = load_file(folder / WEIGHTS)
+    config = adapter_settings(folder)
+    model = AutoModelForCausalLM.from_pretrained(str(base.path), dtype="auto")
+    found = _embedding_rows(weights, config)
+    untied = _untie(model, found)
+    before = _matrices(model)
+    rows = {name if name in before else next(iter(before)): own for name, own in found.items()}
+    size = len(next(iter(before.values())))
+    known = AutoTokenizer.from_pretrained(str(base.path))
+    embedded = max([size, *(int(own.tokens.max()) + 1 for own in rows.values())])
+    tokenizer = _tokenizer(folder, known if embedded == size else None)
+    if len(tokenizer) > embedded:
+        raise ModelError(
+            f"the tokenizer in {folder} names {len(tokenizer)} tokens, and the adapter and its "
+            f"base have embeddings of {embedded}",
+            "copy the tokenizer there that it was trained with",
+        )
+    if embedded > size:
+        model.resize_token_embeddings(embedded, mean_resizing=False)
+    changed = _put_rows(model, rows, before, first_new=min(len(known), size))
+    added = untied or embedded > size or tokenizer.get_vocab() != known.get_vocab()
+    if added:
+        model.save_pretrained(str(extended))
+        tokenizer.save_pretrained(str(extended))
+    _write_rest(weights, config, rest)
+    if changed:
+        _write_whole(model.float(), rows, rest)
+    return Parts(added, changed)
+
+
+def _write_rest(weights: dict[str, Tensor], config: dict[str, Any], rest: Path) -> None:
+    """The adapter without its embeddings."""
+    kept = {key: value for key, value in weights.items() if not _is_embedding(key)}
+    whole = [name for name in config.get("modules_to_save") or () if name not in _LAYERS]
+    settings = config | {"trainable_token_indices": None, "modules_to_save": whole or None}
+    rest.mkdir(parents=True)
+    save_file(kept, rest / WEIGHTS, metadata={"format": "pt"})
+    (rest / CONFIG).write_text(json.dumps(settings, indent=2), encoding="utf-8")
+
+
+def _write_whole(model: Any, rows: dict[str, _Rows], rest: Path) -> None:
+    """All weights in place of the adapter, the trained rows of the base's own tokens in them."""
+    with torch.no_grad():
+        for name, matrix in _matrices(model).items():
+            if name in rows:
+                matrix[rows[name].tokens] = rows[name].values.to(matrix.dtype)
+    tuned = merged(load_adapter(model, rest))
+    shutil.rmtree(rest)
+    rest.mkdir()
+    save_weights(tuned, rest)
+
+
+def _untie(model: Any, found: dict[str, _Rows]) -> bool:
+    """Gives the model a vocabulary projection of its own where the adapter trained it apart from
+    the embedding that it was tied to; whether it did."""
+    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
+    own = [part.values for part in found.values()]
+    tied = outputs is not None and outputs.weight is inputs.weight
+    if not tied or len(own) < 2 or (own[0].shape == own[1].shape and own[0].equal(own[1])):
+        return False
+    outputs.weight = nn.Parameter(outputs.weight.detach().clone())
+    for config in (model.config, model.config.get_text_config()):
+        config.tie_word_embeddings = False
+    return True
+
+
+def _put_rows(
+    model: Any, rows: dict[str, _Rows], before: dict[str, Tensor], first_new: int
+) -> bool:
+    """Puts rows of new tokens into the model; whether there are others that differ from its own.
+
+    A new token of a matrix that the adapter did not save is the mean of the base's.
+    """
+    changed = False
+    with torch.no_grad():
+        for name, matrix in _matrices(model).items():
+            old = before[name]
+            matrix[old.shape[0] :] = old.float().mean(0).to(matrix.dtype)
+            if name not in rows:
+                continue
+            own = rows[name]
+            if own.values.shape[1] != matrix.shape[1]:
+                raise ModelError(
+                    f"the adapter was made for another base model (its embeddings have "
+                    f"{own.values.shape[1]} numbers each, and the base's {matrix.shape[1]})",
+                    "name the adapter's own base with --model",
+                )
+            new = own.tokens >= first_new
+            matrix[own.tokens[new]] = own.values[new].to(matrix.dtype)
+            earlier, values = own.tokens[~new], own.values[~new].to(old.dtype)
+            changed |= not torch.equal(old[earlier], values)
+    return changed
+
+
+def _matrices(model: Any) -> dict[str, Tensor]:
+    """The embedding and, where it is another one, the vocabulary projection, by their names."""
+    found: dict[str, Tensor] = {}
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        if layer is not None and all(layer.weight is not matrix for matrix in found.values()):
+            name = next(n for n, module in model.named_modules() if module is layer)
+            found[name] = layer.weight
+    return {name: weight.detach() for name, weight in found.items()}
+
+
+def _embedding_rows(weights: dict[str, Tensor], config: dict[str, Any]) -> dict[str, _Rows]:
+    """The rows that the adapter's weights hold, by the name of the layer inside the model."""
+    found: dict[str, _Rows] = {}
+    for key, value in sorted(weights.items(), key=lambda item: _DELTA in item[0]):
+        if not _is_embedding(key) or ".original_module." in key:
+            continue
+        name = _layer_of(key)
+        if _DELTA not in key:
+            found[name] = _Rows(torch.arange(len(value)), value)
+            continue
+        tokens = torch.tensor(_indices(name, config.get("trainable_token_indices")))
+        if name in found:  # the rows of its base layer were saved, too
+            found[name].values[tokens] = value.to(found[name].values.dtype)
+        else:
+            found[name] = _Rows(tokens, value)
+    return found
+
+
+def _indices(name: str, named: Any) -> list[int]:
+    """Tokens that are trained alone, as PEFT lists them: for the embedding, or by layers."""
+    if not isinstance(named, dict):
+        return list(named or ())
+    own = next((tokens for layer, tokens in named.items() if name.endswith(layer)), None)
+    return list(next(iter(named.values()), ()) if own is None else own)
+
+
+def _layer_of(key: str) -> str:
+    """The name inside the model of the layer that a weight is of, whatever PEFT wrapped it in."""
+    return _WRAPPED.sub("", key.removeprefix(_PREFIX))
+
+
+def _is_embedding(key: str) -> bool:
+    """Whether a weight is a whole matrix over the vocabulary, or rows of one."""
+    whole = key.endswith(".weight") or _DELTA in key
+    return whole and _layer_of(key).split(".")[-1] in _LAYERS
+
+
+def _tokenizer(folder: Path, otherwise: Any) -> Any:
+    if any((folder / name).exists() for name in _TOKENIZER):
+        return AutoTokenizer.from_pretrained(str(folder))
+    if otherwise is None:
+        raise ModelError(
+            f"{folder} brings embeddings of added tokens, and no tokenizer that names them",
+            "copy the tokenizer there that it was trained with (tokenizer.json and "
+            "tokenizer_config.json)",
+        )
+    return otherwise
