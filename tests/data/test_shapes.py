@@ -108,6 +108,7 @@ def test_a_system_text_of_the_row_is_used(row: dict[str, Any]) -> None:
         {"conversations": [HUMAN], "chosen": GPT, "rejected": OTHER},
         {"conversations": text([HUMAN]), "chosen": text(GPT), "rejected": text(OTHER)},
         {"messages": [USER], "chosen": GOOD, "rejected": BAD},
+        {"messages": [USER, GOOD], "chosen": "a", "rejected": "b"},
         {"chosen": [HUMAN, GPT], "rejected": [HUMAN, OTHER]},
         {"messages": [USER, GOOD], "rejected_response": "b"},
         {"messages": [USER, GOOD], "rejected": [BAD]},
@@ -266,6 +267,10 @@ def test_calls_in_conversations_of_every_style() -> None:
         ({"text": "q", "labels": ["a", "b"]}, "has 2 classes in labels (a, b)"),
         ({"text": "q", "labels": []}, "has nothing as labels"),
         ({"prompt": "x", "chosen": [USER, GOOD], "rejected": [USER, BAD]}, "has a prompt that"),
+        (
+            {"conversations": [HUMAN, OTHER], "chosen": GPT, "rejected": "c"},
+            "has an answer at the end of conversations, before chosen",
+        ),
         ({"messages": "[" * 5000}, "has text ('[[[["),
         ({"prompt": "q", "completion": [USER]}, "has no assistant turn to learn from"),
         ({"prompt": 3, "completion": "a"}, "has a number (3) as prompt"),

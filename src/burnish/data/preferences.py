@@ -36,7 +36,13 @@ def _reply(values: Fields, field: str) -> str:
 
 def answered(field: str) -> Callable[[Fields], Conversation]:
     def convert(values: Fields) -> Conversation:
-        return (*asked(values), Message("assistant", _reply(values, field)))
+        turns, answer = asked(values), Message("assistant", _reply(values, field))
+        if turns[-1].role == "assistant" and turns[-1].content == answer.content:
+            return turns  # the conversation was given up to its end
+        if turns[-1].role == "assistant":
+            reason = f"has an answer at the end of {values.column('prompt')}, before {field}"
+            raise MisfitError(reason, "end the prompt with the question")
+        return (*turns, answer)
 
     return convert
 
