@@ -48,7 +48,7 @@ def json_lines(path: Path, notice: Notice) -> Iterator[Row | BadRow]:
     """
     first, second = _first_lines(path)
     if first.startswith(b"[") and not (second and isinstance(_parsed(first), list)):
-        notice(f"{path} holds one JSON array instead of an object on each line, and was read as it")
+        notice(f"{path} holds one JSON array instead of one object per line, and was read as one")
         return _Values(path, notice, is_array=True).rows()
     if first == b"{":
         notice(f"{path} holds objects over several lines, and was read as such")
