@@ -10,6 +10,7 @@ from burnish.chat import Example
 from burnish.data.formats import Converter
 from burnish.data.render import render, render_prompt
 from burnish.data.rows import BadRow, Row
+from burnish.data.tools import called
 from burnish.errors import DataError
 from tests.tool_calling import FIND, TEMPLATE, calling, row
 
@@ -118,3 +119,10 @@ def test_what_is_no_call(values: dict[str, Any], said: str) -> None:
 def test_a_template_without_tools_is_told(tiny_tokenizer: Any) -> None:
     with pytest.raises(DataError, match="the model's chat template shows none"):
         render(read(WHOLE), tiny_tokenizer)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"arguments": None}, {"arguments": ""}])
+def test_a_call_without_arguments_has_none(arguments: dict[str, Any]) -> None:
+    call = {"type": "function", "function": {"name": "find", **arguments}}
+    written = '<tool_call>\n{"name": "find", "arguments": {}}\n</tool_call>'
+    assert called({"tool_calls": [call]}, "") == written

@@ -20,6 +20,8 @@ from burnish.errors import PreflightError, RecipeError
 from burnish.exporting import export
 from burnish.models.endings import stop_tokens
 from burnish.run_directory import RunDirectory
+from burnish.serving.api import chat
+from burnish.serving.api.chat import ChatRequest
 from burnish.serving.api.tools import Tool
 from burnish.serving.engine.requests import Draw
 from burnish.serving.engines import in_memory
@@ -151,6 +153,19 @@ def test_the_server_warns_of_a_base_that_does_not_stop(endless: Path, tmp_path: 
         endless_bases(
             settings_of(tmp_path, [f"told={endless}"], ["model_settings.stop_tokens=[<|im|>]"])
         )
+
+
+def test_a_chat_without_a_template_ends_where_another_speaks(tiny_folder: Path) -> None:
+    """Whole, streamed and with stops of the client's own; a completion has no speakers."""
+    target = in_memory("cpu")(str(tiny_folder))
+    speakers = ("\nsystem:", "\nuser:", "\nassistant:", "\ntool:")
+    for template, expected in ((CHATML, ()), (None, speakers)):
+        target.tokenizer.chat_template = template
+        messages = [{"role": "user", "content": "where is it"}]
+        body = ChatRequest(model="tiny", messages=messages, stop=["."], max_tokens=4)  # type: ignore[arg-type]
+        (ask,) = chat._asks(body, target, (5, 6))
+        assert (ask.draw.speakers, ask.draw.stop) == (expected, (".",))
+    target.engine.close()
 
 
 def test_the_server_shows_tools_with_their_template(endless: Path, tiny_tokenizer: Any) -> None:

@@ -107,6 +107,8 @@ def _text(function: Any, where: str) -> str:
     if not isinstance(name, str) or not name:
         raise MisfitError(f"has {kind_of(name)} as {where}name", "write the function's name")
     given = function.get("arguments", "{}")
+    if given is None or given == "":  # of a function without parameters
+        given = "{}"
     try:
         arguments = json.loads(given) if isinstance(given, str) else given
     except ValueError:
