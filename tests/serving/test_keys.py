@@ -78,15 +78,15 @@ def test_the_command_line_says_whether_keys_are_on(
         return said.out, said.err
 
     key = json.loads(run("make", "one", "--json")[0])
-    assert "keys are on" in run("list")[0]
+    assert "keys are on" in run("list")[1]
     assert "`burnish keys off`" in run("revoke", key["id"])[1]
-    assert "keys are on" in run("list")[0]
+    assert "keys are on" in run("list")[1]
     assert "keys are off" in run("off")[1]
     listed, state = run("list", "--json")
     assert json.loads(listed)[0]["id"] == key["id"]
     assert "keys are off" in state
     assert "the server asks for a key" in run("make", "two")[1]
-    assert "keys are on" in run("list")[0]
+    assert "keys are on" in run("list")[1]
 
 
 @pytest.mark.parametrize("ever", [True, False])

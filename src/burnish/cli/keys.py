@@ -71,8 +71,8 @@ def command(
             write(_OPEN, error=True)
         else:
             _list(keys.listed(session), console, as_json=as_json)
-            state = _REQUIRED if keys.required(session) else _OPEN
-            write(state, error=as_json)
+            # Beside what a script reads.
+            write(_REQUIRED if keys.required(session) else _OPEN, error=True)
     service.close()
 
 
