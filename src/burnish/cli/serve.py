@@ -70,11 +70,11 @@ def command(
     settings = settings_of(folder, model, given, organization)
     settings = replace(settings, record=record, grading=grading)
     runs = engine_of(engine, cluster)
+    log.write_all_to(sys.stderr)
     server = open_server(settings, database, opened=opener(settings, backend, vllm_url))
     address = Address(host, port, tls_cert, tls_key)
     with server.database.reading() as session:
         check(address, session)
-    log.write_all_to(sys.stderr)
     console = Terminal(highlight=False, stderr=True)
     console.print(f"serve  {address.url}  {', '.join(settings.models)}", markup=False)
     for warning in endless_bases(settings):

@@ -7,8 +7,10 @@ from typing import Any
 
 from burnish.errors import UserError
 from burnish.models.sources import BUILT_IN, ENCODER
+from burnish.serving import log
 from burnish.serving.state.content import Content
 from burnish.serving.state.database import Database
+from burnish.serving.state.disk import keep_private, make_private
 
 SQLITE = "burnish.db"
 
@@ -89,6 +91,7 @@ def open_service(settings: Settings, url: str | None = None) -> Service:
         UserError: the folder cannot be made, or the database cannot be opened.
     """
     folder = settings.folder
+    keep_private()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -96,5 +99,8 @@ def open_service(settings: Settings, url: str | None = None) -> Service:
             f"{folder} cannot be made a folder ({error.strerror})",
             "name with --folder one that is there, or that can be made",
         ) from error
+    names = [SQLITE, f"{SQLITE}-wal", f"{SQLITE}-shm", "content", "jobs", "reserve"]
+    if count := make_private(folder, *names):
+        log.note(f"took the rights of other users from {count} files of the data folder")
     database = Database(url or f"sqlite:///{folder.resolve() / SQLITE}")
     return Service(settings, database, Content(folder / "content"))

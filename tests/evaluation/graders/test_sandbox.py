@@ -266,9 +266,14 @@ def test_no_other_path_exists() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 @needs_landlock
-def test_root_grades_as_another_user() -> None:
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_root_grades_as_another_user(umask: int) -> None:
     body = "return os.getuid() == os.geteuid() == os.getgid() > 60000"
-    assert run_grade(program(body), {}, {}, LIMITS) == 1.0
+    before = os.umask(umask)  # a server's files are its user's alone
+    try:
+        assert run_grade(program(body), {}, {}, LIMITS) == 1.0
+    finally:
+        os.umask(before)
 
 
 def test_a_grader_that_nobody_waits_for_is_ended() -> None:

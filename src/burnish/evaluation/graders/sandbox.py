@@ -146,6 +146,7 @@ class _Process:
                     cwd=task.parent,
                     env={},
                     start_new_session=True,
+                    umask=0o022,  # the program's own user reads what is laid out for it
                 )
         except OSError:
             os.close(self.result_pipe)

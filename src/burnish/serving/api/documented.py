@@ -26,6 +26,7 @@ class Refusal(BaseModel):
 
 ERRORS: Responses = {
     "4XX": {"model": Refusal, "description": "The request cannot be done, and why."},
+    507: {"model": Refusal, "description": "The server's disk is full."},
     503: {"model": Refusal, "description": "Too much is asked, or the server ends; come back."},
 }
 

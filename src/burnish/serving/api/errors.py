@@ -5,6 +5,7 @@ ApiError
 ├── invalid          400: a value that cannot be used, with the parameter's name
 ├── forbidden        403: the key has no such scope, or its project no such right
 ├── unauthorized     401: no key, or one that is not known
+├── disk_full        507: there is no room to write
 └── failed           500: our own mistake
 """
 
@@ -47,6 +48,15 @@ def failed() -> ApiError:
     """A mistake of ours, of which only the log tells more."""
     message = "The server had an error while processing your request. Its log says which."
     return ApiError(500, message, kind="server_error")
+
+
+def disk_full() -> ApiError:
+    """Nothing can be written until somebody makes room."""
+    message = (
+        "The server's disk is full, so this could not be written. Delete files that are not "
+        "needed any more, or make room on the disk."
+    )
+    return ApiError(507, message, kind="server_error", code="disk_full")
 
 
 def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:

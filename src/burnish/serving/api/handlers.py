@@ -5,12 +5,14 @@ import re
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import DataError
+from sqlalchemy.exc import DataError, DBAPIError
 from starlette.exceptions import HTTPException
 
 from burnish.errors import UserError
-from burnish.serving.api.errors import ApiError, failed, invalid
+from burnish.serving import log
+from burnish.serving.api.errors import ApiError, disk_full, failed, invalid
 from burnish.serving.api.malformed import malformed
+from burnish.serving.state.disk import is_full
 
 _NO_VALUE = "A value of the request cannot be stored: it is too long, or holds a NUL character."
 _NO_CHARACTER = "A text of the request holds half of a surrogate pair, which is no character."
@@ -51,6 +53,15 @@ def add_handlers(app: FastAPI) -> None:
         found = invalid(f"{error}")
         return JSONResponse(found.body, found.status)
 
+    @app.exception_handler(OSError)
+    @app.exception_handler(DBAPIError)
+    async def unwritten(request: Request, error: Exception) -> JSONResponse:
+        """What is neither a full disk nor has a handler of its own is a mistake of ours."""
+        if not is_full(error):
+            raise error
+        log.failed("disk full", error, method=request.method)
+        return disk_full().response
+
     @app.exception_handler(DataError)
     async def no_value(_: Request, __: DataError) -> JSONResponse:
         """PostgreSQL takes no NUL in a text, and no text beyond its column's length."""
@@ -63,6 +74,8 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> JSONResponse:
+        if is_full(error):  # a form's files, which the framework keeps on the disk meanwhile
+            return await unwritten(request, error)
         if error.status_code == 404:
             message = f"Invalid URL ({request.method} {request.url.path})"
             if (now := replacement(request.url.path)) is not None:

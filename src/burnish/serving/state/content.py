@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from burnish.serving.state.disk import Reserve
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PIECE = 1 << 20
 # Bytes that nobody has asked to keep for so long, in seconds, belong to a process that was killed.
@@ -38,6 +40,8 @@ class Content:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        self.reserve = Reserve(folder.with_name("reserve"))
+        self.reserve.keep()
 
     def receive(self, pieces: Iterable[bytes], limit: int | None = None) -> Received:
         """Writes a stream to the disk; nothing is left of it where it is cut short.

@@ -29,6 +29,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from burnish.errors import UserError
+from burnish.serving.state.disk import tighten
 
 # How long one process waits for another's write, in seconds.
 _PATIENCE = 60
@@ -137,7 +138,10 @@ def _parsed(url: str) -> URL:
 def _engine(url: URL) -> Engine:
     if not url.drivername.startswith("sqlite"):
         return create_engine(url, pool_pre_ping=True, json_serializer=_json)
-    Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+    path = Path(str(url.database))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):  # SQLite copies the first's
+        tighten(path.with_name(name))
     engine = create_engine(url, connect_args={"timeout": _PATIENCE}, json_serializer=_json)
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin)

@@ -1,9 +1,11 @@
 """Files: rows that say what bytes are for; the bytes go when the last row that needs them goes."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from sqlalchemy import ColumnElement, Row, exists, or_, select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from burnish.serving import audit
@@ -11,10 +13,12 @@ from burnish.serving.api.errors import ApiError, not_found
 from burnish.serving.state import paging
 from burnish.serving.state.content import Content, Received, TooLongError
 from burnish.serving.state.database import Database, seen
+from burnish.serving.state.disk import is_full
 from burnish.serving.state.names import new_id
 from burnish.serving.state.paging import Cursor, Page, page_of_columns
 from burnish.serving.state.tables import FileRow, PartRow, UploadRow
 
+T = TypeVar("T")
 # Held by who gives bytes their name or removes them, so that neither undoes the other's work.
 CONTENT = "content"
 # What a list shows of a file: id, bytes, created_at, filename, purpose, expires_at.
@@ -100,6 +104,10 @@ def delete(database: Database, content: Content, name: str) -> None:
     Raises:
         ApiError: 404, there is no such file.
     """
+    freeing(content, lambda: _delete(database, content, name))
+
+
+def _delete(database: Database, content: Content, name: str) -> None:
     with database.writing() as session:
         row = _found(session, name)
         if row is None:
@@ -107,6 +115,20 @@ def delete(database: Database, content: Content, name: str) -> None:
         paging.delete(session, row)
         audit.note(session, "file.delete", name)
     release(database, content, [row.sha256])
+
+
+def freeing(content: Content, work: Callable[[], T]) -> T:
+    """Does what frees room on the disk, also on a full one: to write that something is deleted
+    needs a little, which the reserve is kept for."""
+    try:
+        return work()
+    except (OSError, SQLAlchemyError) as error:
+        if not is_full(error) or not content.reserve.give_up():
+            raise
+    try:
+        return work()
+    finally:
+        content.reserve.keep()
 
 
 def release(database: Database, content: Content, hashes: Iterable[str]) -> None:
@@ -125,6 +147,10 @@ def release(database: Database, content: Content, hashes: Iterable[str]) -> None
 
 def expire(database: Database, content: Content) -> None:
     """Removes files and uploads whose time is over."""
+    freeing(content, lambda: _expire(database, content))
+
+
+def _expire(database: Database, content: Content) -> None:
     now = int(time.time())
     with database.writing() as session:
         gone = session.scalars(select(FileRow).where(FileRow.expires_at <= now)).all()

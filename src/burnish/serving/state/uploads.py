@@ -98,6 +98,10 @@ def cancel(database: Database, content: Content, name: str) -> UploadRow:
     Raises:
         ApiError: there is no such upload, or it is not open any more.
     """
+    return files.freeing(content, lambda: _cancel(database, content, name))
+
+
+def _cancel(database: Database, content: Content, name: str) -> UploadRow:
     with database.writing() as session:
         upload = _open(session, name)
         upload.status = "cancelled"
