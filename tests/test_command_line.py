@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 from burnish.cli import VERBS, main
 from burnish.cli.options import overrides, print_verdict
 from burnish.errors import InterruptedRunError, is_disk_full
+from burnish.recipe import Recipe, load_recipe
 from burnish.run_directory import LedgerRow, Manifest, RunDirectory, Verdict
 from burnish.training.checkpoint import save_tensors
 from tests.rows import write_rows
@@ -213,6 +214,74 @@ def test_a_mistake_of_ours_is_no_verdict(
     assert said.endswith("KeyError: 'weights'\n")
 
 
+@pytest.fixture
+def half_finished(tmp_path: Path) -> RunDirectory:
+    (tmp_path / "recipe.yaml").write_text(f"data: {{train: rows.jsonl}}\noutput: {tmp_path}\n")
+    recipe = load_recipe(tmp_path / "recipe.yaml", {"name": "run"})
+    manifest = Manifest("run", "training", recipe.model_dump(mode="json"), dict(recipe.origins))
+    return RunDirectory.create(tmp_path / "run", manifest)
+
+
+@pytest.mark.parametrize("verb", ["chat", "export", "parity", "evaluate", "heal"])
+def test_a_run_that_is_not_trained_to_the_end_is_finished_by_resuming(
+    verb: str, half_finished: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([verb, str(half_finished.path)])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == (
+        f"burnish: {half_finished.path} is not trained to the end: finish it with "
+        "`burnish run RECIPE --resume`.\n"
+    )
+
+
+@pytest.mark.parametrize("verb", ["chat", "export", "parity"])
+def test_a_trained_run_without_its_weights_is_not_resumed(
+    verb: str, half_finished: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = half_finished.manifest()
+    manifest.state = "certified"
+    half_finished.write_manifest(manifest)
+    with pytest.raises(SystemExit):
+        main([verb, str(half_finished.path)])
+    said = capsys.readouterr().err
+    assert "has no tuned weights: name a run that was trained, or train it again under" in said
+
+
+@pytest.mark.parametrize("verb", ["run", "train"])
+@pytest.mark.parametrize(
+    ("left", "sentence"),
+    [
+        (None, "stopped before the run began, so nothing was kept; give the same command again"),
+        (
+            "data",
+            "stopped before the first step, so nothing was trained yet; go on with the same "
+            "command and --resume",
+        ),
+        ("checkpoints/step-3", "stopped; go on with the same command and --resume"),
+    ],
+)
+def test_who_stops_a_run_is_told_what_is_next(
+    left: str | None,
+    sentence: str,
+    verb: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stop(recipe: Recipe, **_: object) -> None:
+        if left:
+            (recipe.output / recipe.name / left).mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"burnish.pipeline.{verb}", stop)
+    (tmp_path / "recipe.yaml").write_text(f"data: {{train: rows.jsonl}}\noutput: {tmp_path}/runs\n")
+    with pytest.raises(SystemExit) as end:
+        main([verb, str(tmp_path / "recipe.yaml")])
+    assert end.value.code == 130
+    assert capsys.readouterr().err == f"burnish: {sentence}\n"
+
+
 @pytest.mark.parametrize("text", ["Sort: queue: x", "{", "a] b"])
 def test_a_setting_that_is_no_yaml_is_text(text: str) -> None:
     given = overrides([f"data.system={text}", "seed=3"], None, None, drop_bad=False)
@@ -250,7 +319,9 @@ def test_no_number_of_the_ledger_is_cut_off(
     wide = {"n": 12345, "base": 6.037, "tuned": 6.315, "delta": 0.278, "low": 0.243, "high": 0.311}
     run.write_ledger([LedgerRow(task, "kl", "KL nats/token", **wide)])
     run.write_verdict(Verdict("hold", ("It was not better.",), 2.0, 0.96, None, None))
+    (run.path / "frontier.json").write_text("{}")
     print_verdict(run, as_json=False)
     said = capsys.readouterr().out
+    assert f"fix    burnish heal {run.path}" in said
     for cell in (task, "12345", "6.037", "6.315", "+0.278", "+0.243 to +0.311"):
         assert f" {cell} " in said

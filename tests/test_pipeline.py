@@ -138,6 +138,18 @@ def test_a_changed_recipe_is_not_continued(recipe: Path) -> None:
         burnish.train(recipe, resume=True, quiet=True, training={"epochs": 9})
 
 
+def test_a_run_that_goes_on_says_that_its_rows_are_kept(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    burnish.train(recipe, training={"epochs": 1})
+    write_rows(recipe.parent / "rows.jsonl", labelled(12))
+    capsys.readouterr()
+    burnish.train(recipe, resume=True, training={"epochs": 1})
+    said = " ".join(capsys.readouterr().err.split())
+    assert "rows.jsonl has changed since" in said
+    assert "the rows that it saved then: to train on other rows, start a run under another" in said
+
+
 def test_what_the_model_refuses_leaves_no_run(recipe: Path) -> None:
     with pytest.raises(ModelError, match="layers"):
         burnish.train(recipe, quiet=True, **{"lora.layers": [99]})

@@ -1,5 +1,6 @@
 """What of a recipe may change before a run is continued, and what may not."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from burnish.errors import RunError
 from burnish.lineage import recipe_of
 from burnish.models.load import place
 from burnish.recipe import Recipe, load_recipe
-from burnish.resuming import continued
+from burnish.resuming import continued, unlike_files
 from burnish.run_directory import Manifest, RunDirectory, State
 
 
@@ -133,3 +134,42 @@ def test_a_run_without_its_data_is_begun_again(path: Path) -> None:
     assert not run.path.exists()
     with pytest.raises(RunError, match="start it without --resume"):
         continued(load_recipe(path))
+
+
+def test_a_folder_without_its_manifest_is_not_continued(path: Path) -> None:
+    run = begun(load_recipe(path), "training")
+    (run.path / "manifest.json").unlink()
+    with pytest.raises(RunError, match="another --name, or delete the folder") as refused:
+        continued(load_recipe(path))
+    assert "continue it" not in str(refused.value)
+
+
+def test_a_run_without_its_rows_is_started_again(path: Path) -> None:
+    run = begun(load_recipe(path), "training")
+    with pytest.raises(RunError, match="start again under another --name"):
+        run.split("train")
+
+
+def test_files_that_changed_or_went_since_the_run_began_are_named(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ("rows.jsonl", "test.csv", "tools.json")
+    for name in names:
+        Path(name).write_text(name)
+    run = begun(load_recipe(path), "training")
+    manifest = run.manifest()
+    manifest.host["folder"] = str(tmp_path)
+    manifest.data["sha256"] = {
+        str(name): hashlib.sha256(name.encode()).hexdigest() for name in names
+    }
+    run.write_manifest(manifest)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert unlike_files(run) == []
+    (tmp_path / "rows.jsonl").write_text("fewer")
+    (tmp_path / "tools.json").unlink()
+    changed, gone = unlike_files(run)
+    assert changed.startswith(f"rows.jsonl has changed since {run.path} began, and the run goes on")
+    assert gone.startswith(f"tools.json has gone since {run.path} began")
+    assert all(text.endswith("start a run under another --name") for text in (changed, gone))

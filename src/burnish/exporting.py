@@ -8,7 +8,7 @@ from transformers import AutoConfig
 
 from burnish.data.templates import has_template, template_for
 from burnish.errors import RunError
-from burnish.lineage import recipe_of, tuned_on
+from burnish.lineage import check_trained, recipe_of, tuned_on
 from burnish.models.adapt import WHOLE, is_adapted, merged
 from burnish.models.adapter_files import check_weights
 from burnish.models.endings import generation_settings, keep_ends
@@ -72,8 +72,7 @@ def check_form(directory: RunDirectory, form: Form) -> None:
     """
     manifest = directory.manifest()
     recipe, path = recipe_of(manifest), directory.path
-    if not directory.adapter.exists():
-        raise RunError(f"{path} has no adapter yet", "train it with `burnish run`")
+    check_trained(directory)
     ours = f"open it with burnish.open_tuned({str(path)!r})"
     on_others = bool(manifest.lineage) and stands_on_others(manifest.lineage)
     if recipe.method == "bottleneck":

@@ -198,7 +198,7 @@ def check_judged(run: RunDirectory) -> None:
     recipe = recipe_of(manifest)
     if manifest.state in ("created", "training"):
         raise RunError(
-            f"{run.path} is not trained to the end", "finish it with `burnish run --resume`"
+            f"{run.path} is not trained to the end", "finish it with `burnish run RECIPE --resume`"
         )
     if not recipe.evaluate.general or recipe.objective in HEADS:
         raise RunError(

@@ -56,6 +56,24 @@ def recipe_of(manifest: Manifest) -> Recipe:
         ) from error
 
 
+def check_trained(directory: RunDirectory) -> None:
+    """
+    Raises:
+        RunError: the run has no tuned weights, for it was not trained to the end or they are gone.
+    """
+    if directory.adapter.exists():
+        return
+    if directory.manifest().state in ("created", "training"):
+        raise RunError(
+            f"{directory.path} is not trained to the end",
+            "finish it with `burnish run RECIPE --resume`",
+        )
+    raise RunError(
+        f"{directory.path} has no tuned weights",
+        "name a run that was trained, or train it again under another --name",
+    )
+
+
 def section_of(recipe: Recipe) -> dict[str, Any]:
     """The settings of the recipe's method; how fast they learn is none of them."""
     sections: dict[str, BaseModel] = {
@@ -108,7 +126,7 @@ def check_method(recipe: Recipe, before: Recipe | None = None) -> None:
     if manifest.state in ("created", "training") or not earlier.adapter.exists():
         raise RunError(
             f"init_from is {recipe.init_from}, which is not trained to the end",
-            "finish it with `burnish run --resume`, or name another run",
+            "finish it with `burnish run RECIPE --resume`, or name another run",
         )
     _check_base(recipe, manifest.model["name"], manifest.model["sha256"])
     _check_fit(recipe, recipe_of(manifest))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from burnish.data.templates import declare_stops
 from burnish.errors import RunError
-from burnish.lineage import recipe_of, tuned_on, tuned_sha256
+from burnish.lineage import check_trained, recipe_of, tuned_on, tuned_sha256
 from burnish.models.adapt import WHOLE
 from burnish.models.classifier import Classifier, Constant, load_classifier
 from burnish.models.heads import OUTSIDE
@@ -26,8 +26,8 @@ def open_tuned(run: RunDirectory | Path | str) -> LanguageModel:
     """The run's model as it was tuned; `model.base()` is the model that the recipe names.
 
     Raises:
-        RunError: the run has no adapter yet, its model has a head and writes no text, or the base
-            is not the one that it was trained on.
+        RunError: the run is not trained to the end, its model has a head and writes no text, or the
+            base is not the one that it was trained on.
     """
     directory, recipe = _trained(run)
     if recipe.objective in HEADS:
@@ -47,7 +47,7 @@ def open_classifier(run: RunDirectory | Path | str) -> Classifier:
     """The run's model with its head; `model.base()` gives what it is compared with.
 
     Raises:
-        RunError: the run has no adapter yet, or its model has no head.
+        RunError: the run is not trained to the end, or its model has no head.
     """
     directory, recipe = _trained(run)
     kind = recipe.objective
@@ -72,7 +72,7 @@ def open_reward_model(run: RunDirectory | Path | str) -> RewardModel:
     """The run's reward model.
 
     Raises:
-        RunError: the run has no adapter yet, or gives no rewards.
+        RunError: the run is not trained to the end, or gives no rewards.
     """
     directory, recipe = check_reward_run(run)
     model = _load_reward_model(recipe)
@@ -140,8 +140,7 @@ def _load_reward_model(recipe: Recipe) -> RewardModel:
 def _trained(run: RunDirectory | Path | str) -> tuple[RunDirectory, Recipe]:
     directory = run if isinstance(run, RunDirectory) else RunDirectory.open(run)
     recipe = recipe_of(directory.manifest())
-    if not directory.adapter.exists():
-        raise RunError(f"{directory.path} has no adapter yet", "train it with `burnish run`")
+    check_trained(directory)
     _check_base(directory, recipe)
     return directory, recipe
 

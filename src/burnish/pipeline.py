@@ -53,7 +53,7 @@ from burnish.progress import Bars
 from burnish.recipe import Recipe, changed_recipe, load_recipe, recipe_of_rows
 from burnish.reports.card import write_card
 from burnish.reports.page import write_page
-from burnish.resuming import alone_in, continued, forget_order, forget_verdict
+from burnish.resuming import alone_in, continued, forget_order, forget_verdict, unlike_files
 from burnish.retention.ledger import LEVEL
 from burnish.retention.power import power_headline
 from burnish.retention.verdict import Head, decide
@@ -133,6 +133,8 @@ def train(
     bars = Bars(quiet=quiet)
     directory = continued(chosen) if resume else None
     is_new = directory is None
+    for sentence in unlike_files(directory) if directory else ():
+        bars.say(f"[yellow]warning[/] {escape(sentence)}")
     if directory is None:
         directory = begin(chosen, bars)
     with alone_in(directory):
@@ -180,7 +182,8 @@ def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirec
     manifest = directory.manifest()
     if manifest.state in ("created", "training"):
         raise RunError(
-            f"{directory.path} is not trained to the end", "finish it with `burnish run --resume`"
+            f"{directory.path} is not trained to the end",
+            "finish it with `burnish run RECIPE --resume`",
         )
     bars = Bars(quiet=quiet)
     lost = [file for file in _JUDGED if not (directory.path / file).exists()]

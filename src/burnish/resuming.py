@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from burnish.errors import RunError
 from burnish.lineage import recipe_of
+from burnish.models.cache import sha256_of
 from burnish.models.load import place
 from burnish.recipe import Recipe, flat_values
 from burnish.run_directory import Manifest, RunDirectory, remove_directory
@@ -56,6 +57,11 @@ def continued(recipe: Recipe) -> RunDirectory | None:
     path = recipe.output / recipe.name
     if not path.exists():
         raise RunError(f"there is no run {path} to continue", "start it without --resume")
+    if not (path / "manifest.json").exists():
+        raise RunError(
+            f"{path} has no manifest.json, so it cannot be continued",
+            "start again under another --name, or delete the folder and start without --resume",
+        )
     directory = RunDirectory.open(path)
     manifest = directory.manifest()
     changes = _changes(manifest, recipe)
@@ -81,6 +87,23 @@ def continued(recipe: Recipe) -> RunDirectory | None:
         if any(_is_in(change["key"], _UNTIL_VERDICT) for change in changes):
             forget_order(directory)
     return directory
+
+
+def unlike_files(directory: RunDirectory) -> list[str]:
+    """A sentence for each data file that is not what it was when the run took its rows."""
+    manifest = directory.manifest()
+    began = Path.cwd() / manifest.host.get("folder", "")
+    sentences = []
+    for name, digest in manifest.data.get("sha256", {}).items():
+        files = [file for file in (Path(name), began / name) if file.is_file()]
+        if any(_has_sha256(file, digest) for file in files):
+            continue
+        what = "has changed" if files else "has gone"
+        sentences.append(
+            f"{name} {what} since {directory.path} began, and the run goes on with the rows that "
+            "it saved then: to train on other rows, start a run under another --name"
+        )
+    return sentences
 
 
 def forget_order(directory: RunDirectory) -> None:
@@ -121,6 +144,13 @@ def _allowed(key: str, manifest: Manifest) -> bool:
     if key == _PLACED:
         return manifest.state != "training"
     return _is_in(key, _FREE) or (_is_in(key, _UNTIL_VERDICT) and not decided)
+
+
+def _has_sha256(file: Path, digest: str) -> bool:
+    try:
+        return sha256_of([file]) == digest
+    except OSError:  # it may not be read any more
+        return False
 
 
 def _is_in(key: str, sections: tuple[str, ...]) -> bool:

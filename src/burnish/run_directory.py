@@ -284,20 +284,19 @@ class RunDirectory:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise RunError(
-                f"{path} is missing, so {self.path} is no finished run",
-                "name a run folder, or continue it with `burnish run --resume`",
-            ) from error
+            seen = f"{path} is missing, so {self.path} is not a "
+            if name == "manifest.json":  # nothing can be continued without it
+                raise RunError(seen + "run", "name the folder of a run") from error
+            remedy = "continue it with `burnish run RECIPE --resume`"
+            raise RunError(seen + "finished run", remedy) from error
         except ValueError as error:  # no JSON, or cut within a letter
             raise RunError(f"{path} is half written", "delete the folder and run again") from error
 
     def _lines(self, name: str) -> Iterator[dict[str, Any]]:
         path = self.path / name
         if not path.exists():
-            raise RunError(
-                f"{path} is missing, so {self.path} is half written",
-                "continue it with `burnish run --resume`, or delete it and run again",
-            )
+            remedy = "start again under another --name, or delete the folder and run again"
+            raise RunError(f"{path} is missing, so {self.path} is half written", remedy)
         return read_lines(path)
 
 

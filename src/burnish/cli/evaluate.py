@@ -7,16 +7,17 @@ from typing import Annotated
 
 import typer
 
-from burnish.cli.options import Json, decision_exit, print_verdict
+from burnish.cli.options import Json, decision_exit, going_on, print_verdict
 
 
 def command(
     run: Annotated[str, typer.Argument(help="a run folder")],
     as_json: Json = False,
 ) -> None:
-    from burnish import pipeline
+    with going_on():
+        from burnish import pipeline
 
-    directory = pipeline.evaluate(run, quiet=as_json)
-    pipeline.report(directory)
+        directory = pipeline.evaluate(run, quiet=as_json)
+        pipeline.report(directory)
     print_verdict(directory, as_json=as_json)
     decision_exit(directory)

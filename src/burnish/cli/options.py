@@ -18,6 +18,7 @@ from burnish.run_directory import RunDirectory
 from burnish.terminal import Terminal, write
 
 if TYPE_CHECKING:  # slow to import, and most verbs serve nothing
+    from burnish.recipe import Recipe
     from burnish.serving.process import Engine
     from burnish.serving.service import Service, Settings
 
@@ -177,7 +178,7 @@ def print_verdict(run: RunDirectory, *, as_json: bool) -> None:
     if run.adapter.exists():  # a comparison has no model of its own
         console.print(following, markup=False)
     if verdict.decision != "release" and (run.path / "frontier.json").exists():
-        console.print(f"mend   burnish heal {run.path}", markup=False)
+        console.print(f"fix    burnish heal {run.path}", markup=False)
 
 
 def _print_table(table: Table) -> Terminal:
@@ -198,6 +199,22 @@ def going_on() -> Iterator[None]:
     except (InterruptedRunError, KeyboardInterrupt) as error:
         write(f"burnish: {str(error) or 'stopped'}; go on with the same command", error=True)
         raise typer.Exit(130) from error
+
+
+@contextmanager
+def resumable(recipe: "Recipe") -> Iterator[None]:
+    """For verbs that, stopped, leave a run to go on with, or nothing at all."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        folder = recipe.output / recipe.name
+        if not folder.exists():
+            message = "burnish: stopped before the run began, so nothing was kept; "
+            write(message + "give the same command again", error=True)
+            raise typer.Exit(130) from error
+        untrained = not recipe.stages and not any((folder / "checkpoints").glob("step-*"))
+        when = " before the first step, so nothing was trained yet" if untrained else ""
+        raise InterruptedRunError("stopped" + when) from error
 
 
 def decision_exit(run: RunDirectory) -> None:

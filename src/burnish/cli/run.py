@@ -19,6 +19,7 @@ from burnish.cli.options import (
     overrides,
     print_matrix,
     print_verdict,
+    resumable,
 )
 from burnish.recipe import explain, load_recipe
 from burnish.terminal import Terminal
@@ -46,14 +47,12 @@ def command(
             line = f"{key:28} {value!s:32} {origin}"
             Terminal(highlight=False).print(line, markup=False, soft_wrap=True)
         return
-    from burnish import pipeline
-
-    if chosen.stages:
+    with resumable(chosen):
+        from burnish import pipeline
         from burnish.stages import run_stages
 
-        directory = run_stages(chosen, resume=resume, quiet=as_json)
-        print_matrix(directory, as_json=as_json)
-        decision_exit(directory)
-    directory = pipeline.run(chosen, resume=resume, quiet=as_json)
-    print_verdict(directory, as_json=as_json)
+        begin = run_stages if chosen.stages else pipeline.run
+        directory = begin(chosen, resume=resume, quiet=as_json)
+    show = print_matrix if chosen.stages else print_verdict
+    show(directory, as_json=as_json)
     decision_exit(directory)

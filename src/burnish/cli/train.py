@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from burnish.cli.options import DropBad, Json, Name, Output, Resume, Set, overrides
+from burnish.cli.options import DropBad, Json, Name, Output, Resume, Set, overrides, resumable
 from burnish.recipe import load_recipe
 from burnish.terminal import write
 
@@ -23,9 +23,10 @@ def command(
     as_json: Json = False,
 ) -> None:
     chosen = load_recipe(recipe, overrides(settings, name, output, drop_bad))
-    from burnish import pipeline
+    with resumable(chosen):
+        from burnish import pipeline
 
-    directory = pipeline.train(chosen, resume=resume, quiet=as_json)
+        directory = pipeline.train(chosen, resume=resume, quiet=as_json)
     if as_json:
         print(json.dumps({"run": str(directory.path), "training": directory.manifest().training}))
         return

@@ -14,7 +14,7 @@ from burnish.agreement import (
 )
 from burnish.errors import ModelError, RunError
 from burnish.exporting import open_merged
-from burnish.lineage import recipe_of, tuned_sha256
+from burnish.lineage import check_trained, recipe_of, tuned_sha256
 from burnish.models.adapt import WHOLE
 from burnish.models.language_model import LanguageModel
 from burnish.opening import open_tuned
@@ -90,10 +90,11 @@ def certify(
         DataError: the prompts cannot be read.
     """
     others = others or Others()
+    check_trained(directory)
     if not writes_text(directory):
         raise RunError(
-            f"{directory.path} holds no trained model that writes text",
-            "name a run of another objective, or train it with `burnish run`",
+            f"{directory.path} holds a model that never writes text",
+            "name a run of another objective",
         )
     if others.gguf is not None:
         check_llama_cpp()

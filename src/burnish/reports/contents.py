@@ -320,7 +320,7 @@ def _readable(run: RunDirectory) -> Iterator[None]:
     except (TypeError, KeyError, ValueError) as error:
         raise RunError(
             f"{run.path} holds a file that is half written or of another version ({error})",
-            "continue it with `burnish run --resume`, or delete it and run again",
+            "delete the folder and run again, or start again under another --name",
         ) from error
 
 
