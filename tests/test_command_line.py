@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from burnish.cli import VERBS, main
 from burnish.cli.options import overrides, print_verdict
 from burnish.errors import InterruptedRunError, is_disk_full
-from burnish.recipe import Recipe, load_recipe
+from burnish.recipe import Recipe, known_keys, load_recipe
 from burnish.run_directory import LedgerRow, Manifest, RunDirectory, Verdict
 from burnish.training.checkpoint import save_tensors
 from tests.rows import write_rows
@@ -26,8 +26,18 @@ from tests.rows import write_rows
     [
         (["tun"], "burnish: No such command 'tun': `burnish --help` shows what there is.\n"),
         (
+            ["train"],
+            "burnish: Missing argument 'recipe': `burnish train --help` shows what there is.\n",
+        ),
+        (
             ["run"],
-            "burnish: Missing argument 'recipe': `burnish run --help` shows what there is.\n",
+            "burnish: no recipe is named: name a recipe file; `burnish run --explain` alone shows "
+            "its keys.\n",
+        ),
+        (
+            ["run", "--explain", "--set", "seed=1"],
+            "burnish: no recipe is named: name a recipe file; `burnish run --explain` alone shows "
+            "its keys.\n",
         ),
     ],
 )
@@ -97,6 +107,39 @@ def test_the_settings_of_a_run_are_explained_to_a_program(
     shown = json.loads(capsys.readouterr().out)
     assert shown["seed"] == {"value": 3, "origin": "command line"}
     assert shown["budget.section"] == {"value": None, "origin": "default"}
+
+
+def test_without_a_recipe_every_key_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["run", "--explain"])
+    lines = capsys.readouterr().out.splitlines()
+    explained = {line.split()[0]: line.split(maxsplit=2)[1:] for line in lines}
+    sections = {key.rpartition(".")[0] for key in known_keys()} | {"lm", "reward"}
+    assert set(known_keys()) - sections <= set(explained)
+    assert explained["data.train"] == [
+        "(required)",
+        "JSON Lines, CSV or Parquet file to learn from",
+    ]
+    assert explained["training.schedule"] == [
+        "cosine",
+        "how the learning rate falls after the warmup (constant, linear, cosine)",
+    ]
+    assert explained["tasks.NAME.weight"][0] == "1.0"
+    assert all(len(words) == 2 for words in explained.values()), "a key without its meaning"
+    main(["run", "--explain", "--json"])
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["budget.section"]["default"] is None
+    assert shown["evaluate.general"]["default"] == ["core"]
+
+
+def test_the_keys_that_an_error_names_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipe.yaml").write_text("data: {train: rows.jsonl}\nwarmth: 1\n")
+    with pytest.raises(SystemExit):
+        main(["run", str(tmp_path / "recipe.yaml"), "--explain"])
+    verb = capsys.readouterr().err.split("`")[1].split()
+    main(verb[1:])
+    assert "training.warmup" in capsys.readouterr().out
 
 
 def test_a_folder_is_no_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

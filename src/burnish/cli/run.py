@@ -4,6 +4,7 @@ Example: burnish run recipe.yaml --set training.epochs=2
 """
 
 import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -21,12 +22,14 @@ from burnish.cli.options import (
     print_verdict,
     resumable,
 )
+from burnish.errors import RecipeError
 from burnish.recipe import explain, load_recipe
+from burnish.recipe.keys import recipe_keys
 from burnish.terminal import Terminal
 
 
 def command(
-    recipe: Annotated[str, typer.Argument(help="a recipe file")],
+    recipe: Annotated[str | None, typer.Argument(help="a recipe file")] = None,
     settings: Set = None,
     name: Name = None,
     output: Output = None,
@@ -34,9 +37,19 @@ def command(
     drop_bad: DropBad = False,
     as_json: Json = False,
     explained: Annotated[
-        bool, typer.Option("--explain", help="print each value with its origin; run nothing")
+        bool,
+        typer.Option(
+            "--explain",
+            help="print each value with its origin, or, without a recipe, every key; run nothing",
+        ),
     ] = False,
 ) -> None:
+    if recipe is None:
+        if not explained or settings or name or output or resume or drop_bad:
+            remedy = "name a recipe file; `burnish run --explain` alone shows its keys"
+            raise RecipeError("no recipe is named", remedy)
+        _print_keys(as_json=as_json)
+        return
     chosen = load_recipe(recipe, overrides(settings, name, output, drop_bad))
     if explained and as_json:
         shown = {key: {"value": value, "origin": origin} for key, value, origin in explain(chosen)}
@@ -56,3 +69,15 @@ def command(
     show = print_matrix if chosen.stages else print_verdict
     show(directory, as_json=as_json)
     decision_exit(directory)
+
+
+def _print_keys(*, as_json: bool) -> None:
+    """Every key of a recipe with its default and its meaning."""
+    if as_json:
+        print(json.dumps({one.key: asdict(one) for one in recipe_keys()}))
+        return
+    console = Terminal(highlight=False)
+    for one in recipe_keys():
+        default = one.default if isinstance(one.default, str) else json.dumps(one.default)
+        line = f"{one.key:28} {'(required)' if one.required else default:14} {one.meaning}"
+        console.print(line, markup=False, soft_wrap=True)

@@ -16,12 +16,13 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from burnish.errors import RecipeError, cut, shown
 from burnish.recipe.budget import REPLAYED, Budget, Choose, Heal, Replay
 from burnish.recipe.data import Data, Mixing, Task
+from burnish.recipe.evaluate import Evaluate
 from burnish.recipe.methods import Bottleneck, LastN, Lora, Prefix
 from burnish.recipe.model_settings import ModelSettings
 from burnish.recipe.names import renamed
 from burnish.recipe.objectives import Classify, Distill, Dpo, Grpo, Kto, Lm, Reward, Sft, Tag
 from burnish.recipe.paths import beginning_in, expanded
-from burnish.recipe.reading import check_name, place_files, place_suite, read_yaml, whole_files
+from burnish.recipe.reading import check_name, place_files, read_yaml, whole_files
 from burnish.recipe.section import Section
 from burnish.recipe.training import Training
 
@@ -51,39 +52,6 @@ _IN_YAML = {
 _WHOLE = ("budget.suites", "classify.weights", "tag.weights", "tasks")
 
 
-class Evaluate(Section):
-    """What is measured on base and tuned."""
-
-    target: tuple[str, ...] | None = Field(
-        None,
-        min_length=1,
-        description="scorers, the first decides; null takes those that fit the rows",
-    )
-    answer: Literal["generate", "likelihood"] = Field(
-        "generate", description="write the answer, or rank the labels by likelihood"
-    )
-    general: tuple[str, ...] | None = Field(
-        ("core",),
-        min_length=1,
-        description="general suites: core, a .jsonl file, lm_eval:TASK; null measures none",
-    )
-    max_new_tokens: int = Field(64, gt=0)
-    limit: int | None = Field(None, gt=1, description="test rows, taken by seed")
-
-    @field_validator("general", mode="before")
-    @classmethod
-    def _one_or_several(cls, general: Any) -> Any:
-        return (general,) if isinstance(general, str) else general
-
-    @field_validator("general")
-    @classmethod
-    def _whole_paths(cls, general: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        """A run is healed and compared from any folder."""
-        return general and tuple(
-            place_suite(name, lambda file: str(expanded(file).absolute())) for name in general
-        )
-
-
 class Tune(Section):
     """What `burnish tune` searches; an empty space is learning rate, rank and epochs."""
 
@@ -106,8 +74,14 @@ class Tune(Section):
 class Recipe(Section):
     """One run, resolved. `origins` maps each dotted key to where its value came from."""
 
-    name: str = Field("run", pattern=r"[^.]", description="of the run's folder inside `output`")
-    model: str = "smollm2-135m"
+    name: str = Field(
+        "run",
+        pattern=r"[^.]",
+        description="name of the run's folder inside `output`; without it, the recipe file's",
+    )
+    model: str = Field(
+        "smollm2-135m", description="a built-in model, a folder, or a name on the Hugging Face Hub"
+    )
     model_settings: ModelSettings = Field(default_factory=ModelSettings)
     data: Data
     tasks: dict[str, Task] = Field(
@@ -117,7 +91,9 @@ class Recipe(Section):
     stages: tuple[dict[str, Any], ...] = Field(
         (), description="runs one after the other: a name and the values that differ"
     )
-    method: Literal["lora", "qlora", "full", "last-n", "ia3", "prefix", "bottleneck"] = "lora"
+    method: Literal["lora", "qlora", "full", "last-n", "ia3", "prefix", "bottleneck"] = Field(
+        "lora", description="which weights learn"
+    )
     init_from: Path | None = Field(None, description="folder of a finished run to go on from")
     init: Literal["merge", "stack", "continue"] = Field(
         "merge",
@@ -125,7 +101,7 @@ class Recipe(Section):
     )
     objective: Literal[
         "sft", "lm", "dpo", "kto", "grpo", "distill", "classify", "tag", "reward"
-    ] = "sft"
+    ] = Field("sft", description="what the model learns from the rows")
     lora: Lora = Field(default_factory=Lora)
     last_n: LastN = Field(default_factory=LastN)
     prefix: Prefix = Field(default_factory=Prefix)
@@ -146,9 +122,11 @@ class Recipe(Section):
     replay: Replay = Field(default_factory=Replay)
     heal: Heal = Field(default_factory=Heal)
     tune: Tune = Field(default_factory=Tune)
-    output: Path = Path("runs")
-    seed: int = Field(0, ge=0)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    output: Path = Field(Path("runs"), description="folder that holds the runs")
+    seed: int = Field(0, ge=0, description="start of every random choice")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where the model is computed; auto takes the GPU if there is one"
+    )
 
     _origins: dict[str, Origin] = PrivateAttr(default_factory=dict)
 

@@ -40,7 +40,7 @@ class Budget(Section):
         10.0, gt=0, le=100, description="points that the task of an earlier stage may fall"
     )
     confidence: float = Field(
-        0.95, gt=0.5, lt=1, description="of all looks at the certifying items together"
+        0.95, gt=0.5, lt=1, description="confidence of all looks at the certifying items together"
     )
 
 
@@ -84,4 +84,6 @@ class Choose(Section):
 class Heal(Section):
     """Other ways to learn the same, tried where too much was forgotten."""
 
-    minutes: float = Field(0.0, ge=0, description="that attempts may take together; 0 tries none")
+    minutes: float = Field(
+        0.0, ge=0, description="minutes that all attempts may take together; 0 tries none"
+    )

@@ -10,10 +10,12 @@ from burnish.recipe.section import Fraction, Section
 class Lora(Section):
     """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685)."""
 
-    rank: int = Field(16, gt=0)
-    alpha: float = Field(32, gt=0)
-    dropout: Fraction = 0.0
-    target: Literal["all-linear", "attention", "mlp"] = "all-linear"
+    rank: int = Field(16, gt=0, description="rank of the adapter's matrices")
+    alpha: float = Field(32, gt=0, description="scale of the adapter, times 1 / rank")
+    dropout: Fraction = Field(0.0, description="share of the adapter's inputs left out in training")
+    target: Literal["all-linear", "attention", "mlp"] = Field(
+        "all-linear", description="linear maps that get an adapter"
+    )
     layers: tuple[int, ...] | None = Field(
         None, min_length=1, description="layer numbers from 0; null is all"
     )

@@ -7,13 +7,15 @@ from pydantic import Field, field_validator
 from burnish.recipe.paths import expanded
 from burnish.recipe.section import ClassWeights, Fraction, Section
 
-_WEIGHTS = "of the classes in the loss: none, balanced, or a mapping of label to weight"
+_WEIGHTS = "weights of the classes in the loss: none, balanced, or a mapping of label to weight"
 
 
 class Sft(Section):
     """Supervised fine-tuning and its variants."""
 
-    label_smoothing: Fraction = 0.0
+    label_smoothing: Fraction = Field(
+        0.0, description="share of the target spread evenly over the vocabulary"
+    )
     neftune: float = Field(0.0, ge=0, description="noise on the embeddings, arXiv 2310.05914")
     focus: Literal["all", "entropy", "likely"] = Field(
         "all", description="tokens that count: all, by entropy (EAFT), or the base's likely (STM)"
@@ -28,7 +30,9 @@ class Lm(Section):
 class Dpo(Section):
     """Preference pairs (Rafailov et al. 2023, arXiv 2305.18290) and the relatives."""
 
-    variant: Literal["sigmoid", "ipo", "simpo", "orpo"] = "sigmoid"
+    variant: Literal["sigmoid", "ipo", "simpo", "orpo"] = Field(
+        "sigmoid", description="loss of a pair: sigmoid is plain DPO"
+    )
     beta: float = Field(
         0.1, gt=0, description="strength, simpo wants 2 to 2.5; of orpo, the odds ratio's weight"
     )
@@ -39,9 +43,9 @@ class Dpo(Section):
 class Kto(Section):
     """Answers judged alone (Ethayarajh et al. 2024, arXiv 2402.01306)."""
 
-    beta: float = Field(0.1, gt=0)
-    liked_weight: float = Field(1.0, gt=0)
-    disliked_weight: float = Field(1.0, gt=0)
+    beta: float = Field(0.1, gt=0, description="strength of the pull to the base model")
+    liked_weight: float = Field(1.0, gt=0, description="weight of liked answers in the loss")
+    disliked_weight: float = Field(1.0, gt=0, description="weight of disliked answers in the loss")
 
 
 class Grpo(Section):
@@ -52,9 +56,11 @@ class Grpo(Section):
         description="a scorer, FILE.py:FUNCTION, a grader's FILE.json, or a reward run's folder",
     )
     answers: int = Field(8, gt=1, description="sampled answers a prompt")
-    max_new_tokens: int = Field(64, gt=0)
-    temperature: float = Field(1.0, gt=0)
-    clip: float = Field(0.2, gt=0, lt=1)
+    max_new_tokens: int = Field(64, gt=0, description="longest sampled answer, in tokens")
+    temperature: float = Field(1.0, gt=0, description="temperature of the sampled answers")
+    clip: float = Field(
+        0.2, gt=0, lt=1, description="how far a token's probability ratio may leave 1"
+    )
     beta: float = Field(0.02, ge=0, description="weight of the KL to the base model")
     updates: int = Field(1, gt=0, description="optimizer updates on the answers of one step")
 
@@ -70,10 +76,12 @@ class Distill(Section):
     teacher: str | None = Field(None, description="a model, a server's URL, or null: the base")
     served_name: str = Field("default", description="how a teacher's server calls its model")
     system: str | None = Field(None, description="system message that the teacher reads")
-    direction: Literal["forward", "reverse"] = "forward"
+    direction: Literal["forward", "reverse"] = Field(
+        "forward", description="KL of teacher and student, or of student and teacher"
+    )
     on: Literal["text", "samples"] = Field("text", description="the rows' answers, or its own")
-    max_new_tokens: int = Field(64, gt=0)
-    temperature: float = Field(1.0, gt=0)
+    max_new_tokens: int = Field(64, gt=0, description="longest sampled answer, in tokens")
+    temperature: float = Field(1.0, gt=0, description="temperature of the sampled answers")
 
 
 class Classify(Section):

@@ -10,15 +10,19 @@ from burnish.recipe.section import Fraction, Section
 class Training(Section):
     """How the weights move."""
 
-    epochs: float = Field(3, gt=0)
+    epochs: float = Field(3, gt=0, description="passes over the training rows")
     batch_size: int = Field(8, gt=0, description="rows in one forward pass")
     accumulation: int = Field(1, gt=0, description="forward passes an optimizer step")
     learning_rate: Annotated[float, Field(gt=0)] | Literal["auto", "rule"] = Field(
         "auto", description="auto tries a few rates around the rule's, rule takes that one"
     )
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    warmup: Fraction = Field(0.05, description="share of the steps")
-    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "cosine", description="how the learning rate falls after the warmup"
+    )
+    warmup: Fraction = Field(
+        0.05, description="share of the steps in which the learning rate rises"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="decay of AdamW")
     clip: float = Field(1.0, gt=0, description="largest gradient norm")
     max_length: int | None = Field(None, gt=1, description="tokens; the model's context if null")
     evaluations: int = Field(4, ge=0, description="validation passes in the whole run")

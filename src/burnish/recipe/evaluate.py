@@ -1,0 +1,42 @@
+"""What is measured: the recipe's section `evaluate`."""
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from burnish.recipe.paths import expanded
+from burnish.recipe.reading import place_suite
+from burnish.recipe.section import Section
+
+
+class Evaluate(Section):
+    """What is measured on base and tuned."""
+
+    target: tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        description="scorers, the first decides; null takes those that fit the rows",
+    )
+    answer: Literal["generate", "likelihood"] = Field(
+        "generate", description="write the answer, or rank the labels by likelihood"
+    )
+    general: tuple[str, ...] | None = Field(
+        ("core",),
+        min_length=1,
+        description="general suites: core, a .jsonl file, lm_eval:TASK; null measures none",
+    )
+    max_new_tokens: int = Field(64, gt=0, description="longest answer, in tokens")
+    limit: int | None = Field(None, gt=1, description="test rows, taken by seed")
+
+    @field_validator("general", mode="before")
+    @classmethod
+    def _one_or_several(cls, general: Any) -> Any:
+        return (general,) if isinstance(general, str) else general
+
+    @field_validator("general")
+    @classmethod
+    def _whole_paths(cls, general: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        """A run is healed and compared from any folder."""
+        return general and tuple(
+            place_suite(name, lambda file: str(expanded(file).absolute())) for name in general
+        )
