@@ -61,7 +61,6 @@ def test_documents_in_utf_16_without_a_mark(tmp_path: Path) -> None:
     [
         b'{"text": "caf\xe9"}\n' * 9,  # Latin-1
         b'{"text": "a\x00b"}\n' + b'{"text": "ab"}\n' * 9,  # a stray byte of 0
-        b"\x00" * 4096,
         "在哪里".encode("gb18030") * 9,
     ],
 )
@@ -71,6 +70,35 @@ def test_what_is_not_clear_is_not_guessed(tmp_path: Path, content: bytes) -> Non
     bad = [row for row in read_rows(path) if isinstance(row, BadRow)]
     assert bad
     assert {row.code for row in bad} <= {"encoding", "json"}
+
+
+BINARY = {
+    "is a PNG image": b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4,
+    "is a JPEG image": b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(range(256)),
+    "is an MP3 sound": b"ID3\x03" + b"a title\n" * 300 + bytes(range(256)),
+    "is a program": b"\x7fELF\x02\x01\x01" + b"\x00" * 99,
+    "is not": bytes((n * 7919 + n * n * 31) % 256 for n in range(3000)),
+    "is not a": b"weights.bin" + b"\x00" * 501 + bytes(range(256)),  # as tar writes
+    "is not a text": b"\x00" * 4096,
+}
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.txt", "a.jsonl.gz"])
+@pytest.mark.parametrize("seen", BINARY)
+def test_what_is_no_text_is_told_once(tmp_path: Path, name: str, seen: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(BINARY[seen]) if name.endswith(".gz") else BINARY[seen])
+    with pytest.raises(DataError, match=seen) as caught:
+        values(path)
+    assert caught.value.seen.startswith(f"{path} is ")
+    assert caught.value.seen.endswith("not a text file")
+    assert caught.value.remedy == "name a file of rows, such as JSON Lines or CSV"
+
+
+def test_a_text_may_begin_like_a_sound(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"ID3,text\n1,b\n")
+    assert values(path) == [{"ID3": "1", "text": "b"}]
 
 
 def test_half_a_character_is_a_bad_row(tmp_path: Path) -> None:

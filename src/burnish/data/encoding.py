@@ -35,6 +35,7 @@ _MARKS = {
 }
 _WITHOUT_MARK = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
 _NO_TEXT = ("Cc", "Cn", "Co", "Cs")
+_OTHER = "name a file of rows, such as JSON Lines or CSV"
 # What is no text at all, and what to do with it; read by the first bytes.
 _OTHER_FILES = {
     b"PK\x03\x04": ("a ZIP archive or an Excel workbook", "save the sheet as CSV, or unpack it"),
@@ -43,7 +44,21 @@ _OTHER_FILES = {
     b"\x28\xb5\x2f\xfd": ("packed by Zstandard", "unpack it with `zstd -d`"),
     b"SQLite format 3": ("an SQLite database", "export the table as CSV"),
     b"\x89HDF": ("an HDF5 file", "write its rows as Parquet or JSON Lines"),
+    b"PAR1": ("a Parquet file", "name it .parquet"),
+    b"ARROW1": ("an Arrow file", "name it .arrow"),
+    b"\x89PNG": ("a PNG image", _OTHER),
+    b"\xff\xd8\xff": ("a JPEG image", _OTHER),
+    b"GIF8": ("a GIF image", _OTHER),
+    b"RIFF": ("a sound, a video or an image", _OTHER),
+    b"OggS": ("a sound or a video", _OTHER),
+    b"fLaC": ("a sound", _OTHER),
+    b"ID3": ("an MP3 sound", _OTHER),
+    b"\x7fELF": ("a program", _OTHER),
+    b"GGUF": ("a model's weights", _OTHER),
 }
+# Control characters of the first bytes; those of layout and of terminals are left out.
+_CONTROLS = bytes({*range(32), 127} - set(b"\b\t\n\v\f\r\x1b"))
+_START, _FEWEST_CONTROLS = 1024, 4
 
 
 def silent(_: str) -> None:
@@ -54,15 +69,17 @@ def open_utf8(path: Path, notice: Notice = silent) -> BinaryIO:
     """The file's text as UTF-8 bytes; `notice` hears how it was read where that is unusual.
 
     Raises:
-        DataError: its first bytes are those of another kind of file.
+        DataError: its first bytes are those of another kind of file, or no text.
     """
     file = _unpacked(path, notice)
     try:
         sample = file.read(_SAMPLE)
         if b"\r" in sample and b"\n" not in sample:
             sample += file.read(MAX_ROW_BYTES)  # a long first line may hold one
-        _check_text(path, sample)
+        _check_kind(path, sample)
         encoding = _encoding(sample)
+        if not encoding and _is_binary(sample):
+            raise DataError(f"{path} is not a text file", _OTHER)
         text = (_decoded(sample, encoding) or "").encode("utf-8", "replace") if encoding else sample
         bare = b"\r" in text and b"\n" not in text
         file.seek(0)
@@ -101,10 +118,25 @@ def _unpacked(path: Path, notice: Notice) -> BinaryIO:
     return file
 
 
-def _check_text(path: Path, sample: bytes) -> None:
+def _check_kind(path: Path, sample: bytes) -> None:
     for magic, (kind, remedy) in _OTHER_FILES.items():
-        if sample.startswith(magic):
-            raise DataError(f"{path} is {kind}, not a file of text", remedy)
+        is_clear = not magic.isalnum() or 0 in sample  # a table may begin with the column ID3
+        if sample.startswith(magic) and is_clear:
+            raise DataError(f"{path} is {kind}, not a text file", remedy)
+
+
+def _is_binary(sample: bytes) -> bool:
+    """Whether the file begins with so many control characters as no text has.
+
+    Text in an encoding of old has none; a stray one in a row is reported with its line.
+    """
+    for size in (64, _START):
+        start = sample[:size]
+        controls = len(start) - len(start.translate(None, _CONTROLS))
+        share = 0.05 if _decoded(start, "utf-8") is not None else 0.02
+        if controls >= _FEWEST_CONTROLS and controls > share * len(start):
+            return True
+    return False
 
 
 def _encoding(sample: bytes) -> str | None:
