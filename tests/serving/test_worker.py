@@ -309,10 +309,10 @@ def test_a_failure_is_told_in_words_of_the_api(client: openai.OpenAI, service: S
     graded: Any = {"type": "reinforcement", "reinforcement": {"grader": missing}}
     prompts = [{"messages": json.loads(line)["messages"][:1]} for line in lines.splitlines()]
     rows = b"".join(json.dumps(row).encode() + b"\n" for row in prompts)
-    same = client.files.create(file=("same.jsonl", lines), purpose="fine-tune").id
+    more = client.files.create(file=("more.jsonl", chats(42)), purpose="fine-tune").id
     packed = client.files.create(file=("v.gz", gzip.compress(lines)), purpose="fine-tune").id
     cases = [
-        (lines, {"validation_file": same}, "validation_file", "give one of other rows, or none"),
+        (lines, {"validation_file": more}, "validation_file", "give one of other rows, or none"),
         (lines, {"validation_file": packed}, "validation_file", "file is compressed"),
         (chats(2) * 20, {}, "training_file", "upload one with more rows that differ"),
         (gzip.compress(lines), {}, "training_file", "the training file is compressed"),
