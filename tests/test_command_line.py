@@ -24,7 +24,9 @@ from tests.rows import write_rows
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["tun"], "burnish: No such command 'tun': `burnish --help` shows what there is.\n"),
+        (["tun"], "burnish: there is no command 'tun': did you mean `burnish tune`?\n"),
+        (["rnu"], "burnish: there is no command 'rnu': did you mean `burnish run`?\n"),
+        (["xyz"], "burnish: No such command 'xyz': `burnish --help` shows what there is.\n"),
         (
             ["train"],
             "burnish: Missing argument 'recipe': `burnish train --help` shows what there is.\n",
@@ -147,6 +149,22 @@ def test_a_folder_is_no_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str
         main(["run", str(tmp_path)])
     assert f"{tmp_path} is a folder: name a recipe, such as {tmp_path}/recipe.yaml" in (
         capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv.gz", "rows.parquet", "a.json", "a.yaml"])
+@pytest.mark.parametrize("verb", ["run", "train", "plan"])
+def test_rows_are_no_recipe(
+    verb: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / name
+    path.write_text('{"text": "a", "label": "b"}\n' * 2)
+    with pytest.raises(SystemExit) as end:
+        main([verb, str(path)])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == (
+        f"burnish: {path} is a file of rows, not a recipe: read it with `burnish check {path}`, or "
+        f"write a recipe with data: {{train: {path}}}.\n"
     )
 
 

@@ -104,6 +104,8 @@ def test_a_key_that_was_merged_in_may_be_set_again(path: Path) -> None:
 def test_a_missing_recipe_has_a_hint(path: Path) -> None:
     with pytest.raises(RecipeError, match=r"did you mean .*mine\.yaml"):
         load_recipe(path.with_name("mine.yml"))
+    with pytest.raises(RecipeError, match=r"there is no recipe .*fine\.yaml: name a recipe"):
+        load_recipe(path.with_name("fine.yaml").with_stem("refine"))
 
 
 def test_a_budget_of_null_is_not_certified(path: Path) -> None:

@@ -62,13 +62,15 @@ class UserError(BurnishError):
 
     Args:
         seen: what was found, naming the value, without a final full stop.
-        remedy: what to do about it, as an imperative sentence without a final full stop.
+        remedy: what to do about it, as an imperative sentence without a final full stop, or a
+            question.
     """
 
     def __init__(self, seen: str, remedy: str) -> None:
         # Whatever a message quotes, a person reads it on a screen.
         self.seen, self.remedy = (readable(part) for part in (seen, remedy))
-        super().__init__(f"{self.seen}: {self.remedy}.")
+        end = "" if self.remedy.endswith("?") else "."
+        super().__init__(f"{self.seen}: {self.remedy}{end}")
 
     def __reduce__(self) -> tuple[type["UserError"], tuple[str, str]]:
         """So that it travels from one process to another."""

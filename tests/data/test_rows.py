@@ -216,10 +216,13 @@ def test_missing_file_has_a_spelling_hint(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read_rows(tmp_path / "suport.jsonl")
     assert str(caught.value) == (
-        f"there is no file {tmp_path}/suport.jsonl: did you mean {tmp_path}/support.jsonl."
+        f"there is no file {tmp_path}/suport.jsonl: did you mean {tmp_path}/support.jsonl?"
     )
-    with pytest.raises(DataError, match="name a file of rows"):
-        read_rows(tmp_path / "nowhere" / "x.jsonl")
+    for other in ("nowhere/x.jsonl", "report.jsonl", "s.jsonl"):
+        with pytest.raises(DataError, match="name a file of rows"):
+            read_rows(tmp_path / other)
+    with pytest.raises(DataError, match=r"did you mean .*/support\.jsonl\?$"):
+        read_rows(tmp_path / "support.csv")
 
 
 def test_a_device_is_no_file() -> None:

@@ -106,6 +106,8 @@ def test_an_item_is_one_decision(word_tokenizer: Any) -> None:
 def test_rows_without_labels_and_weights_without_rows_are_sentences() -> None:
     with pytest.raises(DataError, match="f:9 has no label, but the objective is classify"):
         Classify().check([*EXAMPLES, example("q", None, "f:9")])
+    with pytest.raises(DataError, match="none of the 2 rows of train has a label, but the objecti"):
+        Classify().check([example("q", None, "f:1"), example("r", None, "f:2")])
     with pytest.raises(RecipeError, match="weights names 'blue', which no training row has"):
         Classify({"blue": 2.0}).check(EXAMPLES)
 

@@ -196,6 +196,8 @@ def test_only_the_last_answer_is_learnt(tiny_tokenizer: Any) -> None:
         assert tiny_tokenizer.decode(learnt) == f"{answer}<|im_end|>"
     with pytest.raises(DataError, match="no rejected answer"):
         Dpo().check([example, Example("2", turns)])
+    with pytest.raises(DataError, match="none of the 3 rows of train has a rejected answer: give"):
+        Dpo().check([Example(str(n), turns) for n in range(3)])
 
 
 def test_pair_is_as_long_as_its_longer_answer(tiny_tokenizer: Any) -> None:

@@ -125,3 +125,5 @@ def test_pairs_are_two_judgements() -> None:
     assert [(row.expected, row.liked) for row in rows] == [("yes", True), ("no", False)]
     with pytest.raises(DataError, match="no judgement"):
         as_judged(Example("2", turns))
+    with pytest.raises(DataError, match="none of the 2 rows of train has a judgement: give rows"):
+        Kto().check([Example("2", turns), Example("3", turns)])

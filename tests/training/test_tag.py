@@ -86,6 +86,10 @@ def test_rows_without_tags_are_a_sentence() -> None:
     bare = Example("x", (Message("user", "q"), Message("assistant", "a")), source="f:3")
     with pytest.raises(DataError, match="f:3 has no tags, but the objective is tag"):
         Tag().check([*EXAMPLES, bare])
+    with pytest.raises(DataError, match=r"f:3 has no tags \(2 of \d rows have none\), but"):
+        Tag().check([*EXAMPLES, bare, bare])
+    with pytest.raises(DataError, match="none of the 2 rows of train has tags, but the objective"):
+        Tag().check([bare, bare])
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ Exit codes: 0 release or done, 1 hold or inconclusive, 2 the user's error, 3 a m
 (with its traceback), 130 interrupted.
 """
 
+import difflib
 import errno
 import importlib
 import os
@@ -15,7 +16,7 @@ from typing import Any
 import click
 import typer
 
-from burnish.errors import InterruptedRunError, UserError, is_disk_full
+from burnish.errors import InterruptedRunError, UserError, cut, is_disk_full
 from burnish.terminal import write
 
 VERBS = {
@@ -64,6 +65,16 @@ class _LazyGroup(click.Group):
         app.command(name=cmd_name, help=module.__doc__)(module.command)
         verb: Any = typer.main.get_command(app)  # typer carries its own copy of click
         return verb  # type: ignore[no-any-return]
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Click's own, with the verb that a mistyped one is likely to be."""
+        near = difflib.get_close_matches(args[0].lower(), VERBS, n=1)
+        if args[0] not in VERBS and near and args[0][:1] != "-":
+            seen = f"there is no command {cut(args[0])!r}"
+            raise UserError(seen, f"did you mean `burnish {near[0]}`?")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):

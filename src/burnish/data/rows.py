@@ -5,7 +5,6 @@ cannot be used raises. A million rows take the memory of one (of one batch for P
 file is read as is decided by its name; Parquet, Arrow and what is compressed by the first bytes.
 """
 
-import difflib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from burnish.data.row import Notice, RowReader
 from burnish.data.row import Row as Row
 from burnish.data.text_files import plain_text
 from burnish.errors import DataError
-from burnish.recipe.paths import DOWNLOAD, expanded, is_url
+from burnish.recipe.paths import DOWNLOAD, expanded, is_url, similar_file
 
 _READERS: dict[str, RowReader] = {
     ".jsonl": json_lines,
@@ -98,9 +97,8 @@ def _of_unknown_kind(path: Path) -> DataError:
 
 
 def _missing(path: Path) -> DataError:
-    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, siblings, n=1)
-    hint = f"did you mean {path.parent / near[0]}" if near else "name a file of rows"
+    near = similar_file(path)
+    hint = f"did you mean {near}?" if near else "name a file of rows"
     return DataError(f"there is no file {path}", hint)
 
 

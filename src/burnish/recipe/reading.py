@@ -1,7 +1,7 @@
 """A recipe as it is written: its YAML, in which no key comes twice, and the paths in it."""
 
-import difflib
 import json
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,12 @@ from typing import Any
 import yaml
 
 from burnish.errors import RecipeError, cut, shown
-from burnish.recipe.paths import beginning_in, expanded
+from burnish.recipe.paths import beginning_in, expanded, similar_file
 
 # How a suite of lm-eval-harness begins; a task's name or its file follows.
 HARNESS = "lm_eval:"
 _FILES = ("train", "validation", "test", "data", "tools")
+_ROWS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
 _MOST_VALUES = 100_000
 _LONGEST_REASON = 500
 
@@ -86,16 +87,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The keys of a recipe file with their values.
 
     Raises:
-        RecipeError: the file is missing, is no YAML, names a key twice, or holds no keys.
+        RecipeError: the file is missing, holds rows, is no YAML, names a key twice, or has no keys.
     """
     path = expanded(path)
     if path.is_dir():
         raise RecipeError(f"{path} is a folder", f"name a recipe, such as {path / 'recipe.yaml'}")
+    if _is_rows(path):
+        raise RecipeError(
+            f"{path} is a file of rows, not a recipe",
+            f"read it with `burnish check {shlex.quote(str(path))}`, or write a recipe with "
+            f"data: {{train: {path}}}",
+        )
     try:
         values = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        near = difflib.get_close_matches(path.name, _siblings(path), n=1)
-        hint = f"did you mean {path.parent / near[0]}" if near else "name a recipe file"
+        near = similar_file(path)
+        hint = f"did you mean {near}?" if near else "name a recipe file"
         raise RecipeError(f"there is no recipe {path}", hint) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         what = cut(" ".join(str(error).split()), _LONGEST_REASON)
@@ -105,8 +112,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _siblings(path: Path) -> list[str]:
-    return [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+def _is_rows(path: Path) -> bool:
+    """Whether an existing file holds rows, by its name or by a first line that is one of JSON."""
+    endings = [ending.lower() for ending in path.suffixes[-2:]]
+    packed = endings[-1:] and endings[-1] in (".gz", ".bz2", ".xz")
+    if any(ending in _ROWS for ending in (endings[:1] if packed else endings[-1:])):
+        return path.is_file()
+    try:
+        with path.open("rb") as file:
+            start = file.readline(_MOST_VALUES).strip()
+        return start[:1] == b"[" or isinstance(json.loads(start), dict)
+    except (OSError, ValueError, RecursionError):
+        return False
 
 
 def check_name(name: str, owner: str = "") -> None:

@@ -1,7 +1,7 @@
 """What the loop asks of an objective: items from rows, and the loss of a batch of items."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -167,3 +167,18 @@ def rows_of(examples: Sequence[Example], tokenizer: Any, max_length: int) -> lis
         return []
     rendered, _ = render_all(examples, tokenizer, max_length)
     return [Row(row.tokens, row.weights) for row in rendered]
+
+
+def lacking(examples: Sequence[Example], is_bare: Callable[[Example], bool], what: str) -> str:
+    """That rows to train on lack what an objective learns; empty where none does.
+
+    Args:
+        is_bare: whether a row lacks it.
+        what: what it is, with its article if it has one.
+    """
+    bare = [example for example in examples if is_bare(example)]
+    if bare and len(bare) == len(examples):
+        return f"none of the {len(bare)} rows of train has {what}"
+    more = f" ({len(bare)} of {len(examples)} rows have none)" if len(bare) > 1 else ""
+    named = [f"{one.source or one.id} has no {what.removeprefix('a ')}{more}" for one in bare[:1]]
+    return "".join(named)

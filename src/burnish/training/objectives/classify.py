@@ -15,7 +15,7 @@ from burnish.errors import DataError, RecipeError
 from burnish.models.branches import Network
 from burnish.models.heads import encode_texts, label_logits
 from burnish.run_directory import Finding
-from burnish.training.objective import Loss, Objective
+from burnish.training.objective import Loss, Objective, lacking
 
 ClassWeights = Literal["none", "balanced"] | Mapping[str, float]
 
@@ -51,10 +51,9 @@ class Classify(Objective[LabelledText]):
     learns = "labels"
 
     def check(self, examples: Sequence[Example]) -> None:
-        bare = next((example for example in examples if example.label is None), None)
-        if bare is not None:
+        if seen := lacking(examples, lambda example: example.label is None, "a label"):
             raise DataError(
-                f"{bare.source or bare.id} has no label, but the objective is classify",
+                f"{seen}, but the objective is classify",
                 "give rows of text and label, or set objective to sft",
             )
         check_names(self.weights, {str(e.label) for e in examples}, "classify.weights")

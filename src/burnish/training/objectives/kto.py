@@ -17,10 +17,12 @@ from burnish.data.render import Rendered, answering, render_answers
 from burnish.errors import DataError
 from burnish.models.branches import Network, Row, tree_states
 from burnish.run_directory import Finding
-from burnish.training.objective import Loss, Objective, rows_of
+from burnish.training.objective import Loss, Objective, lacking, rows_of
 
 _AT_ONCE = 16
 _SHIFTS_TRIED = 8
+
+_JUDGED = "give rows with prompt, completion and label true or false"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,10 @@ class Kto(Objective[Judged]):
     additive: bool = field(default=False, init=False)
 
     def check(self, examples: Sequence[Example]) -> None:
-        for example in examples:
-            as_judged(example)
+        if seen := lacking(
+            examples, lambda row: row.liked is None and row.rejected is None, "a judgement"
+        ):
+            raise DataError(seen, _JUDGED)
 
     def render(
         self, examples: Sequence[Example], tokenizer: Any, max_length: int | None
@@ -153,7 +157,7 @@ def as_judged(example: Example) -> list[Example]:
     if example.rejected is None:
         raise DataError(
             f"{example.source or example.id} has no judgement",
-            "give rows with prompt, completion and label true or false",
+            _JUDGED,
         )
     chosen = answering(replace(example, liked=True), example.expected)
     return [chosen, answering(replace(example, liked=False), example.rejected)]

@@ -11,7 +11,7 @@ from burnish.errors import DataError
 from burnish.models.branches import Network
 from burnish.models.heads import TaggedTokens, encode_words, tag_logits
 from burnish.run_directory import Finding
-from burnish.training.objective import Loss, Objective
+from burnish.training.objective import Loss, Objective, lacking
 from burnish.training.objectives.classify import (
     ClassWeights,
     check_names,
@@ -51,12 +51,8 @@ class Tag(Objective[TaggedText]):
     learns = "tags"
 
     def check(self, examples: Sequence[Example]) -> None:
-        bare = next((example for example in examples if example.tags is None), None)
-        if bare is not None:
-            raise DataError(
-                f"{bare.source or bare.id} has no tags, but the objective is tag",
-                "give rows of tokens and tags",
-            )
+        if seen := lacking(examples, lambda example: example.tags is None, "tags"):
+            raise DataError(f"{seen}, but the objective is tag", "give rows of tokens and tags")
         check_names(self.weights, {t for e in examples for t in e.tags or ()}, "tag.weights")
 
     def render(
