@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from burnish.chat import Example, Message
-from burnish.data.fields import CHAT_ROLES
+from burnish.data.fields import ROLES
 from burnish.errors import GraderError, RecipeError
 from burnish.evaluation.graders import (
     Asker,
@@ -130,7 +130,7 @@ def local_asker() -> Asker:
         return load_model(name)
 
     def ask(name: str, messages: Sequence[Mapping[str, str]], wish: Wish) -> str:
-        turns = tuple(Message(CHAT_ROLES[m["role"]], m["content"]) for m in messages)
+        turns = tuple(Message(ROLES[m["role"]], m["content"]) for m in messages)
         plain = Sampling()
         sampling = Sampling(
             wish.max_tokens or plain.max_new_tokens,

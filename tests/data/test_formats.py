@@ -135,7 +135,7 @@ def turn(**values: Any) -> dict[str, Any]:
         ({"messages": []}, "has no turn in messages", "add a question and its answer"),
         ({"messages": ["q"]}, "has text ('q') as messages[0]", "write an object with role"),
         (turn(content="a"), "has no messages[1].role", "add the role"),
-        (turn(role="bot", content="a"), "has 'bot' as messages[1].role", "use one of system, "),
+        (turn(role="cat", content="a"), "has 'cat' as messages[1].role", "use one of system, "),
         (turn(role=["a"], content="a"), "has ['a'] as messages[1].role", "use one of system, "),
         (turn(role="assistant"), "has nothing as messages[1].content", "write text there"),
         (
@@ -160,16 +160,7 @@ def turn(**values: Any) -> dict[str, Any]:
             "starts with an assistant turn",
             "put a user turn before it",
         ),
-        (
-            {"messages": SHAREGPT["conversations"]},
-            "has no messages[0].role",
-            "set data.columns to {conversations: messages}",
-        ),
-        (
-            {"conversations": CHAT["messages"]},
-            "has no conversations[0].from",
-            "set data.columns to {messages: conversations}",
-        ),
+        ({"conversations": [{"value": "q"}]}, "has no conversations[0].from", "add the from"),
         ({"conversations": [{"from": "cat", "value": "q"}]}, "has 'cat' as conver", "use one of"),
     ],
 )

@@ -170,7 +170,15 @@ def test_judged_answers(row: dict[str, Any], column: str, value: Any) -> None:
 
 def test_turns_that_are_switched_off() -> None:
     rounds: list[Any] = [USER, GOOD, USER, BAD]
-    for off in ({"weight": 0}, {"train": False}, {"train": "false"}, {"loss": False}):
+    for off in (
+        {"weight": 0},
+        {"train": False},
+        {"train": "false"},
+        {"loss": False},
+        {"loss_mask": 0},
+        {"loss_weight": 0},
+        {"masked": True},
+    ):
         for on in ({}, {"weight": 1, "train": None}, {"train": True}):
             read = good({"messages": [USER, GOOD | off, USER, BAD | on]})
             assert [turn.weight for turn in read.messages] == [1, 0, 1, 1]
@@ -351,3 +359,14 @@ def test_structured_cells_of_a_table(tmp_path: Path) -> None:
     assert isinstance(read, Example)
     assert (read.expected, read.liked) == ("a", False)
     assert tools_of(read.messages)
+
+
+def test_turns_are_read_whichever_names_they_use() -> None:
+    for column in ("messages", "conversations"):
+        for role, text in (("role", "content"), ("from", "value"), ("from", "content")):
+            turns = [{role: "human", text: "q"}, {role: "ai", text: "a"}]
+            read = good({column: turns})
+            assert [(turn.role, turn.content) for turn in read.messages] == [
+                ("user", "q"),
+                ("assistant", "a"),
+            ]

@@ -7,9 +7,7 @@ from typing import Any
 
 from burnish.chat import Conversation, Message
 from burnish.data.fields import (
-    CHAT,
     SHAREGPT,
-    any_turn,
     read_turn,
     refuse_media,
     text_of,
@@ -30,7 +28,7 @@ BESIDES = ("system", "tools", "functions", "history")
 
 def chat(values: Fields) -> Conversation:
     return tuple(
-        read_turn(turn, f"messages[{index}].", CHAT)
+        read_turn(turn, f"messages[{index}].")
         for index, turn in enumerate(turns_of(values, "messages"))
     )
 
@@ -72,7 +70,7 @@ def said(values: Fields, field: str, role: str) -> Conversation:
         return (Message("user" if role == "user" else "assistant", text_of(values, field)),)
     turns = turns_of(Fields({field: value}, {field: values.column(field)}, (values, "")), field)
     return tuple(
-        any_turn(turn, f"{values.column(field)}[{index}].") for index, turn in enumerate(turns)
+        read_turn(turn, f"{values.column(field)}[{index}].") for index, turn in enumerate(turns)
     )
 
 
@@ -178,7 +176,7 @@ def _with_history(turns: Conversation, values: Fields) -> Conversation:
     for index, one in enumerate(rounds):
         where = f"history[{index}]."
         if isinstance(one, dict):
-            earlier.append(any_turn(values.part(one, "history"), where))
+            earlier.append(read_turn(values.part(one, "history"), where))
         elif isinstance(one, list | tuple) and [type(text) for text in one] == [str, str]:
             earlier += [Message("user", one[0]), Message("assistant", one[1])]
         else:

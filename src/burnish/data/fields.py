@@ -12,37 +12,30 @@ from burnish.data.misfit import MisfitError, kind_of
 from burnish.data.tools import call_of_text, called
 from burnish.data.tracked import Fields, is_empty
 
-CHAT_ROLES: dict[str, Role] = {
+_CALLS: dict[str, Role] = {"function_call": "assistant", "tool_call": "assistant"}
+ROLES: dict[str, Role] = {
     "system": "system",
     "developer": "system",
     "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-    "function": "tool",
-}
-_CALLS: dict[str, Role] = {"function_call": "assistant", "tool_call": "assistant"}
-_RESULTS: dict[str, Role] = {
-    "observation": "tool",
-    "tool_response": "tool",
-    "function_response": "tool",
-    "ipython": "tool",
-}
-SHAREGPT_ROLES: dict[str, Role] = {
-    "system": "system",
     "human": "user",
-    "user": "user",
-    "gpt": "assistant",
     "assistant": "assistant",
+    "gpt": "assistant",
+    "ai": "assistant",
     "model": "assistant",
     "chatgpt": "assistant",
     "bot": "assistant",
     "tool": "tool",
     "function": "tool",
-    **_RESULTS,
+    "observation": "tool",
+    "tool_response": "tool",
+    "function_response": "tool",
+    "ipython": "tool",
     **_CALLS,
 }
 # What data sets call the switch that says whether a turn is learnt.
-_SWITCHES = ("train", "loss", "trainable")
+_SWITCHES = ("train", "loss", "trainable", "train_on", "learn", "loss_mask")
+_MASKS = ("masked", "ignored")  # the same the other way round
+_WEIGHTS = ("weight", "loss_weight", "loss_scale")
 REASONING = ("reasoning_content", "reasoning", "thinking")
 MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 _TRUTH = {"true": True, "false": False, "1": True, "0": False}
@@ -63,15 +56,14 @@ for _good, _bad in (
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How turns are written: the names of their fields, and their roles."""
+    """How turns are written: the names of their fields."""
 
     role: str
     text: str
-    roles: Mapping[str, Role]
 
 
-CHAT = Style("role", "content", CHAT_ROLES | _CALLS | _RESULTS)
-SHAREGPT = Style("from", "value", SHAREGPT_ROLES)
+CHAT = Style("role", "content")
+SHAREGPT = Style("from", "value")
 
 
 def text_of(values: Mapping[str, Any], field: str, where: str = "") -> str:
@@ -124,25 +116,16 @@ def turns_of(values: Fields, field: str) -> list[Any]:
     return [values.part(turn, field) if isinstance(turn, dict) else turn for turn in turns]
 
 
-def any_turn(turn: Any, where: str, *, learnt: bool = True) -> Message:
-    """A turn of either style, whichever its fields are of."""
-    is_sharegpt = isinstance(turn, Mapping) and "role" not in turn and "from" in turn
-    return read_turn(turn, where, SHAREGPT if is_sharegpt else CHAT, learnt=learnt)
-
-
-def chat_turn(turn: Any, where: str) -> Message:
-    return read_turn(turn, where, CHAT)
-
-
-def read_turn(turn: Any, where: str, style: Style, *, learnt: bool = True) -> Message:
+def read_turn(turn: Any, where: str, style: Style = CHAT, *, learnt: bool = True) -> Message:
     """A turn with its calls, its reasoning and its weight.
 
     Args:
         turn: an object of the row.
         where: the path to it, for messages.
-        style: the names of its fields.
+        style: the names of its fields, unless they are those of the other style.
         learnt: off where only the text of the turn is used, so that the rest is reported.
     """
+    style = _style_of(turn, style)
     role, name = _role_of(turn, style, where)
     refuse_media(turn, where)
     if name in _CALLS:
@@ -170,26 +153,27 @@ def refuse_media(values: Mapping[str, Any], where: str = "") -> None:
             )
 
 
+def _style_of(turn: Any, style: Style) -> Style:
+    """The names that the turn has; those of `style` where it has neither."""
+    if not isinstance(turn, Mapping):
+        return style
+    other = SHAREGPT if style == CHAT else CHAT
+    role = other.role if style.role not in turn and other.role in turn else style.role
+    text = other.text if style.text not in turn and other.text in turn else style.text
+    return Style(role, text)
+
+
 def _role_of(turn: Any, style: Style, where: str) -> tuple[Role, str]:
     field = style.role
     if not isinstance(turn, Mapping):
         raise MisfitError(f"has {kind_of(turn)} as {where[:-1]}", f"write an object with {field}")
     if field not in turn:
-        raise MisfitError(f"has no {where}{field}", _swap(turn, field))
+        raise MisfitError(f"has no {where}{field}", f"add the {field}")
     role = turn[field]
     name = role.strip().lower() if isinstance(role, str) else ""
-    if name not in style.roles:
-        raise MisfitError(f"has {role!r} as {where}{field}", "use one of " + ", ".join(style.roles))
-    return style.roles[name], name
-
-
-def _swap(turn: Mapping[str, Any], field: str) -> str:
-    """The remedy where the turns of one format stand in the column of another."""
-    if field == "role" and "from" in turn:
-        return "set data.columns to {conversations: messages}"
-    if field == "from" and "role" in turn:
-        return "set data.columns to {messages: conversations}"
-    return f"add the {field}"
+    if name not in ROLES:
+        raise MisfitError(f"has {role!r} as {where}{field}", "use one of " + ", ".join(ROLES))
+    return ROLES[name], name
 
 
 def _content(
@@ -239,13 +223,17 @@ def _weight(turn: Mapping[str, Any], where: str) -> float:
     for name in _SWITCHES:
         if not truth_of(turn.get(name), True, f"{where}{name}"):
             return 0.0
-    weight = turn.get("weight")
-    if weight is None:
+    for name in _MASKS:
+        if truth_of(turn.get(name), False, f"{where}{name}"):
+            return 0.0
+    name = next((name for name in _WEIGHTS if turn.get(name) is not None), "")
+    if not name:
         return 1.0
+    weight = turn[name]
     number = isinstance(weight, int | float) and not isinstance(weight, bool)
     if not number or not (weight >= 0 and math.isfinite(weight)):
         raise MisfitError(
-            f"has {weight!r} as {where}weight", "write 0, 1 or another number from 0 up"
+            f"has {weight!r} as {where}{name}", "write 0, 1 or another number from 0 up"
         )
     return float(weight)
 

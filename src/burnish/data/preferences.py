@@ -6,7 +6,7 @@ from typing import Any
 
 from burnish.chat import Conversation, Message
 from burnish.data.conversions import said
-from burnish.data.fields import any_turn, judgement, text_of, turns_of, turns_or_text, unpacked
+from burnish.data.fields import judgement, read_turn, text_of, turns_of, turns_or_text, unpacked
 from burnish.data.misfit import MisfitError, kind_of
 from burnish.data.tracked import Fields
 
@@ -28,7 +28,7 @@ def _reply(values: Fields, field: str) -> str:
         return text_of(values, field)
     view = Fields({field: value}, {field: values.column(field)}, (values, ""))
     # Only what is said counts here: a weight or reasoning in the turn is reported as unused.
-    turns = [any_turn(turn, f"{field}.", learnt=False) for turn in turns_of(view, field)]
+    turns = [read_turn(turn, f"{field}.", learnt=False) for turn in turns_of(view, field)]
     if [turn.role for turn in turns] != ["assistant"]:
         raise MisfitError(f"has {len(turns)} turns in {field}", "leave one assistant turn there")
     return turns[0].content
