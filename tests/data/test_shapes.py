@@ -194,6 +194,14 @@ def test_turns_that_are_switched_off() -> None:
 def test_answers_inside_a_prompt_are_not_learnt() -> None:
     read = good({"prompt": [USER, BAD, USER], "completion": [GOOD]})
     assert [turn.weight for turn in read.messages] == [1, 0, 1, 1]
+    found = convert({"prompt": [USER, BAD], "completion": "a"})
+    assert isinstance(found, BadRow)
+    assert found.reason == "has an answer at the end of prompt, before completion"
+
+
+def test_a_completion_may_repeat_its_prompt() -> None:
+    for prompt in ("q", [USER]):
+        assert good({"prompt": prompt, "completion": [USER, GOOD]}).messages == PLAIN
 
 
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
@@ -205,6 +213,8 @@ def test_reasoning_is_kept_with_its_turn(name: str) -> None:
     assert good({"messages": [USER, GOOD | {"content": parts}]}).messages == read.messages
     assert Example.from_row(json.loads(text(read.to_row()))) == read
     assert read.id != good({"messages": [USER, GOOD]}).id
+    assert good({"prompt": "q", "completion": "a", name: "hm"}).messages == read.messages
+    assert good({"messages": [USER, GOOD], name: "hm"}).messages == read.messages
 
 
 def test_history_comes_before_the_question() -> None:
@@ -370,3 +380,31 @@ def test_turns_are_read_whichever_names_they_use() -> None:
                 ("user", "q"),
                 ("assistant", "a"),
             ]
+
+
+@pytest.mark.parametrize("nothing", [None, [], "", "[]"])
+def test_a_column_without_turns_hides_no_other(nothing: Any) -> None:
+    assert good({"messages": nothing, "prompt": "q", "completion": "a"}).messages == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "reason", "remedy"),
+    [
+        ({"text": "t"}, {"text": "t", "label": "b"}, "is a text/label row", "give every row its l"),
+        (
+            {"messages": [USER, GOOD], "label": True},
+            {"messages": [USER, GOOD], "label": "fair"},
+            "has text ('fair') as label",
+            "write true (liked) or false",
+        ),
+    ],
+)
+def test_a_row_that_differs_is_told_what_it_has(
+    first: dict[str, Any], second: dict[str, Any], reason: str, remedy: str
+) -> None:
+    converter = Converter({})
+    assert isinstance(converter.convert(Row(first, "f:1")), Example)
+    found = converter.convert(Row(second, "f:2"))
+    assert isinstance(found, BadRow)
+    assert found.reason.startswith(reason)
+    assert found.remedy.startswith(remedy)

@@ -198,3 +198,8 @@ def test_disliked_answers_alone_cannot_be_learnt(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", [row | {"label": False} for row in judged(9)])
     with pytest.raises(DataError, match="every answer of train is marked as disliked"):
         load(Data(train=path), 0)
+
+
+def test_a_column_that_differs_by_spaces_replaces_none() -> None:
+    found = seen({"text": "t", "text ": "other", "label": "x"})
+    assert found.message.startswith("column text  is used by nothing")

@@ -23,7 +23,7 @@ _IOB2 = re.compile(r"O|[BI]-\S+")
 # Where a picture stood for LLaVA and its kin; inside a text it may be markup.
 _PLACEHOLDER = re.compile(r"\s*(<(image|audio|video)>)|.*(<(image|audio|video)>)\s*\Z", re.DOTALL)
 # What every format of turns may have besides.
-BESIDES = ("system", "tools", "functions", "history")
+BESIDES = ("system", "tools", "functions", "history", "reasoning_content")
 
 
 def chat(values: Fields) -> Conversation:
@@ -58,7 +58,16 @@ def pair(question: str, answer: str) -> Callable[[Fields], Conversation]:
             replace(turn, weight=0.0) if turn.role == "assistant" else turn
             for turn in said(values, question, "user")
         )
-        return *asks, *said(values, answer, "assistant")
+        answers = said(values, answer, "assistant")
+        # The answer may be the whole conversation, the prompt included.
+        repeats = [(t.role, t.content) for t in answers[: len(asks)]] == [
+            (t.role, t.content) for t in asks
+        ]
+        answers = answers[len(asks) :] if repeats else answers
+        if asks[-1].role == "assistant" and answers and answers[0].role == "assistant":
+            reason = f"has an answer at the end of {values.column(question)}, before {answer}"
+            raise MisfitError(reason, "end the prompt with the question")
+        return *asks, *answers
 
     return convert
 
@@ -139,14 +148,14 @@ def plain_text(values: Fields) -> Conversation:
 
 
 def turned(convert: Callable[[Fields], Conversation]) -> Callable[[Fields], Conversation]:
-    """The turns with what else the row has to them: history, system text and tools.
+    """The turns with what else the row has to them: reasoning, history, system text and tools.
 
     Raises:
         MisfitError: the row has pictures or sounds, or tools that are none.
     """
 
     def complete(values: Fields) -> Conversation:
-        turns = convert(values)
+        turns = _with_reasoning(convert(values), values)
         _check_media(turns, values)
         return offered(_with_system(_with_history(turns, values), values), values)
 
@@ -163,6 +172,17 @@ def _check_media(turns: Conversation, values: Fields) -> None:
                 f"has a turn with the placeholder <{kind}>, and only text is read",
                 "leave the row out, or write what it shows as text",
             )
+
+
+def _with_reasoning(turns: Conversation, values: Fields) -> Conversation:
+    """The row's reasoning in its only answer; of several, nothing says whose it is."""
+    answers = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
+    value = values.peek("reasoning_content")
+    if is_empty(value) or len(answers) != 1 or turns[answers[0]].reasoning:
+        return turns
+    (at,) = answers
+    thought = text_of(values, "reasoning_content")
+    return (*turns[:at], replace(turns[at], reasoning=thought), *turns[at + 1 :])
 
 
 def _with_history(turns: Conversation, values: Fields) -> Conversation:

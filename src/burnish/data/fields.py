@@ -42,6 +42,7 @@ _TRUTH = {"true": True, "false": False, "1": True, "0": False}
 _JUDGEMENTS = _TRUTH | {"1.0": True, "0.0": False, "-1": False}
 for _good, _bad in (
     ("yes", "no"),
+    ("y", "n"),
     ("good", "bad"),
     ("liked", "disliked"),
     ("like", "dislike"),
@@ -49,6 +50,10 @@ for _good, _bad in (
     ("thumbs_up", "thumbs_down"),
     ("chosen", "rejected"),
     ("accepted", "rejected"),
+    ("preferred", "rejected"),
+    ("correct", "incorrect"),
+    ("pass", "fail"),
+    ("passed", "failed"),
     ("desirable", "undesirable"),
 ):
     _JUDGEMENTS |= {_good: True, _bad: False}

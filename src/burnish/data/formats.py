@@ -12,7 +12,7 @@ from burnish.data.misfit import MisfitError
 from burnish.data.preferences import further_fields
 from burnish.data.rows import BadRow, Row
 from burnish.data.shapes import FORMATS as FORMATS
-from burnish.data.shapes import JUDGEMENTS, KNOWN, Format, sources_of
+from burnish.data.shapes import JUDGEMENTS, KNOWN, Format, is_missing, sources_of
 from burnish.data.tracked import Fields
 from burnish.data.unused import UnusedColumns, suggested
 from burnish.errors import DataError
@@ -65,10 +65,7 @@ class Converter:
         Raises:
             DataError: there is a system message, but the rows are plain text without turns.
         """
-        raw = {
-            name.strip() if isinstance(name, str) else str(name): value
-            for name, value in row.values.items()
-        }
+        raw = {_bare(name, row.values): value for name, value in row.values.items()}
         try:
             fields, form, sources = self._fitting(*self._rename(raw))
             turns = form.convert(fields)
@@ -138,17 +135,20 @@ class Converter:
             if column not in values:
                 raise MisfitError(f"has no {column}", _near(column, values, f"add the {column}"))
         judged = tuple(judgement(values[name]) is None for name in JUDGEMENTS if name in values)
-        key = (*names, *(value is None for value in values.values()), *judged)
+        key = (*names, *(is_missing(*pair) for pair in values.items()), *judged)
         form, sources = self._matches.get(key) or self._match(values, names)
         if len(self._matches) < _LAYOUTS:
             self._matches[key] = form, sources
         if expected and form is not expected:
             missing = [self._sources.get(name, name) for name in expected.required]
-            if any(values[column] is None for column in missing):
+            if expected.judged or any(values[column] is None for column in missing):
                 form, sources = expected, self._sources  # which then says what is missing
             else:
                 reason = f"is a {form.name} row among {expected.name} rows"
-                raise MisfitError(reason, "keep one format a file")
+                more = [name for name in form.required if name not in expected.fields]
+                is_wider = more and set(expected.required) < set(form.required)
+                remedy = f"give every row its {more[0]}, or " if is_wider else ""
+                raise MisfitError(reason, f"{remedy}keep one format a file")
         elif expected:
             sources = {**sources, **{name: self._sources[name] for name in expected.required}}
         used = set(sources.values())
@@ -198,6 +198,12 @@ class Converter:
                 return error_of(one)
         seen = f"data.system is set, but {row.source} is plain text, which has no turns"
         return DataError(seen, "leave out data.system, or give rows with prompt and completion")
+
+
+def _bare(name: Any, values: Mapping[str, Any]) -> str:
+    """The name of a column without the spaces around it, unless that is the name of another."""
+    bare = name.strip() if isinstance(name, str) else str(name)
+    return str(name) if bare != name and bare in values else bare
 
 
 def _untracked(values: Fields) -> dict[str, Any]:

@@ -39,7 +39,10 @@ from burnish.data.tracked import Fields
 Aliases = Mapping[str, tuple[str, ...]]
 _ANSWERS = ("completion", "response", "output", "answer")
 JUDGEMENTS = ("label", "kto_tag", "liked", "is_liked", "thumbs_up")
-_SYSTEM: Aliases = {"system": ("system_prompt",)}
+_SYSTEM: Aliases = {
+    "system": ("system_prompt",),
+    "reasoning_content": ("reasoning", "thinking"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +204,11 @@ KNOWN = {"id", "group"}.union(
 )
 
 
+def is_missing(name: str, value: Any) -> bool:
+    """Whether a row has no such field: null, or turns of which there are none."""
+    return value is None or (name in ("messages", "conversations") and value in ("", "[]", []))
+
+
 def sources_of(
     form: Format, values: Mapping[str, Any], mapped: set[str], is_filled: bool, allowed: bool
 ) -> dict[str, str] | None:
@@ -212,7 +220,7 @@ def sources_of(
         names = [name]
         if name not in mapped and (allowed or name not in _ANSWERS):
             names += [other for other in form.aliases.get(name, ()) if other not in mapped]
-        held = [n for n in names if n in values and (values[n] is not None or not is_filled)]
+        held = [n for n in names if n in values and not (is_filled and is_missing(n, values[n]))]
         held = [n for n in held if n not in found.values()]
         # Of two columns that may hold the answer none is taken, unless one has the field's name.
         if name in _ANSWERS and name not in held and len(held) > 1:
