@@ -195,6 +195,34 @@ def test_empty_turns_are_counted(tmp_path: Path) -> None:
     assert finding(found, "empty").where == (f"{tmp_path}/rows.jsonl:31",)
 
 
+SILENT = {"role": "assistant", "content": ""}
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ({"messages": [{"role": "user", "content": "{n}"}, SILENT]}, "answer"),
+        ({"prompt": "{n}", "completion": " "}, "answer"),
+        ({"question": "{n}", "answer": "\n", "label": True}, "answer"),
+        ({"text": " ", "id": "{n}"}, "document"),
+    ],
+)
+def test_nothing_but_empty_answers_cannot_be_learnt(
+    tmp_path: Path, row: dict[str, Any], what: str
+) -> None:
+    text = json.dumps(row)
+    rows = [json.loads(text.replace("{n}", f"{n}")) for n in range(20)]
+    with pytest.raises(DataError, match=rf"20 of 20 rows of .* have an empty {what}, which teach"):
+        dataset(tmp_path, rows)
+
+
+def test_a_few_empty_answers_may_be_meant(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{n}", "completion": "" if n < 20 else "a"} for n in range(40)]
+    assert finding(dataset(tmp_path, rows), "empty").count == 20
+    with pytest.raises(DataError, match=r"20 of 22 rows of .* have an empty answer"):
+        dataset(tmp_path, rows[:22])
+
+
 def test_rows_that_hold_a_template_are_told(tmp_path: Path) -> None:
     written = [
         {"prompt": "<|im_start|>user\nwhere<|im_end|>\n<|im_start|>assistant\n", "completion": "a"},

@@ -319,6 +319,10 @@ def test_text_stays_text(row: dict[str, Any]) -> None:
     [
         ({"Context": "q", "Response": "a"}, "{prompt: Context, completion: Response}"),
         ({"problem": "q", "solution": "a"}, "{prompt: problem, completion: solution}"),
+        (
+            {"Query": "q", "note": "n", "more": "m", "bot": "a"},
+            "{prompt: Query, completion: bot}",
+        ),
         ({"title": "q", "category": "a"}, "{text: title, label: category}"),
         (
             {"id": "7", "url": "u", "Context": "q", "Reply": "a"},
@@ -334,6 +338,57 @@ def test_unknown_columns_come_with_a_line(row: dict[str, Any], line: str) -> Non
     assert isinstance(found, BadRow)
     assert f"such as data: {{columns: {line}}}" in found.remedy
     assert f"(its fields: {', '.join(row)})" in found.reason
+
+
+SPANS = {"context": "p", "question": "q", "answers": {"text": ["a"], "answer_start": [0]}}
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        SPANS["answers"],
+        {"text": "a"},
+        [{"text": "a", "answer_start": 3}],
+        json.dumps(SPANS["answers"]),
+        str(SPANS["answers"]),
+    ],
+)
+def test_squad_is_read(answers: Any) -> None:
+    converter = Converter({})
+    found = converter.convert(Row(SPANS | {"answers": answers}, "f:1"))
+    assert isinstance(found, Example), found
+    assert [turn.content for turn in found.messages] == ["p\n\nq", "a"]
+    assert converter.findings("train") == []
+
+
+def test_what_squad_rows_lack_or_leave_over_is_told() -> None:
+    converter = Converter({})
+    several = SPANS | {"answers": {"text": ["a", "b", "a"], "answer_start": [0, 1, 0]}}
+    found = [converter.convert(Row(row, "f:1")) for row in (SPANS, several)]
+    assert all(isinstance(one, Example) for one in found)
+    (told,) = converter.findings("train")
+    assert told.message.startswith("column answers.text after the first (in 1 of 2 rows) is used")
+    bad = converter.convert(Row(SPANS | {"answers": {"text": []}}, "f:3"))
+    assert isinstance(bad, BadRow)
+    assert bad.reason == "has no answer in answers"
+    for none in (None, "", ["a"], [], "a", 3):
+        assert isinstance(converter.convert(Row(SPANS | {"answers": none}, "f:4")), BadRow)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"context": "p", "question": "q", "answers": ["a", "b"]},  # may be choices
+        {"context": "p", "question": "q", "spans": {"start": [1]}},
+        {"en": "q", "de": "a"},
+        {"title": "q", "abstract": "a"},
+    ],
+)
+def test_no_line_is_better_than_a_wrong_one(row: dict[str, Any]) -> None:
+    found = convert(row)
+    assert isinstance(found, BadRow)
+    assert "such as" not in found.remedy
+    assert "question/answer" in found.remedy
 
 
 def test_the_first_row_fixes_which_column_is_the_answer() -> None:

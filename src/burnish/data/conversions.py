@@ -87,6 +87,39 @@ def _is_turns(value: Any) -> bool:
     return isinstance(value, list) and any(isinstance(turn, dict) for turn in value)
 
 
+def has_spans(value: Any) -> bool:
+    """Whether the answers are those of SQuAD: an object with texts, or a list of such objects."""
+    read = unpacked(value)
+    items = read if isinstance(read, list) else [read]
+    return bool(items) and all(isinstance(item, dict) and "text" in item for item in items)
+
+
+def first_of_spans(values: Fields) -> Conversation:
+    """A passage and a question about it; the answer is the first that is given."""
+    read = unpacked(values.get("answers"))
+    if not has_spans(read):
+        raise MisfitError(
+            f"has {kind_of(read)} as {values.column('answers')}", "write {text: [..]}"
+        )
+    texts: list[Any] = []
+    for item in read if isinstance(read, list) else [read]:
+        part = values.part(item, "answers")
+        part.get("answer_start")  # where in the passage a text stands adds nothing to it
+        found = part.get("text")
+        texts += found if isinstance(found, list) else [found]
+    name = values.column("answers")
+    if not texts:
+        remedy = "write what the model should say there, such as unanswerable, or delete the row"
+        raise MisfitError(f"has no answer in {name}", remedy)
+    if not isinstance(texts[0], str):
+        raise MisfitError(f"has {kind_of(texts[0])} in {name}", "write the answer as text")
+    if len(set(map(str, texts))) > 1:
+        values.pass_over("answers", ".text after the first")
+    asked = [text_of(values, "context")] if values.peek("context") else []
+    question = "\n\n".join((*asked, text_of(values, "question")))
+    return Message("user", question), Message("assistant", texts[0])
+
+
 def text_label(values: Fields) -> Conversation:
     return Message("user", text_of(values, "text")), Message("assistant", label_of(values))
 

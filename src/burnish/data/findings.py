@@ -132,6 +132,13 @@ def empty_turns(examples: Iterable[Example], split: str) -> list[Finding]:
     return found("empty", "warning", f"{len(rows)} rows of {split} have an empty turn", rows)
 
 
+def is_silent(example: Example) -> bool:
+    """Whether there is nothing but white space in whatever is learnt of a row, or asked by it."""
+    learnt = [turn for turn in example.messages if turn.role in ("assistant", "document")]
+    said = [turn for turn in learnt if turn.weight] or list(example.messages[-1:])
+    return not any((turn.content + turn.reasoning).strip() for turn in said)
+
+
 def parted_documents(examples: Sequence[Example], split: str) -> list[Finding]:
     """How the text of a .txt file was parted, and whether its lines look like documents."""
     parted = f"the documents of {split} are parted by blank lines: {len(examples)} documents"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from burnish.chat import Conversation, Example, Message, content_id
-from burnish.data.conversions import plain_text
+from burnish.data.conversions import has_spans, plain_text
 from burnish.data.fields import judgement
 from burnish.data.findings import error_of
 from burnish.data.misfit import MisfitError
@@ -135,7 +135,8 @@ class Converter:
             if column not in values:
                 raise MisfitError(f"has no {column}", _near(column, values, f"add the {column}"))
         judged = tuple(judgement(values[name]) is None for name in JUDGEMENTS if name in values)
-        key = (*names, *(is_missing(*pair) for pair in values.items()), *judged)
+        spans = tuple(has_spans(values[name]) for name in ("answers",) if name in values)
+        key = (*names, *(is_missing(*pair) for pair in values.items()), *judged, *spans)
         form, sources = self._matches.get(key) or self._match(values, names)
         if len(self._matches) < _LAYOUTS:
             self._matches[key] = form, sources

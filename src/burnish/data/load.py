@@ -12,6 +12,7 @@ from burnish.data.findings import (
     conflicting_labels,
     empty_turns,
     error_of,
+    is_silent,
     label_balance,
     parted_documents,
     unseen_types,
@@ -32,6 +33,7 @@ from burnish.recipe.data import Data, Split
 from burnish.run_directory import Finding
 
 _SHOWN = 20
+_MOSTLY = 0.9
 _LEARN_FROM_DISLIKED = ("kto",)
 
 
@@ -108,6 +110,7 @@ def load(data: Data, seed: int, objective: str = "sft") -> Dataset:
     for name, rows in read.items():
         rows, masked = without_masked(rows, name)
         _check_learnt(rows, files[name])
+        _check_said(rows, files[name])
         findings += masked
         if objective not in _LEARN_FROM_DISLIKED:
             rows, disliked = without_disliked(rows, name)
@@ -214,6 +217,18 @@ def _check_learnt(rows: list[Example], path: Path | None) -> None:
             f"no row of {path} has an assistant turn with a weight above 0",
             "give one turn of each row the weight 1, or leave its weight out",
         )
+
+
+def _check_said(rows: list[Example], path: Path | None) -> None:
+    """A few empty answers may be meant, such as those of nothing found; most of them are not."""
+    silent = sum(map(is_silent, rows))
+    if silent < _MOSTLY * len(rows):
+        return
+    what = {"document": "document", "assistant": "answer"}.get(rows[0].messages[-1].role, "prompt")
+    raise DataError(
+        f"{silent} of {len(rows)} rows of {path} have an empty {what}, which teaches nothing",
+        f"write each {what}, or name the column that has it in data.columns",
+    )
 
 
 def _check_left(parts: dict[str, list[Example]], data: Data) -> None:

@@ -12,6 +12,8 @@ from burnish.data.conversions import (
     BESIDES,
     alpaca,
     chat,
+    first_of_spans,
+    has_spans,
     labelled,
     pair,
     plain_text,
@@ -56,6 +58,7 @@ class Format:
         extras: what an Example has besides its turns, by the names of its fields.
         aliases: other names of a field, the likeliest first.
         judged: whether the label must be true or false for a row to be of this format.
+        admits: whether a value of its `answers` is one of this format.
         answered: whether there is an answer to learn from.
     """
 
@@ -66,6 +69,7 @@ class Format:
     extras: Callable[[Fields], dict[str, Any]] = lambda values: {}
     aliases: Aliases = field(default_factory=dict)
     judged: bool = False
+    admits: Callable[[Any], bool] | None = None
     answered: bool = True
 
     @property
@@ -115,6 +119,14 @@ _WITH_ANSWERS: tuple[Format, ...] = (
         aliases={**_synonyms("answer"), "question": ("query",)},
     ),
     Format(
+        "SQuAD",
+        ("question", "answers"),
+        turned(first_of_spans),
+        ("context", *BESIDES),
+        aliases=_SYSTEM,
+        admits=has_spans,
+    ),
+    Format(
         "input/output",
         ("input", "output"),
         turned(pair("input", "output")),
@@ -127,6 +139,8 @@ _WITH_ANSWERS: tuple[Format, ...] = (
 def _compared(forms: tuple[Format, ...]) -> Iterator[Format]:
     """The same rows with a second answer, which was liked less."""
     for form in forms:
+        if form.admits:
+            continue
         yield Format(
             f"{form.name} with a rejected answer",
             (*form.required, "rejected"),
@@ -140,7 +154,7 @@ def _compared(forms: tuple[Format, ...]) -> Iterator[Format]:
 def _judged(forms: tuple[Format, ...]) -> Iterator[Format]:
     """The same rows with a judgement of the answer."""
     for form in forms:
-        if form.name == "prompt/completion":
+        if form.admits or form.name == "prompt/completion":
             continue  # there a label is always a judgement
         yield Format(
             f"judged {form.name}",
@@ -230,5 +244,7 @@ def sources_of(
         if held and name not in found:
             found[name] = held[0]
     if form.judged and "label" not in mapped and judgement(values[found["label"]]) is None:
+        return None
+    if form.admits and not form.admits(values[found["answers"]]):
         return None
     return found

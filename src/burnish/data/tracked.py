@@ -53,6 +53,10 @@ class Fields(Mapping[str, Any]):
         """The value of a field, or None; this does not count as using it."""
         return self._values.get(field)
 
+    def pass_over(self, field: str, part: str) -> None:
+        """Notes that a part of the field's value has a meaning, and is not read."""
+        self._seen.add(f"{self.column(field)}{part}")
+
     def part(self, value: Mapping[str, Any], field: str) -> "Fields":
         """An object inside the field, such as a turn; its fields are noted here, too."""
         return Fields(value, within=(self, f"{self.column(field)}."))

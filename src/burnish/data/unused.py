@@ -51,6 +51,9 @@ _ANSWERS = frozenset(
         "completion",
         "completions",
         "reply",
+        "assistant",
+        "bot",
+        "gpt",
         "target",
         "summary",
         "translation",
@@ -60,6 +63,21 @@ _ANSWERS = frozenset(
         "ground_truth",
         "reference",
         "chosen",
+    )
+)
+_QUESTIONS = frozenset(
+    (
+        "question",
+        "query",
+        "prompt",
+        "instruction",
+        "input",
+        "request",
+        "problem",
+        "task",
+        "user",
+        "human",
+        "user_message",
     )
 )
 _JUDGEMENTS = frozenset(
@@ -264,14 +282,17 @@ def suggested(values: Mapping[str, Any]) -> str:
         return _line(dict(zip(("tokens", "tags"), lists, strict=True)))
     answers = [name for name in texts if name.strip().lower() in _ANSWERS]
     classes = [name for name in values if name.strip().lower() in _CLASSES and name not in lists]
-    for ours, asked, names in (
+    for ours, theirs, names in (
         ("completion", "prompt", answers),
         ("label", "text", classes),
     ):
         others = [name for name in texts if name not in names]
         if len(names) == 1 and len(others) == 1:
-            return _line({asked: others[0], ours: names[0]})
-    return _line({"prompt": texts[0], "completion": texts[1]}) if len(texts) == 2 else ""
+            return _line({theirs: others[0], ours: names[0]})
+    asked = [name for name in texts if name.strip().lower() in _QUESTIONS]
+    if len(asked) == 1 and len(answers) == 1:  # a wrong line would be worse than none
+        return _line({"prompt": asked[0], "completion": answers[0]})
+    return ""
 
 
 def _missing(name: str, column: _Column, asked: str, form: str) -> _Hint | None:

@@ -33,6 +33,7 @@ _UPLOADED = {
         "upload rows with input, preferred_output and non_preferred_output"
     ),
     ", or raise training.max_length": "",
+    ", or name the column that has it in data.columns": "",
     "train.jsonl": "the training file",
     "validation.jsonl": "the validation file",
 }
