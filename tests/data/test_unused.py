@@ -50,6 +50,8 @@ def seen(*rows: dict[str, Any], **options: Any) -> Finding:
         ({"prompt": "t", "summary": "b"}, "{columns: {completion: summary}}"),
         ({"prompt": "t", "category": "b"}, "{columns: {text: prompt, label: category}}"),
         (CHAT | {"accepted": False}, "{columns: {label: accepted}}"),
+        ({"prompt": "q", "text": "a"}, "{columns: {prompt: prompt, completion: text}}"),
+        ({"prompt": "q", "id_": 3, "sql": "a"}, "{columns: {prompt: prompt, completion: sql}}"),
         ({"question": "q", "answer": "a", "is_correct": "false"}, "{columns: {label: is_correct}}"),
     ],
 )
@@ -107,7 +109,10 @@ def test_the_line_uses_the_column() -> None:
         (CHAT | {"score": 3}, "score looks like a judgement"),
         (CHAT | {"label": "billing"}, "label looks like a judgement"),
         ({"messages": [USER, GOOD | {"mood": "good"}]}, "messages.mood"),
-        ({"messages": [USER | {"weight": 0}, GOOD]}, "messages.weight"),
+        ({"messages": [USER | {"weight": 0}, GOOD]}, "messages.weight changes no weight"),
+        ({"messages": [USER, GOOD | {"is_correct": False}]}, "correct changes no weight"),
+        ({"prompt": "q", "completion": "a", "weight": 0}, "weight changes no weight"),
+        ({"text": "t", "sql": "a"}, "{columns: {prompt: text, completion: sql}}"),
         (SHAREGPT, "conversations.x"),
         (
             {"prompt": [USER], "chosen": [GOOD | {"reasoning": "r"}], "rejected": "b"},
@@ -203,3 +208,16 @@ def test_disliked_answers_alone_cannot_be_learnt(tmp_path: Path) -> None:
 def test_a_column_that_differs_by_spaces_replaces_none() -> None:
     found = seen({"text": "t", "text ": "other", "label": "x"})
     assert found.message.startswith("column text  is used by nothing")
+
+
+def test_a_column_of_yes_and_no_may_judge_the_answers() -> None:
+    found = seen(CHAT | {"solved": True}, CHAT | {"solved": False})
+    assert found.severity == "warning"
+    assert "if solved judges the answers, set data: {columns: {label: solved}}" in found.message
+
+
+def test_a_field_that_a_row_has_is_not_looked_for() -> None:
+    row = {"prompt": "q", "prompt_id": "x", "chosen": "a", "rejected": "b", "response_a": "c"}
+    assert "set data" not in seen(row).message
+    for row in ({"prompt": "q", "rejected": "b"}, {"prompt": "q", "a": "x", "b": "y"}):
+        assert "set data" not in seen(row, objective="dpo").message

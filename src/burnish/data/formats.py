@@ -99,7 +99,9 @@ class Converter:
         form = self.format
         is_meant = form.answered and set(form.required) <= self._mapped
         is_meant |= self._is_free or (self._documents and form.convert is plain_text)
-        return self._unused.findings(split, form.name, self._own, is_meant=is_meant)
+        return self._unused.findings(
+            split, form.name, self._own, optional=form.optional, is_meant=is_meant
+        )
 
     def _rename(self, values: dict[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, str]]:
         """The row by the names of our fields, and each of them with the user's column."""

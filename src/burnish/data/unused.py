@@ -145,6 +145,15 @@ _ORIGINS = frozenset(
         "count",
     )
 )
+_QUESTIONS = frozenset(("prompt", "instruction", "question", "query", "problem"))
+# What says that a turn or a row is learnt less, or not at all.
+_WEIGHTS = frozenset(
+    ("weight", "train", "training", "train_detail", "loss", "trainable", "mask", "ignore", "skip")
+)
+_NOT_WEIGHED = (
+    "{} changes no weight: give an assistant turn that is not to be learnt the weight 0, or leave "
+    "the row out"
+)
 _CONTEXTS = frozenset(("context", "contexts", "passage", "document", "documents", "input"))
 _JUDGED = (
     "{} looks like a judgement, and every answer is learnt as good: leave out the rows with poor "
@@ -165,15 +174,22 @@ class _Column:
     values: set[str] = field(default_factory=set)
     are_short: bool = True
     are_truths: bool = True
+    are_texts: bool = True
 
     def add(self, value: Any, source: str) -> None:
         self.rows += 1
         if len(self.where) < _SHOWN:
             self.where.append(source)
         self.are_truths &= judgement(value) is not None
+        self.are_texts &= isinstance(value, str)
         self.are_short &= isinstance(value, bool | int | str) and len(str(value)) <= _LONGEST_CLASS
         if self.are_short and len(self.values) <= _MOST_VALUES:
             self.values.add(str(value).strip())
+
+    @property
+    def judges(self) -> bool:
+        """Whether it says yes of some rows and no of others."""
+        return self.are_truths and len({judgement(value) for value in self.values}) == 2
 
     @property
     def has_few_values(self) -> bool:
@@ -198,7 +214,13 @@ class UnusedColumns:
                 self._columns.setdefault(name, _Column()).add(values.get(name), source)
 
     def findings(
-        self, split: str, form: str, own: Mapping[str, str], *, is_meant: bool
+        self,
+        split: str,
+        form: str,
+        own: Mapping[str, str],
+        *,
+        optional: Iterable[str] = (),
+        is_meant: bool,
     ) -> list[Finding]:
         """One finding, if there are such columns.
 
@@ -206,11 +228,13 @@ class UnusedColumns:
             split: what the rows are for.
             form: the name of the format that they were read as.
             own: its fields, each with the user's column.
+            optional: those of them that a row may lack.
             is_meant: whether the user chose that format, so that nothing in it is an error.
         """
         if not self._columns:
             return []
-        hints = [hint for name in self._columns if (hint := self._hint(name, form, own))]
+        free = {name: column for name, column in own.items() if name in set(optional)}
+        hints = [hint for name in self._columns if (hint := self._hint(name, form, own, free))]
         is_error = not is_meant and any(hint.is_serious for hint in hints)
         are = "column {} is" if len(self._columns) == 1 else "columns {} are"
         names = are.format(", ".join(map(self._shown, self._columns)))
@@ -227,29 +251,46 @@ class UnusedColumns:
         rows = self._columns[name].rows
         return name if rows == self._rows else f"{name} (in {rows} of {self._rows} rows)"
 
-    def _hint(self, name: str, form: str, own: Mapping[str, str]) -> "_Hint | None":
+    def _hint(
+        self, name: str, form: str, own: Mapping[str, str], free: Mapping[str, str]
+    ) -> "_Hint | None":
         """How the column could be used, where its name or its values tell."""
         column, plain = self._columns[name], name.strip().lower()
-        if "." in name:
+        inner = plain.rpartition(".")[2]
+        if inner in _WEIGHTS or (inner != plain and inner in _JUDGEMENTS):
+            return _Hint(name, "", {}, False, _NOT_WEIGHED.format(name))
+        if inner != plain:
             return None
         if form in (_TEXT, _PROMPT):
-            return _missing(name, column, own["text" if form == _TEXT else "prompt"], form)
+            asked = own["text" if form == _TEXT else "prompt"]
+            return _missing(name, column, asked) or self._answer(name, asked, form)
         if plain == "system":
             return _Hint(name, "", {}, False, "the turns have a system message of their own")
         if plain in _JUDGEMENTS and form in _ANSWERED:
             if column.are_truths:
                 return _Hint(name, "as a judgement of the answers", {"label": name}, True)
             return _Hint(name, "", {}, False, _JUDGED.format(name))
+        if form in _ANSWERED and column.judges and plain not in _ORIGINS:
+            words = f"if {name} judges the answers, set {_line({'label': name})}"
+            return _Hint(name, "", {}, False, words)
         if plain in _CLASSES and form == "text/label":
             return _Hint(name, f"instead of {own['label']}", {"label": name}, False)
         if plain in _CONTEXTS and form == "question/answer":
             ours = {"instruction": own["question"], "input": name, "output": own["answer"]}
             return _Hint(name, "as a part of the question", ours, False)
         near = [
-            one for one in difflib.get_close_matches(plain, own, n=1, cutoff=0.8) if one != name
+            one for one in difflib.get_close_matches(plain, free, n=1, cutoff=0.8) if one != name
         ]
-        near = [one for one in near if own[one] == one]
+        near = [one for one in near if free[one] == one]
         return _Hint(name, f"as {near[0]}", {near[0]: name}, False) if near else None
+
+    def _answer(self, name: str, asked: str, form: str) -> "_Hint | None":
+        """The only other text of the rows; where there is a prompt alone, all would hang on it."""
+        texts = [one for one in self._columns if self._columns[one].are_texts and _may_answer(one)]
+        if texts != [name]:
+            return None
+        ours = {"prompt": asked, "completion": name}
+        return _Hint(name, "as the answer", ours, form == _PROMPT)
 
 
 @dataclass(frozen=True)
@@ -295,9 +336,11 @@ def suggested(values: Mapping[str, Any]) -> str:
     return ""
 
 
-def _missing(name: str, column: _Column, asked: str, form: str) -> _Hint | None:
+def _missing(name: str, column: _Column, asked: str) -> _Hint | None:
     """What rows of a text or a prompt alone lack: its class, or an answer to it."""
     plain = name.strip().lower()
+    if plain in _QUESTIONS:
+        return _Hint(name, "as the question", {"prompt": name, "completion": asked}, True)
     is_class = not _CLASSES.isdisjoint((plain, plain.removesuffix("s")))
     is_class |= bool(difflib.get_close_matches(plain, ("label", "labels"), n=1, cutoff=0.8))
     is_class |= column.has_few_values and plain not in _ORIGINS
@@ -307,7 +350,16 @@ def _missing(name: str, column: _Column, asked: str, form: str) -> _Hint | None:
     if is_class:
         ours = {"label": name} | ({} if asked == "text" else {"text": asked})
         return _Hint(name, "as the label", dict(reversed(ours.items())), True)
+    if column.has_few_values:
+        return _Hint(name, "as the label", {"text": asked, "label": name}, False)
     return None
+
+
+def _may_answer(name: str) -> bool:
+    """Whether a column may hold answers by its name: neither where a row is from nor its number."""
+    plain = name.strip().lower()
+    is_named = plain in _ORIGINS or bool(re.search(r"(^|[_ -])id$", plain))
+    return not is_named and "reject" not in plain and "." not in name
 
 
 def _line(columns: Mapping[str, str]) -> str:
