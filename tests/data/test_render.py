@@ -203,6 +203,13 @@ def test_document_is_learnt_whole(tiny_tokenizer: Any) -> None:
             "order the turns as the model expects",
         ),
         (
+            "{% for m in messages %}\n{% if %}{% endfor %}",
+            chat("a", "b"),
+            "the model's chat template cannot be read (Expected an expression, got 'end of "
+            "statement block', in line 2)",
+            "fix it in the model's chat_template.jinja",
+        ),
+        (
             "{{ messages | length }}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}",
             chat("a", "b"),
             "renders what stands before turn 2 of f:1 otherwise when more turns follow",

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from burnish.data.templates import (
     template_for,
     templates_to_keep,
 )
-from burnish.errors import DataError, RecipeError
+from burnish.errors import DataError, ModelError, RecipeError
+from burnish.models.load import load_tokenizer
+from burnish.models.sources import resolve
 from burnish.serving.api.errors import ApiError
 from burnish.serving.prompts import prompt_tokens
 from tests.conftest import CHATML
@@ -79,6 +82,36 @@ def test_names_that_do_not_fit_are_named(tiny_tokenizer: Any) -> None:
     with pytest.raises(ApiError, match="no template for tools"):
         prompt_tokens(ASKED, [FIND], shows_none)
     assert template_for(with_template(tiny_tokenizer, {})) == PLAIN_TEMPLATE
+
+
+@pytest.mark.parametrize("name", ["tool_use", "chat", "default"])
+def test_one_template_is_for_everything_whatever_its_name(tiny_tokenizer: Any, name: str) -> None:
+    one = with_template(tiny_tokenizer, {name: TEMPLATE})
+    assert template_for(one) == template_for(one, [FIND]) == TEMPLATE == templates_to_keep(one)
+    with_none = with_template(tiny_tokenizer, {name: TEMPLATE, "empty": None})
+    assert template_for(with_none) == TEMPLATE
+    assert template_for(with_template(tiny_tokenizer, {"default": None})) == PLAIN_TEMPLATE
+
+
+@pytest.mark.parametrize(
+    ("chat_template", "reason"),
+    [
+        (5, "chat_template is '5', which is neither a template nor a list"),
+        ([{"name": "default"}], r"no tokenizer that can be read \(KeyError: 'template'\)"),
+        ([CHATML], "no tokenizer that can be read"),
+        ([{"name": "default", "template": 5}], "neither a template nor a list"),
+    ],
+)
+def test_what_is_no_template_is_named(
+    tiny_folder: Path, tmp_path: Path, chat_template: Any, reason: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": chat_template}))
+    with pytest.raises((DataError, ModelError), match=reason):
+        load_tokenizer(resolve(str(folder)))
 
 
 def test_the_next_speaker_of_the_plain_template(tiny_tokenizer: Any) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError
 
 from burnish.chat import Conversation, Example, Message
 from burnish.data.fields import REASONING
@@ -361,6 +361,11 @@ def _template(
             tokenize=False,
             add_generation_prompt=answer,
         )
+    except TemplateSyntaxError as error:
+        raise DataError(
+            f"the model's chat template cannot be read ({error}, in line {error.lineno})",
+            "fix it in the model's chat_template.jinja or tokenizer_config.json",
+        ) from error
     except TemplateError as error:
         raise DataError(
             f"the model's chat template refuses {where} ({error})",

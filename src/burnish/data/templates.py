@@ -31,10 +31,11 @@ def template_for(tokenizer: Any, tools: Any = None) -> str:
     """The template of a conversation with these `tools`; the plain one where the model has none.
 
     A tokenizer may have several templates with names: `tool_use` shows tools, `default` is for all
-    else, and for tools where there is no `tool_use`.
+    else, and for tools where there is no `tool_use`. One alone is for everything, whatever its
+    name.
 
     Raises:
-        DataError: none of the names fits.
+        DataError: none of the names fits, or they are not templates.
     """
     named = _templates(tokenizer)
     if not named:
@@ -49,6 +50,14 @@ def template_for(tokenizer: Any, tools: Any = None) -> str:
         f"rename the one to use to {_DEFAULT!r} in the model's tokenizer_config.json or "
         "additional_chat_templates folder",
     )
+
+
+def check_templates(tokenizer: Any) -> None:
+    """
+    Raises:
+        DataError: what the model's files have as its chat template is none.
+    """
+    _templates(tokenizer)
 
 
 def has_template(tokenizer: Any) -> bool:
@@ -108,13 +117,31 @@ def ends_mark(tokenizer: Any) -> str:
 
 
 def _templates(tokenizer: Any) -> dict[str, str]:
-    """By name; a single one is the default."""
-    found = tokenizer.chat_template
-    if isinstance(found, str):
-        return {_DEFAULT: found} if found else {}
-    if isinstance(found, Mapping):
-        return {str(name): str(template) for name, template in found.items()}
-    return {str(one["name"]): str(one["template"]) for one in found or ()}
+    """By name; a single one is the default.
+
+    Raises:
+        DataError: the tokenizer's files have something else there.
+    """
+    listed = tokenizer.chat_template or {}
+    try:
+        if isinstance(listed, str):
+            listed = {_DEFAULT: listed}
+        elif not isinstance(listed, Mapping):
+            listed = {one["name"]: one["template"] for one in listed}
+    except (TypeError, KeyError) as error:
+        raise _unreadable(listed) from error
+    named = {str(name): template for name, template in listed.items() if template}
+    if not all(isinstance(template, str) for template in named.values()):
+        raise _unreadable(listed)
+    return dict(zip([_DEFAULT], named.values(), strict=True)) if len(named) == 1 else named
+
+
+def _unreadable(listed: Any) -> DataError:
+    return DataError(
+        f"the model's chat_template is {str(listed)[:80]!r}, which is neither a template nor a "
+        "list of templates with names",
+        "copy tokenizer_config.json from the model again",
+    )
 
 
 def _plain(tokenizer: Any) -> str:

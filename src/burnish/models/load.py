@@ -16,7 +16,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from burnish.data.templates import declare_stops
+from burnish.data.templates import check_templates, declare_stops
 from burnish.errors import ModelError
 from burnish.models.adapt import load_adapter
 from burnish.models.language_model import LanguageModel, folder_sha256
@@ -137,9 +137,12 @@ def load_tokenizer(source: Source, stops: Sequence[str | int] = ()) -> PreTraine
     """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(source.path))
+        check_templates(tokenizer)
     except (OSError, ValueError, KeyError, TypeError) as error:
+        why = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:120]}"
         raise ModelError(
-            f"{source.name} has no tokenizer that can be read", "name a folder with tokenizer.json"
+            f"{source.name} has no tokenizer that can be read ({why})",
+            "name a folder with the model's own tokenizer.json and tokenizer_config.json",
         ) from error
     declare_stops(tokenizer, stops)
     return tokenizer
