@@ -204,6 +204,16 @@ def full_model(folder: Path) -> None:
     save_file({"a": torch.zeros(1)}, folder / "model.safetensors")
 
 
+def file_instead(folder: Path) -> None:
+    folder.rmdir()
+    folder.write_text("x")
+
+
+def deep(folder: Path) -> None:
+    (folder / "out").mkdir()
+    checkpoints(folder / "out")
+
+
 def merged_inside(folder: Path) -> None:
     (folder / "merged").mkdir()
     full_model(folder / "merged")
@@ -237,6 +247,62 @@ def test_folders_of_other_tools_get_a_message(
     if write in (mlx, checkpoints, merged_inside):
         with pytest.raises(ModelError, match=said):
             resolve(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (lambda folder: (folder / "README.md").write_text("# x") and None, "neither a run nor an"),
+        (lambda folder: folder.rmdir(), "theirs does not exist: name the folder that has"),
+        (file_instead, "theirs is a file"),
+        (deep, r"have \(out/checkpoint-100, .*/theirs/out/checkpoint-100"),
+    ],
+)
+def test_what_holds_no_adapter_is_named_where_rows_are_given(
+    write: Callable[[Path], None], said: str, tmp_path: Path, tiny_folder: Path
+) -> None:
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    write(folder)
+    rows = write_rows(tmp_path / "rows.jsonl", labelled(12))
+    with pytest.raises(ModelError, match=said):
+        burnish.heal(folder, 1, data=rows, model=str(tiny_folder), quiet=True)
+
+
+def test_a_run_is_not_a_model(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "adapter").mkdir()
+    adapter(tmp_path / "adapter")
+    with pytest.raises(ModelError, match=r"is a run, .*name it as `init_from: "):
+        resolve(str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["indices"], indirect=True)
+def test_rows_and_their_tokens_are_as_many(
+    made: tuple[Path, Any], taken: Callable[[Path], RunDirectory]
+) -> None:
+    folder, _ = made
+    path = folder / "adapter_config.json"
+    settings = json.loads(path.read_text())
+    settings["trainable_token_indices"] = {"embed_tokens": [351], "lm_head": [351, 352]}
+    path.write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match=r"names 1 tokens .* rows for 2"):
+        taken(folder)
+
+
+@pytest.mark.parametrize("kind", ["resized"], indirect=True)
+def test_no_tokens_of_its_own_are_none(
+    made: tuple[Path, Any], taken: Callable[[Path], RunDirectory]
+) -> None:
+    folder, _ = made
+    path = folder / "adapter_config.json"
+    settings = json.loads(path.read_text()) | {"trainable_token_indices": {"embed_tokens": []}}
+    path.write_text(json.dumps(settings))
+    weights = load_file(folder / "adapter_model.safetensors")
+    empty = "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"
+    weights[empty] = torch.zeros(0, 48)
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    assert taken(folder).manifest().adopted
 
 
 def test_an_adapter_named_as_a_start_is_to_become_a_run(tmp_path: Path) -> None:

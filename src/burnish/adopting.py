@@ -34,9 +34,12 @@ ELSEWHERE = (
 )
 
 
-def is_foreign(folder: Path | str) -> bool:
-    """Whether it is an adapter or a model of another tool, and no run."""
-    return is_of_another_tool(expanded(folder))
+def is_foreign(folder: Path | str, data: Path | str | None = None) -> bool:
+    """Whether it is an adapter or a model of another tool, and no run; with rows of a task, which
+    come with adapters alone, whatever is no run is looked at as one."""
+    path = expanded(folder)
+    named = data is not None and not (path / "manifest.json").exists()
+    return named or is_of_another_tool(path)
 
 
 def adopt(
@@ -185,7 +188,11 @@ def adopted_recipe(
     config = adapter_settings(path)
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise ModelError(f"{path} is an adapter of the kind {kind}", "give one of the kind LORA")
+        raise ModelError(
+            f"{path} is a {kind} adapter, and only LORA adapters are taken over",
+            "merge it into its base with PEFT's merge_and_unload where its kind can be merged, and "
+            "name the saved model as `model` in a recipe",
+        )
     check_weights(path)
     for key in ("r", "lora_alpha"):
         if not isinstance(config.get(key), int | float):

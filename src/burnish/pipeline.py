@@ -280,7 +280,7 @@ def heal(
         UserError: the adapter cannot be read, or does not fit the model.
     """
     bars = Bars(quiet=quiet)
-    if is_foreign(run):
+    if is_foreign(run, data):
         directory = adopt(run, data, model, name, overrides, bars)
     else:
         directory = RunDirectory.open(run)

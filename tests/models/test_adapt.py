@@ -20,6 +20,8 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
 )
 
 from burnish.errors import ModelError
@@ -416,6 +418,18 @@ def test_what_a_model_does_not_have_is_a_sentence() -> None:
         METHODS["last-n"](llama(), seed=0, layers=3)
     with pytest.raises(ModelError, match="keeps no keys and values"):
         add_prefix(bert(), seed=0, tokens=2)
+    mamba = MambaForCausalLM(
+        MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, state_size=4)
+    )
+    with pytest.raises(ModelError, match=r"MambaForCausalLM cannot have this adapter .*'out_proj'"):
+        add_lora(mamba, seed=0, **LORA)
+
+
+def test_an_adapter_for_another_base_says_what_differs(tmp_path: Path) -> None:
+    save_weights(add_lora(llama(), seed=0, **LORA), tmp_path)
+    wider = LlamaForCausalLM(LlamaConfig(**{**llama().config.to_dict(), "hidden_size": 64}))
+    with pytest.raises(ModelError, match=r"another base model \(size mismatch for base_model"):
+        load_adapter(wider, tmp_path)
 
 
 def test_bottleneck_for_another_base_is_a_sentence(tmp_path: Path) -> None:

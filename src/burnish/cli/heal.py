@@ -26,7 +26,7 @@ def command(
     from burnish.healing import check_own
     from burnish.run_directory import RunDirectory
 
-    if model is not None and not is_foreign(run):
+    if model is not None and not is_foreign(run, data):
         check_own(RunDirectory.open(run), {"model": model})
     named = {"model": model} if model is not None else {}
     with going_on():

@@ -189,14 +189,25 @@ def _within(names: Sequence[str] | None) -> str | None:
 
 
 def _wrap(model: Any, config: PeftConfig, seed: int) -> Any:
-    """A fresh adapter on a plain model, or beside the frozen ones that it has."""
+    """A fresh adapter on a plain model, or beside the frozen ones that it has.
+
+    Raises:
+        ModelError: PEFT cannot put it on such a model.
+    """
     torch.manual_seed(seed)
-    with _without_renaming_notice():
-        if isinstance(model, PeftModel):
-            model.add_adapter(LEARNING, config)
-            _activate(model)
-        else:
-            model = get_peft_model(model, config, adapter_name=LEARNING)
+    try:
+        with _without_renaming_notice():
+            if isinstance(model, PeftModel):
+                model.add_adapter(LEARNING, config)
+                _activate(model)
+            else:
+                model = get_peft_model(model, config, adapter_name=LEARNING)
+    except ValueError as error:
+        kind = type(base_of(model)).__name__
+        raise ModelError(
+            f"{kind} cannot have this adapter ({_first_line(error)})",
+            "set method to full, or choose another model",
+        ) from error
     quicken(model)
     return model
 
@@ -351,7 +362,10 @@ def _without_renaming_notice() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:120]
+    lines = str(error).splitlines() or [""]
+    # Of weights that do not fit, PyTorch and PEFT list which behind a heading.
+    listed = lines[0].startswith("Error(s) in loading") and len(lines) > 1
+    return lines[listed].strip()[: 240 if listed else 120]
 
 
 def save_weights(model: Any, folder: Path) -> None:

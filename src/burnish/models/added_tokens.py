@@ -185,7 +185,16 @@ def _embedding_rows(weights: dict[str, Tensor], config: dict[str, Any]) -> dict[
         if _DELTA not in key:
             found[name] = _Rows(torch.arange(len(value)), value)
             continue
-        tokens = torch.tensor(_indices(name, config.get("trainable_token_indices")))
+        listed = _indices(name, config.get("trainable_token_indices"))
+        if len(listed) != len(value):
+            raise ModelError(
+                f"the adapter names {len(listed)} tokens as trainable_token_indices, and its "
+                f"weights have rows for {len(value)}",
+                "copy adapter_config.json and the weights there again, both of one checkpoint",
+            )
+        if not listed:
+            continue
+        tokens = torch.tensor(listed)
         if name in found:  # the rows of its base layer were saved, too
             found[name].values[tokens] = value.to(found[name].values.dtype)
         else:

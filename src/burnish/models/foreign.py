@@ -22,6 +22,9 @@ def is_of_another_tool(folder: Path) -> bool:
 def why_not_adopted(folder: Path) -> ModelError | None:
     """What keeps the folder from being taken over as an adapter, with what to do about it; None
     where it holds one in PEFT format."""
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        return ModelError(f"{folder} {what}", f"name the folder that has {CONFIG} and {WEIGHTS}")
     if problem := _of_another_format(folder):
         return problem
     if (folder / CONFIG).exists() and (folder / WEIGHTS).exists():
@@ -48,12 +51,21 @@ def why_not_adopted(folder: Path) -> ModelError | None:
         return ModelError(
             f"{folder} has no {WEIGHTS}", "copy the weights there, or name the folder that has them"
         )
-    return None
+    return ModelError(
+        f"{folder} holds neither a run nor an adapter",
+        f"name a run folder, or a folder with {CONFIG} and {WEIGHTS}",
+    )
 
 
 def why_not_loaded(folder: Path) -> ModelError | None:
     """What is wrong with the folder of a model that has no weights that can be loaded, where that
     can be told; None where it cannot."""
+    if (folder / "manifest.json").exists():
+        return ModelError(
+            f"{folder} is a run, and not the folder of a model",
+            f"name it as `init_from: {folder}`, or name the folder that `burnish export {folder}` "
+            "writes as the model",
+        )
     if problem := _of_another_format(folder):
         return problem
     return None if _holds_adapter(folder) or _is_whole(folder) else _only_inside(folder)
@@ -63,7 +75,7 @@ def _only_inside(folder: Path) -> ModelError | None:
     inside = _inside(folder)
     if not inside:
         return None
-    listed = ", ".join(path.name for path in inside[:3])
+    listed = ", ".join(str(path.relative_to(folder)) for path in inside[:3])
     more = f" and {len(inside) - 3} more" if len(inside) > 3 else ""
     return ModelError(
         f"{folder} itself has neither an adapter nor a model, but folders inside have "
@@ -93,9 +105,15 @@ def _of_another_format(folder: Path) -> ModelError | None:
 
 
 def _inside(folder: Path) -> list[Path]:
-    """Folders right inside that hold an adapter or a model, the last checkpoint first."""
-    found = [p for p in folder.iterdir() if p.is_dir() and (_holds_adapter(p) or _is_whole(p))]
-    return sorted(found, key=lambda path: (-_number(path), path.name))
+    """Folders inside, at most two deep, that hold an adapter or a model, the last checkpoint
+    first."""
+    for depth in ("*", "*/*"):
+        found = [
+            p for p in folder.glob(depth) if p.is_dir() and (_holds_adapter(p) or _is_whole(p))
+        ]
+        if found:
+            return sorted(found, key=lambda path: (-_number(path), path.name))
+    return []
 
 
 def _number(path: Path) -> int:
