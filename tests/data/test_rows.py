@@ -168,6 +168,17 @@ def test_small_arrays(tmp_path: Path, content: str) -> None:
     assert values(write(tmp_path / "a.json", content)) == json.loads(content)
 
 
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_the_one_list_of_an_object_is_read(tmp_path: Path, name: str, indent: int | None) -> None:
+    items = [{"n": n, "t": "x" * 500} for n in range(5000)]  # more than a row may have
+    wrapped = {"version": 1, "meta": {"tags": ["a"]}, "data": items, "info": None}
+    path = write(tmp_path / name, json.dumps(wrapped, indent=indent))
+    heard: list[str] = []
+    assert [getattr(row, "values", row) for row in read_rows(path, heard.append)] == items
+    assert heard == [f"{path} holds one object, and the list 'data' in it was read"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "seen", "remedy"),
     [
@@ -182,7 +193,18 @@ def test_small_arrays(tmp_path: Path, content: str) -> None:
         ("a.csv", '"a"b,c\n', "has no readable header", "mend line 1"),
         ("a.csv", "a;b\nx\ny\n", "is the one column 'a;b'", "with commas between its columns"),
         ("a.json", '[{"a": 1}] x', "(there is more behind the closing ])", "mend the file"),
-        ("a.json", '{"rows": [{}]}', "holds no JSON array", "write the list 'rows' alone"),
+        ("a.json", '{"messages": [{"role": "user"}]}', "holds no JSON array", "write the list"),
+        (
+            "a.json",
+            '{"train": [{"text": "a"}], "test": [{"text": "b"}]}',
+            "an object with the lists 'train', 'test'",
+            "write each list into a file of its own",
+        ),
+        ("a.json", "text,label\na,b\nc,d\n", "holds no JSON array but a CSV file", "name it .csv"),
+        ("a.jsonl", "text,label\na,b\nc,d\n", "is a CSV file, not JSON Lines", "name it .csv"),
+        ("a.jsonl", 'text;label\n"a, b";b\nc;d\n', "is a CSV file", "name it .csv"),
+        ("a.jsonl", "text\tlabel\na\tb\nc\td\n", "is a TSV file", "name it .tsv"),
+        ("a.jsonl", "Once, upon\na time\n\nthere was\n", "is plain text, not", "name it .txt"),
         ("a.jsonl", '[{"a": 1},\n{"b', "is no JSON after line 2 (Unterminated", "mend the file"),
         ("a.csv", b"PK\x03\x04rest", "is a ZIP archive or an Excel workbook", "save the sheet as"),
         (

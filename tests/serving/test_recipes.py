@@ -138,6 +138,24 @@ def test_rows_are_taken_as_they_are_and_once_more(tmp_path: Path) -> None:
         lay_out(job("dpo"), tmp_path / "job", {"train": rows(source, 9)}, {})
 
 
+@pytest.mark.parametrize(
+    ("content", "seen"),
+    [
+        (b"text,label\n" + b"a,b\n" * 30, "train.jsonl is a CSV file"),
+        (b"text\tlabel\n" + b"a\tb\n" * 30, "train.jsonl is a TSV file"),
+        (b"once upon a time\n" * 30, "train.jsonl is plain text"),
+        (b"PAR1" + bytes(99), "train.jsonl is a Parquet file"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(99), "train.jsonl is a PNG image, not a text file"),
+        (bytes(range(256)) * 9, "train.jsonl is not a text file"),
+    ],
+)
+def test_another_kind_of_file_is_named(tmp_path: Path, content: bytes, seen: str) -> None:
+    (tmp_path / "upload").write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        lay_out(job("supervised"), tmp_path / "job", {"train": tmp_path / "upload"}, {})
+    assert str(caught.value) == f"{seen}: upload JSON Lines, with one object per line."
+
+
 def test_rows_are_counted_as_they_are_read(tmp_path: Path) -> None:
     text = rows(tmp_path / "upload", 12).read_text()
     for content in (text.replace("\n", "\r").encode(), text.encode("utf-16")):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import _csv
 
 _SAMPLE_BYTES, _SAMPLE_ROWS = 1 << 18, 100
+_ALIKE = 0.9
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _SEPARATOR = re.compile(r'"?sep=([,;\t|])"?\s*')  # Excel's own first line
 _SPACE_AND_QUOTE = re.compile(r"\s+\"")
@@ -53,6 +54,12 @@ def csv_rows(path: Path, notice: Notice) -> Iterator[Row | BadRow]:
     if layout.delimiter != ",":
         notice(f"{path} has {_NAMES[layout.delimiter]} between its columns, and was read as such")
     return _rows(path, layout, notice)
+
+
+def is_table(path: Path, delimiter: str) -> bool:
+    """Whether the first lines of a file have this between several columns, all as many."""
+    layout = _layout(path, (delimiter,))
+    return layout.delimiter == delimiter and layout.width > 1 and layout.share >= _ALIKE
 
 
 def tsv_rows(path: Path, notice: Notice) -> Iterator[Row | BadRow]:

@@ -11,11 +11,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from burnish.data.csv_files import is_table
 from burnish.data.encoding import lines, open_utf8
 from burnish.data.row import MAX_ROW_BYTES, SURROGATE, BadRow, Notice, Row, not_utf8, too_long
+from burnish.data.shapes import KNOWN
 from burnish.errors import DataError, shown
 
 _CHUNK = 1 << 20
+_LINES_SEEN = 20
 _LONGEST_JSON = 64 * MAX_ROW_BYTES  # an item past this is taken for a broken file
 _SPACE = re.compile(r"[ \t\r\n]*")
 
@@ -44,9 +47,15 @@ def json_lines(path: Path, notice: Notice) -> Iterator[Row | BadRow]:
     """The rows of a `.jsonl` file.
 
     Raises:
-        DataError: it holds an array or objects over several lines, and these are broken.
+        DataError: it holds no line of JSON, or an array or objects over several lines that are
+            broken.
     """
+    if seen := other_kind(path):
+        kind, ending = seen
+        raise DataError(f"{path} is {kind}, not JSON Lines", f"name it {ending}")
     first, second = _first_lines(path)
+    if (key := _key_of_rows(path, first, second)) is not None:
+        return _Values(path, notice, is_array=False).under(key)
     if first.startswith(b"[") and not (second and isinstance(_parsed(first), list)):
         notice(f"{path} holds one JSON array instead of one object per line, and was read as one")
         return _Values(path, notice, is_array=True).rows()
@@ -62,7 +71,12 @@ def json_array(path: Path, notice: Notice) -> Iterator[Row | BadRow]:
     Raises:
         DataError: it is neither an array nor several objects, or is broken.
     """
+    if seen := other_kind(path):
+        kind, ending = seen
+        raise DataError(f"{path} holds no JSON array but {kind}", f"name it {ending}")
     first, second = _first_lines(path)
+    if (key := _key_of_rows(path, first, second)) is not None:
+        return _Values(path, notice, is_array=False).under(key)
     if first.startswith(b"["):
         return _Values(path, notice, is_array=True).rows()
     if not first.startswith(b"{"):
@@ -71,6 +85,40 @@ def json_array(path: Path, notice: Notice) -> Iterator[Row | BadRow]:
         notice(f"{path} holds an object on each line instead of one array, and was read as such")
         return _lines_of(path, notice)
     return _several(path, _Values(path, notice, is_array=False).rows(), notice)
+
+
+def other_kind(path: Path) -> tuple[str, str] | None:
+    """What a file without a line of JSON holds, and how its name should end; None where one has."""
+    with open_utf8(path) as file:
+        start = [*islice(filter(None, map(bytes.strip, lines(file))), _LINES_SEEN)]
+    if not start or any(line[:1] in b"[{" or _parsed(line) is not None for line in start):
+        return None
+    for delimiter, kind, ending in ((",", "a CSV file", ".csv"), ("\t", "a TSV file", ".tsv")):
+        if is_table(path, delimiter):
+            return kind, ending
+    if is_table(path, ";"):
+        return "a CSV file", ".csv"
+    return None if len(start) == 1 else ("plain text", ".txt")
+
+
+def _key_of_rows(path: Path, first: bytes, second: bytes) -> str | None:
+    """The key of the one list of objects in a file that is one object and no row itself.
+
+    Raises:
+        DataError: there are several such lists.
+    """
+    if not first.startswith(b"{") or (second.startswith((b"{", b",")) and _parsed(first)):
+        return None
+    lists = _Values(path, lambda _: None, is_array=False).lists()
+    names = [shown(name) for name in lists or ()]
+    if lists is None or not names or KNOWN & {name.lower() for name in lists}:
+        return None
+    if len(names) > 1:
+        raise DataError(
+            f"{path} holds no JSON array but an object with the lists {', '.join(names)}",
+            "write each list into a file of its own, and name them as data.train and data.test",
+        )
+    return next(iter(lists))
 
 
 def _first_lines(path: Path) -> tuple[bytes, bytes]:
@@ -178,7 +226,68 @@ class _Values:
             except UnicodeDecodeError as error:
                 raise DataError(f"{self.path} is not UTF-8", "save the file as UTF-8") from error
 
+    def lists(self) -> dict[str, None] | None:
+        """The keys of the one object in the file whose values are lists of objects, but no turns.
+
+        None where there is more than this object, it is broken, or it is a row.
+        """
+        found: dict[str, None] = {}
+        with io.TextIOWrapper(open_utf8(self.path), "utf-8-sig") as self.file:
+            try:
+                for key in self._keys():
+                    if key.lower() in KNOWN:
+                        return None
+                    if self._peek() != "[":
+                        self._value_end()
+                        continue
+                    for at, item in enumerate(self._items()):
+                        values = item.values if isinstance(item, Row) else {}
+                        if at == 0 and values and not {"role", "from"} & values.keys():
+                            found[key] = None
+                return None if self._peek() else found
+            except (DataError, UnicodeDecodeError):
+                return None
+
+    def under(self, key: str) -> Iterator[Row | BadRow]:
+        """The objects in the list of that key."""
+        self.notice(f"{self.path} holds one object, and the list {shown(key)} in it was read")
+        with io.TextIOWrapper(open_utf8(self.path, self.notice), "utf-8-sig") as self.file:
+            for name in self._keys():
+                if name == key:
+                    yield from self._items()
+                else:
+                    self._value_end()
+
+    def _keys(self) -> Iterator[str]:
+        """Each key of an object; whoever takes it reads its value before the next."""
+        self._peek()
+        self.at += 1
+        while self._peek() == '"':
+            key, self.at = self._value()
+            if self._peek() != ":":
+                raise self._broken("a colon is missing")
+            self.at += 1
+            self._peek()
+            yield str(key)
+            mark = self._peek()
+            if mark not in (",", "}"):
+                raise self._broken("a comma or } is missing")
+            self.at += mark == ","
+        if self._peek() != "}":
+            raise self._broken("a key or } is missing")
+        self.at += 1
+
+    def _value_end(self) -> None:
+        _, end = self._value()
+        self.line += self.text.count("\n", self.at, end)
+        self.at = end
+
     def _array(self) -> Iterator[Row | BadRow]:
+        yield from self._items()
+        if self._peek():
+            raise self._broken("there is more behind the closing ]")
+
+    def _items(self) -> Iterator[Row | BadRow]:
         self._peek()
         self.at += 1
         while self._peek() != "]":  # also behind a last comma
@@ -188,8 +297,6 @@ class _Values:
                 raise self._broken("a comma or ] is missing")
             self.at += mark == ","
         self.at += 1
-        if self._peek():
-            raise self._broken("there is more behind the closing ]")
 
     def _series(self) -> Iterator[Row | BadRow]:
         while self._peek():

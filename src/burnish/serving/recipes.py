@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from burnish.data.encoding import lines, open_utf8
+from burnish.data.json_files import other_kind
 from burnish.errors import DataError, GraderError
 from burnish.recipe import Recipe
 from burnish.run_directory import write_atomic
@@ -185,8 +186,24 @@ def _linked(folder: Path, name: str, source: Path) -> int:
         shutil.copyfile(source, target)
     with source.open("rb") as file:
         _check_lines(f"{name}.jsonl", file.peek())
+    if kind := _other_kind(target):
+        raise DataError(f"{name}.jsonl is {kind}", "upload JSON Lines, with one object per line")
     with open_utf8(target) as text:
         return sum(1 for line in lines(text) if line.strip())
+
+
+def _other_kind(path: Path) -> str:
+    """What a file that is no JSON Lines is; empty where it may be."""
+    with path.open("rb") as file:
+        start = file.read(8)
+    for magic, kind in ((b"PAR1", "a Parquet file"), (b"ARROW1", "an Arrow file")):
+        if start.startswith(magic):
+            return kind
+    try:
+        found = other_kind(path)
+    except DataError as error:  # what it is stands first, then its own remedy
+        return error.seen.partition(" is ")[2]
+    return found[0] if found else ""
 
 
 def _check_lines(name: str, start: bytes) -> None:
