@@ -1,7 +1,6 @@
 """Jobs from the upload to the result, by real workers on a tiny model; with kills, too."""
 
 import csv
-import gzip
 import io
 import json
 import signal
@@ -310,12 +309,9 @@ def test_a_failure_is_told_in_words_of_the_api(client: openai.OpenAI, service: S
     prompts = [{"messages": json.loads(line)["messages"][:1]} for line in lines.splitlines()]
     rows = b"".join(json.dumps(row).encode() + b"\n" for row in prompts)
     more = client.files.create(file=("more.jsonl", chats(42)), purpose="fine-tune").id
-    packed = client.files.create(file=("v.gz", gzip.compress(lines)), purpose="fine-tune").id
     cases = [
         (lines, {"validation_file": more}, "validation_file", "give one of other rows, or none"),
-        (lines, {"validation_file": packed}, "validation_file", "file is compressed"),
         (chats(2) * 20, {}, "training_file", "upload one with more rows that differ"),
-        (gzip.compress(lines), {}, "training_file", "the training file is compressed"),
         (array, {}, "training_file", "one JSON array: write one object a line"),
         (lines, {"method": {"type": "dpo"}}, "training_file", "input, preferred_output and non_"),
         (rows, {"method": graded}, "method.reinforcement.grader", "wanted"),

@@ -34,6 +34,8 @@ _MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _WITHOUT_MARK = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
+# Bytes that texts of an encoding with single bytes have.
+_PRINTED = bytes((*b"\t\n\r\f", *range(0x20, 0x7F), *range(0x80, 0x100)))
 _NO_TEXT = ("Cc", "Cn", "Co", "Cs")
 _OTHER = "name a file of rows, such as JSON Lines or CSV"
 # What is no text at all, and what to do with it; read by the first bytes.
@@ -137,6 +139,22 @@ def _is_binary(sample: bytes) -> bool:
         if controls >= _FEWEST_CONTROLS and controls > share * len(start):
             return True
     return False
+
+
+def not_text(sample: bytes) -> str | None:
+    """What a file that begins like this is, where it cannot be one of plain text; else None."""
+    if any(sample.startswith(magic) for magic in _UNPACK):
+        return "compressed"
+    for magic, (kind, _) in _OTHER_FILES.items():
+        if sample.startswith(magic):
+            return kind
+    encoding = _encoding(sample)
+    text = _decoded(sample, encoding or "utf-8")
+    if encoding:
+        return None if text is not None and _is_plain(text) else "a binary file"
+    signs = len(sample.translate(None, _PRINTED))
+    # One stray sign of control spoils a row, and a byte of another encoding is in a text's place.
+    return "a binary file" if signs and (text is None or signs >= len(sample) / 4) else None
 
 
 def _encoding(sample: bytes) -> str | None:

@@ -143,6 +143,14 @@ def test_a_schema_is_kept(client: openai.OpenAI) -> None:
         ({"messages": []}, "messages", None),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", None),
         ({"extra_body": {"temprature": 1}}, "temprature", None),
+        *(
+            (
+                {"response_format": {"type": "json_schema", "json_schema": {"name": name}}},
+                "response_format.json_schema.name",
+                "invalid_value",
+            )
+            for name in ("", "a b", "x" * 65, "queue\n", "größe", "a.b")
+        ),
     ],
 )
 def test_what_cannot_be_used_is_named(
@@ -154,6 +162,59 @@ def test_what_cannot_be_used_is_named(
     assert error.value.param == param
     if code:
         assert error.value.code == code
+
+
+@pytest.mark.parametrize("prompt", [[], [[]], [[1], []]])
+def test_a_list_of_no_prompts_is_refused(client: openai.OpenAI, prompt: Any) -> None:
+    with pytest.raises(openai.BadRequestError, match="at least 1 item, but got 0") as error:
+        client.completions.create(model="tiny", prompt=prompt)
+    assert str(error.value.param).startswith("prompt")
+    assert error.value.code == "empty_array"
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"messages": []}, "Invalid 'messages': expected at least 1 item, but got 0."),
+        (
+            {"messages": ["hello"]},
+            "Invalid type for 'messages[0]': expected an object, but got the text \"hello\" "
+            "instead.",
+        ),
+        (
+            {"messages": {"role": "user"}},
+            "Invalid type for 'messages': expected an array, but got an object instead.",
+        ),
+        (
+            {"messages": [{"role": "user", "content": 5}]},
+            "Invalid type for 'messages[0].content': expected a string or an array, but got a "
+            "whole number instead.",
+        ),
+        (
+            {"stop": ["a", 2]},
+            "Invalid type for 'stop[1]': expected a string, but got a whole number instead.",
+        ),
+        ({"stop": list("abcde")}, "Invalid 'stop': expected at most 4 items, but got 5."),
+        (
+            {"stream": "yes"},
+            "Invalid type for 'stream': expected true or false, but got the text \"yes\" instead.",
+        ),
+        ({"n": 1.5}, "Invalid type for 'n': expected a whole number, but got a number instead."),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a b"}}},
+            "Invalid 'response_format.json_schema.name': \"a b\" does not match the pattern "
+            "'^[a-zA-Z0-9_-]{1,64}$'.",
+        ),
+        ({"top_p": 2}, "Invalid 'top_p': it must be less than or equal to 1, and is 2."),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_told_in_plain_words(
+    address: str, given: dict[str, Any], sentence: str
+) -> None:
+    body = {"model": "tiny", "messages": HELLO} | given
+    answer = httpx2.post(f"{address}/chat/completions", json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"] == sentence
 
 
 def test_a_judge_is_asked_no_more_than_its_context(server: Server) -> None:

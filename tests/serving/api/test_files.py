@@ -1,6 +1,8 @@
 """Files and uploads through the official client, on both databases."""
 
 import asyncio
+import bz2
+import gzip
 import hashlib
 import os
 import threading
@@ -138,6 +140,66 @@ def test_bad_files_are_refused(client: openai.OpenAI, given: dict, param: str) -
     with pytest.raises(openai.BadRequestError) as error:
         client.files.create(**{"file": ("a", b"a"), "purpose": "fine-tune"} | given)
     assert error.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"", "empty"),
+        (b" \n\r\n\t", "empty"),
+        (b"\xef\xbb\xbf\n", "empty"),
+        (b"%PDF-1.7\n%\xe2\xe3\n", "a PDF"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\2\0", "a binary file"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF\0\1\1\0", "a binary file"),
+        (b"\x7fELF\2\1\1" + bytes(40), "a binary file"),
+        (b"rows.jsonl" + bytes(502), "a binary file"),
+        (b"PK\x03\x04\x14", "a ZIP archive"),
+        (gzip.compress(ROWS), "compressed"),
+        (bz2.compress(ROWS), "compressed"),
+        (bytes(range(256)) * 20, "a binary file"),
+    ],
+)
+def test_what_cannot_hold_rows_is_refused_when_it_comes(
+    client: openai.OpenAI, service: Service, content: bytes, kind: str
+) -> None:
+    with pytest.raises(openai.BadRequestError, match=f"The file is {kind}") as error:
+        client.files.create(file=("rows.jsonl", content), purpose="fine-tune")
+    assert (error.value.param, error.value.code) == ("file", "invalid_file")
+    if content:
+        upload = client.uploads.create(
+            bytes=len(content), filename="a.jsonl", mime_type="text/jsonl", purpose="fine-tune"
+        )
+        part = client.uploads.parts.create(upload.id, data=content)
+        with pytest.raises(openai.BadRequestError, match=f"The file is {kind}") as error:
+            client.uploads.complete(upload.id, part_ids=[part.id])
+        assert error.value.code == "invalid_file"
+    assert list(client.files.list()) == []
+    assert client.files.create(file=("a", content), purpose="user_data").bytes == len(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        ROWS,
+        "{'a': 'Größe 包裹'}\n".encode("latin-1", "ignore"),
+        '{"a": "包裹"}\n'.encode("utf-16"),
+        '{"a": "Größe"}\n'.encode("utf-16-le"),
+        b'{"a": "one stray \x01"}\n',
+        ("x" * 4094 + "包裹" * 4000).encode(),
+    ],
+)
+def test_texts_of_any_encoding_are_taken(client: openai.OpenAI, content: bytes) -> None:
+    made = client.files.create(file=("rows.jsonl", content), purpose="fine-tune")
+    assert client.files.content(made.id).read() == content
+
+
+def test_a_part_named_twice_is_named(client: openai.OpenAI) -> None:
+    upload = client.uploads.create(
+        bytes=2, filename="a.jsonl", mime_type="text/jsonl", purpose="fine-tune"
+    )
+    part = client.uploads.parts.create(upload.id, data=b"{}").id
+    with pytest.raises(openai.BadRequestError, match=f"names the part {part} more than once"):
+        client.uploads.complete(upload.id, part_ids=[part, part])
 
 
 def test_a_long_file_is_refused_and_leaves_nothing(client: openai.OpenAI, service: Service) -> None:

@@ -3,7 +3,7 @@
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -23,6 +23,8 @@ from burnish.serving.targets import Target, beside, refusing_uncounted, room_for
 
 router = APIRouter()
 _GONE = Response(status_code=499)
+T = TypeVar("T")
+_Several = Annotated[Array[T], Field(min_length=1)]
 # The API's own default.
 _TOKENS = 16
 
@@ -30,7 +32,9 @@ _TOKENS = 16
 class CompletionRequest(Drawing):
     """The body of a legacy completion."""
 
-    prompt: str | Array[str] | Array[int] | Array[Array[int]] | None = None
+    prompt: (
+        str | _Several[str] | _Several[int] | _Several[Annotated[Array[int], Field(min_length=1)]]
+    ) | None = None
     best_of: Annotated[int, Field(ge=1, le=20)] | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None

@@ -113,7 +113,7 @@ class Drawing(Body):
 class JsonSchema(Body):
     """A schema that the answer must keep."""
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
     description: str | None = None
     schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
     strict: bool | None = None

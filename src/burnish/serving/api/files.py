@@ -15,6 +15,7 @@ from burnish.serving.api.documented import BYTES
 from burnish.serving.api.errors import invalid
 from burnish.serving.api.queries import After, Shared
 from burnish.serving.api.shapes import File, Listed, file_fields, file_of, written_page
+from burnish.serving.row_files import START, check_start
 from burnish.serving.state import files
 from burnish.serving.state.paging import Cursor
 
@@ -39,6 +40,8 @@ def create(
     if (anchor is None) != (seconds is None):
         missing = "anchor" if anchor is None else "seconds"
         raise invalid(f"expires_after has no {missing}.", f"expires_after.{missing}")
+    check_start(purpose, file.file.read(START), "file")
+    file.file.seek(0)
     limit = service.settings.max_file_bytes
     received = files.receive(service.content, pieces_of(file.file), limit)
     row = files.described(received, purpose, name_of(file), lasting(purpose, seconds))

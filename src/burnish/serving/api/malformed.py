@@ -24,19 +24,57 @@ _CODES = {
     "less_than_equal": "above_max_value",
 }
 
+_EXPECTED = {
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "an object"),
+    **dict.fromkeys(("list_type", "tuple_type"), "an array"),
+    "string_type": "a string",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    "none_required": "null",
+}
+# In this order, since Python's truth values are numbers.
+_TYPES: dict[Any, str] = {
+    dict: "an object",
+    list: "an array",
+    bool: "a boolean",
+    int: "a whole number",
+    float: "a number",
+    type(None): "null",
+}
+_LENGTHS = {
+    "too_short": ("at least", "item"),
+    "too_long": ("at most", "item"),
+    "string_too_short": ("at least", "character"),
+    "string_too_long": ("at most", "character"),
+}
+
 
 def malformed(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
     """The first error of a request's validation; `body` is what was sent.
 
-    Where a value may be of several types, the ones that it is not of are told last.
+    Where a value may be of several types, the ones that it is not of are told last, and of those
+    the ones that lie deepest: a list that holds a wrong item is a list after all.
     """
-    first = next((error for error in errors if not _is_type(error["type"])), errors[0])
-    kind, place = str(first["type"]), list(first["loc"])
-    if kind == "json_invalid" or place == ["body"]:
+    first = next((error for error in errors if not _is_type(error["type"])), None)
+    if first is None:
+        params = [_param_of(error, body) for error in errors]
+        place = max(params, key=len)
+        deepest = [one for one, param in zip(errors, params, strict=True) if param == place]
+        first, kinds = deepest[0], [str(error["type"]) for error in deepest]
+    else:
+        kinds = [str(first["type"])]
+    kind = kinds[0]
+    if kind == "json_invalid" or list(first["loc"]) == ["body"]:
         return invalid(_NO_JSON if kind == "json_invalid" else _NO_OBJECT)
+    param = _param_of(first, body)
+    return invalid(_sentence(kinds, param, first), param, _code(kind, first))
+
+
+def _param_of(error: Mapping[str, Any], body: Any) -> str:
+    place = list(error["loc"])
     sent = body if place[0] == "body" else None
-    param = _param(place[1:], sent, missing=kind == "missing")
-    return invalid(_sentence(kind, param, first), param, _code(kind, first))
+    return _param(place[1:], sent, missing=error["type"] == "missing")
 
 
 def _code(kind: str, error: Mapping[str, Any]) -> str:
@@ -54,21 +92,56 @@ def _is_type(kind: str) -> bool:
     return kind.endswith(("_type", "_parsing"))
 
 
-def _sentence(kind: str, param: str, error: Mapping[str, Any]) -> str:
+def _sentence(kinds: Sequence[str], param: str, error: Mapping[str, Any]) -> str:
+    """What is wrong, the value seen and what is expected; `kinds` are several of a union."""
+    kind, value, limits = kinds[0], error["input"], error.get("ctx") or {}
+    message = f"{error['msg']}".removeprefix("Value error, ")
     if kind == "missing":
         return f"Missing required parameter: '{param}'."
     if kind == "extra_forbidden":
         return f"Unknown parameter: '{param}'."
-    said = f"{error['msg']}".removeprefix("Value error, ")
     if kind == "literal_error":
-        seen = json.dumps(error["input"], default=str, ensure_ascii=False)[:40]
-        return f"Invalid value for '{param}': {seen}. Supported are {error['ctx']['expected']}."
-    if said.startswith("Expected UploadFile"):  # the framework's word for it
-        said = "it is a text, and must be a file with a file name"
+        return f"Invalid value for '{param}': {_shown(value)}. Supported are {limits['expected']}."
+    if kind == "union_tag_invalid":
+        name, tag, known = (limits[key] for key in ("discriminator", "tag", "expected_tags"))
+        return f"Invalid '{param}': its {name} is '{tag}'. Supported are {known}."
+    if kind == "union_tag_not_found":
+        return f"Invalid '{param}': it has no {limits['discriminator']}."
+    if message.startswith("Expected UploadFile"):  # the framework's word for it
+        return f"Invalid '{param}': it is a text, and must be a file with a file name."
+    if expected := dict.fromkeys(_EXPECTED[one] for one in kinds if one in _EXPECTED):
+        return (
+            f"Invalid type for '{param}': expected {' or '.join(expected)}, but got "
+            f"{_type_of(value)} instead."
+        )
+    if kind in _LENGTHS and limits:
+        side, unit = _LENGTHS[kind]
+        least = limits["min_length" if side == "at least" else "max_length"]
+        units = unit if least == 1 else f"{unit}s"
+        return f"Invalid '{param}': expected {side} {least} {units}, but got {_length(value)}."
+    if kind == "string_pattern_mismatch":
+        pattern = limits["pattern"]
+        return f"Invalid '{param}': {_shown(value)} does not match the pattern '{pattern}'."
+    message = message.replace("Input should be", "it must be")
     code = _code(kind, error)
     if code.endswith("_value") and code != "invalid_value":
-        said = f"{said}, and is {str(error['input'])[:40]}"
-    return f"Invalid {'type for ' if code == 'invalid_type' else ''}'{param}': {said}."
+        message = f"{message}, and is {str(value)[:40]}"
+    return f"Invalid {'type for ' if code == 'invalid_type' else ''}'{param}': {message}."
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, default=str, ensure_ascii=False)[:40]
+
+
+def _length(value: Any) -> str:
+    return str(len(value)) if isinstance(value, str | list | dict) else "another number"
+
+
+def _type_of(value: Any) -> str:
+    """A short text is shown, since a query and a form have nothing else."""
+    if isinstance(value, str):
+        return f"the text {_shown(value)}"
+    return next((name for kind, name in _TYPES.items() if isinstance(value, kind)), "a file")
 
 
 def _param(place: Sequence[str | int], body: Any, *, missing: bool) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from sqlalchemy import func, select, update
@@ -9,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from burnish.serving import audit
 from burnish.serving.api.errors import ApiError, invalid, not_found
+from burnish.serving.row_files import START, check_start
 from burnish.serving.state import files
 from burnish.serving.state.content import Content, Received
 from burnish.serving.state.database import Database, seen
@@ -162,10 +164,11 @@ def _check_open(upload: UploadRow) -> None:
 def _ordered(session: Session, name: str, part_ids: Sequence[str]) -> list[PartRow]:
     rows = session.scalars(select(PartRow).where(PartRow.upload_id == name)).all()
     known = {row.id: row for row in rows}
-    unknown = [part for part in part_ids if part not in known]
-    if unknown or len(set(part_ids)) != len(part_ids):
-        named = unknown[0] if unknown else "a part named twice"
-        raise invalid(f"Upload {name} has no such part: {named}.", "part_ids")
+    if unknown := [part for part in part_ids if part not in known]:
+        raise invalid(f"Upload {name} has no such part: {unknown[0]}.", "part_ids")
+    if len(set(part_ids)) != len(part_ids):
+        twice = next(part for part, count in Counter(part_ids).items() if count > 1)
+        raise invalid(f"'part_ids' names the part {twice} more than once.", "part_ids")
     return [known[part] for part in part_ids]
 
 
@@ -187,9 +190,11 @@ def _check_whole(content: Content, upload: UploadRow, received: Received, md5: s
         raise invalid(
             f"The parts are {received.size} bytes, but {upload.bytes} were announced.", "part_ids"
         )
-    if md5 is None:
-        return
     with received.path.open("rb") as file:
+        check_start(upload.purpose, file.read(START), "part_ids")
+        file.seek(0)
+        if md5 is None:
+            return
         found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if found != md5.lower():
         raise invalid(f"The bytes have the MD5 {found}, not {md5}.", "md5")
