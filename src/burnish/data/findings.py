@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from burnish.chat import Conversation, Example, content_id
+from burnish.data.unicode_forms import normal_form
 from burnish.errors import DataError
 from burnish.run_directory import Finding
 
@@ -30,7 +31,7 @@ def normalised(conversation: Conversation) -> str:
 
 def normalised_text(text: str) -> str:
     """The same of a plain text: NFKC, case folded, single spaces, no punctuation."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    folded = normal_form("NFKC", text).casefold()
     bare = " ".join(_SIGN.sub(_without_punctuation, folded).split())
     return bare or " ".join(folded.split())
 

@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from burnish.chat import Example
+from burnish.data.unicode_forms import normal_form
 from burnish.run_directory import Finding
 
 _SHOWN = 3
@@ -13,9 +14,9 @@ _LONGEST_CLASS = 60
 
 def folded(label: str) -> str:
     """A label without what the eye may miss: case, Unicode form, spaces, characters of no width."""
-    plain = unicodedata.normalize("NFKC", label).casefold()
+    plain = normal_form("NFKC", label).casefold()
     shown = (char for char in plain if unicodedata.category(char) != "Cf")
-    return " ".join(unicodedata.normalize("NFKC", "".join(shown)).split())
+    return " ".join(normal_form("NFKC", "".join(shown)).split())
 
 
 def escaped(spellings: Sequence[str]) -> list[str]:
@@ -25,7 +26,7 @@ def escaped(spellings: Sequence[str]) -> list[str]:
 
 
 def _look(spelling: str) -> str:
-    plain = unicodedata.normalize("NFKC", spelling)
+    plain = normal_form("NFKC", spelling)
     return " ".join("".join(c for c in plain if unicodedata.category(c) != "Cf").split())
 
 

@@ -5,6 +5,8 @@ import unicodedata
 from collections.abc import Callable
 from functools import cache, lru_cache
 
+from burnish.data.unicode_forms import normal_form
+
 # Scripts whose words run together: Thai and Lao, Burmese, Khmer, kana, Han.
 UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u9fff"
@@ -20,7 +22,7 @@ class _UnicodeTokenizer:
     """
 
     def tokenize(self, text: str) -> list[str]:
-        return "".join(map(_spaced, unicodedata.normalize("NFC", text).lower())).split()
+        return "".join(map(_spaced, normal_form("NFC", text).lower())).split()
 
 
 @lru_cache(maxsize=65_536)

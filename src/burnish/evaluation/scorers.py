@@ -7,7 +7,6 @@ Third-party metrics are imported on first use, so that checking a recipe does no
 
 import difflib
 import json
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from burnish.data.unicode_forms import normal_form
 from burnish.errors import DataError, UserError
 from burnish.evaluation.rouge import rouge
 from burnish.evaluation.spans import span_counts, span_f1, span_precision, span_recall
@@ -209,7 +209,7 @@ def corpus_chrf(answers: Sequence[str], expected: Sequence[str]) -> float:
 
 
 def _normalised(text: str) -> str:
-    words = " ".join(unicodedata.normalize("NFC", text).casefold().split())
+    words = " ".join(normal_form("NFC", text).casefold().split())
     # An answer of punctuation alone is kept: "?" and "!" are different answers.
     return words.rstrip(_SENTENCE_ENDINGS + " ") or words
 

@@ -2,12 +2,12 @@
 
 import itertools
 import math
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, Literal, get_args
 
+from burnish.data.unicode_forms import MOST_MARKS, has_long_row
 from burnish.errors import GraderError
 from burnish.evaluation.graders.grader import Grader, Judges
 from burnish.evaluation.graders.subject import GradingError, Subject, Template
@@ -35,8 +35,6 @@ LONGEST = 1 << 16
 # longer that has its length: in so many steps (of 64 bits each), which take 0.4 s.
 _STEPS = 10**10
 _UNEQUAL = 1.4  # less than rapidfuzz's own 1.5, to be on the safe side
-# Marks in a row: their order is found in the square of their number. Real text has fewer than 30.
-_MARKS = 256
 _STEMMED = 64  # characters of a word that has a stem; what is longer is no word
 
 
@@ -151,11 +149,8 @@ def _check_length(text: str) -> None:
         raise _too_long(
             f"a text has {len(text)} characters, and text_similarity compares at most {LONGEST}"
         )
-    row = 0
-    for character in text:
-        row = row + 1 if unicodedata.combining(character) else 0
-        if row > _MARKS:
-            raise _too_long(f"a text has more than {_MARKS} combining marks in a row")
+    if has_long_row(text):
+        raise _too_long(f"a text has more than {MOST_MARKS} combining marks in a row")
 
 
 def _too_long(said: str) -> GradingError:
