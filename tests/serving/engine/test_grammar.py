@@ -108,6 +108,7 @@ NO_PARAMETERS: list[dict[str, Any]] = [
     {"parameters": {"properties": {}}},
     {"parameters": {"type": "object", "properties": {}, "required": []}},
     {"parameters": {"type": "object", "properties": None, "title": "Nothing"}},
+    {"parameters": {"type": "null"}},
     {"parameters": {"type": ["object", "null"], "properties": {}}, "strict": True},
     {"parameters": {"type": "object", "properties": {}, "additionalProperties": False}},
 ]
@@ -135,6 +136,13 @@ def test_no_parameters_are_an_empty_object(tiny_tokenizer: Any, function: Any) -
     both = [{"name": "f", **function}, {"name": "f"}]
     several = drawn_call(tiny_tokenizer, both, 0, several=True)
     assert set(several.replace(call, "")) <= {"\n"}
+
+
+@pytest.mark.parametrize("kind", ["string", "array", "boolean"])
+def test_arguments_of_another_type_are_refused(tiny_tokenizer: Any, kind: str) -> None:
+    function = {"name": "f", "parameters": {"type": kind}}
+    with pytest.raises(UserError, match=f"of the type '{kind}'.*give it the type 'object'"):
+        call_grammar(tiny_tokenizer, [function], several=False)
 
 
 @pytest.mark.parametrize(

@@ -188,11 +188,23 @@ def _matcher(tokens: LLTokenizer, compiled: str) -> LLMatcher:
 def _arguments(parameters: Mapping[str, Any] | None, *, free: bool) -> dict[str, Any]:
     """The schema of a call's arguments: an object, and an empty one where it names no members.
 
-    A keyword that is null is absent. Where the model is `free` not to call, an object whose members
-    are not named may have any, as in a reply that keeps to no grammar.
+    A keyword that is null is absent, and the type null is none. Where the model is `free` not to
+    call, an object whose members are not named may have any, as in a reply that keeps to no
+    grammar.
+
+    Raises:
+        UserError: they are no object.
     """
     schema = {name: value for name, value in (parameters or {}).items() if value is not None}
     kind = schema.get("type", "object")
+    if kind == "null":
+        return _NO_ARGUMENTS
+    if kind in ("string", "number", "integer", "boolean", "array"):
+        raise UserError(
+            f"a function has parameters of the type {kind!r}, and the arguments of a call are an "
+            "object",
+            "give it the type 'object', with what it takes as properties",
+        )
     if kind != "object" and not (isinstance(kind, list) and "object" in kind):
         return schema
     named = any(schema.get(name) for name in _MEMBERS)
