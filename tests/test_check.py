@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,20 @@ def test_a_file_that_holds_no_tools(tmp_path: Path, rows: Path, content: str, sa
         (tmp_path / "tools.json").write_text(content)
     with pytest.raises(DataError, match=said):
         load(Data(train=rows, tools=tmp_path / "tools.json"), 0)
+
+
+def test_answers_that_a_model_without_a_template_could_not_give(
+    tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny_folder, bare)
+    (bare / "chat_template.jinja").unlink()
+    turns = [
+        {"messages": [{"role": "user", "content": f"t {n}"}, {"role": "assistant", "content": a}]}
+        for n, a in enumerate(["yes", "no\nuser: none"] * 20)
+    ]
+    rows = write_rows(tmp_path / "turns.jsonl", turns)
+    for model, count in ((tiny_folder, []), (bare, [20])):
+        said = checked(capsys, str(rows), "--model", str(model))
+        counts = [f["count"] for f in said["findings"] if f["kind"] == "speaker"]
+        assert counts == count

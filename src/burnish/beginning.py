@@ -13,6 +13,7 @@ from rich.markup import escape
 from burnish.chat import Example
 from burnish.data.findings import rejected_answers
 from burnish.data.load import Dataset, load
+from burnish.data.marks import speaking_lines
 from burnish.data.render import Rendered, unshown_reasoning
 from burnish.data.sample import LIMIT
 from burnish.errors import DataError, RecipeError
@@ -67,6 +68,9 @@ def prepare(recipe: Recipe, source: Source, data: Data | None = None) -> Checked
         findings += rejected_answers(dataset.train)
     reads_turns = recipe.objective == "sft"  # the others read what an answer says
     findings += unshown_reasoning(dataset.train, tokenizer, is_shown=reads_turns)
+    if recipe.objective not in HEADS:  # a head writes nothing
+        every = [*dataset.train, *dataset.validation, *dataset.test]
+        findings += speaking_lines(every, tokenizer)
     for split in ("train", "validation", "test"):
         examples = getattr(dataset, split)
         found = objective.render(examples, tokenizer, limit) if examples else ([], None)

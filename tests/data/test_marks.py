@@ -1,9 +1,12 @@
 """Rows that were rendered already are told, whichever family's template it was."""
 
+import copy
+from typing import Any
+
 import pytest
 
 from burnish.chat import Example, Message
-from burnish.data.marks import mark_in, templated
+from burnish.data.marks import mark_in, speaking_lines, templated
 
 RENDERED = {
     "ChatML": "<|im_start|>user\nq<|im_end|>",
@@ -59,3 +62,22 @@ def test_other_text_has_none(text: str) -> None:
 def test_a_rejected_answer_is_looked_at() -> None:
     turns = (Message("user", "q"), Message("assistant", "a"))
     assert templated([Example("p", turns, rejected="b<|eot_id|>")], "train")
+
+
+def test_lines_at_which_a_model_without_a_template_stops(tiny_tokenizer: Any) -> None:
+    answers = ("yes\nuser: may come in", "the user: x", "assistant: yes", "a\nUser: x", "b")
+    rows = [
+        Example(f"{n}", (Message("user", "user: q"), Message("assistant", answer)), source=f"f:{n}")
+        for n, answer in enumerate(answers)
+    ]
+    masked = (Message("user", "q"), Message("assistant", answers[0], 0), Message("assistant", "c"))
+    rows += [
+        Example("m", masked, source="f:9"),
+        Example("d", (Message("document", "a\nuser: b"),), source="f:10"),
+    ]
+    assert speaking_lines(rows, tiny_tokenizer) == []
+    plain = copy.deepcopy(tiny_tokenizer)
+    plain.chat_template = None
+    (finding,) = speaking_lines(rows, plain)
+    assert (finding.severity, finding.count, finding.where) == ("warning", 2, ("f:0", "f:2"))
+    assert "use a model with a chat template" in finding.message

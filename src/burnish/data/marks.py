@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from burnish.chat import Example
 from burnish.data.findings import found
+from burnish.data.templates import next_speakers, speaker_start
 from burnish.run_directory import Finding
 
 _NAMES = (
@@ -60,6 +62,26 @@ def templated(examples: Iterable[Example], split: str) -> list[Finding]:
         message = f"{len(rows)} rows of {split} {said.format(mark)}"
         findings += found("template", "warning", message, [example for example, _ in rows])
     return findings
+
+
+def speaking_lines(examples: Iterable[Example], tokenizer: Any) -> list[Finding]:
+    """Rows with a line in an answer that looks like the next speaker's to a model without a chat
+    template: whatever such a model writes ends there."""
+    if not next_speakers(tokenizer):
+        return []
+    rows = [
+        example
+        for example in examples
+        for turn in example.messages
+        if turn.role == "assistant" and turn.learnt and speaker_start(turn.content) is not None
+    ]
+    message = (
+        f"{len(rows)} answers have a line that begins like a turn (user:, assistant:, system: or "
+        "tool:), and the model has no chat template, so whatever it writes ends before such a "
+        "line, in evaluation and when it is served; word these lines differently, or use a model "
+        "with a chat template"
+    )
+    return found("speaker", "warning", message, rows)
 
 
 def _mark_of(example: Example) -> str | None:
