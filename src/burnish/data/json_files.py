@@ -59,7 +59,7 @@ def json_lines(path: Path, notice: Notice) -> Iterator[Row | BadRow]:
     if first.startswith(b"[") and not (second and isinstance(_parsed(first), list)):
         notice(f"{path} holds one JSON array instead of one object per line, and was read as one")
         return _Values(path, notice, is_array=True).rows()
-    if first == b"{":
+    if first == b"{" and second:
         notice(f"{path} holds objects over several lines, and was read as such")
         return _Values(path, notice, is_array=False).rows()
     return _lines_of(path, notice)
