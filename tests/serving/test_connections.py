@@ -233,6 +233,31 @@ async def test_no_descriptors_left_is_said_a_few_times(monkeypatch: pytest.Monke
     assert Full.calls == 100
 
 
+@pytest.mark.anyio
+async def test_a_flood_leaves_turns_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    admitted = 0
+
+    class Flooded:
+        async def sock_accept(self, _: object) -> tuple[None, tuple[str, int]]:
+            return None, ("127.0.0.1", 1)  # another is there at once, so nothing waits
+
+    def admit(*_: object) -> None:
+        nonlocal admitted
+        admitted += 1
+        if admitted == 100:
+            raise asyncio.CancelledError
+
+    found = Connections({}, None, QUICK, 1024)
+    monkeypatch.setattr(found, "_admit", admit)
+    with socket.socket() as own:
+        task = asyncio.get_running_loop().create_task(found._accept(own))
+        monkeypatch.setattr(asyncio, "get_running_loop", Flooded)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        task.cancel()
+    assert 0 < admitted <= 10
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"

@@ -243,6 +243,8 @@ class Connections:
                 await asyncio.sleep(0.1)  # it would fail again at once
                 continue
             self._admit(accepted, network_of(str(place[0])))
+            # sock_accept does not wait where a connection is there: a flood would keep all others.
+            await asyncio.sleep(0)
 
     def _admit(self, accepted: socket.socket, address: str) -> None:
         full = self._of[address] >= self._patience.each
