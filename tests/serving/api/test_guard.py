@@ -225,6 +225,10 @@ async def test_revoking_the_last_key_opens_nothing(engine: Engine) -> None:
         "X-Cluster-Client-IP",
         "Fastly-Client-IP",
         "X-Original-Forwarded-For",
+        "X_Forwarded_For",
+        "X-Nginx-Proxy",
+        "X-ARR-LOG-ID",
+        "X-Scheme",
     ],
 )
 async def test_behind_a_proxy_a_loopback_is_not_trusted(engine: Engine, header: str) -> None:

@@ -44,7 +44,8 @@ _FORWARDED = (
 _PROXIES = re.compile(
     r"(x-)?forwarded(-.+)?|x-original-.+|via|cdn-loop|x-real-ip|(.+-)?(client|connecting)-?ip"
     r"|x-remote-(ip|addr)|x-proxyuser-ip|(cf|fly|x-envoy|x-azure|x-vercel|x-appengine|tailscale)-.+"
-    r"|x-amz(n-trace|-cf)-id|x-cloud-trace-context|ngrok-.+"
+    r"|x-amz(n-trace|-cf)-id|x-cloud-trace-context|ngrok-.+|x-(arr|traefik)-.+|x-varnish"
+    r"|x-nginx-proxy|(x-)?(url-)?scheme|front-end-https|surrogate-capability|max-forwards"
 )
 _ELSEWHERE = (
     "A web page of another place sent this, and no browser may ask this server for one. "
@@ -177,7 +178,7 @@ class Guard:
 
 def _proxy_header(headers: Headers) -> str | None:
     """The first header that only a proxy adds."""
-    return next((name for name in headers if _PROXIES.fullmatch(name)), None)
+    return next((name for name in headers if _PROXIES.fullmatch(name.replace("_", "-"))), None)
 
 
 def _is_elsewhere(headers: Headers) -> bool:
