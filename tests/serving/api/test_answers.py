@@ -17,6 +17,7 @@ from burnish.models.load import load_model
 from burnish.models.remote import RemoteModel
 from burnish.serving.api import completions
 from burnish.serving.api.app import make_app
+from burnish.serving.api.embeddings import EmbeddingRequest, _rows
 from burnish.serving.api.errors import ApiError
 from burnish.serving.server import Server, open_server
 from burnish.serving.service import Settings
@@ -304,6 +305,25 @@ def test_an_unknown_model_and_an_unknown_route(client: openai.OpenAI) -> None:
     assert error.value.code == "unknown_url"
 
 
+def test_a_long_name_does_not_come_back_whole(loose: openai.OpenAI) -> None:
+    name = "m" * 100_000
+    asked: Any = {"messages": HELLO}
+    for body, end in (
+        ({"model": name}, "…` does not exist or you do not have access to it."),
+        ({"model": "tiny", name: 1}, "…"),
+        ({"model": "tiny", "\n" * 100_000: 1}, "…"),
+    ):
+        with pytest.raises(openai.APIStatusError) as error:
+            loose.post("/chat/completions", body={**asked, **body}, cast_to=object)
+        assert len(error.value.response.content) < 25_000
+        told: Any = error.value.body
+        assert told["message"].endswith(end)
+        assert len(told["param"]) <= 200
+    with pytest.raises(openai.NotFoundError) as missing:
+        loose.files.retrieve("f" * 5_000)
+    assert len(missing.value.response.content) < 1_000
+
+
 def test_completions_echo_how_likely_a_text_is(loose: openai.OpenAI, tiny_folder: Path) -> None:
     model = load_model(str(tiny_folder), "cpu")
     tokens = model.tokenizer("the tent is torn", add_special_tokens=False)["input_ids"]
@@ -437,6 +457,21 @@ def test_embeddings_are_of_length_one(loose: openai.OpenAI, embedder: None) -> N
     for long in ("tent " * 500_000, [7] * 500_000, ["tent", "tent " * 100_000]):
         with pytest.raises(openai.BadRequestError, match=r"an input has (more than 512|500000)"):
             loose.embeddings.create(model="all-minilm-l6-v2", input=long)
+
+
+def test_no_text_is_read_after_one_that_is_too_long() -> None:
+    class Reader:
+        context, read = 2, 0
+
+        def encoded(self, text: str) -> list[int]:
+            self.read += 1
+            return [1] * len(text)
+
+    reader: Any = Reader()
+    body = EmbeddingRequest(model="tiny", input=["ab", "abcd", *["ab"] * 1000])
+    with pytest.raises(ApiError, match="an input has 4"):
+        _rows(body, reader)
+    assert reader.read == 2
 
 
 def test_a_text_too_long_to_embed_has_no_grade(loose: openai.OpenAI, embedder: None) -> None:

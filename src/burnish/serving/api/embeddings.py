@@ -86,15 +86,21 @@ def _rows(body: EmbeddingRequest, embedder: Embedder) -> list[list[int]]:
         given = [given]
     if not given or any(not one for one in given) or len(given) > _INPUTS:
         raise invalid(f"'input' must hold 1 to {_INPUTS} texts, none of them empty.", "input")
-    try:
-        rows = [embedder.encoded(one) if isinstance(one, str) else list(one) for one in given]
-    except TooLongError as error:
-        raise _too_long(embedder, f"more than {error.least}") from error
-    if longest := max((len(row) for row in rows if len(row) > embedder.context), default=0):
-        raise _too_long(embedder, f"{longest}")
+    rows = [_row(one, embedder) for one in given]
     if any(not 0 <= token < len(embedder.tokenizer) for row in rows for token in row):
         raise invalid("'input' holds a number that is no token of the model.", "input")
     return rows
+
+
+def _row(given: str | list[int], embedder: Embedder) -> list[int]:
+    """The first that is too long is refused: no other is read for nothing."""
+    try:
+        row = embedder.encoded(given) if isinstance(given, str) else list(given)
+    except TooLongError as error:
+        raise _too_long(embedder, f"more than {error.least}") from error
+    if len(row) > embedder.context:
+        raise _too_long(embedder, f"{len(row)}")
+    return row
 
 
 def _too_long(embedder: Embedder, count: str) -> ApiError:

@@ -14,6 +14,10 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
+from burnish.errors import cut, readable
+
+_LONGEST = 10_000  # characters of a message
+
 
 class ApiError(Exception):
     """An answer that is an error: `{"error": {"message", "type", "param", "code"}}`."""
@@ -28,9 +32,10 @@ class ApiError(Exception):
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(message)
-        self.status, self.message = status, message
-        self.kind, self.param, self.code = kind, param, code
+        # Names that a client sends come back to it, however long they are.
+        self.status, self.message = status, readable(cut(message, _LONGEST))
+        self.kind, self.param, self.code = kind, cut(param) if param else param, code
+        super().__init__(self.message)
         self.headers = dict(headers or {})
 
     @property
@@ -66,12 +71,12 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
 
 def not_found(what: str, name: str, param: str = "id") -> ApiError:
     """Such as `No such File object: file-123`."""
-    return ApiError(404, f"No such {what}: {name}", param=param, code="not_found")
+    return ApiError(404, f"No such {what}: {cut(name)}", param=param, code="not_found")
 
 
 def model_not_found(name: str) -> ApiError:
     """As the API says it of a model that does not exist, or that the key may not use."""
-    message = f"The model `{name}` does not exist or you do not have access to it."
+    message = f"The model `{cut(name)}` does not exist or you do not have access to it."
     return ApiError(404, message, param="model", code="model_not_found")
 
 
