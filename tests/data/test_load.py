@@ -402,3 +402,13 @@ def test_documents_of_a_text_file_say_how_they_are_parted(tmp_path: Path) -> Non
     path.write_text("\n".join(lines))
     with pytest.raises(DataError, match="put an empty line between the documents"):
         load(Data(train=path), 0)
+
+
+def test_labels_of_one_row_each_cannot_be_tested(tmp_path: Path) -> None:
+    rows = [{"text": f"t{n}", "label": f"l{n}"} for n in range(30)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match="30 rows that differ, and 30 labels, so no label has a s"):
+        load(Data(train=path), 0)
+    with pytest.raises(DataError, match=r"within data.limit = 9, .*: raise data.limit, or name"):
+        load(Data(train=path, limit=9), 0)

@@ -8,6 +8,7 @@ import pytest
 
 from burnish.chat import Example, Message
 from burnish.data.sample import Sample
+from burnish.errors import DataError
 
 
 def example(number: int, label: str | None = None, group: str | None = None) -> Example:
@@ -39,8 +40,13 @@ def test_rare_labels_keep_one_row_and_common_ones_their_share() -> None:
 
 
 def test_more_labels_than_rows() -> None:
-    rows = drawn((example(n, f"label {n}") for n in range(1000)), 100)
+    sample = Sample(100, 0)
+    for n in range(1000):
+        sample.add(example(n, f"label {n % 150}"))
+    rows, (found,) = sample.draw("train")
     assert len(rows) == 100
+    assert found.severity == "warning"
+    assert found.message.endswith(", and 50 of 150 labels have no row left; raise data.limit")
 
 
 @pytest.mark.parametrize("labelled", [False, True])
@@ -90,3 +96,8 @@ def test_rows_without_label_take_the_memory_of_the_limit() -> None:
     tracemalloc.stop()
     assert len(rows) == 500
     assert peak < 5_000_000
+
+
+def test_a_limit_below_every_group_says_so() -> None:
+    with pytest.raises(DataError, match="limit is 9, but the smallest group of train has 10 rows"):
+        drawn([example(n, group=f"customer {n % 40}") for n in range(400)], 9)

@@ -239,13 +239,19 @@ def _check_left(parts: dict[str, list[Example]], data: Data) -> None:
         )
     if (data.test or data.split.test) and not parts["test"]:
         split_off = [] if data.validation else parts["validation"]
-        count = len(parts["train"]) + len(split_off)
+        rows = parts["train"] + split_off
+        labels = {row.label for row in rows} - {None}
         raise DataError(
-            f"{data.train} has {count} rows that differ, "
-            f"too few rows or groups to hold out {data.split.test:g} to test",
+            f"{data.train} has {len(rows)} rows that differ"
+            + (f" within data.limit = {data.limit}, " if data.limit else ", ")
+            + (
+                f"and {len(labels)} labels, so no label has a second row to test"
+                if len(labels) > 1 and len(labels) == len(rows)
+                else f"too few rows or groups to hold out {data.split.test:g} to test"
+            ),
             "put an empty line between the documents, which parts them, or name a file as data.test"
             if data.train.suffix.lower() == ".txt"
-            else "add rows, or name a file as data.test",
+            else f"{'raise data.limit' if data.limit else 'add rows'}, or name a file as data.test",
         )
 
 

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 from burnish.chat import Example
+from burnish.errors import DataError
 from burnish.run_directory import Finding
 
 LIMIT = "limit"  # the kind of its finding
@@ -43,18 +44,36 @@ class Sample:
             heapq.heappushpop(self._heap, entry)
 
     def draw(self, name: str) -> tuple[list[Example], list[Finding]]:
-        """What was kept, in the order of the file, and what was left out of the split `name`."""
+        """What was kept, in the order of the file, and what was left out of the split `name`.
+
+        Raises:
+            DataError: no group is as small as the limit.
+        """
         if self._limit is None or self._count <= self._limit:
             kept = [*self._kept, *((-place, example) for _, place, example in self._heap)]
             return _ordered(kept), []
         rows = _ordered(self._drawn(self._limit))
+        if not rows:
+            least = min(Counter(row.group for _, row in self._kept).values())
+            raise DataError(
+                f"data.limit is {self._limit}, but the smallest group of {name} has {least} rows",
+                f"raise it to {least} or more, since groups stay whole",
+            )
         labels = ", each label in its share" if any(row.label for row in rows) else ""
         groups = ", groups whole" if any(row.group for row in rows) else ""
         message = (
             f"data.limit takes {len(rows)} of the {self._count} rows of {name}, drawn by the seed"
             f"{labels}{groups}"
         )
-        return rows, [Finding(LIMIT, "info", message, len(rows))]
+        left, all_labels = ({row.label for row in of} for of in (rows, self._labelled()))
+        if lost := len(all_labels - left):
+            message += (
+                f", and {lost} of {len(all_labels)} labels have no row left; raise data.limit"
+            )
+        return rows, [Finding(LIMIT, "warning" if lost else "info", message, len(rows))]
+
+    def _labelled(self) -> list[Example]:
+        return [row for _, row in self._kept if row.label is not None]
 
     def _drawn(self, limit: int) -> _Unit:
         strata, sizes = self._strata()
