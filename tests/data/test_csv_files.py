@@ -92,10 +92,20 @@ def test_too_many_or_few_fields_are_no_row(tmp_path: Path) -> None:
         *[{"text": "a", "label": "b"}] * 4,
     ]
     bad = [row for row in read_rows(tmp_path / "a.csv") if isinstance(row, BadRow)]
-    assert {row.remedy for row in bad} == {"put quotes around fields that hold semicolons"}
+    assert [row.remedy for row in bad] == [
+        "put double quotes around fields that hold semicolons",
+        "complete the row or delete it",
+    ]
     assert {row.kind for row in bad} == {"fields"}
 
 
 def test_lines_are_counted_from_the_top(tmp_path: Path) -> None:
     values(tmp_path / "a.csv", 'sep=;\ntext;label\n"a\nb";c\nd;e\n')
     assert [row.source.rpartition(":")[2] for row in read_rows(tmp_path / "a.csv")] == ["3", "5"]
+
+
+def test_lines_of_white_space_are_no_rows(tmp_path: Path) -> None:
+    content = "\n  \ntext,label\na,b\n \t\n , \nc,d\n"
+    rows = [{"text": "a", "label": "b"}, {"text": "c", "label": "d"}]
+    assert values(tmp_path / "a.csv", content) == rows
+    assert values(tmp_path / "b.csv", " \n\n  \n") == []

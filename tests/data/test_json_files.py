@@ -86,3 +86,46 @@ def test_null_stays_null(tmp_path: Path) -> None:
     assert [row.values for row in read_rows(path) if isinstance(row, Row)] == [
         {"a": None, "b": {"c": None}}
     ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": 1}{"a": 2}{"a": 3}',
+        '{"a": 1} {"a": 2}\n{"a": 3}\n',
+        '{"a": 1}, {"a": 2},\n{"a": 3}\n',
+        '{"a":\n1}\n{"a":\n2}\n{"a":\n3}\n',
+        '{"a": 1, "b": [\n{"c": 1},\n{"c": 2}]}\n{"a": 2}\n{"a": 3}\n',
+    ],
+)
+def test_objects_need_no_line_of_their_own(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(text)
+    notices: list[str] = []
+    rows = list(read_rows(path, notices.append))
+    assert [row.values["a"] for row in rows if isinstance(row, Row)] == [1, 2, 3]
+    assert len(rows) == 3
+    assert notices == [
+        f"{path} does not hold one object on each line, and was read object by object"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason", "remedy"),
+    [
+        ("text,label", "is no JSON (it begins with 'text,label')", "write an object on each line"),
+        ("// mine", "is no JSON (it begins with '// mine')", "write an object on each line"),
+        ('"{\\"a\\": 1}"', "is a string with an object inside", "write the object without quotes"),
+        ('{"a": ', "is no JSON (Expecting value", "complete the line"),
+    ],
+)
+def test_a_line_that_is_no_object_says_what_it_is(
+    tmp_path: Path, line: str, reason: str, remedy: str
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{line}\n{{"a": 2}}\n')
+    bad, good = read_rows(path)
+    assert isinstance(bad, BadRow)
+    assert bad.reason.startswith(reason)
+    assert bad.remedy.startswith(remedy)
+    assert isinstance(good, Row)

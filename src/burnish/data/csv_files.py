@@ -76,7 +76,7 @@ def _rows(path: Path, layout: _Layout, notice: Notice) -> Iterator[Row | BadRow]
             next(counted)
         reader = layout.reader(counted)
         try:
-            header = _Header.of(next(filter(any, reader), []), path, layout.delimiter)
+            header = _Header.of(next(filter(_width, reader), []), path, layout.delimiter)
         except csv.Error as error:
             raise DataError(f"{path} has no readable header ({error})", "mend line 1") from error
         if counted.broken:
@@ -97,7 +97,7 @@ def _rows(path: Path, layout: _Layout, notice: Notice) -> Iterator[Row | BadRow]
                 yield too_long(source)
             elif counted.broken:
                 yield not_utf8(source)
-            elif fields:
+            elif _width(fields):
                 yield header.row(fields, source)
 
 
@@ -156,7 +156,11 @@ class _Header:
             filled -= 1
         if len(fields) < width or (self.complete and filled > width):
             reason = f"has {len(fields)} fields where the header has {width}"
-            remedy = f"put quotes around fields that hold {_NAMES[self.delimiter]}"
+            remedy = f"put double quotes around fields that hold {_NAMES[self.delimiter]}"
+            if len(fields) < width:
+                remedy = "complete the row or delete it"
+            elif width == 1:
+                remedy += ", or delete line 1 if it is not the header"
             return BadRow(source, reason, remedy, "fields")
         values = {}
         for index, field in enumerate(fields[:filled]):
@@ -202,7 +206,7 @@ def _records(layout: _Layout, text: str) -> list[list[str]]:
     """The first records; one that cannot be read ends them with an empty one."""
     found: list[list[str]] = []
     try:
-        found += islice(filter(any, layout.reader(io.StringIO(text, newline=""))), _SAMPLE_ROWS)
+        found += islice(filter(_width, layout.reader(io.StringIO(text, newline=""))), _SAMPLE_ROWS)
     except csv.Error:
         found.append([])
     return found

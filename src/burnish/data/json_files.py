@@ -20,6 +20,7 @@ from burnish.errors import DataError, shown
 _CHUNK = 1 << 20
 _LINES_SEEN = 20
 _LONGEST_JSON = 64 * MAX_ROW_BYTES  # an item past this is taken for a broken file
+_BEGINNING = 40  # bytes of a line that show what it is
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -59,8 +60,8 @@ def json_lines(path: Path, notice: Notice) -> Iterator[Row | BadRow]:
     if first.startswith(b"[") and not (second and isinstance(_parsed(first), list)):
         notice(f"{path} holds one JSON array instead of one object per line, and was read as one")
         return _Values(path, notice, is_array=True).rows()
-    if first == b"{" and second:
-        notice(f"{path} holds objects over several lines, and was read as such")
+    if _is_series(first, second):
+        notice(f"{path} does not hold one object on each line, and was read object by object")
         return _Values(path, notice, is_array=False).rows()
     return _lines_of(path, notice)
 
@@ -128,6 +129,20 @@ def _first_lines(path: Path) -> tuple[bytes, bytes]:
     return found[0], found[1]
 
 
+def _is_series(first: bytes, second: bytes) -> bool:
+    """Whether the first line holds several objects, or begins one that the next line continues."""
+    text = first.decode("utf-8", "replace")
+    if not text.startswith("{"):
+        return False
+    try:
+        _, end = _FORGIVING.raw_decode(text)
+    except json.JSONDecodeError as error:
+        return error.pos >= len(text) and bool(second) and not isinstance(_parsed(second), dict)
+    except (ValueError, RecursionError):
+        return False
+    return text[end:].lstrip(" \t,").startswith("{")
+
+
 def _parsed(line: bytes) -> Any:
     try:
         return json.loads(line)
@@ -147,6 +162,8 @@ def _several(path: Path, rows: Iterator[Row | BadRow], notice: Notice) -> Iterat
 
 def _no_array(path: Path, values: Mapping[str, Any] | None = None) -> DataError:
     lists = [name for name, value in (values or {}).items() if isinstance(value, list)]
+    if not any(_first_lines(path)):
+        return DataError(f"{path} is empty", "name a file with at least a few dozen rows")
     hint = "write [{...}, {...}], or name it .jsonl if it holds one object a line"
     if lists:
         hint = f"write the list {shown(lists[0])} alone into a file, if that holds the rows"
@@ -177,6 +194,10 @@ def _json_row(line: bytes, source: str) -> Row | BadRow:
         return not_utf8(source)
     except (ValueError, RecursionError) as error:
         remedy = "complete the line or delete it"
+        if isinstance(error, json.JSONDecodeError) and not error.pos:
+            start = f"it begins with {shown(line[:_BEGINNING].decode('utf-8', 'replace'))}"
+            remedy = 'write an object on each line, such as {"text": "..."}, and delete other lines'
+            return BadRow(source, f"is no JSON ({start})", remedy, "no_json")
         if line.startswith(b"{'"):
             remedy = "write it with double quotes, as json.dumps does"
         return BadRow(source, f"is no JSON ({_what(error)})", remedy, "json")
@@ -197,7 +218,11 @@ def _repeated(error: _RepeatedKeyError, source: str) -> BadRow:
 def _object(value: Any, source: str, *, escaped: bool) -> Row | BadRow:
     if not isinstance(value, dict):
         name = {list: "a list", str: "a string", type(None): "null"}.get(type(value), "a value")
-        turns = isinstance(value, list) and value and isinstance(value[0], dict)
+        if isinstance(value, str) and value.lstrip().startswith("{"):
+            reason, remedy = "is a string with an object inside", "write the object without quotes"
+            return BadRow(source, reason, remedy, "no_object")
+        first = value[0] if isinstance(value, list) and value else None
+        turns = isinstance(first, dict) and ("role" in first or "from" in first)
         field = "messages" if turns else "field"
         remedy = f'write it as {{"{field}": {"[...]" if turns else "value"}}}'
         return BadRow(source, f"is {name} and not an object", remedy, "no_object")

@@ -5,6 +5,8 @@ cannot be used raises. A million rows take the memory of one (of one batch for P
 file is read as is decided by its name; Parquet, Arrow and what is compressed by the first bytes.
 """
 
+import codecs
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +35,10 @@ _READERS: dict[str, RowReader] = {
 }
 _COMPRESSED = (".gz", ".bz2", ".xz")
 _BY_START = {PARQUET: parquet, ARROW: arrow}
+_POINTER = b"version https://git-lfs"
+_PAGE = re.compile(rb"\s*<(!doctype html|html)\b", re.IGNORECASE)
+_JSON = re.compile(rb"\s*(\[\s*)?\{\s*\"[^\"\n]*\"\s*:")
+_START = 1024
 _EXCEL = ("is an Excel workbook", "save its sheet as CSV")
 _OTHER_KINDS = {
     ".xlsx": _EXCEL,
@@ -102,14 +108,32 @@ def _missing(path: Path) -> DataError:
     return DataError(f"there is no file {path}", hint)
 
 
+def _check_start(path: Path, reader: RowReader, start: bytes) -> None:
+    """
+    Raises:
+        DataError: the file begins like another, which was saved in its place or under its name.
+    """
+    if start.startswith(_POINTER):
+        raise DataError(f"{path} is a Git LFS pointer, not the file itself", "run `git lfs pull`")
+    if reader is plain_text:  # documents may be of any kind
+        return
+    if _PAGE.match(start):
+        seen = f"{path} is a web page, not a file of rows"
+        raise DataError(seen, "download the file itself, and look at the page in a browser")
+    if reader in (csv_rows, tsv_rows) and (found := _JSON.match(start)):
+        ending = ".json" if found[1] else ".jsonl"
+        raise DataError(f"{path} holds JSON and no table", f"name it {path.stem}{ending}")
+
+
 def _guarded(path: Path, reader: RowReader | None, notice: Notice) -> Iterator[Row | BadRow]:
     try:
         with path.open("rb") as file:
-            start = file.read(max(map(len, _BY_START)))
+            start = file.read(_START).removeprefix(codecs.BOM_UTF8)
         by_start = (found for magic, found in _BY_START.items() if start.startswith(magic))
         reader = next(by_start, reader)
         if reader is None:
             raise _of_unknown_kind(path)
+        _check_start(path, reader, start)
         yield from reader(path, notice)
     except OSError as error:
         why = error.strerror or " ".join(str(error).split())
