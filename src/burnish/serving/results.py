@@ -22,7 +22,12 @@ from burnish.serving.state.tables import JobRow, ModelRow
 _PURPOSE = "fine-tune-results"
 # How a row of a job's own copy is called, and how many of them an error names.
 _ROW, _TOLD = re.compile(r"\b(?:train|validation)\.jsonl:(\d+)"), 3
-_COLUMNS = re.compile(r"set data: \{columns: \{(.*?)\}\}")
+# Lines of a recipe that name columns, and one that gives a column the name it has.
+_COLUMNS = re.compile(
+    r"(?:set|name its columns in data\.columns, such as) data: \{columns: \{(.*?)\}\}"
+)
+_AS_IT_IS = re.compile(r"set data: \{columns: \{(\w+): \1\}\}, or ")
+_UNNAMED = "name its columns in data.columns, or "
 # How many rows a line of an error stands for besides its own.
 _ALIKE = re.compile(r"; and (\d+) more like it")
 # What a run advises, in the words of who knows the API and no recipe.
@@ -136,9 +141,10 @@ def _renaming(message: str) -> str:
 
     def rename(line: re.Match[str]) -> str:
         pairs = (pair.partition(": ") for pair in line[1].split(", "))
-        return "rename " + " and ".join(f"{column} to {field}" for field, _, column in pairs)
+        changed = [f"{column} to {field}" for field, _, column in pairs if column != field]
+        return "rename " + " and ".join(changed)
 
-    return _COLUMNS.sub(rename, message)
+    return _COLUMNS.sub(rename, _AS_IT_IS.sub("", message).replace(_UNNAMED, ""))
 
 
 def _line(source: str) -> str:
