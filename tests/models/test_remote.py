@@ -1,6 +1,7 @@
 """A served model says what the same model says in memory, over real HTTP."""
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,3 +107,33 @@ def test_a_server_that_cannot_say_it_is_told(model: LanguageModel) -> None:
         RemoteModel(url, "tiny", model.tokenizer, 512)
     with pytest.raises(ModelError, match="gave no answer"):
         RemoteModel(url, "tiny", model.tokenizer, 512)
+
+
+@pytest.mark.parametrize(
+    ("said", "text", "finished"),
+    [
+        ("at home\nuser:\nand now", "at home", True),
+        ("assistant: no", "", True),
+        ("the user: x", "the user: x", False),
+    ],
+)
+def test_an_answer_ends_where_another_speaks(
+    model: LanguageModel, said: str, text: str, finished: bool
+) -> None:
+    """Of a model without a chat template, whatever the server does with stop strings."""
+    requests: list[Any] = []
+
+    def reply(path: str, asked: dict[str, Any]) -> dict[str, Any]:
+        if not path.endswith("/chat/completions"):
+            return {"choices": [{"logprobs": {"token_logprobs": [0.0] * len(asked["prompt"])}}]}
+        requests.append(asked.get("stop"))
+        return {"choices": [{"message": {"content": said}, "finish_reason": "length"}]}
+
+    plain = copy.deepcopy(model.tokenizer)
+    plain.chat_template = None
+    with answering(reply) as url:
+        (answer,) = RemoteModel(url, "x", plain, 512).generate([CHAT], Sampling(stop=("~",)))
+        (whole,) = RemoteModel(url, "x", model.tokenizer, 512).generate([CHAT], Sampling())
+    assert (answer.text, answer.finished) == (text, finished)
+    assert (whole.text, whole.finished) == (said, False)
+    assert requests == [["~", "\nsystem:", "\nuser:", "\nassistant:"], None]

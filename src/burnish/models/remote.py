@@ -10,6 +10,7 @@ import httpx2
 
 from burnish.chat import Conversation
 from burnish.data.misfit import MisfitError
+from burnish.data.templates import next_speakers, speaker_start
 from burnish.data.tools import called, tools_of
 from burnish.errors import ModelError
 from burnish.models.asking import asked, windows
@@ -18,6 +19,8 @@ from burnish.models.verbs import Choice, Generation, Sampling, Scores, Stream, T
 _SECONDS = 120.0
 # Requests under way at once: servers batch them.
 _AT_ONCE = 8
+# Stop strings that the API takes; at the others an answer is cut here.
+_MOST_STOPS = 4
 # What tells one model from another under the same name: how likely it finds these words.
 _PROBE = "The quick brown fox jumps over the lazy dog, and then it rests."
 
@@ -72,8 +75,9 @@ class RemoteModel:
             "top_p": sampling.top_p,
             "seed": sampling.seed,
         }
-        if sampling.stop:
-            wanted["stop"] = list(sampling.stop)
+        speakers = next_speakers(self.tokenizer)
+        if stops := [*sampling.stop, *speakers][: max(_MOST_STOPS, len(sampling.stop))]:
+            wanted["stop"] = stops
         if tools := tools_of(prompt):
             wanted["tools"] = tools
         choice = self._post("chat/completions", wanted)
@@ -82,7 +86,9 @@ class RemoteModel:
             text = "\n".join(part for part in said if part)
         except (KeyError, TypeError, MisfitError) as error:
             raise self._wrong(error) from error
-        return Generation(text, (), 0.0, choice.get("finish_reason") == "stop")
+        cut = speaker_start(text) if speakers else None
+        ended = choice.get("finish_reason") == "stop" or cut is not None
+        return Generation(text[:cut], (), 0.0, ended)
 
     def _scores(self, item: Choice) -> Scores:
         context, choices = asked(item, self.tokenizer)
