@@ -101,3 +101,11 @@ def test_rows_without_label_take_the_memory_of_the_limit() -> None:
 def test_a_limit_below_every_group_says_so() -> None:
     with pytest.raises(DataError, match="limit is 9, but the smallest group of train has 10 rows"):
         drawn([example(n, group=f"customer {n % 40}") for n in range(400)], 9)
+
+
+@pytest.mark.parametrize("label", [None, "a"])
+def test_repeated_rows_take_no_room(label: str | None) -> None:
+    rows = [example(n % 50, label) for n in range(1000)]
+    assert len({row.content for row in drawn(rows, 40)}) == 40
+    assert len({row.content for row in drawn(rows, 100)}) == 50
+    assert drawn(rows, 1000) == rows

@@ -18,7 +18,8 @@ class Sample:
     """Takes rows one by one and keeps at most `limit`; all where it is None.
 
     The order of a hash of seed and row decides, so the same rows are kept wherever they stand in
-    the file. Rows with neither label nor group take the memory of `limit` rows, others of all.
+    the file, a repeated row once. Rows with neither label nor group take the memory of `limit`
+    rows, others of all.
     """
 
     def __init__(self, limit: int | None, seed: int) -> None:
@@ -28,6 +29,8 @@ class Sample:
         self._kept: _Unit = []
         self._heap: list[tuple[int, int, Example]] = []
         self._bare = 0
+        self._held: set[object] = set()  # what the rows of the heap say
+        self._repeated: _Unit = []  # kept as long as no row is left out
 
     def add(self, example: Example) -> None:
         """The next row of the file."""
@@ -35,13 +38,17 @@ class Sample:
         if self._limit is None or example.label is not None or example.group is not None:
             self._kept.append((self._count, example))
             return
+        if example.content in self._held:
+            if self._count <= self._limit:
+                self._repeated.append((self._count, example))
+            return
         self._bare += 1
         # The largest hash goes first; the place in the file parts equal ones.
         entry = (-_hash(self._seed, example.id), -self._count, example)
-        if len(self._heap) < self._limit:
-            heapq.heappush(self._heap, entry)
-        else:
-            heapq.heappushpop(self._heap, entry)
+        self._held.add(example.content)
+        heapq.heappush(self._heap, entry)
+        if len(self._heap) > self._limit:
+            self._held.discard(heapq.heappop(self._heap)[2].content)
 
     def draw(self, name: str) -> tuple[list[Example], list[Finding]]:
         """What was kept, in the order of the file, and what was left out of the split `name`.
@@ -51,7 +58,7 @@ class Sample:
         """
         if self._limit is None or self._count <= self._limit:
             kept = [*self._kept, *((-place, example) for _, place, example in self._heap)]
-            return _ordered(kept), []
+            return _ordered([*kept, *self._repeated]), []
         rows = _ordered(self._drawn(self._limit))
         if not rows:
             least = min(Counter(row.group for _, row in self._kept).values())
@@ -97,7 +104,12 @@ class Sample:
     def _strata(self) -> tuple[dict[str, list[_Member]], Counter[str]]:
         """The units of each label, and how many rows it has in the file."""
         units: dict[str, _Unit] = defaultdict(list)
+        seen: set[object] = set()
         for place, example in self._kept:
+            if example.group is None:
+                if example.content in seen:
+                    continue
+                seen.add(example.content)
             own = f"\0{place}" if example.group is None else example.group
             units[own].append((place, example))
         strata: dict[str, list[_Member]] = defaultdict(list)
