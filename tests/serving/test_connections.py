@@ -25,6 +25,7 @@ from fastapi.responses import StreamingResponse
 from burnish.serving import log
 from burnish.serving.api.draining import Drain
 from burnish.serving.connections import (
+    Connection,
     Connections,
     Patience,
     network_of,
@@ -256,6 +257,35 @@ async def test_a_flood_leaves_turns_to_others(monkeypatch: pytest.MonkeyPatch) -
             await asyncio.sleep(0)
         task.cancel()
     assert 0 < admitted <= 10
+
+
+def test_making_room_does_not_look_at_all_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, looks, ended = Connections({}, None, QUICK, 1024), 0, []
+
+    class Idle(Connection):
+        def idle_since(self, now: float) -> float | None:
+            nonlocal looks
+            looks += 1
+            return self.since
+
+        def end(self) -> None:
+            ended.append(self.since)
+
+    many = [Idle("a" if number % 2 else "b", QUICK) for number in range(400)]
+    for number, one in enumerate(many):
+        one.since = float(number)
+        found._open.add(one)
+        found._of[one.address] += 1
+    many[4].since = 1000.0  # it has asked since
+    assert all(found._make_room(None) for _ in range(100))
+    assert ended == [number for number in range(101) if number != 4]
+    many[104].since = 1001.0
+    assert all(found._make_room("b") for _ in range(150))
+    assert ended[100:102] == [102, 106]
+    assert ended[-2:] == [1000, 1001]
+    assert not found._make_room("b")
+    assert found._make_room("a")
+    assert looks < 2_000
 
 
 @pytest.fixture

@@ -200,6 +200,7 @@ class Connections:
         self._most = min(patience.all, max(16, (descriptors - _OTHERS) // _EACH))
         self._open: set[Connection] = set()
         self._of: Counter[str] = Counter()
+        self._found_idle: dict[str | None, list[tuple[float, Connection]]] = {}
         self._sockets: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []
 
@@ -281,17 +282,32 @@ class Connections:
             self._of[one.address] -= 1
             if not self._of[one.address]:
                 del self._of[one.address]
+                self._found_idle.pop(one.address, None)
 
     def _make_room(self, address: str | None) -> bool:
         """Ends the one that keeps its place for nothing the longest, of that address if any."""
-        idle = list(self._idle(address))
-        if not idle:
+        longest = self._longest_idle(address)
+        if longest is None:
             return False
-        longest = min(idle, key=lambda found: found[0])[1]
         self._forget(longest)
         longest.end()
         _LOG.warning("connection ended to make room")
         return True
+
+    def _longest_idle(self, address: str | None) -> Connection | None:
+        """All are looked at only when those found before are used up: who opens thousands a second
+        asks as often."""
+        now = time.monotonic()
+        for found in (self._found_idle.get(address, []), None):
+            if found is None:
+                found = sorted(self._idle(address), key=lambda each: each[0], reverse=True)
+                self._found_idle[address] = found
+            while found:
+                since, one = found.pop()
+                if one in self._open and one.idle_since(now) == since:
+                    return one
+        del self._found_idle[address]
+        return None
 
     def _idle(self, address: str | None) -> Iterator[tuple[float, Connection]]:
         now = time.monotonic()
