@@ -20,6 +20,7 @@ from burnish.serving.attempt import OURS, Attempt
 from burnish.serving.process import LOCAL, Engine
 from burnish.serving.service import Service
 from burnish.serving.state import files
+from burnish.serving.state.disk import is_full
 from burnish.serving.state.leases import Lease, LeaseLostError, lease
 
 _LOG = logging.getLogger("burnish.serving.worker")
@@ -56,8 +57,9 @@ class Worker:
             try:
                 worked = self.step()
                 self._tidy()
-            except SQLAlchemyError:
-                _LOG.exception("the database does not answer")
+            except SQLAlchemyError as error:
+                full = is_full(error)
+                _LOG.exception("disk full" if full else "the database does not answer")
                 self._stop.wait(_AFTER_ERROR)
                 continue
             if not worked:

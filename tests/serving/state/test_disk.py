@@ -4,7 +4,9 @@ import contextlib
 import errno
 import io
 import os
+import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +15,10 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from burnish.cli import main
+from burnish.errors import UserError
 from burnish.serving.service import Service, Settings, open_service
 from burnish.serving.state.disk import Reserve, is_full, make_private
+from burnish.serving.worker import Worker
 from tests.serving.conftest import served
 
 
@@ -145,6 +149,32 @@ def test_a_full_disk(service: Service, small_disk: Path) -> None:
         assert service.content.reserve.path.exists()
         fill(small_disk)
         assert client.uploads.cancel(upload.id).status == "cancelled"
+
+
+def test_a_server_that_begins_on_a_full_disk_says_so_at_once(small_disk: Path) -> None:
+    fill(small_disk)
+    begun = time.monotonic()
+    with pytest.raises(UserError, match=r"disk is full\): make room on its disk"):
+        open_service(Settings(small_disk / "data", models={"tiny": "tiny"}))
+    assert time.monotonic() - begun < 20
+
+
+def test_a_worker_names_the_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = open_service(Settings(tmp_path / "data", models={"tiny": "tiny"}))
+    own = Worker(found)
+
+    def step() -> bool:
+        own.stop()
+        cause = sqlite3.OperationalError("database or disk is full")
+        cause.sqlite_errorname = "SQLITE_FULL"
+        raise OperationalError("x", {}, cause)
+
+    monkeypatch.setattr(own, "step", step)
+    own.run()
+    found.close()
+    assert [record.message for record in caplog.records] == ["disk full"]
 
 
 def test_errors_of_a_full_disk() -> None:

@@ -29,10 +29,12 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from burnish.errors import UserError
-from burnish.serving.state.disk import tighten
+from burnish.serving.state.disk import is_full, tighten
 
 # How long one process waits for another's write, in seconds.
 _PATIENCE = 60
+# What SQLite says while others write.
+_OTHERS_WRITE = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")
 _DRIVERS = {
     "sqlite": "sqlite",
     "postgresql": "postgresql+psycopg",
@@ -70,7 +72,9 @@ class Database:
             what = " ".join(str(error).split("\n", 1)[0].split())
             raise UserError(
                 f"the database {self._engine.url!r} cannot be opened ({what})",
-                "check its URL, its server and your rights",
+                "make room on its disk"
+                if is_full(error)
+                else "check its URL, its server and your rights",
             ) from error
 
     def acting(self, actor: str, project: str | None = None) -> "Database":
@@ -174,8 +178,9 @@ def _change_to_wal(connection: sqlite3.Connection) -> None:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             return
-        except sqlite3.OperationalError:
-            if time.monotonic() > ends:
+        except sqlite3.OperationalError as error:
+            others = error.sqlite_errorname.startswith(_OTHERS_WRITE)
+            if not others or time.monotonic() > ends:
                 raise
             time.sleep(0.05)
 
