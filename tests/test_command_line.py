@@ -1,6 +1,7 @@
 """What a newcomer types wrongly is answered in one sentence."""
 
 import json
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -166,6 +167,15 @@ def test_rows_are_no_recipe(
         f"burnish: {path} is a file of rows, not a recipe: read it with `burnish check {path}`, or "
         f"write a recipe with data: {{train: {path}}}.\n"
     )
+
+
+def test_a_recipe_may_be_one_line_of_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps({"data": {"train": "rows.jsonl"}, "training": {"epochs": 7}}) + "\n")
+    main(["run", str(path), "--explain"])
+    assert re.search(r"training.epochs\s+7", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("words", [("audit", "verify"), ("alias",), ("keys", "list")])

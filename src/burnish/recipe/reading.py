@@ -113,7 +113,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _is_rows(path: Path) -> bool:
-    """Whether an existing file holds rows, by its name or by a first line that is one of JSON."""
+    """Whether an existing file holds rows, by its name or by an object on its first line with more
+    lines after it: an object alone may be a recipe, since JSON is YAML."""
     endings = [ending.lower() for ending in path.suffixes[-2:]]
     packed = endings[-1:] and endings[-1] in (".gz", ".bz2", ".xz")
     if any(ending in _ROWS for ending in (endings[:1] if packed else endings[-1:])):
@@ -121,7 +122,8 @@ def _is_rows(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             start = file.readline(_MOST_VALUES).strip()
-        return start[:1] == b"[" or isinstance(json.loads(start), dict)
+            more = file.read(_MOST_VALUES).strip()
+        return start[:1] == b"[" or bool(more and isinstance(json.loads(start), dict))
     except (OSError, ValueError, RecursionError):
         return False
 
