@@ -26,9 +26,10 @@ check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# One thread: on models this small, threads wait longer than they work.
+# Two processes by file, which share what a file's fixtures made. One thread each: on models this
+# small, threads wait longer than they work.
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 bench: $(VENV)/.bench
 	$(BIN)/python bench/train.py
