@@ -108,6 +108,12 @@ def test_a_missing_recipe_has_a_hint(path: Path) -> None:
         load_recipe(path.with_name("fine.yaml").with_stem("refine"))
 
 
+def test_a_recipe_in_another_encoding_is_named(path: Path) -> None:
+    path.write_text(WRITTEN + "name: caf\xe9\n", encoding="utf-16")
+    with pytest.raises(RecipeError, match=r"recipe\.yaml is not UTF-8: save the file as UTF-8"):
+        load_recipe(path)
+
+
 def test_a_budget_of_null_is_not_certified(path: Path) -> None:
     assert load_recipe(path).budget.model_dump() == {
         "general": 2.0,

@@ -4,7 +4,7 @@ import pytest
 
 from burnish.errors import RecipeError
 from burnish.recipe import build_recipe, known_keys
-from burnish.recipe.names import _OURS, renamed
+from burnish.recipe.names import _OURS, meant_key
 
 
 def test_every_hint_is_a_key_and_no_name_means_two() -> None:
@@ -43,6 +43,20 @@ def test_the_message_names_our_key(key: str, ours: str) -> None:
     assert f"unknown key {key} (did you mean {ours}?)" in str(caught.value)
 
 
-def test_what_no_tool_has_is_compared_by_its_letters() -> None:
-    assert renamed("training.epochz") is None
-    assert renamed("training.learning_rate") is None
+@pytest.mark.parametrize(
+    ("key", "ours"),
+    [
+        ("training.epochz", "training.epochs"),
+        ("training.lora_dropout", "lora.dropout"),
+        ("training.lr_scheduler_type", "training.schedule"),
+        ("lora.target_modules", "lora.target"),
+        ("trainin.epochs", "training.epochs"),
+        ("load_in_4bit", "method"),
+        ("training.bf16", None),
+        ("training.packing", None),
+        ("training.optim", None),
+        ("training.gradient_checkpointing", None),
+    ],
+)
+def test_no_hint_is_better_than_a_wrong_one(key: str, ours: str | None) -> None:
+    assert meant_key(key, known_keys()) == ours

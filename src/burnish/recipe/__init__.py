@@ -4,7 +4,6 @@ A recipe names a model, data, a method, an objective, what is measured and what 
 Unknown keys, wrong types and impossible values are all reported at once, with a spelling hint.
 """
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from burnish.recipe.data import Data, Mixing, Task
 from burnish.recipe.evaluate import Evaluate
 from burnish.recipe.methods import Bottleneck, LastN, Lora, Prefix
 from burnish.recipe.model_settings import ModelSettings
-from burnish.recipe.names import renamed
+from burnish.recipe.names import meant_key
 from burnish.recipe.objectives import Classify, Distill, Dpo, Grpo, Kto, Lm, Reward, Sft, Tag
 from burnish.recipe.paths import beginning_in, expanded
 from burnish.recipe.reading import check_name, place_files, read_yaml, whole_files
@@ -320,8 +319,8 @@ def _space_problems(space: Mapping[str, Any]) -> list[str]:
     problems = []
     for key, values in space.items():
         if key not in leaves:
-            near = difflib.get_close_matches(key, leaves, n=1, cutoff=0.5)
-            hint = f" (did you mean {near[0]}?)" if near else ""
+            near = meant_key(key, leaves)
+            hint = f" (did you mean {near}?)" if near else ""
             problems.append(f"tune.space names the unknown key {key}{hint}")
         elif not isinstance(values, list) or len(values) < 2:
             problems.append(
@@ -355,9 +354,8 @@ def _sentence(key: str, problem: ErrorDetails) -> str:
     if problem["type"] == "space":
         return problem["msg"]
     if problem["type"] == "extra_forbidden":
-        ours = renamed(key)
-        near = [ours] if ours else difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.5)
-        return f"unknown key {cut(key)}" + (f" (did you mean {near[0]}?)" if near else "")
+        near = meant_key(key, known_keys())
+        return f"unknown key {cut(key)}" + (f" (did you mean {near}?)" if near else "")
     if problem["type"] == "missing":
         return f"{key} is missing"
     return f"{key} is {shown(problem['input'])}, but {_expected(problem)}"

@@ -1,4 +1,10 @@
-"""What other tools call our keys: a hint for whoever comes from them."""
+"""Which key of ours an unknown one means: a misspelt one, or what other tools call it."""
+
+import difflib
+from collections.abc import Sequence
+
+# A last word or a whole key must be so like ours; no hint is better than a wrong one.
+_LIKE = 0.75
 
 _RATE = ("lr", "learning_rate", "learningrate", "learning_rate_multiplier", "peak_lr", "max_lr")
 _EPOCHS = ("epochs", "epoch", "n_epochs", "num_epochs", "num_train_epochs", "max_epochs")
@@ -27,15 +33,30 @@ _OURS: dict[str, tuple[str, ...]] = {
     "training.clip": ("clip", "max_grad_norm", "grad_clip", "gradient_clip_val", "clip_grad_norm"),
     "training.evaluations": ("evaluations", "eval_steps", "eval_interval", "eval_strategy"),
     "training.checkpoints": ("checkpoints", "save_steps", "save_strategy", "save_interval"),
+    "training.schedule": ("schedule", "scheduler", "lr_scheduler", "lr_scheduler_type"),
     "training.patience": ("patience", "early_stopping", "early_stopping_patience"),
     "training.workers": ("workers", "num_processes", "nproc_per_node", "world_size"),
     "lora.rank": ("rank", "r", "lora_r", "lora_rank", "lora_dim"),
     "lora.alpha": ("alpha", "lora_alpha"),
+    "lora.dropout": ("lora_dropout",),
+    "lora.target": ("lora_target", "target_modules", "lora_target_modules"),
     "lora.rslora": ("rslora", "use_rslora"),
     "lora.dora": ("dora", "use_dora"),
+    "sft.label_smoothing": ("label_smoothing", "label_smoothing_factor"),
     "sft.neftune": ("neftune", "neftune_noise_alpha"),
     "model": ("model", "base_model", "model_name", "model_name_or_path", "model_id", "model_path"),
-    "method": ("method", "finetuning_type", "peft_method", "adapter", "peft"),
+    # What quantises the base is a method here.
+    "method": (
+        "load_in_4bit",
+        "load_in_8bit",
+        "quantization",
+        "quantization_bit",
+        "method",
+        "finetuning_type",
+        "peft_method",
+        "adapter",
+        "peft",
+    ),
     "objective": ("objective", "task", "stage", "training_type", "loss", "rl"),
     "output": ("output", "output_dir", "save_dir", "output_path", "out_dir"),
     "seed": ("seed", "random_seed", "random_state", "data_seed"),
@@ -55,8 +76,22 @@ _OURS: dict[str, tuple[str, ...]] = {
 _BY_NAME = {name: key for key, names in _OURS.items() for name in names}
 
 
-def renamed(key: str) -> str | None:
-    """Our key for an unknown one, whichever section it was written in; None where none is meant."""
-    name = key.rpartition(".")[2].lower().replace("-", "_").strip("_")
-    ours = _BY_NAME.get(name)
-    return ours if ours != key else None
+def meant_key(key: str, known: Sequence[str]) -> str | None:
+    """The key of ours that an unknown one means, whichever section it was written in.
+
+    Args:
+        key: dotted, as the user wrote it.
+        known: the dotted keys that may be.
+    """
+    section, _, last = key.rpartition(".")
+    ours = _BY_NAME.get(last.lower().replace("-", "_").strip("_"))
+    if ours in known and ours != key:
+        return ours
+    own = [one for one in known if one.rpartition(".")[0] == section]
+    for among in (own, known):
+        names = {one.rpartition(".")[2]: one for one in reversed(among)}
+        if near := difflib.get_close_matches(last, names, n=1, cutoff=_LIKE):
+            return names[near[0]]
+    if own:  # the section is right, so it may not make up for another word
+        return None
+    return next(iter(difflib.get_close_matches(key, known, n=1, cutoff=_LIKE)), None)

@@ -104,7 +104,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         near = similar_file(path)
         hint = f"did you mean {near}?" if near else "name a recipe file"
         raise RecipeError(f"there is no recipe {path}", hint) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path} is not UTF-8", "save the file as UTF-8") from error
+    except (OSError, yaml.YAMLError) as error:
         what = cut(" ".join(str(error).split()), _LONGEST_REASON)
         raise RecipeError(f"{path} is no readable YAML ({what})", "correct the file") from error
     if not isinstance(values, dict):
