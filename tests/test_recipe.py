@@ -110,7 +110,7 @@ def test_a_missing_recipe_has_a_hint(path: Path) -> None:
 
 def test_a_recipe_in_another_encoding_is_named(path: Path) -> None:
     path.write_text(WRITTEN + "name: caf\xe9\n", encoding="utf-16")
-    with pytest.raises(RecipeError, match=r"recipe\.yaml is not UTF-8: save the file as UTF-8"):
+    with pytest.raises(RecipeError, match=r"mine\.yaml is not UTF-8: save the file as UTF-8"):
         load_recipe(path)
 
 
