@@ -28,6 +28,10 @@ RENDERED = {
     "Guanaco": "### Human: q### Assistant: a",
     "Vicuna": "USER: q ASSISTANT: a</s>",
     "HH": "\n\nHuman: q\n\nAssistant: a",
+    "speakers": "User: q\nAssistant: a",
+    "Human and AI": "Human: q\nAI: a",
+    "Together": "<human>: q\n<bot>: a",
+    "question and answer": "### Question:\nq\n### Answer:\na",
     "an end": "some text</s>",
 }
 

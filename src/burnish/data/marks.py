@@ -34,8 +34,12 @@ _WORDS = (
     ("### Instruction:", "### Response:"),
     ("### Human:", "### Assistant:"),
     ("### User:", "### Assistant:"),
+    ("### Question:", "### Answer:"),
     ("USER: ", " ASSISTANT:"),
-    ("\n\nHuman:", "\n\nAssistant:"),
+    ("Human:", "\nAssistant:"),
+    ("Human:", "\nAI:"),
+    ("User:", "\nAssistant:"),
+    ("<human>:", "<bot>:"),
 )
 
 
