@@ -60,3 +60,20 @@ def test_the_message_names_our_key(key: str, ours: str) -> None:
 )
 def test_no_hint_is_better_than_a_wrong_one(key: str, ours: str | None) -> None:
     assert meant_key(key, known_keys()) == ours
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"evaluate": {"general": []}}, "evaluate.general is [], but it should have at least one"),
+        ({"training": {"epochs": "x"}}, "training.epochs is 'x', but input should be a number"),
+        ({"lora": {"rank": 1.5}}, "lora.rank is 1.5, but input should be a whole number"),
+        ({"model": ["a"]}, "model is ['a'], but input should be text"),
+        ({"training": {"preflight": "maybe"}}, "preflight is 'maybe', but input should be true or"),
+    ],
+)
+def test_what_a_value_should_be_is_plain(given: dict[str, object], said: str) -> None:
+    values = {"data": {"train": "rows.jsonl"}} | given
+    with pytest.raises(RecipeError) as caught:
+        build_recipe(values, recipe_keys=set(), command_keys=set())
+    assert said in str(caught.value)

@@ -46,6 +46,15 @@ _IN_YAML = {
     "dict_type": _KEYS,
     "tuple_type": "input should be a list, as in [one, two]",
     "path_type": "input should be a path",
+    "too_short": "it should have at least one item",
+    "string_type": "input should be text",
+    "float_type": "input should be a number",
+    "float_parsing": "input should be a number",
+    "int_type": "input should be a whole number",
+    "int_parsing": "input should be a whole number",
+    "int_from_float": "input should be a whole number",
+    "bool_type": "input should be true or false",
+    "bool_parsing": "input should be true or false",
 }
 # A name in them may itself hold a full stop.
 _WHOLE = ("budget.suites", "classify.weights", "tag.weights", "tasks")
