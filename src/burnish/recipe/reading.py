@@ -16,6 +16,7 @@ HARNESS = "lm_eval:"
 _FILES = ("train", "validation", "test", "data", "tools")
 _ROWS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
 _MOST_VALUES = 100_000
+_START = 100_000  # bytes that show whether a file holds rows
 _LONGEST_REASON = 500
 
 
@@ -123,8 +124,8 @@ def _is_rows(path: Path) -> bool:
         return path.is_file()
     try:
         with path.open("rb") as file:
-            start = file.readline(_MOST_VALUES).strip()
-            more = file.read(_MOST_VALUES).strip()
+            start = file.readline(_START).strip()
+            more = file.read(_START).strip()
         return start[:1] == b"[" or bool(more and isinstance(json.loads(start), dict))
     except (OSError, ValueError, RecursionError):
         return False
