@@ -20,6 +20,7 @@ import errno
 import os
 import re
 import reprlib
+from typing import Any, Self
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # Only the system's own calls give its number: safetensors, tokenizers and shutil.copytree spell the
@@ -58,23 +59,39 @@ class BurnishError(Exception):
 
 
 class UserError(BurnishError):
-    """A mistake that the user can mend: one sentence with the value seen, then the remedy.
+    """A mistake that the user can fix: one sentence with the value seen, then the remedy.
+
+    People read the sentence; programs decide by `code` and `fields`, so that a better wording
+    changes nothing that they do.
 
     Args:
-        seen: what was found, naming the value, without a final full stop.
+        seen: what was wrong, naming the value, without a final full stop.
         remedy: what to do about it, as an imperative sentence without a final full stop, or a
             question.
+        code: the kind of mistake, a constant in snake_case such as `unknown_key`.
+        fields: the values that the sentence names, as JSON can hold them.
     """
 
-    def __init__(self, seen: str, remedy: str) -> None:
+    def __init__(self, seen: str, remedy: str, *, code: str = "", **fields: Any) -> None:
         # Whatever a message quotes, a person reads it on a screen.
         self.seen, self.remedy = (readable(part) for part in (seen, remedy))
+        self.code, self.fields = code, fields
         end = "" if self.remedy.endswith("?") else "."
         super().__init__(f"{self.seen}: {self.remedy}{end}")
 
-    def __reduce__(self) -> tuple[type["UserError"], tuple[str, str]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         """So that it travels from one process to another."""
-        return type(self), (self.seen, self.remedy)
+        return _rebuilt, (type(self), self.seen, self.remedy, self.code, self.fields)
+
+    def within(self, place: str) -> Self:
+        """The same mistake, with the place where it was made before the sentence."""
+        return type(self)(f"{place}{self.seen}", self.remedy, code=self.code, **self.fields)
+
+
+def _rebuilt(
+    kind: type[UserError], seen: str, remedy: str, code: str, fields: dict[str, Any]
+) -> UserError:
+    return kind(seen, remedy, code=code, **fields)
 
 
 def readable(text: str) -> str:
