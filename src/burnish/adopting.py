@@ -113,6 +113,8 @@ def _placed(extended: Path, target: Path) -> bool:
         raise RunError(
             f"{target} already exists and is not the base of this adapter",
             "choose another name for the run with --name",
+            code="output_exists",
+            path=str(target),
         )
     return False
 
@@ -133,13 +135,20 @@ def _begun(recipe: Recipe, folder: Path | str, parts: Path) -> RunDirectory | No
         kept, given = run.checkpoints / "step-0" / name, parts / name
         if not kept.exists() or not filecmp.cmp(kept, given, shallow=False):
             raise RunError(
-                f"{path} is there and is not of {folder}", "name the new run with --name"
+                f"{path} is there and is not of {folder}",
+                "name the new run with --name",
+                code="run_exists",
+                path=str(path),
+                adapter=str(folder),
             )
         for rows, digest in manifest.data["sha256"].items():
             if Path(rows).exists() and sha256_of([Path(rows)]) != digest:
                 raise RunError(
                     f"{path} was begun with other rows than {rows} holds now",
                     "put them back, or start anew under another --name",
+                    code="rows_changed",
+                    path=str(path),
+                    rows=rows,
                 )
     return continued(recipe)
 
@@ -192,6 +201,9 @@ def adopted_recipe(
             f"{path} is a {kind} adapter, and only LORA adapters are taken over",
             "merge it into its base with PEFT's merge_and_unload where its kind can be merged, and "
             "name the saved model as `model` in a recipe",
+            code="adapter_kind_not_supported",
+            path=str(path),
+            kind=kind,
         )
     check_weights(path)
     for key in ("r", "lora_alpha"):
@@ -199,11 +211,17 @@ def adopted_recipe(
             raise ModelError(
                 f"{path / CONFIG} has {config.get(key)!r} as {key}, which should be a number",
                 "copy it there again, or save it anew",
+                code="bad_adapter_settings",
+                path=str(path / CONFIG),
+                key=key,
+                value=config.get(key),
             )
     if data is None:
         raise DataError(
             f"{path} comes without rows, so nothing says what it gained",
             "name rows of its task with --data",
+            code="rows_not_named",
+            path=str(path),
         )
     return {
         "name": name or f"healed-{path.resolve().name}",

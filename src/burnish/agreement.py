@@ -205,7 +205,10 @@ def read_parity(folder: Path) -> Parity | None:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(
-            f"{path} is no certificate of parity", "delete it and run `burnish parity` again"
+            f"{path} is no certificate of parity",
+            "delete it and run `burnish parity` again",
+            code="not_a_certificate",
+            path=str(path),
         ) from error
 
 

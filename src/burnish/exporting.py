@@ -51,7 +51,12 @@ def export(
     check_form(directory, form)
     target = _target(directory, form, output, precision)
     if target.exists():
-        raise RunError(f"{target} already exists", "name another place with --output")
+        raise RunError(
+            f"{target} already exists",
+            "name another place with --output",
+            code="output_exists",
+            path=str(target),
+        )
     if form == "gguf":
         source = resolve(recipe.model)
         config = AutoConfig.from_pretrained(str(source.path))
@@ -76,32 +81,53 @@ def check_form(directory: RunDirectory, form: Form) -> None:
     ours = f"open it with burnish.open_tuned({str(path)!r})"
     on_others = bool(manifest.lineage) and stands_on_others(manifest.lineage)
     if recipe.method == "bottleneck":
-        raise RunError(f"{path} holds a bottleneck adapter, which only Burnish reads", ours)
+        raise RunError(
+            f"{path} holds a bottleneck adapter, which only Burnish reads",
+            ours,
+            code="not_exportable",
+            path=str(path),
+            method=recipe.method,
+        )
     if form == "peft" and recipe.method in WHOLE:
         raise RunError(
             f"{path} has tuned the weights themselves ({recipe.method}), so there is no adapter",
             "export it with --as merged",
+            code="no_adapter",
+            path=str(path),
+            method=recipe.method,
         )
     if form == "peft" and on_others:
         raise RunError(
             f"the adapter of {path} alone is not the tuned model, as it stands on an earlier run's",
             ours if recipe.method in ("prefix", "qlora") else "export it with --as merged",
+            code="adapter_not_alone",
+            path=str(path),
+            method=recipe.method,
         )
     if form != "peft" and recipe.method == "prefix":
         raise RunError(
             f"{path} holds a learned prefix, which is no change of weights",
             ours if on_others else "export it with --as peft",
+            code="not_mergeable",
+            path=str(path),
+            method=recipe.method,
         )
     if form != "peft" and recipe.method == "qlora":
         raise RunError(
             f"{path} was trained on weights of 4 bits, into which nothing can be merged exactly",
             ours if on_others else "export it with --as peft",
+            code="not_mergeable",
+            path=str(path),
+            method=recipe.method,
         )
     if form == "gguf" and (recipe.objective in HEADS or recipe.objective == "reward"):
         raise RunError(
             f"{path} holds a model with a head (objective {recipe.objective}), which writes no "
             "text",
             "export it with --as merged",
+            code="writes_no_text",
+            path=str(path),
+            objective=recipe.objective,
         )
 
 

@@ -53,6 +53,10 @@ def recipe_of(manifest: Manifest) -> Recipe:
         raise RunError(
             f"the recipe of the run {manifest.name} cannot be read here ({key}: {first['msg']})",
             f"use the version of Burnish that made it{f', {made}' if made else ''}",
+            code="recipe_unreadable",
+            run=manifest.name,
+            key=key,
+            version=made,
         ) from error
 
 
@@ -67,10 +71,14 @@ def check_trained(directory: RunDirectory) -> None:
         raise RunError(
             f"{directory.path} is not trained to the end",
             "finish it with `burnish run RECIPE --resume`",
+            code="run_unfinished",
+            path=str(directory.path),
         )
     raise RunError(
         f"{directory.path} has no tuned weights",
         "name a run that was trained, or train it again under another --name",
+        code="no_tuned_weights",
+        path=str(directory.path),
     )
 
 
@@ -103,6 +111,9 @@ def check_method(recipe: Recipe, before: Recipe | None = None) -> None:
         raise RecipeError(
             f"method is {recipe.method}, which learns no head for the objective {recipe.objective}",
             "set method to lora or full",
+            code="method_without_head",
+            method=recipe.method,
+            objective=recipe.objective,
         )
     if recipe.init_from is None:
         return
@@ -110,6 +121,8 @@ def check_method(recipe: Recipe, before: Recipe | None = None) -> None:
         raise RecipeError(
             f"init_from is set, but the objective {recipe.objective} starts with a fresh head",
             "leave it out, or set objective to sft",
+            code="fresh_head",
+            objective=recipe.objective,
         )
     if before is not None:
         source = resolve(before.model)
@@ -120,6 +133,8 @@ def check_method(recipe: Recipe, before: Recipe | None = None) -> None:
         raise why_not_adopted(recipe.init_from) or RunError(
             f"init_from is {recipe.init_from}, an adapter that another tool trained",
             f"make a run of it with `burnish heal {recipe.init_from} --data ROWS`, and name that",
+            code="is_an_adapter",
+            path=str(recipe.init_from),
         )
     earlier = RunDirectory.open(recipe.init_from)
     manifest = earlier.manifest()
@@ -127,6 +142,8 @@ def check_method(recipe: Recipe, before: Recipe | None = None) -> None:
         raise RunError(
             f"init_from is {recipe.init_from}, which is not trained to the end",
             "finish it with `burnish run RECIPE --resume`, or name another run",
+            code="run_unfinished",
+            path=str(recipe.init_from),
         )
     _check_base(recipe, manifest.model["name"], manifest.model["sha256"])
     _check_fit(recipe, recipe_of(manifest))
@@ -137,6 +154,9 @@ def _check_base(recipe: Recipe, name: str, sha256: str) -> None:
         raise RecipeError(
             f"init_from is {recipe.init_from}, a run of {name}, and model is {recipe.model}",
             f"set model to {name}, or name a run of {recipe.model}",
+            code="wrong_base",
+            model=recipe.model,
+            expected=name,
         )
 
 
@@ -146,7 +166,10 @@ def _check_fit(recipe: Recipe, before: Recipe) -> None:
     if before.method in WHOLE:
         if method == "qlora":
             raise RecipeError(
-                f"{found}, whose weights cannot be put into 4 bits", "set method to lora"
+                f"{found}, whose weights cannot be put into 4 bits",
+                "set method to lora",
+                code="not_in_four_bits",
+                earlier=before.method,
             )
         return
     alike = {method, before.method} <= {"lora", "qlora"} or method == before.method
@@ -155,6 +178,9 @@ def _check_fit(recipe: Recipe, before: Recipe) -> None:
             raise RecipeError(
                 f"{found}, and continue goes on with that adapter, not with {method}",
                 f"set method to {before.method}, or init to merge",
+                code="method_differs",
+                method=method,
+                earlier=before.method,
             )
         now, then = section_of(recipe), section_of(before)
         changed = [f"{key} was {then[key]!r}" for key in now if now[key] != then[key]]
@@ -162,20 +188,30 @@ def _check_fit(recipe: Recipe, before: Recipe) -> None:
             raise RecipeError(
                 f"continue goes on with the earlier adapter, whose {', '.join(changed)}",
                 "set the method's section as it was, or init to merge or stack",
+                code="section_differs",
+                method=method,
+                keys=[key for key in now if now[key] != then[key]],
             )
     elif init == "stack" and not (alike and method in _STACKED):
         raise RecipeError(
             f"{found}, beside which {method} cannot stand",
             "stack LoRA on LoRA or IA3 on IA3, or set init to merge",
+            code="not_stackable",
+            method=method,
+            earlier=before.method,
         )
     elif init == "merge" and before.method not in _STACKED:
         raise RecipeError(
             f"{found}, which is no change of weights that could be merged",
             f"set init to continue and method to {before.method}",
+            code="not_mergeable",
+            method=before.method,
         )
     elif init == "merge" and method == "qlora":
         raise RecipeError(
-            "init is merge, which would round the weights in 4 bits again", "set init to stack"
+            "init is merge, which would round the weights in 4 bits again",
+            "set init to stack",
+            code="merge_in_four_bits",
         )
 
 

@@ -34,6 +34,9 @@ def open_tuned(run: RunDirectory | Path | str) -> LanguageModel:
         raise RunError(
             f"{directory.path} holds a model that labels and writes no text",
             "open it with burnish.open_classifier",
+            code="writes_no_text",
+            path=str(directory.path),
+            objective=recipe.objective,
         )
     model = load_base(recipe)
     changes_weights = recipe.method in WHOLE or recipe.init_from is not None
@@ -55,6 +58,9 @@ def open_classifier(run: RunDirectory | Path | str) -> Classifier:
         raise RunError(
             f"{directory.path} holds a model that writes text (objective {kind})",
             "open it with burnish.open_tuned",
+            code="writes_text",
+            path=str(directory.path),
+            objective=kind,
         )
     named = json.loads((directory.adapter / "config.json").read_text())["id2label"]
     labels = [named[str(index)] for index in range(len(named))]
@@ -88,6 +94,9 @@ def check_reward_run(run: RunDirectory | Path | str) -> tuple[RunDirectory, Reci
         raise RunError(
             f"{directory.path} holds no reward model (objective {recipe.objective})",
             "name a run with objective reward",
+            code="not_a_reward_model",
+            path=str(directory.path),
+            objective=recipe.objective,
         )
     return directory, recipe
 
@@ -153,4 +162,7 @@ def _check_base(directory: RunDirectory, recipe: Recipe) -> None:
             f"{recipe.model} is not the model that {directory.path} began with (its weights have "
             f"the sha256 {now[:12]}, those had {then[:12]})",
             "put the weights back, or train anew under another --name",
+            code="base_changed",
+            path=str(directory.path),
+            model=recipe.model,
         )

@@ -8,7 +8,8 @@ import torch
 from peft.tuners.lora.layer import LoraLayer
 
 from burnish.errors import ModelError
-from burnish.models.adapt import WHOLE, Kept, add_lora, save_weights
+from burnish.models.adapt import WHOLE, add_lora, save_weights
+from burnish.models.kept import Kept
 from burnish.models.load import load_model
 from burnish.models.scale import Scale, has_scale
 from tests.models.test_adapt import METHOD_ROWS, hidden, llama, moved

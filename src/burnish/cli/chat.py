@@ -38,6 +38,8 @@ def command(
         raise RunError(
             f"{run} holds a reward model, which scores answers and writes none",
             "chat with a run that was tuned with it, or name it as grpo.reward",
+            code="writes_no_text",
+            path=run,
         )
     if isinstance(model, Classifier):
         _label(model, [message] if message else _questions(), as_json=as_json)

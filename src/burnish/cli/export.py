@@ -50,7 +50,13 @@ def command(
     directory = RunDirectory.open(run)
     if precision is not None and form != "gguf":
         seen = f"--type is {precision}, and with --as {form} weights keep their own type"
-        raise RunError(seen, "leave it out, or choose --as gguf")
+        raise RunError(
+            seen,
+            "leave it out, or choose --as gguf",
+            code="type_without_gguf",
+            type=precision,
+            form=form,
+        )
     judged = (directory.path / "verdict.json").exists()
     decision = directory.verdict().decision if judged else None
     target = export(directory, form, output, precision or "f32")

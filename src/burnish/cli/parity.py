@@ -44,9 +44,19 @@ def command(
     from burnish.run_directory import RunDirectory
 
     if url is not None and model is None:
-        raise UserError(f"--url is {url} and no model is named", "name it with --model")
+        raise UserError(
+            f"--url is {url} and no model is named",
+            "name it with --model",
+            code="model_not_named",
+            url=url,
+        )
     if url is None and model is not None:
-        raise UserError(f"--model is {model} and no server is named", "name it with --url")
+        raise UserError(
+            f"--model is {model} and no server is named",
+            "name it with --url",
+            code="server_not_named",
+            model=model,
+        )
     others = Others(url, model or "", gguf, tolerance)
     parity = certify(RunDirectory.open(run), others, prompts)
     if as_json:

@@ -24,7 +24,6 @@ from peft import (
 )
 from peft.utils import load_peft_weights
 from safetensors.torch import load_model, save_model
-from torch import Tensor
 from transformers import DynamicCache, GenerationMixin
 
 from burnish.errors import ModelError
@@ -60,6 +59,9 @@ def learn_last(model: Any, *, seed: int, layers: int) -> Any:
         raise ModelError(
             f"last_n.layers is {layers} and the model has {len(stack)} layers",
             f"set it to at most {len(stack)}",
+            code="too_many_layers",
+            layers=layers,
+            available=len(stack),
         )
     model.requires_grad_(False)
     for layer in stack[len(stack) - layers :]:
@@ -131,6 +133,8 @@ def add_prefix(model: Any, *, seed: int, tokens: int) -> Any:
         raise ModelError(
             f"{type(model).__name__} keeps no keys and values that a prefix could be",
             "choose the method lora or bottleneck",
+            code="no_cache",
+            model=type(model).__name__,
         )
     config = PrefixTuningConfig(num_virtual_tokens=tokens, task_type="CAUSAL_LM")
     wrapped = _wrap(model, config, seed)
@@ -149,6 +153,8 @@ def add_prefix(model: Any, *, seed: int, tokens: int) -> Any:
         raise ModelError(
             f"the keys and values of {type(model).__name__} differ in shape from layer to layer",
             "choose the method lora",
+            code="uneven_cache",
+            model=type(model).__name__,
         ) from error
     return wrapped
 
@@ -207,6 +213,9 @@ def _wrap(model: Any, config: PeftConfig, seed: int) -> Any:
         raise ModelError(
             f"{kind} cannot have this adapter ({_first_line(error)})",
             "set method to full, or choose another model",
+            code="adapter_not_supported",
+            model=kind,
+            reason=_first_line(error),
         ) from error
     quicken(model)
     return model
@@ -228,7 +237,12 @@ def load_adapter(model: Any, folder: Path, *, name: str = LEARNING, trainable: b
         ModelError: the folder holds no adapter, a damaged one, or one for another base.
     """
     if not (folder / CONFIG).exists() or not (folder / WEIGHTS).exists():
-        raise ModelError(f"{folder} holds no adapter", f"name a folder with {CONFIG} and {WEIGHTS}")
+        raise ModelError(
+            f"{folder} holds no adapter",
+            f"name a folder with {CONFIG} and {WEIGHTS}",
+            code="no_adapter",
+            path=str(folder),
+        )
     try:
         with _without_renaming_notice(), undamaged(folder):
             if is_bottleneck(folder):
@@ -242,11 +256,17 @@ def load_adapter(model: Any, folder: Path, *, name: str = LEARNING, trainable: b
         raise ModelError(
             f"the adapter {folder} was made for another base model ({_first_line(error)})",
             "load it on the model that its adapter_config.json names",
+            code="wrong_base",
+            path=str(folder),
+            reason=_first_line(error),
         ) from error
     except (TypeError, AttributeError) as error:  # a word where PEFT computes with a number
         raise ModelError(
             f"{folder / CONFIG} has a value that PEFT cannot use ({_first_line(error)})",
             "copy it there again, or save it anew",
+            code="bad_adapter_settings",
+            path=str(folder / CONFIG),
+            reason=_first_line(error),
         ) from error
     if isinstance(loaded, PeftModel) and name == LEARNING:
         _activate(loaded)
@@ -267,12 +287,16 @@ def merged(model: Any) -> Any:
         raise ModelError(
             "a prefix or a bottleneck adapter cannot be merged into the weights",
             "set init to continue",
+            code="not_mergeable",
         )
     try:
         return model.merge_and_unload(safe_merge=True, adapter_names=list(model.peft_config))
     except ValueError as error:
         raise ModelError(
-            f"the adapter cannot be merged ({_first_line(error)})", "take an earlier checkpoint"
+            f"the adapter cannot be merged ({_first_line(error)})",
+            "take an earlier checkpoint",
+            code="merge_failed",
+            reason=_first_line(error),
         ) from error
 
 
@@ -319,38 +343,6 @@ def learned_prefix(model: Any) -> DynamicCache | None:
     for number, layer in enumerate(model.get_prompt(batch_size=1).layers):
         cache.update(layer.keys, layer.values, number)
     return cache
-
-
-class Kept:
-    """Weights of a model as they are now, to be put back for a while later."""
-
-    def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        self._pairs = [(p, p.detach().clone()) for p in parameters]
-
-    @property
-    def pairs(self) -> list[tuple[torch.nn.Parameter, Tensor]]:
-        """Each parameter with the value that was kept."""
-        return list(self._pairs)
-
-    def forget_unchanged(self) -> None:
-        """Frees the memory of weights that are still the same."""
-        self._pairs = [(p, kept) for p, kept in self._pairs if not torch.equal(p, kept)]
-
-    @contextlib.contextmanager
-    def in_place(self) -> Iterator[None]:
-        """The kept weights instead of today's; nothing is copied."""
-        self._exchange()
-        try:
-            yield
-        finally:
-            self._exchange()
-
-    def _exchange(self) -> None:
-        exchanged: list[tuple[torch.nn.Parameter, Tensor]] = []
-        for parameter, kept in self._pairs:
-            exchanged.append((parameter, parameter.data))
-            parameter.data = kept
-        self._pairs = exchanged
 
 
 @contextlib.contextmanager

@@ -25,9 +25,21 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read ({error})", _AGAIN) from error
+        raise ModelError(
+            f"{path} cannot be read ({error})",
+            _AGAIN,
+            code="file_unreadable",
+            path=str(path),
+            reason=str(error),
+        ) from error
     if not isinstance(found, dict):
-        raise ModelError(f"{path} holds a {type(found).__name__} and no settings", _AGAIN)
+        raise ModelError(
+            f"{path} holds a {type(found).__name__} and no settings",
+            _AGAIN,
+            code="not_an_object",
+            path=str(path),
+            kind=type(found).__name__,
+        )
     return found
 
 
@@ -43,6 +55,9 @@ def check_weights(folder: Path) -> None:
             raise ModelError(
                 f"{folder / WEIGHTS} has numbers in {name} that are not finite",
                 "take a checkpoint from before its training diverged",
+                code="weights_not_finite",
+                path=str(folder / WEIGHTS),
+                weight=name,
             )
 
 
@@ -56,4 +71,10 @@ def undamaged(folder: Path) -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        raise ModelError(f"the weights in {folder} are damaged ({error})", _AGAIN) from error
+        raise ModelError(
+            f"the weights in {folder} are damaged ({error})",
+            _AGAIN,
+            code="weights_damaged",
+            path=str(folder),
+            reason=str(error),
+        ) from error

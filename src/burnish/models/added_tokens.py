@@ -87,6 +87,10 @@ def take_apart(folder: Path, base: Source, extended: Path, rest: Path) -> Parts:
             f"the tokenizer in {folder} names {len(tokenizer)} tokens, and the adapter and its "
             f"base have embeddings of {embedded}",
             "copy the tokenizer there that it was trained with",
+            code="tokenizer_too_large",
+            path=str(folder),
+            tokens=len(tokenizer),
+            embeddings=embedded,
         )
     if embedded > size:
         model.resize_token_embeddings(embedded, mean_resizing=False)
@@ -157,6 +161,9 @@ def _put_rows(
                     f"the adapter was made for another base model (its embeddings have "
                     f"{own.values.shape[1]} numbers each, and the base's {matrix.shape[1]})",
                     "name the adapter's own base with --model",
+                    code="wrong_base",
+                    width=own.values.shape[1],
+                    expected=matrix.shape[1],
                 )
             new = own.tokens >= first_new
             matrix[own.tokens[new]] = own.values[new].to(matrix.dtype)
@@ -191,6 +198,9 @@ def _embedding_rows(weights: dict[str, Tensor], config: dict[str, Any]) -> dict[
                 f"the adapter names {len(listed)} tokens as trainable_token_indices, and its "
                 f"weights have rows for {len(value)}",
                 "copy adapter_config.json and the weights there again, both of one checkpoint",
+                code="token_count_differs",
+                named=len(listed),
+                rows=len(value),
             )
         if not listed:
             continue
@@ -229,5 +239,7 @@ def _tokenizer(folder: Path, otherwise: Any) -> Any:
             f"{folder} brings embeddings of added tokens, and no tokenizer that names them",
             "copy the tokenizer there that it was trained with (tokenizer.json and "
             "tokenizer_config.json)",
+            code="no_tokenizer",
+            path=str(folder),
         )
     return otherwise

@@ -18,7 +18,12 @@ def asked(item: Choice, tokenizer: Any) -> tuple[list[int], list[list[int]]]:
     choices = [_choice(item.context, context, choice, tokenizer) for choice in item.choices]
     for choice, tokens in zip(item.choices, choices, strict=True):
         if not tokens or not context:
-            raise ModelError(f"the choice {choice!r} has no tokens", "give it some text")
+            raise ModelError(
+                f"the choice {choice!r} has no tokens",
+                "give it some text",
+                code="empty_choice",
+                choice=choice,
+            )
     return context, choices
 
 

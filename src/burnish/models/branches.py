@@ -129,6 +129,7 @@ class Network:
             raise ModelError(
                 "the base model is not kept beside weights that learn themselves",
                 "use method lora, or keep what the base says before training",
+                code="base_not_kept",
             )
         with self.frozen(), switched_off(self.whole, frozen_too=False):
             yield
@@ -202,7 +203,12 @@ class Network:
         """Vocabulary projection with the scalings that some families put behind it."""
         head = self.model.get_output_embeddings()
         if not isinstance(head, nn.Module):
-            raise ModelError(f"{type(self.model).__name__} has no vocabulary", "use a causal model")
+            raise ModelError(
+                f"{type(self.model).__name__} has no vocabulary",
+                "use a causal model",
+                code="no_vocabulary",
+                model=type(self.model).__name__,
+            )
         logits_N_V: Tensor = head(hidden_N_H)
         if scale := getattr(self.config, "logit_scale", None):
             logits_N_V = logits_N_V * scale
@@ -243,6 +249,9 @@ class Network:
             raise ModelError(
                 f"{length} padded tokens exceed the model's window of {self.window}",
                 "give rows of equal trunk length, padding would shift the window",
+                code="padding_exceeds_window",
+                tokens=length,
+                window=self.window,
             )
 
 

@@ -32,7 +32,7 @@ from burnish.models.heads import (
 )
 from burnish.models.load import DeviceChoice, load_tokenizer, place
 from burnish.models.products import quicken
-from burnish.models.sources import Source, resolve
+from burnish.models.sources import Source, first_line, resolve
 
 HeadKind = Literal["classify", "tag"]
 _AUTO: dict[HeadKind, Any] = {
@@ -114,7 +114,12 @@ class Classifier:
             ModelError: no baseline was set.
         """
         if self.baseline is None:
-            raise ModelError(f"{self.name} has no baseline", "open it with open_classifier")
+            raise ModelError(
+                f"{self.name} has no baseline",
+                "open it with open_classifier",
+                code="no_baseline",
+                model=self.name,
+            )
         yield self.baseline
 
     @torch.no_grad()
@@ -168,6 +173,10 @@ class Classifier:
             raise ModelError(
                 f"a text has {longest} tokens, {self.name} reads {self.context_length}",
                 "shorten or split it",
+                code="text_too_long",
+                tokens=longest,
+                limit=self.context_length,
+                model=self.name,
             )
 
 
@@ -216,8 +225,12 @@ def load_classifier(
             )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
-            f"{name} cannot be given a head to {kind} ({str(error).splitlines()[0][:120]})",
+            f"{name} cannot be given a head to {kind} ({first_line(error)[:120]})",
             "choose an encoder such as all-minilm-l6-v2",
+            code="head_not_supported",
+            model=name,
+            objective=kind,
+            reason=first_line(error),
         ) from error
     quicken(module)
     module.config.architectures = [type(module).__name__]  # saved beside the adapter too

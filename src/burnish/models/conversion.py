@@ -24,14 +24,23 @@ def convert_gguf(gguf: Path, target: Path) -> None:
     """
     with gguf.open("rb") as stream:
         if stream.read(4) != b"GGUF":
-            raise ModelError(f"{gguf.name} is no GGUF file", "download it again, it may be damaged")
+            raise ModelError(
+                f"{gguf.name} is no GGUF file",
+                "download it again, it may be damaged",
+                code="not_gguf",
+                path=gguf.name,
+            )
     try:
         with Terminal(stderr=True).status(f"converting {gguf.name}"):
             _convert(gguf, target)
     except (LookupError, RuntimeError, ValueError, struct.error) as error:
+        why = str(error).partition("\n")[0]
         raise ModelError(
-            f"{gguf.name} cannot be converted ({str(error).partition(chr(10))[0]})",
+            f"{gguf.name} cannot be converted ({why})",
             "name the model's safetensors instead, as a folder or as hf:org/name",
+            code="gguf_not_converted",
+            path=gguf.name,
+            reason=why,
         ) from error
 
 

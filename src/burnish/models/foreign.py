@@ -24,7 +24,12 @@ def why_not_adopted(folder: Path) -> ModelError | None:
     where it holds one in PEFT format."""
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
-        return ModelError(f"{folder} {what}", f"name the folder that has {CONFIG} and {WEIGHTS}")
+        return ModelError(
+            f"{folder} {what}",
+            f"name the folder that has {CONFIG} and {WEIGHTS}",
+            code="not_a_folder" if folder.exists() else "folder_missing",
+            path=str(folder),
+        )
     if problem := _of_another_format(folder):
         return problem
     if (folder / CONFIG).exists() and (folder / WEIGHTS).exists():
@@ -34,26 +39,38 @@ def why_not_adopted(folder: Path) -> ModelError | None:
             f"{folder} has no {WEIGHTS}, but adapter_model.bin, and pickled weights are not opened",
             "save it as safetensors, with PeftModel.from_pretrained(BASE, FOLDER)"
             ".save_pretrained(NEW)",
+            code="pickled_weights",
+            path=str(folder),
         )
     if (folder / WEIGHTS).exists():
         return ModelError(
-            f"{folder} has {WEIGHTS}, but no {CONFIG}", "copy that file there, it was saved with it"
+            f"{folder} has {WEIGHTS}, but no {CONFIG}",
+            "copy that file there, it was saved with it",
+            code="no_adapter_settings",
+            path=str(folder),
         )
     if _is_whole(folder):
         return ModelError(
             f"{folder} holds a full model, not an adapter",
             f"name it as `model: {folder}` in a recipe to tune it, or measure what it lost with "
             f"`burnish certify RUN --against {folder}`",
+            code="not_an_adapter",
+            path=str(folder),
         )
     if inside := _only_inside(folder):
         return inside
     if (folder / CONFIG).exists():
         return ModelError(
-            f"{folder} has no {WEIGHTS}", "copy the weights there, or name the folder that has them"
+            f"{folder} has no {WEIGHTS}",
+            "copy the weights there, or name the folder that has them",
+            code="no_adapter_weights",
+            path=str(folder),
         )
     return ModelError(
         f"{folder} holds neither a run nor an adapter",
         f"name a run folder, or a folder with {CONFIG} and {WEIGHTS}",
+        code="no_adapter",
+        path=str(folder),
     )
 
 
@@ -65,6 +82,8 @@ def why_not_loaded(folder: Path) -> ModelError | None:
             f"{folder} is a run, and not the folder of a model",
             f"name it as `init_from: {folder}`, or name the folder that `burnish export {folder}` "
             "writes as the model",
+            code="is_a_run",
+            path=str(folder),
         )
     if problem := _of_another_format(folder):
         return problem
@@ -81,6 +100,9 @@ def _only_inside(folder: Path) -> ModelError | None:
         f"{folder} itself has neither an adapter nor a model, but folders inside have "
         f"({listed}{more})",
         f"name one of them, such as {inside[0]}",
+        code="folders_inside",
+        path=str(folder),
+        folders=[str(path) for path in inside],
     )
 
 
@@ -101,6 +123,9 @@ def _of_another_format(folder: Path) -> ModelError | None:
         "not PEFT's",
         f"fuse it on the machine that has mlx-lm, with `mlx_lm.fuse --model BASE --adapter-path "
         f"{folder.name} --save-path FUSED`, and name FUSED as the model",
+        code="foreign_format",
+        path=str(folder),
+        tool="mlx-lm",
     )
 
 

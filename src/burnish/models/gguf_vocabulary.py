@@ -48,6 +48,9 @@ def check_vocabulary(tokenizer: Any) -> str:
         "here",
         "export it with --as merged, and convert that folder with llama.cpp's "
         "convert_hf_to_gguf.py",
+        code="tokenizer_not_exportable",
+        model=written["model"]["type"],
+        splitting=kinds,
     )
 
 

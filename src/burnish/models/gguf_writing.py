@@ -34,15 +34,25 @@ def check_gguf(config: Any, tokenizer: Any) -> None:
             f"the architecture {config.model_type} is not written to GGUF here, only "
             f"{', '.join(ARCHITECTURES)}",
             remedy,
+            code="architecture_not_exportable",
+            architecture=config.model_type,
         )
     rope = config.rope_parameters["rope_type"]
     if rope != "default":
-        raise ModelError(f"a rotary embedding of the type {rope} is not written to GGUF", remedy)
+        raise ModelError(
+            f"a rotary embedding of the type {rope} is not written to GGUF",
+            remedy,
+            code="rope_not_exportable",
+            rope=rope,
+        )
     if config.hidden_act != "silu" or getattr(config, "use_sliding_window", False):
         raise ModelError(
             f"this {config.model_type} differs from what llama.cpp computes by that name "
             f"(activation {config.hidden_act}, or a sliding window)",
             remedy,
+            code="config_not_exportable",
+            architecture=config.model_type,
+            activation=config.hidden_act,
         )
     check_vocabulary(tokenizer)
 
@@ -127,7 +137,10 @@ def _add_weights(writer: "GGUFWriter", model: Any, precision: Precision) -> None
         name = names.get_name(key, try_suffixes=(".weight", ".bias"))
         if name is None:
             raise ModelError(
-                f"the weight {key} has no place in a GGUF file", "export it with --as merged"
+                f"the weight {key} has no place in a GGUF file",
+                "export it with --as merged",
+                code="weight_not_exportable",
+                weight=key,
             )
         kind = _kind(weight, precision)
         written = quantize(_ordered(key, weight, config).float().cpu().numpy(), kind)

@@ -17,11 +17,12 @@ from burnish.chat import Conversation
 from burnish.data.render import render_prompt
 from burnish.data.templates import ends_mark
 from burnish.errors import ModelError
-from burnish.models.adapt import Kept, is_adapted, load_weights, switched_off
+from burnish.models.adapt import is_adapted, load_weights, switched_off
 from burnish.models.adapter_files import undamaged
 from burnish.models.asking import asked, windows
 from burnish.models.branches import Network, Row, branch_states, common_start, finish
 from burnish.models.decoding import Decoder
+from burnish.models.kept import Kept
 from burnish.models.prefix import Prefix
 from burnish.models.scale import Scale
 from burnish.models.verbs import Choice, Generation, Sampling, Scores, Stream, TextLoss
@@ -257,6 +258,10 @@ class LanguageModel:
             raise ModelError(
                 f"{length} tokens exceed the {self.context_length} that {self.name} reads at once",
                 "shorten the text",
+                code="text_too_long",
+                tokens=length,
+                limit=self.context_length,
+                model=self.name,
             )
 
 

@@ -35,6 +35,8 @@ def layer_stack(model: Any) -> tuple[str, nn.ModuleList]:
         raise ModelError(
             f"{type(model).__name__} has no list of layers",
             "choose the method full, or another model",
+            code="no_layers",
+            model=type(model).__name__,
         )
     return max(found, key=lambda pair: len(pair[1]))
 
@@ -58,7 +60,10 @@ def linear_paths(model: Any, target: Target = "all-linear") -> list[str]:
     chosen = [path for path in paths if target == "all-linear" or part_of(path) == target]
     if not chosen:
         raise ModelError(
-            f"the model has no {target} layers to adapt", "set lora.target to all-linear"
+            f"the model has no {target} layers to adapt",
+            "set lora.target to all-linear",
+            code="no_target_layers",
+            target=target,
         )
     return chosen
 
@@ -82,6 +87,9 @@ def output_path(model: Any, part: Literal["attention", "mlp"]) -> str:
             raise ModelError(
                 f"the model's {part} does not end in a linear map of {size} outputs",
                 "choose the method lora",
+                code="no_output_projection",
+                part=part,
+                expected=size,
             )
     return path
 
@@ -105,6 +113,9 @@ def pattern(model: Any, paths: Sequence[str], layers: Sequence[int] | None = Non
             raise ModelError(
                 f"layer {number} was asked for and the model has layers 0 to {len(stack) - 1}",
                 "correct lora.layers",
+                code="unknown_layer",
+                layer=number,
+                layers=len(stack),
             )
     numbers = r"\d+" if layers is None else "|".join(str(number) for number in layers)
     inside = "|".join(re.escape(path) for path in paths)

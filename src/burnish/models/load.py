@@ -21,7 +21,7 @@ from burnish.errors import ModelError
 from burnish.models.adapt import load_adapter
 from burnish.models.language_model import LanguageModel, folder_sha256
 from burnish.models.products import quicken
-from burnish.models.sources import Source, resolve
+from burnish.models.sources import Source, first_line, resolve
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 
@@ -47,7 +47,12 @@ def place(choice: DeviceChoice) -> Placement:
         ModelError: CUDA was asked for and there is none.
     """
     if choice == "cuda" and not torch.cuda.is_available():
-        raise ModelError("device is cuda, but torch sees no GPU", "set device to auto or cpu")
+        raise ModelError(
+            "device is cuda, but torch sees no GPU",
+            "set device to auto or cpu",
+            code="no_gpu",
+            device=choice,
+        )
     if choice != "cpu" and torch.cuda.is_available():
         return Placement("cuda", torch.bfloat16)
     return Placement("cpu", torch.float32)
@@ -63,6 +68,8 @@ def check_four_bit() -> None:
         raise ModelError(
             "method is qlora, but bitsandbytes is not installed",
             "install it with `pip install burnish[qlora]`, or set method to lora",
+            code="not_installed",
+            package="bitsandbytes",
         )
 
 
@@ -97,6 +104,10 @@ def _checked_four_bit(module: Any, name: str) -> Any:
                 f"{name} has rows of {layer.in_features} weights, and 4-bit weights on a CPU need "
                 f"multiples of {_FOUR_BIT_BLOCK}",
                 "set method to lora, or train on a GPU",
+                code="rows_not_in_blocks",
+                model=name,
+                weights=layer.in_features,
+                multiple=_FOUR_BIT_BLOCK,
             )
     return module
 
@@ -123,8 +134,11 @@ def _config(source: Source) -> Any:
         return AutoConfig.from_pretrained(str(source.path)).get_text_config()
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
-            f"{source.name} is no model that can be read ({str(error).splitlines()[0][:120]})",
+            f"{source.name} is no model that can be read ({first_line(error)[:120]})",
             "name a folder with config.json, of a family that transformers knows",
+            code="model_unreadable",
+            model=source.name,
+            reason=first_line(error),
         ) from error
 
 
@@ -139,10 +153,13 @@ def load_tokenizer(source: Source, stops: Sequence[str | int] = ()) -> PreTraine
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(source.path))
         check_templates(tokenizer)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        why = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:120]}"
+        why = f"{type(error).__name__}: {first_line(error)[:120]}"
         raise ModelError(
             f"{source.name} has no tokenizer that can be read ({why})",
             "name a folder with the model's own tokenizer.json and tokenizer_config.json",
+            code="tokenizer_unreadable",
+            model=source.name,
+            reason=why,
         ) from error
     declare_stops(tokenizer, stops)
     return tokenizer
@@ -178,8 +195,11 @@ def load_model(
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
-            f"{name} is no causal language model ({str(error).splitlines()[0][:120]})",
+            f"{name} is no causal language model ({first_line(error)[:120]})",
             "choose another; `burnish models` lists the built-in ones",
+            code="not_a_language_model",
+            model=name,
+            reason=first_line(error),
         ) from error
     module = _checked_four_bit(module, name) if four_bit else module.to(placement.device)
     _keep_all_layers(module)

@@ -33,6 +33,8 @@ def expand(cache: DynamicCache, index_B: Tensor) -> DynamicCache:
             raise ModelError(
                 f"the model keeps a {type(layer).__name__}, which cannot branch",
                 "use a model whose layers are plain attention",
+                code="cache_cannot_branch",
+                layer=type(layer).__name__,
             )
         expanded.layers.append(_expand_layer(layer, index_B))
     return expanded

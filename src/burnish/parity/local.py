@@ -78,6 +78,11 @@ def _check_lengths(
                 f"the prompt {name} has {len(row)} tokens, and with an answer {model.name} reads "
                 f"{longest} of them",
                 "shorten it, or leave it out",
+                code="text_too_long",
+                prompt=name,
+                tokens=len(row),
+                limit=longest,
+                model=model.name,
             )
 
 

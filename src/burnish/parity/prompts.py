@@ -63,7 +63,13 @@ def read_prompts(path: Path) -> list[Prompt]:
     for row in islice(read_rows(path), _MOST):
         example = row if isinstance(row, BadRow) else converter.convert(row)
         if isinstance(example, BadRow):
-            raise DataError(f"{example.source} {example.reason}", example.remedy)
+            raise DataError(
+                f"{example.source} {example.reason}",
+                example.remedy,
+                code="bad_row",
+                row=example.source,
+                mistake=example.code,
+            )
         if example.prompt:
             found.append((example.id, example.prompt))
     return _some(found, path)
@@ -73,14 +79,24 @@ def _lines(path: Path) -> list[Prompt]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read", "name a text file in UTF-8") from error
+        raise DataError(
+            f"{path} cannot be read",
+            "name a text file in UTF-8",
+            code="file_unreadable",
+            path=str(path),
+        ) from error
     texts = [line for line in lines if line.strip()][:_MOST]
     return _some([(f"line-{n}", (Message("user", text),)) for n, text in enumerate(texts, 1)], path)
 
 
 def _some(prompts: list[Prompt], path: Path) -> list[Prompt]:
     if not prompts:
-        raise DataError(f"{path} has no prompts", "give it a row or a line for each")
+        raise DataError(
+            f"{path} has no prompts",
+            "give it a row or a line for each",
+            code="no_prompts",
+            path=str(path),
+        )
     return prompts
 
 

@@ -124,6 +124,10 @@ class Endpoint:
         return ModelError(
             f"{self.model} at {self.url} gave no answer that can be read ({error})",
             "name a server that knows chat completions, and a model that it has",
+            code="bad_reply",
+            model=self.model,
+            url=self.url,
+            reason=str(error),
         )
 
 

@@ -8,6 +8,8 @@ from burnish.plan.memory import Batch, Shapes, memory
 from burnish.recipe import Recipe
 
 GIB = 2**30
+# A remedy, and the settings of a recipe that it names.
+_Fitting = tuple[str, dict[str, int | str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +47,20 @@ def check_memory(recipe: Recipe, shapes: Shapes, batch: Batch, program: int, roo
         return
     workers = recipe.training.workers
     whose = f" for each of {workers} workers" if workers > 1 else ""
+    remedy, settings = what_fits(recipe, shapes, batch, program, room.memory)
     raise UserError(
         f"a training step needs about {needed / GIB:.1f} GiB of memory and "
         f"{room.memory / GIB:.1f} GiB are free{whose}",
-        what_fits(recipe, shapes, batch, program, room.memory),
+        remedy,
+        code="too_little_memory",
+        needed=needed,
+        free=room.memory,
+        settings=settings,
     )
 
 
-def what_fits(recipe: Recipe, shapes: Shapes, batch: Batch, program: int, free: int) -> str:
-    """The remedy as an imperative sentence."""
+def what_fits(recipe: Recipe, shapes: Shapes, batch: Batch, program: int, free: int) -> _Fitting:
+    """The remedy as an imperative sentence, and the settings that it names."""
     given = recipe.training
     for rows in range(given.batch_size - 1, 0, -1):
         if given.batch_size % rows:
@@ -61,25 +68,28 @@ def what_fits(recipe: Recipe, shapes: Shapes, batch: Batch, program: int, free: 
         smaller = batch.of_rows(max(1, round(batch.rows * rows / given.batch_size)))
         if (size := memory(shapes, smaller, program=program).total) <= free:
             accumulation = given.accumulation * given.batch_size // rows
-            return (
+            remedy = (
                 f"set training.batch_size={rows} with training.accumulation={accumulation}, "
                 f"which needs about {size / GIB:.1f} GiB"
             )
+            return remedy, {"training.batch_size": rows, "training.accumulation": accumulation}
     single = batch.of_rows(1)
     if recipe.method == "full":
         lora = shapes.with_lora(recipe.lora.rank)
         if (size := memory(lora, single, program=program).total) <= free:
-            return (
+            remedy = (
                 f"set method=lora with training.batch_size=1, which needs about {size / GIB:.1f} "
                 "GiB"
             )
+            return remedy, {"method": "lora", "training.batch_size": 1}
     for share in (0.75, 0.5, 0.25, 0.125):
         shorter = single.of_length(share)
         if memory(shapes, shorter, program=program).total <= free:
             tokens = shorter.computed
-            return f"set training.batch_size=1 and training.max_length={tokens}, which fits"
+            remedy = f"set training.batch_size=1 and training.max_length={tokens}, which fits"
+            return remedy, {"training.batch_size": 1, "training.max_length": tokens}
     weights = shapes.parameters * shapes.number / GIB
-    return f"choose a smaller model, the weights of this one alone are {weights:.1f} GiB"
+    return f"choose a smaller model, the weights of this one alone are {weights:.1f} GiB", {}
 
 
 def check_disk(recipe: Recipe, disk: Disk, room: Room) -> None:
@@ -92,17 +102,22 @@ def check_disk(recipe: Recipe, disk: Disk, room: Room) -> None:
         return
     fixed = disk.total - disk.checkpoint * disk.checkpoints
     fitting = (room.disk - fixed) // max(1, disk.checkpoint)
-    remedy = "free some room, or name another folder with --output"
+    fits: _Fitting = ("free some room, or name another folder with --output", {})
     if fitting >= 1:
         remedy = f"set training.checkpoints={fitting} and training.evaluations={fitting}"
-        if fitting < 2:
-            remedy = "set training.checkpoints=1 and training.evaluations=1"
+        fits = remedy, {"training.checkpoints": fitting, "training.evaluations": fitting}
     elif recipe.method == "full":
-        remedy = "set method=lora, whose checkpoints hold only the adapter"
+        fits = "set method=lora, whose checkpoints hold only the adapter", {"method": "lora"}
+    remedy, settings = fits
     raise UserError(
         f"the run writes about {disk.total / GIB:.1f} GiB and {room.disk / GIB:.1f} GiB are free "
         f"at {recipe.output}",
         remedy,
+        code="too_little_disk",
+        needed=disk.total,
+        free=room.disk,
+        path=str(recipe.output),
+        settings=settings,
     )
 
 

@@ -43,7 +43,10 @@ def refuse(checks: Sequence[Check]) -> None:
     for check in checks:
         if check.passed is False:
             raise PreflightError(
-                f"the preflight check `{check.name}` failed: {check.seen}", check.remedy
+                f"the preflight check `{check.name}` failed: {check.seen}",
+                check.remedy,
+                code="preflight_failed",
+                check=check.name,
             )
 
 
