@@ -19,6 +19,7 @@ from burnish.retention.outlook import Outlook
 from burnish.run_directory import RunDirectory
 from burnish.searching import Search
 from tests.models.test_remote import served
+from tests.refused import refused
 from tests.rows import labelled, write_rows
 
 WORDS = ("where is", "my parcel", "the tent", "please send", "it will", "come when", "is torn")
@@ -235,7 +236,7 @@ def test_a_comparison_names_the_other_run_and_counts_what_that_one_learnt(
 def test_two_comparisons_at_once_do_not_mix(tmp_path: Path, tiny_folder: Path, suite: Path) -> None:
     path = recipe(tmp_path, tiny_folder, suite, 0.001, 99)
     run = burnish.run(path, quiet=True, choose={"trials": 0})
-    with alone_in(run), pytest.raises(RunError, match="another process works on the run"):
+    with alone_in(run), pytest.raises(RunError, match=str(run.path)):
         burnish.compare(run.path, tiny_folder, quiet=True)
 
 
@@ -265,7 +266,7 @@ def test_what_is_not_measured_cannot_be_compared(
     tmp_path: Path, tiny_folder: Path, suite: Path
 ) -> None:
     run = burnish.train(recipe(tmp_path, tiny_folder, suite, 0.02, 99), quiet=True)
-    with pytest.raises(RunError, match="no certificate"):
+    with refused("run_not_certified", RunError, path=str(run.path), state="trained"):
         burnish.compare(run.path, tiny_folder, quiet=True)
 
 
@@ -350,7 +351,7 @@ def test_a_suite_keeps_a_budget_of_its_own(tmp_path: Path, tiny_folder: Path, su
     assert budgets == {"strict-cert": pytest.approx(1e-8), "loose-cert": 0.99}
     assert run.verdict().decision != "release"
     assert "strict mean" in " ".join(run.verdict().reasons)
-    with pytest.raises(RecipeError, match=r"budget\.suites names 'strange'"):
+    with refused("unknown_suite", RecipeError, key="budget.suites", suite="strange"):
         burnish.run(path, quiet=True, name="other", budget={"suites": {"strange": 1}})
 
 
@@ -371,7 +372,7 @@ def test_without_its_checkpoints_a_run_cannot_be_searched(
 ) -> None:
     run = burnish.train(recipe(tmp_path, tiny_folder, suite, 0.02, 99), quiet=True)
     shutil.rmtree(run.checkpoints)
-    with pytest.raises(RunError, match="has no checkpoints any more"):
+    with refused("no_checkpoints", RunError, path=str(run.path)):
         burnish.evaluate(run, quiet=True)
 
 
@@ -406,5 +407,5 @@ def test_one_liked_answer_to_validate_by_is_no_gain_either(
     assert all(one.gain is None for one in run.frontier().candidates)
     assert next(row for row in run.ledger() if row.kind == "target").n == 3
     write_rows(tmp_path / "test.jsonl", rows[2:])
-    with pytest.raises(DataError, match="1 rows are left to test on"):
+    with pytest.raises(DataError, match=r"^1 "):
         burnish.run(path, quiet=True, name="few", **given)

@@ -25,6 +25,7 @@ from burnish.progress import Bars
 from burnish.recipe import changed_recipe, load_recipe
 from burnish.retention.budgets import Budgets
 from burnish.run_directory import LedgerRow, Manifest, RunDirectory
+from tests.refused import refused
 
 
 def test_what_is_left_out_flatters_nobody() -> None:
@@ -72,19 +73,19 @@ def test_an_item_that_is_too_long_is_named(
     (task,) = load_suite(str(tmp_path / "own.jsonl")).tasks
     directory = RunDirectory.create(tmp_path / "run", Manifest("run", "trained", {}, {}))
     model = load_model(str(tiny_folder), "cpu")
-    with pytest.raises(
-        DataError, match=r"item 700 of own \('Why oh why .*tokens, and the model re"
-    ):
+    with refused("too_many_tokens", DataError, item="700", task="own") as error:
         measure(directory, model, "tuned", [task], Bars(quiet=True))
+    assert "'Why oh why " in error.value.seen
+    assert error.value.fields["count"] > error.value.fields["limit"] == model.context_length
 
 
 @pytest.mark.parametrize("key", ["budget.section", "budget.refusal", "heal.minutes"])
 def test_what_judges_is_not_idle_without_a_suite(key: str, path: Path) -> None:
     none = {"evaluate.general": None}
     check_budgets(load_recipe(path, none), [])
-    with pytest.raises(RecipeError, match=f"{key} is 5, but evaluate.general is null"):
+    with refused("no_suite_for_budget", RecipeError, key=key, value=5, objective="sft"):
         check_budgets(load_recipe(path, none | {key: 5}), [])
-    with pytest.raises(RecipeError, match=r"so there is nothing to judge: leave it out\.$"):
+    with refused("no_suite_for_budget", RecipeError, key=key, objective="classify"):
         check_budgets(load_recipe(path, {"objective": "classify", key: 5}), [])
     attempt = changed_recipe(load_recipe(path, {key: 5}), none)
     check_budgets(attempt, [])  # what it tries is judged by the run's own suites
@@ -94,7 +95,7 @@ def test_a_budget_that_was_asked_for_needs_items(path: Path) -> None:
     own = load_suite(str(path.with_name("own.jsonl")))
     check_budgets(load_recipe(path), [own])  # text loss stands by default
     check_budgets(load_recipe(path, {"budget.text_loss": None}), [own])
-    with pytest.raises(RecipeError, match=r"budget.refusal is 5, but the suite own has no items"):
+    with refused("no_items_for_budget", RecipeError, key="budget.refusal", value=5, suites=["own"]):
         check_budgets(load_recipe(path, {"budget.refusal": 5}), [own])
     check_budgets(load_recipe(path, {"budget.refusal": 5}), [own, load_suite("core")])
 

@@ -13,6 +13,7 @@ from burnish.data.rows import Row
 from burnish.errors import GraderError
 from burnish.evaluation.graders import Judges, grader_of
 from burnish.rewards import graded_reward, grader_reward, item_of, local_asker, reward_of
+from tests.refused import refused
 
 EXAMPLE = Example("1", (Message("user", "capital?"),), item={"reference": {"city": "Paris"}})
 LIKE = {"type": "string_check", "operation": "like", "input": "{{sample.output_text}}"}
@@ -62,8 +63,10 @@ def test_a_grader_that_grades_nothing_is_told() -> None:
     spec = {"type": "python", "source": "def grade(sample, item):\n    return sample['nothing']\n"}
     reward = grader_reward(grader_of(spec), judges)
     assert reward(["a"] * 15, [EXAMPLE] * 15) == [0.0] * 15
-    with pytest.raises(GraderError, match=r"gives no grades .*KeyError"):
+    flag = "python_grader_runtime_error"
+    with refused("nothing_graded", GraderError, flag=flag) as error:
         reward(["a"], [EXAMPLE])
+    assert "KeyError" in error.value.seen
     some = grader_reward(grader_of(LIKE | {"reference": "{{sample.output_json.x}}"}), judges)
     assert some(['{"x": "x"}', *"abc"], [EXAMPLE] * 4) == [1.0, 0.0, 0.0, 0.0]
     assert some(["a"] * 20, [EXAMPLE] * 20) == [0.0] * 20
@@ -79,11 +82,13 @@ def test_a_model_of_this_machine_judges(tiny_folder: Path) -> None:
     }
     judges = Judges(local_asker())
     # What a model of random weights says is no label; it did say something.
-    with pytest.raises(GraderError, match="is none of the labels"):
+    with refused("nothing_graded", GraderError, flag="model_grader_parse_error"):
         grader_reward(grader_of(spec, judges), judges)(["red"] * 16, [EXAMPLE] * 16)
     unknown = spec | {"model": str(tiny_folder / "none")}
-    with pytest.raises(GraderError, match="ModelError"):
+    flag = "model_grader_server_error"
+    with refused("nothing_graded", GraderError, flag=flag) as error:
         grader_reward(grader_of(unknown, judges), judges)(["red"], [EXAMPLE])
+    assert "ModelError" in error.value.seen
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`")

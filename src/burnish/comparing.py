@@ -90,6 +90,9 @@ def compare(
         raise RunError(
             f"{directory.path} has no certificate to compare with",
             "finish it with `burnish evaluate`, with a general suite in its recipe",
+            code="run_not_certified",
+            path=str(directory.path),
+            state=directory.manifest().state,
         )
     bars = Bars(quiet=quiet)
     with alone_in(directory):
@@ -112,7 +115,12 @@ class _Before:
 def _asked(directory: RunDirectory, recipe: Recipe, other: _Other, bars: Bars) -> _Before:
     targets = [target_task(recipe, directory, other.model, name) for name in ("", *recipe.tasks)]
     if directory.leakage() is None:
-        raise RunError(f"{directory.path} has no leakage.json", "copy the run with all its files")
+        raise RunError(
+            f"{directory.path} has no leakage.json",
+            "copy the run with all its files",
+            code="file_missing",
+            path=str(directory.path / "leakage.json"),
+        )
     certs = [split_suite(suite)[1] for suite in load_suites(recipe.evaluate.general or ())]
     certs = [_comparable(cert, other.model, directory) for cert in certs]
     # Anew: the other model learnt other rows, and a suite may have been edited since.

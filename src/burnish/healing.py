@@ -186,6 +186,10 @@ def check_own(run: RunDirectory, given: Mapping[str, Any]) -> None:
         raise RunError(
             f"{run.path} is a run with {named[0]} of its own, but {given[named[0]]} is given",
             f"leave {named[0]} out: it is for an adapter that another tool trained",
+            code="setting_not_for_run",
+            path=str(run.path),
+            key=named[0],
+            value=str(given[named[0]]),
         )
 
 
@@ -198,12 +202,19 @@ def check_judged(run: RunDirectory) -> None:
     recipe = recipe_of(manifest)
     if manifest.state in ("created", "training"):
         raise RunError(
-            f"{run.path} is not trained to the end", "finish it with `burnish run RECIPE --resume`"
+            f"{run.path} is not trained to the end",
+            "finish it with `burnish run RECIPE --resume`",
+            code="run_not_trained",
+            path=str(run.path),
+            state=manifest.state,
         )
     if not recipe.evaluate.general or recipe.objective in HEADS:
         raise RunError(
             f"{run.path} has no general suite, so nothing says what it forgot",
             "set evaluate.general, and an objective whose model writes text",
+            code="no_general_suite",
+            path=str(run.path),
+            objective=recipe.objective,
         )
     load_suites(recipe.evaluate.general)
     steps_of(run)
@@ -248,7 +259,7 @@ def heal(search: Search, minutes: float, train: Train, bars: Bars, *, anew: bool
             _pull(search, attempt, prompts, train, bars)
         except (UserError, torch.OutOfMemoryError) as error:
             bars.say(f"[yellow]{name} cannot be had[/]: {escape(str(error))}")
-            _log(search, name, lever.words, started, failed=str(error))
+            _log(search, name, lever.words, started, failed=error)
             continue
         _log(search, name, lever.words, started)
 
@@ -296,7 +307,7 @@ class _Written:
             with self._search.model.base() as base:
                 rows = replayed(base, count, recipe.seed, cache_folder() / "replay")
         except ModelError as error:
-            self._failed = ModelError(error.seen, _OWN_ROWS)
+            self._failed = ModelError(error.seen, _OWN_ROWS, code=error.code, **error.fields)
             raise self._failed from error
         return list(examples_of(rows)) if lever.on_prompts else None
 
@@ -311,7 +322,7 @@ def _pull(
 
 
 def _log(
-    search: Search, attempt: str, words: str, started: float, failed: str | None = None
+    search: Search, attempt: str, words: str, started: float, failed: Exception | None = None
 ) -> None:
     """The attempt's line among the run's events, which the report tells as a story."""
     best = search.inside()
@@ -322,7 +333,8 @@ def _log(
         seconds=round(time.monotonic() - started, 1),
         well=is_well(search),
         best=best.label if best else None,
-        failed=failed,
+        failed=None if failed is None else str(failed),
+        code=getattr(failed, "code", None),
     )
 
 

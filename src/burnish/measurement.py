@@ -73,7 +73,10 @@ def target_task(
     name, examples = f"{name}.{task}" if task else name, tested(directory.split(split, task))
     if not examples:
         raise DataError(
-            f"the {split} set is empty", f"raise data.split.{split}, or name data.{split}"
+            f"the {split} set is empty",
+            f"raise data.split.{split}, or name data.{split}",
+            code="empty_split",
+            split=split,
         )
     if recipe.evaluate.limit:
         drawn = sorted(examples, key=lambda example: _draw(recipe.seed, example.id))
@@ -94,7 +97,11 @@ def target_task(
     if recipe.evaluate.answer == "likelihood":
         if not labels:
             raise RecipeError(
-                "evaluate.answer is likelihood, but the rows have no labels", "set it to generate"
+                "evaluate.answer is likelihood, but the rows have no labels",
+                "set it to generate",
+                code="no_labels",
+                key="evaluate.answer",
+                value="likelihood",
             )
         return label_task(name, examples, labels)
     tokens = recipe.evaluate.max_new_tokens
@@ -140,6 +147,8 @@ def check_tested(recipe: Recipe) -> None:
             raise RecipeError(
                 f"{key}.split.test is 0 and {key}.test names no file, so nothing shows the gain",
                 "set one of them, or `burnish train` alone",
+                code="no_test_rows",
+                key=f"{key}.split.test",
             )
 
 
@@ -152,6 +161,9 @@ def check_scorers(recipe: Recipe) -> None:
         raise RecipeError(
             f"evaluate.target begins with {names[0]}, which is no score of single items",
             "put a scorer of single items first, such as accuracy or rougeL",
+            code="not_an_item_scorer",
+            key="evaluate.target",
+            scorer=names[0],
         )
 
 
@@ -200,6 +212,10 @@ def check_budgets(recipe: Recipe, suites: Sequence[Suite]) -> None:
         raise RecipeError(
             f"budget.suites names {unknown[0]!r}, but the suites are {', '.join(names) or 'none'}",
             "name one of these, or add it to evaluate.general",
+            code="unknown_suite",
+            key="budget.suites",
+            suite=unknown[0],
+            expected=names,
         )
     sizes = [suite_sizes(suite) for suite in suites]
     counts = {
@@ -214,6 +230,10 @@ def check_budgets(recipe: Recipe, suites: Sequence[Suite]) -> None:
             raise RecipeError(
                 f"budget.{key} is {budget:g}, but the suite {named} has no items for it",
                 f"set budget.{key} to null, or choose another evaluate.general",
+                code="no_items_for_budget",
+                key=f"budget.{key}",
+                value=budget,
+                suites=names,
             )
 
 
@@ -230,6 +250,10 @@ def _check_unmeasured(recipe: Recipe) -> None:
             raise RecipeError(
                 f"{key} is {value:g}, but evaluate.general is null, so there is nothing to judge",
                 "leave it out" if head else "leave it out, or name a suite in evaluate.general",
+                code="no_suite_for_budget",
+                key=key,
+                value=value,
+                objective=recipe.objective,
             )
 
 

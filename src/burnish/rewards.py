@@ -56,6 +56,9 @@ def reward_of(name: str) -> Reward:
         raise RecipeError(
             f"grpo.reward is {name}, and there is no such folder",
             "train the reward model first, or name its run's folder",
+            code="folder_missing",
+            key="grpo.reward",
+            path=name,
         )
     metric = scorer(name)
     grade = metric.item
@@ -63,6 +66,9 @@ def reward_of(name: str) -> Reward:
         raise RecipeError(
             f"grpo.reward is {name}, which is no score of single answers",
             "name a scorer of single items, such as accuracy or rougeL",
+            code="not_an_item_scorer",
+            key="grpo.reward",
+            scorer=name,
         )
 
     def score(answers: Sequence[str], examples: Sequence[Example]) -> list[float]:
@@ -109,7 +115,13 @@ def grader_reward(grader: Grader, judges: Judges) -> Reward:
         for error in outcome.errors:
             at_fault = error.flag in ("model_grader_server_error", "other_error")
             if (at_fault and error.kind != "length") or hopeless:
-                raise GraderError(f"the grader gives no grades ({error.said})", "correct it")
+                raise GraderError(
+                    f"the grader gives no grades ({error.said})",
+                    "correct it",
+                    code="nothing_graded",
+                    flag=error.flag,
+                    error=error.said,
+                )
         return outcome.reward
 
     return lambda answers, examples: list(map(graded, answers, examples))
@@ -157,7 +169,13 @@ def _reward_run(folder: Path) -> Reward:
 def _function(name: str) -> Reward:
     file, _, function = name.rpartition(":")
     if not Path(file).is_file():
-        raise RecipeError(f"grpo.reward names {file}, which is no file", "correct the path")
+        raise RecipeError(
+            f"grpo.reward names {file}, which is no file",
+            "correct the path",
+            code="file_missing",
+            key="grpo.reward",
+            path=file,
+        )
     spec = importlib.util.spec_from_file_location(Path(file).stem, file)
     assert spec is not None
     assert spec.loader is not None
@@ -165,7 +183,12 @@ def _function(name: str) -> Reward:
     spec.loader.exec_module(module)
     if not callable(found := getattr(module, function, None)):
         raise RecipeError(
-            f"{file} has no function {function}", "name one that takes answers and examples"
+            f"{file} has no function {function}",
+            "name one that takes answers and examples",
+            code="function_missing",
+            key="grpo.reward",
+            path=file,
+            function=function,
         )
     reward: Reward = found
     return reward
@@ -180,6 +203,10 @@ def _checked(reward: Reward, name: str) -> Reward:
             raise RecipeError(
                 f"{name} gave {len(found)} rewards for {len(answers)} answers",
                 "return one number for each answer",
+                code="wrong_count_of_rewards",
+                reward=name,
+                count=len(found),
+                expected=len(answers),
             )
         return found
 

@@ -327,6 +327,8 @@ def steps_of(run: RunDirectory) -> list[int]:
         raise RunError(
             f"{run.path} has no checkpoints any more, among which to choose",
             "name a run whose checkpoints are there",
+            code="no_checkpoints",
+            path=str(run.path),
         )
     return steps
 

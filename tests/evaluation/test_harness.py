@@ -13,6 +13,7 @@ from burnish.evaluation.general import load_suites
 from burnish.evaluation.harness import HarnessTask
 from burnish.evaluation.leakage import texts_of
 from burnish.models.load import load_model
+from tests.refused import refused
 
 if importlib.util.find_spec("lm_eval") is None:
     pytest.skip("lm-eval-harness is not installed", allow_module_level=True)
@@ -137,42 +138,60 @@ def test_the_hash_changes_with_the_definition(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "code", "values"),
     [
-        ("output_type: multiple_choice", "output_type: loglikelihood", "the output type loglikeli"),
-        ("doc_to_target: answer", 'doc_to_target: "[0, 1]"', "has several right answers"),
-        ("doc_to_target: answer", "doc_to_target: question", "is none of its 3 choices"),
-        ("test.json", "gone.json", "cannot be loaded"),
+        (
+            "output_type: multiple_choice",
+            "output_type: loglikelihood",
+            "unsuitable_task",
+            {"reason": "output_type", "output_type": "loglikelihood"},
+        ),
+        (
+            "doc_to_target: answer",
+            'doc_to_target: "[0, 1]"',
+            "unsuitable_task",
+            {"reason": "several_answers"},
+        ),
+        (
+            "doc_to_target: answer",
+            "doc_to_target: question",
+            "answer_not_a_choice",
+            {"count": 3},
+        ),
+        ("test.json", "gone.json", "task_not_loaded", {}),
     ],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_what_cannot_be_asked_is_refused(folder: Path, old: str, new: str, told: str) -> None:
+def test_what_cannot_be_asked_is_refused(
+    folder: Path, old: str, new: str, code: str, values: dict[str, Any]
+) -> None:
     text = TASK
     if "loglikelihood" in new:
         text = text[: text.index("metric_list")] + "metric_list: [{{metric: acc}}]\n"
     assert old in text
-    with pytest.raises(DataError, match=told):
+    with refused(code, DataError, **values):
         load_suites([write(folder, text.replace(old, new))])
 
 
 def test_generation_is_refused(folder: Path) -> None:
     text = TASK[: TASK.index("metric_list")].replace("multiple_choice", "generate_until")
     text = text.replace("doc_to_choice: choices\n", "") + "metric_list: [{{metric: exact_match}}]\n"
-    with pytest.raises(DataError, match="has the output type generate_until"):
+    with refused("unsuitable_task", DataError, reason="output_type", output_type="generate_until"):
         load_suites([write(folder, text)])
 
 
 def test_unknown_names_get_a_hint(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"no task 'arc_esy': did you mean lm_eval:arc_easy\."):
+    with refused("unknown_task", DataError, task="arc_esy", closest="lm_eval:arc_easy"):
         load_suites(["lm_eval:arc_esy"])
-    with pytest.raises(DataError, match=r"there is no lm-eval task file gone\.yaml"):
+    with refused("file_missing", DataError, path="gone.yaml"):
         load_suites(["lm_eval:gone.yaml"])
 
 
 def test_without_the_harness_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(DataError, match=r"not installed: install it with `pip install burnish\[lm"):
+    with refused("package_missing", DataError, package="lm_eval") as error:
         load_suites(["lm_eval:arc_easy"])
+    assert "`pip install burnish[lm-eval]`" in error.value.remedy
 
 
 def test_several_suites_have_names_of_their_own(folder: Path) -> None:
@@ -180,5 +199,5 @@ def test_several_suites_have_names_of_their_own(folder: Path) -> None:
     (folder / "mine.jsonl").write_text(json.dumps(row))
     names = ["core", str(folder / "mine.jsonl"), write(folder)]
     assert [suite.name for suite in load_suites(names)] == ["core", "mine", "parcels"]
-    with pytest.raises(DataError, match="names 2 suites that are called core"):
+    with refused("duplicate_name", DataError, name="core", count=2):
         load_suites(["core", "core"])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
 
-from burnish.errors import DataError, UserError
+from burnish.errors import DataError
 from burnish.evaluation.scorers import (
     SCORERS,
     CorpusScorer,
@@ -33,6 +33,7 @@ from burnish.evaluation.scorers import (
     rouge_l,
     scorer,
 )
+from tests.refused import refused
 
 TRUE = ["cat", "cat", "dog", "bird", "dog", "cat"]
 GIVEN = ["cat", "dog", "dog", "dog", "dog", "cat"]
@@ -160,7 +161,7 @@ class TestJson:
         assert json_fields(answer, expected) == pytest.approx(share)
 
     def test_expected_is_not_json(self) -> None:
-        with pytest.raises(DataError, match="expected answer 'Ann' is not JSON"):
+        with refused("not_json", DataError, value="Ann"):
             json_fields("{}", "Ann")
 
 
@@ -207,9 +208,9 @@ class TestClassification:
 
     @pytest.mark.parametrize("figure", [macro_f1, micro_recall, corpus_bleu, corpus_chrf])
     def test_refused(self, figure: CorpusScorer) -> None:
-        with pytest.raises(ValueError, match="0 answers cannot be scored against 0 others"):
+        with pytest.raises(ValueError, match=r"^0 .* 0 "):
             figure([], [])
-        with pytest.raises(ValueError, match="1 answers cannot be scored against 2 others"):
+        with pytest.raises(ValueError, match=r"^1 .* 2 "):
             figure(["a"], ["a", "b"])
 
 
@@ -242,7 +243,7 @@ class TestResampled:
 
     @pytest.mark.parametrize("name", NAMES)
     def test_refused(self, name: str) -> None:
-        with pytest.raises(ValueError, match="1 answers cannot be scored against 2 others"):
+        with pytest.raises(ValueError, match=r"^1 .* 2 "):
             SCORERS[name].resampled(["a"], ["a", "b"])
 
 
@@ -269,8 +270,10 @@ class TestRegistry:
         assert best == pytest.approx(float(entry.description.rsplit(" ", 1)[1]))
 
     @pytest.mark.parametrize(
-        ("name", "hint"), [("acuracy", "'accuracy'"), ("Macro-F1", "'macro_f1'"), ("zzz", "one of")]
+        ("name", "closest"), [("acuracy", "accuracy"), ("Macro-F1", "macro_f1"), ("zzz", None)]
     )
-    def test_unknown(self, name: str, hint: str) -> None:
-        with pytest.raises(UserError, match=f"there is no scorer '{name}': use {hint}"):
+    def test_unknown(self, name: str, closest: str | None) -> None:
+        with refused("unknown_scorer", scorer=name, closest=closest) as error:
             scorer(name)
+        assert repr(name) in error.value.seen
+        assert (repr(closest) if closest else ", ".join(SCORERS)) in error.value.remedy

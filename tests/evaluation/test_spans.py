@@ -34,7 +34,7 @@ def test_scores_by_hand() -> None:
     assert span_recall(answers, expected) == 1 / 3
     assert span_f1(answers, expected) == pytest.approx(2 / 5)
     assert span_f1(["O O"], ["O O"]) == 0.0
-    with pytest.raises(ValueError, match="1 answers cannot be scored against 2 others"):
+    with pytest.raises(ValueError, match=r"^1 .* 2 "):
         span_f1(["O"], ["O", "O"])
 
 

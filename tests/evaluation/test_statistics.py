@@ -1,5 +1,6 @@
 """Checks against published figures, independent implementations and direct computation."""
 
+import re
 from itertools import product
 from math import comb, log, sqrt
 
@@ -126,12 +127,12 @@ class TestTango:
 
     @pytest.mark.parametrize(("lost", "gained", "n"), [(0, 0, 0), (-1, 0, 4), (3, 2, 4)])
     def test_impossible_tables(self, lost: int, gained: int, n: int) -> None:
-        with pytest.raises(ValueError, match=f"{lost} lost and {gained} gained of {n} items"):
+        with pytest.raises(ValueError, match=rf"^{lost} .* {gained} .* {n} "):
             tango(lost, gained, n)
 
     @pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0])
     def test_impossible_confidence(self, confidence: float) -> None:
-        with pytest.raises(ValueError, match=f"confidence is {confidence}"):
+        with pytest.raises(ValueError, match=rf" {confidence}\b"):
             tango(1, 1, 4, confidence)
 
 
@@ -155,7 +156,7 @@ class TestMcNemarMidP:
         assert mcnemar_midp(0, 0) == 1.0
 
     def test_impossible(self) -> None:
-        with pytest.raises(ValueError, match="-1 lost and 3 gained"):
+        with pytest.raises(ValueError, match=r"^-1 .* 3 "):
             mcnemar_midp(-1, 3)
 
 
@@ -170,12 +171,14 @@ class TestPairedOutcomes:
         assert pair.p == mcnemar_midp(7, 1)
 
     def test_not_bool(self) -> None:
-        with pytest.raises(ValueError, match="outcomes are int64 and bool"):
+        with pytest.raises(ValueError, match=r"int64 .* bool"):
             paired_outcomes(np.array([1, 0]), np.array([True, False]))
 
     @pytest.mark.parametrize(("base", "tuned"), [((0,), (0,)), ((3,), (2,)), ((2, 2), (2, 2))])
     def test_shapes(self, base: tuple[int, ...], tuned: tuple[int, ...]) -> None:
-        with pytest.raises(ValueError, match="not two equal, non-empty lists"):
+        with pytest.raises(
+            ValueError, match=rf"{re.escape(str(base))} .* {re.escape(str(tuned))} "
+        ):
             paired_outcomes(np.zeros(base, dtype=np.bool_), np.zeros(tuned, dtype=np.bool_))
 
 
@@ -227,9 +230,9 @@ class TestPairedBootstrap:
         assert first != paired_bootstrap(base, tuned, seed=4, resamples=50)
 
     def test_refused(self) -> None:
-        with pytest.raises(ValueError, match="of 1 items"):
+        with pytest.raises(ValueError, match=r" 1 "):
             paired_bootstrap(np.zeros(1), np.ones(1), seed=0)
-        with pytest.raises(ValueError, match="1 score differences are not finite"):
+        with pytest.raises(ValueError, match=r"^1 "):
             paired_bootstrap(np.array([0.0, np.nan]), np.ones(2), seed=0)
 
 
@@ -262,9 +265,9 @@ class TestPairedBootstrapMetric:
         assert all(items.shape == (10,) and 0 <= items.min() <= items.max() < 10 for items in seen)
 
     def test_refused(self) -> None:
-        with pytest.raises(ValueError, match="5 resamples of 0 items"):
+        with pytest.raises(ValueError, match=r"^5 .* 0 "):
             paired_bootstrap_metric(lambda _: 0.0, lambda _: 0.0, 0, seed=0, resamples=5)
-        with pytest.raises(ValueError, match="difference was nan"):
+        with pytest.raises(ValueError, match=r" nan\b"):
             paired_bootstrap_metric(lambda _: 0.0, lambda _: float("nan"), 5, seed=0, resamples=5)
 
 
@@ -311,7 +314,7 @@ class TestMacroPaired:
         assert 0.92 < np.mean(covered) < 0.985
 
     def test_no_sections(self) -> None:
-        with pytest.raises(ValueError, match="0 were given"):
+        with pytest.raises(ValueError, match=r" 0 "):
             macro_paired({})
 
 
@@ -383,5 +386,5 @@ class TestDesign:
             items_needed(*arguments)
 
     def test_no_items(self) -> None:
-        with pytest.raises(ValueError, match="n is 0"):
+        with pytest.raises(ValueError, match=r"\b0\b"):
             smallest_margin(0, 0.1)

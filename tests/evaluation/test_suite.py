@@ -23,6 +23,7 @@ from burnish.evaluation.tasks import (
 )
 from burnish.models.verbs import Sampling, Scores
 from burnish.run_directory import ItemResult
+from tests.refused import refused
 
 CHOICE = {"question": "The sky is", "choices": [" blue", " flat"], "answer": 0}
 CHECKED = {"question": "Name a colour.", "check": {"any_of": ["red"]}}
@@ -156,7 +157,7 @@ def test_what_is_asked_again_under_another_id_counts_once(tmp_path: Path) -> Non
 
 def test_a_row_that_is_nested_too_deeply_is_named(tmp_path: Path) -> None:
     (tmp_path / "own.jsonl").write_text('{"question": ' + "[" * 100_000)
-    with pytest.raises(DataError, match=r"own.jsonl:1 is no JSON \(nested too deeply\)"):
+    with pytest.raises(DataError, match=r"own.jsonl:1 "):
         load_suite(str(tmp_path / "own.jsonl"))
 
 
@@ -175,51 +176,47 @@ def test_a_system_message_is_the_first_turn(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "code", "values"),
     [
-        (
-            {"question": "a", "choices": ["b", "c"], "answer": 2},
-            "own.jsonl:2 has the answer 2, no place",
-        ),
-        (
-            {"question": "a", "choices": ["b", "c"], "answer": -1},
-            "own.jsonl:2 has the answer -1, no place",
-        ),
-        ({"choices": ["b", "c"], "answer": 1}, "own.jsonl:2 has no question"),
-        (CHOICE | {"answer": 0.9}, "own.jsonl:2 has the answer 0.9, no place"),
-        (CHOICE | {"choices": [3, 4]}, "own.jsonl:2 has no question and two choices"),
-        (CHOICE | {"choices": "xy"}, "own.jsonl:2 has no question and two choices"),
-        (CHOICE | {"choices": ["x"]}, "own.jsonl:2 has no question and two choices"),
-        (CHOICE | {"choices": ["x", ""]}, "own.jsonl:2 has no question and two choices"),
-        ({"check": {"lines": 1}}, "own.jsonl:2 has no question"),
-        (CHECKED | {"check": {"any": ["x"]}}, "own.jsonl:2 has the unknown check 'any'"),
-        (CHOICE | {"choices": ["x", "y", "x"]}, "own.jsonl:2 has the choice 'x' twice"),
-        (CHOICE | {"question": "\ud800"}, "own.jsonl:2 holds half of an escaped character"),
-        (CHOICE | {"id": 1}, "own.jsonl:2 has the id '1' of "),
-        ([], "own.jsonl:2 is a list and not an object"),
+        (CHOICE | {"answer": 2}, "answer_not_a_choice", {"value": 2, "count": 2}),
+        (CHOICE | {"answer": -1}, "answer_not_a_choice", {"value": -1}),
+        (CHOICE | {"answer": 0.9}, "answer_not_a_choice", {"value": 0.9}),
+        ({"choices": ["b", "c"], "answer": 1}, "missing_key", {"key": "question"}),
+        ({"question": "a", "answer": 1}, "missing_key", {"key": "choices"}),
+        (CHOICE | {"question": 3}, "invalid_value", {"key": "question", "value": 3}),
+        (CHOICE | {"choices": [3, 4]}, "invalid_value", {"key": "choices", "value": [3, 4]}),
+        (CHOICE | {"choices": "xy"}, "invalid_value", {"key": "choices", "value": "xy"}),
+        (CHOICE | {"choices": ["x"]}, "invalid_value", {"key": "choices", "value": ["x"]}),
+        (CHOICE | {"choices": ["x", ""]}, "invalid_value", {"key": "choices", "value": ["x", ""]}),
+        ({"check": {"lines": 1}}, "missing_key", {"key": "question"}),
+        (CHECKED | {"check": {"any": ["x"]}}, "unknown_key", {"key": "any"}),
+        (CHOICE | {"choices": ["x", "y", "x"]}, "duplicate_choice", {"value": "x"}),
+        (CHOICE | {"id": 1}, "duplicate_id", {"id": "1"}),
     ],
 )
-def test_rows_that_do_not_fit_are_named(tmp_path: Path, row: Any, said: str) -> None:
+def test_rows_that_do_not_fit_are_named(
+    tmp_path: Path, row: Any, code: str, values: dict[str, Any]
+) -> None:
     path = written(tmp_path / "own.jsonl", [CHOICE | {"id": 1}, row])
-    with pytest.raises(DataError) as error:
+    with refused(code, DataError, source=f"{path}:2", **values) as error:
         load_suite(path)
-    assert said in str(error.value)
+    assert f"{path}:2 " in error.value.seen
 
 
 def test_what_is_no_suite_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is no general suite 'cor'"):
+    with refused("unknown_suite", DataError, suite="cor"):
         load_suite("cor")
-    with pytest.raises(DataError, match="there is no suite file"):
+    with refused("file_missing", DataError, path=str(tmp_path / "own.jsonl")):
         load_suite(str(tmp_path / "own.jsonl"))
-    with pytest.raises(DataError, match="is empty"):
+    with refused("file_empty", DataError, path=str(tmp_path / "own.jsonl")):
         load_suite(written(tmp_path / "own.jsonl", []))
     (tmp_path / "own.jsonl").write_text("{\n")
-    with pytest.raises(DataError, match=r"own.jsonl:1 is no JSON"):
+    with pytest.raises(DataError, match=r"own.jsonl:1 "):
         load_suite(str(tmp_path / "own.jsonl"))
     (tmp_path / "own.jsonl").write_bytes(b'{"question": "\xe9"}\n')
-    with pytest.raises(DataError, match="is not UTF-8: save the file as UTF-8"):
+    with refused("encoding", DataError, source=f"{tmp_path}/own.jsonl:1"):
         load_suite(str(tmp_path / "own.jsonl"))
-    with pytest.raises(DataError, match="cannot be split"):
+    with refused("too_few_items", DataError, suite="own"):
         split_suite(load_suite(written(tmp_path / "own.jsonl", [CHOICE])))
 
 

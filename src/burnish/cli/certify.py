@@ -28,6 +28,10 @@ def command(
         raise UserError(
             f"--served-name is {served_name}, but --against {against} is no server's URL",
             "leave it out",
+            code="not_a_server",
+            key="against",
+            value=against,
+            served_name=served_name,
         )
     directory = pipeline.compare(run, against, served_name=served_name, quiet=as_json)
     pipeline.report(directory)

@@ -105,14 +105,35 @@ def read_check(value: Any, row: str) -> dict[str, Any]:
         DataError: a key or a value is unknown; `row` says where.
     """
     if not isinstance(value, Mapping) or not value:
-        raise DataError(f"{row} checks {value!r}", f"write any of {', '.join(CHECKS)} with a value")
+        raise DataError(
+            f"{row} checks {value!r}",
+            f"write any of {', '.join(CHECKS)} with a value",
+            code="invalid_value",
+            source=row,
+            key="check",
+            value=value,
+        )
     for name, wanted in value.items():
         if name not in CHECKS:
             close = difflib.get_close_matches(str(name), CHECKS, n=1)
             remedy = f"write {close[0]}" if close else f"write one of {', '.join(CHECKS)}"
-            raise DataError(f"{row} has the unknown check {name!r}", remedy)
+            raise DataError(
+                f"{row} has the unknown check {name!r}",
+                remedy,
+                code="unknown_key",
+                source=row,
+                key=name,
+                closest=close[0] if close else None,
+            )
         if not CHECKS[name].fits(wanted):
-            raise DataError(f"{row} checks {name} {wanted!r}", f"write {CHECKS[name].wants}")
+            raise DataError(
+                f"{row} checks {name} {wanted!r}",
+                f"write {CHECKS[name].wants}",
+                code="invalid_value",
+                source=row,
+                key=name,
+                value=wanted,
+            )
     return dict(value)
 
 

@@ -21,6 +21,10 @@ def load_suites(names: Sequence[str]) -> list[Suite]:
             raise DataError(
                 f"evaluate.general names {count} suites that are called {name}",
                 "leave one out, or give its file another name",
+                code="duplicate_name",
+                key="evaluate.general",
+                name=name,
+                count=count,
             )
     return suites
 

@@ -91,6 +91,9 @@ def _tasks(name: str) -> dict[str, Any]:
         raise DataError(
             f"evaluate.general names {HARNESS}{name}, but lm-eval-harness is not installed",
             "install it with `pip install burnish[lm-eval]`, or name another suite",
+            code="package_missing",
+            package="lm_eval",
+            suite=f"{HARNESS}{name}",
         )
     folder = _folder(name)
     from lm_eval.tasks import TaskManager
@@ -103,6 +106,9 @@ def _tasks(name: str) -> dict[str, Any]:
         raise DataError(
             f"the lm-eval task {name} cannot be loaded ({type(error).__name__}: {what})",
             "correct its file, or load its data once where there is a network",
+            code="task_not_loaded",
+            task=name,
+            error=type(error).__name__,
         ) from error
     return tasks
 
@@ -112,7 +118,12 @@ def _folder(name: str) -> Path | None:
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
-            raise DataError(f"there is no lm-eval task file {path}", "name one that is there")
+            raise DataError(
+                f"there is no lm-eval task file {path}",
+                "name one that is there",
+                code="file_missing",
+                path=str(path),
+            )
         return None
     spec = importlib.util.find_spec("lm_eval")
     assert spec is not None
@@ -124,7 +135,13 @@ def _folder(name: str) -> Path | None:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {HARNESS}{near[0]}" if near else "`lm-eval ls tasks` lists them"
-        raise DataError(f"lm-eval-harness has no task {name!r}", hint)
+        raise DataError(
+            f"lm-eval-harness has no task {name!r}",
+            hint,
+            code="unknown_task",
+            task=name,
+            closest=f"{HARNESS}{near[0]}" if near else None,
+        )
     return known[name]
 
 
@@ -141,20 +158,24 @@ def _check_choices(task: Any) -> None:
     """A task is a choice between texts after one prompt, with one right answer."""
     kind = task.OUTPUT_TYPE
     if kind != "multiple_choice":
-        why = f"has the output type {kind}"
+        reason, why = "output_type", f"has the output type {kind}"
     elif task.config.process_results is not None:
-        why = "grades its answers by a program of its own"
+        reason, why = "own_program", "grades its answers by a program of its own"
     elif not {"acc", "acc_norm"} & task.aggregation().keys():
-        why = f"is measured by {', '.join(task.aggregation())}"
+        reason, why = "metrics", f"is measured by {', '.join(task.aggregation())}"
     elif task.multiple_input:
-        why = "has its choices in the question"
+        reason, why = "several_inputs", "has its choices in the question"
     elif task.multiple_target:
-        why = "has several right answers"
+        reason, why = "several_answers", "has several right answers"
     else:
         return
     raise DataError(
         f"the lm-eval task {task.config.task} {why}",
         "name one of the output type multiple_choice that has one prompt, one right answer and acc",
+        code="unsuitable_task",
+        task=task.config.task,
+        reason=reason,
+        output_type=kind,
     )
 
 
@@ -173,6 +194,10 @@ def _item(task: Any, name: str, doc: Any) -> HarnessItem:
             f"item {name} of the lm-eval task {task.config.task} has the answer {target!r}, which "
             f"is none of its {len(choices)} choices",
             "correct the task's doc_to_target",
+            code="answer_not_a_choice",
+            source=f"{task.config.task}:{name}",
+            value=str(target),
+            count=len(choices),
         )
     sizes = tuple(map(len, choices))
     return HarnessItem(name, context, continuations, target, task.doc_to_text(doc), sizes)

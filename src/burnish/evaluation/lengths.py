@@ -28,6 +28,11 @@ def check_lengths(tasks: Sequence[Task], tokenizer: Any, longest: int) -> None:
                     f"item {item.id} of {task.name} ({question[:_SHOWN]!r}) has {count:,} tokens, "
                     f"and the model reads {longest:,} at once",
                     "shorten it, or choose a model that reads more",
+                    code="too_many_tokens",
+                    item=item.id,
+                    task=task.name,
+                    count=count,
+                    limit=longest,
                 )
 
 

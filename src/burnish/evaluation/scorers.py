@@ -81,7 +81,13 @@ def scorer(name: str) -> Scorer:
         return SCORERS[name]
     close = difflib.get_close_matches(name.lower(), SCORERS, n=1)
     remedy = f"use {close[0]!r}" if close else f"use one of {', '.join(SCORERS)}"
-    raise UserError(f"there is no scorer {name!r}", remedy)
+    raise UserError(
+        f"there is no scorer {name!r}",
+        remedy,
+        code="unknown_scorer",
+        scorer=name,
+        closest=close[0] if close else None,
+    )
 
 
 def exact_match(answer: str, expected: str) -> float:
@@ -153,6 +159,8 @@ def json_fields(answer: str, expected: str) -> float:
         raise DataError(
             f"the expected answer {expected[:80]!r} is not JSON",
             "correct that row or choose a scorer that compares text",
+            code="not_json",
+            value=expected,
         ) from None
     try:
         found = _fields(_parse_json(answer))

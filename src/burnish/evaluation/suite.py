@@ -74,7 +74,13 @@ def load_suite(name: str) -> Suite:
         return _own_suite(Path(name))
     if name not in built_in_suites():
         known = ", ".join(built_in_suites())
-        raise DataError(f"there is no general suite {name!r}", f"choose {known} or a .jsonl file")
+        raise DataError(
+            f"there is no general suite {name!r}",
+            f"choose {known} or a .jsonl file",
+            code="unknown_suite",
+            suite=name,
+            expected=built_in_suites(),
+        )
     found: dict[str, list[Any]] = {"sections": [], "texts": [], "bias": [], "openings": []}
     with as_file(files("burnish.evaluation") / "suites" / name) as folder:
         for section, kind in json.loads((folder / "suite.json").read_text()).items():
@@ -98,6 +104,8 @@ def split_suite(suite: Suite) -> tuple[Suite, Suite]:
         raise DataError(
             f"no section of the suite {suite.name} has 2 items, so it cannot be split",
             "write more items",
+            code="too_few_items",
+            suite=suite.name,
         )
     return probe, cert
 
@@ -134,10 +142,15 @@ def built_in_suites() -> list[str]:
 def _own_suite(path: Path) -> Suite:
     """One section, or one of choices and one of replies."""
     if not path.is_file():
-        raise DataError(f"there is no suite file {path}", "set evaluate.general to core or a file")
+        raise DataError(
+            f"there is no suite file {path}",
+            "set evaluate.general to core or a file",
+            code="file_missing",
+            path=str(path),
+        )
     rows = _rows(path)
     if not rows:
-        raise DataError(f"the suite file {path} is empty", _HINT)
+        raise DataError(f"the suite file {path} is empty", _HINT, code="file_empty", path=str(path))
     checked = {where: row for where, row in rows.items() if "check" in row}
     chosen = {where: row for where, row in rows.items() if where not in checked}
     if not checked:
@@ -168,11 +181,20 @@ def _rows(path: Path) -> Rows:
     seen: dict[str, str] = {}
     for row in read_rows(path):
         if isinstance(row, BadRow):
-            raise DataError(f"{row.source} {row.reason}", row.remedy)
+            raise DataError(
+                f"{row.source} {row.reason}", row.remedy, code=row.code, source=row.source
+            )
         values = dict(row.values)
         name = str(values.get("id", _hash(json.dumps(values, sort_keys=True))[:12]))
         if name in seen and "id" in values:
-            raise DataError(f"{row.source} has the id {name!r} of {seen[name]}", "give it its own")
+            raise DataError(
+                f"{row.source} has the id {name!r} of {seen[name]}",
+                "give it its own",
+                code="duplicate_id",
+                source=row.source,
+                id=name,
+                first=seen[name],
+            )
         seen[name] = row.source
         rows[row.source] = values | {"id": name}
     return rows
@@ -184,13 +206,40 @@ def _choices(rows: Rows, context: Callable[[str], Conversation | str]) -> list[C
         try:
             question, choices, answer = row["question"], row["choices"], row["answer"]
         except KeyError as error:
-            raise DataError(f"{where} has no question, choices and answer", _HINT) from error
+            raise DataError(
+                f"{where} has no question, choices and answer",
+                _HINT,
+                code="missing_key",
+                source=where,
+                key=error.args[0],
+            ) from error
         if not isinstance(question, str) or not _are_texts(choices):
-            raise DataError(f"{where} has no question and two choices or more, all text", _HINT)
+            wrong = "choices" if isinstance(question, str) else "question"
+            raise DataError(
+                f"{where} has no question and two choices or more, all text",
+                _HINT,
+                code="invalid_value",
+                source=where,
+                key=wrong,
+                value=row[wrong],
+            )
         if twice := [choice for choice in choices if choices.count(choice) > 1]:
-            raise DataError(f"{where} has the choice {twice[0]!r} twice", "let its choices differ")
+            raise DataError(
+                f"{where} has the choice {twice[0]!r} twice",
+                "let its choices differ",
+                code="duplicate_choice",
+                source=where,
+                value=twice[0],
+            )
         if type(answer) is not int or answer not in range(len(choices)):
-            raise DataError(f"{where} has the answer {answer!r}, no place of a choice", _HINT)
+            raise DataError(
+                f"{where} has the answer {answer!r}, no place of a choice",
+                _HINT,
+                code="answer_not_a_choice",
+                source=where,
+                value=answer,
+                count=len(choices),
+            )
         items.append(ChoiceItem(row["id"], context(question), tuple(choices), answer))
     return items
 
@@ -205,7 +254,9 @@ def _are_texts(choices: Any) -> bool:
 
 def _prompt(where: str, row: Mapping[str, Any]) -> Conversation:
     if not isinstance(row.get("question"), str):
-        raise DataError(f"{where} has no question", _HINT)
+        raise DataError(
+            f"{where} has no question", _HINT, code="missing_key", source=where, key="question"
+        )
     system = (Message("system", row["system"]),) if row.get("system") else ()
     return (*system, *chat_context(row["question"]))
 

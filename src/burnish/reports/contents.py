@@ -321,6 +321,9 @@ def _readable(run: RunDirectory) -> Iterator[None]:
         raise RunError(
             f"{run.path} holds a file that is half written or of another version ({error})",
             "delete the folder and run again, or start again under another --name",
+            code="run_unreadable",
+            path=str(run.path),
+            error=str(error),
         ) from error
 
 

@@ -236,8 +236,12 @@ def _corpus_measure(side: Sequence[ItemResult], name: str) -> Callable[[NDArray[
 def paired_scores(pair: Pair) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Scores of base and tuned, both [items]; other items or another order raise ValueError."""
     base, tuned = pair
-    if [r.id for r in base] != [r.id for r in tuned]:
-        raise ValueError("base and tuned were not measured on the same items in the same order")
+    before, after = ([result.id for result in side] for side in pair)
+    if before != after:
+        raise ValueError(
+            "base and tuned were not measured on the same items in the same order: "
+            f"{before[:3]} against {after[:3]}"
+        )
     return np.array([r.score for r in base]), np.array([r.score for r in tuned])
 
 

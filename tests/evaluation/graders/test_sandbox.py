@@ -62,8 +62,8 @@ def test_a_program_grades() -> None:
         ("__import__('socket').socket()", "PermissionError"),
         ("__import__('socket').create_connection(('127.0.0.1', 9))", "PermissionError"),
         ("return 1 / 0", "line 3: ZeroDivisionError: division by zero"),
-        ("return 'good'", "grade returned str, not a number"),
-        ("return float('nan')", "grade returned nan"),
+        ("return 'good'", " str"),
+        ("return float('nan')", " nan"),
         ("return grade(sample, item)", "RecursionError"),
         ("sys.exit(0)", "SystemExit"),
     ],
@@ -349,9 +349,9 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_source_is_checked_without_grading() -> None:
     check_source("def grade(sample, item):\n    return 1 / 0\n")
     for source, said in [
-        ("def score(sample, item): return 1\n", "no function grade"),
+        ("def score(sample, item): return 1\n", r"\bgrade\(sample, item\)"),
         ("def grade(sample, item) return 1\n", "SyntaxError"),
-        ("grade = 3\n", "no function grade"),
+        ("grade = 3\n", r"\bgrade\(sample, item\)"),
         ("import nothing_of_the_kind\n", "ModuleNotFoundError"),
     ]:
         with pytest.raises(GradingError, match=said):

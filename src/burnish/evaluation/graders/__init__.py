@@ -5,7 +5,7 @@ A new kind is a file with its class, and an entry of `Graders`.
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -63,13 +63,30 @@ def grader_of(spec: Any, judges: Judges | None = None) -> Grader:
         grader = _ADAPTER.validate_python(spec)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"][1:])
-        said = first["msg"].removeprefix("Value error, ")
+        place = _place(spec, first["loc"], missing=first["type"] == "missing")
         raise GraderError(
-            f"the grader's {place or 'type'} cannot be used ({said})", "correct it"
+            f"the grader's {place} cannot be used ({first['msg']})",
+            "correct it",
+            code="invalid_grader",
+            key=place,
+            reason=first["type"],
+            details=first.get("ctx", {}),
         ) from None
     grader.check(judges or Judges())
     return grader
+
+
+def _place(spec: Any, steps: Sequence[str | int], *, missing: bool) -> str:
+    """Where in the object; the other steps are names of the types that were tried."""
+    found: list[str | int] = []
+    for number, step in enumerate(steps, 1):
+        try:
+            spec = spec[step]
+        except (KeyError, IndexError, TypeError):
+            if not missing or number < len(steps):
+                continue
+        found.append(step)
+    return ".".join(map(str, found)) or "type"
 
 
 def grader_of_file(path: Path, judges: Judges | None = None) -> Grader:
@@ -81,9 +98,19 @@ def grader_of_file(path: Path, judges: Judges | None = None) -> Grader:
     try:
         spec = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise GraderError(f"{path} cannot be read ({error.strerror})", "correct the path") from None
+        raise GraderError(
+            f"{path} cannot be read ({error.strerror})",
+            "correct the path",
+            code="file_missing" if isinstance(error, FileNotFoundError) else "file_unreadable",
+            path=str(path),
+        ) from None
     except (ValueError, RecursionError) as error:
-        raise GraderError(f"{path} is no JSON ({error})", "write one grader in it") from None
+        raise GraderError(
+            f"{path} is no JSON ({error})",
+            "write one grader in it",
+            code="not_json",
+            path=str(path),
+        ) from None
     return grader_of(spec, judges)
 
 

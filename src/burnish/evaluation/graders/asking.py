@@ -78,12 +78,18 @@ class AskingGrader(Grader):
                 f"the grader {self.name or self.type!r} asks the model {self.model}, and nothing "
                 "here answers",
                 "use a grader that needs no model, or run it through the server",
+                code="no_judge",
+                grader=self.name or self.type,
+                model=self.model,
             )
         if judges.knows is not None and not judges.knows(self.model):
             raise GraderError(
                 f"the grader {self.name or self.type!r} asks the model {self.model}, which is not "
                 "there",
                 "name one of the models that are listed",
+                code="model_not_found",
+                grader=self.name or self.type,
+                model=self.model,
             )
 
     def asked(self, subject: Subject, judges: Judges, wish: Wish) -> str:

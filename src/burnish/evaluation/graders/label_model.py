@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from burnish.evaluation.graders.asking import TOKENS, AskingGrader, result_of, schema_of
 from burnish.evaluation.graders.grader import Judges, Wish
@@ -24,7 +25,9 @@ class LabelModel(AskingGrader):
         known = set(info.data.get("labels", value))
         strange = [label for label in value if label not in known]
         if strange:
-            raise ValueError(f"{strange[0]!r} is none of the labels")
+            raise PydanticCustomError(
+                "unknown_label", "{shown} is none of the labels", {"shown": repr(strange[0])}
+            )
         return value
 
     def grade(self, subject: Subject, judges: Judges) -> float:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from burnish.evaluation.graders.formula import Formula, FormulaError
 from burnish.evaluation.graders.grader import Grader, Judges
@@ -42,10 +43,20 @@ class Multi(Grader):
 
     @model_validator(mode="after")
     def _names_are_there(self) -> "Multi":
-        strange = sorted(Formula(self.calculate_output).names - self.graders.keys())
+        try:
+            names = Formula(self.calculate_output).names
+        except FormulaError as error:
+            raise PydanticCustomError(
+                "invalid_formula", "{problem}", {"problem": str(error)}
+            ) from None
+        strange = sorted(names - self.graders.keys())
         if strange:
             known = ", ".join(self.graders)
-            raise ValueError(f"calculate_output names {strange[0]!r}; the graders are {known}")
+            raise PydanticCustomError(
+                "unknown_name",
+                "calculate_output names {shown}; the graders are {known}",
+                {"shown": repr(strange[0]), "known": known},
+            )
         return self
 
     @property

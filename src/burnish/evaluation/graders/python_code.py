@@ -3,6 +3,7 @@
 from typing import Literal
 
 from pydantic import field_validator
+from pydantic_core import PydanticCustomError
 
 from burnish.errors import GraderError
 from burnish.evaluation.graders.grader import Grader, Judges
@@ -26,7 +27,11 @@ class PythonCode(Grader):
     @classmethod
     def _small(cls, value: str) -> str:
         if (size := len(value.encode(errors="replace"))) > _LARGEST:
-            raise ValueError(f"has {size} bytes, and {_LARGEST} are allowed")
+            raise PydanticCustomError(
+                "source_too_long",
+                "has {count} bytes, and {limit} are allowed",
+                {"count": size, "limit": _LARGEST},
+            )
         return value
 
     def check(self, judges: Judges) -> None:
@@ -36,6 +41,9 @@ class PythonCode(Grader):
             raise GraderError(
                 f"the source cannot be used ({error.said})",
                 "write a module with grade(sample, item)",
+                code="invalid_source",
+                flag=error.flag,
+                kind=error.kind,
             ) from None
 
     def grade(self, subject: Subject, judges: Judges) -> float:

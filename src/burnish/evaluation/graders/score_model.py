@@ -6,6 +6,7 @@ import sys
 from typing import Literal
 
 from pydantic import field_validator
+from pydantic_core import PydanticCustomError
 
 from burnish.evaluation.graders.asking import AskingGrader, SamplingParams, result_of, schema_of
 from burnish.evaluation.graders.grader import Judges
@@ -25,7 +26,7 @@ class ScoreModel(AskingGrader):
     @classmethod
     def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
         if not value[0] < value[1]:
-            raise ValueError("must be two numbers, the lower one first")
+            raise PydanticCustomError("reversed_range", "must be two numbers, the lower one first")
         return value
 
     def grade(self, subject: Subject, judges: Judges) -> float:

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
 
 Flag = Literal[
     "formula_parse_error",
@@ -132,15 +133,27 @@ def _written(value: Any) -> str:
 
 def _checked(template: str) -> str:
     if len(template) > LONGEST:
-        raise ValueError(f"has {len(template)} characters, and {LONGEST} are allowed")
+        raise PydanticCustomError(
+            "template_too_long",
+            "has {count} characters, and {limit} are allowed",
+            {"count": len(template), "limit": LONGEST},
+        )
     for _, quote, _ in _quotes(template):
         matched = _PATH.fullmatch(quote)
         if matched is None:
             shown = quote if len(quote) < _SHOWN else f"{quote[:_SHOWN]}..."
-            raise ValueError(f"{shown!r} is no path such as item.x or sample.output_text")
+            raise PydanticCustomError(
+                "not_a_path",
+                "{shown} is no path such as item.x or sample.output_text",
+                {"shown": repr(shown)},
+            )
         first = _STEP.match(matched[2])
         if matched[1] == "sample" and (first is None or first[1] not in SAMPLE):
-            raise ValueError(f"{quote!r} is none of sample.{', sample.'.join(SAMPLE)}")
+            raise PydanticCustomError(
+                "unknown_path",
+                "{shown} is none of {known}",
+                {"shown": repr(quote), "known": f"sample.{', sample.'.join(SAMPLE)}"},
+            )
     return template
 
 

@@ -187,10 +187,14 @@ class TextSimilarity(Grader):
 
     def check(self, judges: Judges) -> None:
         if self.evaluation_metric == "cosine" and judges.embed is None:
-            there = ", ".join(name for name in get_args(Metric) if name in _METRICS)
+            there = [name for name in get_args(Metric) if name in _METRICS]
             raise GraderError(
                 "evaluation_metric is cosine, and no model is there that embeds texts",
-                f"use one of {there}",
+                f"use one of {', '.join(there)}",
+                code="no_embedder",
+                key="evaluation_metric",
+                value="cosine",
+                expected=there,
             )
 
     def grade(self, subject: Subject, judges: Judges) -> float:
