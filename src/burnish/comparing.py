@@ -118,7 +118,7 @@ def _asked(directory: RunDirectory, recipe: Recipe, other: _Other, bars: Bars) -
         raise RunError(
             f"{directory.path} has no leakage.json",
             "copy the run with all its files",
-            code="file_missing",
+            code="run_file_missing",
             path=str(directory.path / "leakage.json"),
         )
     certs = [split_suite(suite)[1] for suite in load_suites(recipe.evaluate.general or ())]

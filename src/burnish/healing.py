@@ -204,7 +204,7 @@ def check_judged(run: RunDirectory) -> None:
         raise RunError(
             f"{run.path} is not trained to the end",
             "finish it with `burnish run RECIPE --resume`",
-            code="run_not_trained",
+            code="run_unfinished",
             path=str(run.path),
             state=manifest.state,
         )

@@ -189,7 +189,7 @@ def test_unknown_names_get_a_hint(folder: Path) -> None:
 
 def test_without_the_harness_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with refused("package_missing", DataError, package="lm_eval") as error:
+    with refused("not_installed", DataError, package="lm_eval") as error:
         load_suites(["lm_eval:arc_easy"])
     assert "`pip install burnish[lm-eval]`" in error.value.remedy
 

@@ -208,7 +208,7 @@ def test_what_is_no_suite_is_refused(tmp_path: Path) -> None:
         load_suite("cor")
     with refused("file_missing", DataError, path=str(tmp_path / "own.jsonl")):
         load_suite(str(tmp_path / "own.jsonl"))
-    with refused("file_empty", DataError, path=str(tmp_path / "own.jsonl")):
+    with refused("no_rows", DataError, path=str(tmp_path / "own.jsonl")):
         load_suite(written(tmp_path / "own.jsonl", []))
     (tmp_path / "own.jsonl").write_text("{\n")
     with pytest.raises(DataError, match=r"own.jsonl:1 "):

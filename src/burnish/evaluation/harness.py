@@ -91,7 +91,7 @@ def _tasks(name: str) -> dict[str, Any]:
         raise DataError(
             f"evaluate.general names {HARNESS}{name}, but lm-eval-harness is not installed",
             "install it with `pip install burnish[lm-eval]`, or name another suite",
-            code="package_missing",
+            code="not_installed",
             package="lm_eval",
             suite=f"{HARNESS}{name}",
         )

@@ -150,7 +150,7 @@ def _own_suite(path: Path) -> Suite:
         )
     rows = _rows(path)
     if not rows:
-        raise DataError(f"the suite file {path} is empty", _HINT, code="file_empty", path=str(path))
+        raise DataError(f"the suite file {path} is empty", _HINT, code="no_rows", path=str(path))
     checked = {where: row for where, row in rows.items() if "check" in row}
     chosen = {where: row for where, row in rows.items() if where not in checked}
     if not checked:

@@ -325,6 +325,7 @@ def unfit(key: str, reason: str, **details: Any) -> Iterator[pytest.ExceptionInf
     with refused("invalid_grader", GraderError, key=key, reason=reason) as error:
         yield error
     assert details.items() <= error.value.fields["details"].items()
+    assert json.loads(json.dumps(error.value.fields)) == error.value.fields
 
 
 def multi(formula: str, **graders: Mapping[str, Any]) -> dict[str, Any]:
