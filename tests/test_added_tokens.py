@@ -26,6 +26,7 @@ from burnish.recipe import build_recipe
 from burnish.run_directory import RunDirectory
 from burnish.serving.engine.engine import Engine
 from burnish.serving.engine.requests import Ask, Draw
+from tests.refused import refused
 from tests.rows import labelled, write_rows
 
 ADDED = ["<red>", "<green>"]
@@ -150,7 +151,7 @@ def test_without_the_tokens_names_nothing_is_left_behind(
 ) -> None:
     folder, _ = made
     shutil.move(folder / "tokenizer.json", tmp_path / "tokenizer.json")
-    with pytest.raises(ModelError, match=r"no tokenizer that names them: copy the tokenizer"):
+    with refused("no_tokenizer", ModelError, path=str(folder)):
         taken(folder)
     assert not list((tmp_path / "runs").glob("*"))
     shutil.move(tmp_path / "tokenizer.json", folder / "tokenizer.json")
@@ -159,7 +160,7 @@ def test_without_the_tokens_names_nothing_is_left_behind(
         {name: value[..., :4].contiguous() for name, value in weights.items()},
         folder / "adapter_model.safetensors",
     )
-    with pytest.raises(ModelError, match="another base model"):
+    with refused("wrong_base", ModelError, width=4):
         taken(folder)
     assert not list((tmp_path / "runs").glob("*"))
 
@@ -220,60 +221,66 @@ def merged_inside(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("write", "said"),
+    ("write", "code", "shown"),
     [
-        (mlx, r"adapter of mlx-lm \(.*adapters\.safetensors\).*mlx_lm\.fuse --model BASE"),
-        (checkpoints, r"\(checkpoint-100, checkpoint-30, checkpoint-9\): .*/theirs/checkpoint-100"),
-        (pickled, r"pickled weights are not opened: save it as safetensors"),
-        (without_configuration, r"but no adapter_config\.json: copy that file there"),
-        (without_weights, r"has no adapter_model\.safetensors: copy the weights there"),
-        (full_model, r"holds a full model, not an adapter: name it as `model: "),
-        (merged_inside, r"folders inside have \(merged\): name one of them, such as .*/merged"),
+        (mlx, "foreign_format", "`mlx_lm.fuse --model BASE"),
+        (checkpoints, "folders_inside", "/theirs/checkpoint-100"),
+        (pickled, "pickled_weights", "save_pretrained"),
+        (without_configuration, "no_adapter_settings", ""),
+        (without_weights, "no_adapter_weights", ""),
+        (full_model, "not_an_adapter", "`model: "),
+        (merged_inside, "folders_inside", "/theirs/merged"),
     ],
 )
 def test_folders_of_other_tools_get_a_message(
-    write: Callable[[Path], None], said: str, taken: Callable[[Path], RunDirectory], tmp_path: Path
+    write: Callable[[Path], None],
+    code: str,
+    shown: str,
+    taken: Callable[[Path], RunDirectory],
+    tmp_path: Path,
 ) -> None:
     folder = tmp_path / "theirs"
     folder.mkdir()
     write(folder)
     assert is_foreign(folder)
-    with pytest.raises(ModelError, match=said):
+    with refused(code, ModelError, path=str(folder)) as error:
         taken(folder)
+    assert shown in error.value.remedy
     assert not list((tmp_path / "runs").glob("*"))
     values = {"init_from": str(folder), "data": {"train": "rows.jsonl"}}
-    with pytest.raises((ModelError, RunError), match=said):
+    with refused(code, ModelError, path=str(folder)):
         check_method(build_recipe(values, recipe_keys=set(), command_keys=set()))
     if write in (mlx, checkpoints, merged_inside):
-        with pytest.raises(ModelError, match=said):
+        with refused(code, ModelError, path=str(folder)):
             resolve(str(folder))
 
 
 @pytest.mark.parametrize(
-    ("write", "said"),
+    ("write", "code", "shown"),
     [
-        (lambda folder: (folder / "README.md").write_text("# x") and None, "neither a run nor an"),
-        (lambda folder: folder.rmdir(), "theirs does not exist: name the folder that has"),
-        (file_instead, "theirs is a file"),
-        (deep, r"have \(out/checkpoint-100, .*/theirs/out/checkpoint-100"),
+        (lambda folder: (folder / "README.md").write_text("# x") and None, "no_adapter", ""),
+        (lambda folder: folder.rmdir(), "folder_missing", "adapter_model.safetensors"),
+        (file_instead, "not_a_folder", "adapter_model.safetensors"),
+        (deep, "folders_inside", "/theirs/out/checkpoint-100"),
     ],
 )
 def test_what_holds_no_adapter_is_named_where_rows_are_given(
-    write: Callable[[Path], None], said: str, tmp_path: Path, tiny_folder: Path
+    write: Callable[[Path], None], code: str, shown: str, tmp_path: Path, tiny_folder: Path
 ) -> None:
     folder = tmp_path / "theirs"
     folder.mkdir()
     write(folder)
     rows = write_rows(tmp_path / "rows.jsonl", labelled(12))
-    with pytest.raises(ModelError, match=said):
+    with refused(code, ModelError, path=str(folder)) as error:
         burnish.heal(folder, 1, data=rows, model=str(tiny_folder), quiet=True)
+    assert shown in error.value.remedy
 
 
 def test_a_run_is_not_a_model(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{}")
     (tmp_path / "adapter").mkdir()
     adapter(tmp_path / "adapter")
-    with pytest.raises(ModelError, match=r"is a run, .*name it as `init_from: "):
+    with refused("is_a_run", ModelError, path=str(tmp_path)):
         resolve(str(tmp_path))
 
 
@@ -286,7 +293,7 @@ def test_rows_and_their_tokens_are_as_many(
     settings = json.loads(path.read_text())
     settings["trainable_token_indices"] = {"embed_tokens": [351], "lm_head": [351, 352]}
     path.write_text(json.dumps(settings))
-    with pytest.raises(ModelError, match=r"names 1 tokens .* rows for 2"):
+    with refused("token_count_differs", ModelError, named=1, rows=2):
         taken(folder)
 
 
@@ -308,5 +315,5 @@ def test_no_tokens_of_its_own_are_none(
 def test_an_adapter_named_as_a_start_is_to_become_a_run(tmp_path: Path) -> None:
     adapter(tmp_path)
     values = {"init_from": str(tmp_path), "data": {"train": "rows.jsonl"}}
-    with pytest.raises(RunError, match="make a run of it with `burnish heal"):
+    with refused("is_an_adapter", RunError, path=str(tmp_path)):
         check_method(build_recipe(values, recipe_keys=set(), command_keys=set()))

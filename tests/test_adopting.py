@@ -20,6 +20,7 @@ from burnish.errors import DataError, ModelError, RunError
 from burnish.lineage import recipe_of
 from burnish.progress import Bars
 from burnish.run_directory import RunDirectory
+from tests.refused import refused
 from tests.test_choosing import recipe
 from tests.test_choosing import suite as suite  # the fixture
 from tests.test_healing import attempts
@@ -85,7 +86,7 @@ def test_an_adapter_of_others_is_taken_over_and_mended(
     shutil.copytree(foreign, again)
     weights = load_file(again / WEIGHTS)
     save_file({k: v + 1 for k, v in weights.items()}, again / WEIGHTS)
-    with pytest.raises(RunError, match=r"is not of .*another/theirs: name the new run with --name"):
+    with refused("run_exists", RunError, path=str(healed.path), adapter=str(again)):
         burnish.heal(
             again,
             10,
@@ -106,16 +107,16 @@ def test_an_adapter_of_another_model_leaves_no_run_behind(
         foreign / WEIGHTS,
     )
     given = {"data": tmp_path / "rows.jsonl", "model": str(tiny_folder), "quiet": True}
-    with pytest.raises(ModelError, match="another base model"):
+    with refused("wrong_base", ModelError):
         burnish.heal(foreign, 1, **given, **{"output": str(tmp_path / "runs")})
     assert not list((tmp_path / "runs").glob("*"))
 
 
 def test_an_adapter_needs_rows_and_safetensors(foreign: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="--data"):
+    with refused("rows_not_named", DataError, path=str(foreign)):
         burnish.heal(foreign, 1, quiet=True)
     (foreign / WEIGHTS).rename(foreign / "adapter_model.bin")
-    with pytest.raises(ModelError, match="safetensors"):
+    with refused("pickled_weights", ModelError, path=str(foreign)):
         burnish.heal(foreign, 1, data=tmp_path / "rows.jsonl", quiet=True)
 
 
@@ -143,26 +144,32 @@ def text(said: str) -> Callable[[Path], None]:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "code", "fields"),
     [
-        (truncated, "the weights in .*theirs are damaged"),
-        (lambda folder: (folder / WEIGHTS).write_bytes(b"garbage " * 9), "are damaged"),
-        (diverged, f"{WEIGHTS} has numbers in .* that are not finite"),
-        (settings(r="4"), "adapter_config.json has '4' as r, which should be a number"),
-        (settings(r=None), "adapter_config.json has None as r"),
-        (settings(lora_alpha=None), "adapter_config.json has None as lora_alpha"),
-        (settings(layers_to_transform="1"), "adapter_config.json has a value that PEFT cannot use"),
-        (text('{"r": 4,'), "adapter_config.json cannot be read"),
-        (text("[]"), "adapter_config.json holds a list and no settings"),
+        (truncated, "weights_damaged", {}),
+        (lambda folder: (folder / WEIGHTS).write_bytes(b"garbage " * 9), "weights_damaged", {}),
+        (diverged, "weights_not_finite", {}),
+        (settings(r="4"), "bad_adapter_settings", {"key": "r", "value": "4"}),
+        (settings(r=None), "bad_adapter_settings", {"key": "r", "value": None}),
+        (settings(lora_alpha=None), "bad_adapter_settings", {"key": "lora_alpha", "value": None}),
+        (settings(layers_to_transform="1"), "adapter_settings_rejected", {}),
+        (text('{"r": 4,'), "file_unreadable", {}),
+        (text("[]"), "not_an_object", {"kind": "list"}),
     ],
 )
 def test_a_damaged_adapter_is_taken_over_once_it_is_mended(
-    damage: Callable[[Path], None], said: str, foreign: Path, tmp_path: Path, taken: Adopt
+    damage: Callable[[Path], None],
+    code: str,
+    fields: dict[str, Any],
+    foreign: Path,
+    tmp_path: Path,
+    taken: Adopt,
 ) -> None:
     shutil.copytree(foreign, tmp_path / "whole")
     damage(foreign)
-    with pytest.raises(ModelError, match=said):
+    with refused(code, ModelError, **fields) as error:
         taken()
+    assert "theirs" in error.value.fields["path"]
     assert not list((tmp_path / "runs").glob("*"))
     shutil.copytree(tmp_path / "whole", foreign, dirs_exist_ok=True)
     assert taken().manifest().adopted
@@ -183,7 +190,7 @@ def test_nothing_is_left_whatever_stopped_it(
 def test_a_run_whose_adapter_was_cut_off_since_names_it(taken: Adopt) -> None:
     run = taken()
     truncated(run.adapter)
-    with pytest.raises(ModelError, match=r"the weights in .*adapter are damaged .*: copy it there"):
+    with refused("weights_damaged", ModelError, path=str(run.adapter)):
         burnish.open_tuned(run)
 
 
@@ -234,6 +241,6 @@ def test_what_was_changed_since_is_named(taken: Adopt, tmp_path: Path) -> None:
         taken(**{"budget.general": 7.0, "seed": 3})
     with (tmp_path / "rows.jsonl").open("a") as file:
         file.write("\n")
-    with pytest.raises(RunError, match=r"other rows than .*rows\.jsonl holds now"):
+    with refused("rows_changed", RunError, rows=str(tmp_path / "rows.jsonl")):
         taken(**{"budget.general": 7.0})
     assert taken(name="again").path.name == "again"

@@ -25,6 +25,7 @@ from burnish.exporting import check_form, export
 from burnish.lineage import recipe_of
 from burnish.parity.certificate import certify
 from burnish.run_directory import RunDirectory, Verdict
+from tests.refused import refused
 from tests.rows import labelled, write_rows
 
 Train = Callable[..., RunDirectory]
@@ -137,7 +138,7 @@ def test_nothing_is_written_over(train: Train, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine.gguf").write_text("mine")
     for form, place in (("merged", "mine"), ("peft", "mine"), ("gguf", "mine.gguf")):
-        with pytest.raises(RunError, match="already exists"):
+        with refused("output_exists", RunError, path=str(tmp_path / place)):
             export(run, form, tmp_path / place)  # type: ignore[arg-type]
     assert (tmp_path / "mine.gguf").read_text() == "mine"
     assert list((tmp_path / "mine").iterdir()) == []
@@ -157,19 +158,19 @@ def test_what_could_not_be_written_keeps_no_room(
 
 
 @pytest.mark.parametrize(
-    ("name", "form", "remedy"),
+    ("name", "form", "code", "remedy"),
     [
-        ("last-n", "peft", "--as merged"),
-        ("stacked", "peft", "--as merged"),
-        ("prefix", "merged", "--as peft"),
-        ("prefix", "gguf", "--as peft"),
-        ("bottleneck", "merged", "burnish.open_tuned"),
-        ("bottleneck", "peft", "burnish.open_tuned"),
-        ("classify", "gguf", "--as merged"),
+        ("last-n", "peft", "no_adapter", "--as merged"),
+        ("stacked", "peft", "adapter_not_alone", "--as merged"),
+        ("prefix", "merged", "not_mergeable", "--as peft"),
+        ("prefix", "gguf", "not_mergeable", "--as peft"),
+        ("bottleneck", "merged", "not_exportable", "burnish.open_tuned"),
+        ("bottleneck", "peft", "not_exportable", "burnish.open_tuned"),
+        ("classify", "gguf", "writes_no_text", "--as merged"),
     ],
 )
 def test_what_cannot_be_had_names_what_can(
-    name: str, form: Any, remedy: str, train: Train, tmp_path: Path
+    name: str, form: Any, code: str, remedy: str, train: Train, tmp_path: Path
 ) -> None:
     if name == "stacked":
         run = stacked(train)
@@ -177,7 +178,7 @@ def test_what_cannot_be_had_names_what_can(
         run = train(name, objective="classify")
     else:
         run = train(name, method=name)
-    with pytest.raises(RunError) as error:
+    with refused(code, RunError, path=str(run.path)) as error:
         export(run, form, tmp_path / "new")
     assert remedy in error.value.remedy
     assert not (tmp_path / "new").exists()
@@ -189,13 +190,14 @@ def test_weights_of_4_bits_are_not_merged_into(train: Train) -> None:
     try:
         run.write_manifest(replaced(manifest, "qlora"))
         assert recipe_of(run.manifest()).method == "qlora"
-        with pytest.raises(RunError, match="4 bits"):
+        with refused("not_mergeable", RunError, method="qlora"):
             check_form(run, "gguf")
         check_form(run, "peft")
         lineage = {"method": "qlora", "init": "stack", "lineage": {}}
         run.write_manifest(replace(replaced(manifest, "qlora"), lineage=lineage))
         for form in ("peft", "merged", "gguf"):
-            with pytest.raises(RunError) as error:
+            code = "adapter_not_alone" if form == "peft" else "not_mergeable"
+            with refused(code, RunError, method="qlora") as error:
                 check_form(run, form)
             assert "burnish.open_tuned" in error.value.remedy
     finally:
@@ -215,7 +217,7 @@ def test_an_unknown_architecture_names_the_converter(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("burnish.models.gguf_writing.ARCHITECTURES", ("qwen2",))
-    with pytest.raises(ModelError, match="architecture llama is not written") as error:
+    with refused("architecture_not_exportable", ModelError, architecture="llama") as error:
         export(train("lora"), "gguf", tmp_path / "new.gguf")
     assert "--as merged" in error.value.remedy
     assert "convert_hf_to_gguf.py" in error.value.remedy
@@ -247,11 +249,16 @@ def test_the_verb_says_who_loads_it(
     with pytest.raises(SystemExit) as ended:
         main(["export", str(run.path), "--output", str(tmp_path)])
     assert ended.value.code == 2
-    assert "already exists" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "[output_exists]" in said
+    assert str(tmp_path) in said
     with pytest.raises(SystemExit) as ended:
         main(["export", str(run.path), "--as", "peft", "--type", "q8_0"])
     assert ended.value.code == 2
-    assert "--type is q8_0, and with --as peft" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "[type_without_gguf]" in said
+    assert "q8_0" in said
+    assert "--as peft" in said
     main(["export", str(run.path), "--output", str(tmp_path / "m"), "--json"])
     assert json.loads(capsys.readouterr().out)["output"] == str(tmp_path / "m")
 
@@ -280,6 +287,6 @@ def test_weights_that_were_cut_off_are_not_given_out(
     shutil.copytree(train("lora").path, tmp_path / "run")
     weights = tmp_path / "run" / "adapter" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:2000])
-    with pytest.raises(ModelError, match="run/adapter are damaged"):
+    with refused("weights_damaged", ModelError, path=str(weights.parent)):
         export(tmp_path / "run", form, tmp_path / "new")
     assert not [path for path in (tmp_path / "new").rglob("*") if path.is_file()]

@@ -16,6 +16,7 @@ from burnish.models.load import load_model
 from burnish.training.batches import Batches
 from burnish.training.loop import Loop, Settings
 from burnish.training.objectives.sft import Sft
+from tests.refused import refused
 
 pytestmark = [
     pytest.mark.skipif(
@@ -46,7 +47,7 @@ def folder(tiny_folder: Path, tmp_path: Path) -> Path:
 
 
 def test_rows_that_are_no_whole_blocks_are_a_sentence(tiny_folder: Path) -> None:
-    with pytest.raises(ModelError, match="rows of 48 weights"):
+    with refused("rows_not_in_blocks", ModelError, model=str(tiny_folder), weights=48):
         load_model(str(tiny_folder), "cpu", four_bit=True)
 
 

@@ -20,6 +20,7 @@ from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_model
 from burnish.models.mock import MockModel
 from burnish.models.verbs import Choice, Model, Sampling
+from tests.refused import refused
 
 PROMPTS = [
     (Message("user", "where is my parcel"),),
@@ -204,7 +205,7 @@ def test_an_answer_ends_where_the_model_reads_no_further(tiny: LanguageModel) ->
 
 
 def test_what_is_too_long_is_refused(tiny: LanguageModel) -> None:
-    with pytest.raises(ModelError, match="exceed the 512"):
+    with refused("text_too_long", ModelError, limit=512):
         tiny.generate([(Message("user", "x" * 600),)], Sampling())
 
 
@@ -278,5 +279,6 @@ def test_pickled_weights_are_not_opened(tiny_folder: Path, tmp_path: Path) -> No
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").rename(folder / "other.safetensors")
     torch.save(weights, folder / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="safetensors"):
+    with refused("not_a_language_model", ModelError, model=str(folder)) as error:
         load_model(str(folder), "cpu")
+    assert "safetensors" in error.value.fields["reason"]

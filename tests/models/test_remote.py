@@ -16,6 +16,7 @@ from burnish.models.load import load_model
 from burnish.models.remote import RemoteModel
 from burnish.models.verbs import Choice, Sampling
 from tests.json_server import answering
+from tests.refused import refused
 
 CHAT = (Message("user", "where is my parcel"),)
 
@@ -79,33 +80,36 @@ def test_other_weights_under_the_same_name_are_another_model(model: LanguageMode
 
 
 @pytest.mark.parametrize(
-    ("message", "said"),
+    ("message", "code", "fields", "shown"),
     [
         (
             "The model `mine` does not exist",
-            r"/v1 knows no model 'mine': name one that .*/v1/model",
+            "unknown_model",
+            {"model": "mine"},
+            "/v1/models",
         ),
-        ("Not Found", r"mine at .* gave no answer that can be read \(Client error '404 Not Found'"),
+        ("Not Found", "bad_reply", {}, "'404 Not Found'"),
     ],
 )
 def test_a_model_that_the_server_lacks_is_told_in_one_line(
-    message: str, said: str, model: LanguageModel
+    message: str, code: str, fields: dict[str, Any], shown: str, model: LanguageModel
 ) -> None:
     with (
         answering(lambda *_: {"status": 404, "error": {"message": message}}) as url,
-        pytest.raises(ModelError, match=said) as error,
+        refused(code, ModelError, **fields) as error,
     ):
         RemoteModel(url, "mine", model.tokenizer, 512)
+    assert shown in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_a_server_that_cannot_say_it_is_told(model: LanguageModel) -> None:
     with (
         served(model, forgets=True) as url,
-        pytest.raises(ModelError, match=r"counts 3 tokens where we have \d+"),
+        refused("tokens_differ", ModelError, tokens=3),
     ):
         RemoteModel(url, "tiny", model.tokenizer, 512)
-    with pytest.raises(ModelError, match="gave no answer"):
+    with refused("bad_reply", ModelError):
         RemoteModel(url, "tiny", model.tokenizer, 512)
 
 

@@ -13,6 +13,7 @@ from burnish.models.kept import Kept
 from burnish.models.load import load_model
 from burnish.models.scale import Scale, has_scale
 from tests.models.test_adapt import METHOD_ROWS, hidden, llama, moved
+from tests.refused import refused
 
 SCALABLE = [row for row in METHOD_ROWS if row != "prefix"]
 
@@ -85,12 +86,12 @@ def test_a_slope_takes_from_the_early_layers() -> None:
 def test_a_prefix_has_no_half() -> None:
     model = moved("prefix")
     assert not has_scale(model)
-    with pytest.raises(ModelError, match="prefix"):
+    with refused("not_scalable", ModelError, method="prefix"):
         Scale(model)
 
 
 def test_weights_that_changed_need_the_base() -> None:
-    with pytest.raises(ModelError, match="open_tuned"):
+    with refused("base_not_kept", ModelError):
         Scale(moved("full"))
 
 

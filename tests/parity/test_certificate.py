@@ -27,6 +27,7 @@ from burnish.serving.server import open_server
 from burnish.serving.service import Settings
 from burnish.serving.state import models
 from burnish.serving.state.tables import ModelRow
+from tests.refused import refused
 from tests.rows import write_rows
 from tests.serving.conftest import running
 from tests.tool_calling import FIND, TEMPLATE, calling, row
@@ -157,7 +158,7 @@ def test_a_gguf_file_is_asked(run: RunDirectory, tiny_folder: Path, tmp_path: Pa
     wrong = certify(run, Others(gguf=tmp_path / "base.gguf"))
     assert voice(certify(run), "gguf") == voice(wrong, "gguf")  # until another is asked
     assert "base.gguf and the model in memory differ" in str(wrong.difference)
-    with pytest.raises(ModelError, match=r"no\.gguf is no GGUF"):
+    with refused("not_gguf", ModelError, path=str(tmp_path / "no.gguf")):
         certify(run, Others(gguf=tmp_path / "no.gguf"))
 
 
@@ -165,7 +166,7 @@ def test_a_live_endpoint_is_asked(run: RunDirectory, tiny_folder: Path) -> None:
     with served(run, tiny_folder) as url:
         right = voice(certify(run, Others(url, TUNED)), "endpoint")
         wrong = voice(certify(run, Others(url, "tiny")), "endpoint")
-        with pytest.raises(ModelError, match="nobody at"):
+        with refused("bad_reply", ModelError, model="nobody", url=url):
             certify(run, Others(url, "nobody"))
     assert right.reason is None
     assert right.prompts_equal == right.answers_equal == 9
@@ -221,11 +222,11 @@ def test_other_prompts_are_asked_and_not_kept(run: RunDirectory, tmp_path: Path)
     assert rows.reference.said[0].conversation[-1].content == "tent"
     assert (run.path / "parity.json").read_text() == before
     (tmp_path / "long.txt").write_text("where is my tent " * 200)
-    with pytest.raises(DataError, match="the prompt line-1 has"):
+    with refused("text_too_long", DataError, prompt="line-1"):
         certify(run, prompts=tmp_path / "long.txt")
     (tmp_path / "none.txt").write_text("\n")
-    for name, message in (("none.txt", "has no prompts"), ("gone.txt", "cannot be read")):
-        with pytest.raises(DataError, match=message):
+    for name, code in (("none.txt", "no_prompts"), ("gone.txt", "file_unreadable")):
+        with refused(code, DataError, path=str(tmp_path / name)):
             certify(run, prompts=tmp_path / name)
 
 
@@ -251,7 +252,9 @@ def test_the_verb_prints_a_table_and_what_is_next(
     assert told["comparisons"][0]["voice"] == "reloaded"
     with pytest.raises(SystemExit) as ended:
         main(["parity", str(run.path), "--url", "http://127.0.0.1:9/v1"])
-    assert "no model is named" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "[model_not_named]" in said
+    assert "http://127.0.0.1:9/v1" in said
 
 
 def test_without_a_suite_the_model_that_was_trained_is_the_reference(
@@ -303,7 +306,7 @@ def test_what_writes_no_text_has_none(judged: RunDirectory, tmp_path: Path) -> N
     )
     run = burnish.train(recipe, quiet=True)
     assert complete(run) is None
-    with pytest.raises(RunError, match="writes text"):
+    with refused("writes_no_text", RunError, path=str(run.path)):
         certify(run)
 
 
@@ -313,7 +316,7 @@ def test_a_file_that_is_no_certificate_is_told(run: RunDirectory) -> None:
     write_parity(run.path, replace(parity, comparisons=parity.comparisons[:1]))
     assert read_parity(run.path) == replace(parity, comparisons=parity.comparisons[:1])
     (run.path / "parity.json").write_text("{}")
-    with pytest.raises(RunError, match="no certificate of parity"):
+    with refused("not_a_certificate", RunError, path=str(run.path / "parity.json")):
         objection(run.path)
 
 

@@ -10,7 +10,6 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import burnish
 from burnish import cli, pipeline
-from burnish.errors import UserError
 from burnish.models.adapt import add_lora
 from burnish.models.branches import Row
 from burnish.plan.estimate import duration
@@ -23,6 +22,7 @@ from burnish.training.checkpoint import saved_steps
 from burnish.training.loop import Loop, Settings
 from burnish.training.objective import Loss
 from burnish.training.objectives.sft import Sft
+from tests.refused import refused
 from tests.rows import choices, labelled, write_rows
 
 SUITE = choices(8)
@@ -106,21 +106,22 @@ def test_what_does_not_fit_names_a_batch_that_does() -> None:
     batch = Batch(rows=8, trunk=0, computed=80, learnt=8)
     assert memory(SHAPES, batch).total == 5000
     check_memory(plain_recipe(), SHAPES, batch, 0, Room(5000, 0))
-    with pytest.raises(
-        UserError, match=r"set training\.batch_size=2 with training\.accumulation=4"
-    ):
+    settings: dict[str, Any] = {"training.batch_size": 2, "training.accumulation": 4}
+    with refused("too_little_memory", needed=5000, free=1700, settings=settings):
         check_memory(plain_recipe(), SHAPES, batch, 0, Room(1700, 0))
 
 
 def test_what_does_not_fit_in_single_rows_names_lora_or_a_length() -> None:
     full = Shapes(10_000, 10_000, 4, 50, 1, 8, 4, 5)
     batch = Batch(rows=8, trunk=0, computed=80, learnt=8)
-    with pytest.raises(UserError, match=r"set method=lora with training\.batch_size=1"):
+    settings: dict[str, Any] = {"method": "lora", "training.batch_size": 1}
+    with refused("too_little_memory", free=80_000, settings=settings):
         check_memory(plain_recipe(method="full"), full, batch, 0, Room(80_000, 0))
     # One row of 10 tokens takes 520 + 500 + 60 bytes, one of 5 takes 250 less.
-    with pytest.raises(UserError, match=r"training\.batch_size=1 and training\.max_length=5"):
+    settings = {"training.batch_size": 1, "training.max_length": 5}
+    with refused("too_little_memory", free=880, settings=settings):
         check_memory(plain_recipe(), SHAPES, batch, 0, Room(880, 0))
-    with pytest.raises(UserError, match="choose a smaller model"):
+    with refused("too_little_memory", free=300, settings={}):
         check_memory(plain_recipe(), SHAPES, batch, 0, Room(300, 0))
 
 
@@ -128,9 +129,10 @@ def test_a_disk_that_is_too_small_names_the_checkpoints_that_fit() -> None:
     disk = Disk(checkpoint=100, checkpoints=6, optimizer=200, results=50)
     assert disk.total == 100 * 7 + 600 + 50
     check_disk(plain_recipe(), disk, Room(0, 1350))
-    with pytest.raises(UserError, match=r"set training\.checkpoints=3"):
+    settings = {"training.checkpoints": 3, "training.evaluations": 3}
+    with refused("too_little_disk", needed=disk.total, free=1050, settings=settings):
         check_disk(plain_recipe(), disk, Room(0, 1050))
-    with pytest.raises(UserError, match="free some room"):
+    with refused("too_little_disk", free=700, settings={}):
         check_disk(plain_recipe(), disk, Room(0, 700))
 
 
@@ -222,7 +224,7 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_heavy(
     recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("burnish.plan.estimate.Room", lambda memory, disk: Room(10, disk))
-    with pytest.raises(UserError, match=r"a training step needs about .* are free: choose a small"):
+    with refused("too_little_memory", free=10, settings={}):
         pipeline.plan(load_recipe(recipe), quiet=True)
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import burnish
 from burnish import cli, opening, pipeline
-from burnish.errors import UserError
+from burnish.errors import PreflightError, UserError
 from burnish.models import branches
 from burnish.models.branches import Row
 from burnish.models.decoding import Decoder
@@ -28,6 +28,7 @@ from burnish.training import checkpoint
 from burnish.training.objective import Loss
 from burnish.training.objectives.grpo import Grpo
 from burnish.training.objectives.sft import Sft
+from tests.refused import refused
 from tests.rows import labelled, write_rows
 
 NAMES = [
@@ -99,7 +100,7 @@ def test_a_failed_check_stops_the_run_before_its_first_step(
     monkeypatch.setattr(
         Sft, "loss", lambda self, network, items: Loss(self_loss(self, network, items) ** 2)
     )
-    with pytest.raises(UserError, match=r"`accumulated = one batch` failed.*accumulation to 1"):
+    with refused("preflight_failed", PreflightError, check="accumulated = one batch"):
         burnish.train(recipe, quiet=True)
     assert not (recipe.parent / "runs" / "tiny").exists()  # nothing was trained, nothing is left
 
@@ -143,7 +144,7 @@ def test_an_answer_that_ends_where_the_model_does_not_stop(
     assert "rows.jsonl:" in check.seen
     assert "with '<|im_end|>', at which " in check.seen
     assert "it stops at '<|endoftext|>'" in check.seen
-    with pytest.raises(UserError, match="model_settings"):
+    with refused("preflight_failed", PreflightError, check="the stop token is learnt"):
         refuse([check])
 
 

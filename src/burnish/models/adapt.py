@@ -264,7 +264,7 @@ def load_adapter(model: Any, folder: Path, *, name: str = LEARNING, trainable: b
         raise ModelError(
             f"{folder / CONFIG} has a value that PEFT cannot use ({_first_line(error)})",
             "copy it there again, or save it anew",
-            code="bad_adapter_settings",
+            code="adapter_settings_rejected",
             path=str(folder / CONFIG),
             reason=_first_line(error),
         ) from error

@@ -107,6 +107,7 @@ def _lines(model: Any, base: Kept | None) -> Iterator[tuple[nn.Parameter, Tensor
             "a learned prefix has no half of itself",
             "choose the method lora, or scales [1]",
             code="not_scalable",
+            method="prefix",
         )
     for name, parameter in model.named_parameters():
         if f"ia3_l.{LEARNING}" in name:
