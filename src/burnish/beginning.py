@@ -76,8 +76,8 @@ def prepare(recipe: Recipe, source: Source, data: Data | None = None) -> Checked
         found = objective.render(examples, tokenizer, limit) if examples else ([], None)
         rendered[split] = found[0]
         if longer := found[1]:
-            message = f"{split}: {longer.message}; shorten them, or {remedy}"
-            findings.append(replace(longer, message=message))
+            advice = f"shorten them, or {remedy}"
+            findings.append(replace(longer, seen=f"{split}: {longer.seen}", remedy=advice))
     checked = Checked(dataset, rendered, findings)
     if dataset.test and (count := len(tested(checked.kept("test")))) < LEAST_TESTED:
         raise DataError(

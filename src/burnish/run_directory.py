@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Literal
 from burnish.candidates import Candidate, Frontier
 from burnish.chat import Example
 from burnish.errors import RunError
+from burnish.finding import Finding as Finding
 from burnish.overlaps import Leakage
 from burnish.recipe.paths import expanded
 
@@ -92,17 +93,6 @@ class Verdict:
         if self.decision != "release" or gain is None or self.certified_general_drop is None:
             return None
         return f"TG@{self.budget:g}", gain
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something that the data check saw: `severity` error stops, warning and info do not."""
-
-    kind: str
-    severity: Literal["error", "warning", "info"]
-    message: str
-    count: int
-    where: tuple[str, ...] = ()
 
 
 @dataclass
@@ -215,11 +205,10 @@ class RunDirectory:
         yield from map(Example.from_row, self._lines(str(Path("data", task, split)) + ".jsonl"))
 
     def write_findings(self, findings: Iterable[Finding]) -> None:
-        write_lines(self.path / "data" / "findings.jsonl", (asdict(f) for f in findings))
+        write_lines(self.path / "data" / "findings.jsonl", (f.to_row() for f in findings))
 
     def findings(self) -> list[Finding]:
-        rows = self._lines("data/findings.jsonl")
-        return [Finding(**{**row, "where": tuple(row["where"])}) for row in rows]
+        return [Finding.from_row(row) for row in self._lines("data/findings.jsonl")]
 
     def log(self, phase: str, **values: Any) -> None:
         """Appends one event; the line is flushed before this returns."""

@@ -15,7 +15,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 BENCHES = sorted((Path(__file__).parents[2] / "bench").glob("*.py"))
 # A stage imports only from those before it; `pipeline` and `cli` from all.
 ORDER = [
-    "errors", "terminal", "parent", "chat", "candidates", "recipe", "overlaps", "run_directory",
+    "errors", "terminal", "parent", "chat", "candidates", "recipe", "overlaps", "finding",
+    "run_directory",
     "agreement", "progress", "data", "models", "training", "evaluation", "retention", "reports",
     "lineage", "resuming", "opening", "exporting", "parity", "rewards", "contamination",
     "measurement", "searching", "choosing", "comparing", "tuning", "joining", "beginning",

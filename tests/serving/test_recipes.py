@@ -10,9 +10,11 @@ from burnish.data.load import load
 from burnish.errors import DataError, GraderError, RecipeError
 from burnish.recipe import load_recipe
 from burnish.serving import recipes
+from burnish.serving.child import outcome
 from burnish.serving.recipes import Start, lay_out, local_grader, recipe_for, write_recipe
 from burnish.serving.results import error_of, warnings
 from burnish.serving.state.tables import JobRow
+from tests.refused import refused
 
 GRADER = {"type": "string_check", "name": "same"}
 
@@ -134,26 +136,25 @@ def test_rows_are_taken_as_they_are_and_once_more(tmp_path: Path) -> None:
     for _ in range(2):  # a worker that was killed lays them out again
         assert lay_out(job("supervised"), tmp_path / "job", {"train": source}, {}) == 10
     assert (tmp_path / "job" / "train.jsonl").samefile(source)
-    with pytest.raises(DataError, match="has 9 examples"):
+    with refused("too_few_rows", DataError, count=9, least=10):
         lay_out(job("dpo"), tmp_path / "job", {"train": rows(source, 9)}, {})
 
 
 @pytest.mark.parametrize(
-    ("content", "seen"),
+    ("content", "found"),
     [
-        (b"text,label\n" + b"a,b\n" * 30, "train.jsonl is a CSV file"),
-        (b"text\tlabel\n" + b"a\tb\n" * 30, "train.jsonl is a TSV file"),
-        (b"once upon a time\n" * 30, "train.jsonl is plain text"),
-        (b"PAR1" + bytes(99), "train.jsonl is a Parquet file"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(99), "train.jsonl is a PNG image, not a text file"),
-        (bytes(range(256)) * 9, "train.jsonl is not a text file"),
+        (b"text,label\n" + b"a,b\n" * 30, "a CSV file"),
+        (b"text\tlabel\n" + b"a\tb\n" * 30, "a TSV file"),
+        (b"once upon a time\n" * 30, "plain text"),
+        (b"PAR1" + bytes(99), "a Parquet file"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(99), "a PNG image"),
+        (bytes(range(256)) * 9, "not a text file"),
     ],
 )
-def test_another_kind_of_file_is_named(tmp_path: Path, content: bytes, seen: str) -> None:
+def test_another_kind_of_file_is_named(tmp_path: Path, content: bytes, found: str) -> None:
     (tmp_path / "upload").write_bytes(content)
-    with pytest.raises(DataError) as caught:
+    with refused("other_file_kind", DataError, part="train", found=found):
         lay_out(job("supervised"), tmp_path / "job", {"train": tmp_path / "upload"}, {})
-    assert str(caught.value) == f"{seen}: upload JSON Lines, with one object per line."
 
 
 def test_rows_are_counted_as_they_are_read(tmp_path: Path) -> None:
@@ -183,48 +184,10 @@ def test_a_file_of_both_sets_is_taken_with_a_warning(tmp_path: Path) -> None:
     assert "takes 30 of the 40 rows of validation" in events["limit"].message
 
 
-def test_errors_name_no_path_of_this_machine() -> None:
-    error = DataError("/data/jobs/a/validation.jsonl:3 has no messages", "add them")
-    said = {"kind": type(error).__name__, "message": str(error)}
-    assert error_of(said, "/data/jobs/a") == {
-        "code": "invalid_validation_file",
-        "message": "The job failed due to an invalid validation file. "
-        "line 3 has no messages: add them.",
-        "param": "validation_file",
-    }
-    other = RecipeError("the rate is 0", "raise it")
-    told = error_of({"kind": "RecipeError", "message": str(other)}, "/data")
-    assert (told["code"], told["param"]) == ("recipe", None)
-
-
-@pytest.mark.parametrize(
-    ("reasons", "told"),
-    [
-        (["is no JSON"] * 20, "line 1 is no JSON (mend it); and 19 more"),  # told once
-        (
-            ["is no JSON"] * 3 + ["is empty"] * 2,
-            "line 1 is no JSON (mend it); line 2 is no JSON (mend it); line 3 is no JSON (mend it)"
-            "; and 2 more",
-        ),
-        (["is no JSON", "is empty"], "line 1 is no JSON (mend it); line 2 is empty (mend it)"),
-    ],
-)
-def test_an_error_of_rows_counts_those_that_it_does_not_show(reasons: list[str], told: str) -> None:
-    shown = reasons[:1] if len(set(reasons)) == 1 else reasons
-    lines = [f"\n  /a/train.jsonl:{at} {why} (mend it)" for at, why in enumerate(shown, 1)]
-    lines += [f"\n  and {len(reasons) - len(shown)} more"] if shown != reasons else []
-    said = f"{len(reasons)} of 30 rows cannot be used:{''.join(lines)}\nTo go on: correct them."
-    found = error_of({"kind": "DataError", "message": said}, "/a")["message"]
-    assert f"{len(reasons)} of 30 rows cannot be used: {told}. Upload a file" in found
-
-
-@pytest.mark.parametrize("part", ["training", "validation"])
-def test_an_error_of_a_file_calls_it_as_the_request_does(part: str) -> None:
-    name = {"training": "train", "validation": "validation"}[part]
-    said = f"/a/{name}.jsonl has no rows that can be used: name another."
-    found = error_of({"kind": "DataError", "message": said}, "/a")
-    assert found["param"] == f"{part}_file"
-    assert found["message"].endswith(f"the {part} file has no rows that can be used: name another.")
+def test_an_error_of_a_recipe_is_of_no_file() -> None:
+    error = RecipeError("the rate is 0", "raise it", code="bad_value")
+    found = error_of(outcome(error), "/data")
+    assert found == {"code": "recipe", "message": str(error), "param": None}
 
 
 def test_graders_ask_models_by_their_names_here() -> None:
@@ -233,5 +196,5 @@ def test_graders_ask_models_by_their_names_here() -> None:
     found = local_grader(both, {"tiny": "/models/tiny"})
     assert found["graders"] == {"a": judge | {"model": "/models/tiny"}, "b": {"type": "python"}}
     assert both["graders"]["a"] == judge  # what the client gave stays as it was
-    with pytest.raises(GraderError, match="asks the model tiny"):
+    with refused("model_unknown", GraderError, model="tiny"):
         local_grader(both, {"other": "x"})

@@ -11,7 +11,6 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -64,7 +63,13 @@ def command(
     as_json: Json = False,
 ) -> None:
     if show and as_json:
-        raise UserError(f"--show is {show}, but --json prints no rows", "leave one of them out")
+        raise UserError(
+            f"--show is {show}, but --json prints no rows",
+            "leave one of them out",
+            code="options_exclude_each_other",
+            options=["--show", "--json"],
+            value=show,
+        )
     named = {"model": model, "objective": objective, "data.system": system, "data.tools": tools}
     values = overrides(settings, None, None, drop_bad)
     values |= {key: value for key, value in named.items() if value is not None}
@@ -119,13 +124,25 @@ def _columns(given: Sequence[str]) -> dict[str, str]:
             except yaml.YAMLError:
                 read = None
             if not isinstance(read, dict):
-                raise RecipeError(f"--columns is {shown(text)}", "write it as label=category")
+                raise RecipeError(
+                    f"--columns is {shown(text)}",
+                    "write it as label=category",
+                    code="bad_option",
+                    option="--columns",
+                    value=text,
+                )
             pairs |= {str(field): str(column) for field, column in read.items()}
             continue
         for pair in re.split(r",(?=\s*\w+=)", text):  # a column's name may hold a comma
             field, _, column = pair.partition("=")
             if not field.strip() or not column:
-                raise RecipeError(f"--columns is {shown(text)}", "write it as label=category")
+                raise RecipeError(
+                    f"--columns is {shown(text)}",
+                    "write it as label=category",
+                    code="bad_option",
+                    option="--columns",
+                    value=text,
+                )
             pairs[field.strip()] = column
     return {f"data.columns.{field}": column for field, column in pairs.items()}
 
@@ -136,7 +153,7 @@ def _as_json(checked: Mapping[str, "Checked"]) -> dict[str, Any]:
         name: {
             "rows": _sizes(part),
             "learnt_tokens": part.learnt_tokens(),
-            "findings": [asdict(finding) for finding in part.findings],
+            "findings": [finding.to_row() for finding in part.findings],
         }
         for name, part in checked.items()
     }

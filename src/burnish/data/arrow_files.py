@@ -59,7 +59,13 @@ def arrow(path: Path, notice: Notice) -> Iterator[Row | BadRow]:
 
 def _unreadable(path: Path, kind: str, error: Exception) -> DataError:
     what = " ".join(str(error).split())
-    return DataError(f"{path} is no readable {kind} ({what})", "write the file again")
+    return DataError(
+        f"{path} is no readable {kind} ({what})",
+        "write the file again",
+        code="broken_file",
+        path=str(path),
+        reason=what,
+    )
 
 
 def _rows(path: Path, schema: Any, batches: Iterator[Any]) -> Iterator[Row | BadRow]:
@@ -110,7 +116,13 @@ def _columns(path: Path, schema: Any) -> dict[str, Plain | None]:
     """
     twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
     if twice is not None:
-        raise DataError(f"{path} has two columns named {shown(twice)}", "rename one of them")
+        raise DataError(
+            f"{path} has two columns named {shown(twice)}",
+            "rename one of them",
+            code="repeated_column",
+            path=str(path),
+            column=twice,
+        )
     features = _part(_part(_metadata(schema, b"huggingface"), "info"), "features")
     index = _part(_metadata(schema, b"pandas"), "index_columns")
     return {

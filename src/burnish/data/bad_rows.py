@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from burnish.data.row import BadRow, Row
 from burnish.errors import DataError, cut, readable, shown
@@ -25,14 +26,31 @@ class _Kind:
     count: int = 1
 
     def sentence(self) -> str:
-        said = (
-            f"{self.first.source} {cut(readable(self.first.reason), _REASON)} ({self.first.remedy})"
-        )
+        said = f"{self.first.source} {_reason(self.first)} ({self.first.remedy})"
         more = self.count - 1
         if not more:
             return said
         places = ", ".join(self.lines) + (", …" if more > len(self.lines) else "")
         return f"{said}; and {more} more like it, on line{'s' * (more > 1)} {places}"
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The same for programs; `more_lines` are the next few of `count`."""
+        path, _, line = self.first.source.rpartition(":")
+        return {
+            "path": path,
+            "line": line,
+            "reason": _reason(self.first),
+            "remedy": self.first.remedy,
+            "code": self.first.code,
+            "fields": dict(self.first.fields),
+            "count": self.count,
+            "more_lines": self.lines,
+        }
+
+
+def _reason(bad: BadRow) -> str:
+    return cut(readable(bad.reason), _REASON)
 
 
 @dataclass
@@ -42,7 +60,7 @@ class BadRows:
     total: int = 0
     count: int = 0
     where: list[str] = field(default_factory=list)
-    _kinds: dict[tuple[str, str], _Kind] = field(default_factory=dict)
+    _kinds: dict[tuple[str, ...], _Kind] = field(default_factory=dict)
     _like_header: set[str] = field(default_factory=set)
 
     def add(self, bad: BadRow, row: Row | BadRow) -> None:
@@ -51,14 +69,14 @@ class BadRows:
         if len(self.where) < _WHERE:
             self.where.append(bad.source)
         file, _, line = bad.source.rpartition(":")
-        kind = self._kinds.get((file, bad.kind))
+        kind = self._kinds.get((file, *bad.kind))
         if kind is None:
-            self._kinds[file, bad.kind] = _Kind(bad)
+            self._kinds[file, *bad.kind] = _Kind(bad)
         else:
             kind.count += 1
             if len(kind.lines) < _LINES:
                 kind.lines.append(line)
-        if bad.code == "format" and isinstance(row, Row) and _repeats(row):
+        if bad.code == "unknown_format" and isinstance(row, Row) and _repeats(row):
             self._like_header.add(file)
 
     def findings(self) -> list[Finding]:
@@ -68,7 +86,7 @@ class BadRows:
         first = next(iter(self._kinds.values())).first
         message = (
             f"{self.count} of {self.total} rows cannot be used and were left out, the first: "
-            f"{first.source} {cut(readable(first.reason), _REASON)}"
+            f"{first.source} {_reason(first)}"
         )
         return [Finding("bad", "warning", message, self.count, tuple(self.where))]
 
@@ -80,7 +98,7 @@ class BadRows:
         if not self.count:
             return
         kinds = list(self._kinds.values())
-        if len(kinds) == 1 and self.count == self.total and kinds[0].first.code == "format":
+        if len(kinds) == 1 and self.count == self.total and kinds[0].first.code == "unknown_format":
             self._refuse_header(kinds[0].first, list(columns))
         told = "".join(f"\n  {kind.sentence()}" for kind in kinds[:_KINDS])
         rest = sum(kind.count for kind in kinds[_KINDS:])
@@ -88,6 +106,10 @@ class BadRows:
         raise DataError(
             f"{self.count} of {self.total} rows cannot be used:{told}{more}\nTo go on",
             "correct them, or leave them out with --drop-bad",
+            code="bad_rows",
+            count=self.count,
+            total=self.total,
+            rows=[kind.fields for kind in kinds[:_KINDS]],
         )
 
     def _refuse_header(self, first: BadRow, columns: list[str]) -> None:
@@ -100,10 +122,13 @@ class BadRows:
         above = "put the names of its columns on a line above it, such as text,label"
         if file in self._like_header or any(map(_is_value, columns)):
             seen = f"{file} has no header, its first line reads like a row ({names})"
-            raise DataError(seen, above)
+            raise DataError(seen, above, code="no_header", path=file, columns=columns[:5])
         raise DataError(
             f"no column of {file} has a name that is known here (its header: {names})",
             f"{first.remedy}; or, if that line is a row, {above}",
+            code="unknown_columns",
+            path=file,
+            columns=columns[:5],
         )
 
 

@@ -15,9 +15,10 @@ from burnish.data.fields import (
     turns_or_text,
     unpacked,
 )
-from burnish.data.misfit import MisfitError, kind_of
+from burnish.data.misfit import MisfitError, kind_of, unfit
 from burnish.data.tools import offered
 from burnish.data.tracked import Fields, is_empty
+from burnish.errors import shown
 
 _IOB2 = re.compile(r"O|[BI]-\S+")
 # Where a picture stood for LLaVA and its kin; inside a text it may be markup.
@@ -66,7 +67,12 @@ def pair(question: str, answer: str) -> Callable[[Fields], Conversation]:
         answers = answers[len(asks) :] if repeats else answers
         if asks[-1].role == "assistant" and answers and answers[0].role == "assistant":
             reason = f"has an answer at the end of {values.column(question)}, before {answer}"
-            raise MisfitError(reason, "end the prompt with the question")
+            raise MisfitError(
+                reason,
+                "end the prompt with the question",
+                code="answer_in_prompt",
+                field=values.column(question),
+            )
         return *asks, *answers
 
     return convert
@@ -98,9 +104,7 @@ def first_of_spans(values: Fields) -> Conversation:
     """A passage and a question about it; the answer is the first that is given."""
     read = unpacked(values.get("answers"))
     if not has_spans(read):
-        raise MisfitError(
-            f"has {kind_of(read)} as {values.column('answers')}", "write {text: [..]}"
-        )
+        raise unfit(read, values.column("answers"), "write {text: [..]}")
     texts: list[Any] = []
     for item in read if isinstance(read, list) else [read]:
         part = values.part(item, "answers")
@@ -110,9 +114,15 @@ def first_of_spans(values: Fields) -> Conversation:
     name = values.column("answers")
     if not texts:
         remedy = "write what the model should say there, such as unanswerable, or delete the row"
-        raise MisfitError(f"has no answer in {name}", remedy)
+        raise MisfitError(f"has no answer in {name}", remedy, code="no_answer", field=name)
     if not isinstance(texts[0], str):
-        raise MisfitError(f"has {kind_of(texts[0])} in {name}", "write the answer as text")
+        raise MisfitError(
+            f"has {kind_of(texts[0])} in {name}",
+            "write the answer as text",
+            code="wrong_type",
+            field=name,
+            value=shown(texts[0]),
+        )
     if len(set(map(str, texts))) > 1:
         values.pass_over("answers", ".text after the first")
     asked = [text_of(values, "context")] if values.peek("context") else []
@@ -133,33 +143,53 @@ def label_of(values: Fields) -> str:
             raise MisfitError(
                 f"has {len(value)} classes in {name} ({', '.join(map(str, value))[:80]})",
                 "keep one class a row, or write them as the text of an answer: prompt, completion",
+                code="several_classes",
+                field=name,
+                count=len(value),
             )
         value = value[0] if value else None
     if not isinstance(value, bool | int | float | str) or value != value:
-        raise MisfitError(f"has {kind_of(value)} as {name}", "write the class as text or a number")
+        raise unfit(value, name, "write the class as text or a number")
     if not (label := str(value).strip()):
-        raise MisfitError(f"has an empty {name}", "write the class, or delete the row")
+        raise MisfitError(
+            f"has an empty {name}",
+            "write the class, or delete the row",
+            code="empty_label",
+            field=name,
+        )
     return label
 
 
 def words_tags(values: Fields) -> Conversation:
     words, tags = _list(values, "tokens", "words"), _list(values, "tags", "tags")
     if len(words) != len(tags):
-        raise MisfitError(f"has {len(words)} tokens and {len(tags)} tags", "give each word a tag")
+        raise MisfitError(
+            f"has {len(words)} tokens and {len(tags)} tags",
+            "give each word a tag",
+            code="unequal_lengths",
+            tokens=len(words),
+            tags=len(tags),
+        )
     for place, word in enumerate(words):
         if not isinstance(word, str) or word.split() != [word]:
-            raise MisfitError(
-                f"has {kind_of(word)} as tokens[{place}]", "write one word without white space"
+            raise unfit(
+                word, f"tokens[{place}]", "write one word without white space", code="not_one_word"
             )
     for place, tag in enumerate(tags):
         if not isinstance(tag, str) or not _IOB2.fullmatch(tag):
-            raise MisfitError(
-                f"has {kind_of(tag)} as tags[{place}]", "write O, B-TYPE or I-TYPE (IOB2)"
+            raise unfit(
+                tag, f"tags[{place}]", "write O, B-TYPE or I-TYPE (IOB2)", code="unknown_tag"
             )
         before = tags[place - 1] if place else "O"
         if tag[0] == "I" and tag[2:] != before[2:]:
             reason = f"has {tag!r} as tags[{place}], where no span of that type goes on"
-            raise MisfitError(reason, f"begin the span with B-{tag[2:]} (IOB2)")
+            raise MisfitError(
+                reason,
+                f"begin the span with B-{tag[2:]} (IOB2)",
+                code="span_not_begun",
+                field=f"tags[{place}]",
+                value=tag,
+            )
     return Message("user", " ".join(words)), Message("assistant", " ".join(tags))
 
 
@@ -170,9 +200,11 @@ def tags_of(values: Fields) -> dict[str, Any]:
 def _list(values: Fields, field: str, what: str) -> list[Any]:
     items = unpacked(values.get(field))
     if not isinstance(items, list):
-        raise MisfitError(f"has {kind_of(items)} as {field}", f"write a list of {what}")
+        raise unfit(items, field, f"write a list of {what}")
     if not items:
-        raise MisfitError(f"has no {what} in {field}", "delete the row")
+        raise MisfitError(
+            f"has no {what} in {field}", "delete the row", code="empty_list", field=field
+        )
     return items
 
 
@@ -204,6 +236,8 @@ def _check_media(turns: Conversation, values: Fields) -> None:
             raise MisfitError(
                 f"has a turn with the placeholder <{kind}>, and only text is read",
                 "leave the row out, or write what it shows as text",
+                code="not_text_alone",
+                field=kind,
             )
 
 
@@ -224,7 +258,7 @@ def _with_history(turns: Conversation, values: Fields) -> Conversation:
         return turns
     hint = "write a list of [question, answer] pairs"
     if not isinstance(rounds, list):
-        raise MisfitError(f"has {kind_of(rounds)} as history", hint)
+        raise unfit(rounds, "history", hint)
     earlier: list[Message] = []
     for index, one in enumerate(rounds):
         where = f"history[{index}]."
@@ -233,7 +267,7 @@ def _with_history(turns: Conversation, values: Fields) -> Conversation:
         elif isinstance(one, list | tuple) and [type(text) for text in one] == [str, str]:
             earlier += [Message("user", one[0]), Message("assistant", one[1])]
         else:
-            raise MisfitError(f"has {kind_of(one)} as {where[:-1]}", hint)
+            raise unfit(one, where[:-1], hint)
     first = next((n for n, turn in enumerate(turns) if turn.role != "system"), len(turns))
     return (*turns[:first], *earlier, *turns[first:])
 

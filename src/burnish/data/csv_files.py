@@ -78,9 +78,20 @@ def _rows(path: Path, layout: _Layout, notice: Notice) -> Iterator[Row | BadRow]
         try:
             header = _Header.of(next(filter(_width, reader), []), path, layout.delimiter)
         except csv.Error as error:
-            raise DataError(f"{path} has no readable header ({error})", "mend line 1") from error
+            raise DataError(
+                f"{path} has no readable header ({error})",
+                "mend line 1",
+                code="broken_header",
+                path=str(path),
+                reason=str(error),
+            ) from error
         if counted.broken:
-            raise DataError(f"the header of {path} is not UTF-8", "save the file as UTF-8")
+            raise DataError(
+                f"the header of {path} is not UTF-8",
+                "save the file as UTF-8",
+                code="not_utf8",
+                path=str(path),
+            )
         while True:
             source = f"{path}:{reader.line_num + 1 + layout.skipped_lines}"
             counted.size, counted.broken = 0, False
@@ -90,7 +101,7 @@ def _rows(path: Path, layout: _Layout, notice: Notice) -> Iterator[Row | BadRow]
                 return
             except csv.Error as error:
                 remedy = "close and double its quotes"
-                broken = BadRow(source, f"is no CSV ({error})", remedy, "csv")
+                broken = BadRow(source, f"is no CSV ({error})", remedy, "broken_csv")
                 yield too_long(source) if counted.size > MAX_ROW_BYTES else broken
                 continue
             if counted.size > MAX_ROW_BYTES:
@@ -138,10 +149,22 @@ class _Header:
         names = [cell.strip() for cell in cells]
         twice = next((name for name in names if name and names.count(name) > 1), None)
         if twice is not None:
-            raise DataError(f"{path} has two columns named {shown(twice)}", "rename one of them")
+            raise DataError(
+                f"{path} has two columns named {shown(twice)}",
+                "rename one of them",
+                code="repeated_column",
+                path=str(path),
+                column=twice,
+            )
         if len(names) == 1 and re.search(r"[;|\t]", names[0]):
             seen = f"the header of {path} is the one column {shown(names[0])}"
-            raise DataError(seen, "save the file with commas between its columns")
+            raise DataError(
+                seen,
+                "save the file with commas between its columns",
+                code="one_column",
+                path=str(path),
+                column=names[0],
+            )
         while names and not names[-1]:
             names.pop()
         return cls(names, delimiter, all(names) and len(names) == len(cells))
@@ -161,7 +184,7 @@ class _Header:
                 remedy = "complete the row or delete it"
             elif width == 1:
                 remedy += ", or delete line 1 if it is not the header"
-            return BadRow(source, reason, remedy, "fields")
+            return BadRow(source, reason, remedy, "wrong_field_count")
         values = {}
         for index, field in enumerate(fields[:filled]):
             name = self.names[index] if index < width else ""

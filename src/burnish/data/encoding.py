@@ -81,7 +81,7 @@ def open_utf8(path: Path, notice: Notice = silent) -> BinaryIO:
         _check_kind(path, sample)
         encoding = _encoding(sample)
         if not encoding and _is_binary(sample):
-            raise DataError(f"{path} is not a text file", _OTHER)
+            raise DataError(f"{path} is not a text file", _OTHER, code="not_text", path=str(path))
         text = (_decoded(sample, encoding) or "").encode("utf-8", "replace") if encoding else sample
         bare = b"\r" in text and b"\n" not in text
         file.seek(0)
@@ -124,7 +124,13 @@ def _check_kind(path: Path, sample: bytes) -> None:
     for magic, (kind, remedy) in _OTHER_FILES.items():
         is_clear = not magic.isalnum() or 0 in sample  # a table may begin with the column ID3
         if sample.startswith(magic) and is_clear:
-            raise DataError(f"{path} is {kind}, not a text file", remedy)
+            raise DataError(
+                f"{path} is {kind}, not a text file",
+                remedy,
+                code="not_text",
+                path=str(path),
+                found=kind,
+            )
 
 
 def _is_binary(sample: bytes) -> bool:
@@ -228,6 +234,12 @@ class _Recoded(io.RawIOBase):
             except UnicodeDecodeError as error:
                 if not self._ended:
                     what = f"is not valid {error.encoding} ({error.reason})"
-                    raise DataError(f"{self._path} {what}", "save the file as UTF-8") from error
+                    raise DataError(
+                        f"{self._path} {what}",
+                        "save the file as UTF-8",
+                        code="not_utf8",
+                        path=str(self._path),
+                        encoding=error.encoding,
+                    ) from error
                 chunk = b"\xff"  # half a character at the end
         return chunk.replace(b"\r", b"\n") if self._bare else chunk

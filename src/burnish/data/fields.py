@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from burnish.chat import Message, Role
-from burnish.data.misfit import MisfitError, kind_of
+from burnish.data.misfit import MisfitError, unfit
 from burnish.data.tools import call_of_text, called
 from burnish.data.tracked import Fields, is_empty
+from burnish.errors import shown
 
 _CALLS: dict[str, Role] = {"function_call": "assistant", "tool_call": "assistant"}
 ROLES: dict[str, Role] = {
@@ -74,9 +75,7 @@ SHAREGPT = Style("from", "value")
 def text_of(values: Mapping[str, Any], field: str, where: str = "") -> str:
     value = values.get(field)
     if not isinstance(value, str):
-        raise MisfitError(
-            f"has {kind_of(value)} as {where}{_name(values, field)}", "write text there"
-        )
+        raise unfit(value, f"{where}{_name(values, field)}", "write text there")
     return value
 
 
@@ -115,9 +114,11 @@ def turns_of(values: Fields, field: str) -> list[Any]:
     turns = unpacked(values.get(field))
     name = _name(values, field)
     if not isinstance(turns, list):
-        raise MisfitError(f"has {kind_of(turns)} as {name}", "write a list of turns")
+        raise unfit(turns, name, "write a list of turns")
     if not turns:
-        raise MisfitError(f"has no turn in {name}", "add a question and its answer")
+        raise MisfitError(
+            f"has no turn in {name}", "add a question and its answer", code="no_turns", field=name
+        )
     return [values.part(turn, field) if isinstance(turn, dict) else turn for turn in turns]
 
 
@@ -155,6 +156,8 @@ def refuse_media(values: Mapping[str, Any], where: str = "") -> None:
             raise MisfitError(
                 f"has {where}{column}, and only text is read",
                 "leave the row out, or write what it shows as text",
+                code="not_text_alone",
+                field=f"{where}{column}",
             )
 
 
@@ -171,13 +174,24 @@ def _style_of(turn: Any, style: Style) -> Style:
 def _role_of(turn: Any, style: Style, where: str) -> tuple[Role, str]:
     field = style.role
     if not isinstance(turn, Mapping):
-        raise MisfitError(f"has {kind_of(turn)} as {where[:-1]}", f"write an object with {field}")
+        raise unfit(turn, where[:-1], f"write an object with {field}")
     if field not in turn:
-        raise MisfitError(f"has no {where}{field}", f"add the {field}")
+        raise MisfitError(
+            f"has no {where}{field}",
+            f"add the {field}",
+            code="field_missing",
+            field=f"{where}{field}",
+        )
     role = turn[field]
     name = role.strip().lower() if isinstance(role, str) else ""
     if name not in ROLES:
-        raise MisfitError(f"has {role!r} as {where}{field}", "use one of " + ", ".join(ROLES))
+        raise MisfitError(
+            f"has {role!r} as {where}{field}",
+            "use one of " + ", ".join(ROLES),
+            code="unknown_role",
+            field=f"{where}{field}",
+            value=shown(role),
+        )
     return ROLES[name], name
 
 
@@ -211,9 +225,21 @@ def _part(part: Any, where: str) -> tuple[str, bool]:
     if kind == "refusal":
         names = ("refusal",)
     elif kind not in (None, "text", "input_text", "output_text"):
-        raise MisfitError(f"has a part {kind!r} in {where}", "leave only parts of type text")
+        raise MisfitError(
+            f"has a part {kind!r} in {where}",
+            "leave only parts of type text",
+            code="not_text_alone",
+            field=where,
+            value=shown(kind),
+        )
     if not isinstance(part, dict) or (kind is None and not any(name in part for name in names)):
-        raise MisfitError(f"has a part {part!r} in {where}", "leave only parts of type text")
+        raise MisfitError(
+            f"has a part {part!r} in {where}",
+            "leave only parts of type text",
+            code="not_text_alone",
+            field=where,
+            value=shown(part),
+        )
     held = next((name for name in names if part.get(name) is not None), names[0])
     return text_of(part, held, f"{where}."), False
 
@@ -238,7 +264,11 @@ def _weight(turn: Mapping[str, Any], where: str) -> float:
     number = isinstance(weight, int | float) and not isinstance(weight, bool)
     if not number or not (weight >= 0 and math.isfinite(weight)):
         raise MisfitError(
-            f"has {weight!r} as {where}{name}", "write 0, 1 or another number from 0 up"
+            f"has {weight!r} as {where}{name}",
+            "write 0, 1 or another number from 0 up",
+            code="bad_weight",
+            field=f"{where}{name}",
+            value=shown(weight),
         )
     return float(weight)
 
@@ -248,7 +278,7 @@ def truth_of(value: Any, missing: bool, where: str) -> bool:
     if value is None:
         return missing
     if (read := truth(value)) is None:
-        raise MisfitError(f"has {kind_of(value)} as {where}", "write true or false")
+        raise unfit(value, where, "write true or false", code="not_true_or_false")
     return read
 
 

@@ -90,13 +90,18 @@ def without_disliked(
     disliked = [example for example in examples if example.liked is False]
     if disliked and not liked:
         raise DataError(
-            f"every answer of {split} is marked as disliked", "set objective to kto, or add others"
+            f"every answer of {split} is marked as disliked",
+            "set objective to kto, or add others",
+            code="all_disliked",
+            part=split,
+            count=len(disliked),
         )
     message = (
         f"{len(disliked)} rows of {split} have an answer that is marked as disliked and were left "
-        "out; set objective to kto to learn from both kinds"
+        "out"
     )
-    return liked, found("disliked", "warning", message, disliked)
+    remedy = "set objective to kto to learn from both kinds"
+    return liked, found("disliked", "warning", message, disliked, remedy)
 
 
 def without_overlap(
@@ -147,9 +152,10 @@ def parted_documents(examples: Sequence[Example], split: str) -> list[Finding]:
     long = [e for e in examples if _has_long_lines(e.messages[-1].content)]
     message = (
         f"{len(long)} documents of {split} have lines as long as paragraphs and no empty line "
-        "between them; if each line is a document, put an empty line after each"
+        "between them"
     )
-    return findings + found("documents", "warning", message, long)
+    remedy = "if each line is a document, put an empty line after each"
+    return findings + found("documents", "warning", message, long, remedy)
 
 
 def _has_long_lines(text: str) -> bool:
@@ -174,9 +180,9 @@ def rejected_answers(examples: Iterable[Example]) -> list[Finding]:
     rows = [example for example in examples if example.rejected is not None]
     message = (
         f"{len(rows)} rows have a rejected answer beside the chosen one, which alone is learnt"
-        "; set objective to dpo to learn from both"
     )
-    return found("rejected", "warning", message, rows)
+    remedy = "set objective to dpo to learn from both"
+    return found("rejected", "warning", message, rows, remedy)
 
 
 def unseen_types(train: Sequence[Example], test: Sequence[Example]) -> list[Finding]:
@@ -201,14 +207,17 @@ def label_balance(examples: Iterable[Example]) -> list[Finding]:
 
 
 def error_of(finding: Finding) -> DataError:
-    """A finding that stops, as the error that does."""
-    seen, _, remedy = finding.message.partition("; ")
-    return DataError(seen, remedy)
+    """A finding that stops, as the error that does; only columns that nothing uses do."""
+    return DataError(finding.seen, finding.remedy, code="unused_columns", **finding.fields)
 
 
 def found(
-    kind: str, severity: Literal["warning", "info"], message: str, rows: Sequence[Example]
+    kind: str,
+    severity: Literal["warning", "info"],
+    seen: str,
+    rows: Sequence[Example],
+    remedy: str = "",
 ) -> list[Finding]:
     """One finding where there are rows, else none."""
     where = tuple(example.source for example in rows[:_SHOWN])
-    return [Finding(kind, severity, message, len(rows), where)] if rows else []
+    return [Finding(kind, severity, seen, len(rows), where, remedy)] if rows else []

@@ -14,7 +14,7 @@ from burnish.data.rows import BadRow, Row
 from burnish.data.shapes import FORMATS as FORMATS
 from burnish.data.shapes import JUDGEMENTS, KNOWN, Format, is_missing, sources_of
 from burnish.data.tracked import Fields
-from burnish.data.unused import UnusedColumns, suggested
+from burnish.data.unused import UnusedColumns, recipe_line, suggested
 from burnish.errors import DataError
 from burnish.run_directory import Finding
 
@@ -78,7 +78,7 @@ class Converter:
                 rest = further_fields(fields if self._grades else _untracked(fields))
                 extras = {**extras, **rest}
         except MisfitError as misfit:
-            return BadRow(row.source, misfit.reason, misfit.remedy, misfit.code)
+            return BadRow(row.source, misfit.reason, misfit.remedy, misfit.code, misfit.fields)
         self.format, self._sources = form, sources
         self._own = self._own or {name: fields.column(name) for name in form.fields}
         self._unused.add(raw, fields.unused(raw), row.source)
@@ -116,7 +116,7 @@ class Converter:
         for name, column in self._columns.items():
             if column not in values and name != "group":
                 reason = f"has no column {column!r}, which data.columns names for {name}"
-                raise MisfitError(reason, _near(column, values, "correct data.columns"))
+                raise _absent(column, values, reason, "correct data.columns")
         taken = set(self._columns.values())
         names: dict[str, str] = {}
         for column in values:
@@ -135,7 +135,7 @@ class Converter:
         for name in expected.required if expected else ():
             column = self._sources.get(name, name)
             if column not in values:
-                raise MisfitError(f"has no {column}", _near(column, values, f"add the {column}"))
+                raise _absent(column, values, f"has no {column}", f"add the {column}")
         judged = tuple(judgement(values[name]) is None for name in JUDGEMENTS if name in values)
         spans = tuple(has_spans(values[name]) for name in ("answers",) if name in values)
         key = (*names, *(is_missing(*pair) for pair in values.items()), *judged, *spans)
@@ -151,7 +151,13 @@ class Converter:
                 more = [name for name in form.required if name not in expected.fields]
                 is_wider = more and set(expected.required) < set(form.required)
                 remedy = f"give every row its {more[0]}, or " if is_wider else ""
-                raise MisfitError(reason, f"{remedy}keep one format a file")
+                raise MisfitError(
+                    reason,
+                    f"{remedy}keep one format a file",
+                    code="mixed_formats",
+                    format=form.name,
+                    expected=expected.name,
+                )
         elif expected:
             sources = {**sources, **{name: self._sources[name] for name in expected.required}}
         used = set(sources.values())
@@ -177,12 +183,15 @@ class Converter:
                         return form, sources
         own = {names.get(name, name): value for name, value in values.items()}
         known = ", ".join("/".join(form.required) for form in FORMATS if form.is_plain)
-        line = suggested(own)
+        columns = suggested(own)
+        such = f", such as {recipe_line(columns)}" if columns else ""
         raise MisfitError(
             f"is of no known format (its fields: {', '.join(own) or 'none'})",
-            f"name its columns in data.columns{f', such as {line}' if line else ''}, or use the "
-            f"fields of a format ({known})",
-            "format",
+            f"name its columns in data.columns{such}, or use the fields of a format ({known})",
+            code="unknown_format",
+            own=[*own],
+            known=known,
+            suggested=columns,
         )
 
     def _with_system(self, turns: Conversation) -> Conversation:
@@ -200,7 +209,12 @@ class Converter:
             if one.severity == "error":
                 return error_of(one)
         seen = f"data.system is set, but {row.source} is plain text, which has no turns"
-        return DataError(seen, "leave out data.system, or give rows with prompt and completion")
+        return DataError(
+            seen,
+            "leave out data.system, or give rows with prompt and completion",
+            code="system_in_documents",
+            source=row.source,
+        )
 
 
 def _bare(name: Any, values: Mapping[str, Any]) -> str:
@@ -219,15 +233,27 @@ def _check_columns(columns: Mapping[str, str], group_by: str | None) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}" if near else "use one of " + ", ".join(sorted(known))
-            raise DataError(f"data.columns maps {name!r}, which is no field of ours", hint)
+            raise DataError(
+                f"data.columns maps {name!r}, which is no field of ours",
+                hint,
+                code="unknown_field",
+                key="data.columns",
+                value=name,
+            )
     if group_by and columns.get("group", group_by) != group_by:
         seen = f"data.group_by is {group_by!r} and data.columns.group {columns['group']!r}"
-        raise DataError(seen, "keep one of them")
+        raise DataError(
+            seen, "keep one of them", code="two_groups", group_by=group_by, column=columns["group"]
+        )
 
 
-def _near(name: str, values: Mapping[str, Any], otherwise: str) -> str:
-    near = difflib.get_close_matches(name, [str(column) for column in values], n=1)
-    return f"did you mean its {near[0]}" if near else otherwise
+def _absent(column: str, values: Mapping[str, Any], reason: str, remedy: str) -> MisfitError:
+    """A column that a row lacks; the remedy is for rows with none of a similar name."""
+    near = difflib.get_close_matches(column, [str(one) for one in values], n=1)
+    if not near:
+        return MisfitError(reason, remedy, code="column_missing", field=column)
+    hint = f"did you mean its {near[0]}"
+    return MisfitError(reason, hint, code="column_misspelt", field=column, near=near[0])
 
 
 def _check_turns(turns: Conversation, form: Format) -> None:
@@ -236,11 +262,15 @@ def _check_turns(turns: Conversation, form: Format) -> None:
         return
     if "assistant" not in roles and form.answered:
         raise MisfitError(
-            "has no assistant turn to learn from", "add the answer, or delete the row"
+            "has no assistant turn to learn from",
+            "add the answer, or delete the row",
+            code="no_assistant_turn",
         )
     if roles[0] == "assistant":
         raise MisfitError(
-            "starts with an assistant turn", "put a user turn before it, or set data.system"
+            "starts with an assistant turn",
+            "put a user turn before it, or set data.system",
+            code="starts_with_assistant",
         )
 
 

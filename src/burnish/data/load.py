@@ -109,8 +109,8 @@ def load(data: Data, seed: int, objective: str = "sft") -> Dataset:
             raise error_of(one)
     for name, rows in read.items():
         rows, masked = without_masked(rows, name)
-        _check_learnt(rows, files[name])
-        _check_said(rows, files[name])
+        _check_learnt(rows, files[name], name)
+        _check_said(rows, files[name], name)
         findings += masked
         if objective not in _LEARN_FROM_DISLIKED:
             rows, disliked = without_disliked(rows, name)
@@ -126,8 +126,12 @@ def load(data: Data, seed: int, objective: str = "sft") -> Dataset:
     _check_labels(parts["train"], data.train)
     _check_unseen(parts["train"], parts["test"])
     hashes = {str(path): _sha256(path) for path in (*files.values(), data.tools) if path}
-    findings = [replace(one, message=readable(one.message)) for one in findings]
+    findings = [_readable(one) for one in findings]
     return Dataset(parts["train"], parts["validation"], parts["test"], findings, hashes)
+
+
+def _readable(one: Finding) -> Finding:
+    return replace(one, seen=readable(one.seen), remedy=readable(one.remedy))
 
 
 def check_file(path: Path) -> None:
@@ -203,23 +207,35 @@ def _check_read(
             raise DataError(
                 f"{files[name]} has no rows that can be used",
                 "name a file with at least a few dozen",
+                code="no_rows",
+                path=str(files[name]),
+                part=name,
             )
     # A misspelt column would leave every row alone, and groups would leak into test unseen.
     if data.group_by and data.group_by not in columns:
         near = difflib.get_close_matches(data.group_by, columns, n=1)
         hint = f"did you mean {near[0]}" if near else "use one of " + ", ".join(sorted(columns))
-        raise DataError(f"no row has the column {shown(data.group_by)} of data.group_by", hint)
+        raise DataError(
+            f"no row has the column {shown(data.group_by)} of data.group_by",
+            hint,
+            code="unknown_column",
+            key="data.group_by",
+            column=data.group_by,
+        )
 
 
-def _check_learnt(rows: list[Example], path: Path | None) -> None:
+def _check_learnt(rows: list[Example], path: Path | None, part: str) -> None:
     if not rows:
         raise DataError(
             f"no row of {path} has an assistant turn with a weight above 0",
             "give one turn of each row the weight 1, or leave its weight out",
+            code="nothing_learnt",
+            path=str(path),
+            part=part,
         )
 
 
-def _check_said(rows: list[Example], path: Path | None) -> None:
+def _check_said(rows: list[Example], path: Path | None, part: str) -> None:
     """A few empty answers may be meant, such as those of nothing found; most of them are not."""
     silent = sum(map(is_silent, rows))
     if silent < _MOSTLY * len(rows):
@@ -228,6 +244,11 @@ def _check_said(rows: list[Example], path: Path | None) -> None:
     raise DataError(
         f"{silent} of {len(rows)} rows of {path} have an empty {what}, which teaches nothing",
         f"write each {what}, or name the column that has it in data.columns",
+        code="empty_answers",
+        path=str(path),
+        part=part,
+        what=what,
+        count=silent,
     )
 
 
@@ -236,6 +257,9 @@ def _check_left(parts: dict[str, list[Example]], data: Data) -> None:
         raise DataError(
             f"no row of {data.train} is left to learn from, since test and validation ask them all",
             "name other files for them, or none to split them off",
+            code="nothing_left",
+            path=str(data.train),
+            part="validation" if data.validation else "train",
         )
     if (data.test or data.split.test) and not parts["test"]:
         split_off = [] if data.validation else parts["validation"]
@@ -252,14 +276,26 @@ def _check_left(parts: dict[str, list[Example]], data: Data) -> None:
             "put an empty line between the documents, which parts them, or name a file as data.test"
             if data.train.suffix.lower() == ".txt"
             else f"{'raise data.limit' if data.limit else 'add rows'}, or name a file as data.test",
+            code="too_few_test_rows",
+            path=str(data.train),
+            part="train",
+            count=len(rows),
+            labels=len(labels),
+            limit=data.limit,
         )
 
 
 def _check_labels(rows: list[Example], path: Path) -> None:
     labels = {example.label for example in rows}
     if len(labels) == 1 and labels != {None}:
+        label = labels.pop()
         raise DataError(
-            f"every row of {path} has the label {shown(labels.pop())}", "add rows of another label"
+            f"every row of {path} has the label {shown(label)}",
+            "add rows of another label",
+            code="one_label",
+            path=str(path),
+            part="train",
+            label=label,
         )
 
 
@@ -275,6 +311,9 @@ def _check_unseen(train: list[Example], test: list[Example]) -> None:
                 raise DataError(
                     f"the test set has the label {here}, which train writes {there}",
                     "write it in one way",
+                    code="label_spelt_differently",
+                    label=label,
+                    other=looks[folded(label)],
                 )
         names = ", ".join(sorted(map(shown, unseen))[:_SHOWN])
         known = ", ".join(sorted(map(shown, seen))[:_SHOWN])
@@ -282,6 +321,9 @@ def _check_unseen(train: list[Example], test: list[Example]) -> None:
             f"{len(unseen)} labels of the test set are never seen in train: {names}; seen are "
             f"{known}",
             "add rows of them to train, or take them out of the test set",
+            code="unseen_labels",
+            labels=sorted(unseen)[:_SHOWN],
+            count=len(unseen),
         )
 
 

@@ -49,22 +49,23 @@ def templated(examples: Iterable[Example], split: str) -> list[Finding]:
     documents = [pair for pair in marked if pair[0].messages[0].role == "document"]
     turns = [pair for pair in marked if pair[0].messages[0].role != "document"]
     findings = []
-    for rows, said in (
+    for rows, said, remedy in (
         (
             turns,
-            "hold marks of a chat template (the first {}); give what each turn says alone, the "
-            "model's own template is put around it",
+            "hold marks of a chat template (the first {})",
+            "give what each turn says alone, the model's own template is put around it",
         ),
         (
             documents,
             "are plain text with marks of a chat template (the first {}), so questions and marks "
-            "are learnt like answers; give the turns as messages, the model's own template is "
-            "put around them",
+            "are learnt like answers",
+            "give the turns as messages, the model's own template is put around them",
         ),
     ):
         mark = rows[0][1] if rows else ""
         message = f"{len(rows)} rows of {split} {said.format(mark)}"
-        findings += found("template", "warning", message, [example for example, _ in rows])
+        examples = [example for example, _ in rows]
+        findings += found("template", "warning", message, examples, remedy)
     return findings
 
 
@@ -82,10 +83,10 @@ def speaking_lines(examples: Iterable[Example], tokenizer: Any) -> list[Finding]
     message = (
         f"{len(rows)} answers have a line that begins like a turn (user:, assistant:, system: or "
         "tool:), and the model has no chat template, so whatever it writes ends before such a "
-        "line, in evaluation and when it is served; word these lines differently, or use a model "
-        "with a chat template"
+        "line, in evaluation and when it is served"
     )
-    return found("speaker", "warning", message, rows)
+    remedy = "word these lines differently, or use a model with a chat template"
+    return found("speaker", "warning", message, rows, remedy)
 
 
 def _mark_of(example: Example) -> str | None:

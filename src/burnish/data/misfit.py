@@ -2,15 +2,28 @@
 
 from typing import Any
 
+from burnish.errors import shown
+
 
 class MisfitError(Exception):
-    """A row that does not fit its format; `code` names the mistake, whichever value shows it."""
+    """A row that does not fit its format; `code` names the mistake, whichever value shows it.
 
-    def __init__(self, reason: str, remedy: str, code: str = "") -> None:
+    `fields` are the values that the sentence names: `field` is where in the row, `value` what stood
+    there and `type` of which type it is.
+    """
+
+    def __init__(self, reason: str, remedy: str, *, code: str, **fields: Any) -> None:
         super().__init__(reason)
-        self.code = code
+        self.code, self.fields = code, fields
         self.reason = reason
         self.remedy = remedy
+
+
+def unfit(value: Any, field: str, remedy: str, *, code: str = "wrong_type") -> MisfitError:
+    """The error of a field that holds what it cannot."""
+    kind = type(value).__name__
+    reason = f"has {kind_of(value)} as {field}"
+    return MisfitError(reason, remedy, code=code, field=field, type=kind, value=shown(value))
 
 
 def kind_of(value: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from burnish.chat import Conversation, Message
 from burnish.data.conversions import said
 from burnish.data.fields import judgement, read_turn, text_of, turns_of, turns_or_text, unpacked
-from burnish.data.misfit import MisfitError, kind_of
+from burnish.data.misfit import MisfitError, unfit
 from burnish.data.tracked import Fields
 
 
@@ -30,7 +30,13 @@ def _reply(values: Fields, field: str) -> str:
     # Only what is said counts here: a weight or reasoning in the turn is reported as unused.
     turns = [read_turn(turn, f"{field}.", learnt=False) for turn in turns_of(view, field)]
     if [turn.role for turn in turns] != ["assistant"]:
-        raise MisfitError(f"has {len(turns)} turns in {field}", "leave one assistant turn there")
+        raise MisfitError(
+            f"has {len(turns)} turns in {field}",
+            "leave one assistant turn there",
+            code="not_one_answer",
+            field=field,
+            count=len(turns),
+        )
     return turns[0].content
 
 
@@ -41,7 +47,12 @@ def answered(field: str) -> Callable[[Fields], Conversation]:
             return turns  # the conversation was given up to its end
         if turns[-1].role == "assistant":
             reason = f"has an answer at the end of {values.column('prompt')}, before {field}"
-            raise MisfitError(reason, "end the prompt with the question")
+            raise MisfitError(
+                reason,
+                "end the prompt with the question",
+                code="answer_in_prompt",
+                field=values.column("prompt"),
+            )
         return (*turns, answer)
 
     return convert
@@ -64,7 +75,9 @@ def compared(values: Fields) -> Fields:
     ):
         return whole
     raise MisfitError(
-        "has a prompt that chosen and rejected do not begin with", "write the prompt once"
+        "has a prompt that chosen and rejected do not begin with",
+        "write the prompt once",
+        code="other_prompt",
     )
 
 
@@ -72,9 +85,16 @@ def rejected_answer(values: Fields) -> dict[str, Any]:
     chosen, rejected = _reply(values, "chosen"), _reply(values, "rejected")
     for name, answer in (("chosen", chosen), ("rejected", rejected)):
         if not answer.strip():  # which of two is likelier cannot be asked of nothing
-            raise MisfitError(f"has an empty answer as {name}", "write it, or delete the row")
+            raise MisfitError(
+                f"has an empty answer as {name}",
+                "write it, or delete the row",
+                code="empty_answer",
+                field=name,
+            )
     if chosen == rejected:
-        raise MisfitError("has the same answer as chosen and rejected", "delete the row")
+        raise MisfitError(
+            "has the same answer as chosen and rejected", "delete the row", code="same_answers"
+        )
     return {"rejected": rejected}
 
 
@@ -83,7 +103,10 @@ def disliked_besides(values: Fields) -> dict[str, Any]:
     rejected = _reply(values, "rejected")
     if not rejected.strip():
         raise MisfitError(
-            f"has an empty answer as {values.column('rejected')}", "write it, or delete the row"
+            f"has an empty answer as {values.column('rejected')}",
+            "write it, or delete the row",
+            code="empty_answer",
+            field=values.column("rejected"),
         )
     return {"rejected": rejected}
 
@@ -91,8 +114,9 @@ def disliked_besides(values: Fields) -> dict[str, Any]:
 def liked(values: Fields) -> dict[str, Any]:
     value = values.get("label")
     if (is_liked := judgement(value)) is None:
-        reason = f"has {kind_of(value)} as {values.column('label')}"
-        raise MisfitError(reason, "write true (liked) or false")
+        raise unfit(
+            value, values.column("label"), "write true (liked) or false", code="not_true_or_false"
+        )
     return {"liked": is_liked}
 
 
@@ -106,7 +130,7 @@ def openai_pair(values: Fields) -> Fields:
     """OpenAI's preference rows in the names of ours."""
     given = unpacked(values.get("input"))
     if not isinstance(given, dict):
-        raise MisfitError(f"has {kind_of(given)} as input", "write an object with messages")
+        raise unfit(given, "input", "write an object with messages")
     ours = {
         "prompt": given.get("messages"),
         "tools": given.get("tools"),
@@ -127,6 +151,7 @@ def whole_pair(values: Fields) -> Fields:
         raise MisfitError(
             "has conversations that differ before the last turn",
             "write the turns before it once, as prompt",
+            code="other_prompt",
         )
     columns = {field: values.column(field) for field in ("chosen", "rejected")}
     ours = {"prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}

@@ -80,6 +80,10 @@ def render(example: Example, tokenizer: Any, *, max_length: int | None = None) -
         raise DataError(
             f"{_where(example)} has {len(rendered.tokens)} tokens, more than {max_length}",
             "shorten it, or raise training.max_length",
+            code="too_many_tokens",
+            source=_where(example),
+            tokens=len(rendered.tokens),
+            limit=max_length,
         )
     return rendered
 
@@ -103,6 +107,9 @@ def render_all(
             f"nothing would be learnt from {len(examples)} rows",
             "give each row an assistant turn with a weight above 0 and at most "
             f"{limit} tokens in all",
+            code="nothing_learnt",
+            count=len(examples),
+            limit=limit,
         )
     return kept, finding
 
@@ -172,10 +179,9 @@ def render_prompts(
     rows = (Rendered(n, tuple(p), (*[0.0] * (len(p) - 1), 1.0)) for n, p in prompts)
     kept, finding = without_longer(examples, rows, limit)
     if not kept:
-        raise DataError(
-            f"none of {len(examples)} prompts has at most {limit} tokens",
-            "shorten them, or lower max_new_tokens",
-        )
+        seen = f"none of {len(examples)} prompts has at most {limit} tokens"
+        remedy = "shorten them, or lower max_new_tokens"
+        raise DataError(seen, remedy, code="prompts_too_long", count=len(examples), limit=limit)
     return kept, finding
 
 
@@ -193,10 +199,9 @@ def render_answers(
     ]
     kept, finding = without_longer(examples, longer, limit)
     if not kept:
-        raise DataError(
-            f"none of {len(examples)} rows has answers of at most {limit} tokens",
-            "shorten them, or raise training.max_length",
-        )
+        seen = f"none of {len(examples)} rows has answers of at most {limit} tokens"
+        remedy = "shorten them, or raise training.max_length"
+        raise DataError(seen, remedy, code="answers_too_long", count=len(examples), limit=limit)
     return kept, finding
 
 
@@ -217,10 +222,11 @@ def unshown_reasoning(
                 lost.append(example.source)
     message = (
         f"{len(lost)} rows have reasoning in an assistant turn that is not learnt, since the "
-        "model's chat template leaves it out there; use a model whose template shows it, or "
-        "write it into the content"
+        "model's chat template leaves it out there"
     )
-    return [Finding("reasoning", "warning", message, len(lost), tuple(lost[:5]))] if lost else []
+    remedy = "use a model whose template shows it, or write it into the content"
+    where = tuple(lost[:5])
+    return [Finding("reasoning", "warning", message, len(lost), where, remedy)] if lost else []
 
 
 def answering(example: Example, answer: str) -> Example:
@@ -267,6 +273,9 @@ def _text_and_spans(example: Example, tokenizer: Any, marks: _Marks) -> tuple[st
                     "it stands with a stop token behind it",
                     "take out what it changes in the turn, name the token that ends a turn as "
                     "model_settings.stop_tokens, or use another model",
+                    code="turn_changed_by_template",
+                    source=_where(example),
+                    turn=place + 1,
                 )
             spans.append(_Span(start, end, turn.weight))
     return text, spans
@@ -280,7 +289,10 @@ def _start(text: str, example: Example, place: int, tokenizer: Any) -> int:
     """Where the answer at `place` begins: what generation is given must be what is trained on."""
     if place == 0:
         raise DataError(
-            f"{_where(example)} starts with an assistant turn", "put a user turn before it"
+            f"{_where(example)} starts with an assistant turn",
+            "put a user turn before it",
+            code="starts_with_assistant",
+            source=_where(example),
         )
     turns = example.messages[:place]
     before = _template(turns, tokenizer, answer=True, where=_where(example))
@@ -289,6 +301,9 @@ def _start(text: str, example: Example, place: int, tokenizer: Any) -> int:
             f"the chat template renders what stands before turn {place + 1} of "
             f"{_where(example)} otherwise when more turns follow",
             "split the conversation into rows that end at this turn, or use another model",
+            code="prompt_changed_by_template",
+            source=_where(example),
+            turn=place + 1,
         )
     return len(before)
 
@@ -352,6 +367,8 @@ def _template(
         raise DataError(
             f"{where} offers tools, and the model's chat template shows none",
             "leave out tools, or use a model whose template knows them",
+            code="no_template_for_tools",
+            source=where,
         )
     try:
         text: str = tokenizer.apply_chat_template(
@@ -365,10 +382,16 @@ def _template(
         raise DataError(
             f"the model's chat template cannot be read ({error}, in line {error.lineno})",
             "fix it in the model's chat_template.jinja or tokenizer_config.json",
+            code="broken_template",
+            line=error.lineno,
+            reason=str(error),
         ) from error
     except TemplateError as error:
         raise DataError(
             f"the model's chat template refuses {where} ({error})",
             "order the turns as the model expects, user and assistant in turn",
+            code="refused_by_template",
+            source=where,
+            reason=str(error),
         ) from error
     return text

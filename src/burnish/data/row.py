@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 MAX_ROW_BYTES = 1_000_000
 SURROGATE = re.compile("[\ud800-\udfff]")
-# Values in a reason: quoted, in brackets, or numbers.
-_VALUES = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\(.*\)|\d[\d,.]*", re.DOTALL)
+_INDEX = re.compile(r"\[\d+\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +23,21 @@ class Row:
 class BadRow:
     """A row that cannot be used. `source reason` reads as a sentence, `remedy` as an order.
 
-    `code` names the kind of mistake, whichever value shows it.
+    `code` names the kind of mistake, whichever value shows it; `fields` are the values that the
+    reason names, as JSON can hold them.
     """
 
     source: str
     reason: str
     remedy: str
-    code: str = ""
+    code: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def kind(self) -> str:
-        """Equal for rows with the same mistake: the code, or the reason without its values."""
-        return self.code or _VALUES.sub("_", self.reason)
+    def kind(self) -> tuple[str, ...]:
+        """Equal for rows with the same mistake: the code, and where in the row it is."""
+        names = (str(self.fields.get(name, "")) for name in ("field", "type", "format"))
+        return (self.code, *(_INDEX.sub("[]", name) for name in names))
 
 
 Notice = Callable[[str], None]
@@ -44,8 +46,8 @@ RowReader = Callable[[Path, Notice], Iterator[Row | BadRow]]
 
 def too_long(source: str) -> BadRow:
     reason = f"is longer than {MAX_ROW_BYTES:,} bytes"
-    return BadRow(source, reason, "shorten or split it", "too_long")
+    return BadRow(source, reason, "shorten or split it", "row_too_long")
 
 
 def not_utf8(source: str) -> BadRow:
-    return BadRow(source, "is not UTF-8", "save the file as UTF-8", "encoding")
+    return BadRow(source, "is not UTF-8", "save the file as UTF-8", "not_utf8")

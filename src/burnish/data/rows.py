@@ -66,14 +66,23 @@ def read_rows(path: Path, notice: Notice = silent) -> Iterator[Row | BadRow]:
         DataError: the file is missing, a folder, of an unknown kind or unreadable as a whole.
     """
     if is_url(str(path)):
-        raise DataError(f"{path} is an address and not a file", DOWNLOAD)
+        raise DataError(
+            f"{path} is an address and not a file", DOWNLOAD, code="not_a_path", path=str(path)
+        )
     path = expanded(path)
     if path.is_dir():
-        raise DataError(f"{path} is a folder", "name one file in it")
+        raise DataError(
+            f"{path} is a folder", "name one file in it", code="is_folder", path=str(path)
+        )
     if not path.exists():
         raise _missing(path)
     if not path.is_file():
-        raise DataError(f"{path} is a device or a pipe", "name a file of rows")
+        raise DataError(
+            f"{path} is a device or a pipe",
+            "name a file of rows",
+            code="not_a_file",
+            path=str(path),
+        )
     return _guarded(path, _reader(path), notice)
 
 
@@ -88,24 +97,40 @@ def _reader(path: Path) -> RowReader | None:
     kind = (suffixes[-2:-1] if packed else suffixes[-1:]) or [""]
     reader = _READERS.get(kind[0])
     if packed and reader in _BY_START.values():
-        raise DataError(f"{path} is compressed as a whole", "unpack it")
+        raise DataError(
+            f"{path} is compressed as a whole", "unpack it", code="compressed", path=str(path)
+        )
     if reader is not None:
         return reader
     seen, remedy = _OTHER_KINDS.get("".join(kind), ("", ""))
     if seen:
-        raise DataError(f"{path} {seen}", remedy)
+        raise DataError(
+            f"{path} {seen}", remedy, code="other_file_kind", path=str(path), found=seen
+        )
     return None
 
 
 def _of_unknown_kind(path: Path) -> DataError:
     kinds = ", ".join(_READERS)
-    return DataError(f"{path} is of no known kind ({path.suffix or 'no ending'})", f"use {kinds}")
+    return DataError(
+        f"{path} is of no known kind ({path.suffix or 'no ending'})",
+        f"use {kinds}",
+        code="unknown_file_kind",
+        path=str(path),
+        suffix=path.suffix,
+    )
 
 
 def _missing(path: Path) -> DataError:
     near = similar_file(path)
     hint = f"did you mean {near}?" if near else "name a file of rows"
-    return DataError(f"there is no file {path}", hint)
+    return DataError(
+        f"there is no file {path}",
+        hint,
+        code="file_missing",
+        path=str(path),
+        near=str(near) if near else None,
+    )
 
 
 def _check_start(path: Path, reader: RowReader, start: bytes) -> None:
@@ -114,15 +139,31 @@ def _check_start(path: Path, reader: RowReader, start: bytes) -> None:
         DataError: the file begins like another, which was saved in its place or under its name.
     """
     if start.startswith(_POINTER):
-        raise DataError(f"{path} is a Git LFS pointer, not the file itself", "run `git lfs pull`")
+        raise DataError(
+            f"{path} is a Git LFS pointer, not the file itself",
+            "run `git lfs pull`",
+            code="git_lfs_pointer",
+            path=str(path),
+        )
     if reader is plain_text:  # documents may be of any kind
         return
     if _PAGE.match(start):
         seen = f"{path} is a web page, not a file of rows"
-        raise DataError(seen, "download the file itself, and look at the page in a browser")
+        raise DataError(
+            seen,
+            "download the file itself, and look at the page in a browser",
+            code="web_page",
+            path=str(path),
+        )
     if reader in (csv_rows, tsv_rows) and (found := _JSON.match(start)):
         ending = ".json" if found[1] else ".jsonl"
-        raise DataError(f"{path} holds JSON and no table", f"name it {path.stem}{ending}")
+        raise DataError(
+            f"{path} holds JSON and no table",
+            f"name it {path.stem}{ending}",
+            code="other_file_kind",
+            path=str(path),
+            found="JSON",
+        )
 
 
 def _guarded(path: Path, reader: RowReader | None, notice: Notice) -> Iterator[Row | BadRow]:
@@ -138,8 +179,18 @@ def _guarded(path: Path, reader: RowReader | None, notice: Notice) -> Iterator[R
     except OSError as error:
         why = error.strerror or " ".join(str(error).split())
         raise DataError(
-            f"{path} cannot be read ({why})", "check the file and its rights"
+            f"{path} cannot be read ({why})",
+            "check the file and its rights",
+            code="unreadable",
+            path=str(path),
+            reason=why,
         ) from error
     except UNREADABLE as error:
         what = " ".join(str(error).split())
-        raise DataError(f"{path} cannot be unpacked ({what})", "write the file again") from error
+        raise DataError(
+            f"{path} cannot be unpacked ({what})",
+            "write the file again",
+            code="broken_file",
+            path=str(path),
+            reason=what,
+        ) from error

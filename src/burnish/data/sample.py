@@ -65,6 +65,10 @@ class Sample:
             raise DataError(
                 f"data.limit is {self._limit}, but the smallest group of {name} has {least} rows",
                 f"raise it to {least} or more, since groups stay whole",
+                code="limit_below_group",
+                limit=self._limit,
+                part=name,
+                least=least,
             )
         labels = ", each label in its share" if any(row.label for row in rows) else ""
         groups = ", groups whole" if any(row.group for row in rows) else ""
@@ -73,11 +77,11 @@ class Sample:
             f"{labels}{groups}"
         )
         left, all_labels = ({row.label for row in of} for of in (rows, self._labelled()))
-        if lost := len(all_labels - left):
-            message += (
-                f", and {lost} of {len(all_labels)} labels have no row left; raise data.limit"
-            )
-        return rows, [Finding(LIMIT, "warning" if lost else "info", message, len(rows))]
+        lost = len(all_labels - left)
+        if not lost:
+            return rows, [Finding(LIMIT, "info", message, len(rows))]
+        message += f", and {lost} of {len(all_labels)} labels have no row left"
+        return rows, [Finding(LIMIT, "warning", message, len(rows), remedy="raise data.limit")]
 
     def _labelled(self) -> list[Example]:
         return [row for _, row in self._kept if row.label is not None]

@@ -42,10 +42,11 @@ def alike_labels(examples: Sequence[Example]) -> list[Finding]:
             shown = ", ".join(map(_spelt, list(torn.values())[:_SHOWN]))
             message = (
                 f"{what} that differ only in case, spaces or Unicode form are learnt as different: "
-                f"{_one_line(shown)}{more}; write each in one way"
+                f"{_one_line(shown)}{more}"
             )
             count = sum(counts.total() - max(counts.values()) for counts in torn.values())
-            return [Finding("spelling", "warning", message, count)]
+            remedy = "write each in one way"
+            return [Finding("spelling", "warning", message, count, remedy=remedy)]
     return []
 
 

@@ -28,6 +28,8 @@ def split(
         raise DataError(
             f"the shares {seen} in data.split leave nothing to learn from",
             "lower their sum below 1",
+            code="split_leaves_nothing",
+            shares=[*shares],
         )
     group_of = [_group(example) for example in examples]
     groups: Groups = defaultdict(list)

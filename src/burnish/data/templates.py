@@ -49,6 +49,8 @@ def template_for(tokenizer: Any, tools: Any = None) -> str:
         f"{_DEFAULT!r}",
         f"rename the one to use to {_DEFAULT!r} in the model's tokenizer_config.json or "
         "additional_chat_templates folder",
+        code="no_default_template",
+        names=sorted(named),
     )
 
 
@@ -141,6 +143,8 @@ def _unreadable(listed: Any) -> DataError:
         f"the model's chat_template is {str(listed)[:80]!r}, which is neither a template nor a "
         "list of templates with names",
         "copy tokenizer_config.json from the model again",
+        code="broken_template",
+        value=str(listed)[:80],
     )
 
 
@@ -163,6 +167,9 @@ def _token(tokenizer: Any, stop: str | int) -> int:
             f"model_settings.stop_tokens names the token {stop}, and the model's tokens are "
             f"numbered 0 to {size - 1}",
             "use one of these numbers, or the token's text",
+            code="unknown_token",
+            key="model_settings.stop_tokens",
+            value=stop,
         )
     vocabulary = tokenizer.get_vocab()
     if stop in vocabulary:
@@ -179,4 +186,8 @@ def _token(tokenizer: Any, stop: str | int) -> int:
         if near
         else f"name one of {', '.join(map(repr, added[:8]))}, or another token by its text or "
         "number",
+        code="unknown_token",
+        key="model_settings.stop_tokens",
+        value=stop,
+        near=near[0] if near else None,
     )

@@ -24,16 +24,34 @@ def read_tools(path: Path) -> list[Any]:
             read = json.loads(file.read(MAX_ROW_BYTES + 1))
     except OSError as error:
         why = error.strerror or str(error)
-        raise DataError(f"the tools {path} cannot be read ({why})", "name a JSON file") from error
+        raise DataError(
+            f"the tools {path} cannot be read ({why})",
+            "name a JSON file",
+            code="unreadable",
+            path=str(path),
+            reason=why,
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"the tools {path} are not JSON ({error})", remedy) from error
+        raise DataError(
+            f"the tools {path} are not JSON ({error})",
+            remedy,
+            code="not_json",
+            path=str(path),
+            reason=str(error),
+        ) from error
     tools = read.get("tools", [read]) if isinstance(read, dict) else read
     try:
         found = offered((Message("user", ""),), {"tools": tools})
     except MisfitError as misfit:
-        raise DataError(f"the file of tools {path} {misfit.reason}", misfit.remedy) from misfit
+        raise DataError(
+            f"the file of tools {path} {misfit.reason}",
+            misfit.remedy,
+            code=misfit.code,
+            path=str(path),
+            **misfit.fields,
+        ) from misfit
     if not isinstance(tools, list) or not found[0].tools:
-        raise DataError(f"the file {path} holds no tools", remedy)
+        raise DataError(f"the file {path} holds no tools", remedy, code="no_tools", path=str(path))
     return tools
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from burnish.chat import Conversation
-from burnish.data.misfit import MisfitError, kind_of
+from burnish.data.misfit import MisfitError, unfit
 
 
 def called(turn: Mapping[str, Any], where: str) -> str:
@@ -23,7 +23,7 @@ def called(turn: Mapping[str, Any], where: str) -> str:
     if isinstance(calls, str):
         calls = _listed(calls)
     if not isinstance(calls, list):
-        raise MisfitError(f"has {kind_of(calls)} as {where}tool_calls", "write a list of calls")
+        raise unfit(calls, f"{where}tool_calls", "write a list of calls")
     named = [(_function(call, f"{where}tool_calls."), f"{where}tool_calls.") for call in calls]
     if turn.get("function_call"):
         named.append((turn["function_call"], f"{where}function_call."))
@@ -42,9 +42,7 @@ def call_of_text(value: Any, where: str) -> str:
         read = None
     calls = read if isinstance(read, list) else [read]
     if not calls or not all(isinstance(call, Mapping) for call in calls):
-        raise MisfitError(
-            f"has {kind_of(value)} as {where}", "write the call as JSON with name and arguments"
-        )
+        raise unfit(value, where, "write the call as JSON with name and arguments", code="not_json")
     return "\n".join(_text(call.get("function", call), f"{where}.") for call in calls)
 
 
@@ -63,7 +61,7 @@ def offered(turns: Conversation, values: Mapping[str, Any]) -> Conversation:
     for place, tool in enumerate(shown):
         name = _function(tool, f"tools[{place}].").get("name")
         if not isinstance(name, str) or not name:
-            raise MisfitError(f"has {kind_of(name)} as tools[{place}].function.name", "name it")
+            raise unfit(name, f"tools[{place}].function.name", "name it")
     roles = [turn.role for turn in turns]
     first = roles.index("user") if "user" in roles else 0
     own = replace(turns[first], tools=json.dumps(shown, ensure_ascii=False))
@@ -78,7 +76,13 @@ def _listed(value: Any) -> list[Any]:
     if not read or (isinstance(read, str) and not read.strip()):
         return []
     if not isinstance(read, list):
-        raise MisfitError("has tools that are no list", "write a list of functions")
+        raise MisfitError(
+            "has tools that are no list",
+            "write a list of functions",
+            code="wrong_type",
+            field="tools",
+            type=type(read).__name__,
+        )
     return read
 
 
@@ -97,7 +101,12 @@ def tools_of(turns: Sequence[Any]) -> list[dict[str, Any]] | None:
 
 def _function(call: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(call, Mapping) or not isinstance(call.get("function"), Mapping):
-        raise MisfitError(f"has no {where}function", "write it as OpenAI does")
+        raise MisfitError(
+            f"has no {where}function",
+            "write it as OpenAI does",
+            code="field_missing",
+            field=f"{where}function",
+        )
     found: Mapping[str, Any] = call["function"]
     return found
 
@@ -105,7 +114,7 @@ def _function(call: Any, where: str) -> Mapping[str, Any]:
 def _text(function: Any, where: str) -> str:
     name = function.get("name") if isinstance(function, Mapping) else None
     if not isinstance(name, str) or not name:
-        raise MisfitError(f"has {kind_of(name)} as {where}name", "write the function's name")
+        raise unfit(name, f"{where}name", "write the function's name")
     given = function.get("arguments", "{}")
     if given is None or given == "":  # of a function without parameters
         given = "{}"
@@ -114,6 +123,6 @@ def _text(function: Any, where: str) -> str:
     except ValueError:
         arguments = None
     if not isinstance(arguments, dict):
-        raise MisfitError(f"has {kind_of(given)} as {where}arguments", "write a JSON object there")
+        raise unfit(given, f"{where}arguments", "write a JSON object there")
     call = {"name": name, "arguments": arguments}
     return f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>"

@@ -154,6 +154,7 @@ _NOT_WEIGHED = (
     "{} changes no weight: give an assistant turn that is not to be learnt the weight 0, or leave "
     "the row out"
 )
+_ONLY_TEXT, _OUT = "to learn only the text", "leave the column out"
 _CONTEXTS = frozenset(("context", "contexts", "passage", "document", "documents", "input"))
 _JUDGED = (
     "{} looks like a judgement, and every answer is learnt as good: leave out the rows with poor "
@@ -238,14 +239,21 @@ class UnusedColumns:
         is_error = not is_meant and any(hint.is_serious for hint in hints)
         are = "column {} is" if len(self._columns) == 1 else "columns {} are"
         names = are.format(", ".join(map(self._shown, self._columns)))
-        advice = [hint.advice for hint in hints] or ["delete what is not needed"]
+        hints = hints or [_Hint("", "", {}, False, "delete what is not needed")]
         if is_error and form == _TEXT:
-            only = _line({"text": own["text"]})
-            advice.append(f"to learn only the text, set {only}, or leave the column out")
-        message = f"{names} used by nothing ({split} is read as {form}); {'; '.join(advice)}"
-        count = max(column.rows for column in self._columns.values())
-        where = next(iter(self._columns.values())).where
-        return [Finding("unused", "error" if is_error else "warning", message, count, tuple(where))]
+            hints.append(_Hint("", "", {"text": own["text"]}, False, _ONLY_TEXT, _OUT))
+        fields = {"part": split, "columns": [*self._columns], "format": form}
+        return [
+            Finding(
+                "unused",
+                "error" if is_error else "warning",
+                f"{names} used by nothing ({split} is read as {form})",
+                max(column.rows for column in self._columns.values()),
+                tuple(next(iter(self._columns.values())).where),
+                "; ".join(hint.advice for hint in hints),
+                fields | {"hints": [hint.fields for hint in hints]},
+            )
+        ]
 
     def _shown(self, name: str) -> str:
         rows = self._columns[name].rows
@@ -271,8 +279,7 @@ class UnusedColumns:
                 return _Hint(name, "as a judgement of the answers", {"label": name}, True)
             return _Hint(name, "", {}, False, _JUDGED.format(name))
         if form in _ANSWERED and column.judges and plain not in _ORIGINS:
-            words = f"if {name} judges the answers, set {_line({'label': name})}"
-            return _Hint(name, "", {}, False, words)
+            return _Hint(name, "", {"label": name}, False, f"if {name} judges the answers")
         if plain in _CLASSES and form == "text/label":
             return _Hint(name, f"instead of {own['label']}", {"label": name}, False)
         if plain in _CONTEXTS and form == "question/answer":
@@ -295,32 +302,44 @@ class UnusedColumns:
 
 @dataclass(frozen=True)
 class _Hint:
-    """What a column could be used as, by which columns of a recipe."""
+    """What a column could be used as, by which columns of a recipe; or what else to do."""
 
     name: str
     use: str
     columns: Mapping[str, str]
     is_serious: bool
     words: str = ""
+    instead: str = ""
+
+    @property
+    def aim(self) -> str:
+        return self.words or f"to use {self.name} {self.use}"
 
     @property
     def advice(self) -> str:
-        return self.words or f"to use {self.name} {self.use}, set {_line(self.columns)}"
+        ways = [f"set {recipe_line(self.columns)}"] if self.columns else []
+        ways += [self.instead] if self.instead else []
+        return f"{self.aim}, {', or '.join(ways)}" if ways else self.aim
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """For those who have no recipe: `instead` is what to do with the file itself."""
+        return {"aim": self.aim, "columns": dict(self.columns), "instead": self.instead}
 
 
-def suggested(values: Mapping[str, Any]) -> str:
-    """A line of a recipe that may use a row of no known format; empty where nothing does."""
+def suggested(values: Mapping[str, Any]) -> dict[str, str]:
+    """Our fields with the columns that may be them in a row of no known format; or nothing."""
     for name, value in values.items():
         turns = unpacked(value)
         first = turns[0] if isinstance(turns, list) and turns else None
         if isinstance(first, Mapping) and ("role" in first or "from" in first):
-            return _line({"messages" if "role" in first else "conversations": name})
+            return {"messages" if "role" in first else "conversations": name}
     texts = [name for name, value in values.items() if isinstance(value, str) and name != "id"]
     if len(texts) > 2:
         texts = [name for name in texts if name.lower() not in _ORIGINS]
     lists = [name for name, value in values.items() if isinstance(value, list)]
     if len(lists) == 2 and len(values[lists[0]]) == len(values[lists[1]]) and not texts:
-        return _line(dict(zip(("tokens", "tags"), lists, strict=True)))
+        return dict(zip(("tokens", "tags"), lists, strict=True))
     answers = [name for name in texts if name.strip().lower() in _ANSWERS]
     classes = [name for name in values if name.strip().lower() in _CLASSES and name not in lists]
     for ours, theirs, names in (
@@ -329,11 +348,11 @@ def suggested(values: Mapping[str, Any]) -> str:
     ):
         others = [name for name in texts if name not in names]
         if len(names) == 1 and len(others) == 1:
-            return _line({theirs: others[0], ours: names[0]})
+            return {theirs: others[0], ours: names[0]}
     asked = [name for name in texts if name.strip().lower() in _QUESTIONS]
     if len(asked) == 1 and len(answers) == 1:  # a wrong line would be worse than none
-        return _line({"prompt": asked[0], "completion": answers[0]})
-    return ""
+        return {"prompt": asked[0], "completion": answers[0]}
+    return {}
 
 
 def _missing(name: str, column: _Column, asked: str) -> _Hint | None:
@@ -362,11 +381,12 @@ def _may_answer(name: str) -> bool:
     return not is_named and "reject" not in plain and "." not in name
 
 
-def _line(columns: Mapping[str, str]) -> str:
-    """The recipe's line, in YAML."""
-    pairs = ", ".join(f"{field}: {_quoted(column)}" for field, column in columns.items())
+def recipe_line(columns: Mapping[str, str]) -> str:
+    """The line of a recipe that names them, in YAML."""
+    pairs = ", ".join(f"{field}: {quoted(column)}" for field, column in columns.items())
     return f"data: {{columns: {{{pairs}}}}}"
 
 
-def _quoted(column: str) -> str:
+def quoted(column: str) -> str:
+    """A column's name as YAML takes it: in quotes where it is not one plain word."""
     return column if re.fullmatch(r"[A-Za-z][\w-]*", column) else json.dumps(column)

@@ -5,12 +5,14 @@ import logging
 import signal
 import threading
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from burnish.errors import RunError, UserError
 from burnish.run_directory import RunDirectory
 from burnish.serving import recipes, results
 from burnish.serving.api.errors import ApiError
-from burnish.serving.child import DONE, FULL, LOST, OUTCOME, REFUSED, STOPPED
+from burnish.serving.child import DONE, FULL, LOST, OUTCOME, REFUSED, STOPPED, outcome
 from burnish.serving.following import Follower, Tail
 from burnish.serving.preparing import Prepared, prepare
 from burnish.serving.process import LOCAL, PATIENCE, Engine, JobProcess, folder_lock
@@ -60,7 +62,7 @@ class Attempt:
                 said = {"code": error.code, "message": error.message, "param": error.param}
                 self.held.fail(said)
             except UserError as error:
-                self._refuse(type(error).__name__, str(error))
+                self._refuse(outcome(error))
             else:
                 self._conclude(self._until_end(prepared, lock), prepared)
 
@@ -172,8 +174,7 @@ class Attempt:
         if code == DONE:
             self._finish(prepared)
         elif code == REFUSED:
-            said = json.loads((self.folder / OUTCOME).read_text(encoding="utf-8"))
-            self._refuse(said["kind"], said["message"])
+            self._refuse(json.loads((self.folder / OUTCOME).read_text(encoding="utf-8")))
         elif code > 0 and code != STOPPED:
             _LOG.error("job %s ended with %d; see %s", self.job.id, code, self.folder)
             said = _FULL if code == FULL else OURS
@@ -191,5 +192,5 @@ class Attempt:
             for received, _ in found.files:
                 content.drop(received)
 
-    def _refuse(self, kind: str, message: str) -> None:
-        self.held.fail(results.error_of({"kind": kind, "message": message}, str(self.folder)))
+    def _refuse(self, error: Mapping[str, Any]) -> None:
+        self.held.fail(results.error_of(error, str(self.folder)))

@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from burnish.errors import InterruptedRunError, UserError, WorkerLostError, is_disk_full
 from burnish.parent import die_with
@@ -40,10 +41,20 @@ def work(recipe: Path) -> int:
             return FULL
         if not isinstance(error, UserError):
             raise
-        said = {"kind": type(error).__name__, "message": str(error)}
-        write_atomic(recipe.with_name(OUTCOME), json.dumps(said))
+        write_atomic(recipe.with_name(OUTCOME), json.dumps(outcome(error)))
         return REFUSED
     return DONE
+
+
+def outcome(error: UserError) -> dict[str, Any]:
+    """A user's error as JSON: its `kind`, the name of the class, and what it carries."""
+    return {
+        "kind": type(error).__name__,
+        "code": error.code,
+        "seen": error.seen,
+        "remedy": error.remedy,
+        "fields": error.fields,
+    }
 
 
 def _run(path: Path) -> None:

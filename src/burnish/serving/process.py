@@ -33,6 +33,8 @@ def on_ray(address: str | None = None) -> Engine:
         raise UserError(
             "the engine is ray, but Ray is not installed",
             "install it with `pip install burnish[ray]`, or leave --engine out",
+            code="package_missing",
+            package="ray",
         )
     return ("burnish.serving.on_ray", *([address] if address else []))
 

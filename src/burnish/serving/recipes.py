@@ -24,6 +24,8 @@ from burnish.run_directory import write_atomic
 from burnish.serving.state.tables import JobRow
 
 RUN = "run"
+# The files of a job's folder, without their ending, as the API calls them.
+FILES = {"train": "training file", "validation": "validation file"}
 OBJECTIVES = {"supervised": "sft", "dpo": "dpo", "reinforcement": "grpo"}
 # Rows of one forward pass; more of them are accumulated.
 _AT_ONCE = 32
@@ -46,10 +48,6 @@ class Start:
 
     source: str
     run: Path | None = None
-
-
-class TooFewRowsError(DataError):
-    """A file with fewer rows than can be learnt from."""
 
 
 def recipe_for(
@@ -143,6 +141,9 @@ def local_grader(spec: Mapping[str, Any], models: Mapping[str, str]) -> dict[str
             raise GraderError(
                 f"the grader asks the model {spec['model']}, which no job here can ask",
                 f"name one of {', '.join(models)}",
+                code="model_unknown",
+                model=spec["model"],
+                expected=[*models],
             )
         found["model"] = models[spec["model"]]
     return found
@@ -162,9 +163,13 @@ def lay_out(
     folder.mkdir(parents=True, exist_ok=True)
     counts = {name: _linked(folder, name, source) for name, source in sources.items()}
     if counts["train"] < FEWEST:
-        raise TooFewRowsError(
+        raise DataError(
             f"the training file has {counts['train']} examples",
             f"upload one with {FEWEST} or more",
+            code="too_few_rows",
+            part="train",
+            count=counts["train"],
+            least=FEWEST,
         )
     if job.method["type"] == "reinforcement":
         grader = local_grader(job.method["reinforcement"]["grader"], models)
@@ -185,9 +190,15 @@ def _linked(folder: Path, name: str, source: Path) -> int:
     except OSError:  # another disk
         shutil.copyfile(source, target)
     with source.open("rb") as file:
-        _check_lines(f"{name}.jsonl", file.peek())
+        _check_lines(name, file.peek())
     if kind := _other_kind(target):
-        raise DataError(f"{name}.jsonl is {kind}", "upload JSON Lines, with one object per line")
+        raise DataError(
+            f"the {FILES[name]} is {kind}",
+            "upload JSON Lines, with one object per line",
+            code="other_file_kind",
+            part=name,
+            found=kind,
+        )
     with open_utf8(target) as text:
         return sum(1 for line in lines(text) if line.strip())
 
@@ -201,14 +212,26 @@ def _other_kind(path: Path) -> str:
             return kind
     try:
         found = other_kind(path)
-    except DataError as error:  # what it is stands first, then its own remedy
-        return error.seen.partition(" is ")[2]
+    except DataError as error:
+        if error.code != "not_text":
+            raise
+        return str(error.fields.get("found", "not a text file"))
     return found[0] if found else ""
 
 
 def _check_lines(name: str, start: bytes) -> None:
     """What is no file of lines would be told how many it has of them."""
     if start.startswith(_PACKED):
-        raise DataError(f"{name} is compressed", "upload it as plain text")
+        raise DataError(
+            f"the {FILES[name]} is compressed",
+            "upload it as plain text",
+            code="compressed",
+            part=name,
+        )
     if start.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[":
-        raise DataError(f"{name} is one JSON array", "write one object a line")
+        raise DataError(
+            f"the {FILES[name]} is one JSON array",
+            "write one object a line",
+            code="json_array",
+            part=name,
+        )

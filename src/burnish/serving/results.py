@@ -1,12 +1,13 @@
 """What a job leaves: checkpoints on the way, and at its end a model, two files and a verdict."""
 
-import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from burnish.agreement import Parity, read_parity
 from burnish.data.sample import LIMIT
+from burnish.data.unused import quoted
 from burnish.errors import DataError, GraderError
 from burnish.run_directory import Finding, RunDirectory, Verdict
 from burnish.serving import recipes
@@ -20,34 +21,21 @@ from burnish.serving.state.names import checkpoint_name, new_id
 from burnish.serving.state.tables import JobRow, ModelRow
 
 _PURPOSE = "fine-tune-results"
-# How a row of a job's own copy is called, and how many of them an error names.
-_ROW, _TOLD = re.compile(r"\b(?:train|validation)\.jsonl:(\d+)"), 3
-# Lines of a recipe that name columns, and one that gives a column the name it has.
-_COLUMNS = re.compile(
-    r"(?:set|name its columns in data\.columns, such as) data: \{columns: \{(.*?)\}\}"
-)
-_AS_IT_IS = re.compile(r"set data: \{columns: \{(\w+): \1\}\}, or ")
-_UNNAMED = "name its columns in data.columns, or "
-# How many rows a line of an error stands for besides its own.
-_ALIKE = re.compile(r"; and (\d+) more like it")
-# What a run advises, in the words of who knows the API and no recipe.
-_UPLOADED = {
-    "name other files for them, or none to split them off": "give one of other rows, or none",
-    "add rows, or name a file as data.test": "upload one with more rows that differ",
-    "give rows with prompt, chosen and rejected": (
-        "upload rows with input, preferred_output and non_preferred_output"
-    ),
-    ", or raise training.max_length": "",
-    ", or name the column that has it in data.columns": "",
-    "train.jsonl": "the training file",
-    "validation.jsonl": "the validation file",
+# How many rows an error names.
+_ROWS = 3
+# Remedies for who uploads files and has no recipe, by the code of the mistake; all others fit both.
+_REMEDIES = {
+    "all_disliked": "upload rows with answers that are not marked as disliked",
+    "answers_too_long": "shorten them",
+    "bad_rows": "Upload a file in which every line is a JSON object as described",
+    "column_missing": "add it",
+    "empty_answers": "write each of them",
+    "nothing_left": "give one of other rows, or none",
+    "no_rejected_answer": "upload rows with input, preferred_output and non_preferred_output",
+    "starts_with_assistant": "put a user turn before it",
+    "too_few_test_rows": "upload one with more rows that differ",
+    "too_many_tokens": "shorten it",
 }
-# Of what is wrong with rows, that which the validation file is to blame for.
-_VALIDATION = (
-    "validation.jsonl",
-    "(validation is read as",
-    "since test and validation ask them all",
-)
 
 
 def checkpoint(job: JobRow, prepared: Prepared, folder: str, lines: Sequence[Line]) -> ModelRow:
@@ -114,7 +102,7 @@ def learnt_from(counts: Mapping[str, Any]) -> Event:
     return Event(said, data=parts, place="rows")
 
 
-def warnings(found: Iterable[Finding]) -> list[Event]:
+def warnings(findings: Iterable[Finding]) -> list[Event]:
     """What was seen in the rows and is no error; remedies are those of recipes, and left out.
 
     Columns that nothing uses keep theirs, which is to rename them. Rows that a limit of the
@@ -122,71 +110,124 @@ def warnings(found: Iterable[Finding]) -> list[Event]:
     """
     return [
         Event(
-            f"In the files: {_remedied(one)}",
+            "; ".join(("In the files: " + one.seen, *_advice(one.fields))),
             "warn" if one.severity == "warning" else "info",
-            data={"kind": one.kind, "rows": one.count, "where": [*map(_line, one.where)]},
+            data={"kind": one.kind, "rows": one.count, "where": [*map(_place, one.where)]},
             place=f"finding {one.kind} {number}",
         )
-        for number, one in enumerate(found)
+        for number, one in enumerate(findings)
         if one.severity == "warning" or one.kind == LIMIT
     ]
 
 
-def _remedied(one: Finding) -> str:
-    return _renaming(one.message) if one.kind == "unused" else one.message.partition(";")[0]
-
-
-def _renaming(message: str) -> str:
-    """A line of a recipe's columns in the words of who uploads files and has no recipe."""
-
-    def rename(line: re.Match[str]) -> str:
-        pairs = (pair.partition(": ") for pair in line[1].split(", "))
-        changed = [f"{column} to {field}" for field, _, column in pairs if column != field]
-        return "rename " + " and ".join(changed)
-
-    return _COLUMNS.sub(rename, _AS_IT_IS.sub("", message).replace(_UNNAMED, ""))
-
-
-def _line(source: str) -> str:
-    """Where a row of a job's own copy stands, without the folder."""
-    return _ROW.sub(r"line \1", source.rpartition("/")[2])
-
-
-def error_of(error: dict[str, str], folder: str) -> dict[str, Any]:
+def error_of(error: Mapping[str, Any], folder: str) -> dict[str, Any]:
     """A UserError as the API has it; paths of this machine are left out of the sentence.
 
     Args:
-        error: its `kind`, the name of the class, and its `message`.
+        error: as `child.outcome` describes it.
         folder: the job's.
     """
-    message = error["message"].replace(f"{folder}/", "")
-    if error["kind"] == recipes.TooFewRowsError.__name__:
+    message = _uploaded(error, folder)
+    if error["code"] == "too_few_rows":
         return {"code": "invalid_n_examples", "message": message, "param": "training_file"}
     if error["kind"] == GraderError.__name__:
         param = "method.reinforcement.grader"
         return {"code": "invalid_grader", "message": message, "param": param}
     if error["kind"] == DataError.__name__:
-        part = "validation" if any(words in message for words in _VALIDATION) else "training"
-        said = f"The job failed due to an invalid {part} file. {_of_upload(message)}"
-        return {"code": f"invalid_{part}_file", "message": said, "param": f"{part}_file"}
+        file = recipes.FILES[_part(error["fields"])]
+        said, code = f"The job failed due to an invalid {file}. {message}", file.replace(" ", "_")
+        return {"code": f"invalid_{code}", "message": said, "param": code}
     return {"code": _snake(error["kind"].removesuffix("Error")), "message": message, "param": None}
 
 
-def _of_upload(message: str) -> str:
-    """A report on rows in the words of who uploaded them: one sentence with the first few lines."""
-    message = _renaming(_ROW.sub(r"line \1", message))
-    for run, upload in _UPLOADED.items():
-        message = message.replace(run, upload)
-    first, *rows = (part.strip() for part in message.split("\n"))
-    if not rows:
-        return message
-    told = [row for row in rows if row.startswith("line ")][:_TOLD]
-    alike = sum(int(number) for row in told for number in _ALIKE.findall(row))
-    count = int(found[0]) if (found := re.match(r"\d+", first)) else len(told)
-    rest = count - len(told) - alike
-    more = f"; and {rest} more" if rest > 0 else ""
-    said = "; ".join(told)
-    return f"{first} {said}{more}. Upload a file in which every line is a JSON object as described."
+def _part(fields: Mapping[str, Any]) -> str:
+    """Which of the job's files has the mistake; the training file where none is named."""
+    if "rows" in fields:
+        return _part(fields["rows"][0])
+    part = fields.get("part") or _file_and_line(fields.get("source", ""))[0]
+    part = part or Path(fields.get("path", "")).stem
+    return part if part in recipes.FILES else "train"
+
+
+def _uploaded(error: Mapping[str, Any], folder: str) -> str:
+    """The sentence for who uploaded the files: its values by the names that they have there."""
+    fields, seen = error["fields"], error["seen"]
+    if error["code"] == "bad_rows":
+        said = f"{fields['count']} of {fields['total']} rows cannot be used: {_bad_rows(fields)}"
+        return f"{_named(said, folder)}. {_REMEDIES['bad_rows']}."
+    if source := fields.get("source"):
+        seen = seen.replace(source, _place(source))
+    remedy = _remedy(error["code"], error["remedy"], fields)
+    end = "" if remedy.endswith("?") else "."
+    return f"{_named(f'{seen}: {remedy}', folder)}{end}"
+
+
+def _named(text: str, folder: str) -> str:
+    """A text with the files of the job's folder as the request calls them."""
+    for name, file in recipes.FILES.items():
+        text = text.replace(f"{folder}/{name}.jsonl", f"the {file}")
+    return text.replace(f"{folder}/", "")
+
+
+def _bad_rows(fields: Mapping[str, Any]) -> str:
+    """The first few rows, each with its mistake, and how many more there are."""
+    rows, count = fields["rows"][:_ROWS], fields["count"]
+    said = [_bad_row(row, blamed=_part(fields)) for row in rows]
+    rest = count - sum(row["count"] for row in rows)
+    return "; ".join([*said, *([f"and {rest} more"] if rest else [])])
+
+
+def _bad_row(row: Mapping[str, Any], blamed: str) -> str:
+    part = _part(row)
+    of = "" if part == blamed else f" of the {recipes.FILES[part]}"
+    remedy = _remedy(row["code"], row["remedy"], row["fields"])
+    said = f"line {row['line']}{of} {row['reason']} ({remedy})"
+    more, lines = row["count"] - 1, ", ".join(row["more_lines"])
+    if not more:
+        return said
+    dots = ", …" if more > len(row["more_lines"]) else ""
+    return f"{said}; and {more} more like it, on line{'s' * (more > 1)} {lines}{dots}"
+
+
+def _remedy(code: str, usual: str, fields: Mapping[str, Any]) -> str:
+    """What to do about a mistake without a recipe."""
+    if code == "unknown_format":
+        renames = [_rename(fields["suggested"])] if fields["suggested"] else []
+        return ", or ".join([*renames, f"use the fields of a format ({fields['known']})"])
+    if advice := _advice(fields):
+        return "; ".join(advice)
+    return _REMEDIES.get(code, usual)
+
+
+def _advice(fields: Mapping[str, Any]) -> list[str]:
+    """What to do with columns that nothing uses."""
+    return [
+        ", ".join((hint["aim"], *([way] if (way := _way(hint)) else [])))
+        for hint in fields.get("hints", ())
+    ]
+
+
+def _way(hint: Mapping[str, Any]) -> str:
+    return str(hint["instead"]) or _rename(hint["columns"])
+
+
+def _rename(columns: Mapping[str, str]) -> str:
+    changed = [(column, field) for field, column in columns.items() if column != field]
+    pairs = " and ".join(f"{quoted(column)} to {field}" for column, field in changed)
+    return f"rename {pairs}" if pairs else ""
+
+
+def _file_and_line(source: str) -> tuple[str, str]:
+    """Which file of the job a row stands in, empty where in none, and its line."""
+    path, _, line = source.rpartition(":")
+    name = Path(path).name.removesuffix(".jsonl")
+    return (name, line) if name in recipes.FILES else ("", line)
+
+
+def _place(source: str) -> str:
+    """Where a row of a job's own copy stands, without the folder."""
+    part, line = _file_and_line(source)
+    return f"line {line}" if part else Path(source).name
 
 
 def _multiplier(training: dict[str, Any]) -> float | None:
