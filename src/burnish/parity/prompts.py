@@ -66,9 +66,8 @@ def read_prompts(path: Path) -> list[Prompt]:
             raise DataError(
                 f"{example.source} {example.reason}",
                 example.remedy,
-                code="bad_row",
-                row=example.source,
-                mistake=example.code,
+                code=example.code,
+                source=example.source,
             )
         if example.prompt:
             found.append((example.id, example.prompt))

@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -40,6 +40,8 @@ class Check:
         value: the figure as a number where it is one.
         seen: of a check that failed, the place of the first difference and what was found there.
         remedy: of a check that failed, what to do about it.
+        code: of a check that failed, the kind of difference, a constant in snake_case.
+        fields: the values that `seen` names.
     """
 
     name: str
@@ -48,6 +50,8 @@ class Check:
     value: float | None = None
     seen: str = ""
     remedy: str = ""
+    code: str = ""
+    fields: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ def rows_in(item: Any) -> list[Row]:
     if isinstance(item, list | tuple):
         return [row for part in item for row in rows_in(part)]
     if dataclasses.is_dataclass(item) and not isinstance(item, type):
-        return rows_in([getattr(item, field.name) for field in dataclasses.fields(item)])
+        return rows_in([getattr(item, one.name) for one in dataclasses.fields(item)])
     return []
 
 

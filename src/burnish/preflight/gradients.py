@@ -55,7 +55,8 @@ def accumulated_equals_one_batch(subject: Subject, items: Sequence[Any]) -> Chec
     remedy = (
         "set training.accumulation to 1, or choose an objective whose loss is a sum over its rows"
     )
-    return Check(name, False, figure, found.value, seen, remedy)
+    fields = {"parameter": found.name}
+    return Check(name, False, figure, found.value, seen, remedy, "gradients_differ", fields)
 
 
 def trunk_equals_plain(subject: Subject, items: Sequence[Any]) -> Check:
@@ -99,13 +100,15 @@ def _judged(
             f"row {row + 1} is {float(ours_N[first]):.4f} behind a shared beginning and "
             f"{float(plain_N[first]):.4f} in a plain forward pass"
         )
-        return Check(name, False, figure, worst, seen, remedy)
+        fields: dict[str, Any] = {"row": row + 1, "place": place}
+        return Check(name, False, figure, worst, seen, remedy, "logprobs_differ", fields)
     if gradient.value > subject.tolerance:
         seen = (
             f"the gradient of {gradient.name} differs by {gradient.value:.1%} between a shared "
             "beginning and a plain forward pass"
         )
-        return Check(name, False, figure, worst, seen, remedy)
+        fields = {"parameter": gradient.name}
+        return Check(name, False, figure, worst, seen, remedy, "gradients_differ", fields)
     return Check(name, True, figure, worst)
 
 

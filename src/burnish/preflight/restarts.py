@@ -48,17 +48,19 @@ def saved_equals_resumed(subject: Subject, items: Sequence[Any], folder: Path) -
     loaded = _digests(again)
     again.run(resume=True)
     found = _digests(again)
-    compared = [(saved, loaded, "after saving and loading")]
+    compared = [(saved, loaded, "after saving and loading", "state_not_restored")]
     # A GPU adds up some gradients in no fixed order, so there two equal steps may differ.
     repeatable = subject.network.device.type == "cpu"
     if repeatable:
-        compared.append((expected, found, "one step after loading a checkpoint"))
-    for before, after, when in compared:
+        when = "one step after loading a checkpoint"
+        compared.append((expected, found, when, "step_not_repeated"))
+    for before, after, when, code in compared:
         differ = [name for name in before if after.get(name) != before[name]]
         if differ:
             figure = f"{len(differ)} of {len(before)} tensors differ {when}"
             seen = f"{differ[0]} is not what it was {when}"
-            return Check(RESUMED, False, figure, float(len(differ)), seen, _REMEDY_SAVED)
+            value, fields = float(len(differ)), {"tensor": differ[0]}
+            return Check(RESUMED, False, figure, value, seen, _REMEDY_SAVED, code, fields)
     figure = f"{len(expected)} tensors bit for bit" + ", also one step later" * repeatable
     return Check(RESUMED, True, figure, 0.0)
 
@@ -130,7 +132,8 @@ def _compared(
         MERGED: "serve the adapter unmerged, or choose another method",
         RELOADED: "name a model folder whose files are those that were loaded, or another method",
     }[name]
-    return Check(name, False, figure, value, seen, remedy)
+    fields = {"row": row + 1, "place": place}
+    return Check(name, False, figure, value, seen, remedy, "logits_differ", fields)
 
 
 def _load_plainly(subject: Subject, folder: Path) -> Any:

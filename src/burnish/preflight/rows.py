@@ -24,9 +24,11 @@ def something_learnt(subject: Subject) -> Check:
         return Check(name, True, figure, float(len(empty)))
     rows = rows_in(items[empty[0]])
     start = subject.model.tokenizer.decode(list(rows[0].tokens)[:12]) if rows else ""
-    seen = f"nothing is learnt from {_where(subject.examples, items, empty[0])} ({start!r})"
+    where = _where(subject.examples, items, empty[0])
+    seen = f"nothing is learnt from {where} ({start!r})"
     remedy = "give it an assistant turn with a weight above 0, or take it out"
-    return Check(name, False, figure, float(len(empty)), seen, remedy)
+    fields = {"row": where, "start": start}
+    return Check(name, False, figure, float(len(empty)), seen, remedy, "nothing_learnt", fields)
 
 
 def stop_learnt(subject: Subject) -> Check:
@@ -54,8 +56,9 @@ def stop_learnt(subject: Subject) -> Check:
         return Check(name, True, figure, 0.0)
     index, row, place = endless[0]
     listed = ", ".join(subject.text(stop) for stop in sorted(stops))
+    where = _where(examples, items, index)
     seen = (
-        f"the answer of {_where(examples, items, index)} ends at token {place} with "
+        f"the answer of {where} ends at token {place} with "
         f"{subject.text(row.tokens[place])}, at which {subject.model.name} does not stop "
         f"(it stops at {listed or 'nothing'})"
     )
@@ -65,7 +68,8 @@ def stop_learnt(subject: Subject) -> Check:
         f'"model_settings.stop_tokens=[{named}]"), so that it stops there in training, evaluation, '
         "serving and exports"
     )
-    return Check(name, False, figure, float(len(endless)), seen, remedy)
+    fields = {"row": where, "place": place, "stop_token": named}
+    return Check(name, False, figure, float(len(endless)), seen, remedy, "answer_not_ended", fields)
 
 
 def _ends(row: Row) -> list[int]:

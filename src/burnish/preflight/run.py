@@ -45,8 +45,9 @@ def refuse(checks: Sequence[Check]) -> None:
             raise PreflightError(
                 f"the preflight check `{check.name}` failed: {check.seen}",
                 check.remedy,
-                code="preflight_failed",
+                code=check.code,
                 check=check.name,
+                **check.fields,
             )
 
 
