@@ -182,7 +182,11 @@ def _rows(path: Path) -> Rows:
     for row in read_rows(path):
         if isinstance(row, BadRow):
             raise DataError(
-                f"{row.source} {row.reason}", row.remedy, code=row.code, source=row.source
+                f"{row.source} {row.reason}",
+                row.remedy,
+                code=row.code,
+                source=row.source,
+                **row.fields,
             )
         values = dict(row.values)
         name = str(values.get("id", _hash(json.dumps(values, sort_keys=True))[:12]))
