@@ -67,7 +67,7 @@ def read_prompts(path: Path) -> list[Prompt]:
                 f"{example.source} {example.reason}",
                 example.remedy,
                 code=example.code,
-                source=example.source,
+                **{**example.fields, "source": example.source},
             )
         if example.prompt:
             found.append((example.id, example.prompt))
