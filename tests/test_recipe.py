@@ -1,11 +1,13 @@
 """The recipe: strict, every value with its origin."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from burnish.errors import RecipeError
 from burnish.recipe import explain, known_keys, load_recipe, restore_recipe
+from tests.refused import refused
 
 WRITTEN = "data: {train: rows.jsonl}\ntraining: {epochs: 2}\n"
 
@@ -50,45 +52,81 @@ def test_it_is_frozen(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"),
+    ("text", "code", "fields", "shown"),
     [
-        ("", "holds no keys"),
-        ("data: [", "no readable YAML"),
-        ("model: x", "data is missing"),
+        ("", "no_keys", {}, "mine.yaml"),
+        ("data: [", "not_yaml", {}, "mine.yaml"),
+        ("model: x", "missing_key", {"key": "data"}, "data"),
         (
             WRITTEN + "budget: {general: 1}\nseed: 1\nbudget: {confidence: 0.9}\n",
-            r"the key budget stands on line 3 and on line 5\)",
+            *("duplicate_key", {}, r"key budget .*line 3.*line 5\)"),
         ),
         (
             "data: {train: a.jsonl, train: b.jsonl}\n",
-            "the key train stands on line 1 and on line 1",
+            *("duplicate_key", {}, "key train .*line 1.*line 1"),
         ),
-        (WRITTEN + "budjet: 1\n", r"unknown key budjet \(did you mean budget\?\)"),
-        (WRITTEN + "seed: -1\n", "seed is -1"),
-        (WRITTEN + "method: lorra\n", "method is 'lorra'"),
-        (WRITTEN + "budget: {text_loss: 0}\n", "budget.text_loss is 0"),
-        (WRITTEN + "budget: {confidence: 1}\n", "budget.confidence is 1"),
-        ("data: mine.jsonl\n", r"data is 'mine.jsonl', but input should be keys with values, as"),
-        (WRITTEN + "stages: {name: a}\n", r"stages is \{'name': 'a'\}, but input should be a list"),
-        (WRITTEN + "output: 3\n", "output is 3, but input should be a path"),
+        (WRITTEN + "budjet: 1\n", "unknown_key", {"key": "budjet", "meant": "budget"}, "budget"),
+        (WRITTEN + "seed: -1\n", "out_of_range", {"key": "seed", "value": -1}, "-1"),
+        (
+            WRITTEN + "method: lorra\n",
+            *("unknown_choice", {"key": "method", "value": "lorra"}, "'lorra'.*'lora'"),
+        ),
+        (
+            WRITTEN + "budget: {text_loss: 0}\n",
+            *("out_of_range", {"key": "budget.text_loss", "value": 0}, "0"),
+        ),
+        (
+            WRITTEN + "budget: {confidence: 1}\n",
+            *("out_of_range", {"key": "budget.confidence", "value": 1}, "1"),
+        ),
+        (
+            "data: mine.jsonl\n",
+            *("wrong_type", {"key": "data", "expected": "keys"}, "'mine.jsonl'.*{key: value}"),
+        ),
+        (
+            WRITTEN + "stages: {name: a}\n",
+            *(
+                "wrong_type",
+                {"key": "stages", "expected": "list"},
+                r"\{'name': 'a'\}.*\[one, two\]",
+            ),
+        ),
+        (
+            WRITTEN + "output: 3\n",
+            *("wrong_type", {"key": "output", "value": 3, "expected": "path"}, "3"),
+        ),
         (
             WRITTEN + "classify: {weights: [red]}\n",
-            r"classify.weights is \['red'\], but input should be 'none' or 'balanced', or input",
+            *(
+                "unknown_choice",
+                {"key": "classify.weights"},
+                r"\['red'\].*'none' or 'balanced', or ",
+            ),
         ),
-        (WRITTEN + "classify: {weights: {red: 0}}\n", "classify.weights.red is 0, but input"),
-        (WRITTEN + "budget: {sections: 5}\n", r"budget.sections \(did you mean budget.section\?\)"),
+        (
+            WRITTEN + "classify: {weights: {red: 0}}\n",
+            *("recipe_problems", {}, r"classify\.weights\.red is 0"),
+        ),
+        (
+            WRITTEN + "budget: {sections: 5}\n",
+            *("unknown_key", {"key": "budget.sections", "meant": "budget.section"}, "section"),
+        ),
     ],
 )
-def test_problems_are_sentences(text: str, sentence: str, path: Path) -> None:
+def test_problems_are_sentences(
+    text: str, code: str, fields: dict[str, object], shown: str, path: Path
+) -> None:
     path.write_text(text)
-    with pytest.raises(RecipeError, match=sentence):
+    with refused(code, RecipeError, **fields) as caught:
         load_recipe(path)
+    assert re.search(shown, str(caught.value))
 
 
 @pytest.mark.parametrize("name", ["../esc", "/tmp/x", "a/b", "a/", "..", "a\nb"])
 def test_a_name_that_leaves_its_folder_is_refused(name: str, path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"name is '.*'"):
+    with refused("bad_name", RecipeError, key="name", value=name) as caught:
         load_recipe(path, {"name": name})
+    assert repr(name) in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["one", "my run (2)", "läuft-v1.0_b"])
@@ -102,16 +140,21 @@ def test_a_key_that_was_merged_in_may_be_set_again(path: Path) -> None:
 
 
 def test_a_missing_recipe_has_a_hint(path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"did you mean .*mine\.yaml"):
-        load_recipe(path.with_name("mine.yml"))
-    with pytest.raises(RecipeError, match=r"there is no recipe .*fine\.yaml: name a recipe"):
-        load_recipe(path.with_name("fine.yaml").with_stem("refine"))
+    other = path.with_name("mine.yml")
+    with refused("file_missing", RecipeError, path=str(other), meant=str(path)) as caught:
+        load_recipe(other)
+    assert str(path) in str(caught.value)
+    other = path.with_name("refine.yaml")
+    with refused("file_missing", RecipeError, path=str(other), meant=None) as caught:
+        load_recipe(other)
+    assert str(other) in str(caught.value)
 
 
 def test_a_recipe_in_another_encoding_is_named(path: Path) -> None:
     path.write_text(WRITTEN + "name: caf\xe9\n", encoding="utf-16")
-    with pytest.raises(RecipeError, match=r"mine\.yaml is not UTF-8: save the file as UTF-8"):
+    with refused("not_utf8", RecipeError, path=str(path)) as caught:
         load_recipe(path)
+    assert str(path) in str(caught.value)
 
 
 def test_a_budget_of_null_is_not_certified(path: Path) -> None:

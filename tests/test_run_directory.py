@@ -15,6 +15,7 @@ from burnish.run_directory import (
     read_results,
     replace_directory,
 )
+from tests.refused import refused
 
 MANIFEST = Manifest("one", "created", {}, {})
 
@@ -63,11 +64,19 @@ def test_leakage_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     assert leakage.leaked == {"core.facts": 2}
 
 
-@pytest.mark.parametrize("written", [b"[]", b"7", b'{"name": "one"}', '{"name": "字'.encode()[:-1]])
-def test_what_is_no_manifest_is_a_sentence(written: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("written", "code"),
+    [
+        (b"[]", "not_a_manifest"),
+        (b"7", "not_a_manifest"),
+        (b'{"name": "one"}', "not_a_manifest"),
+        ('{"name": "字'.encode()[:-1], "half_written"),
+    ],
+)
+def test_what_is_no_manifest_is_a_sentence(written: bytes, code: str, tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "one", MANIFEST)
     (run.path / "manifest.json").write_bytes(written)
-    with pytest.raises(RunError, match=r"manifest\.json is (no Burnish manifest|half written)"):
+    with refused(code, RunError, path=str(run.path / "manifest.json")):
         RunDirectory.open(run.path)
 
 
@@ -79,7 +88,8 @@ def test_rows_of_a_split_are_read_one_at_a_time(tmp_path: Path) -> None:
         file.write("no JSON\n")
     stream = run.stream("train")
     assert [next(stream).id for _ in range(3)] == ["0", "1", "2"]
-    with pytest.raises(RunError, match=r"train\.jsonl:4 is no JSON"):
+    path = str(run.path / "data" / "train.jsonl")
+    with refused("not_json", RunError, path=path, line=4):
         next(stream)
 
 

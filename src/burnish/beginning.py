@@ -83,6 +83,9 @@ def prepare(recipe: Recipe, source: Source, data: Data | None = None) -> Checked
         raise DataError(
             f"{count} rows are left to test on, too few to show a gain",
             "add rows, or name a file as data.test",
+            code="too_few_test_rows",
+            count=count,
+            expected=LEAST_TESTED,
         )
     counts = ", ".join(f"{name} {count}" for name, count in checked.learnt_tokens().items())
     total = sum(checked.learnt_tokens().values())
@@ -102,6 +105,8 @@ def begin(recipe: Recipe, bars: Bars) -> RunDirectory:
         raise RecipeError(
             f"the recipe has {len(recipe.stages)} stages, each a run of its own",
             "start them with `burnish run`, or from Python with burnish.stages.run_stages",
+            code="recipe_of_stages",
+            count=len(recipe.stages),
         )
     check_name(recipe.name)
     source = resolve(recipe.model)

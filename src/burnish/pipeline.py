@@ -184,6 +184,8 @@ def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirec
         raise RunError(
             f"{directory.path} is not trained to the end",
             "finish it with `burnish run RECIPE --resume`",
+            code="run_unfinished",
+            path=str(directory.path),
         )
     bars = Bars(quiet=quiet)
     lost = [file for file in _JUDGED if not (directory.path / file).exists()]

@@ -45,6 +45,8 @@ def alone_in(directory: RunDirectory) -> Iterator[None]:
         raise RunError(
             f"another process works on the run {directory.path}",
             "wait for it to end, or stop it, then continue with --resume",
+            code="run_in_use",
+            path=str(directory.path),
         ) from error
 
 
@@ -56,11 +58,18 @@ def continued(recipe: Recipe) -> RunDirectory | None:
     """
     path = recipe.output / recipe.name
     if not path.exists():
-        raise RunError(f"there is no run {path} to continue", "start it without --resume")
+        raise RunError(
+            f"there is no run {path} to continue",
+            "start it without --resume",
+            code="run_missing",
+            path=str(path),
+        )
     if not (path / "manifest.json").exists():
         raise RunError(
             f"{path} has no manifest.json, so it cannot be continued",
             "start again under another --name, or delete the folder and start without --resume",
+            code="no_manifest",
+            path=str(path),
         )
     directory = RunDirectory.open(path)
     manifest = directory.manifest()
@@ -74,6 +83,9 @@ def continued(recipe: Recipe) -> RunDirectory | None:
         raise RunError(
             f"the recipe of {path} has changed since ({told})",
             "put it back, or start anew under another --name",
+            code="recipe_changed",
+            path=str(path),
+            changes={change["key"]: [change["before"], change["after"]] for change in refused},
         )
     if manifest.state == "created":
         remove_directory(path)

@@ -11,12 +11,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 from burnish.candidates import Candidate, Frontier
 from burnish.chat import Example
 from burnish.errors import RunError
 from burnish.finding import Finding as Finding
+from burnish.json_lines import append_line, read_lines
 from burnish.overlaps import Leakage
 from burnish.recipe.paths import expanded
 
@@ -135,7 +136,10 @@ class RunDirectory:
         """A new run; refuses to write into a directory that already holds anything."""
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunError(
-                f"{path} already exists", "choose another --name, or continue it with --resume"
+                f"{path} already exists",
+                "choose another --name, or continue it with --resume",
+                code="run_exists",
+                path=str(path),
             )
         new = path.with_name(f".{path.name}.new")  # a folder without a manifest is no run
         try:
@@ -147,6 +151,9 @@ class RunDirectory:
             raise RunError(
                 f"{path} cannot be written ({error.strerror})",
                 "name a folder that you may write to with --output",
+                code="folder_not_writable",
+                path=str(path),
+                reason=error.strerror,
             ) from error
         return cls(path)
 
@@ -156,7 +163,13 @@ class RunDirectory:
         run = cls(path)
         if stages := run.manifest().lineage.get("stages"):
             seen = f"{path} holds {len(stages)} stages, each a run of its own"
-            raise RunError(seen, f"name one of them, such as {stages[-1]}")
+            raise RunError(
+                seen,
+                f"name one of them, such as {stages[-1]}",
+                code="run_of_stages",
+                path=str(path),
+                stages=stages,
+            )
         for name in ("adapter", "model"):  # a kill between the renames of `replace_directory`
             old = run.path / f".{name}.old"
             if old.exists() and not (run.path / name).exists():
@@ -187,7 +200,12 @@ class RunDirectory:
         row, known = self._read_json("manifest.json"), {item.name for item in fields(Manifest)}
         found = row.keys() if isinstance(row, dict) else set()
         if not {"name", "state", "recipe", "origins"} <= found <= known:
-            raise RunError(f"{self.path}/manifest.json is no Burnish manifest", "name a run folder")
+            raise RunError(
+                f"{self.path}/manifest.json is no Burnish manifest",
+                "name a run folder",
+                code="not_a_manifest",
+                path=f"{self.path}/manifest.json",
+            )
         return Manifest(**row)
 
     def write_manifest(self, manifest: Manifest) -> None:
@@ -275,17 +293,28 @@ class RunDirectory:
         except (FileNotFoundError, NotADirectoryError) as error:
             seen = f"{path} is missing, so {self.path} is not a "
             if name == "manifest.json":  # nothing can be continued without it
-                raise RunError(seen + "run", "name the folder of a run") from error
+                remedy = "name the folder of a run"
+                raise RunError(
+                    seen + "run", remedy, code="not_a_run", path=str(self.path)
+                ) from error
             remedy = "continue it with `burnish run RECIPE --resume`"
-            raise RunError(seen + "finished run", remedy) from error
+            raise RunError(
+                seen + "finished run", remedy, code="run_unfinished", path=str(path)
+            ) from error
         except ValueError as error:  # no JSON, or cut within a letter
-            raise RunError(f"{path} is half written", "delete the folder and run again") from error
+            raise RunError(
+                f"{path} is half written",
+                "delete the folder and run again",
+                code="half_written",
+                path=str(path),
+            ) from error
 
     def _lines(self, name: str) -> Iterator[dict[str, Any]]:
         path = self.path / name
         if not path.exists():
             remedy = "start again under another --name, or delete the folder and run again"
-            raise RunError(f"{path} is missing, so {self.path} is half written", remedy)
+            seen = f"{path} is missing, so {self.path} is half written"
+            raise RunError(seen, remedy, code="run_file_missing", path=str(path))
         return read_lines(path)
 
 
@@ -301,29 +330,6 @@ def append_results(path: Path, items: Iterable[ItemResult]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
-
-
-def append_line(path: Path, row: Mapping[str, Any]) -> None:
-    """Appends one JSON line, which is on its way to the disk when this returns."""
-    with path.open("a+b") as file:
-        _drop_torn_line(file)
-        file.write(json.dumps(row).encode() + b"\n")
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """JSON Lines, one in memory at a time; a last line that was cut off by a kill is skipped."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line == b"\n":
-                continue
-            try:
-                yield json.loads(line)
-            except ValueError as error:  # no JSON, or cut within a letter
-                if not line.endswith(b"\n"):
-                    return
-                raise RunError(
-                    f"{path}:{number} is no JSON", "delete the folder and run again"
-                ) from error
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -370,17 +376,6 @@ def _set_aside(path: Path) -> Path:
     if path.exists():
         path.replace(old)
     return old
-
-
-def _drop_torn_line(file: BinaryIO) -> None:
-    """Cuts off a last line that a kill left without its end, lest the next one be glued to it."""
-    end = file.seek(0, os.SEEK_END)
-    while end:
-        file.seek(end - 1)
-        if file.read(1) == b"\n":
-            break
-        end -= 1
-    file.truncate(end)
 
 
 def _sync(file: Any) -> None:

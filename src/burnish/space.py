@@ -13,6 +13,7 @@ from transformers import AutoConfig
 from burnish.errors import RecipeError
 from burnish.models.sources import resolve
 from burnish.recipe import Recipe, changed_recipe, flat_values, is_range
+from burnish.recipe.problems import Problem, problems_in, recipe_error
 from burnish.training.objectives import OBJECTIVES
 from burnish.training.schedule import automatic_rate
 
@@ -32,21 +33,23 @@ def space_of(recipe: Recipe) -> dict[str, list[Any]]:
     """
     if not recipe.tune.space:
         return _default_space(recipe)
-    space, problems = recipe.tune.space, []
+    space = recipe.tune.space
+    problems: list[Problem] = []
     for key, values in space.items():
         section = key.partition(".")[0]
         unit = section in OBJECTIVES and section not in _PLAINLY_VALIDATED
         if key in _FIXED or section in _FIXED or unit:
-            problems.append(f"{key} cannot be searched, trials that differ in it do not compare")
+            seen = f"{key} cannot be searched, trials that differ in it do not compare"
+            problems.append(Problem(key, "not_searchable", seen))
             continue
         low, high = values[0], values[-1]
         for value in [low, low + (high - low) / 3, high] if _is_real(values) else values:
             try:
                 changed_recipe(recipe, {key: value})
             except RecipeError as error:
-                problems.append(error.seen.removeprefix("the recipe: "))
+                problems += problems_in(error)
     if problems:
-        raise RecipeError("tune.space: " + "; ".join(dict.fromkeys(problems)), "correct the space")
+        raise recipe_error(problems, "tune.space", "correct the space")
     return dict(space)
 
 

@@ -25,6 +25,7 @@ from burnish.measurement import (
 )
 from burnish.progress import Bars
 from burnish.recipe import Recipe, changed_recipe
+from burnish.recipe.problems import quotable
 from burnish.recipe.reading import check_name
 from burnish.retention.ledger import earlier_row
 from burnish.retention.looks import hand_on
@@ -45,7 +46,11 @@ def stage_recipes(recipe: Recipe) -> list[Recipe]:
         name = values.pop("name", None)
         if not isinstance(name, str) or not name or name in names:
             raise RecipeError(
-                f"stage {number} has the name {name!r}", "give each stage a name of its own"
+                f"stage {number} has the name {name!r}",
+                "give each stage a name of its own",
+                code="bad_stage_name",
+                stage=number,
+                value=quotable(name),
             )
         check_name(name, f"stage {number}: ")
         names.append(name)
@@ -58,7 +63,7 @@ def stage_recipes(recipe: Recipe) -> list[Recipe]:
         try:
             made.append(changed_recipe(recipe, _flat(values) | chain))
         except RecipeError as error:
-            raise RecipeError(f"stage {name}: {error.seen}", error.remedy) from error
+            raise error.within(f"stage {name}: ") from error
     return made
 
 
@@ -142,7 +147,7 @@ def _check(recipes: Sequence[Recipe]) -> None:
             check_suites(stage, suites)
             check_method(stage, before)
         except UserError as error:
-            raise type(error)(f"stage {stage.name}: {error.seen}", error.remedy) from error
+            raise error.within(f"stage {stage.name}: ") from error
 
 
 def _from_last_kept(

@@ -15,17 +15,14 @@ import gc
 import math
 import shutil
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
 import torch
-from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import DatabaseError
 
 from burnish import pipeline
 from burnish.contamination import look_for_leakage
@@ -35,12 +32,12 @@ from burnish.evaluation.suite import split_suite
 from burnish.measurement import budgets_of, measure
 from burnish.progress import Bars
 from burnish.recipe import Recipe, changed_recipe
-from burnish.recipe.reading import whole_files
 from burnish.reports.trials import ShownTrial, write_trials
 from burnish.retention.ledger import general_row
 from burnish.run_directory import LedgerRow, RunDirectory
 from burnish.searching import counted
-from burnish.space import own_settings, rounded, space_of, suggest
+from burnish.space import rounded, space_of, suggest
+from burnish.study import study_in
 from burnish.training.loop import Listener
 
 _PEERS = 2  # finished trials inside the budget before one is stopped early
@@ -61,7 +58,8 @@ class Trial:
     """One trial. `validation` is its best loss so far, `general` base against tuned on the probe.
 
     `inside` says whether the drop is within the budget; without a general suite every trial is.
-    What was not measured is None.
+    `reason` says in words why it did not end by itself, `code` which error made it fail. What was
+    not measured is None.
     """
 
     number: int
@@ -71,6 +69,7 @@ class Trial:
     general: LedgerRow | None = None
     inside: bool | None = None
     reason: str | None = None
+    code: str | None = None
 
     def state_in_words(self) -> str:
         """The state, whether the drop was too large, and the reason where one is known."""
@@ -112,7 +111,7 @@ def search(recipe: Recipe, trials: int, *, quiet: bool = False) -> Found:
     space = space_of(recipe)
     _check_validation(recipe)
     folder = recipe.output / f"{recipe.name}-tune"
-    with _study(folder, recipe, space) as study:
+    with study_in(folder, recipe, space) as study:
         work = _Search(recipe, space, folder, study, Bars(quiet=quiet))
         while (ended := _ended(study)) < trials:
             # Seeded trial by trial, a search that was interrupted proposes what it would have.
@@ -145,12 +144,13 @@ class _Search:
         except optuna.TrialPruned:
             self.study.tell(trial, state=TrialState.PRUNED)
         except (torch.OutOfMemoryError, MemoryError):
-            self._fail(trial, "memory ran out while the general suite was measured")
+            reason = "memory ran out while the general suite was measured"
+            self._fail(trial, reason, code="out_of_memory")
         except UserError as error:
             # Before the training began, it is the recipe's error and every trial's.
             if isinstance(error, RunError | DataError) or not _has_begun(directory):
                 raise
-            self._fail(trial, str(error))
+            self._fail(trial, str(error), code=error.code)
         # A trial that has ended is never continued, so only its adapter is kept.
         shutil.rmtree(directory.checkpoints, ignore_errors=True)
         gc.collect()  # the model of a trial that raised hangs on its traceback
@@ -174,6 +174,7 @@ class _Search:
             LedgerRow(**row) if row else None,
             _inside(frozen) if frozen.state == TrialState.COMPLETE else None,
             frozen.user_attrs.get("reason"),
+            frozen.user_attrs.get("code"),
         )
 
     def _measured(
@@ -193,7 +194,11 @@ class _Search:
         losses = [event["loss"] for event in directory.events("validation")]
         losses = [loss for loss in losses if math.isfinite(loss)]
         if not losses:
-            raise DataError("no row was left for validation", "raise data.split.validation")
+            raise DataError(
+                "no row was left for validation",
+                "raise data.split.validation",
+                code="no_validation_rows",
+            )
         row = self._general(directory, recipe)
         if row is not None:
             trial.set_user_attr("general", asdict(row))
@@ -266,8 +271,9 @@ class _Search:
         done = twin.state == TrialState.COMPLETE
         self.study.tell(trial, twin.value if done else None, state=twin.state)
 
-    def _fail(self, trial: optuna.Trial, reason: str) -> None:
+    def _fail(self, trial: optuna.Trial, reason: str, code: str) -> None:
         trial.set_user_attr("reason", reason)
+        trial.set_user_attr("code", code)
         self.study.tell(trial, state=TrialState.FAIL)
 
     def _say(self, trial: Trial) -> None:
@@ -294,61 +300,6 @@ def drop_in_words(row: LedgerRow) -> str:
 def _drop(row: LedgerRow) -> tuple[float, float, float]:
     """Low end, estimate and high end of the drop in points; 0.0 rather than a negative zero."""
     return -row.high * 100 + 0.0, -row.delta * 100 + 0.0, -row.low * 100 + 0.0
-
-
-@contextmanager
-def _study(
-    folder: Path, recipe: Recipe, space: Mapping[str, Sequence[Any]]
-) -> Iterator[optuna.Study]:
-    """The search on disk, locked; a new one begins with the recipe's own settings."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock", timeout=0):
-            storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'study.db'}")
-            try:
-                yield _opened(storage, folder, recipe, space)
-            finally:
-                storage.remove_session()
-                storage.engine.dispose()
-    except Timeout as error:
-        raise RunError(f"another search works in {folder}", "wait for it to end") from error
-    except DatabaseError as error:
-        raise RunError(
-            f"{folder / 'study.db'} cannot be read or written ({error.orig})",
-            "free room, or delete that folder and search again",
-        ) from error
-    except OSError as error:
-        if not isinstance(error.filename, str | Path) or folder.is_dir():
-            raise
-        raise RunError(
-            f"{folder} cannot be written ({error.strerror})",
-            "name a folder that you may write to with --output",
-        ) from error
-
-
-def _opened(
-    storage: Any, folder: Path, recipe: Recipe, space: Mapping[str, Sequence[Any]]
-) -> optuna.Study:
-    known = {"storage": storage, "study_name": "tune"}
-    study = optuna.create_study(**known, load_if_exists=True)
-    asked = recipe.model_dump(mode="json", exclude={"output", "device"}) | {"space": dict(space)}
-    now = whole_files(asked, Path.cwd())
-    before = whole_files(study.user_attrs.get("recipe", {}), Path.cwd())
-    if before != now and not list(folder.glob("trial-*")):
-        optuna.delete_study(**known)  # the recipe had a fault that no trial got past
-        study, before = optuna.create_study(**known), {}
-    if not before:
-        if (own := own_settings(recipe, space)) is not None:
-            study.enqueue_trial(own, skip_if_exists=True)
-        study.set_user_attr("recipe", asked)
-    elif before != now:
-        changed = ", ".join(key for key in now if before.get(key) != now[key])
-        raise RunError(
-            f"the recipe of the search in {folder} has changed since ({changed})",
-            "put it back, or search anew under another --name",
-        )
-    return study
 
 
 def _next(study: optuna.Study) -> optuna.Trial:
@@ -387,10 +338,17 @@ def _inside(trial: FrozenTrial) -> bool:
 def _check_validation(recipe: Recipe) -> None:
     if recipe.training.evaluations == 0:
         raise RecipeError(
-            "training.evaluations is 0, but trials are compared by validation", "set it to 4"
+            "training.evaluations is 0, but trials are compared by validation",
+            "set it to 4",
+            code="no_validation",
+            key="training.evaluations",
+            value=0,
         )
     if recipe.data.validation is None and recipe.data.split.validation == 0:
         raise RecipeError(
             "no rows are held out, but trials are compared by validation",
             "raise data.split.validation, or name data.validation",
+            code="no_validation",
+            key="data.split.validation",
+            value=0,
         )

@@ -162,6 +162,10 @@ def check_workers(recipe: Recipe) -> None:
             f"training.workers is {workers}, but objective {recipe.objective} "
             + ("collects what it learns" if collects else "looks at a batch as a whole"),
             "set training.workers to 1",
+            code="workers_unsupported",
+            key="training.workers",
+            value=workers,
+            objective=recipe.objective,
         )
     if recipe.training.sharded:
         _check_sharded(recipe)
@@ -171,13 +175,28 @@ def _check_sharded(recipe: Recipe) -> None:
     """Only whole weights are kept in parts, and only whole passes keep the processes in step."""
     given = "training.sharded is true, but "
     if recipe.training.workers == 1:
-        raise RecipeError(given + "training.workers is 1", "set it to the number of GPUs")
+        raise RecipeError(
+            given + "training.workers is 1",
+            "set it to the number of GPUs",
+            code="sharded_unsupported",
+            key="training.workers",
+            value=1,
+        )
     if recipe.method == "qlora":
-        raise RecipeError(given + "4-bit weights cannot be kept in parts", "set method to lora")
+        raise RecipeError(
+            given + "4-bit weights cannot be kept in parts",
+            "set method to lora",
+            code="sharded_unsupported",
+            key="method",
+            value=recipe.method,
+        )
     if recipe.objective not in SHARDED:
         raise RecipeError(
             f"{given}objective {recipe.objective} takes passes of its own through the model",
             f"leave it out, or set objective to one of {', '.join(SHARDED)}",
+            code="sharded_unsupported",
+            key="objective",
+            value=recipe.objective,
         )
 
 
@@ -213,6 +232,9 @@ def _teacher(recipe: Recipe, tokenizer: Any) -> Teacher:
             raise RecipeError(
                 "distill.direction is reverse, but a server names only the likeliest tokens",
                 "set it to forward, or name a local teacher",
+                code="reverse_needs_local_teacher",
+                key="distill.direction",
+                teacher=given.teacher,
             )
         return ServedModel(given.teacher, given.served_name, tokenizer)
     name = given.teacher
@@ -220,6 +242,10 @@ def _teacher(recipe: Recipe, tokenizer: Any) -> Teacher:
         raise RecipeError(
             f"distill.teacher {name} has another vocabulary than {recipe.model}",
             "choose a teacher of the same family",
+            code="other_vocabulary",
+            key="distill.teacher",
+            teacher=name,
+            model=recipe.model,
         )
     return LocalTeacher(lambda: load_model(name, recipe.device).network)
 
@@ -281,6 +307,10 @@ def _replay(directory: RunDirectory, recipe: Recipe, model: Opened) -> Sequence[
             f"replay.rows is {given.rows} and replay.mode {given.mode}, which "
             f"objective {recipe.objective} cannot read beside its own",
             f"set replay.rows to 0, or objective to one of {', '.join(kinds)}",
+            code="replay_unsupported",
+            key="replay.rows",
+            value=given.rows,
+            objective=recipe.objective,
         )
     found: Sequence[Replayed | Own]
     if given.data:

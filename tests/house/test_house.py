@@ -16,12 +16,11 @@ BENCHES = sorted((Path(__file__).parents[2] / "bench").glob("*.py"))
 # A stage imports only from those before it; `pipeline` and `cli` from all.
 ORDER = [
     "errors", "terminal", "parent", "chat", "candidates", "recipe", "overlaps", "finding",
-    "run_directory",
-    "agreement", "progress", "data", "models", "training", "evaluation", "retention", "reports",
-    "lineage", "resuming", "opening", "exporting", "parity", "rewards", "contamination",
-    "measurement", "searching", "choosing", "comparing", "tuning", "joining", "beginning",
-    "adopting", "healing", "preflight", "plan", "pipeline", "stages", "space", "tune", "serving",
-    "cli",
+    "json_lines", "run_directory", "agreement", "progress", "data", "models", "training",
+    "evaluation", "retention", "reports", "lineage", "resuming", "opening", "exporting", "parity",
+    "rewards", "contamination", "measurement", "searching", "choosing", "comparing", "tuning",
+    "joining", "beginning", "adopting", "healing", "preflight", "plan", "pipeline", "stages", "space",
+    "study", "tune", "serving", "cli",
 ]  # fmt: skip
 # file or function -> why it may be longer; this list may only shrink
 LONGER: dict[str, str] = {}

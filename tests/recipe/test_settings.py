@@ -7,6 +7,7 @@ import pytest
 from burnish.cli.options import overrides
 from burnish.errors import RecipeError
 from burnish.recipe import build_recipe
+from tests.refused import refused
 
 SYSTEM = ["a: b", "yes", "1e3", "[a]", "{a", "- a", "# a", "123", "true", "a=b", "*a", "né ", "&a"]
 
@@ -43,7 +44,7 @@ def test_other_values_are_yaml(setting: str, value: Any) -> None:
 
 
 def test_a_long_setting_without_a_value_is_cut() -> None:
-    with pytest.raises(RecipeError) as caught:
+    with refused("no_value", RecipeError) as caught:
         overrides(["x" * 100_000], None, None, False)
     assert len(str(caught.value)) < 400
 

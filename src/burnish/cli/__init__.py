@@ -73,7 +73,13 @@ class _LazyGroup(click.Group):
         near = difflib.get_close_matches(args[0].lower(), VERBS, n=1)
         if args[0] not in VERBS and near and args[0][:1] != "-":
             seen = f"there is no command {cut(args[0])!r}"
-            raise UserError(seen, f"did you mean `burnish {near[0]}`?")
+            raise UserError(
+                seen,
+                f"did you mean `burnish {near[0]}`?",
+                code="unknown_command",
+                value=cut(args[0]),
+                meant=near[0],
+            )
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

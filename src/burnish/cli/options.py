@@ -74,7 +74,12 @@ def overrides(
     for setting in settings or ():
         key, equals, value = setting.partition("=")
         if not equals:
-            raise RecipeError(f"--set {cut(setting)} has no value", "write it as key=value")
+            raise RecipeError(
+                f"--set {cut(setting)} has no value",
+                "write it as key=value",
+                code="no_value",
+                value=cut(setting),
+            )
         values[key] = read_setting(Recipe, key, value)
     named = {"name": name, "output": output, "data.drop_bad": drop_bad or None}
     return values | {key: value for key, value in named.items() if value is not None}
@@ -107,6 +112,9 @@ def settings_of(
         raise UserError(
             f"--model gives the name {ENCODER} to {bases[ENCODER]}",
             f"choose another name: the embedding model is always served as {ENCODER}, too",
+            code="name_reserved",
+            name=ENCODER,
+            source=bases[ENCODER],
         )
     # It is served in any case, and writes nothing that could be tuned.
     embedders = {ENCODER, *(name for name in bases if bases[name] == ENCODER)}
@@ -116,7 +124,11 @@ def settings_of(
             resolve(source)
     if not re.fullmatch(r"[A-Za-z0-9._-]+", organization):
         raise UserError(
-            f"the organization is {organization!r}", "name it with letters, digits, dots and dashes"
+            f"the organization is {organization!r}",
+            "name it with letters, digits, dots and dashes",
+            code="bad_name",
+            key="organization",
+            value=cut(organization),
         )
     stops = built.model_settings.stop_tokens
     names = tuple(sorted(embedders))
@@ -137,6 +149,8 @@ def service_in(folder: Path, database: str | None) -> "Service":
         raise UserError(
             f"there is no server's database in {folder}",
             "name with --folder what `burnish serve` was given, or its --database",
+            code="database_missing",
+            path=str(folder),
         )
     return open_service(Settings(folder), database)
 
@@ -151,7 +165,13 @@ def engine_of(engine: str, cluster: str | None) -> "Engine":
     if engine == "ray":
         return on_ray(cluster)
     if cluster:
-        raise UserError(f"--address is {cluster}, but the engine is {engine}", "add --engine ray")
+        raise UserError(
+            f"--address is {cluster}, but the engine is {engine}",
+            "add --engine ray",
+            code="option_unused",
+            option="--address",
+            value=cluster,
+        )
     return LOCAL
 
 

@@ -47,7 +47,7 @@ def command(
     if recipe is None:
         if not explained or settings or name or output or resume or drop_bad:
             remedy = "name a recipe file; `burnish run --explain` alone shows its keys"
-            raise RecipeError("no recipe is named", remedy)
+            raise RecipeError("no recipe is named", remedy, code="no_recipe")
         _print_keys(as_json=as_json)
         return
     chosen = load_recipe(recipe, overrides(settings, name, output, drop_bad))

@@ -4,23 +4,29 @@ A recipe names a model, data, a method, an objective, what is measured and what 
 Unknown keys, wrong types and impossible values are all reported at once, with a spelling hint.
 """
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
-from burnish.errors import RecipeError, cut, shown
+from burnish.errors import RecipeError, shown
 from burnish.recipe.budget import REPLAYED, Budget, Choose, Heal, Replay
 from burnish.recipe.data import Data, Mixing, Task
 from burnish.recipe.evaluate import Evaluate
 from burnish.recipe.methods import Bottleneck, LastN, Lora, Prefix
 from burnish.recipe.model_settings import ModelSettings
-from burnish.recipe.names import meant_key
 from burnish.recipe.objectives import Classify, Distill, Dpo, Grpo, Kto, Lm, Reward, Sft, Tag
 from burnish.recipe.paths import beginning_in, expanded
+from burnish.recipe.problems import (
+    SEVERAL,
+    Problem,
+    problems_of,
+    quotable,
+    recipe_error,
+    unknown_key,
+)
 from burnish.recipe.reading import check_name, place_files, read_yaml, whole_files
 from burnish.recipe.section import Section
 from burnish.recipe.training import Training
@@ -36,25 +42,6 @@ _NOT_FOR_HEADS = {
     "evaluate.max_new_tokens": "leave it out",
     "data.system": "leave it out, a head reads the text alone",
     "model_settings.stop_tokens": "leave it out",
-}
-# How pydantic names one of several types that a value may have.
-_TYPE = re.compile(r"(constrained-)?(int|float)|literal\[.*\]")
-# Whoever writes a recipe knows no Python types.
-_KEYS = "input should be keys with values, as in {key: value}"
-_IN_YAML = {
-    "model_type": _KEYS,
-    "dict_type": _KEYS,
-    "tuple_type": "input should be a list, as in [one, two]",
-    "path_type": "input should be a path",
-    "too_short": "it should have at least one item",
-    "string_type": "input should be text",
-    "float_type": "input should be a number",
-    "float_parsing": "input should be a number",
-    "int_type": "input should be a whole number",
-    "int_parsing": "input should be a whole number",
-    "int_from_float": "input should be a whole number",
-    "bool_type": "input should be true or false",
-    "bool_parsing": "input should be true or false",
 }
 # A name in them may itself hold a full stop.
 _WHOLE = ("budget.suites", "classify.weights", "tag.weights", "tasks")
@@ -75,7 +62,7 @@ class Tune(Section):
             return space
         flat = {key: _numbers(values) for key, values in _flatten(space).items()}
         if problems := _space_problems(flat):
-            raise PydanticCustomError("space", "{problems}", {"problems": "; ".join(problems)})
+            raise PydanticCustomError(SEVERAL, "problems of a space", {"problems": problems})
         return flat
 
 
@@ -201,11 +188,10 @@ def build_recipe(
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        problems = _sentences(error.errors())
+        problems = problems_of(error.errors(), known_keys())
         count = f"{len(problems)} problems in the recipe" if len(problems) > 1 else "the recipe"
-        raise RecipeError(
-            f"{count}: " + "; ".join(problems), "correct it, `burnish run --explain` shows the keys"
-        ) from error
+        remedy = "correct it, `burnish run --explain` shows the keys"
+        raise recipe_error(problems, count, remedy) from error
     derived = set(_flatten(values)) - recipe_keys - command_keys
     for key, _ in flat_values(recipe):
         recipe._origins[key] = _origin(key, recipe_keys, command_keys, derived)
@@ -226,6 +212,10 @@ def _for_head(values: Mapping[str, Any]) -> Mapping[str, Any]:
             raise RecipeError(
                 f"{key} is {shown(given[key])}, but objective {values['objective']} writes no text",
                 remedy,
+                code="not_for_head",
+                key=key,
+                value=quotable(given[key]),
+                objective=values["objective"],
             )
     return nested({"evaluate.general": None, "training.batch_size": 32} | given)
 
@@ -322,54 +312,26 @@ def _number(word: str) -> float | str:
         return word
 
 
-def _space_problems(space: Mapping[str, Any]) -> list[str]:
+def _space_problems(space: Mapping[str, Any]) -> list[Problem]:
     known = known_keys()
     leaves = [key for key in known if not any(other.startswith(f"{key}.") for other in known)]
     problems = []
     for key, values in space.items():
+        where, fields = f"tune.space.{key}", {"value": quotable(values)}
         if key not in leaves:
-            near = meant_key(key, leaves)
-            hint = f" (did you mean {near}?)" if near else ""
-            problems.append(f"tune.space names the unknown key {key}{hint}")
+            problems.append(unknown_key(key, leaves, "tune.space names the unknown key "))
         elif not isinstance(values, list) or len(values) < 2:
-            problems.append(
-                f"tune.space.{key} is {shown(values)}, but it should be [low, high] or a list of "
-                "values"
-            )
+            seen = f"{where} is {shown(values)}, but it should be [low, high] or a list of values"
+            problems.append(Problem(where, "space_not_list", seen, fields))
         elif not all(isinstance(value, bool | int | float | str) for value in values):
-            problems.append(f"tune.space.{key} may list numbers, words and true or false only")
+            seen = f"{where} may list numbers, words and true or false only"
+            problems.append(Problem(where, "space_value_type", seen, fields))
         elif is_range(values) and values[0] >= values[1]:
-            problems.append(f"tune.space.{key} begins at {values[0]} and ends at {values[1]}")
+            seen = f"{where} begins at {values[0]} and ends at {values[1]}"
+            problems.append(Problem(where, "range_reversed", seen, fields))
     return problems
 
 
 def is_range(values: Sequence[Any]) -> bool:
     """Whether the values of a search space are its two ends: two numbers are, a list is not."""
     return len(values) == 2 and all(type(value) in (int, float) for value in values)
-
-
-def _sentences(problems: Iterable[ErrorDetails]) -> list[str]:
-    """One a key: a value of several types has a problem with each."""
-    found: dict[str, str] = {}
-    for problem in problems:
-        loc = [str(part) for part in problem["loc"] if not str(part).startswith("dict[")]
-        key = ".".join(loc[:-1] if _TYPE.fullmatch(loc[-1]) else loc) if loc else ""
-        more = f"{found[key]}, or {_expected(problem)}" if key in found else ""
-        found[key] = more or _sentence(key, problem)
-    return list(found.values())
-
-
-def _sentence(key: str, problem: ErrorDetails) -> str:
-    if problem["type"] == "space":
-        return problem["msg"]
-    if problem["type"] == "extra_forbidden":
-        near = meant_key(key, known_keys())
-        return f"unknown key {cut(key)}" + (f" (did you mean {near}?)" if near else "")
-    if problem["type"] == "missing":
-        return f"{key} is missing"
-    return f"{key} is {shown(problem['input'])}, but {_expected(problem)}"
-
-
-def _expected(problem: ErrorDetails) -> str:
-    said = _IN_YAML.get(problem["type"], problem["msg"])
-    return said[0].lower() + said[1:]

@@ -20,6 +20,14 @@ _START = 100_000  # bytes that show whether a file holds rows
 _LONGEST_REASON = 500
 
 
+class DocumentError(yaml.YAMLError):
+    """YAML that could be read, and that no recipe may have; `code` names the mistake."""
+
+    def __init__(self, reason: str, code: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
 class _Loader(yaml.SafeLoader):
     """Refuses a key that comes twice: its second value would replace the first one whole.
 
@@ -38,8 +46,9 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             line = key.start_mark.line + 1
             if isinstance(key, yaml.ScalarNode) and key.value in lines:
-                raise yaml.YAMLError(
-                    f"the key {key.value} stands on line {lines[key.value]} and on line {line}"
+                raise DocumentError(
+                    f"the key {key.value} stands on line {lines[key.value]} and on line {line}",
+                    code="duplicate_key",
                 )
             lines[str(key.value)] = line
         return node
@@ -48,7 +57,7 @@ class _Loader(yaml.SafeLoader):
 def _check_size(root: yaml.Node) -> None:
     """
     Raises:
-        YAMLError: written out, the aliases make a document of too many values, or of endless ones.
+        DocumentError: written out, the aliases make too many values, or endless ones.
     """
     sizes: dict[int, int | None] = {}  # None while a node's parts are counted
 
@@ -56,14 +65,16 @@ def _check_size(root: yaml.Node) -> None:
         if id(node) in sizes:
             known = sizes[id(node)]
             if known is None:
-                raise yaml.YAMLError(f"line {node.start_mark.line + 1} is a part of itself")
+                seen = f"line {node.start_mark.line + 1} is a part of itself"
+                raise DocumentError(seen, code="recursive_alias")
             return known
         sizes[id(node)] = None
         parts = node.value if isinstance(node, yaml.CollectionNode) else []
         flat = [part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,))]
         whole = 1 + sum(map(size, flat))
         if whole > _MOST_VALUES:
-            raise yaml.YAMLError(f"it has over {_MOST_VALUES:,} values, with aliases written out")
+            seen = f"it has over {_MOST_VALUES:,} values, with aliases written out"
+            raise DocumentError(seen, code="too_many_values")
         sizes[id(node)] = whole
         return whole
 
@@ -79,9 +90,9 @@ def parse_yaml(text: str) -> Any:
     try:
         return yaml.load(text, _Loader)
     except RecursionError as error:
-        raise yaml.YAMLError("it is nested too deeply") from error
+        raise DocumentError("it is nested too deeply", code="nested_too_deeply") from error
     except (ValueError, OverflowError) as error:  # a date of month 13, a number of 5,000 digits
-        raise yaml.YAMLError(str(error)) from error
+        raise DocumentError(str(error), code="not_yaml") from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -92,27 +103,61 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     path = expanded(path)
     if path.is_dir():
-        raise RecipeError(f"{path} is a folder", f"name a recipe, such as {path / 'recipe.yaml'}")
+        raise RecipeError(
+            f"{path} is a folder",
+            f"name a recipe, such as {path / 'recipe.yaml'}",
+            code="is_folder",
+            path=str(path),
+        )
     if _is_rows(path):
         raise RecipeError(
             f"{path} is a file of rows, not a recipe",
             f"read it with `burnish check {shlex.quote(str(path))}`, or write a recipe with "
             f"data: {{train: {path}}}",
+            code="rows_not_recipe",
+            path=str(path),
         )
+    values = _values_in(path)
+    if not isinstance(values, dict):
+        raise RecipeError(
+            f"{path} holds no keys",
+            "write at least `data: {train: FILE}`",
+            code="no_keys",
+            path=str(path),
+        )
+    return values
+
+
+def _values_in(path: Path) -> Any:
+    """
+    Raises:
+        RecipeError: the file is missing, cannot be read, or is no YAML as `parse_yaml` has it.
+    """
     try:
-        values = parse_yaml(path.read_text(encoding="utf-8"))
+        return parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         near = similar_file(path)
-        hint = f"did you mean {near}?" if near else "name a recipe file"
-        raise RecipeError(f"there is no recipe {path}", hint) from error
+        raise RecipeError(
+            f"there is no recipe {path}",
+            f"did you mean {near}?" if near else "name a recipe file",
+            code="file_missing",
+            path=str(path),
+            meant=near and str(near),
+        ) from error
     except UnicodeDecodeError as error:
-        raise RecipeError(f"{path} is not UTF-8", "save the file as UTF-8") from error
+        raise RecipeError(
+            f"{path} is not UTF-8", "save the file as UTF-8", code="not_utf8", path=str(path)
+        ) from error
     except (OSError, yaml.YAMLError) as error:
         what = cut(" ".join(str(error).split()), _LONGEST_REASON)
-        raise RecipeError(f"{path} is no readable YAML ({what})", "correct the file") from error
-    if not isinstance(values, dict):
-        raise RecipeError(f"{path} holds no keys", "write at least `data: {train: FILE}`")
-    return values
+        other = "file_unreadable" if isinstance(error, OSError) else "not_yaml"
+        raise RecipeError(
+            f"{path} is no readable YAML ({what})",
+            "correct the file",
+            code=error.code if isinstance(error, DocumentError) else other,
+            path=str(path),
+            reason=what,
+        ) from error
 
 
 def _is_rows(path: Path) -> bool:
@@ -141,6 +186,9 @@ def check_name(name: str, owner: str = "") -> None:
         raise RecipeError(
             f"{owner}name is {shown(name)}, which names no folder inside `output`",
             "write it without slashes, and set output for another place",
+            code="bad_name",
+            key="name",
+            value=cut(name),
         )
 
 

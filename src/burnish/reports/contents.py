@@ -16,6 +16,7 @@ from typing import Any
 from burnish.agreement import read_parity
 from burnish.candidates import Frontier
 from burnish.errors import RunError
+from burnish.json_lines import read_lines
 from burnish.overlaps import Leakage
 from burnish.run_directory import (
     Finding,
@@ -25,7 +26,6 @@ from burnish.run_directory import (
     Manifest,
     RunDirectory,
     Verdict,
-    read_lines,
 )
 
 MISSING = "–"

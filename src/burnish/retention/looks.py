@@ -24,8 +24,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from burnish.json_lines import append_line, read_lines
 from burnish.retention.budgets import Budgets
-from burnish.run_directory import RunDirectory, append_line, read_lines
+from burnish.run_directory import RunDirectory
 
 # Share of the allowance that is left which a look spends.
 _SPENT = 0.8

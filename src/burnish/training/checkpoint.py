@@ -81,6 +81,8 @@ def load(folder: Path, model: Any, optimizer: torch.optim.Optimizer) -> Progress
         raise RunError(
             f"the checkpoint {folder} cannot be read ({str(error).splitlines()[0]})",
             "see that this machine can read it, then continue with --resume",
+            code="checkpoint_unreadable",
+            path=str(folder),
         ) from error
     return progress
 

@@ -72,11 +72,17 @@ def _check_devices(workers: int, device: torch.device) -> None:
         raise RecipeError(
             f"training.workers is {workers}, but torch sees {torch.cuda.device_count()} GPUs",
             "ask for as many workers as there are GPUs",
+            code="too_many_workers",
+            workers=workers,
+            gpus=torch.cuda.device_count(),
         )
     if device.type == "cpu" and workers > max(_ALWAYS, cores := os.cpu_count() or 1):
         raise RecipeError(
             f"training.workers is {workers}, but this machine has {cores} cores",
             "ask for no more workers than cores",
+            code="too_many_workers",
+            workers=workers,
+            cores=cores,
         )
 
 
@@ -129,6 +135,8 @@ def _wait_for(store: Path, others: "Sequence[subprocess.Popen[bytes]]", size: in
             raise WorkerLostError(
                 f"a worker of this training ended with {ended} before it began",
                 "see what it said, then continue with --resume",
+                code="worker_not_started",
+                returncode=ended,
             )
         time.sleep(0.02)
 

@@ -169,6 +169,10 @@ class Loop:
             raise DivergedError(
                 f"the loss became {means['loss']} at step {self.progress.step + 1}",
                 f"lower training.learning_rate (now {self.settings.learning_rate:g})",
+                code="loss_not_finite",
+                loss=str(means["loss"]),  # JSON has no nan
+                step=self.progress.step + 1,
+                learning_rate=self.settings.learning_rate,
             )
         return means
 
@@ -230,12 +234,17 @@ class Loop:
             raise UserError(
                 f"memory ran out at step {self.progress.step + 1}",
                 "lower training.batch_size and raise training.accumulation by the same factor",
+                code="out_of_memory",
+                step=self.progress.step + 1,
             ) from error
         except Exception as error:
             if not is_disk_full(error):
                 raise
             raise RunError(
-                f"the disk is full at {self.folder}", "free some room, then continue with --resume"
+                f"the disk is full at {self.folder}",
+                "free some room, then continue with --resume",
+                code="disk_full",
+                path=str(self.folder),
             ) from error
 
 

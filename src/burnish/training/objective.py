@@ -10,6 +10,7 @@ from torch import Tensor
 
 from burnish.chat import Example
 from burnish.data.render import Rendered, render_all
+from burnish.errors import DataError
 from burnish.models.branches import Network, Row
 from burnish.run_directory import Finding
 
@@ -169,16 +170,40 @@ def rows_of(examples: Sequence[Example], tokenizer: Any, max_length: int) -> lis
     return [Row(row.tokens, row.weights) for row in rendered]
 
 
-def lacking(examples: Sequence[Example], is_bare: Callable[[Example], bool], what: str) -> str:
-    """That rows to train on lack what an objective learns; empty where none does.
+def require(
+    examples: Sequence[Example],
+    is_bare: Callable[[Example], bool],
+    what: str,
+    remedy: str,
+    *,
+    code: str,
+    objective: str = "",
+) -> None:
+    """That every row to train on has what an objective learns.
 
     Args:
         is_bare: whether a row lacks it.
         what: what it is, with its article if it has one.
+        remedy, code: of the error.
+        objective: named in the error, where another one could learn from the rows.
+
+    Raises:
+        DataError: some rows lack it, or all.
     """
     bare = [example for example in examples if is_bare(example)]
-    if bare and len(bare) == len(examples):
-        return f"none of the {len(bare)} rows of train has {what}"
+    if not bare:
+        return
+    all_are = len(bare) == len(examples)
+    first = bare[0].source or bare[0].id
     more = f" ({len(bare)} of {len(examples)} rows have none)" if len(bare) > 1 else ""
-    named = [f"{one.source or one.id} has no {what.removeprefix('a ')}{more}" for one in bare[:1]]
-    return "".join(named)
+    seen = f"{first} has no {what.removeprefix('a ')}{more}"
+    if all_are:
+        seen = f"none of the {len(bare)} rows of train has {what}"
+    raise DataError(
+        seen + (f", but the objective is {objective}" if objective else ""),
+        remedy,
+        code=code,
+        row=None if all_are else first,
+        count=len(bare),
+        rows=len(examples),
+    )

@@ -121,6 +121,10 @@ def own_rows(
     raise DataError(
         f"{path} has {len(found)} different rows that fit, and replay.rows asks for {count}",
         f"set replay.rows to {len(found)}, or name a file with more",
+        code="too_few_rows",
+        path=str(path),
+        count=len(found),
+        expected=count,
     )
 
 
@@ -187,6 +191,10 @@ def _drawn(
         raise ModelError(
             f"{model.name} wrote {len(found)} questions of the {count} to be replayed",
             "set replay.rows to less, or name general rows of your own as replay.data",
+            code="too_few_questions",
+            model=model.name,
+            count=len(found),
+            expected=count,
         )
     return list(found)[:count]
 
@@ -215,7 +223,9 @@ def _before_the_user(tokenizer: Any) -> list[int]:
     """The chat template's tokens up to the user's first word."""
     if not has_template(tokenizer):
         raise ModelError(
-            "replay begins from the chat template, and this model has none", "set replay.rows to 0"
+            "replay begins from the chat template, and this model has none",
+            "set replay.rows to 0",
+            code="no_chat_template",
         )
     turns = [{"role": "user", "content": _MARK}]
     template = template_for(tokenizer)

@@ -178,4 +178,5 @@ def lost(error: RuntimeError) -> WorkerLostError:
     return WorkerLostError(
         f"another worker of this training has ended ({str(error).splitlines()[0][:200]})",
         "see what it said, then continue with --resume",
+        code="worker_lost",
     )

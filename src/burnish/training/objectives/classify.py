@@ -15,7 +15,7 @@ from burnish.errors import DataError, RecipeError
 from burnish.models.branches import Network
 from burnish.models.heads import encode_texts, label_logits
 from burnish.run_directory import Finding
-from burnish.training.objective import Loss, Objective, lacking
+from burnish.training.objective import Loss, Objective, require
 
 ClassWeights = Literal["none", "balanced"] | Mapping[str, float]
 
@@ -51,11 +51,14 @@ class Classify(Objective[LabelledText]):
     learns = "labels"
 
     def check(self, examples: Sequence[Example]) -> None:
-        if seen := lacking(examples, lambda example: example.label is None, "a label"):
-            raise DataError(
-                f"{seen}, but the objective is classify",
-                "give rows of text and label, or set objective to sft",
-            )
+        require(
+            examples,
+            lambda example: example.label is None,
+            "a label",
+            "give rows of text and label, or set objective to sft",
+            code="no_label",
+            objective="classify",
+        )
         check_names(self.weights, {str(e.label) for e in examples}, "classify.weights")
 
     def render(
@@ -135,7 +138,11 @@ def check_names(choice: ClassWeights, labels: set[str], key: str) -> None:
     if unknown:
         shown = ", ".join(sorted(labels)[:20])
         raise RecipeError(
-            f"{key} names {unknown[0]!r}, which no training row has", f"use some of {shown}"
+            f"{key} names {unknown[0]!r}, which no training row has",
+            f"use some of {shown}",
+            code="unknown_label",
+            key=key,
+            value=unknown[0],
         )
 
 
@@ -153,6 +160,9 @@ def fitting(
         raise DataError(
             f"nothing would be learnt from {len(examples)} rows",
             f"give texts of at most {limit} tokens",
+            code="nothing_learnt",
+            count=len(examples),
+            longest=limit,
         )
     return kept, finding
 

@@ -14,10 +14,9 @@ from torch.nn import functional
 
 from burnish.chat import Example
 from burnish.data.render import Rendered, answering, render_answers
-from burnish.errors import DataError
 from burnish.models.branches import Network, Row, tree_states
 from burnish.run_directory import Finding
-from burnish.training.objective import Loss, Objective, lacking, light_pieces, rows_of
+from burnish.training.objective import Loss, Objective, light_pieces, require, rows_of
 
 _AT_ONCE = 16
 # A log-probability nearer to 0 is rounding in float32, and at 0 odds are infinite.
@@ -180,5 +179,10 @@ def lengths(pairs: Sequence[Pair], like: Tensor) -> Tensor:
 
 def check_pairs(examples: Sequence[Example]) -> None:
     """Raises DataError where a row does not compare two answers."""
-    if seen := lacking(examples, lambda example: example.rejected is None, "a rejected answer"):
-        raise DataError(seen, "give rows with prompt, chosen and rejected")
+    require(
+        examples,
+        lambda example: example.rejected is None,
+        "a rejected answer",
+        "give rows with prompt, chosen and rejected",
+        code="no_rejected_answer",
+    )

@@ -17,7 +17,7 @@ from burnish.data.render import Rendered, answering, render_answers
 from burnish.errors import DataError
 from burnish.models.branches import Network, Row, tree_states
 from burnish.run_directory import Finding
-from burnish.training.objective import Loss, Objective, lacking, rows_of
+from burnish.training.objective import Loss, Objective, require, rows_of
 
 _AT_ONCE = 16
 _SHIFTS_TRIED = 8
@@ -58,10 +58,13 @@ class Kto(Objective[Judged]):
     additive: bool = field(default=False, init=False)
 
     def check(self, examples: Sequence[Example]) -> None:
-        if seen := lacking(
-            examples, lambda row: row.liked is None and row.rejected is None, "a judgement"
-        ):
-            raise DataError(seen, _JUDGED)
+        require(
+            examples,
+            lambda row: row.liked is None and row.rejected is None,
+            "a judgement",
+            _JUDGED,
+            code="no_judgement",
+        )
 
     def render(
         self, examples: Sequence[Example], tokenizer: Any, max_length: int | None
@@ -158,6 +161,8 @@ def as_judged(example: Example) -> list[Example]:
         raise DataError(
             f"{example.source or example.id} has no judgement",
             _JUDGED,
+            code="no_judgement",
+            row=example.source or example.id,
         )
     chosen = answering(replace(example, liked=True), example.expected)
     return [chosen, answering(replace(example, liked=False), example.rejected)]

@@ -7,11 +7,10 @@ from typing import Any
 
 from burnish.chat import Example
 from burnish.data.render import Rendered
-from burnish.errors import DataError
 from burnish.models.branches import Network
 from burnish.models.heads import TaggedTokens, encode_words, tag_logits
 from burnish.run_directory import Finding
-from burnish.training.objective import Loss, Objective, lacking
+from burnish.training.objective import Loss, Objective, require
 from burnish.training.objectives.classify import (
     ClassWeights,
     check_names,
@@ -51,8 +50,14 @@ class Tag(Objective[TaggedText]):
     learns = "tags"
 
     def check(self, examples: Sequence[Example]) -> None:
-        if seen := lacking(examples, lambda example: example.tags is None, "tags"):
-            raise DataError(f"{seen}, but the objective is tag", "give rows of tokens and tags")
+        require(
+            examples,
+            lambda example: example.tags is None,
+            "tags",
+            "give rows of tokens and tags",
+            code="no_tags",
+            objective="tag",
+        )
         check_names(self.weights, {t for e in examples for t in e.tags or ()}, "tag.weights")
 
     def render(
