@@ -201,7 +201,7 @@ def test_faulty_stages_are_told_before_the_first(
         ("data: {train: colours.jsonl, test: .}", "is_folder", ""),
         ("replay: {rows: 4, data: gone.jsonl}", "file_missing", "gone.jsonl"),
         ("evaluate: {general: gone.jsonl}", "file_missing", "gone.jsonl"),
-        ("evaluate: {general: long.jsonl}", "prompts_too_long", "'and on and on"),
+        ("evaluate: {general: long.jsonl}", "too_many_tokens", "'and on and on"),
         ("evaluate: {target: [acuracy]}", "unknown_scorer", "acuracy"),
         ("method: full", "method_differs", "full"),
         ("training: {sharded: true}", "sharded_unsupported", "training.sharded"),

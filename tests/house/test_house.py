@@ -19,8 +19,8 @@ ORDER = [
     "json_lines", "run_directory", "agreement", "progress", "data", "models", "training",
     "evaluation", "retention", "reports", "lineage", "resuming", "opening", "exporting", "parity",
     "rewards", "contamination", "measurement", "searching", "choosing", "comparing", "tuning",
-    "joining", "beginning", "adopting", "healing", "preflight", "plan", "pipeline", "stages", "space",
-    "study", "tune", "serving", "cli",
+    "joining", "beginning", "adopting", "healing", "preflight", "plan", "pipeline", "stages",
+    "space", "study", "tune", "serving", "cli",
 ]  # fmt: skip
 # file or function -> why it may be longer; this list may only shrink
 LONGER: dict[str, str] = {}
