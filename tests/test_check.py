@@ -15,6 +15,7 @@ from burnish.data.load import load
 from burnish.errors import DataError, RecipeError
 from burnish.recipe import load_recipe
 from burnish.recipe.data import Data
+from tests.refused import refused
 from tests.rows import write_rows
 
 ROWS = [{"text": f"message {n}", "category": "ab"[n % 2]} for n in range(60)]
@@ -89,7 +90,7 @@ def test_stages_of_a_recipe(
 
 @pytest.mark.parametrize("text", ["label", "=category", "label=", "{label", "[a]"])
 def test_columns_that_name_nothing(text: str) -> None:
-    with pytest.raises(RecipeError, match="write it as label=category"):
+    with refused("bad_option", RecipeError, option="--columns", value=text):
         _columns([text])
 
 
@@ -133,21 +134,27 @@ def test_tools_are_offered_in_rows_without_their_own(tmp_path: Path, content: ob
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "code", "fields"),
     [
-        (None, "cannot be read"),
-        ("{", "are not JSON"),
-        ("[]", "holds no tools"),
-        ('["x"]', "tools"),
-        ('{"a": 1}', "tools"),
-        ("3", "tools"),
-        ('[{"type": "function", "function": {}}]', "tools\\[0\\]"),
+        (None, "unreadable", {"reason": "No such file or directory"}),
+        ("{", "not_json", {}),
+        ("[]", "no_tools", {}),
+        ('["x"]', "field_missing", {"field": "tools[0].function"}),
+        ('{"a": 1}', "field_missing", {"field": "tools[0].function"}),
+        ("3", "wrong_type", {"field": "tools"}),
+        (
+            '[{"type": "function", "function": {}}]',
+            "wrong_type",
+            {"field": "tools[0].function.name"},
+        ),
     ],
 )
-def test_a_file_that_holds_no_tools(tmp_path: Path, rows: Path, content: str, said: str) -> None:
+def test_a_file_that_holds_no_tools(
+    tmp_path: Path, rows: Path, content: str | None, code: str, fields: dict[str, Any]
+) -> None:
     if content is not None:
         (tmp_path / "tools.json").write_text(content)
-    with pytest.raises(DataError, match=said):
+    with refused(code, DataError, path=str(tmp_path / "tools.json"), **fields):
         load(Data(train=rows, tools=tmp_path / "tools.json"), 0)
 
 

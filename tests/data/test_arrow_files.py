@@ -13,6 +13,8 @@ import pytest
 
 from burnish.data.load import load_rows
 from burnish.data.rows import BadRow, Row, read_rows
+from burnish.errors import DataError
+from tests.refused import refused
 
 
 def call(name: str, **arguments: Any) -> dict[str, Any]:
@@ -194,5 +196,5 @@ def test_categories_with_long_names_are_not_counted_for_each_row(tmp_path: Path)
 def test_two_columns_of_one_name(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.Table.from_arrays([pa.array([1]), pa.array([2])], ["a", "a"]), path)
-    with pytest.raises(Exception, match="has two columns named 'a'"):
+    with refused("repeated_column", DataError, path=str(path), column="a"):
         values(path)

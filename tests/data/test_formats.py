@@ -6,6 +6,7 @@ from burnish.chat import Example, Message, content_id
 from burnish.data.formats import FORMATS, Converter
 from burnish.data.rows import BadRow, Row
 from burnish.errors import DataError
+from tests.refused import refused
 
 CHAT = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
 SHAREGPT = {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}
@@ -99,7 +100,7 @@ def test_system_is_put_first_unless_the_row_has_one() -> None:
 
 
 def test_system_needs_turns() -> None:
-    with pytest.raises(DataError, match="f:1 is plain text, which has no turns: leave out"):
+    with refused("system_in_documents", DataError, source="f:1"):
         convert({"text": "once"}, system="s")
 
 
@@ -199,9 +200,9 @@ def test_mapped_column_that_is_missing_is_told() -> None:
 
 
 def test_columns_must_be_fields_of_ours() -> None:
-    with pytest.raises(DataError, match="maps 'lable', which is no field of ours: did you mean la"):
+    with refused("unknown_field", DataError, key="data.columns", value="lable", near="label"):
         Converter({"lable": "stars"})
-    with pytest.raises(DataError, match=r"group_by is 'a' and data\.columns\.group 'b': keep one"):
+    with refused("two_groups", DataError, group_by="a", column="b"):
         Converter({"group": "b"}, group_by="a")
 
 

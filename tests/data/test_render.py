@@ -17,6 +17,7 @@ from burnish.data.render import (
 )
 from burnish.data.templates import PLAIN_TEMPLATE
 from burnish.errors import DataError
+from tests.refused import refused
 
 # Strips contents, merges system into the first user turn, and ends turns with a token that is
 # not the tokenizer's own end token: as Gemma does.
@@ -263,7 +264,7 @@ def test_rows_that_are_too_long_are_left_out_and_told(tiny_tokenizer: Any) -> No
         f"2 rows are longer than 100 tokens (the longest has {longest}) and were left out"
     )
     assert render_all(rows, tiny_tokenizer, longest)[1] is None
-    with pytest.raises(DataError, match=rf"f:1 has {longest} tokens, more than 100: shorten it"):
+    with refused("too_many_tokens", DataError, source="f:1", tokens=longest, limit=100):
         render(rows[1], tiny_tokenizer, max_length=100)
 
 
@@ -276,7 +277,7 @@ def test_rows_that_are_too_long_are_left_out_and_told(tiny_tokenizer: Any) -> No
     ],
 )
 def test_nothing_to_learn_is_an_error(tiny_tokenizer: Any, rows: list[Example]) -> None:
-    with pytest.raises(DataError, match=f"nothing would be learnt from {len(rows)} rows: give"):
+    with refused("nothing_learnt", DataError, count=len(rows), limit=100):
         render_all(rows, tiny_tokenizer, 100)
 
 

@@ -9,6 +9,7 @@ import pytest
 from burnish.chat import Example, Message
 from burnish.data.sample import Sample
 from burnish.errors import DataError
+from tests.refused import refused
 
 
 def example(number: int, label: str | None = None, group: str | None = None) -> Example:
@@ -99,7 +100,7 @@ def test_rows_without_label_take_the_memory_of_the_limit() -> None:
 
 
 def test_a_limit_below_every_group_says_so() -> None:
-    with pytest.raises(DataError, match="limit is 9, but the smallest group of train has 10 rows"):
+    with refused("limit_below_group", DataError, limit=9, least=10, part="train"):
         drawn([example(n, group=f"customer {n % 40}") for n in range(400)], 9)
 
 

@@ -1,13 +1,13 @@
 import random
 from collections import Counter
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from burnish.chat import Example, Message
 from burnish.data.split import split
 from burnish.errors import DataError
+from tests.refused import refused
 
 
 def row(number: int, label: str | None = None, group: str | None = None) -> Example:
@@ -84,5 +84,5 @@ def test_no_share_holds_nothing_out() -> None:
 
 
 def test_shares_must_leave_something() -> None:
-    with pytest.raises(DataError, match=r"shares 0\.6 and 0\.4 in data\.split leave nothing"):
+    with refused("split_leaves_nothing", DataError, shares=[0.6, 0.4]):
         parts([row(1)], 0.6, 0.4)

@@ -12,6 +12,7 @@ from burnish.data.render import render, render_prompt
 from burnish.data.rows import BadRow, Row
 from burnish.data.tools import called
 from burnish.errors import DataError
+from tests.refused import refused
 from tests.tool_calling import FIND, TEMPLATE, calling, row
 
 
@@ -117,7 +118,7 @@ def test_what_is_no_call(values: dict[str, Any], said: str) -> None:
 
 
 def test_a_template_without_tools_is_told(tiny_tokenizer: Any) -> None:
-    with pytest.raises(DataError, match="the model's chat template shows none"):
+    with refused("no_template_for_tools", DataError):
         render(read(WHOLE), tiny_tokenizer)
 
 

@@ -12,6 +12,7 @@ from burnish.data.rows import Row
 from burnish.errors import DataError
 from burnish.recipe.data import Data
 from burnish.run_directory import Finding
+from tests.refused import refused
 from tests.rows import write_rows
 
 USER, GOOD = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
@@ -201,7 +202,7 @@ def test_disliked_answers_are_not_learnt_as_good(tmp_path: Path) -> None:
 
 def test_disliked_answers_alone_cannot_be_learnt(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", [row | {"label": False} for row in judged(9)])
-    with pytest.raises(DataError, match="every answer of train is marked as disliked"):
+    with refused("all_disliked", DataError, part="train", count=9):
         load(Data(train=path), 0)
 
 

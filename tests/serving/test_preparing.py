@@ -55,5 +55,6 @@ def test_a_job_goes_on_though_its_model_is_deleted(
     prepared = prepare(service, begun)
     models.delete(service.database, "ft:new")
     assert prepare(service, begun) == prepared
-    with pytest.raises(ApiError, match="ft:new is not available for fine-tuning any more"):
+    with pytest.raises(ApiError, match="ft:new") as error:
         prepare(service, waiting)
+    assert (error.value.code, error.value.param) == ("model_not_available", "model")

@@ -239,6 +239,7 @@ def _check_columns(columns: Mapping[str, str], group_by: str | None) -> None:
                 code="unknown_field",
                 key="data.columns",
                 value=name,
+                near=near[0] if near else None,
             )
     if group_by and columns.get("group", group_by) != group_by:
         seen = f"data.group_by is {group_by!r} and data.columns.group {columns['group']!r}"

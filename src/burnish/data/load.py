@@ -221,6 +221,7 @@ def _check_read(
             code="unknown_column",
             key="data.group_by",
             column=data.group_by,
+            near=near[0] if near else None,
         )
 
 
@@ -249,6 +250,7 @@ def _check_said(rows: list[Example], path: Path | None, part: str) -> None:
         part=part,
         what=what,
         count=silent,
+        total=len(rows),
     )
 
 
@@ -265,6 +267,7 @@ def _check_left(parts: dict[str, list[Example]], data: Data) -> None:
         split_off = [] if data.validation else parts["validation"]
         rows = parts["train"] + split_off
         labels = {row.label for row in rows} - {None}
+        parted = data.train.suffix.lower() == ".txt"
         raise DataError(
             f"{data.train} has {len(rows)} rows that differ"
             + (f" within data.limit = {data.limit}, " if data.limit else ", ")
@@ -274,14 +277,15 @@ def _check_left(parts: dict[str, list[Example]], data: Data) -> None:
                 else f"too few rows or groups to hold out {data.split.test:g} to test"
             ),
             "put an empty line between the documents, which parts them, or name a file as data.test"
-            if data.train.suffix.lower() == ".txt"
+            if parted
             else f"{'raise data.limit' if data.limit else 'add rows'}, or name a file as data.test",
-            code="too_few_test_rows",
+            code="too_few_documents" if parted else "too_few_test_rows",
             path=str(data.train),
             part="train",
             count=len(rows),
             labels=len(labels),
             limit=data.limit,
+            share=data.split.test,
         )
 
 

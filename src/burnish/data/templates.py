@@ -189,5 +189,6 @@ def _token(tokenizer: Any, stop: str | int) -> int:
         code="unknown_token",
         key="model_settings.stop_tokens",
         value=stop,
+        tokens=len(tokens),
         near=near[0] if near else None,
     )
