@@ -80,8 +80,9 @@ def test_names_that_do_not_fit_are_named(tiny_tokenizer: Any) -> None:
     default = with_template(tiny_tokenizer, {"default": TEMPLATE})
     assert template_for(default, [FIND]) == TEMPLATE == templates_to_keep(default)
     shows_none = with_template(tiny_tokenizer, {"default": CHATML})
-    with pytest.raises(ApiError, match="no template for tools"):
+    with pytest.raises(ApiError) as error:
         prompt_tokens(ASKED, [FIND], shows_none)
+    assert (error.value.param, error.value.code) == ("tools", "unsupported_parameter")
     assert template_for(with_template(tiny_tokenizer, {})) == PLAIN_TEMPLATE
 
 
