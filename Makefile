@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench docs clean
 
 # The stamp is newer than what it was made from, or it is made again. torch comes first and alone:
 # a range would take the build with gigabytes of CUDA.
@@ -14,6 +14,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,bench]"
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,docs]"
 	touch $@
 
 # A verdict of hold is an answer (exit code 1), only an error (2 and more) fails the demo.
@@ -41,6 +45,10 @@ bench: $(VENV)/.bench
 	$(BIN)/python bench/serve_load.py
 	$(BIN)/python bench/serve_lists.py
 	$(BIN)/python bench/serve_kills.py
+
+# The pages are in build/site; a link that leads nowhere fails the build.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache

@@ -11,9 +11,9 @@ where files, jobs, permissions and models are made and partly left; its key must
 
 Each test that failed is counted by the worst reason for it. A refused parameter is left out and the
 request sent again, so that all reasons are seen. An *absent feature* is a route that is not there,
-or a parameter that docs/serve.md lists as refused. An *artefact* is a value that only a mock server
-takes, such as 0 where the API counts from 1, or parameters that exclude each other in the API, too.
-Everything else is a *fault*.
+or a parameter that docs/reference/openai-differences.md lists as refused. An *artefact* is a value
+that only a mock server takes, such as 0 where the API counts from 1, or parameters that exclude
+each other in the API, too. Everything else is a *fault*.
 """
 
 import argparse
@@ -45,7 +45,7 @@ BASE = "tiny"
 FAULT, ABSENT, ARTEFACT = "fault", "absent feature", "artefact"
 CLASSES = (FAULT, ABSENT, ARTEFACT)  # the worst first
 RESOURCES = ("chat", "completions", "embeddings", "files", "fine_tuning", "models", "uploads")
-_DOCS = Path(__file__).parents[1] / "docs" / "serve.md"
+_DOCS = Path(__file__).parents[1] / "docs" / "reference" / "openai-differences.md"
 _SPARE = 20  # tuned models, for the tests that delete one
 _WAITS = 900.0  # seconds for a job
 _QUESTIONS = [f"{word} number {i} please" for i in range(30) for word in ("tent", "parcel")]
@@ -217,7 +217,7 @@ def run_tests(folder: Path, known: Mapping[str, Any], resources: Sequence[str]) 
 
 
 def refused_by_documents(text: str) -> set[str]:
-    """Names of parameters in the rows of docs/serve.md that say that something is refused."""
+    """Names of parameters in the rows of the page on differences that say: refused."""
     table = text.partition("## What is different from OpenAI's API")[2]
     lines = [line.split(" | ") for line in table.splitlines() if " | refused" in line]
     return {name for line in lines for name in re.findall(r"`(\w+)`", line[0])}

@@ -1,6 +1,6 @@
 """Does the core suite say of a model what public benchmarks say of it?
 
-    python bench/validity.py [--items 300] [--adapters NAME ...] [--picture docs/validity.png]
+    python bench/validity.py [--items 300] [--adapters NAME ...] [--picture FILE.png]
 
 Trains adapters of different damage, from nothing lost to ruined: other learning rates, ranks,
 lengths, rows and methods. Measures each and the base on the core suite (accuracy: the mean over its

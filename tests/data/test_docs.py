@@ -11,7 +11,9 @@ from burnish.data.formats import FORMATS, Converter
 from burnish.data.rows import Row
 from burnish.data.shapes import KNOWN
 
-PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "data-formats.md").read_text(
+    encoding="utf-8"
+)
 ROWS = re.findall(r"^\| ([\w/ ]+) \| `(\{.*\})` \|$", PAGE, re.MULTILINE)
 
 

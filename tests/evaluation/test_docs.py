@@ -1,16 +1,18 @@
-"""The page on the suite: its example is a suite, its table the sections of `core`."""
+"""The pages on suites: the example is a suite, the table has the sections of `core`."""
 
 import re
 from pathlib import Path
 
 from burnish.evaluation.suite import chance, load_suite, split_suite
 
-PAGE = (Path(__file__).parents[2] / "docs" / "suite.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "explanation" / "suite.md").read_text(encoding="utf-8")
+OWN = (DOCS / "how-to" / "own-suite.md").read_text(encoding="utf-8")
 
 
 def test_the_example_is_a_suite(tmp_path: Path) -> None:
     path = tmp_path / "own.jsonl"
-    path.write_text(re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)[0])
+    path.write_text(re.findall(r"```json.*?\n(.*?)```", OWN, re.DOTALL)[0])
     suite = load_suite(str(path))
     assert [(task.name, len(task)) for task in suite.sections] == [
         ("own.choices", 2),

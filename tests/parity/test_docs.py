@@ -1,30 +1,43 @@
-"""Every command of the page on export is run, on a tiny model and against a live endpoint."""
+"""The commands of the pages on export and parity are run, on a tiny model and against a live
+endpoint, and the Python that reads a run on a tiny one."""
 
 import importlib.util
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import burnish
 from burnish.cli import main
 from burnish.models.gguf_writing import ARCHITECTURES
 from burnish.parity.certificate import _COARSE, _TOLERANCES
+from burnish.recipe import recipe_of_rows
 from burnish.run_directory import RunDirectory
+from tests.docs.blocks import BLOCKS, Block
 from tests.parity.test_certificate import TUNED, served
+from tests.rows import write_rows
 
-PAGE = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
+EXPORT = (HOW_TO / "export.md").read_text(encoding="utf-8")
+PARITY = (HOW_TO / "parity.md").read_text(encoding="utf-8")
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "run-directory.md"
 
 
 @pytest.mark.skipif(
     importlib.util.find_spec("xllamacpp") is None, reason="xllamacpp is not installed"
 )
-def test_its_commands_run(run: RunDirectory, tiny_folder: Path) -> None:
+def test_the_commands_run(
+    run: RunDirectory, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "prompts.jsonl", [{"prompt": "where is my parcel?"}])
     manifest = run.manifest()
     manifest.name = "support-routing"
     run.write_manifest(manifest)
-    blocks = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
-    commands = [line.partition("#")[0].split() for line in "".join(blocks).splitlines()]
-    assert [command[1] for command in commands] == ["export"] * 3 + ["parity"] * 3
+    shown = "".join(re.findall(r"```sh\n(.*?)```", EXPORT + PARITY, re.DOTALL)).splitlines()
+    commands = [line.partition("#")[0].split() for line in shown if line.startswith("burnish")]
+    assert [command[1] for command in commands] == ["export"] * 3 + ["parity"] * 4
     with served(run, tiny_folder) as url:
         places = {"runs/support-routing": str(run.path), "http://127.0.0.1:8000/v1": url}
         for command in commands:
@@ -43,11 +56,32 @@ def _placed(word: str, places: dict[str, str]) -> str:
     return TUNED if word.startswith("ft:") else word
 
 
-def test_its_figures_are_those_of_the_code() -> None:
+def test_the_figures_are_those_of_the_code() -> None:
     allowed = re.findall(r"^\| (?:reloaded|merged|GGUF f32, f16, q8_0|endpoint) \| ([\d., ]+) \|",
-                         PAGE, re.MULTILINE)  # fmt: skip
+                         PARITY, re.MULTILINE)  # fmt: skip
     told = [float(value) for cell in allowed for value in cell.split(", ")]
     names = ("reloaded", "merged", "f32", "f16", "q8_0", "endpoint")
     assert told == [_TOLERANCES[name] for name in names]
-    assert f"allowed {_COARSE:g} nats everywhere" in PAGE
-    assert all(f"`{name}`" in PAGE for name in ARCHITECTURES)
+    assert f"allowed {_COARSE:g} nats everywhere" in PARITY
+    assert all(f"`{name}`" in EXPORT for name in ARCHITECTURES)
+
+
+@pytest.mark.parametrize("block", [one for one in BLOCKS if one.reads_a_run], ids=str)
+def test_the_python_that_reads_a_run_works(
+    block: Block, run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the training is left out: its recipe is read, and the run is one that is there."""
+
+    def started(recipe: str, **values: Any) -> RunDirectory:
+        recipe_of_rows("rows.jsonl", values)
+        assert recipe == "recipe.yaml"
+        return run
+
+    monkeypatch.setattr(burnish, "run", started)
+    exec(compile(block.text, str(block), "exec"), {"print": lambda *_: None})
+
+
+def test_every_file_of_a_run_is_on_its_page(judged: RunDirectory) -> None:
+    page = REFERENCE.read_text(encoding="utf-8")
+    found = {path.name + "/" * path.is_dir() for path in judged.path.iterdir()}
+    assert [name for name in found if f"`{name}" not in page] == []

@@ -1,6 +1,6 @@
-"""What docs/serve.md shows is run, in its order, against a real server with a worker."""
+"""What the tutorial on the API shows is run, in its order, against a real server with a worker;
+then what other pages show of a client."""
 
-import re
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,17 +9,18 @@ from typing import Any
 
 import pytest
 
-from burnish.cli import main
 from burnish.serving.api.app import make_app
 from burnish.serving.server import Server, open_server
 from burnish.serving.service import Settings, open_service
 from burnish.serving.state import models
 from burnish.serving.worker import Worker
+from tests.docs.blocks import BLOCKS
 from tests.rows import chats
 from tests.serving.conftest import running
 
-PAGE = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
-PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+TUTORIAL = "docs/tutorials/from-openai.md"
+TUTORED = [block for block in BLOCKS if block.language == "python" and block.page == TUTORIAL]
+OTHERS = [block for block in BLOCKS if block.asks_a_server and block.page != TUTORIAL]
 ADDRESS = "http://127.0.0.1:8000/v1"
 
 
@@ -47,23 +48,17 @@ def test_the_examples_run(
     printed: list[str] = []
     own: dict[str, Any] = {"print": lambda *said, **_: printed.append(" ".join(map(str, said)))}
     with running(make_app(server)) as address:
-        for block in PYTHON:
-            if 'model="support"' in block:  # what the lines for the shell before it do
+        for block in TUTORED:
+            if 'model="support"' in block.text:  # what the lines for the shell before it do
                 models.alias(server.database, "support", own["job"].fine_tuned_model, force=True)
-            exec(compile(block.replace(ADDRESS, address), "docs/serve.md", "exec"), own)
+            exec(compile(block.text.replace(ADDRESS, address), str(block), "exec"), own)
         own["client"].close()
+        for block in OTHERS:
+            exec(compile(block.text.replace(ADDRESS, address), str(block), "exec"), own)
+            own["client"].fine_tuning.jobs.cancel(own["job"].id)
+            own["client"].close()
     said = "\n".join(printed)
     assert "ft:smollm2-135m:local:support:" in said
     assert own["verdict"]["decision"] in ("release", "hold", "inconclusive")
     assert "The job has successfully completed" in said
     assert "model_not_found The model `gpt-4o` does not exist" in said
-
-
-@pytest.mark.parametrize("verb", ["serve", "worker", "keys", "alias", "audit"])
-def test_the_options_shown_are_there(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main([verb, "--help"])
-    known = capsys.readouterr().out
-    for rest in re.findall(rf"burnish {verb}\b([^`#]*)", PAGE):
-        for option in re.findall(r"--[a-z-]+", rest):
-            assert option in known

@@ -26,7 +26,7 @@ from burnish.parity.remote import Endpoint
 from burnish.recipe import HEADS
 from burnish.run_directory import RunDirectory
 
-# Nats by the voice and, of GGUF, by its precision; docs/export.md has what was measured.
+# Nats by the voice and, of GGUF, by its precision; docs/how-to/parity.md has what was measured.
 _TOLERANCES = {
     "reloaded": 1e-3, "merged": 1e-3, "endpoint": 1e-2, "f32": 1e-2, "f16": 0.05, "q8_0": 0.5
 }  # fmt: skip
