@@ -216,8 +216,8 @@ def test_an_adapter_that_names_another_base_is_told(
     told = [found.message for found in taken(bars=Bars()).findings() if found.kind == "base"]
     said = " ".join(capsys.readouterr().err.split())
     assert len(told) == is_told
-    assert ("warning the adapter names" in said) is is_told
-    assert all(f"names {named} as its base, and /" in message for message in told)
+    assert ("warning" in said) is is_told
+    assert all(str(named) in message for message in told)
 
 
 def test_taken_over_again_it_is_the_same_run(taken: Adopt) -> None:
@@ -235,9 +235,9 @@ def test_what_was_changed_since_is_named(taken: Adopt, tmp_path: Path) -> None:
     manifest = run.manifest()
     manifest.state = "certified"
     run.write_manifest(manifest)
-    with pytest.raises(RunError, match=r"budget\.general was 7\.0, is 9\.0.*another --name"):
+    with refused("recipe_changed", RunError, changes={"budget.general": [7.0, 9.0]}):
         taken(**{"budget.general": 9.0})
-    with pytest.raises(RunError, match=r"seed was 0, is 3"):
+    with refused("recipe_changed", RunError, changes={"seed": [0, 3]}):
         taken(**{"budget.general": 7.0, "seed": 3})
     with (tmp_path / "rows.jsonl").open("a") as file:
         file.write("\n")
