@@ -153,7 +153,7 @@ def text(said: str) -> Callable[[Path], None]:
         (settings(r=None), "bad_adapter_settings", {"key": "r", "value": None}),
         (settings(lora_alpha=None), "bad_adapter_settings", {"key": "lora_alpha", "value": None}),
         (settings(layers_to_transform="1"), "adapter_settings_rejected", {}),
-        (text('{"r": 4,'), "file_unreadable", {}),
+        (text('{"r": 4,'), "not_json", {}),
         (text("[]"), "not_an_object", {"kind": "list"}),
     ],
 )

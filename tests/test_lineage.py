@@ -183,7 +183,7 @@ def test_a_prefix_is_not_merged(train: Train) -> None:
 
 def test_missing_unfinished_and_other_base(train: Train, tmp_path: Path, tiny_folder: Path) -> None:
     nowhere = tmp_path / "nowhere"
-    with refused("not_run", RunError, path=str(nowhere)):
+    with refused("not_a_run", RunError, path=str(nowhere)):
         train("second", RunDirectory(nowhere))
     first = train("first")
     other = tmp_path / "other"

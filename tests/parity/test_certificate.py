@@ -158,7 +158,7 @@ def test_a_gguf_file_is_asked(run: RunDirectory, tiny_folder: Path, tmp_path: Pa
     wrong = certify(run, Others(gguf=tmp_path / "base.gguf"))
     assert voice(certify(run), "gguf") == voice(wrong, "gguf")  # until another is asked
     assert "base.gguf and the model in memory differ" in str(wrong.difference)
-    with refused("not_gguf", ModelError, path=str(tmp_path / "no.gguf")):
+    with refused("file_missing", ModelError, path=str(tmp_path / "no.gguf")):
         certify(run, Others(gguf=tmp_path / "no.gguf"))
 
 
@@ -225,7 +225,7 @@ def test_other_prompts_are_asked_and_not_kept(run: RunDirectory, tmp_path: Path)
     with refused("text_too_long", DataError, prompt="line-1"):
         certify(run, prompts=tmp_path / "long.txt")
     (tmp_path / "none.txt").write_text("\n")
-    for name, code in (("none.txt", "no_prompts"), ("gone.txt", "file_unreadable")):
+    for name, code in (("none.txt", "no_prompts"), ("gone.txt", "file_missing")):
         with refused(code, DataError, path=str(tmp_path / name)):
             certify(run, prompts=tmp_path / name)
 

@@ -28,7 +28,7 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
         raise ModelError(
             f"{path} cannot be read ({error})",
             _AGAIN,
-            code="file_unreadable",
+            code="unreadable" if isinstance(error, OSError) else "not_json",
             path=str(path),
             reason=str(error),
         ) from error

@@ -63,7 +63,7 @@ def precision_of(path: Path) -> str:
         raise ModelError(
             f"{path} is no GGUF file",
             "write one with `burnish export RUN --as gguf`",
-            code="not_gguf",
+            code="file_missing" if isinstance(error, FileNotFoundError) else "not_gguf",
             path=str(path),
         ) from error
     kind = LlamaFileType(field.contents()) if field is not None else LlamaFileType.GUESSED

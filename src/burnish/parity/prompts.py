@@ -81,7 +81,7 @@ def _lines(path: Path) -> list[Prompt]:
         raise DataError(
             f"{path} cannot be read",
             "name a text file in UTF-8",
-            code="file_unreadable",
+            code="file_missing" if isinstance(error, FileNotFoundError) else "unreadable",
             path=str(path),
         ) from error
     texts = [line for line in lines if line.strip()][:_MOST]
