@@ -49,26 +49,34 @@ def test_prompt_alone_waits_for_an_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "reason"),
+    ("row", "code", "fields"),
     [
-        ({"prompt": "q", "chosen": "a", "rejected": "a"}, "same answer"),
-        ({"prompt": "q", "chosen": "a", "rejected": " "}, "an empty answer as rejected"),
-        ({"prompt": "q", "chosen": "", "rejected": "a"}, "an empty answer as chosen"),
-        ({"chosen": [USER, GOOD], "rejected": [GOOD, BAD]}, "differ before the last turn"),
-        ({"prompt": "q", "chosen": [USER, GOOD], "rejected": "x"}, "2 turns in chosen"),
-        ({"prompt": "q", "chosen": None, "rejected": "x"}, "nothing as chosen"),
+        ({"prompt": "q", "chosen": "a", "rejected": "a"}, "same_answers", {}),
+        ({"prompt": "q", "chosen": "a", "rejected": " "}, "empty_answer", {"field": "rejected"}),
+        ({"prompt": "q", "chosen": "", "rejected": "a"}, "empty_answer", {"field": "chosen"}),
+        ({"chosen": [USER, GOOD], "rejected": [GOOD, BAD]}, "other_prompt", {}),
+        (
+            {"prompt": "q", "chosen": [USER, GOOD], "rejected": "x"},
+            "not_one_answer",
+            {"field": "chosen", "count": 2},
+        ),
+        (
+            {"prompt": "q", "chosen": None, "rejected": "x"},
+            "wrong_type",
+            {"field": "chosen", "value": "None"},
+        ),
         (
             {"input": 3, "preferred_output": [GOOD], "non_preferred_output": [BAD]},
-            "a number .3. as input",
+            "wrong_type",
+            {"field": "input", "value": "3"},
         ),
     ],
 )
-def test_misfits_are_told(row: dict[str, Any], reason: str) -> None:
-    import re
-
+def test_misfits_are_told(row: dict[str, Any], code: str, fields: dict[str, Any]) -> None:
     found = convert(row)
     assert isinstance(found, BadRow)
-    assert re.search(reason, found.reason)
+    assert found.code == code
+    assert fields.items() <= found.fields.items()
 
 
 def test_another_rejected_answer_is_another_row() -> None:

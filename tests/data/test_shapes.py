@@ -188,7 +188,7 @@ def test_turns_that_are_switched_off() -> None:
             assert asked.messages == read.messages
     found = convert({"messages": [USER, GOOD | {"train": "perhaps"}]})
     assert isinstance(found, BadRow)
-    assert found.reason == "has text ('perhaps') as messages[1].train"
+    assert (found.code, found.fields["field"]) == ("not_true_or_false", "messages[1].train")
 
 
 def test_answers_inside_a_prompt_are_not_learnt() -> None:
@@ -196,7 +196,7 @@ def test_answers_inside_a_prompt_are_not_learnt() -> None:
     assert [turn.weight for turn in read.messages] == [1, 0, 1, 1]
     found = convert({"prompt": [USER, BAD], "completion": "a"})
     assert isinstance(found, BadRow)
-    assert found.reason == "has an answer at the end of prompt, before completion"
+    assert (found.code, found.fields) == ("answer_in_prompt", {"field": "prompt"})
 
 
 def test_a_completion_may_repeat_its_prompt() -> None:
@@ -230,7 +230,7 @@ def test_history_comes_before_the_question() -> None:
         assert good({"instruction": "q", "output": "a", "history": nothing}).messages == PLAIN
     found = convert({"instruction": "q", "output": "a", "history": [["x"]]})
     assert isinstance(found, BadRow)
-    assert found.reason == "has a list (['x']) as history[0]"
+    assert (found.code, found.fields["field"]) == ("wrong_type", "history[0]")
 
 
 def test_tools_of_every_format() -> None:
@@ -269,36 +269,60 @@ def test_calls_in_conversations_of_every_style() -> None:
     assert good({"messages": turns}).messages == expected
     found = convert({"conversations": [HUMAN, {"from": "function_call", "value": "find(7)"}]})
     assert isinstance(found, BadRow)
-    assert found.reason == "has text ('find(7)') as conversations[1].value"
+    assert (found.code, found.fields["field"]) == ("not_json", "conversations[1].value")
 
 
 @pytest.mark.parametrize(
-    ("row", "reason"),
+    ("row", "code", "fields"),
     [
-        ({"messages": [USER, GOOD], "images": ["a.png"]}, "has images, and only text is read"),
-        ({"conversations": [HUMAN, GPT], "image": "a.png"}, "has image, and only text is read"),
-        ({"prompt": "q", "completion": "a", "audios": ["a"]}, "has audios, and only text is read"),
-        ({"instruction": "q", "output": "a", "Videos": ["a"]}, "has Videos, and only"),
-        ({"messages": [USER | {"images": ["a"]}, GOOD]}, "has messages[0].images, and only"),
-        ({"prompt": "<image>\nwhat is it?", "completion": "a"}, "has a turn with the placeholder"),
-        ({"instruction": "what is it? <video>", "output": "a"}, "has a turn with the placeholder"),
-        ({"text": "q", "labels": ["a", "b"]}, "has 2 classes in labels (a, b)"),
-        ({"text": "q", "labels": []}, "has nothing as labels"),
-        ({"prompt": "x", "chosen": [USER, GOOD], "rejected": [USER, BAD]}, "has a prompt that"),
+        ({"messages": [USER, GOOD], "images": ["a.png"]}, "not_text_alone", {"field": "images"}),
+        ({"conversations": [HUMAN, GPT], "image": "a.png"}, "not_text_alone", {"field": "image"}),
+        (
+            {"prompt": "q", "completion": "a", "audios": ["a"]},
+            "not_text_alone",
+            {"field": "audios"},
+        ),
+        (
+            {"instruction": "q", "output": "a", "Videos": ["a"]},
+            "not_text_alone",
+            {"field": "Videos"},
+        ),
+        (
+            {"messages": [USER | {"images": ["a"]}, GOOD]},
+            "not_text_alone",
+            {"field": "messages[0].images"},
+        ),
+        (
+            {"prompt": "<image>\nwhat is it?", "completion": "a"},
+            "media_placeholder",
+            {"field": "image"},
+        ),
+        (
+            {"instruction": "what is it? <video>", "output": "a"},
+            "media_placeholder",
+            {"field": "video"},
+        ),
+        ({"text": "q", "labels": ["a", "b"]}, "several_classes", {"field": "labels", "count": 2}),
+        ({"text": "q", "labels": []}, "wrong_type", {"field": "labels", "value": "None"}),
+        ({"prompt": "x", "chosen": [USER, GOOD], "rejected": [USER, BAD]}, "other_prompt", {}),
         (
             {"conversations": [HUMAN, OTHER], "chosen": GPT, "rejected": "c"},
-            "has an answer at the end of conversations, before chosen",
+            "answer_in_prompt",
+            {"field": "conversations"},
         ),
-        ({"messages": "[" * 5000}, "has text ('[[[["),
-        ({"prompt": "q", "completion": [USER]}, "has no assistant turn to learn from"),
-        ({"prompt": 3, "completion": "a"}, "has a number (3) as prompt"),
-        ({"prompt": "q", "response": 3}, "has a number (3) as response"),
+        ({"messages": "[" * 5000}, "wrong_type", {"field": "messages", "type": "str"}),
+        ({"prompt": "q", "completion": [USER]}, "no_assistant_turn", {}),
+        ({"prompt": 3, "completion": "a"}, "wrong_type", {"field": "prompt", "value": "3"}),
+        ({"prompt": "q", "response": 3}, "wrong_type", {"field": "response", "value": "3"}),
     ],
 )
-def test_what_cannot_be_read_is_refused(row: dict[str, Any], reason: str) -> None:
+def test_what_cannot_be_read_is_refused(
+    row: dict[str, Any], code: str, fields: dict[str, Any]
+) -> None:
     found = convert(row)
     assert isinstance(found, BadRow)
-    assert found.reason.startswith(reason)
+    assert found.code == code
+    assert fields.items() <= found.fields.items()
 
 
 @pytest.mark.parametrize(
@@ -336,8 +360,8 @@ def test_text_stays_text(row: dict[str, Any]) -> None:
 def test_unknown_columns_come_with_a_line(row: dict[str, Any], line: str) -> None:
     found = convert(row)
     assert isinstance(found, BadRow)
-    assert f"such as data: {{columns: {line}}}" in found.remedy
-    assert f"(its fields: {', '.join(row)})" in found.reason
+    assert f"data: {{columns: {line}}}" in found.remedy
+    assert (found.code, found.fields["own"]) == ("unknown_format", [*row])
 
 
 SPANS = {"context": "p", "question": "q", "answers": {"text": ["a"], "answer_start": [0]}}
@@ -370,7 +394,7 @@ def test_what_squad_rows_lack_or_leave_over_is_told() -> None:
     assert told.message.startswith("column answers.text after the first (in 1 of 2 rows) is used")
     bad = converter.convert(Row(SPANS | {"answers": {"text": []}}, "f:3"))
     assert isinstance(bad, BadRow)
-    assert bad.reason == "has no answer in answers"
+    assert (bad.code, bad.fields) == ("no_answer", {"field": "answers"})
     for none in (None, "", ["a"], [], "a", 3):
         assert isinstance(converter.convert(Row(SPANS | {"answers": none}, "f:4")), BadRow)
 
@@ -387,20 +411,20 @@ def test_what_squad_rows_lack_or_leave_over_is_told() -> None:
 def test_no_line_is_better_than_a_wrong_one(row: dict[str, Any]) -> None:
     found = convert(row)
     assert isinstance(found, BadRow)
-    assert "such as" not in found.remedy
+    assert (found.code, found.fields["suggested"]) == ("unknown_format", {})
     assert "question/answer" in found.remedy
 
 
 def test_the_first_row_fixes_which_column_is_the_answer() -> None:
     converter = Converter({})
     assert isinstance(converter.convert(Row({"prompt": "q", "response": "a"}, "f:1")), Example)
-    for row, reason in (
-        ({"prompt": "q", "response": None, "output": "b"}, "has nothing as response"),
-        ({"prompt": "q", "output": "b"}, "has no response"),
+    for row, code in (
+        ({"prompt": "q", "response": None, "output": "b"}, "wrong_type"),
+        ({"prompt": "q", "output": "b"}, "column_missing"),
     ):
         found = converter.convert(Row(row, "f:2"))
         assert isinstance(found, BadRow)
-        assert found.reason == reason
+        assert (found.code, found.fields["field"]) == (code, "response")
 
 
 def test_two_possible_answers_are_none() -> None:
@@ -443,23 +467,28 @@ def test_a_column_without_turns_hides_no_other(nothing: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "reason", "remedy"),
+    ("first", "second", "code", "fields"),
     [
-        ({"text": "t"}, {"text": "t", "label": "b"}, "is a text/label row", "give every row its l"),
+        (
+            {"text": "t"},
+            {"text": "t", "label": "b"},
+            "mixed_formats",
+            {"format": "text/label", "expected": "plain text", "missing": "label"},
+        ),
         (
             {"messages": [USER, GOOD], "label": True},
             {"messages": [USER, GOOD], "label": "fair"},
-            "has text ('fair') as label",
-            "write true (liked) or false",
+            "not_true_or_false",
+            {"field": "label", "value": "'fair'"},
         ),
     ],
 )
 def test_a_row_that_differs_is_told_what_it_has(
-    first: dict[str, Any], second: dict[str, Any], reason: str, remedy: str
+    first: dict[str, Any], second: dict[str, Any], code: str, fields: dict[str, Any]
 ) -> None:
     converter = Converter({})
     assert isinstance(converter.convert(Row(first, "f:1")), Example)
     found = converter.convert(Row(second, "f:2"))
     assert isinstance(found, BadRow)
-    assert found.reason.startswith(reason)
-    assert found.remedy.startswith(remedy)
+    assert found.code == code
+    assert fields.items() <= found.fields.items()

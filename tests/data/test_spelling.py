@@ -9,6 +9,7 @@ from burnish.data.load import load
 from burnish.errors import DataError
 from burnish.recipe.data import Data
 from burnish.run_directory import Finding
+from tests.refused import refused
 from tests.rows import write_rows
 
 COMPOSED, APART = "caf\u00e9", "cafe\u0301"
@@ -59,9 +60,7 @@ def test_labels_that_differ_otherwise_are_no_matter(tmp_path: Path) -> None:
 def test_a_test_set_of_another_spelling(tmp_path: Path) -> None:
     rows = [{"text": f"message {n}", "label": (COMPOSED, "tea")[n % 2]} for n in range(20)]
     test = write_rows(tmp_path / "test.jsonl", [{"text": "what", "label": APART}])
-    with pytest.raises(DataError) as caught:
+    with refused("label_spelt_differently", DataError, label=APART, other=COMPOSED) as caught:
         spelling(tmp_path, rows, test=test)
-    assert str(caught.value) == (
-        r"the test set has the label 'cafe\u0301', which train writes 'caf\xe9': "
-        "write it in one way."
-    )
+    assert r"'cafe\u0301'" in str(caught.value)
+    assert r"'caf\xe9'" in str(caught.value)

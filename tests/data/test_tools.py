@@ -102,19 +102,32 @@ def broken(**given: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "code", "fields"),
     [
-        (broken(arguments="{"), "tool_calls.arguments"),
-        (broken(arguments="[1]"), "tool_calls.arguments"),
-        (broken(name=""), "tool_calls.name"),
-        (row("where", "x") | {"tools": {"a": 1}}, "tools that are no list"),
-        (row("where", "x") | {"tools": [{"type": "function"}]}, "no tools[0].function"),
+        (
+            broken(arguments="{"),
+            "wrong_type",
+            {"field": "messages[1].tool_calls.arguments", "value": "'{'"},
+        ),
+        (
+            broken(arguments="[1]"),
+            "wrong_type",
+            {"field": "messages[1].tool_calls.arguments", "value": "'[1]'"},
+        ),
+        (broken(name=""), "wrong_type", {"field": "messages[1].tool_calls.name", "value": "''"}),
+        (row("where", "x") | {"tools": {"a": 1}}, "wrong_type", {"field": "tools", "type": "dict"}),
+        (
+            row("where", "x") | {"tools": [{"type": "function"}]},
+            "field_missing",
+            {"field": "tools[0].function"},
+        ),
     ],
 )
-def test_what_is_no_call(values: dict[str, Any], said: str) -> None:
+def test_what_is_no_call(values: dict[str, Any], code: str, fields: dict[str, Any]) -> None:
     found = Converter({}).convert(Row(values, "f:1"))
     assert isinstance(found, BadRow)
-    assert said in found.reason
+    assert found.code == code
+    assert fields.items() <= found.fields.items()
 
 
 def test_a_template_without_tools_is_told(tiny_tokenizer: Any) -> None:

@@ -236,7 +236,7 @@ def _check_media(turns: Conversation, values: Fields) -> None:
             raise MisfitError(
                 f"has a turn with the placeholder <{kind}>, and only text is read",
                 "leave the row out, or write what it shows as text",
-                code="not_text_alone",
+                code="media_placeholder",
                 field=kind,
             )
 

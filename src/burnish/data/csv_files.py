@@ -101,7 +101,9 @@ def _rows(path: Path, layout: _Layout, notice: Notice) -> Iterator[Row | BadRow]
                 return
             except csv.Error as error:
                 remedy = "close and double its quotes"
-                broken = BadRow(source, f"is no CSV ({error})", remedy, "broken_csv")
+                broken = BadRow(
+                    source, f"is no CSV ({error})", remedy, "broken_csv", {"reason": str(error)}
+                )
                 yield too_long(source) if counted.size > MAX_ROW_BYTES else broken
                 continue
             if counted.size > MAX_ROW_BYTES:
@@ -184,7 +186,8 @@ class _Header:
                 remedy = "complete the row or delete it"
             elif width == 1:
                 remedy += ", or delete line 1 if it is not the header"
-            return BadRow(source, reason, remedy, "wrong_field_count")
+            counts = {"count": len(fields), "expected": width}
+            return BadRow(source, reason, remedy, "wrong_field_count", counts)
         values = {}
         for index, field in enumerate(fields[:filled]):
             name = self.names[index] if index < width else ""

@@ -157,6 +157,7 @@ class Converter:
                     code="mixed_formats",
                     format=form.name,
                     expected=expected.name,
+                    missing=more[0] if is_wider else None,
                 )
         elif expected:
             sources = {**sources, **{name: self._sources[name] for name in expected.required}}

@@ -171,7 +171,13 @@ def _no_array(path: Path, values: Mapping[str, Any] | None = None) -> DataError:
     hint = "write [{...}, {...}], or name it .jsonl if it holds one object a line"
     if lists:
         hint = f"write the list {shown(lists[0])} alone into a file, if that holds the rows"
-    return DataError(f"{path} holds no JSON array", hint, code="no_array", path=str(path))
+    return DataError(
+        f"{path} holds no JSON array",
+        hint,
+        code="no_array",
+        path=str(path),
+        key=lists[0] if lists else None,
+    )
 
 
 def _lines_of(path: Path, notice: Notice) -> Iterator[Row | BadRow]:
@@ -199,12 +205,15 @@ def _json_row(line: bytes, source: str) -> Row | BadRow:
     except (ValueError, RecursionError) as error:
         remedy = "complete the line or delete it"
         if isinstance(error, json.JSONDecodeError) and not error.pos:
-            start = f"it begins with {shown(line[:_BEGINNING].decode('utf-8', 'replace'))}"
+            start = shown(line[:_BEGINNING].decode("utf-8", "replace"))
             remedy = 'write an object on each line, such as {"text": "..."}, and delete other lines'
-            return BadRow(source, f"is no JSON ({start})", remedy, "not_json")
+            reason = f"is no JSON (it begins with {start})"
+            return BadRow(source, reason, remedy, "not_json", {"value": start})
+        reason, fields = f"is no JSON ({what(error)})", {"reason": what(error)}
         if line.startswith(b"{'"):
             remedy = "write it with double quotes, as json.dumps does"
-        return BadRow(source, f"is no JSON ({what(error)})", remedy, "broken_json")
+            return BadRow(source, reason, remedy, "python_not_json", fields)
+        return BadRow(source, reason, remedy, "broken_json", fields)
     except RepeatedKeyError as error:
         return repeated(error, source)
     return object_row(value, source, escaped=b"\\u" in line)

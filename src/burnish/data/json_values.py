@@ -54,12 +54,18 @@ def object_row(value: Any, source: str, *, escaped: bool) -> Row | BadRow:
         name = {list: "a list", str: "a string", type(None): "null"}.get(type(value), "a value")
         if isinstance(value, str) and value.lstrip().startswith("{"):
             reason, remedy = "is a string with an object inside", "write the object without quotes"
-            return BadRow(source, reason, remedy, "not_object")
+            return BadRow(source, reason, remedy, "quoted_object")
         first = value[0] if isinstance(value, list) and value else None
         turns = isinstance(first, dict) and ("role" in first or "from" in first)
         field = "messages" if turns else "field"
         remedy = f'write it as {{"{field}": {"[...]" if turns else "value"}}}'
-        return BadRow(source, f"is {name} and not an object", remedy, "not_object", {"type": name})
+        return BadRow(
+            source,
+            f"is {name} and not an object",
+            remedy,
+            "not_object",
+            {"type": type(value).__name__},
+        )
     # An escape can write half a character, which no encoder takes later on.
     if escaped and SURROGATE.search(json.dumps(value, ensure_ascii=False)):
         reason, remedy = "holds half of an escaped character", "mend its \\ud800 escapes"

@@ -39,21 +39,21 @@ _POINTER = b"version https://git-lfs"
 _PAGE = re.compile(rb"\s*<(!doctype html|html)\b", re.IGNORECASE)
 _JSON = re.compile(rb"\s*(\[\s*)?\{\s*\"[^\"\n]*\"\s*:")
 _START = 1024
-_EXCEL = ("is an Excel workbook", "save its sheet as CSV")
+_EXCEL = ("an Excel workbook", "save its sheet as CSV")
 _OTHER_KINDS = {
     ".xlsx": _EXCEL,
     ".xls": _EXCEL,
-    ".ods": ("is a spreadsheet", "save its sheet as CSV"),
-    ".zip": ("is an archive", "unpack it, and name one file in it"),
-    ".tar": ("is an archive", "unpack it, and name one file in it"),
-    ".tgz": ("is an archive", "unpack it, and name one file in it"),
-    ".zst": ("is compressed by Zstandard", "unpack it with `zstd -d`"),
-    ".7z": ("is an archive", "unpack it, and name one file in it"),
-    ".yaml": ("is a recipe and not a file of rows", "name the file that its data.train names"),
-    ".yml": ("is a recipe and not a file of rows", "name the file that its data.train names"),
-    ".pdf": ("is a PDF", "write its text into a .txt file"),
-    ".docx": ("is a Word document", "save it as plain text, .txt"),
-    ".pkl": ("is a Python pickle, which may run code when it is read", "write it as Parquet"),
+    ".ods": ("a spreadsheet", "save its sheet as CSV"),
+    ".zip": ("an archive", "unpack it, and name one file in it"),
+    ".tar": ("an archive", "unpack it, and name one file in it"),
+    ".tgz": ("an archive", "unpack it, and name one file in it"),
+    ".zst": ("compressed by Zstandard", "unpack it with `zstd -d`"),
+    ".7z": ("an archive", "unpack it, and name one file in it"),
+    ".yaml": ("a recipe and not a file of rows", "name the file that its data.train names"),
+    ".yml": ("a recipe and not a file of rows", "name the file that its data.train names"),
+    ".pdf": ("a PDF", "write its text into a .txt file"),
+    ".docx": ("a Word document", "save it as plain text, .txt"),
+    ".pkl": ("a Python pickle, which may run code when it is read", "write it as Parquet"),
 }
 
 
@@ -105,7 +105,7 @@ def _reader(path: Path) -> RowReader | None:
     seen, remedy = _OTHER_KINDS.get("".join(kind), ("", ""))
     if seen:
         raise DataError(
-            f"{path} {seen}", remedy, code="other_file_kind", path=str(path), found=seen
+            f"{path} is {seen}", remedy, code="other_file_kind", path=str(path), found=seen
         )
     return None
 
