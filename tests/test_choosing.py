@@ -236,7 +236,7 @@ def test_a_comparison_names_the_other_run_and_counts_what_that_one_learnt(
 def test_two_comparisons_at_once_do_not_mix(tmp_path: Path, tiny_folder: Path, suite: Path) -> None:
     path = recipe(tmp_path, tiny_folder, suite, 0.001, 99)
     run = burnish.run(path, quiet=True, choose={"trials": 0})
-    with alone_in(run), pytest.raises(RunError, match=str(run.path)):
+    with alone_in(run), refused("run_in_use", RunError, path=str(run.path)):
         burnish.compare(run.path, tiny_folder, quiet=True)
 
 
@@ -289,7 +289,7 @@ def test_a_run_that_was_copied_in_part_cannot_be_compared(
 ) -> None:
     run = burnish.run(recipe(tmp_path, tiny_folder, suite, 0.001, 99), quiet=True)
     (run.path / lost).unlink()
-    with pytest.raises(RunError, match=Path(lost).name):
+    with refused("run_file_missing", RunError, path=str(run.path / lost)):
         burnish.compare(run.path, tiny_folder, quiet=True)
     assert not (run.path / "comparisons").exists()
 
@@ -407,5 +407,5 @@ def test_one_liked_answer_to_validate_by_is_no_gain_either(
     assert all(one.gain is None for one in run.frontier().candidates)
     assert next(row for row in run.ledger() if row.kind == "target").n == 3
     write_rows(tmp_path / "test.jsonl", rows[2:])
-    with pytest.raises(DataError, match=r"^1 "):
+    with refused("too_few_test_rows", DataError, count=1):
         burnish.run(path, quiet=True, name="few", **given)

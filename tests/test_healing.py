@@ -188,6 +188,7 @@ def test_a_base_that_writes_no_questions_is_asked_once(
     told = {event["attempt"]: event["failed"] for event in healed.events("heal")}
     assert list(told) == ["1-mend", "2-anchor", "3-replay", "4-on-policy"]
     assert asked == [(64, 0)]
+    assert {event["code"] for event in healed.events("heal")} == {"too_few_questions"}
     (said,) = set(told.values())
     assert "replay.data" in said
     assert not (healed.path / "heal").exists()
