@@ -1,6 +1,7 @@
 """Where the server listens is looked at before anything is loaded; its worker is kept running."""
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -11,10 +12,10 @@ import psutil
 import pytest
 
 from burnish.cli import main
-from burnish.errors import UserError
 from burnish.serving import listening
 from burnish.serving.listening import Address, check, worker_beside
 from burnish.serving.service import Service, Settings
+from tests.refused import refused
 
 
 @pytest.fixture
@@ -22,26 +23,25 @@ def url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'state.db'}"
 
 
-def refused(service: Service, address: Address) -> str:
-    with service.database.reading() as session, pytest.raises(UserError) as error:
-        check(address, session)
-    return str(error.value)
-
-
 def test_what_cannot_be_listened_on(service: Service) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        said = refused(service, Address(port=port))
-    assert f"cannot listen on port {port} of 127.0.0.1 (Address already in use)" in said
-    assert "--port" in said
+        with (
+            service.database.reading() as session,
+            refused("cannot_listen", host="127.0.0.1", port=port) as error,
+        ):
+            check(Address(port=port), session)
+        assert os.strerror(errno.EADDRINUSE) in str(error.value)
     with service.database.reading() as session:
         check(Address(port=port), session)
-    assert "no API keys" in refused(service, Address("0.0.0.0"))
-    assert "--tls-key" in refused(service, Address(certificate=Path("cert.pem")))
-    missing = Address(certificate=Path("cert.pem"), key=Path("key.pem"))
-    assert "there is no file cert.pem" in refused(service, missing)
+        with refused("no_keys", host="0.0.0.0"):
+            check(Address("0.0.0.0"), session)
+        with refused("half_of_tls"):
+            check(Address(certificate=Path("cert.pem")), session)
+        with refused("file_missing", path="cert.pem"):
+            check(Address(certificate=Path("cert.pem"), key=Path("key.pem")), session)
 
 
 @pytest.mark.parametrize("name", ["file", "file/below"])
@@ -52,7 +52,9 @@ def test_a_folder_that_is_none(
     with pytest.raises(SystemExit) as ended:
         main(["serve", "--folder", str(tmp_path / name)])
     assert ended.value.code == 2
-    assert f"{tmp_path / name} cannot be made a folder (" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "[folder_not_made]" in told
+    assert str(tmp_path / name) in told
 
 
 def test_two_models_of_one_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,7 +62,9 @@ def test_two_models_of_one_name(tmp_path: Path, capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit) as ended:
         main(["serve", "--folder", str(tmp_path / "data"), *given])
     assert ended.value.code == 2
-    assert "--model tiny is given twice" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "[duplicate_name]" in told
+    assert "--model tiny" in told
 
 
 def test_a_worker_that_is_killed_is_started_again(

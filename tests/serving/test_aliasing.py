@@ -7,7 +7,7 @@ import pytest
 
 from burnish.agreement import read_parity
 from burnish.cli import main
-from burnish.errors import UserError
+from burnish.parity.certificate import objection
 from burnish.run_directory import RunDirectory
 from burnish.serving.aliasing import point
 from burnish.serving.server import open_server
@@ -16,6 +16,7 @@ from burnish.serving.state import models
 from burnish.serving.state.tables import ModelRow
 from tests.parity.conftest import judged as judged
 from tests.parity.test_certificate import break_weights
+from tests.refused import refused
 
 NAME = "ft:tiny:local:cat:x"
 
@@ -47,9 +48,9 @@ def forced(service: Service) -> list[bool]:
 def test_a_model_of_shown_parity_is_named(service: Service) -> None:
     assert point(service, "support", NAME) is None
     assert forced(service) == [False]
-    with pytest.raises(UserError, match="is not released"):
+    with refused("not_released", model=f"{NAME}:s", decision=None):
         point(service, "support", f"{NAME}:s")
-    with pytest.raises(UserError, match="no tuned model"):
+    with refused("unknown_model", model="ft:none"):
         point(service, "support", "ft:none")
 
 
@@ -57,7 +58,7 @@ def test_no_base_is_served_in_the_place_of_an_alias(service: Service, tmp_path: 
     settings = Settings(tmp_path / "data", models={"support": "elsewhere"})
     open_server(settings).drain()
     point(service, "support", NAME)
-    with pytest.raises(UserError, match="as 'support', but that is an alias here"):
+    with refused("name_is_alias", name="support"):
         open_server(settings)
     models.drop_alias(service.database, "support")
     open_server(settings).drain()
@@ -67,23 +68,26 @@ def test_a_difference_blocks_unless_forced(
     service: Service, run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     break_weights(run)
-    with pytest.raises(UserError, match="weights on disk are not those"):
+    unmeasured = objection(run.path)
+    with refused("parity_differs", model=NAME, difference=unmeasured):
         point(service, "support", NAME)
     with pytest.raises(SystemExit):
         main(["parity", str(run.path)])
-    with pytest.raises(UserError, match="The reloaded weights and the model in memory differ"):
+    measured = objection(run.path)
+    assert None is not measured != unmeasured is not None
+    with refused("parity_differs", model=NAME, difference=measured):
         point(service, "support", NAME)
     assert forced(service) == []
     service.close()
     capsys.readouterr()
     main(["alias", f"support={NAME}", "--folder", str(tmp_path / "data"), "--force"])
     told = capsys.readouterr()
-    assert "forced, although: The reloaded weights" in told.err
+    assert str(measured) in told.err
     assert told.out == f"support  {NAME}  (forced)\n"
 
 
 def test_a_missing_certificate_is_said(service: Service, run: RunDirectory) -> None:
     (run.path / "parity.json").unlink()
     assert read_parity(run.path) is None
-    assert "has no certificate of parity" in str(point(service, "support", NAME))
+    assert NAME in str(point(service, "support", NAME))
     assert forced(service) == [False]

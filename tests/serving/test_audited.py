@@ -17,6 +17,7 @@ from burnish.serving.state import files, jobs, models
 from burnish.serving.state.content import Content
 from burnish.serving.state.leases import Result, lease
 from burnish.serving.state.tables import AuditRow, FileRow, JobRow, ModelRow
+from tests.serving.api_refused import api_refused
 
 MODEL = "ft:tiny:local:a:12345678"
 # A process that writes what a server's routes or a worker would.
@@ -185,7 +186,9 @@ def command(*words: str) -> int:
 def test_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ("--folder", str(folder))
     assert command("alias", f"support={MODEL}", *where) == 2
-    assert "not released (its verdict is: hold)" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "[not_released]" in told
+    assert "hold" in told
     assert command("alias", f"support={MODEL}", "--force", *where) == 0
     assert command("alias", "support=ft:tiny:local:b:87654321", *where) == 0
     assert command("alias", "support=", *where) == 0
@@ -216,7 +219,7 @@ def test_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
         session.execute(update(AuditRow).where(AuditRow.seq == 1).values(action="alias.move"))
     service.close()
     assert command("audit", "verify", *where) == 1
-    assert "line 1 is not what was written" in capsys.readouterr().err
+    assert "line 1 " in capsys.readouterr().err
 
 
 def test_processes_write_one_chain(service: Service, url: str) -> None:
@@ -251,6 +254,6 @@ def test_a_write_that_fails_leaves_no_line(service: Service) -> None:
     content.drop(received)  # so that it cannot be kept
     with pytest.raises(FileNotFoundError):
         files.add(service.database, content, received, row)
-    with pytest.raises(Exception, match="No such fine-tuning job"):
+    with api_refused("not_found", "ftjob-none", status=404):
         jobs.cancel(service.database, "ftjob-none")
     assert lines(service) == []

@@ -18,11 +18,11 @@ import openai
 import psutil
 import pytest
 
-from burnish.errors import UserError
 from burnish.serving import keys
 from burnish.serving.listening import Address, check, listen
 from burnish.serving.server import open_server
 from burnish.serving.service import Settings, open_service
+from tests.refused import refused
 from tests.rows import chats
 from tests.serving.conftest import quick
 
@@ -59,12 +59,12 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_others_need_a_key(tmp_path: Path, host: str) -> None:
     service = open_service(Settings(tmp_path))
     with service.database.writing() as session:
-        with pytest.raises(UserError, match="anybody could use the server"):
+        with refused("no_keys", host=host):
             check(Address(host, free_port()), session)
         key, _ = keys.make(session, "cli", "bot", ["infer"])
         check(Address("0.0.0.0", free_port()), session)
         keys.revoke(session, "cli", key.id)
-        with pytest.raises(UserError, match="anybody could use the server"):
+        with refused("no_keys", host=host):
             check(Address(host, free_port()), session)
         check(Address("127.0.0.1", free_port()), session)
     service.close()
@@ -79,9 +79,9 @@ def free_port() -> int:
 def test_tls_needs_both_files(tmp_path: Path, certificate: Path) -> None:
     service = open_service(Settings(tmp_path))
     with service.database.reading() as session:
-        with pytest.raises(UserError, match="give both --tls-cert and --tls-key"):
+        with refused("half_of_tls"):
             check(Address(certificate=certificate), session)
-        with pytest.raises(UserError, match="there is no file"):
+        with refused("file_missing", path=str(tmp_path / "none")):
             check(Address(certificate=certificate, key=tmp_path / "none"), session)
     service.close()
 

@@ -24,6 +24,7 @@ from burnish.serving.service import Settings
 from burnish.serving.state.tables import ModelRow
 from burnish.serving.worker import Worker
 from tests.rows import chats
+from tests.serving.api_refused import api_refused
 from tests.serving.conftest import quick, running
 
 HELLO: Any = [{"role": "user", "content": "tent number 3 please"}]
@@ -133,7 +134,9 @@ def test_a_model_on_hold_has_its_full_name_alone(
         with pytest.raises(SystemExit) as end:
             main(["alias", f"support={whole.model}", *where])
         assert end.value.code == 2
-        assert f"its verdict is: {verdict}" in capsys.readouterr().err
+        told = capsys.readouterr().err
+        assert "[not_released]" in told
+        assert verdict in told
         with pytest.raises(openai.NotFoundError):
             ask(model="support", messages=HELLO, max_tokens=3)
         main(["alias", f"support={whole.model}", "--force", *where])
@@ -141,9 +144,9 @@ def test_a_model_on_hold_has_its_full_name_alone(
         own = ask(model=whole.model, messages=HELLO, max_tokens=3, temperature=0)
         assert reply.choices[0].message.content == own.choices[0].message.content
         assert "support" in [model.id for model in client.models.list()]
-        with pytest.raises(openai.BadRequestError, match="alias 'support' stands for"):
+        with api_refused("model_has_alias", "'support'", whole.model, param="model"):
             client.models.delete(whole.model)
-        with pytest.raises(openai.BadRequestError, match="an alias of ft:tiny:local:try:"):
+        with api_refused("model_is_alias", "support", whole.model, param="model"):
             client.models.delete("support")
         with whole.client("other") as other:
             for name in ("support", whole.model):
@@ -252,7 +255,7 @@ def test_checkpoints_answer_to_those_who_may(whole: Whole) -> None:
             assert graded.metadata.errors.api_model_grader_server_error is failed
             assert bool(graded.metadata.token_usage) is not failed
         assert team.fine_tuning.alpha.graders.validate(grader=grader).grader
-        with pytest.raises(openai.BadRequestError, match="which is not there"):
+        with api_refused("invalid_grader", name, param="grader"):
             other.fine_tuning.alpha.graders.validate(grader=grader)
 
 

@@ -31,7 +31,12 @@ def command(
 
     name, equals, target = (alias or "").partition("=")
     if alias is not None and not (name and equals):
-        raise UserError(f"{alias!r} names no model", "write NAME=MODEL, or NAME= to remove it")
+        raise UserError(
+            f"{alias!r} names no model",
+            "write NAME=MODEL, or NAME= to remove it",
+            code="no_model",
+            value=alias,
+        )
     service = service_in(folder, database)
     ours = replace(service, database=service.database.acting("cli"))
     if target:

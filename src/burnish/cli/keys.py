@@ -43,7 +43,12 @@ def command(
     from burnish.serving.service import Settings, open_service
 
     if action in ("make", "revoke") and not name:
-        raise UserError(f"`burnish keys {action}` has no name", "name the key")
+        raise UserError(
+            f"`burnish keys {action}` has no name",
+            "name the key",
+            code="no_name",
+            action=action,
+        )
     made = action == "make"  # also before the server's first start
     service = open_service(Settings(folder), database) if made else service_in(folder, database)
     console = Terminal(highlight=False, soft_wrap=True)  # a secret that is broken is no secret

@@ -65,7 +65,12 @@ def command(
 
     names = [one.partition("=")[0] for one in model or ()]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UserError(f"--model {twice} is given twice", "give each model a name of its own")
+        raise UserError(
+            f"--model {twice} is given twice",
+            "give each model a name of its own",
+            code="duplicate_name",
+            model=twice,
+        )
     grading = GradingBounds(graders, round(grader_memory * (1 << 30)), grader_seconds)
     settings = settings_of(folder, model, given, organization)
     settings = replace(settings, record=record, grading=grading)

@@ -118,7 +118,9 @@ class Engines:
         if name in self.bases:
             return replace(self._base(name), project=project)
         if name in self.embedders:
-            raise invalid(f"{name} embeds text and does not write any.", "model")
+            raise invalid(
+                f"{name} embeds text and does not write any.", "model", "model_not_generative"
+            )
         row = self.tuned(name, project)
         if row is None or row.base not in self.bases:
             raise model_not_found(name)
@@ -142,7 +144,9 @@ class Engines:
         """
         if name not in self.embedders:
             if self.named(name, project) is not None:
-                raise invalid(f"{name} writes text; {EMBEDDER} embeds it.", "model")
+                raise invalid(
+                    f"{name} writes text; {EMBEDDER} embeds it.", "model", "model_not_embedding"
+                )
             raise model_not_found(name)
         if self._embedder is None:
             with self._loading:

@@ -61,11 +61,20 @@ def make(
     """
     strange = sorted(set(scopes) - set(SCOPES))
     if strange or not scopes:
-        seen = f"there is no scope {strange[0]!r}" if strange else "the key has no scope"
-        raise UserError(seen, f"name some of {', '.join(SCOPES)}")
+        remedy = f"name some of {', '.join(SCOPES)}"
+        if not strange:
+            raise UserError("the key has no scope", remedy, code="no_scope")
+        raise UserError(
+            f"there is no scope {strange[0]!r}", remedy, code="unknown_scope", scope=strange[0]
+        )
     for limit in (requests, tokens):
         if limit is not None and limit < 1:
-            raise UserError(f"a limit is {limit} a minute", "name a positive number, or none")
+            raise UserError(
+                f"a limit is {limit} a minute",
+                "name a positive number, or none",
+                code="not_positive",
+                value=limit,
+            )
     part, secret, salt = secrets.token_hex(8), secrets.token_urlsafe(32), secrets.token_bytes(16)
     row = KeyRow(
         f"key_{part}",
@@ -93,17 +102,34 @@ def confine(session: Session, actor: str, id: str, project: str) -> None:
     """
     row = session.scalar(select(KeyRow).where(KeyRow.id == id))
     if row is None:
-        raise UserError(f"there is no key {id}", "name one that `burnish keys list` shows")
+        raise _unknown(id)
     if "admin" in row.scopes:
         raise UserError(
             f"the key {id} has the scope admin, which is the organization's",
             "leave out the project, or the scope",
+            code="admin_of_project",
+            key=id,
         )
     if not 1 <= len(project) <= _LONGEST:
-        raise UserError(f"the project {project!r} is no name", f"use 1 to {_LONGEST} characters")
+        raise UserError(
+            f"the project {project!r} is no name",
+            f"use 1 to {_LONGEST} characters",
+            code="bad_project_name",
+            project=project,
+            most=_LONGEST,
+        )
     row.project = project
     session.flush()
     audit.append(session, actor, "key.confine", id, {"project": project})
+
+
+def _unknown(id: str) -> UserError:
+    return UserError(
+        f"there is no key {id}",
+        "name one that `burnish keys list` shows",
+        code="unknown_key_id",
+        key=id,
+    )
 
 
 def listed(session: Session) -> list[KeyRow]:
@@ -119,7 +145,7 @@ def revoke(session: Session, actor: str, id: str) -> None:
     """
     row = session.scalar(select(KeyRow).where(KeyRow.id == id))
     if row is None:
-        raise UserError(f"there is no key {id}", "name one that `burnish keys list` shows")
+        raise _unknown(id)
     if row.revoked_at is None:
         row.revoked_at = int(time.time())
         session.flush()

@@ -67,12 +67,23 @@ def check(address: Address, session: Session) -> None:
         raise UserError(
             f"host is {address.host} and there are no API keys, so anybody could use the server",
             "make one with `burnish keys make NAME`, or listen on 127.0.0.1",
+            code="no_keys",
+            host=address.host,
         )
     if (address.certificate is None) != (address.key is None):
-        raise UserError("TLS needs a certificate and its key", "give both --tls-cert and --tls-key")
+        raise UserError(
+            "TLS needs a certificate and its key",
+            "give both --tls-cert and --tls-key",
+            code="half_of_tls",
+        )
     for path in (address.certificate, address.key):
         if path is not None and not path.is_file():
-            raise UserError(f"there is no file {path}", "name the certificate's and its key's file")
+            raise UserError(
+                f"there is no file {path}",
+                "name the certificate's and its key's file",
+                code="file_missing",
+                path=str(path),
+            )
     _check_free(address)
 
 
@@ -89,6 +100,9 @@ def _check_free(address: Address) -> None:
             f"the server cannot listen on port {address.port} of {address.host} "
             f"({error.strerror or error})",
             "choose a free one with --port, and an address of this machine with --host",
+            code="cannot_listen",
+            host=address.host,
+            port=address.port,
         ) from error
 
 

@@ -178,7 +178,9 @@ def _lead(recipe: Path) -> None:
         except Exception:  # its worker's log is where it is looked for
             code, said = _MISTAKE, traceback.format_exc()
         if code == LOST:
-            raise WorkerLostError("another process of this job is gone", "see what it said")
+            raise WorkerLostError(
+                "another process of this job is gone", "see what it said", code="worker_lost"
+            )
         write_atomic(told / "code", f"{code}\n{said}")
 
 

@@ -41,7 +41,7 @@ def prompt_tokens(
         )
     except (TemplateError, TypeError, KeyError, RecursionError) as error:
         said = f"The model's chat template refuses these messages: {error}."
-        raise invalid(said, "messages") from error
+        raise invalid(said, "messages", "refused_by_template") from error
     return tuple(tokens_within(tokenizer, text, most, marks=False))
 
 
@@ -49,7 +49,7 @@ def _template(tokenizer: Any, tools: Any) -> str:
     try:
         return template_for(tokenizer, tools)
     except DataError as error:
-        raise invalid(f"This model cannot chat: {error}.", "model") from error
+        raise invalid(f"This model cannot chat: {error}.", "model", error.code) from error
 
 
 def _shows_tools(template: str) -> bool:
@@ -89,7 +89,8 @@ def _part(part: Mapping[str, Any]) -> str:
         raise invalid(said, "messages", "unsupported_content_type")
     if not isinstance(found := part.get(kind), str):
         seen = f"a {kind!r} that is {str(found)[:40]!r}" if kind in part else f"no {kind!r}"
-        raise invalid(f"A content part of type {kind!r} has {seen}; make it a text.", "messages")
+        said = f"A content part of type {kind!r} has {seen}; make it a text."
+        raise invalid(said, "messages", "invalid_type")
     return found
 
 
@@ -104,7 +105,7 @@ def _called(call: Mapping[str, Any]) -> dict[str, Any]:
     written = function.get("arguments") or "{}"
     if not isinstance(written, str):
         said = f"The 'arguments' of a tool call are {str(written)[:40]!r}, and must be a text."
-        raise invalid(said, "messages")
+        raise invalid(said, "messages", "invalid_type")
     try:
         function["arguments"] = json.loads(written)
     except (ValueError, RecursionError):  # the last: nested too deep

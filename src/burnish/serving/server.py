@@ -75,6 +75,8 @@ def open_server(
         raise UserError(
             f"a base model is to be served as {min(hidden)!r}, but that is an alias here",
             f"serve it under another name, or remove the alias with `burnish alias {min(hidden)}=`",
+            code="name_is_alias",
+            name=min(hidden),
         )
     opening = opened or in_memory(device)
     if settings.stops:
@@ -100,7 +102,7 @@ def endless_bases(settings: Settings) -> list[str]:
         try:
             tokenizer = load_tokenizer(source, settings.stops)
         except RecipeError as error:
-            raise RecipeError(f"for the model {name}, {error.seen}", error.remedy) from error
+            raise error.within(f"for the model {name}, ") from error
         if (end := unheard_end(source, tokenizer)) is not None:
             setting = as_setting(end, tokenizer)
             found.append(
@@ -119,15 +121,25 @@ def opener(settings: Settings, backend: str, vllm_url: str | None = None) -> Ope
     if backend != "vllm":
         if vllm_url:
             raise UserError(
-                f"--vllm-url is {vllm_url}, but the backend is {backend}", "add --backend vllm"
+                f"--vllm-url is {vllm_url}, but the backend is {backend}",
+                "add --backend vllm",
+                code="url_without_vllm",
+                url=vllm_url,
+                backend=backend,
             )
         return None
     if not vllm_url:
-        raise UserError("the backend is vllm, but there is no URL of it", "add --vllm-url URL")
+        raise UserError(
+            "the backend is vllm, but there is no URL of it",
+            "add --vllm-url URL",
+            code="vllm_without_url",
+        )
     bases = [name for name in settings.models if name != EMBEDDER]
     if len(bases) != 1:
         raise UserError(
             f"a vLLM server has one base model, but {', '.join(bases)} are to be served",
             "name the one that it has, with --model NAME=SOURCE",
+            code="not_one_model",
+            models=bases,
         )
     return partial(behind_vllm, vllm_url)

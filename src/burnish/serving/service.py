@@ -98,6 +98,8 @@ def open_service(settings: Settings, url: str | None = None) -> Service:
         raise UserError(
             f"{folder} cannot be made a folder ({error.strerror})",
             "name with --folder one that is there, or that can be made",
+            code="folder_not_made",
+            path=str(folder),
         ) from error
     names = [SQLITE, f"{SQLITE}-wal", f"{SQLITE}-shm", "content", "jobs", "reserve"]
     if count := make_private(folder, *names):

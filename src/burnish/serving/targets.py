@@ -71,7 +71,8 @@ class Target:
         if wanted.type == "json_object":
             return json_grammar(self.tokenizer)
         if wanted.json_schema is None or wanted.json_schema.schema_ is None:
-            raise invalid("'json_schema' names no schema.", "response_format.json_schema")
+            said, param = "'json_schema' names no schema.", "response_format.json_schema"
+            raise invalid(said, param, "missing_required_parameter")
         schema = wanted.json_schema.schema_
         return schema_grammar(
             self.tokenizer, schema if wanted.json_schema.strict else lenient(schema)

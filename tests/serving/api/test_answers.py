@@ -18,9 +18,9 @@ from burnish.models.remote import RemoteModel
 from burnish.serving.api import completions
 from burnish.serving.api.app import make_app
 from burnish.serving.api.embeddings import EmbeddingRequest, _rows
-from burnish.serving.api.errors import ApiError
 from burnish.serving.server import Server, open_server
 from burnish.serving.service import Settings
+from tests.serving.api_refused import api_refused, quotes
 from tests.serving.conftest import running
 
 HELLO: Any = [{"role": "user", "content": "where is my parcel"}]
@@ -66,7 +66,7 @@ def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as error:
         client.models.retrieve("ft:tiny:local::nobody")
     assert error.value.code == "model_not_found"
-    with pytest.raises(openai.BadRequestError, match="base model"):
+    with api_refused("model_is_base", "tiny", param="model"):
         client.models.delete("tiny")
 
 
@@ -137,13 +137,19 @@ def test_a_schema_is_kept(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("wanted", "param", "code"),
     [
-        ({"temperature": 3}, "temperature", None),
-        ({"top_logprobs": 2}, "top_logprobs", None),
-        ({"logit_bias": {"a": 1}}, "logit_bias", None),
+        ({"temperature": 3}, "temperature", "integer_above_max_value"),
+        ({"top_logprobs": 2}, "top_logprobs", "invalid_parameter_combination"),
+        ({"logit_bias": {"a": 1}}, "logit_bias", "invalid_token"),
+        ({"logit_bias": {"1": 101}}, "logit_bias", "decimal_above_max_value"),
+        ({"logit_bias": {"1": -101}}, "logit_bias", "decimal_below_min_value"),
         ({"max_tokens": 100_000}, "messages", "context_length_exceeded"),
-        ({"messages": []}, "messages", None),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", None),
-        ({"extra_body": {"temprature": 1}}, "temprature", None),
+        ({"messages": []}, "messages", "empty_array"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f"}}]},
+            "tools",
+            "unsupported_parameter",
+        ),
+        ({"extra_body": {"temprature": 1}}, "temprature", "unknown_parameter"),
         *(
             (
                 {"response_format": {"type": "json_schema", "json_schema": {"name": name}}},
@@ -155,74 +161,60 @@ def test_a_schema_is_kept(client: openai.OpenAI) -> None:
     ],
 )
 def test_what_cannot_be_used_is_named(
-    client: openai.OpenAI, wanted: dict[str, Any], param: str, code: str | None
+    client: openai.OpenAI, wanted: dict[str, Any], param: str, code: str
 ) -> None:
     given: Any = {"model": "tiny", "messages": HELLO} | wanted
-    with pytest.raises(openai.BadRequestError) as error:
+    with api_refused(code, param=param):
         client.chat.completions.create(**given)
-    assert error.value.param == param
-    if code:
-        assert error.value.code == code
 
 
 @pytest.mark.parametrize("prompt", [[], [[]], [[1], []]])
 def test_a_list_of_no_prompts_is_refused(client: openai.OpenAI, prompt: Any) -> None:
-    with pytest.raises(openai.BadRequestError, match="at least 1 item, but got 0") as error:
+    with api_refused("empty_array", 1, 0) as error:
         client.completions.create(model="tiny", prompt=prompt)
     assert str(error.value.param).startswith("prompt")
-    assert error.value.code == "empty_array"
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("given", "code", "param", "values"),
     [
-        ({"messages": []}, "Invalid 'messages': expected at least 1 item, but got 0."),
-        (
-            {"messages": ["hello"]},
-            "Invalid type for 'messages[0]': expected an object, but got the text \"hello\" "
-            "instead.",
-        ),
-        (
-            {"messages": {"role": "user"}},
-            "Invalid type for 'messages': expected an array, but got an object instead.",
-        ),
+        ({"messages": []}, "empty_array", "messages", [1, 0]),
+        ({"messages": ["hello"]}, "invalid_type", "messages[0]", ["object", '"hello"']),
+        ({"messages": {"role": "user"}}, "invalid_type", "messages", ["array", "object"]),
         (
             {"messages": [{"role": "user", "content": 5}]},
-            "Invalid type for 'messages[0].content': expected a string or an array, but got a "
-            "whole number instead.",
+            "invalid_type",
+            "messages[0].content",
+            ["string", "array", "number"],
         ),
-        (
-            {"stop": ["a", 2]},
-            "Invalid type for 'stop[1]': expected a string, but got a whole number instead.",
-        ),
-        ({"stop": list("abcde")}, "Invalid 'stop': expected at most 4 items, but got 5."),
-        (
-            {"stream": "yes"},
-            "Invalid type for 'stream': expected true or false, but got the text \"yes\" instead.",
-        ),
-        ({"n": 1.5}, "Invalid type for 'n': expected a whole number, but got a number instead."),
+        ({"stop": ["a", 2]}, "invalid_type", "stop[1]", ["string", "number"]),
+        ({"stop": list("abcde")}, "array_above_max_length", "stop", [4, 5]),
+        ({"stream": "yes"}, "invalid_type", "stream", ["true", "false", '"yes"']),
+        ({"n": 1.5}, "invalid_type", "n", ["number"]),
         (
             {"response_format": {"type": "json_schema", "json_schema": {"name": "a b"}}},
-            "Invalid 'response_format.json_schema.name': \"a b\" does not match the pattern "
-            "'^[a-zA-Z0-9_-]{1,64}$'.",
+            "invalid_value",
+            "response_format.json_schema.name",
+            ['"a b"', "'^[a-zA-Z0-9_-]{1,64}$'"],
         ),
-        ({"top_p": 2}, "Invalid 'top_p': it must be less than or equal to 1, and is 2."),
+        ({"top_p": 2}, "integer_above_max_value", "top_p", [1, 2]),
     ],
 )
-def test_a_value_that_cannot_be_used_is_told_in_plain_words(
-    address: str, given: dict[str, Any], sentence: str
+def test_a_value_that_cannot_be_used_is_told_with_what_is_expected(
+    address: str, given: dict[str, Any], code: str, param: str, values: list[object]
 ) -> None:
     body = {"model": "tiny", "messages": HELLO} | given
     answer = httpx2.post(f"{address}/chat/completions", json=body)
-    assert answer.status_code == 400
-    assert answer.json()["error"]["message"] == sentence
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, code, param)
+    assert quotes(error, f"'{param}'", *values)
+    assert "Input should" not in error["message"]  # pydantic's words
 
 
 def test_a_judge_is_asked_no_more_than_its_context(server: Server) -> None:
     long = [{"role": "user", "content": "parcel " * 600}]
-    with pytest.raises(ApiError, match="context length is 512") as error:
+    with api_refused("context_length_exceeded", 512):
         server.engines.ask("tiny", long, Wish(max_tokens=5))
-    assert error.value.code == "context_length_exceeded"
 
 
 @pytest.mark.parametrize(
@@ -254,8 +246,7 @@ def test_half_a_surrogate_pair_is_refused(
     said = json.dumps(body, ensure_ascii=encoding == "ascii").encode(encoding, "surrogatepass")
     sent: Any = {"content": said, "headers": {"content-type": "application/json; charset=x"}}
     answer = httpx2.post(f"{loose.base_url}{path[1:]}", **sent)
-    assert answer.status_code == 400
-    assert "half of a surrogate pair" in answer.json()["error"]["message"]
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "half_surrogate_pair")
 
 
 def test_other_characters_are_taken(loose: openai.OpenAI) -> None:
@@ -282,18 +273,16 @@ def test_a_body_that_is_no_object_is_told_what_it_should_be(
 ) -> None:
     headers = {"content-type": kind}
     answer = httpx2.post(f"{address}/completions", content=content, headers=headers)
-    assert answer.status_code == 400
-    assert "a JSON object" in answer.json()["error"]["message"]
-    assert "'Content-Type: application/json'" in answer.json()["error"]["message"]
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, "not_an_object", None)
+    assert quotes(error, "'Content-Type: application/json'")
 
 
 def test_a_number_out_of_its_bounds_is_said(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="equal to 1, and is 0") as error:
+    with api_refused("integer_below_min_value", 1, 0, param="limit"):
         client.fine_tuning.jobs.list(limit=0)
-    assert (error.value.param, error.value.code) == ("limit", "integer_below_min_value")
-    with pytest.raises(openai.BadRequestError, match=r"equal to 2, and is 2\.5") as error:
+    with api_refused("decimal_above_max_value", 2, 2.5, param="temperature"):
         client.completions.create(model="tiny", prompt="red", temperature=2.5)
-    assert error.value.code == "decimal_above_max_value"
 
 
 def test_an_unknown_model_and_an_unknown_route(client: openai.OpenAI) -> None:
@@ -308,16 +297,16 @@ def test_an_unknown_model_and_an_unknown_route(client: openai.OpenAI) -> None:
 def test_a_long_name_does_not_come_back_whole(loose: openai.OpenAI) -> None:
     name = "m" * 100_000
     asked: Any = {"messages": HELLO}
-    for body, end in (
-        ({"model": name}, "…` does not exist or you do not have access to it."),
-        ({"model": "tiny", name: 1}, "…"),
-        ({"model": "tiny", "\n" * 100_000: 1}, "…"),
+    for body in (
+        {"model": name},
+        {"model": "tiny", name: 1},
+        {"model": "tiny", "\n" * 100_000: 1},
     ):
         with pytest.raises(openai.APIStatusError) as error:
             loose.post("/chat/completions", body={**asked, **body}, cast_to=object)
         assert len(error.value.response.content) < 25_000
         told: Any = error.value.body
-        assert told["message"].endswith(end)
+        assert "…" in told["message"]
         assert len(told["param"]) <= 200
     with pytest.raises(openai.NotFoundError) as missing:
         loose.files.retrieve("f" * 5_000)
@@ -395,9 +384,8 @@ def test_more_answers_than_can_wait_are_refused(
 ) -> None:
     """Before any of their prompts is read."""
     monkeypatch.setattr(completions, "_prompts", None)
-    with pytest.raises(openai.BadRequestError, match="at most 256 at once") as error:
+    with api_refused("too_many_answers", 256, param="prompt"):
         client.completions.create(model="tiny", **wanted)
-    assert error.value.param == "prompt"
 
 
 def test_certify_can_ask_this_server(address: str, tiny_folder: Path) -> None:
@@ -452,10 +440,19 @@ def test_embeddings_are_of_length_one(loose: openai.OpenAI, embedder: None) -> N
     plain: Any = {"model": "all-minilm-l6-v2", "input": texts[0], "encoding_format": None}
     unsaid: Any = loose.post("/embeddings", body=plain, cast_to=object)
     assert unsaid["data"][0]["embedding"] == pytest.approx(found.data[0].embedding, abs=1e-6)
-    with pytest.raises(openai.BadRequestError, match="1 to 2048 texts"):
-        loose.embeddings.create(model="all-minilm-l6-v2", input="")
+    for none, code in (
+        ("", "invalid_value"),
+        ([], "empty_array"),
+        (["a"] * 2049, "array_above_max_length"),
+    ):
+        with api_refused(code, param="input"):
+            loose.embeddings.create(model="all-minilm-l6-v2", input=none)
+    with api_refused("integer_above_max_value", 384, param="dimensions"):
+        loose.embeddings.create(model="all-minilm-l6-v2", input="tent", dimensions=385)
+    with api_refused("invalid_token", param="input"):
+        loose.embeddings.create(model="all-minilm-l6-v2", input=[10_000_000])
     for long in ("tent " * 500_000, [7] * 500_000, ["tent", "tent " * 100_000]):
-        with pytest.raises(openai.BadRequestError, match=r"an input has (more than 512|500000)"):
+        with api_refused("context_length_exceeded", 512, param="input"):
             loose.embeddings.create(model="all-minilm-l6-v2", input=long)
 
 
@@ -469,7 +466,7 @@ def test_no_text_is_read_after_one_that_is_too_long() -> None:
 
     reader: Any = Reader()
     body = EmbeddingRequest(model="tiny", input=["ab", "abcd", *["ab"] * 1000])
-    with pytest.raises(ApiError, match="an input has 4"):
+    with api_refused("context_length_exceeded", 4, param="input"):
         _rows(body, reader)
     assert reader.read == 2
 

@@ -31,6 +31,7 @@ from burnish.serving.calls import before_calls, tool_calls
 from burnish.serving.prompts import prompt_tokens
 from burnish.serving.server import open_server
 from burnish.serving.service import Settings
+from tests.serving.api_refused import api_refused
 from tests.serving.conftest import running
 from tests.tool_calling import FIND, TEMPLATE, calling, row
 
@@ -134,9 +135,8 @@ def test_a_schema_that_would_take_long_is_refused(client: openai.OpenAI) -> None
     tools = {"tools": [{"type": "function", "function": function}], "tool_choice": "required"}
     started = time.monotonic()
     for given, param in (({"response_format": form}, "response_format"), (tools, "tools")):
-        with pytest.raises(openai.BadRequestError, match="multipleOf") as refused:
+        with api_refused("multiple_of_too_costly", 999_983, param=param):
             asked(client, model="caller", **given)
-        assert refused.value.param == param
     assert time.monotonic() - started < 5
 
 
@@ -428,14 +428,12 @@ def test_json_by_construction(client: openai.OpenAI, tiny_tokenizer: Any) -> Non
     schema |= {"additionalProperties": False}
     wanted: Any = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
     wrong: Any = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "x"}}}
-    with pytest.raises(openai.BadRequestError, match="Invalid type: x") as refused:
+    with api_refused("invalid_json_schema", "x", param="response_format"):
         asked(client, response_format=wrong)
-    assert refused.value.param == "response_format"
     tool: Any = {"type": "function", "function": {"name": "find", "parameters": {"type": "x"}}}
     for more in ({"tool_choice": "required"}, {"response_format": wanted}):
-        with pytest.raises(openai.BadRequestError) as refused:
+        with api_refused("invalid_function_parameters", "x", param="tools"):
             asked(client, model="caller", tools=[tool], **more)
-        assert refused.value.param == "tools"
     chunks = asked(client, response_format=wanted, max_tokens=200, temperature=0, stream=True)
     streamed = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
     assert json.loads(streamed) in ({"a": 3}, {"a": 5})
@@ -455,13 +453,11 @@ def test_only_a_strict_schema_is_kept_or_refused(client: openai.OpenAI) -> None:
         reply = asked(client, model="caller", tool_choice="required", seed=0, **call)
         assert calls(reply.choices[0].message)[0] in (("find", {"a": 3}), ("find", {"a": 5}))
     form = {"type": "json_schema", "json_schema": named | {"strict": True}}
-    with pytest.raises(openai.BadRequestError, match="Unimplemented keys") as refused:
+    with api_refused("invalid_json_schema", "not", param="response_format"):
         asked(client, response_format=form)
-    assert refused.value.param == "response_format"
     call = {"tools": [{"type": "function", "function": tool | {"strict": True}}]}
-    with pytest.raises(openai.BadRequestError, match="Unimplemented keys") as refused:
+    with api_refused("invalid_function_parameters", "not", param="tools"):
         asked(client, model="caller", tool_choice="required", **call)
-    assert refused.value.param == "tools"
 
 
 def test_usage_counts_what_was_kept(client: openai.OpenAI) -> None:
@@ -479,6 +475,9 @@ def test_usage_counts_what_was_kept(client: openai.OpenAI) -> None:
     assert all("usage" not in c.model_fields_set for c in asked(client, max_tokens=2, stream=True))
 
 
+COMBINATION = "invalid_parameter_combination"
+
+
 def called(function: Any) -> Any:
     """An assistant's turn that calls this."""
     return {"role": "assistant", "content": "", "tool_calls": [{"id": "c", "function": function}]}
@@ -493,8 +492,8 @@ def called(function: Any) -> Any:
         ({"verbosity": "low"}, "verbosity", "invalid_value"),
         ({"extra_body": {"temprature": None}}, "temprature", "unknown_parameter"),
         ({"web_search_options": {}}, "web_search_options", "unknown_parameter"),
-        ({"tool_choice": "required"}, "tool_choice", None),
-        ({"parallel_tool_calls": False}, "parallel_tool_calls", None),
+        ({"tool_choice": "required"}, "tool_choice", COMBINATION),
+        ({"parallel_tool_calls": False}, "parallel_tool_calls", COMBINATION),
         ({"tool_choice": "maybe", "tools": [FIND]}, "tool_choice", "invalid_value"),
         (
             {
@@ -503,11 +502,11 @@ def called(function: Any) -> Any:
                 "tool_choice": NAMED | {"function": {"name": "x"}},
             },
             "tool_choice",
-            None,
+            "unknown_tool",
         ),
-        ({"function_call": "auto"}, "function_call", None),
+        ({"function_call": "auto"}, "function_call", COMBINATION),
         ({"functions": [], "model": "caller"}, "functions", "empty_array"),
-        ({"functions": [FIND["function"]], "tools": [FIND]}, "functions", None),
+        ({"functions": [FIND["function"]], "tools": [FIND]}, "functions", COMBINATION),
         (
             {
                 "model": "caller",
@@ -515,13 +514,13 @@ def called(function: Any) -> Any:
                 "function_call": {"name": "x"},
             },
             "function_call",
-            None,
+            "unknown_tool",
         ),
-        ({"stream_options": {"include_usage": True}}, "stream_options", None),
+        ({"stream_options": {"include_usage": True}}, "stream_options", COMBINATION),
         (
             {"max_tokens": 3, "max_completion_tokens": 3},
             "max_tokens",
-            "invalid_parameter_combination",
+            COMBINATION,
         ),
         ({"service_tier": "best"}, "service_tier", "invalid_value"),
         ({"messages": []}, "messages", "empty_array"),
@@ -533,20 +532,24 @@ def called(function: Any) -> Any:
             "messages[1].content",
             "missing_required_parameter",
         ),
-        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages", None),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+            "messages",
+            "invalid_type",
+        ),
         (
             {"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]},
             "messages",
-            None,
+            "invalid_type",
         ),
         ({"temperature": 3}, "temperature", "integer_above_max_value"),
         ({"top_p": -0.5}, "top_p", "decimal_below_min_value"),
         ({"n": 129}, "n", "integer_above_max_value"),
         ({"n": "2"}, "n", "invalid_type"),
         ({"stop": ["a"] * 5}, "stop", "array_above_max_length"),
-        ({"logit_bias": {"9" * 5000: 1}}, "logit_bias", None),
+        ({"logit_bias": {"9" * 5000: 1}}, "logit_bias", "invalid_token"),
         ({"messages": [*HELLO, called("x")]}, "messages", "invalid_type"),
-        ({"messages": [*HELLO, called({"name": "f", "arguments": 3})]}, "messages", None),
+        ({"messages": [*HELLO, called({"name": "f", "arguments": 3})]}, "messages", "invalid_type"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             "messages",
@@ -555,11 +558,10 @@ def called(function: Any) -> Any:
     ],
 )
 def test_what_is_not_there_is_said(
-    client: openai.OpenAI, given: dict[str, Any], param: str, code: str | None
+    client: openai.OpenAI, given: dict[str, Any], param: str, code: str
 ) -> None:
-    with pytest.raises(openai.BadRequestError) as error:
+    with api_refused(code, param=param) as error:
         asked(client, **given)
-    assert (error.value.param, error.value.code) == (param, code)
     assert error.value.type == "invalid_request_error"
 
 
@@ -583,7 +585,7 @@ def test_a_call_that_is_no_json_is_sent_back(client: openai.OpenAI) -> None:
 )
 def test_null_is_nothing(client: openai.OpenAI, name: str) -> None:
     assert asked(client, max_tokens=1, extra_body={name: None}).usage
-    with pytest.raises(openai.BadRequestError, match=f"Unknown parameter: '{name}'"):
+    with api_refused("unknown_parameter", f"'{name}'", param=name):
         asked(client, extra_body={name: {}})
 
 
@@ -596,14 +598,14 @@ def test_a_reply_has_every_field_that_scripts_read(client: openai.OpenAI) -> Non
 
 def test_a_choice_of_tools_is_told_how_to_be_made(client: openai.OpenAI) -> None:
     older = {"functions": [FIND["function"]], "function_call": {"function": "find"}}
-    for given, said in (
+    for given, form in (
         ({"tools": [FIND], "tool_choice": {"type": "function", "name": "find"}}, "{'type': "),
         ({"tools": [FIND], "tool_choice": {"type": "allowed_tools"}}, "{'type': 'function', "),
-        (older, "'auto' or {'name': ...}"),
+        (older, "{'name': ...}"),
     ):
-        with pytest.raises(openai.BadRequestError, match=re.escape(said)) as error:
+        with api_refused("invalid_value", param=list(given)[1]) as error:
             asked(client, model="caller", **given)
-        assert (error.value.param, error.value.code) == (list(given)[1], "invalid_value")
+        assert form in str(error.value)
 
 
 def test_no_completion_is_stored(client: openai.OpenAI) -> None:
@@ -689,10 +691,9 @@ def test_a_prompt_that_cannot_fit(client: openai.OpenAI, prompt: Any) -> None:
 
 def test_a_conversation_that_cannot_fit(client: openai.OpenAI) -> None:
     for content in ("where is it " * 100_000, "\u0301 " * 100_000):
-        with pytest.raises(openai.BadRequestError) as caught:
+        with api_refused("context_length_exceeded", 512, param="messages") as caught:
             asked(client, messages=[{"role": "user", "content": content}])
-        assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
-        assert "has more than 512 of them in its prompt." in str(caught.value)
+        assert len(str(caught.value)) < 1000  # the conversation is not in it
 
 
 def test_what_does_no_harm_is_taken(client: openai.OpenAI) -> None:

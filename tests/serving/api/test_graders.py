@@ -15,6 +15,7 @@ from burnish.evaluation.graders import Wish
 from burnish.serving.api.graders import router
 from burnish.serving.api.handlers import add_handlers
 from burnish.serving.engine.requests import Used
+from tests.serving.api_refused import api_refused
 
 EQ: Any = {
     "type": "string_check",
@@ -124,7 +125,7 @@ async def test_cosine_by_the_services_embedder() -> None:
     for answer, alike in (("Oslo", 24 / 25), ("Bern", 0.0), ("Rome", 1.0)):
         found = await graded(cosine, "Rome", {"answer": answer}, service)
         assert found.reward == pytest.approx(alike)
-    with pytest.raises(openai.BadRequestError, match="no model is there that embeds"):
+    with api_refused("invalid_grader", "cosine", param="grader"):
         await graded(cosine, "Rome", {"answer": "Oslo"})
 
 

@@ -31,6 +31,7 @@ from burnish.serving.metrics import Metrics
 from burnish.serving.server import open_server
 from burnish.serving.service import Settings
 from burnish.serving.state.tables import Table
+from tests.serving.api_refused import quotes
 
 pytestmark = pytest.mark.anyio
 
@@ -189,8 +190,7 @@ async def test_no_key_is_needed_on_a_loopback_alone(engine: Engine) -> None:
         answer = await near.ask("POST", "/v1/files", base=local, **sent)
         assert answer.status_code == status, headers
     refused = await far.ask("GET", "/v1/models", base=local)
-    assert refused.status_code == 401
-    assert "has no API keys" in refused.json()["error"]["message"]
+    assert (refused.status_code, refused.json()["error"]["code"]) == (401, "no_api_keys")
     assert (await far.ask("GET", "/health")).json() == "ok"
     secret = near.key("infer")  # from now on keys are in use here too
     assert (await near.ask("GET", "/v1/models", base=local)).status_code == 401
@@ -235,9 +235,8 @@ async def test_behind_a_proxy_a_loopback_is_not_trusted(engine: Engine, header: 
     server, local = Server(engine, "127.0.0.1"), "http://127.0.0.1:8000"
     sent = {"headers": {header: "127.0.0.1"}, "base": local}
     refused = await server.ask("GET", "/v1/models", **sent)
-    assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
-    assert "came through a proxy" in refused.json()["error"]["message"]
-    assert header.lower() in refused.json()["error"]["message"]
+    assert (refused.status_code, refused.json()["error"]["code"]) == (401, "came_through_proxy")
+    assert quotes(refused.json(), header.lower())
     assert (await server.ask("GET", "/health", **sent)).status_code == 200
     secret = server.key("infer")  # with a key it does not matter whose machine asks
     assert (await server.ask("GET", "/v1/models", secret, **sent)).status_code == 200
@@ -277,7 +276,7 @@ async def test_scopes_open_their_routes(engine: Engine) -> None:
         assert (await server.ask(method, path, infer[:-1] + "~")).status_code == 401
     refused = (await server.ask("GET", "/metrics", tune)).json()["error"]
     assert refused["code"] == "missing_scope"
-    assert "lacks the scope admin" in refused["message"]
+    assert quotes(refused, "admin")
     missing = await server.ask("GET", "/v1/assistants", infer)
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "unknown_url")
 
@@ -309,7 +308,7 @@ async def test_what_the_api_has_no_more_names_what_replaced_it(
         answer = await server.ask(method, f"/v1/{path}", secret)
         error = answer.json()["error"]
         assert (answer.status_code, error["code"]) == (404, "unknown_url")
-        assert (f"use {now}" in error["message"]) if now else ("use" not in error["message"])
+        assert quotes(error, now) if now else error["message"].count("/v1/") == 1
 
 
 async def test_a_revoked_key_is_out_at_once(engine: Engine) -> None:

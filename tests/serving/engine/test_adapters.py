@@ -14,6 +14,7 @@ from burnish.models.load import load_model
 from burnish.serving.engine.adapters import BASE, Adapters
 from burnish.serving.engine.passes import New, Passes
 from burnish.serving.engine.segments import Computed
+from tests.refused import refused
 
 
 def test_mixed_rows_equal_peft(model: Any, adapters: dict[str, str], tiny_folder: Path) -> None:
@@ -60,41 +61,43 @@ def changed(adapter: str, folder: Path, **settings: Any) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("settings", "reason"),
+    ("settings", "code", "value"),
     [
-        ({"use_dora": True}, "use_dora"),
-        ({"lora_bias": True}, "lora_bias"),
-        ({"bias": "all"}, "bias=all"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"peft_type": "IA3"}, "IA3"),
-        ({"r": 5}, "another base"),
+        ({"use_dora": True}, "not_plain_lora", "use_dora"),
+        ({"lora_bias": True}, "not_plain_lora", "lora_bias"),
+        ({"bias": "all"}, "not_plain_lora", "bias=all"),
+        ({"modules_to_save": ["lm_head"]}, "not_plain_lora", "modules_to_save"),
+        ({"peft_type": "IA3"}, "not_plain_lora", "IA3"),
+        ({"r": 5}, "wrong_base", "down_proj"),
     ],
 )
 def test_what_is_more_than_low_rank_is_refused(
-    model: Any, adapters: dict[str, str], tmp_path: Path, settings: Any, reason: str
+    model: Any, adapters: dict[str, str], tmp_path: Path, settings: Any, code: str, value: str
 ) -> None:
     folder = changed(adapters["plain"], tmp_path / "other", **settings)
-    with pytest.raises(ModelError, match=reason):
+    with refused(code, ModelError, adapter="other") as error:
         Adapters(model.module, 8).number(str(folder), [])
+    assert value in error.value.fields.get("reason", error.value.fields.get("layer"))
 
 
 def test_tensors_that_do_not_fit_are_refused(
     model: Any, adapters: dict[str, str], tmp_path: Path
 ) -> None:
-    cases = {"lora_embedding_A": "holds", "lora_magnitude_vector.weight": "holds"}
-    for number, (end, reason) in enumerate(cases.items()):
+    for number, end in enumerate(("lora_embedding_A", "lora_magnitude_vector.weight")):
         folder = changed(adapters["plain"], tmp_path / str(number))
         path = folder / "adapter_model.safetensors"
         name = "base_model.model.model.embed_tokens." + end
         save_file(load_file(path) | {name: torch.zeros(2, 2)}, path)
-        with pytest.raises(ModelError, match=reason):
+        with refused("not_plain_lora", ModelError, adapter=folder.name) as error:
             Adapters(model.module, 8).number(str(folder), [])
+        assert name in error.value.fields["reason"]
     folder = changed(adapters["plain"], tmp_path / "elsewhere")
     path = folder / "adapter_model.safetensors"
     renamed = {key.replace("q_proj", "query"): tensor for key, tensor in load_file(path).items()}
     save_file(renamed, path)
-    with pytest.raises(ModelError, match="no linear layer of this base"):
+    with refused("unknown_layer", ModelError, adapter="elsewhere") as error:
         Adapters(model.module, 8).number(str(folder), [])
+    assert error.value.fields["layer"].endswith(".query")
 
 
 def test_only_safetensors(model: Any, adapters: dict[str, str], tmp_path: Path) -> None:
@@ -102,5 +105,5 @@ def test_only_safetensors(model: Any, adapters: dict[str, str], tmp_path: Path) 
     path = folder / "adapter_model.safetensors"
     torch.save(load_file(path), folder / "adapter_model.bin")
     path.unlink()
-    with pytest.raises(ModelError, match="safetensors"):
+    with refused("weights_unreadable", ModelError, adapter="pickled"):
         Adapters(model.module, 8).number(str(folder), [])

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from burnish.errors import UserError
 from burnish.serving.engine.schema_cost import MULTIPLE, OPTIONAL, SUBSCHEMAS, check_cost
+from tests.refused import refused
 
 
 def members(count: int, **more: Any) -> dict[str, Any]:
@@ -21,31 +21,48 @@ def nested(schema: dict[str, Any], depth: int) -> dict[str, Any]:
     return schema
 
 
+COSTLY = "multiple_of_too_costly"
+
+
 @pytest.mark.parametrize(
-    ("schema", "said"),
+    ("schema", "code", "values"),
     [
-        (members(OPTIONAL + 1), "1001 optional properties"),
-        (nested(members(OPTIONAL + 1), 20), "1001 optional properties"),
-        ({"anyOf": [members(10, required=[f"p{i}" for i in range(10)])] * 1000}, "subschemas"),
+        (members(OPTIONAL + 1), "too_many_optional_properties", {"count": 1001}),
+        (nested(members(OPTIONAL + 1), 20), "too_many_optional_properties", {"count": 1001}),
+        (
+            {"anyOf": [members(10, required=[f"p{i}" for i in range(10)])] * 1000},
+            "too_many_subschemas",
+            {"most": SUBSCHEMAS},
+        ),
         (
             members(SUBSCHEMAS, required=[f"p{i}" for i in range(SUBSCHEMAS)]),
-            "6003 subschemas",
+            "too_many_subschemas",
+            {"count": 6003},
         ),
-        ({"type": "integer", "multipleOf": 999983}, "999983"),
-        ({"type": "number", "multipleOf": 1.2345678}, "1.2345678"),
-        ({"properties": {f"p{i}": {"multipleOf": 997 + i} for i in range(20)}}, "multipleOf"),
-        ({"allOf": [{"multipleOf": n} for n in (97, 89, 101)]}, "multipleOf"),
+        ({"type": "integer", "multipleOf": 999983}, COSTLY, {"value": "999983"}),
+        (
+            {"type": "number", "multipleOf": 1.2345678},
+            COSTLY,
+            {"value": "1.2345678"},
+        ),
+        (
+            {"properties": {f"p{i}": {"multipleOf": 997 + i} for i in range(20)}},
+            COSTLY,
+            {},
+        ),
+        ({"allOf": [{"multipleOf": n} for n in (97, 89, 101)]}, COSTLY, {}),
         (
             {"$defs": {"a": {"multipleOf": 977}}, "$ref": "#/$defs/a", "multipleOf": 97},
-            "multipleOf",
+            COSTLY,
+            {},
         ),
-        ({"allOf": [{"multipleOf": 1e-300}, {"multipleOf": 7e300}]}, "multipleOf"),
-        ({"multipleOf": 10**5000 + 1}, "multipleOf"),
+        ({"allOf": [{"multipleOf": 1e-300}, {"multipleOf": 7e300}]}, COSTLY, {}),
+        ({"multipleOf": 10**5000 + 1}, COSTLY, {}),
     ],
 )
-def test_dear_schemas(schema: dict[str, Any], said: str) -> None:
+def test_dear_schemas(schema: dict[str, Any], code: str, values: dict[str, Any]) -> None:
     started = time.monotonic()
-    with pytest.raises(UserError, match=said):
+    with refused(code, **values):
         check_cost([{}, schema], "the JSON schema has")
     assert time.monotonic() - started < 1
 

@@ -11,9 +11,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import select, text
 
-from burnish.errors import UserError
 from burnish.serving.state.database import Database
 from burnish.serving.state.tables import AliasRow, Table
+from tests.refused import refused
 
 OPEN = """
 import sys
@@ -73,19 +73,19 @@ def test_sqlite_is_in_wal_mode_and_keeps_references(tmp_path: Path) -> None:
 def test_a_database_of_a_later_version_is_left_alone(url: str) -> None:
     with opened(url) as database, database.writing() as session:
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(UserError, match="cannot be opened"):
+    with refused("database_not_opened"):
         Database(url)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "code", "values"),
     [
-        ("mysql://host/name", "names mysql"),
-        ("sqlite://", "names no file"),
-        ("state.db", "is no database URL"),
-        ("postgresql://127.0.0.1:1/name", "cannot be opened"),
+        ("mysql://host/name", "unknown_database", {"database": "mysql"}),
+        ("sqlite://", "database_without_file", {}),
+        ("state.db", "not_a_database_url", {"url": "state.db"}),
+        ("postgresql://127.0.0.1:1/name", "database_not_opened", {}),
     ],
 )
-def test_a_wrong_url_is_a_sentence(wrong: str, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_a_wrong_url_is_the_user_s(wrong: str, code: str, values: dict[str, str]) -> None:
+    with refused(code, **values):
         Database(wrong)

@@ -15,10 +15,11 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from burnish.cli import main
-from burnish.errors import UserError
 from burnish.serving.service import Service, Settings, open_service
 from burnish.serving.state.disk import Reserve, is_full, make_private
 from burnish.serving.worker import Worker
+from tests.refused import refused
+from tests.serving.api_refused import api_refused
 from tests.serving.conftest import served
 
 
@@ -138,9 +139,8 @@ def test_a_full_disk(service: Service, small_disk: Path) -> None:
             ],
         ]
         for write in writes:
-            with pytest.raises(openai.InternalServerError, match="disk is full") as caught:
+            with api_refused("disk_full", status=507):
                 write()
-            assert (caught.value.status_code, caught.value.code) == (507, "disk_full")
         assert client.files.retrieve(kept.id).id == kept.id
         assert client.files.delete(kept.id).deleted
         with pytest.raises(openai.NotFoundError):
@@ -154,7 +154,7 @@ def test_a_full_disk(service: Service, small_disk: Path) -> None:
 def test_a_server_that_begins_on_a_full_disk_says_so_at_once(small_disk: Path) -> None:
     fill(small_disk)
     begun = time.monotonic()
-    with pytest.raises(UserError, match=r"disk is full\): make room on its disk"):
+    with refused("disk_full"):
         open_service(Settings(small_disk / "data", models={"tiny": "tiny"}))
     assert time.monotonic() - begun < 20
 

@@ -6,8 +6,6 @@ from typing import Any
 import pytest
 from sqlalchemy import String, cast, event, insert, select, text, update
 
-from burnish.errors import UserError
-from burnish.serving.api.errors import ApiError
 from burnish.serving.service import Service
 from burnish.serving.state import events, files, jobs, models, permissions
 from burnish.serving.state.database import Database
@@ -16,6 +14,8 @@ from burnish.serving.state.leases import Lease, LeaseLostError, Result, lease
 from burnish.serving.state.names import checkpoint_name, tuned_name
 from burnish.serving.state.paging import Cursor
 from burnish.serving.state.tables import EventRow, JobRow, MetaRow, ModelRow
+from tests.refused import refused
+from tests.serving.api_refused import api_refused
 
 METHOD = {"type": "supervised", "supervised": {"hyperparameters": {}}}
 
@@ -111,7 +111,7 @@ def test_a_job_ends_once(service: Service, database: Database) -> None:
     assert (done.status, done.fine_tuned_model, done.worker) == ("succeeded", "ft:a", None)
     assert len(files.listed(database, Cursor(10)).rows) == len(done.result_files) == 1
     for change in (jobs.cancel, jobs.pause, jobs.resume):
-        with pytest.raises(ApiError, match="its status is succeeded"):
+        with api_refused("invalid_state", "job", "succeeded", param="fine_tuning_job_id"):
             change(database, "job")
 
 
@@ -187,19 +187,19 @@ def test_aliases_move_only_to_what_is_released(database: Database) -> None:
             )
     assert not models.alias(database, "support", "ft:good").forced
     for wrong in ("ft:bad", "ft:step"):
-        with pytest.raises(UserError, match="is not released"):
+        with refused("not_released", model=wrong):
             models.alias(database, "support", wrong)
-    with pytest.raises(UserError, match="no tuned model"):
+    with refused("unknown_model", model="ft:none"):
         models.alias(database, "support", "ft:none", force=True)
     for base in ("tiny", "smollm2-135m", "all-minilm-l6-v2"):
-        with pytest.raises(UserError, match=f"'{base}' is the name of a base model"):
+        with refused("name_is_model", name=base, kind="base"):
             models.alias(database, base, "ft:good")
     found = models.find(database, "support")
     assert found
     assert found.name == "ft:good"
     assert models.alias(database, "support", "ft:bad", force=True).forced
     assert [row.target for row in models.aliases(database)] == ["ft:bad"]
-    with pytest.raises(ApiError, match="alias 'support' stands"):
+    with api_refused("model_has_alias", "'support'", "ft:bad", param="model"):
         models.delete(database, "ft:bad")
     models.drop_alias(database, "support")
     models.delete(database, "ft:bad")

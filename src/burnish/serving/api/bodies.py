@@ -6,7 +6,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from pydantic_core import PydanticCustomError
 
 from burnish.evaluation.graders import Graders
-from burnish.serving.api.errors import invalid
+from burnish.serving.api.errors import conflicting
 from burnish.serving.api.fields import said
 
 
@@ -139,6 +139,7 @@ class NewJob(_Body):
         if self.hyperparameters is None:
             return method.complete()
         if method.type != "supervised" or method.supervised is not None:
-            raise invalid("Set hyperparameters inside method, and only there.", "hyperparameters")
+            reason = "Set hyperparameters inside method, and only there."
+            raise conflicting(reason, "hyperparameters")
         own = SupervisedMethod(hyperparameters=self.hyperparameters)
         return Method(type="supervised", supervised=own).complete()

@@ -19,7 +19,7 @@ from burnish.data.templates import next_speakers
 from burnish.errors import UserError
 from burnish.serving.api.answers import Answer, HungUp, begun, whole
 from burnish.serving.api.documented import CHAT
-from burnish.serving.api.errors import invalid
+from burnish.serving.api.errors import conflicting, invalid, refused
 from burnish.serving.api.fields import Array, Body, Drawing, Metadata, ResponseFormat
 from burnish.serving.api.recording import record
 from burnish.serving.api.streaming import streamed
@@ -140,10 +140,10 @@ def _check(body: ChatRequest) -> None:
             said = f"A message of the role '{message.role}' has no content; give it a text."
             raise invalid(said, f"messages[{place}].content", "missing_required_parameter")
     if body.top_logprobs is not None and not body.logprobs:
-        raise invalid("'top_logprobs' needs 'logprobs' to be true.", "top_logprobs")
+        raise conflicting("'top_logprobs' needs 'logprobs' to be true.", "top_logprobs")
     if body.max_tokens is not None and body.max_completion_tokens is not None:
         said = "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported."
-        raise invalid(said, "max_tokens", "invalid_parameter_combination")
+        raise conflicting(said, "max_tokens")
     body.check_offer()
 
 
@@ -172,7 +172,7 @@ def _naming(param: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise invalid(str(error), param) from error
+        raise refused(error, param) from error
 
 
 def _prepared(

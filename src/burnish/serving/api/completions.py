@@ -13,7 +13,7 @@ from pydantic import Field
 
 from burnish.serving.api.answers import Answer, HungUp, begun, whole
 from burnish.serving.api.documented import COMPLETION
-from burnish.serving.api.errors import invalid
+from burnish.serving.api.errors import conflicting, invalid
 from burnish.serving.api.fields import Array, Drawing
 from burnish.serving.api.recording import record
 from burnish.serving.api.streaming import streamed
@@ -52,11 +52,13 @@ async def create(body: CompletionRequest, request: Request) -> Response:
     """Continues each prompt, once or several times."""
     body.check_stream()
     if body.suffix:
-        raise invalid("This server cannot insert text before a suffix.", "suffix")
+        raise invalid(
+            "This server cannot insert text before a suffix.", "suffix", "unsupported_parameter"
+        )
     if body.stream and (body.best_of or 1) > (body.n or 1):
-        raise invalid("'best_of' cannot be streamed.", "best_of")
+        raise conflicting("'best_of' cannot be streamed.", "best_of")
     if (body.best_of or body.n or 1) < (body.n or 1):
-        raise invalid("'best_of' must be at least 'n'.", "best_of")
+        raise conflicting("'best_of' must be at least 'n'.", "best_of")
     target = await target_of(request, body.model)
     _check_count(body, target.engine.most)
     prompts = await beside(request, _prompts, body, target)
@@ -111,7 +113,7 @@ def _encoded(text: str, body: CompletionRequest, target: Target) -> tuple[int, .
 def _checked(tokens: Any, body: CompletionRequest, target: Target) -> tuple[int, ...]:
     room_for(target, tokens, body.wanted, "prompt")  # before each of millions is looked at
     if wrong := [token for token in tokens if not 0 <= token < target.vocabulary]:
-        raise invalid(f"Invalid token in prompt: {wrong[0]}.", "prompt")
+        raise invalid(f"Invalid token in prompt: {wrong[0]}.", "prompt", "invalid_token")
     return tuple(tokens) or target.start
 
 

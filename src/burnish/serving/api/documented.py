@@ -15,7 +15,7 @@ class Problem(BaseModel):
     message: str
     type: str
     param: str | None
-    code: str | None
+    code: str
 
 
 class Refusal(BaseModel):

@@ -64,7 +64,9 @@ async def create(body: EmbeddingRequest, request: Request) -> dict[str, Any]:
     rows = await beside(request, _rows, body, embedder)
     size = body.dimensions or embedder.size
     if size > embedder.size:
-        raise invalid(f"{body.model} has {embedder.size} dimensions.", "dimensions")
+        raise invalid(
+            f"{body.model} has {embedder.size} dimensions.", "dimensions", "integer_above_max_value"
+        )
     embedded = await to_thread.run_sync(embedder.embed, rows)
     found = [_shortened(numbers, size) for numbers in embedded]
     tokens = sum(len(row) for row in rows)
@@ -84,11 +86,16 @@ def _rows(body: EmbeddingRequest, embedder: Embedder) -> list[list[int]]:
     given: Any = body.input
     if isinstance(given, str) or (given and isinstance(given[0], int)):
         given = [given]
-    if not given or any(not one for one in given) or len(given) > _INPUTS:
-        raise invalid(f"'input' must hold 1 to {_INPUTS} texts, none of them empty.", "input")
+    said = f"'input' must hold 1 to {_INPUTS} texts, none of them empty."
+    if not given or not all(given):
+        raise invalid(said, "input", "empty_array" if not given else "invalid_value")
+    if len(given) > _INPUTS:
+        raise invalid(said, "input", "array_above_max_length")
     rows = [_row(one, embedder) for one in given]
     if any(not 0 <= token < len(embedder.tokenizer) for row in rows for token in row):
-        raise invalid("'input' holds a number that is no token of the model.", "input")
+        raise invalid(
+            "'input' holds a number that is no token of the model.", "input", "invalid_token"
+        )
     return rows
 
 

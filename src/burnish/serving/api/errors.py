@@ -14,22 +14,25 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
-from burnish.errors import cut, readable
+from burnish.errors import UserError, cut, readable
 
 _LONGEST = 10_000  # characters of a message
 
 
 class ApiError(Exception):
-    """An answer that is an error: `{"error": {"message", "type", "param", "code"}}`."""
+    """An answer that is an error: `{"error": {"message", "type", "param", "code"}}`.
+
+    Programs decide by the code: the API's own where it has one, else a constant of ours.
+    """
 
     def __init__(
         self,
         status: int,
         message: str,
         *,
+        code: str,
         kind: str = "invalid_request_error",
         param: str | None = None,
-        code: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         # Names that a client sends come back to it, however long they are.
@@ -52,7 +55,7 @@ class ApiError(Exception):
 def failed() -> ApiError:
     """A mistake of ours, of which only the log tells more."""
     message = "The server had an error while processing your request. Its log says which."
-    return ApiError(500, message, kind="server_error")
+    return ApiError(500, message, kind="server_error", code="server_error")
 
 
 def disk_full() -> ApiError:
@@ -64,9 +67,19 @@ def disk_full() -> ApiError:
     return ApiError(507, message, kind="server_error", code="disk_full")
 
 
-def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:
-    """A value that cannot be used."""
+def invalid(message: str, param: str | None, code: str) -> ApiError:
+    """A value that cannot be used; it has no `param` where it is not in one place."""
     return ApiError(400, message, param=param, code=code)
+
+
+def conflicting(message: str, param: str) -> ApiError:
+    """A parameter that means nothing without another one, or with it."""
+    return invalid(message, param, "invalid_parameter_combination")
+
+
+def refused(error: UserError, param: str | None = None) -> ApiError:
+    """The user's own mistake, by its own code."""
+    return invalid(f"{error}", param, error.code)
 
 
 def not_found(what: str, name: str, param: str = "id") -> ApiError:
@@ -80,9 +93,9 @@ def model_not_found(name: str) -> ApiError:
     return ApiError(404, message, param="model", code="model_not_found")
 
 
-def unauthorized(message: str) -> ApiError:
+def unauthorized(message: str, code: str = "invalid_api_key") -> ApiError:
     """No key, or one that is not known."""
-    return ApiError(401, message, code="invalid_api_key")
+    return ApiError(401, message, code=code)
 
 
 def forbidden(message: str, code: str = "missing_scope") -> ApiError:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator
 from pydantic_core import PydanticCustomError
 
-from burnish.serving.api.errors import invalid
+from burnish.serving.api.errors import conflicting, invalid
 
 T = TypeVar("T")
 # A list that is refused for its first wrong item: a body has room for millions of them.
@@ -77,7 +77,7 @@ class Drawing(Body):
         """
         if self.stream_options is not None and not self.stream:
             said = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
-            raise invalid(said, "stream_options")
+            raise conflicting(said, "stream_options")
 
     def biases(self, vocabulary: int) -> dict[int, float]:
         """Token ids with what is added to their logits.
@@ -90,9 +90,11 @@ class Drawing(Body):
             # Longer ones are never read as a number: Python refuses those of 4,300 digits.
             if not key.isdecimal() or len(key) > _DIGITS or int(key) >= vocabulary:
                 said = f"Invalid key in 'logit_bias': {key[:40]!r} is no token id."
-                raise invalid(said, "logit_bias")
+                raise invalid(said, "logit_bias", "invalid_token")
             if abs(value) > _BIAS:
-                raise invalid(f"'logit_bias' of {key} is {value:g}, beyond 100.", "logit_bias")
+                side = "above_max" if value > 0 else "below_min"
+                said = f"'logit_bias' of {key} is {value:g}, beyond 100."
+                raise invalid(said, "logit_bias", f"decimal_{side}_value")
             found[int(key)] = value
         return found
 

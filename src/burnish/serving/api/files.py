@@ -39,7 +39,8 @@ def create(
 ) -> Any:
     if (anchor is None) != (seconds is None):
         missing = "anchor" if anchor is None else "seconds"
-        raise invalid(f"expires_after has no {missing}.", f"expires_after.{missing}")
+        said, param = f"expires_after has no {missing}.", f"expires_after.{missing}"
+        raise invalid(said, param, "missing_required_parameter")
     check_start(purpose, file.file.read(START), "file")
     file.file.seek(0)
     limit = service.settings.max_file_bytes

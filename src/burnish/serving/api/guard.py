@@ -168,9 +168,9 @@ class Guard:
             raise unauthorized("Incorrect API key provided." if secret else _NO_KEY)
         called = re.sub(r":\d+$", "", headers.get("host", ""))
         if not (self.private and is_loopback(called)):
-            raise unauthorized(_NO_KEYS)
+            raise unauthorized(_NO_KEYS, "no_api_keys")
         if (proxy := _proxy_header(headers)) is not None:
-            raise unauthorized(_FORWARDED.format(header=proxy))
+            raise unauthorized(_FORWARDED.format(header=proxy), "came_through_proxy")
         if _is_elsewhere(headers):
             raise ApiError(403, _ELSEWHERE, code="cross_site_request")
         return None

@@ -1,6 +1,7 @@
 """Every error leaves in the API's shape, also those of the framework and of Burnish."""
 
 import re
+from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -10,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from burnish.errors import UserError
 from burnish.serving import log
-from burnish.serving.api.errors import ApiError, disk_full, failed, invalid
+from burnish.serving.api.errors import ApiError, disk_full, failed, invalid, refused
 from burnish.serving.api.malformed import malformed
 from burnish.serving.state.disk import is_full
 
@@ -49,9 +50,8 @@ def add_handlers(app: FastAPI) -> None:
         return malformed(error.errors(), error.body).response
 
     @app.exception_handler(UserError)
-    async def refused(_: Request, error: UserError) -> JSONResponse:
-        found = invalid(f"{error}")
-        return JSONResponse(found.body, found.status)
+    async def mistaken(_: Request, error: UserError) -> JSONResponse:
+        return refused(error).response
 
     @app.exception_handler(OSError)
     @app.exception_handler(DBAPIError)
@@ -65,12 +65,12 @@ def add_handlers(app: FastAPI) -> None:
     @app.exception_handler(DataError)
     async def no_value(_: Request, __: DataError) -> JSONResponse:
         """PostgreSQL takes no NUL in a text, and no text beyond its column's length."""
-        return invalid(_NO_VALUE, code="invalid_value").response
+        return invalid(_NO_VALUE, None, "invalid_value").response
 
     @app.exception_handler(UnicodeEncodeError)
     async def no_character(_: Request, __: UnicodeEncodeError) -> JSONResponse:
         """JSON may write half of a surrogate pair, which neither a database nor a model reads."""
-        return invalid(_NO_CHARACTER, code="invalid_value").response
+        return invalid(_NO_CHARACTER, None, "half_surrogate_pair").response
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> JSONResponse:
@@ -85,7 +85,8 @@ def add_handlers(app: FastAPI) -> None:
             message = f"Not allowed to {request.method} on {request.url.path}."
             found = ApiError(405, message, code="method_not_supported")
         else:
-            found = ApiError(error.status_code, str(error.detail))
+            code = HTTPStatus(error.status_code).name.lower()  # such as `bad_request`
+            found = ApiError(error.status_code, str(error.detail), code=code)
         return JSONResponse(found.body, found.status, headers=error.headers)
 
     @app.exception_handler(Exception)

@@ -92,10 +92,12 @@ def listed(
     query = request.query_params
     meta = {key[1]: value for name, value in query.items() if (key := _META.fullmatch(name))}
     if (plain := query.get("metadata")) not in (None, "null") or (plain and meta):
-        raise invalid("Write metadata[KEY]=VALUE, or metadata=null alone.", "metadata")
+        raise invalid(
+            "Write metadata[KEY]=VALUE, or metadata=null alone.", "metadata", "invalid_value"
+        )
     if len(meta) > _KEYS:
         said = f"{len(meta)} keys of metadata are asked for, and a job has at most {_KEYS}."
-        raise invalid(said, "metadata")
+        raise invalid(said, "metadata", "array_above_max_length")
     page = jobs.listed(service.database, Cursor(limit, after), meta, plain=plain is not None)
     own = service.settings.organization
     return written_page([job_fields(row, own) for row in page.rows], has_more=page.has_more)

@@ -152,10 +152,10 @@ class _Request:
         self.shape.feed(piece)
         if self.shape.deepest > self._limits.depth:
             said = f"The JSON is nested deeper than {self._limits.depth} levels."
-            return invalid(said, code="json_too_deep")
+            return invalid(said, None, "json_too_deep")
         if self.shape.values > self._limits.values:
             said = f"The JSON has more than {self._limits.values} members and items."
-            return invalid(said, code="json_too_large")
+            return invalid(said, None, "json_too_large")
         return None
 
     async def send(self, message: Message) -> None:

@@ -65,8 +65,10 @@ def malformed(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
     else:
         kinds = [str(first["type"])]
     kind = kinds[0]
-    if kind == "json_invalid" or list(first["loc"]) == ["body"]:
-        return invalid(_NO_JSON if kind == "json_invalid" else _NO_OBJECT)
+    if kind == "json_invalid":
+        return invalid(_NO_JSON, None, "not_json")
+    if list(first["loc"]) == ["body"]:
+        return invalid(_NO_OBJECT, None, "not_an_object")
     param = _param_of(first, body)
     return invalid(_sentence(kinds, param, first), param, _code(kind, first))
 
@@ -85,7 +87,12 @@ def _code(kind: str, error: Mapping[str, Any]) -> str:
         return "empty_array"
     if code:
         return code
-    return "invalid_type" if _is_type(kind) else "invalid_value"
+    return "invalid_type" if _is_type(kind) or _wants_file(error) else "invalid_value"
+
+
+def _wants_file(error: Mapping[str, Any]) -> bool:
+    """Whether a text came where a file belongs; the framework tells it from others by words."""
+    return error["type"] == "value_error" and "Expected UploadFile" in error["msg"]
 
 
 def _is_type(kind: str) -> bool:
@@ -95,7 +102,7 @@ def _is_type(kind: str) -> bool:
 def _sentence(kinds: Sequence[str], param: str, error: Mapping[str, Any]) -> str:
     """What is wrong, the value seen and what is expected; `kinds` are several of a union."""
     kind, value, limits = kinds[0], error["input"], error.get("ctx") or {}
-    message = f"{error['msg']}".removeprefix("Value error, ")
+    message = f"{error['msg']}".removeprefix("Value error, ")  # as pydantic begins
     if kind == "missing":
         return f"Missing required parameter: '{param}'."
     if kind == "extra_forbidden":
@@ -107,7 +114,7 @@ def _sentence(kinds: Sequence[str], param: str, error: Mapping[str, Any]) -> str
         return f"Invalid '{param}': its {name} is '{tag}'. Supported are {known}."
     if kind == "union_tag_not_found":
         return f"Invalid '{param}': it has no {limits['discriminator']}."
-    if message.startswith("Expected UploadFile"):  # the framework's word for it
+    if _wants_file(error):
         return f"Invalid '{param}': it is a text, and must be a file with a file name."
     if expected := dict.fromkeys(_EXPECTED[one] for one in kinds if one in _EXPECTED):
         return (

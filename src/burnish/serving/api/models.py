@@ -43,7 +43,7 @@ def deleted(name: str, request: Request, service: Shared) -> ModelDeleted:
     to delete it."""
     engines = _engines(request)
     if engines.is_base(name):
-        raise invalid(f"{name} is a base model and cannot be deleted.", "model")
+        raise invalid(f"{name} is a base model and cannot be deleted.", "model", "model_is_base")
     project = project_of(request)
     model = engines.tuned(name, project)
     if model is None:
@@ -53,7 +53,7 @@ def deleted(name: str, request: Request, service: Shared) -> ModelDeleted:
         raise forbidden(said, "not_owner")
     if model.name != name:
         said = f"{name} is an alias of {model.name}; remove it with `burnish alias {name}=`."
-        raise invalid(said, "model")
+        raise invalid(said, "model", "model_is_alias")
     models.delete(service.database, name)
     return ModelDeleted(id=name, deleted=True, object="model")
 

@@ -8,7 +8,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from burnish.errors import UserError
-from burnish.serving.api.errors import ApiError, invalid
+from burnish.serving.api.errors import ApiError, refused
 
 # Proxies must neither keep nor join events.
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -27,7 +27,7 @@ async def _lines(events: AsyncIterator[BaseModel]) -> AsyncIterator[str]:
     except ApiError as error:  # the status went out with the first line
         yield _line(error.body)
     except UserError as error:
-        yield _line(invalid(str(error)).body)
+        yield _line(refused(error).body)
 
 
 def _line(event: Any) -> str:

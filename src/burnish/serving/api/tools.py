@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from burnish.serving.api.errors import invalid
+from burnish.serving.api.errors import conflicting, invalid
 from burnish.serving.api.fields import Array, Body, said
 from burnish.serving.calls import Call, tool_calls
 
@@ -121,13 +121,14 @@ class Offer(Body):
             ApiError: a choice without its tools, or both ways to offer them.
         """
         if self.tools and self.functions:
-            raise invalid("'functions' and 'tools' are not allowed together.", "functions")
+            raise conflicting("'functions' and 'tools' are not allowed together.", "functions")
         for name in ("tool_choice", "parallel_tool_calls"):
             if getattr(self, name) not in (None, "none") and not self.tools:
-                raise invalid(f"'{name}' is only allowed when 'tools' are specified.", name)
+                reason = f"'{name}' is only allowed when 'tools' are specified."
+                raise conflicting(reason, name)
         if self.function_call not in (None, "none") and not self.functions:
             reason = "'function_call' is only allowed when 'functions' are specified."
-            raise invalid(reason, "function_call")
+            raise conflicting(reason, "function_call")
 
     def parted(self, text: str, end: str) -> tuple[str, list[Call], str]:
         """What a reply says beside its calls, the calls that the client wants, and why it ended.
@@ -179,5 +180,5 @@ def _named(name: str, functions: list[dict[str, Any]], param: str) -> list[dict[
     if not found:
         offered = "functions" if param == "function_call" else "tools"
         choice = param.replace("_", " ").capitalize()
-        raise invalid(f"{choice} {name!r} is none of the {offered}.", param)
+        raise invalid(f"{choice} {name!r} is none of the {offered}.", param, "unknown_tool")
     return found

@@ -78,6 +78,8 @@ def _config(folder: Path) -> LoraConfig:
         raise ModelError(
             f"{folder.name} holds no adapter that can be read",
             "name a folder with adapter_config.json",
+            code="adapter_unreadable",
+            adapter=folder.name,
         ) from error
     method = given.get("peft_type")
     if method != "LORA":
@@ -99,6 +101,8 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
         raise ModelError(
             f"{folder.name} has no adapter_model.safetensors that can be read",
             "save the adapter again with safe serialization",
+            code="weights_unreadable",
+            adapter=folder.name,
         ) from error
 
 
@@ -114,6 +118,9 @@ def _low(
         raise ModelError(
             f"{folder.name} adapts {name}, which is no linear layer of this base",
             "load it on the model that its adapter_config.json names",
+            code="unknown_layer",
+            adapter=folder.name,
+            layer=name,
         )
     if set(pair) != {"A", "B"}:
         raise _not_plain(folder, f"has half of {name}")
@@ -127,6 +134,9 @@ def _low(
             f"{folder.name} was made for another base: {name} has {outputs} outputs and "
             f"{inputs} inputs here",
             "load it on the model that its adapter_config.json names",
+            code="wrong_base",
+            adapter=folder.name,
+            layer=name,
         )
     device = layer.weight.device
     # As PEFT keeps them, in float32 also on a base in half precision.
@@ -143,6 +153,9 @@ def _not_plain(folder: Path, reason: str) -> ModelError:
     return ModelError(
         f"{folder.name} is no plain LoRA adapter on linear layers ({reason})",
         "merge it into its base and serve that as a model of its own",
+        code="not_plain_lora",
+        adapter=folder.name,
+        reason=reason,
     )
 
 

@@ -40,6 +40,8 @@ class Embedder:
             raise ModelError(
                 f"{name} is no encoder ({str(error).splitlines()[0][:120]})",
                 "choose one such as all-minilm-l6-v2",
+                code="not_an_encoder",
+                model=name,
             ) from error
         self.module = module.to(placement.device).eval()
         self._one_at_a_time = threading.Lock()

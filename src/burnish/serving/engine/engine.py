@@ -74,7 +74,10 @@ class Engine:
     def __init__(self, model: LanguageModel, limits: Limits | None = None) -> None:
         if is_adapted(model.module):
             raise ModelError(
-                f"{model.name} has an adapter on it", "load the base, and name adapters by folder"
+                f"{model.name} has an adapter on it",
+                "load the base, and name adapters by folder",
+                code="model_has_adapter",
+                model=model.name,
             )
         limits = limits or Limits()
         model.module.eval()
@@ -104,9 +107,9 @@ class Engine:
         row = Running(ask, answer, Answering(), list(ask.prompt))
         with self._changed:
             if self._closing:
-                raise overloaded("The server is shutting down.")
+                raise shutting_down()
             if len(self._inbox) + len(self._batch.waiting) >= self.limits.waiting:
-                raise overloaded("The engine is currently overloaded, please try again later.")
+                raise overloaded()
             self._inbox.append(row)
             self._changed.notify_all()
         return row.pieces
@@ -132,7 +135,7 @@ class Engine:
             self._changed.notify_all()
         self._thread.join(seconds)
         if self._thread.is_alive():
-            self._ended = overloaded("The server is shutting down.")
+            self._ended = shutting_down()
             self._thread.join()
         self._passes.close()
 
@@ -162,7 +165,7 @@ def check(ask: Ask, context: int, vocabulary: int) -> None:
     """
     count = len(ask.prompt)
     if not ask.prompt:
-        raise invalid("The prompt is empty.", "prompt")
+        raise invalid("The prompt is empty.", "prompt", "empty_prompt")
     if count + max(0, min(ask.draw.max_tokens, 1)) > context:
         raise invalid(
             f"This model's maximum context length is {context} tokens. However, your "
@@ -172,10 +175,21 @@ def check(ask: Ask, context: int, vocabulary: int) -> None:
         )
     for name, tokens in (("prompt", ask.prompt), ("logit_bias", ask.draw.bias)):
         if not all(0 <= token < vocabulary for token in tokens):
-            raise invalid(f"Token ids go from 0 to {vocabulary - 1}.", name)
+            raise invalid(f"Token ids go from 0 to {vocabulary - 1}.", name, "invalid_token")
 
 
-def overloaded(message: str) -> ApiError:
+def unavailable(message: str, code: str) -> ApiError:
     """The official client tries again after a while."""
     headers = {"retry-after": "1"}
-    return ApiError(503, message, kind="server_error", code="overloaded", headers=headers)
+    return ApiError(503, message, kind="server_error", code=code, headers=headers)
+
+
+def shutting_down() -> ApiError:
+    """There is no answer any more, from this server at least."""
+    return unavailable("The server is shutting down.", "shutting_down")
+
+
+def overloaded() -> ApiError:
+    """As many answers wait as there is room for."""
+    said = "The engine is currently overloaded, please try again later."
+    return unavailable(said, "overloaded")

@@ -24,7 +24,7 @@ _SPACE = r"[ \n\t]{0,20}"
 _LARGEST = 1 << 19
 # Arguments as chat templates write them, so that a model finds what it has learnt.
 _AS_TEMPLATES = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-_OF_TOOLS = "the schemas of the tools have"
+_OF_SCHEMA, _OF_TOOLS = "the JSON schema has", "the schemas of the tools have"
 _OPENING, _CLOSING = "<tool_call>", "}\n</tool_call>"
 # Words, and behind them what a call begins with: the first one ends them.
 _WORDS = ["WORDS: /(.|\\n)*/", f"begun[lazy]: WORDS {json.dumps(_OPENING)}"]
@@ -76,7 +76,10 @@ class JsonGrammar:
         if self._matcher.is_error():
             reason = _first_line(self._matcher.get_error())
             raise ModelError(
-                f"the answer cannot follow its JSON schema ({reason})", "simplify the schema"
+                f"the answer cannot follow its JSON schema ({reason})",
+                "simplify the schema",
+                code="schema_not_followed",
+                reason=reason,
             )
 
 
@@ -123,13 +126,18 @@ def schema_grammar(tokenizer: Any, schema: Mapping[str, Any]) -> Schema:
         UserError: the schema is none, is too large, or uses a keyword that cannot be kept to.
     """
     tokens, written = _tokens(tokenizer), json.dumps(schema)
-    _check_size(written, "the JSON schema has")
-    check_cost([schema], "the JSON schema has")
+    _check_size(written, _OF_SCHEMA)
+    check_cost([schema], _OF_SCHEMA)
     try:
         return Schema(schema, tokens, _matcher(tokens, _compiled(written)))
     except ValueError as error:
         said = _first_line(str(error))
-        raise UserError(f"the JSON schema cannot be used ({said})", "simplify it") from error
+        raise UserError(
+            f"the JSON schema cannot be used ({said})",
+            "simplify it",
+            code="invalid_json_schema",
+            reason=said,
+        ) from error
 
 
 def call_grammar(
@@ -172,7 +180,12 @@ def call_grammar(
         return Calls(tokens, lark, _matcher(tokens, LLMatcher.grammar_from_lark(lark)))
     except ValueError as error:
         said = _first_line(str(error))
-        raise UserError(f"the tools cannot be used ({said})", "simplify them") from error
+        raise UserError(
+            f"the tools cannot be used ({said})",
+            "simplify them",
+            code="invalid_function_parameters",
+            reason=said,
+        ) from error
 
 
 def _matcher(tokens: LLTokenizer, compiled: str) -> LLMatcher:
@@ -204,6 +217,8 @@ def _arguments(parameters: Mapping[str, Any] | None, *, free: bool) -> dict[str,
             f"a function has parameters of the type {kind!r}, and the arguments of a call are an "
             "object",
             "give it the type 'object', with what it takes as properties",
+            code="parameters_not_an_object",
+            type=kind,
         )
     if kind != "object" and not (isinstance(kind, list) and "object" in kind):
         return schema
@@ -220,7 +235,13 @@ def _json(schema: Mapping[str, Any], options: Mapping[str, Any]) -> str:
 
 def _check_size(written: str, what: str) -> None:
     if len(written) > _LARGEST:
-        raise UserError(f"{what} {len(written)} characters", f"use at most {_LARGEST}")
+        raise UserError(
+            f"{what} {len(written)} characters",
+            f"use at most {_LARGEST}",
+            code="schema_too_long",
+            count=len(written),
+            most=_LARGEST,
+        )
 
 
 def _compiled(schema: str) -> str:
@@ -236,6 +257,7 @@ def _tokens(tokenizer: Any) -> LLTokenizer:
             raise ModelError(
                 f"the tokenizer cannot keep to JSON ({_first_line(str(error))})",
                 "use a model with a tokenizer.json",
+                code="tokenizer_not_fast",
             ) from error
     return _TOKENIZERS[tokenizer]
 

@@ -139,6 +139,9 @@ class Passes:
         return ModelError(
             f"{name} cannot compute answers of several requests side by side ({reason})",
             "serve it with `--backend vllm`",
+            code="not_batchable",
+            model=name,
+            reason=reason,
         )
 
 

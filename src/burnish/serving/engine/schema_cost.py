@@ -42,15 +42,28 @@ def check_cost(schemas: Iterable[Mapping[str, Any]], what: str) -> None:
             raise UserError(
                 f"{what} an object with {optional} optional properties",
                 f"use at most {OPTIONAL}, or name those that must be there in 'required'",
+                code="too_many_optional_properties",
+                count=optional,
+                most=OPTIONAL,
             )
         pending.extend(part.values())
     if found > SUBSCHEMAS:
-        raise UserError(f"{what} {found} subschemas", f"use at most {SUBSCHEMAS}")
+        raise UserError(
+            f"{what} {found} subschemas",
+            f"use at most {SUBSCHEMAS}",
+            code="too_many_subschemas",
+            count=found,
+            most=SUBSCHEMAS,
+        )
     if (steps := _steps(multiples, merging=merging)) > MULTIPLE:
         largest = max(multiples)
         raise UserError(
             f"{what} 'multipleOf' with up to {largest}, which takes {steps} steps to count",
             f"use numbers of which at most {MULTIPLE} steps come, such as 1, 0.01 or 250",
+            code="multiple_of_too_costly",
+            value=str(largest),
+            count=steps,
+            most=MULTIPLE,
         )
 
 

@@ -21,7 +21,13 @@ import httpx2
 
 from burnish.errors import ModelError, UserError
 from burnish.serving.api.errors import ApiError, invalid
-from burnish.serving.engine.engine import Counters, check, overloaded
+from burnish.serving.engine.engine import (
+    Counters,
+    check,
+    overloaded,
+    shutting_down,
+    unavailable,
+)
 from burnish.serving.engine.grammar import Calls, Schema
 from burnish.serving.engine.requests import Ask, Draw, Drawn, Piece, Used
 from burnish.serving.engine.stream import Answering
@@ -34,6 +40,7 @@ _CONNECT = 10.0
 _SEED = 63
 # Characters of an error that are handed on.
 _SAID = 300
+_FAILED = "The model server had an error."
 
 
 class Vllm:
@@ -74,9 +81,9 @@ class Vllm:
         check(ask, self.context, self.vocabulary)
         wanted = _wanted(ask)
         if self._closing:
-            raise overloaded("The server is shutting down.")
+            raise shutting_down()
         if len(self._active) >= _MOST:
-            raise overloaded("The engine is currently overloaded, please try again later.")
+            raise overloaded()
         answering = Answering()
         self._loop.call_soon_threadsafe(self._begin, ask, wanted, answering)
         return answering
@@ -108,6 +115,8 @@ class Vllm:
                 f"{self.url} does not answer as a vLLM server does ({error!r})",
                 "start it with `vllm serve MODEL --enable-lora`, give its URL with /v1, and its "
                 "key as VLLM_API_KEY",
+                code="not_a_vllm_server",
+                url=self.url,
             ) from error
 
     def _begin(self, ask: Ask, wanted: dict[str, Any], answering: Answering) -> None:
@@ -128,7 +137,7 @@ class Vllm:
         except httpx2.HTTPError as error:
             answering.put(_silent(error))
         except asyncio.CancelledError:
-            answering.put(overloaded("The server is shutting down."))
+            answering.put(shutting_down())
         except Exception as error:
             answering.put(error)
 
@@ -185,11 +194,16 @@ class Vllm:
         name = f"burnish-{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}"
         given = {"lora_name": name, "lora_path": str(folder)}
         reply = await self._client.post(f"{self.url}/load_lora_adapter", json=given)
+        # A name given twice has vLLM's type of every wrong value, so its words tell it from others.
         if not reply.is_success and "already been loaded" not in reply.text:
+            reason = await _said(reply)
             raise ModelError(
-                f"vLLM did not load the adapter {folder} ({await _said(reply)})",
+                f"vLLM did not load the adapter {folder} ({reason})",
                 "let it see that folder, and run it with --enable-lora, a --max-lora-rank of "
                 "the adapter's rank or more, and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True",
+                code="adapter_not_loaded",
+                path=str(folder),
+                reason=reason,
             )
         return name
 
@@ -256,7 +270,8 @@ def _format(draw: Draw) -> dict[str, Any]:
             return {"response_format": {"type": "json_schema", "json_schema": named}}
         case Calls(lark=lark):
             return {"structured_outputs": {"grammar": lark}}
-    raise invalid("The backend vllm can hold an answer to a JSON schema or calls of tools only.")
+    said = "The backend vllm can hold an answer to a JSON schema or calls of tools only."
+    raise invalid(said, "response_format", "unsupported_parameter")
 
 
 def _piece(choice: Mapping[str, Any], top: int | None, left: int) -> Piece:
@@ -300,7 +315,7 @@ def _chunk(line: str) -> dict[str, Any]:
     """
     chunk: dict[str, Any] = json.loads(line.removeprefix("data: "))
     if "error" in chunk:
-        raise ApiError(500, "The model server had an error.", kind="server_error")
+        raise ApiError(500, _FAILED, kind="server_error", code="model_server_failed")
     return chunk
 
 
@@ -312,11 +327,11 @@ async def _sound(reply: httpx2.Response) -> None:
     if reply.is_success:
         return
     if reply.status_code >= 500:
-        raise overloaded("The model server had an error.")
+        raise unavailable(_FAILED, "model_server_failed")
     refused = f"The model server refused: {await _said(reply)}"
     if reply.status_code == 400:
-        raise invalid(refused)
-    raise ApiError(500, refused, kind="server_error")
+        raise invalid(refused, None, "model_server_refused")
+    raise ApiError(500, refused, kind="server_error", code="model_server_refused")
 
 
 async def _said(reply: httpx2.Response) -> str:
@@ -328,8 +343,9 @@ async def _said(reply: httpx2.Response) -> str:
 
 
 def _silent(error: httpx2.HTTPError) -> ApiError:
-    return overloaded(f"The model server does not answer ({type(error).__name__}).")
+    said = f"The model server does not answer ({type(error).__name__})."
+    return unavailable(said, "model_server_silent")
 
 
 def _broken() -> ApiError:
-    return overloaded("The model server broke off its answer.")
+    return unavailable("The model server broke off its answer.", "model_server_broke_off")

@@ -75,6 +75,9 @@ class Database:
                 "make room on its disk"
                 if is_full(error)
                 else "check its URL, its server and your rights",
+                code="disk_full" if is_full(error) else "database_not_opened",
+                database=repr(self._engine.url),
+                reason=what,
             ) from error
 
     def acting(self, actor: str, project: str | None = None) -> "Database":
@@ -125,16 +128,25 @@ def _parsed(url: str) -> URL:
     try:
         found = make_url(url)
     except ArgumentError as error:
-        raise UserError(f"{url!r} is no database URL", "write sqlite:///FILE") from error
+        raise UserError(
+            f"{url!r} is no database URL",
+            "write sqlite:///FILE",
+            code="not_a_database_url",
+            url=url,
+        ) from error
     driver = _DRIVERS.get(found.drivername.split("+")[0])
     if driver is None:
         raise UserError(
             f"the database URL names {found.drivername}",
             "use sqlite:///FILE or postgresql://USER@HOST/NAME",
+            code="unknown_database",
+            database=found.drivername,
         )
     if driver == "sqlite" and not found.database:
         raise UserError(
-            "the database URL names no file, so nothing would be kept", "write sqlite:///FILE"
+            "the database URL names no file, so nothing would be kept",
+            "write sqlite:///FILE",
+            code="database_without_file",
         )
     return found.set(drivername=driver)
 

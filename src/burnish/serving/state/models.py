@@ -73,7 +73,9 @@ def delete(database: Database, name: str) -> None:
             raise model_not_found(name)
         alias = session.scalar(select(AliasRow.name).where(AliasRow.target == name))
         if alias is not None:
-            raise invalid(f"The alias {alias!r} stands for {name}; move it first.", "model")
+            raise invalid(
+                f"The alias {alias!r} stands for {name}; move it first.", "model", "model_has_alias"
+            )
         model.deleted = True
         audit.note(session, "model.delete", name)
 
@@ -102,27 +104,49 @@ def alias(
     with database.writing() as session:
         model = _living(session, target)
         if model is None:
-            raise UserError(f"there is no tuned model {target!r}", "name one by its full name")
+            raise UserError(
+                f"there is no tuned model {target!r}",
+                "name one by its full name",
+                code="unknown_model",
+                model=target,
+            )
         if name.startswith("ft:") or _is_base(session, name):
             kind = "tuned" if name.startswith("ft:") else "base"
-            raise UserError(f"{name!r} is the name of a {kind} model", "choose another alias")
-        if model.decision != "release" and not force:
-            decision = model.decision or "not judged"
             raise UserError(
-                f"{target} is not released (its verdict is: {decision})",
-                "choose a released model, or force it",
+                f"{name!r} is the name of a {kind} model",
+                "choose another alias",
+                code="name_is_model",
+                name=name,
+                kind=kind,
             )
-        if difference is not None and not force:
-            raise UserError(
-                f"{target} does not say what was judged ({difference})",
-                "mend it and run `burnish parity` again, or force it",
-            )
+        if not force:
+            _check_released(model, difference)
         forced = model.decision != "release" or difference is not None
         row = AliasRow(name=name, target=target, created_at=int(time.time()), forced=forced)
         row = session.merge(row)
         told = {"model": target, "verdict": model.decision}
         audit.note(session, "alias.force" if forced else "alias.move", name, **told)
         return row
+
+
+def _check_released(model: ModelRow, difference: str | None) -> None:
+    if model.decision != "release":
+        decision = model.decision or "not judged"
+        raise UserError(
+            f"{model.name} is not released (its verdict is: {decision})",
+            "choose a released model, or force it",
+            code="not_released",
+            model=model.name,
+            decision=model.decision,
+        )
+    if difference is not None:
+        raise UserError(
+            f"{model.name} does not say what was judged ({difference})",
+            "mend it and run `burnish parity` again, or force it",
+            code="parity_differs",
+            model=model.name,
+            difference=difference,
+        )
 
 
 def aliases(database: Database) -> list[AliasRow]:
@@ -138,7 +162,12 @@ def drop_alias(database: Database, name: str) -> None:
     with database.writing() as session:
         row = session.get(AliasRow, name)
         if row is None:
-            raise UserError(f"there is no alias {name!r}", "see which there are")
+            raise UserError(
+                f"there is no alias {name!r}",
+                "see which there are",
+                code="unknown_alias",
+                alias=name,
+            )
         session.delete(row)
         audit.note(session, "alias.remove", name, model=row.target)
 

@@ -87,7 +87,8 @@ def _walk(
             )
         )
         if place is None:
-            raise invalid(f"Invalid cursor: there is no {cursor.after!r} to list after.", "after")
+            said = f"Invalid cursor: there is no {cursor.after!r} to list after."
+            raise invalid(said, "after", "invalid_cursor")
         asked = asked.where(column > place if cursor.ascending else column < place)
     ordered = asked.order_by(column.asc() if cursor.ascending else column.desc())
     return ordered.limit(cursor.limit + 1)

@@ -56,7 +56,8 @@ def add_part(database: Database, content: Content, name: str, received: Received
         with database.writing(files.CONTENT) as session:
             upload = _open(session, name)
             if _others(session, name, received.sha256) + received.size > upload.bytes:
-                raise invalid(f"The parts are longer than the {upload.bytes} bytes announced.")
+                said = f"The parts are longer than the {upload.bytes} bytes announced."
+                raise invalid(said, "data", "upload_too_large")
             content.keep(received)
             session.add(part)
             told = {"part": part.id, "bytes": part.bytes, "sha256": part.sha256}
@@ -165,10 +166,12 @@ def _ordered(session: Session, name: str, part_ids: Sequence[str]) -> list[PartR
     rows = session.scalars(select(PartRow).where(PartRow.upload_id == name)).all()
     known = {row.id: row for row in rows}
     if unknown := [part for part in part_ids if part not in known]:
-        raise invalid(f"Upload {name} has no such part: {unknown[0]}.", "part_ids")
+        raise invalid(f"Upload {name} has no such part: {unknown[0]}.", "part_ids", "unknown_part")
     if len(set(part_ids)) != len(part_ids):
         twice = next(part for part, count in Counter(part_ids).items() if count > 1)
-        raise invalid(f"'part_ids' names the part {twice} more than once.", "part_ids")
+        raise invalid(
+            f"'part_ids' names the part {twice} more than once.", "part_ids", "duplicate_part"
+        )
     return [known[part] for part in part_ids]
 
 
@@ -187,9 +190,8 @@ def _joined(content: Content, parts: Sequence[PartRow]) -> Iterator[bytes]:
 
 def _check_whole(content: Content, upload: UploadRow, received: Received, md5: str | None) -> None:
     if received.size != upload.bytes:
-        raise invalid(
-            f"The parts are {received.size} bytes, but {upload.bytes} were announced.", "part_ids"
-        )
+        said = f"The parts are {received.size} bytes, but {upload.bytes} were announced."
+        raise invalid(said, "part_ids", "size_mismatch")
     with received.path.open("rb") as file:
         check_start(upload.purpose, file.read(START), "part_ids")
         file.seek(0)
@@ -197,7 +199,7 @@ def _check_whole(content: Content, upload: UploadRow, received: Received, md5: s
             return
         found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if found != md5.lower():
-        raise invalid(f"The bytes have the MD5 {found}, not {md5}.", "md5")
+        raise invalid(f"The bytes have the MD5 {found}, not {md5}.", "md5", "md5_mismatch")
 
 
 def _forget_parts(session: Session, name: str) -> list[str]:
