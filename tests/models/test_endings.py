@@ -150,7 +150,7 @@ def test_the_server_warns_of_a_base_that_does_not_stop(endless: Path, tmp_path: 
     settings = settings_of(tmp_path, [f"told={endless}"], given)
     assert settings.stops == (END,)
     assert endless_bases(settings) == []
-    with pytest.raises(RecipeError) as error:
+    with refused("unknown_token", RecipeError, value="<|im|>") as error:
         endless_bases(
             settings_of(tmp_path, [f"told={endless}"], ["model_settings.stop_tokens=[<|im|>]"])
         )
