@@ -190,7 +190,7 @@ def test_half_written_file_is_a_run_error(certified: RunDirectory, name: str) ->
 def test_a_line_that_cannot_be_read_is_a_run_error(certified: RunDirectory) -> None:
     path = certified.path / "events.jsonl"
     path.write_text('[{"task": \n' + path.read_text()[:40])
-    with refused("run_unreadable", RunError, path=str(certified.path)):
+    with refused("not_json", RunError, path=str(path), line=1):
         write_page(certified)
     assert not (certified.path / "report.html").exists()
 
