@@ -3,6 +3,8 @@
 A page asks for one with a line such as `<!-- generated: recipe_keys -->`.
 """
 
+import ast
+import builtins
 import dataclasses
 import html
 import importlib
@@ -32,6 +34,7 @@ from burnish.serving.service import Settings
 
 _MARKER = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
 _KINDS = {str: "text", int: "whole number", float: "number", bool: "none", Path: "path"}
+_BRACES = str.maketrans("", "", "{}")
 _ACCESS = {"open": "no key", "known": "any key"}
 # The files of a run whose rows are typed, each with what its rows are.
 _RECORDS: dict[str, tuple[type, ...]] = {
@@ -113,6 +116,28 @@ def routes() -> str:
     return "\n\n".join([_table(("route", "needs", "what it does"), rows), *bodies])
 
 
+def error_codes() -> str:
+    """Each code with the kinds of error that carry it and the first message that has it."""
+    found: dict[str, tuple[set[str], str]] = {}
+    for path in sorted(Path(burnish.__file__).parent.rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(call, ast.Call):
+                continue
+            for code in _codes(call):
+                kinds, message = found.setdefault(code, (set(), ""))
+                kinds.update(re.findall(r"^[A-Z]\w*Error$", ast.unparse(call.func)))
+                found[code] = kinds, message or " ".join(_message(call).split())
+    rows = [
+        (
+            f"`{code}`",
+            ", ".join(f"`{kind}`" for kind in sorted(kinds)) or "–",
+            _text(message or "–"),
+        )
+        for code, (kinds, message) in sorted(found.items())
+    ]
+    return _table(("code", "raised as", "message"), rows)
+
+
 def run_files() -> str:
     """The fields of each typed file of a run directory."""
     parts = []
@@ -125,19 +150,50 @@ def run_files() -> str:
     return "\n\n".join(parts)
 
 
+def _codes(call: ast.Call) -> Iterator[str]:
+    """The codes that a call may give its error."""
+    for word in call.keywords:
+        both = word.value
+        for one in (both.body, both.orelse) if isinstance(both, ast.IfExp) else (both,):
+            if word.arg == "code" and isinstance(one, ast.Constant) and one.value:
+                yield str(one.value)
+
+
+def _message(call: ast.Call) -> str:
+    """The sentence of an error with names for its values; empty where it is put together."""
+    for part in call.args:
+        if isinstance(part, ast.Constant) and isinstance(part.value, str):
+            return part.value
+        if isinstance(part, ast.JoinedStr):
+            return re.sub(r"\}\{", "} {", "".join(map(_piece, part.values))).translate(_BRACES)
+    return ""
+
+
+def _piece(part: ast.expr) -> str:
+    """A part of a sentence; a value as its name in capitals and braces."""
+    if isinstance(part, ast.Constant):
+        return str(part.value).translate(_BRACES)
+    value = part.value if isinstance(part, ast.FormattedValue) else part
+    names = [one.id for one in ast.walk(value) if isinstance(one, ast.Name)]
+    own = [name for name in names if not hasattr(builtins, name)] or ["value"]
+    name = value.attr if isinstance(value, ast.Attribute) else own[0]
+    return "{" + name.strip("_").upper() + "}"
+
+
 def _action(method: str, path: str) -> str:
     """What a route without a description does, as its path has it."""
     *_, before, last = ["", *(part for part in path.split("/") if part)]
     noun = re.sub(r"s$", "", (before if last.startswith("{") else last).replace("_", " "))
+    article = "an" if noun[0] in "aeiou" else "a"
     if last.startswith("{"):
         return {"get": f"Returns one {noun}.", "delete": f"Deletes one {noun}."}[method]
     if before.startswith("{"):
         if last.endswith("s"):
-            return {"get": f"Lists the {noun}s.", "post": f"Adds a {noun}."}[method]
+            return {"get": f"Lists the {noun}s.", "post": f"Adds {article} {noun}."}[method]
         return "Returns the content." if method == "get" else f"{last.capitalize()}s it."
     if not last.endswith("s"):
         return f"Returns the {noun}."
-    return {"get": f"Lists the {noun}s.", "post": f"Creates a {noun}."}[method]
+    return {"get": f"Lists the {noun}s.", "post": f"Creates {article} {noun}."}[method]
 
 
 def _parameters(document: Any, name: str, route: Any) -> Iterator[str]:
@@ -255,4 +311,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     )
 
 
-_TABLES = {table.__name__: table for table in (recipe_keys, verbs, python_verbs, routes, run_files)}
+_TABLES = {
+    table.__name__: table
+    for table in (recipe_keys, verbs, python_verbs, routes, error_codes, run_files)
+}

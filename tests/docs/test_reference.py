@@ -80,6 +80,16 @@ def test_every_route_is_named(generate: ModuleType) -> None:
     assert "| `training_file` | body | string | yes |" in text
 
 
+def test_every_error_code_is_named(generate: ModuleType) -> None:
+    text = page(generate, "errors")
+    sources = [path.read_text("utf-8") for path in Path(burnish.__file__).parent.rglob("*.py")]
+    codes = {code for source in sources for code in re.findall(r'\bcode="(\w+)"', source)}
+    assert len(codes) > 100
+    assert [code for code in codes if f"| `{code}` |" not in text] == []
+    assert "| `file_missing` |" in text
+    assert "there is no file PATH" in text
+
+
 def test_every_typed_file_has_its_fields(generate: ModuleType) -> None:
     text = page(generate, "run-directory")
     for name in ("manifest.json", "verdict.json", "ledger.json", "frontier.json", "parity.json"):
