@@ -193,7 +193,7 @@ def test_a_system_message_is_the_first_turn(tmp_path: Path) -> None:
         (CHOICE | {"choices": ["x", "y", "x"]}, "duplicate_choice", {"value": "x"}),
         (CHOICE | {"question": "\ud800"}, "half_character", {}),
         (CHOICE | {"id": 1}, "duplicate_id", {"id": "1"}),
-        ([], "not_object", {"type": "a list"}),
+        ([], "not_object", {"type": "list"}),
     ],
 )
 def test_rows_that_do_not_fit_are_named(
