@@ -193,3 +193,7 @@ def test_files_in_sentences_are_there() -> None:
     for page, code in inline():
         if re.fullmatch(r"\w+/[\w/]+\.py", code):
             assert (ROOT / code).exists() or (source / code).exists(), f"{page}: {code}"
+
+
+def test_the_first_page_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120

@@ -1,0 +1,5 @@
+"""The run that commands of the pages read."""
+
+from tests.parity.conftest import judged
+
+__all__ = ["judged"]
