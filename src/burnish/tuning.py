@@ -162,7 +162,7 @@ def check_workers(recipe: Recipe) -> None:
             f"training.workers is {workers}, but objective {recipe.objective} "
             + ("collects what it learns" if collects else "looks at a batch as a whole"),
             "set training.workers to 1",
-            code="workers_unsupported",
+            code="objective_collects" if collects else "objective_not_additive",
             key="training.workers",
             value=workers,
             objective=recipe.objective,

@@ -11,6 +11,7 @@ from burnish.chat import Example, Message
 from burnish.errors import DataError
 from burnish.models.branches import Network, Row
 from burnish.training.objectives.dpo import Dpo, Pair, ipo, orpo, sigmoid, simpo, with_reference
+from tests.refused import refused
 
 Draw = Callable[..., list[Row]]
 
@@ -175,7 +176,7 @@ def test_kept_reference_is_what_the_start_says(llama: Any, draw: Draw) -> None:
 def test_without_an_adapter_the_reference_must_be_kept(llama: Any, draw: Draw) -> None:
     from burnish.errors import ModelError
 
-    with pytest.raises(ModelError, match="not kept beside weights that learn"):
+    with refused("base_not_kept", ModelError):
         Dpo(keep_reference=False).loss(Network(llama), pairs(draw))
 
 
@@ -194,9 +195,9 @@ def test_only_the_last_answer_is_learnt(tiny_tokenizer: Any) -> None:
     for row, answer in ((pair.chosen, "red"), (pair.rejected, "green")):
         learnt = [t for t, w in zip(row.tokens, row.weights, strict=True) if w]
         assert tiny_tokenizer.decode(learnt) == f"{answer}<|im_end|>"
-    with pytest.raises(DataError, match="no rejected answer"):
+    with refused("no_rejected_answer", DataError, row="2", count=1, rows=2):
         Dpo().check([example, Example("2", turns)])
-    with pytest.raises(DataError, match="none of the 3 rows of train has a rejected answer: give"):
+    with refused("no_rejected_answer", DataError, row=None, count=3, rows=3):
         Dpo().check([Example(str(n), turns) for n in range(3)])
 
 

@@ -11,6 +11,7 @@ from burnish.chat import Example, Message
 from burnish.errors import DataError
 from burnish.models.branches import Network, Row
 from burnish.training.objectives.kto import Judged, Kto, as_judged, kto
+from tests.refused import refused
 
 Draw = Callable[..., list[Row]]
 
@@ -123,7 +124,7 @@ def test_pairs_are_two_judgements() -> None:
     turns = (Message("user", "q"), Message("assistant", "yes"))
     rows = as_judged(Example("1", turns, rejected="no"))
     assert [(row.expected, row.liked) for row in rows] == [("yes", True), ("no", False)]
-    with pytest.raises(DataError, match="no judgement"):
+    with refused("no_judgement", DataError, row="2"):
         as_judged(Example("2", turns))
-    with pytest.raises(DataError, match="none of the 2 rows of train has a judgement: give rows"):
+    with refused("no_judgement", DataError, row=None, count=2, rows=2):
         Kto().check([Example("2", turns), Example("3", turns)])

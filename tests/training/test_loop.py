@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from burnish.errors import InterruptedRunError, RunError, UserError
+from burnish.errors import DivergedError, InterruptedRunError, RunError
 from burnish.models.adapt import add_lora, save_weights
 from burnish.models.branches import Row
 from burnish.training import checkpoint
@@ -15,6 +15,7 @@ from burnish.training.batches import Batches
 from burnish.training.loop import Loop, Settings
 from burnish.training.objective import Loss
 from burnish.training.objectives.sft import Sft
+from tests.refused import refused
 
 
 def tiny(seed: int = 0, dropout: float = 0.0) -> Any:
@@ -151,10 +152,9 @@ def test_loss_that_is_no_number_ends_with_a_sentence(tmp_path: Path) -> None:
             return Loss(super().loss(network, items).total * float("nan"))
 
     made, _ = loop(tmp_path, objective=Broken())
-    with pytest.raises(
-        UserError, match=r"the loss became nan at step 1: lower training\.learning_rate"
-    ):
+    with refused("loss_not_finite", DivergedError, loss="nan", step=1) as caught:
         made.run()
+    assert "nan" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "random.pt"])
@@ -171,7 +171,7 @@ def test_full_disk_ends_with_a_sentence(
     before = checkpoint.saved_steps(tmp_path)
     monkeypatch.setattr(checkpoint, "save_weights", full)
     again, _ = loop(tmp_path, epochs=4)
-    with pytest.raises(RunError, match="the disk is full"):
+    with refused("disk_full", RunError, path=str(tmp_path)):
         again.run()
     assert checkpoint.saved_steps(tmp_path) == before
     assert not list(tmp_path.glob(".*"))
@@ -183,7 +183,7 @@ def test_out_of_memory_ends_with_a_sentence(tmp_path: Path) -> None:
             raise torch.OutOfMemoryError("no room")
 
     made, _ = loop(tmp_path, objective=Hungry())
-    with pytest.raises(UserError, match=r"memory ran out at step 1: lower training\.batch_size"):
+    with refused("out_of_memory", step=1):
         made.run()
 
 
@@ -260,8 +260,10 @@ def test_a_checkpoint_that_cannot_be_read_is_not_thrown_away(
 
     monkeypatch.setattr(torch, "load", no_room)
     again, _ = loop(tmp_path)
-    with pytest.raises(RunError, match=r"step-12 cannot be read .*allocate memory"):
+    step = str(tmp_path / "step-12")
+    with refused("checkpoint_unreadable", RunError, path=step) as caught:
         again.run(resume=True)
+    assert "can't allocate memory" in str(caught.value)
     assert checkpoint.saved_steps(tmp_path) == [3, 6, 9, 12]
 
 

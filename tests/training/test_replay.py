@@ -12,6 +12,7 @@ from burnish.models.branches import Row, branch_logprobs
 from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_model
 from burnish.training.replay import Replayed, own_rows, replayed
+from tests.refused import refused
 from tests.rows import write_rows
 
 
@@ -79,7 +80,7 @@ def test_a_model_without_a_template_says_so(model: LanguageModel, tmp_path: Path
     template = model.tokenizer.chat_template
     try:
         model.tokenizer.chat_template = None
-        with pytest.raises(ModelError, match="chat template"):
+        with refused("no_chat_template", ModelError):
             replayed(model, 2, 9, tmp_path)
     finally:
         model.tokenizer.chat_template = template
@@ -103,12 +104,13 @@ def test_own_rows_are_drawn_learnt_and_held(model: LanguageModel, tmp_path: Path
 
 
 def test_too_few_own_rows_that_fit_are_told(model: LanguageModel, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"general.jsonl has 8 .* asks for 9"):
-        own_rows(rows_file(tmp_path, 8), model.tokenizer, 9, 0, None)
+    path = rows_file(tmp_path, 8)
+    with refused("too_few_rows", DataError, path=str(path), count=8, expected=9):
+        own_rows(path, model.tokenizer, 9, 0, None)
     longer = rows_file(tmp_path, 2, 200).read_text()
     path = rows_file(tmp_path, 8)
     path.write_text(path.read_text() + longer.replace("what is", "who is"))
-    with pytest.raises(DataError, match="has 8 different rows that fit"):
+    with refused("too_few_rows", DataError, count=8, expected=9):
         own_rows(path, model.tokenizer, 9, 0, 100)
 
 

@@ -15,6 +15,7 @@ from burnish.errors import DataError
 from burnish.models.branches import Network
 from burnish.models.classifier import load_classifier
 from burnish.training.objectives.tag import Tag, all_tags
+from tests.refused import refused
 from tests.rows import write_rows
 
 ROWS = [
@@ -84,11 +85,12 @@ def test_too_long_texts_are_left_out_and_told(word_tokenizer: Any) -> None:
 
 def test_rows_without_tags_are_a_sentence() -> None:
     bare = Example("x", (Message("user", "q"), Message("assistant", "a")), source="f:3")
-    with pytest.raises(DataError, match="f:3 has no tags, but the objective is tag"):
+    with refused("no_tags", DataError, row="f:3", count=1):
         Tag().check([*EXAMPLES, bare])
-    with pytest.raises(DataError, match=r"f:3 has no tags \(2 of \d rows have none\), but"):
+    with refused("no_tags", DataError, row="f:3", count=2, rows=len(EXAMPLES) + 2) as caught:
         Tag().check([*EXAMPLES, bare, bare])
-    with pytest.raises(DataError, match="none of the 2 rows of train has tags, but the objective"):
+    assert "f:3" in str(caught.value)
+    with refused("no_tags", DataError, row=None, count=2, rows=2):
         Tag().check([bare, bare])
 
 
