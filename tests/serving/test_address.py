@@ -36,7 +36,7 @@ def test_what_cannot_be_listened_on(service: Service) -> None:
         assert os.strerror(errno.EADDRINUSE) in str(error.value)
     with service.database.reading() as session:
         check(Address(port=port), session)
-        with refused("no_keys", host="0.0.0.0"):
+        with refused("no_api_keys", host="0.0.0.0"):
             check(Address("0.0.0.0"), session)
         with refused("half_of_tls"):
             check(Address(certificate=Path("cert.pem")), session)

@@ -148,7 +148,7 @@ def test_keys_that_cannot_be_of_a_project(session: Session) -> None:
         keys.confine(session, "cli", admin.id, "team")
     key, _ = keys.make(session, "cli", "n", ["infer"])
     for name in ("", "x" * 65):
-        with refused("bad_project_name", project=name):
+        with refused("bad_name", key="project", value=name):
             keys.confine(session, "cli", key.id, name)
     with refused("unknown_key_id", key="key_1"):
         keys.confine(session, "cli", "key_1", "team")

@@ -59,12 +59,12 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_others_need_a_key(tmp_path: Path, host: str) -> None:
     service = open_service(Settings(tmp_path))
     with service.database.writing() as session:
-        with refused("no_keys", host=host):
+        with refused("no_api_keys", host=host):
             check(Address(host, free_port()), session)
         key, _ = keys.make(session, "cli", "bot", ["infer"])
         check(Address("0.0.0.0", free_port()), session)
         keys.revoke(session, "cli", key.id)
-        with refused("no_keys", host=host):
+        with refused("no_api_keys", host=host):
             check(Address(host, free_port()), session)
         check(Address("127.0.0.1", free_port()), session)
     service.close()

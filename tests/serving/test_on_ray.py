@@ -18,11 +18,11 @@ import pytest
 from safetensors.torch import load_file
 
 import burnish
-from burnish.errors import UserError
 from burnish.serving.process import on_ray
 from burnish.serving.service import Service, Settings
 from burnish.serving.worker import Worker
 from burnish.training.checkpoint import saved_steps
+from tests.refused import refused
 from tests.rows import chats
 
 needs_ray = pytest.mark.skipif(
@@ -152,5 +152,5 @@ def test_cancelled_on_ray_a_job_ends_there(
 
 def test_without_ray_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(UserError, match=r"Ray is not installed: install it with `pip install"):
+    with refused("package_missing", package="ray"):
         on_ray()

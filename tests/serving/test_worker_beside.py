@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from burnish.cli.options import engine_of, settings_of
-from burnish.errors import RecipeError, UserError
+from burnish.errors import RecipeError
 from burnish.serving import listening
 from burnish.serving.process import LOCAL, PATIENCE
+from tests.refused import refused
 
 
 def test_values_and_engine_are_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,13 +53,13 @@ def test_the_encoder_may_have_other_names(tmp_path: Path) -> None:
 
 
 def test_a_wrong_value_is_said_before_anything_starts(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"training\.workers is 0"):
+    with refused("out_of_range", RecipeError, key="training.workers", value=0):
         settings_of(tmp_path, None, ["training.workers=0"])
-    with pytest.raises(RecipeError, match=r"did you mean training\.workers"):
+    with refused("unknown_key", RecipeError, key="training.worker", meant="training.workers"):
         settings_of(tmp_path, None, ["training.worker=2"])
-    with pytest.raises(UserError, match="the organization is 'a:b'"):
+    with refused("bad_name", key="organization", value="a:b"):
         settings_of(tmp_path, None, organization="a:b")
-    with pytest.raises(UserError, match="--model gives the name all-minilm-l6-v2 to smollm2-135m"):
+    with refused("name_reserved", name="all-minilm-l6-v2", source="smollm2-135m"):
         settings_of(tmp_path, ["all-minilm-l6-v2=smollm2-135m"])
-    with pytest.raises(UserError, match="add --engine ray"):
+    with refused("option_unused", option="--address", value="gpu:6379"):
         engine_of("local", "gpu:6379")

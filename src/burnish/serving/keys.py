@@ -114,9 +114,9 @@ def confine(session: Session, actor: str, id: str, project: str) -> None:
         raise UserError(
             f"the project {project!r} is no name",
             f"use 1 to {_LONGEST} characters",
-            code="bad_project_name",
-            project=project,
-            most=_LONGEST,
+            code="bad_name",
+            key="project",
+            value=project,
         )
     row.project = project
     session.flush()

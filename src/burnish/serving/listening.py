@@ -67,7 +67,7 @@ def check(address: Address, session: Session) -> None:
         raise UserError(
             f"host is {address.host} and there are no API keys, so anybody could use the server",
             "make one with `burnish keys make NAME`, or listen on 127.0.0.1",
-            code="no_keys",
+            code="no_api_keys",
             host=address.host,
         )
     if (address.certificate is None) != (address.key is None):

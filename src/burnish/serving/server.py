@@ -123,9 +123,9 @@ def opener(settings: Settings, backend: str, vllm_url: str | None = None) -> Ope
             raise UserError(
                 f"--vllm-url is {vllm_url}, but the backend is {backend}",
                 "add --backend vllm",
-                code="url_without_vllm",
-                url=vllm_url,
-                backend=backend,
+                code="option_unused",
+                option="--vllm-url",
+                value=vllm_url,
             )
         return None
     if not vllm_url:

@@ -348,7 +348,7 @@ def test_the_routes_hand_on(url: str, tiny_folder: Path, tmp_path: Path) -> None
 def test_what_does_not_fit_together_is_said(tmp_path: Path) -> None:
     settings = Settings(tmp_path, models={"tiny": "tiny"})
     assert opener(settings, "transformers") is None
-    with refused("url_without_vllm", url="http://gpu/v1", backend="transformers"):
+    with refused("option_unused", option="--vllm-url", value="http://gpu/v1"):
         opener(settings, "transformers", "http://gpu/v1")
     with refused("vllm_without_url"):
         opener(settings, "vllm", None)
