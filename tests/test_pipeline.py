@@ -452,5 +452,7 @@ def test_user_error_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     done = command("run", str(tmp_path / "nothing.yaml"))
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith("burnish: there is no recipe")
+    assert done.stderr.startswith("burnish: ")
+    assert "nothing.yaml" in done.stderr
+    assert done.stderr.endswith(" [file_missing]\n")
     assert done.stderr.count("\n") == 1

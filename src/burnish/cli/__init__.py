@@ -43,11 +43,12 @@ VERBS = {
 
 _FREE = "free some space, then give the same command, `run` and `train` with --resume"
 _WRITABLE = "use a folder that you may read and write"
+# The system's number -> what to do, and the code of the mistake.
 _REMEDIES = {
-    errno.ENOSPC: _FREE,
-    errno.EDQUOT: _FREE,
-    errno.EROFS: _WRITABLE,
-    errno.EACCES: _WRITABLE,
+    errno.ENOSPC: (_FREE, "disk_full"),
+    errno.EDQUOT: (_FREE, "disk_full"),
+    errno.EROFS: (_WRITABLE, "folder_not_writable"),
+    errno.EACCES: (_WRITABLE, "folder_not_writable"),
 }
 
 
@@ -126,7 +127,8 @@ def _end_of_files(error: Any) -> None:
     # A file is written under another name first, so its folder is what the user knows.
     name = getattr(error, "filename", None)
     where = Path(name).parent if name else "the disk"
-    _fail(f"{where} cannot be used ({os.strerror(number)}): {_REMEDIES[number]}.", 2)
+    remedy, code = _REMEDIES[number]
+    _fail(f"{where} cannot be used ({os.strerror(number)}): {remedy}. [{code}]", 2)
 
 
 def _end_of_click(error: Any) -> None:
@@ -135,7 +137,7 @@ def _end_of_click(error: Any) -> None:
         path = getattr(getattr(error, "ctx", None), "command_path", "burnish")
         path = path if path.startswith("burnish") else f"burnish {path}"
         said = " ".join(error.format_message().split()).rstrip(".")
-        _fail(f"{said}: `{path} --help` shows what there is.", 2)
+        _fail(f"{said}: `{path} --help` shows what there is. [usage]", 2)
     if hasattr(error, "exit_code"):
         raise SystemExit(error.exit_code) from None
 
