@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click import Context
 
 from burnish.chat import Example
@@ -20,6 +21,7 @@ from burnish.cli import VERBS, app
 from burnish.cli.options import overrides
 from burnish.data.formats import Converter
 from burnish.data.rows import Row
+from burnish.errors import RecipeError
 from burnish.evaluation.graders import grader_of_file
 from burnish.evaluation.suite import load_suite
 from burnish.recipe import Recipe, known_keys, load_recipe, recipe_of_rows
@@ -186,6 +188,21 @@ def test_recipe_keys_in_sentences_are_those_of_the_recipe() -> None:
         if key in sections and rest and re.fullmatch(r"[a-z_.]+", rest) and rest != "jsonl":
             whole = f"{key}.{rest}"
             assert whole in known or whole.startswith("budget.suites."), f"{page}: {whole}"
+
+
+def test_recipe_values_in_sentences_are_read() -> None:
+    sections = {key.partition(".")[0] for key in known_keys(Recipe) if "." in key}
+    values = [
+        (page, code)
+        for page, code in inline()
+        if re.match(r"[a-z_.]+: .", code) and re.split(r"[.:]", code)[0] in sections
+    ]
+    assert len(values) > 5
+    for page, code in values:
+        try:
+            recipe_of_rows("rows.jsonl", yaml.safe_load(code))
+        except RecipeError as error:
+            raise AssertionError(f"{page}: {code}: {error}") from error
 
 
 def test_files_in_sentences_are_there() -> None:
