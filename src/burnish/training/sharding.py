@@ -107,6 +107,7 @@ class Sharded(Team):
         try:
             yield
         except RuntimeError as error:
+            # Gloo has no type of its own for a connection that broke, only its name in the words.
             if isinstance(error, distributed.DistError) or "gloo" in str(error):
                 raise lost(error) from error
             raise
