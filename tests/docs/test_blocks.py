@@ -26,7 +26,7 @@ from burnish.evaluation.graders import grader_of_file
 from burnish.evaluation.suite import load_suite
 from burnish.recipe import Recipe, known_keys, load_recipe, recipe_of_rows
 from burnish.serving.api.documented import Refusal
-from tests.docs.blocks import BLOCKS, ROOT, Block, commands, inline, shown
+from tests.docs.blocks import BLOCKS, PAGES, ROOT, Block, commands, inline, shown
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 # What a finding says is a message of the check; a test below makes it say so.
@@ -214,3 +214,10 @@ def test_files_in_sentences_are_there() -> None:
 
 def test_the_first_page_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+def test_links_outside_the_site_lead_somewhere() -> None:
+    """Those between the pages of the site fail its build."""
+    for path in (path for path in PAGES if "docs" not in path.relative_to(ROOT).parts):
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+            assert (path.parent / link).exists(), f"{path}: {link}"

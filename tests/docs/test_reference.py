@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -97,18 +98,29 @@ def test_every_typed_file_has_its_fields(generate: ModuleType) -> None:
     assert "| `certified_target_gain` | `float or None` |" in text
 
 
-@pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="mkdocs is not installed")
-def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(
-    tmp_path: Path,
-) -> None:
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
-    built = subprocess.run(
-        [*command, "--site-dir", str(tmp_path)],
-        cwd=ROOT,
+needs_mkdocs = pytest.mark.skipif(
+    importlib.util.find_spec("mkdocs") is None, reason="mkdocs is not installed"
+)
+
+
+def build(root: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    """Builds as `make docs` does; with --quiet no warning would count."""
+    command = "mkdocs build --strict"
+    assert f"-m {command}\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    return subprocess.run(
+        [sys.executable, "-m", *command.split(), "--site-dir", str(site)],
+        cwd=root,
         env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
     )
+
+
+@needs_mkdocs
+def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(
+    tmp_path: Path,
+) -> None:
+    built = build(ROOT, tmp_path)
     assert built.returncode == 0, built.stdout + built.stderr
     pages = list(tmp_path.rglob("*.html"))
     assert len(pages) > len(list((ROOT / "docs").rglob("*.md")))  # also that for 404
@@ -117,3 +129,16 @@ def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(
         assert loaded == [], one
     search = (tmp_path / "search" / "search_index.js").read_text(encoding="utf-8")
     assert "gradient" in search
+
+
+@needs_mkdocs
+def test_a_dead_link_and_a_script_from_elsewhere_fail_the_build(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    with (tmp_path / "docs" / "start.md").open("a") as file:
+        file.write("\n[a](nowhere.md) [b](index.md#nowhere)\n")
+        file.write('\n<script src="https://elsewhere.example/one.js"></script>\n')
+    built = build(tmp_path, tmp_path / "site")
+    assert built.returncode == 1
+    for part in ("nowhere.md", "#nowhere", "elsewhere.example"):
+        assert part in built.stderr
