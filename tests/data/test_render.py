@@ -195,53 +195,50 @@ def test_document_is_learnt_whole(tiny_tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "turns", "seen", "remedy"),
+    ("template", "turns", "code", "fields"),
     [
         (
             GEMMA,
             (*chat("a", "b"), Message("assistant", "c")),
-            "the model's chat template refuses f:1 (roles must alternate)",
-            "order the turns as the model expects",
+            "refused_by_template",
+            {"source": "f:1", "reason": "roles must alternate"},
         ),
         (
             "{% for m in messages %}\n{% if %}{% endfor %}",
             chat("a", "b"),
-            "the model's chat template cannot be read (Expected an expression, got 'end of "
-            "statement block', in line 2)",
-            "fix it in the model's chat_template.jinja",
+            "broken_template",
+            {"line": 2},
         ),
         (
             "{{ messages | length }}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}",
             chat("a", "b"),
-            "renders what stands before turn 2 of f:1 otherwise when more turns follow",
-            "split the conversation into rows that end at this turn",
+            "prompt_changed_by_template",
+            {"source": "f:1", "turn": 2},
         ),
         (
             "{% for m in messages %}{{ m['content'] | upper }}<|im_end|>{% endfor %}",
             chat("a", "b"),
-            "does not write turn 2 of f:1 as it stands with a stop token behind it",
-            "take out what it changes in the turn",
+            "turn_changed_by_template",
+            {"source": "f:1", "turn": 2},
         ),
         (
             "{% for m in messages %}{{ m['content'] }}\n{% endfor %}",
             chat("a", "b"),
-            "does not write turn 2 of f:1 as it stands with a stop token behind it",
-            "take out what it changes in the turn, name the token that ends a turn",
+            "turn_changed_by_template",
+            {"source": "f:1", "turn": 2},
         ),
-        (None, chat("a", "b")[::-1], "f:1 starts with an assistant turn", "put a user turn before"),
+        (None, chat("a", "b")[::-1], "starts_with_assistant", {"source": "f:1"}),
     ],
 )
 def test_template_that_cannot_be_taken_apart(
     variant: Callable[[str | None], Any],
     template: str | None,
     turns: Conversation,
-    seen: str,
-    remedy: str,
+    code: str,
+    fields: dict[str, Any],
 ) -> None:
-    with pytest.raises(DataError) as caught:
+    with refused(code, DataError, **fields):
         render(example(*turns), variant(template))
-    assert seen in caught.value.seen
-    assert caught.value.remedy.startswith(remedy)
 
 
 def test_a_long_prompt_is_not_warned_of(tiny_tokenizer: Any) -> None:

@@ -139,6 +139,14 @@ def test_who_has_no_recipe_is_told_what_to_upload(code: str) -> None:
     assert "data.x" not in error_of(outcome(error), "/f")["message"]
 
 
+def test_fields_of_any_error_are_taken() -> None:
+    for fields in ({"rows": 3}, {"source": None, "path": None}, {"part": 3}, {"part": "test"}):
+        error = DataError("rows are odd", "look", code="odd", **fields)
+        found = error_of(outcome(error), "/f")
+        assert found["param"] == "training_file"
+        assert found["message"].endswith(f" {error}")
+
+
 def test_values_that_read_like_advice_stay() -> None:
     error = DataError("the label is 'set data: {columns: {a: b}}'", "no?", code="one_label")
     assert error_of(outcome(error), "/f")["message"].endswith(f" {error}")

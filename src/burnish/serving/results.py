@@ -24,7 +24,7 @@ _PURPOSE = "fine-tune-results"
 # How many rows an error names.
 _ROWS = 3
 # Remedies for who uploads files and has no recipe, by the code of the mistake; all others fit both.
-_REMEDIES = {
+REMEDIES = {
     "all_disliked": "upload rows with answers that are not marked as disliked",
     "answers_too_long": "shorten them",
     "bad_rows": "Upload a file in which every line is a JSON object as described",
@@ -134,18 +134,22 @@ def error_of(error: Mapping[str, Any], folder: str) -> dict[str, Any]:
         param = "method.reinforcement.grader"
         return {"code": "invalid_grader", "message": message, "param": param}
     if error["kind"] == DataError.__name__:
-        file = recipes.FILES[_part(error["fields"])]
+        file = recipes.FILES[_blamed(error)]
         said, code = f"The job failed due to an invalid {file}. {message}", file.replace(" ", "_")
         return {"code": f"invalid_{code}", "message": said, "param": code}
     return {"code": _snake(error["kind"].removesuffix("Error")), "message": message, "param": None}
 
 
+def _blamed(error: Mapping[str, Any]) -> str:
+    """Which of the job's files has the mistake: of several bad rows, that of the first."""
+    fields = error["fields"]
+    return _part(fields["rows"][0] if error["code"] == "bad_rows" else fields)
+
+
 def _part(fields: Mapping[str, Any]) -> str:
-    """Which of the job's files has the mistake; the training file where none is named."""
-    if "rows" in fields:
-        return _part(fields["rows"][0])
-    part = fields.get("part") or _file_and_line(fields.get("source", ""))[0]
-    part = part or Path(fields.get("path", "")).stem
+    """Which of the job's files is meant; the training file where none is named."""
+    part = fields.get("part") or _file_and_line(str(fields.get("source")))[0]
+    part = part or Path(str(fields.get("path"))).stem
     return part if part in recipes.FILES else "train"
 
 
@@ -153,8 +157,8 @@ def _uploaded(error: Mapping[str, Any], folder: str) -> str:
     """The sentence for who uploaded the files: its values by the names that they have there."""
     fields, seen = error["fields"], error["seen"]
     if error["code"] == "bad_rows":
-        said = f"{fields['count']} of {fields['total']} rows cannot be used: {_bad_rows(fields)}"
-        return f"{_named(said, folder)}. {_REMEDIES['bad_rows']}."
+        said = f"{fields['count']} of {fields['total']} rows cannot be used: {_bad_rows(error)}"
+        return f"{_named(said, folder)}. {REMEDIES['bad_rows']}."
     if source := fields.get("source"):
         seen = seen.replace(source, _place(source))
     remedy = _remedy(error["code"], error["remedy"], fields)
@@ -169,10 +173,10 @@ def _named(text: str, folder: str) -> str:
     return text.replace(f"{folder}/", "")
 
 
-def _bad_rows(fields: Mapping[str, Any]) -> str:
+def _bad_rows(error: Mapping[str, Any]) -> str:
     """The first few rows, each with its mistake, and how many more there are."""
-    rows, count = fields["rows"][:_ROWS], fields["count"]
-    said = [_bad_row(row, blamed=_part(fields)) for row in rows]
+    rows, count = error["fields"]["rows"][:_ROWS], error["fields"]["count"]
+    said = [_bad_row(row, blamed=_blamed(error)) for row in rows]
     rest = count - sum(row["count"] for row in rows)
     return "; ".join([*said, *([f"and {rest} more"] if rest else [])])
 
@@ -191,12 +195,12 @@ def _bad_row(row: Mapping[str, Any], blamed: str) -> str:
 
 def _remedy(code: str, usual: str, fields: Mapping[str, Any]) -> str:
     """What to do about a mistake without a recipe."""
-    if code == "unknown_format":
+    if "suggested" in fields:
         renames = [_rename(fields["suggested"])] if fields["suggested"] else []
         return ", or ".join([*renames, f"use the fields of a format ({fields['known']})"])
     if advice := _advice(fields):
         return "; ".join(advice)
-    return _REMEDIES.get(code, usual)
+    return REMEDIES.get(code, usual)
 
 
 def _advice(fields: Mapping[str, Any]) -> list[str]:
