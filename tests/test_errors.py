@@ -38,7 +38,9 @@ def test_a_value_is_not_walked_through() -> None:
 
 @pytest.mark.parametrize("quoted", [repr(LONG), json.dumps(LONG), LONG, repr([LONG, 'a"b'])])
 def test_quotations_of_any_message_are_cut(quoted: str) -> None:
-    error = UserError(f"the row has {quoted} as label\nand {quoted}", f"write {quoted} again")
+    error = UserError(
+        f"the row has {quoted} as label\nand {quoted}", f"write {quoted} again", code="odd"
+    )
     assert len(str(error)) < 1000
     assert str(error).startswith("the row has ")
     assert len(error.args[0]) < 1000

@@ -72,7 +72,7 @@ class UserError(BurnishError):
         fields: the values that the sentence names, as JSON can hold them.
     """
 
-    def __init__(self, seen: str, remedy: str, *, code: str = "", **fields: Any) -> None:
+    def __init__(self, seen: str, remedy: str, *, code: str, **fields: Any) -> None:
         # Whatever a message quotes, a person reads it on a screen.
         self.seen, self.remedy = (readable(part) for part in (seen, remedy))
         self.code, self.fields = code, fields

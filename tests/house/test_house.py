@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 import burnish
+from burnish.errors import UserError
 from burnish.recipe import Recipe, known_keys
 
 SOURCE = Path(burnish.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
+TESTS = Path(__file__).parents[1]
 BENCHES = sorted((Path(__file__).parents[2] / "bench").glob("*.py"))
 # A stage imports only from those before it; `pipeline` and `cli` from all.
 ORDER = [
@@ -119,3 +121,57 @@ def test_benches_import_what_is_there(path: Path) -> None:
             module = importlib.import_module(str(node.module))
             missing = [alias.name for alias in node.names if not hasattr(module, alias.name)]
             assert not missing, f"{path.name} imports {missing} from {node.module}"
+
+
+def families() -> set[str]:
+    """Our errors that carry codes, by name."""
+    kinds, found = [UserError], set()
+    while kinds:
+        kind = kinds.pop()
+        found.add(kind.__name__)
+        kinds += kind.__subclasses__()
+    return found | {"ApiError"}
+
+
+READERS = {"partition", "rpartition", "removeprefix", "removesuffix", "replace", "split", "find"}
+READERS |= {"startswith", "endswith", "index", "search", "match", "fullmatch", "findall", "sub"}
+
+
+def ours(tree: ast.AST) -> set[str]:
+    """Names of errors of ours that a file catches."""
+    handlers = [n for n in ast.walk(tree) if isinstance(n, ast.ExceptHandler) and n.name]
+    caught = {
+        h.name: set(re.findall(r"\w+", ast.unparse(h.type or ast.Name("")))) for h in handlers
+    }
+    return {str(name) for name, kinds in caught.items() if families().intersection(kinds)}
+
+
+def says(node: ast.AST, errors: set[str]) -> bool:
+    """Whether an expression is the sentence of an error of ours, or a part of it."""
+    if isinstance(node, ast.Attribute):
+        return node.attr in ("seen", "remedy") and ast.unparse(node.value) in {*errors, "error"}
+    called = isinstance(node, ast.Call) and ast.unparse(node.func) == "str" and node.args
+    return bool(called) and ast.unparse(node.args[0]) in errors  # type: ignore[attr-defined]
+
+
+def test_no_program_decides_by_the_words_of_a_message() -> None:
+    """A better wording must change nothing: codes and fields are there to be read."""
+    for path in (path for path in FILES if path.name != "errors.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        errors = ours(tree)
+        for node in ast.walk(tree):
+            read: list[ast.AST] = []
+            if isinstance(node, ast.Compare):
+                read = [node.left, *node.comparators]
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                read = [node.func.value, *node.args] if node.func.attr in READERS else []
+            assert not any(says(each, errors) for each in read), f"{path}: {ast.unparse(node)}"
+
+
+def test_no_test_expects_the_words_of_an_error() -> None:
+    for path in TESTS.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.raises":
+                kinds = set(re.findall(r"\w+", ast.unparse(node.args[0]))) if node.args else set()
+                by_words = any(keyword.arg == "match" for keyword in node.keywords)
+                assert not (by_words and kinds & families()), f"{path}: {ast.unparse(node)}"

@@ -3,12 +3,12 @@
 import openai
 import pytest
 
-from burnish.serving.api.errors import ApiError
 from burnish.serving.preparing import prepare
 from burnish.serving.service import Service, Settings
 from burnish.serving.state import jobs, models
 from burnish.serving.state.tables import ModelRow
 from tests.rows import chats
+from tests.serving.api_refused import api_refused
 
 MADE = {"base": "tiny", "folder": "x", "created_at": 1}
 
@@ -55,6 +55,5 @@ def test_a_job_goes_on_though_its_model_is_deleted(
     prepared = prepare(service, begun)
     models.delete(service.database, "ft:new")
     assert prepare(service, begun) == prepared
-    with pytest.raises(ApiError, match="ft:new") as error:
+    with api_refused("model_not_available", "ft:new", param="model"):
         prepare(service, waiting)
-    assert (error.value.code, error.value.param) == ("model_not_available", "model")

@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app.main(args=arguments, prog_name="burnish", standalone_mode=False)
     except UserError as error:
-        _fail(f"{error} [{error.code}]" if error.code else str(error), 2)
+        _fail(f"{error} [{error.code}]", 2)
     except InterruptedRunError as error:
         _fail(f"{error}; go on with the same command and --resume", 130)
     except click.exceptions.NoArgsIsHelpError as error:
