@@ -283,7 +283,7 @@ def _docstring(thing: Any) -> str:
     lines: list[str] = []
     for line in inspect.cleandoc(inspect.getdoc(thing) or "").splitlines():
         if re.fullmatch(r"(Args|Raises|Returns|Attributes):", line):
-            lines += ["", f"*{line}*", ""]
+            lines += ["", f"*{line.replace('Args', 'Arguments')}*", ""]
         elif found := re.match(r" {4}([\w.]+): (.*)", line):
             lines.append(f"- `{found[1]}`: {_text(found[2])}")
         else:
