@@ -39,7 +39,7 @@ from api_stand_ins import VARIABLE
 from interrupt import tiny_model
 from serve_programs import burnish, free_port, serving, started
 
-from burnish.models.sources import ENCODER
+from burnish.models.registry import ENCODER
 
 BASE = "tiny"
 FAULT, ABSENT, ARTEFACT = "fault", "absent feature", "artefact"

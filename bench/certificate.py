@@ -44,13 +44,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from burnish.candidates import Candidate
+from burnish.certification.budgets import Budgets, Evidence, budget_tests, inside, text_rise
+from burnish.certification.fixed_sequence import certify
+from burnish.certification.forecast import Outlook
+from burnish.certification.ordering import order_of_testing
 from burnish.evaluation.statistics import macro_paired, paired_outcomes
-from burnish.retention.budgets import Budgets, Evidence, budget_tests, inside, text_rise
-from burnish.retention.certify import certify
-from burnish.retention.frontier import order_of_testing
-from burnish.retention.outlook import Outlook
-from burnish.run_directory import read_results, write_atomic
+from burnish.runs.candidates import Candidate
+from burnish.runs.directory import read_results, write_atomic
 
 SCALES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.25]
 PROBE = 0.3
@@ -288,8 +288,8 @@ def measure(folder: Path, steps: int, scales: Sequence[float], limit: int | None
     from burnish.evaluation.runner import run_task
     from burnish.evaluation.suite import load_suite
     from burnish.evaluation.tasks import label_task
-    from burnish.pipeline import open_tuned
-    from burnish.run_directory import RunDirectory
+    from burnish.pipeline.verbs import open_tuned
+    from burnish.runs.directory import RunDirectory
 
     suite = load_suite("core")
     index: dict[str, Any] = {

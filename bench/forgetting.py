@@ -29,17 +29,17 @@ from unittest.mock import patch
 import torch
 from validity import DATA, GENERATED, RECIPE, mean_score, wikitext
 
+from burnish.evaluation.measure import target_task
 from burnish.evaluation.suite import load_suite
 from burnish.evaluation.tasks import Task
-from burnish.lineage import recipe_of
-from burnish.measurement import target_task
 from burnish.models.branches import Row
 from burnish.models.cache import cache_folder
 from burnish.models.language_model import LanguageModel
+from burnish.models.lineage import recipe_of
 from burnish.models.load import load_model
-from burnish.pipeline import open_tuned, train
-from burnish.recipe import load_recipe
-from burnish.run_directory import RunDirectory, write_atomic
+from burnish.pipeline.verbs import open_tuned, train
+from burnish.recipe.schema import load_recipe
+from burnish.runs.directory import RunDirectory, write_atomic
 
 TRL = {
     "lora": {"rank": 16, "alpha": 32, "dropout": 0.05},

@@ -26,7 +26,7 @@ from typing import Any
 import yaml
 from safetensors.torch import load_file
 
-from burnish.run_directory import RunDirectory
+from burnish.runs.directory import RunDirectory
 from burnish.training.loop import is_due
 
 EVALUATIONS, CHECKPOINTS = 5, 8
@@ -39,7 +39,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 REWARD = "def variety(answers, examples):\n    return [len(set(a)) / 10 for a in answers]\n"
 # One interpreter with everything imported; each run is a fork of it.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["burnish.pipeline", "burnish.training.loop", "peft"])
+PROCESSES.set_forkserver_preload(["burnish.pipeline.verbs", "burnish.training.loop", "peft"])
 _LONGEST = 120.0
 _POLL = 0.0005
 

@@ -14,8 +14,8 @@ import resource
 import time
 from collections.abc import Iterator
 
-from burnish.chat import Example, Message
-from burnish.evaluation.leakage import Text, find_leakage, text_of, texts_of
+from burnish.conversation import Example, Message
+from burnish.evaluation.contamination import Text, find_leakage, text_of, texts_of
 from burnish.evaluation.suite import load_suite
 
 SYSTEM = "Sort the message into one queue, and answer with the name of the queue and nothing else."

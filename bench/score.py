@@ -23,9 +23,9 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
+from burnish.models.interface import Choice
 from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_model
-from burnish.models.verbs import Choice
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 SHOTS = 5

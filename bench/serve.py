@@ -35,9 +35,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from serve_programs import HOST, Served, Timed, burnish, free_port, serving, streamed
 
-from burnish.models.sources import resolve
-from burnish.serving.engine.batch import Limits
-from burnish.serving.service import Settings, open_service
+from burnish.inference.scheduler import Limits
+from burnish.models.registry import resolve
+from burnish.serving.state.installation import Settings, open_service
 from burnish.serving.state.models import add_once
 from burnish.serving.state.tables import ModelRow
 

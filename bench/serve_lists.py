@@ -30,9 +30,9 @@ from interrupt import tiny_model
 from serve_programs import burnish, free_port, serving
 from sqlalchemy import insert, text
 
-from burnish.serving.keys import confine
-from burnish.serving.keys import make as make_key
-from burnish.serving.service import Service, Settings, open_service
+from burnish.serving.state.installation import Service, Settings, open_service
+from burnish.serving.state.keys import confine
+from burnish.serving.state.keys import make as make_key
 from burnish.serving.state.tables import (
     EventRow,
     FileRow,

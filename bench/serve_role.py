@@ -10,10 +10,10 @@ import signal
 import sys
 from pathlib import Path
 
-from burnish.serving.listening import Address, listen
-from burnish.serving.server import open_server
-from burnish.serving.service import Settings, open_service
-from burnish.serving.worker import Worker
+from burnish.serving.app.listen import Address, listen
+from burnish.serving.catalog.server import open_server
+from burnish.serving.jobs.worker import Worker
+from burnish.serving.state.installation import Settings, open_service
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ from torch import nn
 from train_works import COMPARED, RANK, RATE, Work
 
 from burnish.models.branches import Row, trunk_length
+from burnish.training.host_memory import peak_memory_mb
 from burnish.training.loop import Loop, Settings
-from burnish.training.memory import peak_memory_mb
 
 
 class Prepared:

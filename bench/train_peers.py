@@ -16,7 +16,7 @@ from train_works import ANSWER_TOKENS, ANSWERS, COMPARED, RATE, Work
 from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-from burnish.training.memory import peak_memory_mb
+from burnish.training.host_memory import peak_memory_mb
 
 
 def run(work: Work, side: str, steps: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from burnish.recipe import Recipe, build_recipe, load_recipe
+from burnish.recipe.schema import Recipe, build_recipe, load_recipe
 from burnish.training.batches import Batches
 from burnish.training.objectives import OBJECTIVES
 
@@ -98,7 +98,7 @@ def sampled_before() -> Any:
     random rewards.
     """
     from burnish.models.branches import Row
-    from burnish.training.objective import rows_of
+    from burnish.training.objectives.base import rows_of
     from burnish.training.objectives.grpo import Group, Grpo, advantages_of
 
     class Given(Grpo):

@@ -32,12 +32,12 @@ from burnish.data.load import load
 from burnish.evaluation.suite import load_suite
 from burnish.evaluation.tasks import ChoiceItem, ChooseTask, Task, TextLossTask
 from burnish.models.cache import cache_folder
+from burnish.models.interface import Choice
 from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_model
-from burnish.models.verbs import Choice
-from burnish.pipeline import open_tuned, train
-from burnish.recipe import load_recipe
-from burnish.run_directory import RunDirectory, write_atomic
+from burnish.pipeline.verbs import open_tuned, train
+from burnish.recipe.schema import load_recipe
+from burnish.runs.directory import RunDirectory, write_atomic
 from burnish.training.schedule import automatic_rate
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

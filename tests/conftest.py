@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from burnish.errors import ModelError
-from burnish.models.sources import resolve
+from burnish.models.registry import resolve
 
 # SmolLM2's template, its default system message included.
 CHATML = (
@@ -128,7 +128,7 @@ def tiny_encoder(
 @pytest.fixture(autouse=True)
 def _separate_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cached base results of tests stay out of the user's cache; the models are shared."""
-    monkeypatch.setattr("burnish.measurement.cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr("burnish.evaluation.measure.cache_folder", lambda: tmp_path / "cache")
 
 
 @pytest.fixture(scope="session")

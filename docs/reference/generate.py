@@ -19,18 +19,18 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import click
 
 import burnish
-from burnish.agreement import Comparison, Difference, Reference, Said
-from burnish.candidates import Candidate, Frontier
+from burnish.certification.alpha_ledger import CertUse
 from burnish.cli import VERBS, app
-from burnish.overlaps import ComparedSet, Leakage, Overlap
+from burnish.parity.record import Comparison, Difference, Reference, Said
 from burnish.recipe.keys import RecipeKey
 from burnish.recipe.keys import recipe_keys as keys_of_recipe
-from burnish.retention.looks import CertUse
-from burnish.run_directory import Finding, ItemResult, LedgerRow, Manifest, Verdict
-from burnish.serving.api.app import make_app
-from burnish.serving.api.guard import needed
-from burnish.serving.server import open_server
-from burnish.serving.service import Settings
+from burnish.runs.candidates import Candidate, Frontier
+from burnish.runs.directory import Finding, ItemResult, LedgerRow, Manifest, Verdict
+from burnish.runs.overlaps import ComparedSet, Leakage, Overlap
+from burnish.serving.app.app import make_app
+from burnish.serving.catalog.server import open_server
+from burnish.serving.middleware.auth import needed
+from burnish.serving.state.installation import Settings
 
 _MARKER = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
 _KINDS = {str: "text", int: "whole number", float: "number", bool: "none", Path: "path"}

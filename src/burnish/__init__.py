@@ -10,7 +10,7 @@ The verbs of the command line are functions here:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from burnish.pipeline import (
+    from burnish.pipeline.verbs import (
         check,
         compare,
         evaluate,
@@ -39,6 +39,6 @@ def __getattr__(name: str) -> Any:
     # Lazy, so that `burnish --help` does not wait for torch.
     if name not in __all__:
         raise AttributeError(f"module 'burnish' has no attribute {name!r}")
-    from burnish import pipeline
+    from burnish.pipeline import verbs
 
-    return getattr(pipeline, name)
+    return getattr(verbs, name)

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from statistics import median
 
-from burnish.chat import Message
-from burnish.data.findings import normalised
+from burnish.conversation import Message
+from burnish.data.checks.dataset import normalised
 from burnish.data.load import load
 from burnish.recipe.data import Data
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from burnish.chat import Example
-from burnish.data.formats import FORMATS, Converter
-from burnish.data.rows import Row
-from burnish.data.shapes import KNOWN
+from burnish.conversation import Example
+from burnish.data.formats import KNOWN
+from burnish.data.readers.read_rows import Row
+from burnish.data.recognise import FORMATS, Converter
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "data-formats.md").read_text(
     encoding="utf-8"

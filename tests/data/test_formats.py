@@ -1,20 +1,28 @@
+"""The shapes in which public data sets come: each is read as what it means, or refused clearly."""
+
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from burnish.chat import Example, Message, content_id
-from burnish.data.formats import FORMATS, Converter
-from burnish.data.rows import BadRow, Row
-from burnish.errors import DataError
-from tests.refused import refused
+from burnish.conversation import Conversation, Example, Message
+from burnish.data.readers.read_rows import BadRow, Row, read_rows
+from burnish.data.recognise import Converter
+from burnish.data.tool_calls import tools_of
 
-CHAT = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
-SHAREGPT = {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}
-QUESTION, ANSWER = Message("user", "q"), Message("assistant", "a")
+USER, GOOD = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+BAD, SYSTEM = {"role": "assistant", "content": "b"}, {"role": "system", "content": "s"}
+HUMAN, GPT = {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}
+OTHER = {"from": "gpt", "value": "b"}
+PLAIN: Conversation = (Message("user", "q"), Message("assistant", "a"))
+LED: Conversation = (Message("system", "s"), *PLAIN)
+FIND = {"name": "find", "description": "finds", "parameters": {"type": "object"}}
+CALL = '<tool_call>\n{"name": "find", "arguments": {"id": 7}}\n</tool_call>'
 
 
 def convert(values: dict[str, Any], **options: Any) -> Example | BadRow:
-    return Converter(options.pop("columns", {}), **options).convert(Row(values, "f:1"))
+    return Converter({}, **options).convert(Row(values, "f:1"))
 
 
 def good(values: dict[str, Any], **options: Any) -> Example:
@@ -23,255 +31,464 @@ def good(values: dict[str, Any], **options: Any) -> Example:
     return example
 
 
+def text(value: Any) -> str:
+    return json.dumps(value)
+
+
 @pytest.mark.parametrize(
     "row",
     [
-        CHAT,
-        SHAREGPT,
-        {"instruction": "q", "output": "a"},
-        {"instruction": "q", "input": "", "output": "a"},
-        {"prompt": "q", "completion": "a"},
-        {"question": "q", "answer": "a"},
-        {"text": "q", "label": "a"},
+        {"prompt": "q", "response": "a"},
+        {"prompt": "q", "output": "a"},
+        {"prompt": "q", "answer": "a"},
+        {"instruction": "q", "response": "a"},
+        {"instruction": "q", "completion": "a"},
+        {"question": "q", "response": "a"},
+        {"question": "q", "output": "a"},
+        {"query": "q", "response": "a"},
+        {"input": "q", "output": "a"},
+        {"input": "q", "response": "a"},
+        {"instruction": "", "input": "q", "output": "a"},
+        {"instruction": " ", "input": "q", "response": "a"},
+        {"instruction": None, "input": "q", "output": "a"},
+        {"Prompt": "q", "Completion": "a"},
+        {" question": "q", "ANSWER ": "a"},
+        {"prompt": [USER], "completion": [GOOD]},
+        {"prompt": text([USER]), "completion": text([GOOD])},
+        {"prompt": "q", "completion": GOOD},
+        {"messages": text([USER, GOOD])},
+        {"messages": str([USER, GOOD])},
+        {"conversations": text([HUMAN, GPT])},
+        {"messages": None, "prompt": "q", "completion": "a"},
+        {"messages": None, "instruction": "q", "output": "a", "input": None},
+        {"messages": [{"role": "User", "content": [{"text": "q"}]}, GOOD]},
+        {"messages": [USER | {"content": ["q"]}, GOOD | {"content": [{"value": "a"}]}]},
+        {"messages": [USER, GOOD | {"content": [{"type": "text", "value": "a"}]}]},
+        {"messages": [USER, GOOD | {"content": [{"type": "output_text", "text": "a"}]}]},
+        {"messages": [USER, GOOD | {"content": [{"type": "text", "text": "a", "image": None}]}]},
+        {"messages": [USER, GOOD | {"content": None, "refusal": "a"}]},
+        {"text": "q", "labels": ["a"]},
+        {"text": "q", "labels": '["a"]'},
+        {"Text": "q", "Label": "a"},
     ],
 )
-def test_every_format_says_the_same(row: dict[str, Any]) -> None:
-    example = good(row)
-    assert example.messages == (QUESTION, ANSWER)
-    assert example.id == content_id(example.messages)
-    assert example.source == "f:1"
-
-
-def test_formats_are_told_apart_by_their_fields() -> None:
-    assert len({form.required for form in FORMATS}) == len(FORMATS)
-
-
-def test_plain_text_is_a_document() -> None:
-    assert good({"text": "once"}).messages == (Message("document", "once"),)
-
-
-def test_alpaca_input_follows_the_instruction() -> None:
-    row = {"instruction": "translate", "input": "chat", "output": "cat", "system": "be brief"}
-    turns = Message("system", "be brief"), Message("user", "translate\n\nchat")
-    assert good(row).messages == (*turns, Message("assistant", "cat"))
-
-
-def test_chat_has_turns_weights_and_parts() -> None:
-    parts = [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]
-    turns = [
-        {"role": "developer", "content": "s"},
-        {"role": "user", "content": parts},
-        {"role": "assistant", "content": "a", "weight": 0},
-        {"role": "user", "content": "b", "weight": None},
-        {"role": "assistant", "content": "c", "weight": 0.5},
-    ]
-    assert good({"messages": turns}).messages == (
-        Message("system", "s"),
-        Message("user", "one two"),
-        Message("assistant", "a", 0.0),
-        Message("user", "b"),
-        Message("assistant", "c", 0.5),
-    )
+def test_each_says_the_same(row: dict[str, Any]) -> None:
+    assert good(row).messages == PLAIN
 
 
 @pytest.mark.parametrize(
-    ("label", "text"), [(3, "3"), (True, "True"), (0, "0"), (" pos ", "pos"), (2.5, "2.5")]
+    "row",
+    [
+        {"messages": [USER, GOOD], "system": "s"},
+        {"messages": [SYSTEM, USER, GOOD], "system": "s"},
+        {"conversations": [HUMAN, GPT], "system": "s"},
+        {"instruction": "q", "output": "a", "system": "s"},
+        {"prompt": [SYSTEM, USER], "completion": [GOOD]},
+        {"prompt": "q", "completion": "a", "system": "s"},
+        {"system_prompt": "s", "question": "q", "response": "a"},
+    ],
 )
-def test_label_becomes_text(label: Any, text: str) -> None:
-    example = good({"text": "q", "label": label})
-    assert (example.label, example.expected) == (text, text)
+def test_a_system_text_of_the_row_is_used(row: dict[str, Any]) -> None:
+    assert good(row).messages == LED
+    assert good(row, system="other").messages == LED
 
 
-def test_only_text_and_label_has_a_label() -> None:
-    assert good({"prompt": "q", "completion": "a", "label": True}).label is None
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "q", "chosen": [USER, GOOD], "rejected": [USER, BAD]},
+        {"prompt": "q", "chosen": text([USER, GOOD]), "rejected": text([USER, BAD])},
+        {"prompt": "q", "chosen": [USER, GOOD], "rejected": [USER, BAD], "messages": [USER, GOOD]},
+        {"messages": [USER, GOOD], "chosen": [USER, GOOD], "rejected": [USER, BAD]},
+        {"prompt": "q", "chosen_response": "a", "rejected_response": "b"},
+        {"question": "q", "chosen": "a", "rejected": "b"},
+        {"instruction": "q", "input": "", "chosen": "a", "rejected": "b"},
+        {"instruction": "", "input": "q", "chosen": "a", "rejected": "b"},
+        {"input": "q", "chosen": "a", "rejected": "b"},
+        {"conversations": [HUMAN], "chosen": GPT, "rejected": OTHER},
+        {"conversations": text([HUMAN]), "chosen": text(GPT), "rejected": text(OTHER)},
+        {"messages": [USER], "chosen": GOOD, "rejected": BAD},
+        {"messages": [USER, GOOD], "chosen": "a", "rejected": "b"},
+        {"chosen": [HUMAN, GPT], "rejected": [HUMAN, OTHER]},
+        {"messages": [USER, GOOD], "rejected_response": "b"},
+        {"messages": [USER, GOOD], "rejected": [BAD]},
+        {"query": "q", "response": "a", "rejected_response": "b"},
+        {
+            "input": text({"messages": [USER]}),
+            "preferred_output": text([GOOD]),
+            "non_preferred_output": text([BAD]),
+        },
+    ],
+)
+def test_pairs(row: dict[str, Any]) -> None:
+    example = good(row)
+    assert (example.messages, example.rejected) == (PLAIN, "b")
 
 
-def test_columns_are_mapped() -> None:
-    columns = {"text": "review", "label": "stars", "group": "user"}
-    row = {"review": "q", "stars": 5, "user": 7, "prompt": "x", "completion": "y", "text": "no"}
-    example = good(row, columns=columns)
-    assert (example.question, example.label, example.group) == ("q", "5", "7")
+def test_pairs_with_more_to_them() -> None:
+    whole = {"prompt": "q", "chosen": [SYSTEM, USER, GOOD], "rejected": [SYSTEM, USER, BAD]}
+    assert good(whole).messages == LED
+    orca = {"system": "s", "question": "q", "chosen": "a", "rejected": "b"}
+    assert good(orca).messages == LED
+    given = {"instruction": "say", "input": "it", "chosen": "a", "rejected": "b"}
+    assert good(given).question == "say\n\nit"
+    offered = good({"prompt": "q", "chosen": "a", "rejected": "b", "tools": text([FIND])})
+    assert tools_of(offered.messages) == [{"type": "function", "function": FIND}]
 
 
-def test_system_is_put_first_unless_the_row_has_one() -> None:
-    assert good(CHAT, system="s").messages == (Message("system", "s"), QUESTION, ANSWER)
-    own = {"messages": [{"role": "system", "content": "own"}, *CHAT["messages"]]}
-    assert good(own, system="s").messages[0] == Message("system", "own")
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [USER, GOOD]},
+        {"messages": text([USER, GOOD])},
+        {"conversations": [HUMAN, GPT]},
+        {"instruction": "q", "input": "", "output": "a"},
+        {"prompt": "q", "completion": "a"},
+        {"prompt": "q", "response": "a"},
+        {"prompt": [USER], "completion": [GOOD]},
+        {"question": "q", "answer": "a"},
+    ],
+)
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("label", False),
+        ("kto_tag", True),
+        ("label", "true"),
+        ("label", 0),
+        ("label", -1),
+        ("label", "undesirable"),
+        ("thumbs_up", True),
+    ],
+)
+def test_judged_answers(row: dict[str, Any], column: str, value: Any) -> None:
+    example = good(row | {column: value})
+    assert example.messages == PLAIN
+    assert example.liked is (value in (True, "true"))
+    assert example.label is None
 
 
-def test_system_needs_turns() -> None:
-    with refused("system_in_documents", DataError, source="f:1"):
-        convert({"text": "once"}, system="s")
+def test_turns_that_are_switched_off() -> None:
+    rounds: list[Any] = [USER, GOOD, USER, BAD]
+    for off in (
+        {"weight": 0},
+        {"train": False},
+        {"train": "false"},
+        {"loss": False},
+        {"loss_mask": 0},
+        {"loss_weight": 0},
+        {"masked": True},
+    ):
+        for on in ({}, {"weight": 1, "train": None}, {"train": True}):
+            read = good({"messages": [USER, GOOD | off, USER, BAD | on]})
+            assert [turn.weight for turn in read.messages] == [1, 0, 1, 1]
+            shared = [HUMAN, GPT | off, HUMAN, OTHER | on]
+            assert good({"conversations": shared}).messages == read.messages
+            asked = good({"prompt": rounds[:1], "completion": [GOOD | off, USER, BAD | on]})
+            assert asked.messages == read.messages
+    found = convert({"messages": [USER, GOOD | {"train": "perhaps"}]})
+    assert isinstance(found, BadRow)
+    assert (found.code, found.fields["field"]) == ("not_true_or_false", "messages[1].train")
 
 
-@pytest.mark.parametrize(("own", "kept"), [("r1", "r1"), (7, "7"), (None, None), ("", None)])
-def test_id_of_the_row_is_used(own: Any, kept: str | None) -> None:
-    example = good({"id": own, "text": "q", "label": "a"})
-    assert example.id == (kept or content_id(example.messages))
+def test_answers_inside_a_prompt_are_not_learnt() -> None:
+    read = good({"prompt": [USER, BAD, USER], "completion": [GOOD]})
+    assert [turn.weight for turn in read.messages] == [1, 0, 1, 1]
+    found = convert({"prompt": [USER, BAD], "completion": "a"})
+    assert isinstance(found, BadRow)
+    assert (found.code, found.fields) == ("answer_in_prompt", {"field": "prompt"})
 
 
-@pytest.mark.parametrize(("group", "kept"), [("g", "g"), (3, "3"), (None, None), ("", None)])
-def test_group_by_names_the_group(group: Any, kept: str | None) -> None:
-    assert good({"text": "q", "label": "a", "g": group}, group_by="g").group == kept
-    assert good({"text": "q", "label": "a", "group": group}).group is None
+def test_a_completion_may_repeat_its_prompt() -> None:
+    for prompt in ("q", [USER]):
+        assert good({"prompt": prompt, "completion": [USER, GOOD]}).messages == PLAIN
 
 
-def turn(**values: Any) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": "q"}, values]}
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+def test_reasoning_is_kept_with_its_turn(name: str) -> None:
+    read = good({"messages": [USER, GOOD | {name: "hm"}]})
+    assert read.messages == (PLAIN[0], Message("assistant", "a", reasoning="hm"))
+    assert good({"conversations": [HUMAN, GPT | {name: "hm"}]}).messages == read.messages
+    parts = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "a"}]
+    assert good({"messages": [USER, GOOD | {"content": parts}]}).messages == read.messages
+    assert Example.from_row(json.loads(text(read.to_row()))) == read
+    assert read.id != good({"messages": [USER, GOOD]}).id
+    assert good({"prompt": "q", "completion": "a", name: "hm"}).messages == read.messages
+    assert good({"messages": [USER, GOOD], name: "hm"}).messages == read.messages
+
+
+def test_history_comes_before_the_question() -> None:
+    earlier = (Message("user", "x"), Message("assistant", "y"))
+    pairs = [["x", "y"]]
+    turns = [USER | {"content": "x"}, GOOD | {"content": "y"}]
+    for history in (pairs, text(pairs), turns):
+        alpaca = {"instruction": "q", "output": "a", "history": history, "system": "s"}
+        assert good(alpaca).messages == (LED[0], *earlier, *PLAIN)
+        asked = good({"prompt": "q", "completion": "a", "history": history})
+        assert asked.messages == (*earlier, *PLAIN)
+    for nothing in (None, [], "", "[]"):
+        assert good({"instruction": "q", "output": "a", "history": nothing}).messages == PLAIN
+    found = convert({"instruction": "q", "output": "a", "history": [["x"]]})
+    assert isinstance(found, BadRow)
+    assert (found.code, found.fields["field"]) == ("wrong_type", "history[0]")
+
+
+def test_tools_of_every_format() -> None:
+    shown = [{"type": "function", "function": FIND}]
+    for tools in ([FIND], text([FIND]), shown, text(shown), [{"type": "function", **FIND}]):
+        for row in (
+            {"messages": [USER, GOOD]},
+            {"conversations": [HUMAN, GPT]},
+            {"instruction": "q", "output": "a"},
+            {"prompt": "q", "completion": "a"},
+            {"question": "q", "answer": "a"},
+        ):
+            assert tools_of(good(row | {"tools": tools}).messages) == shown
+
+
+def test_calls_in_conversations_of_every_style() -> None:
+    asked = {"name": "find", "arguments": {"id": 7}}
+    shared = [
+        HUMAN,
+        {"from": "function_call", "value": text(asked)},
+        {"from": "observation", "value": "here"},
+        GPT,
+    ]
+    expected = (PLAIN[0], Message("assistant", CALL), Message("tool", "here"), PLAIN[1])
+    assert good({"conversations": shared}).messages == expected
+    unlearnt = good({"conversations": [HUMAN, shared[1] | {"weight": 0}, *shared[2:]]})
+    assert [turn.weight for turn in unlearnt.messages] == [1, 0, 1, 1]
+    shared[1] = {"from": "function_call", "value": text([asked])}
+    assert good({"conversations": shared}).messages == expected
+    turns = [
+        USER,
+        {"role": "assistant", "content": None, "tool_calls": text([{"function": asked}])},
+        {"role": "tool", "content": "here"},
+        GOOD,
+    ]
+    assert good({"messages": turns}).messages == expected
+    found = convert({"conversations": [HUMAN, {"from": "function_call", "value": "find(7)"}]})
+    assert isinstance(found, BadRow)
+    assert (found.code, found.fields["field"]) == ("not_json", "conversations[1].value")
 
 
 @pytest.mark.parametrize(
     ("row", "code", "fields"),
     [
-        ({"txt": "q"}, "unknown_format", {"own": ["txt"], "suggested": {}}),
-        ({}, "unknown_format", {"own": [], "suggested": {}}),
-        ({"text": 3, "label": "a"}, "wrong_type", {"field": "text", "value": "3"}),
-        ({"text": None, "label": "a"}, "wrong_type", {"field": "text", "value": "None"}),
-        ({"text": "q", "label": None}, "wrong_type", {"field": "label", "value": "None"}),
-        ({"text": "q", "label": ["a"]}, "wrong_type", {"field": "label", "value": "['a']"}),
-        ({"text": "q", "label": float("nan")}, "wrong_type", {"field": "label", "value": "nan"}),
-        ({"text": "q", "label": " "}, "empty_label", {"field": "label"}),
-        ({"prompt": ["q"], "completion": "a"}, "wrong_type", {"field": "prompt", "value": "['q']"}),
-        ({"messages": "q"}, "wrong_type", {"field": "messages", "value": "'q'"}),
-        ({"messages": []}, "no_turns", {"field": "messages"}),
-        ({"messages": ["q"]}, "wrong_type", {"field": "messages[0]", "value": "'q'"}),
-        (turn(content="a"), "field_missing", {"field": "messages[1].role"}),
+        ({"messages": [USER, GOOD], "images": ["a.png"]}, "not_text_alone", {"field": "images"}),
+        ({"conversations": [HUMAN, GPT], "image": "a.png"}, "not_text_alone", {"field": "image"}),
         (
-            turn(role="cat", content="a"),
-            "unknown_role",
-            {"field": "messages[1].role", "value": "'cat'"},
-        ),
-        (
-            turn(role=["a"], content="a"),
-            "unknown_role",
-            {"field": "messages[1].role", "value": "['a']"},
-        ),
-        (turn(role="assistant"), "wrong_type", {"field": "messages[1].content", "value": "None"}),
-        (
-            turn(role="assistant", content=None, tool_calls=[{}]),
-            "field_missing",
-            {"field": "messages[1].tool_calls.function"},
-        ),
-        (
-            turn(role="assistant", content=[{"type": "image_url"}]),
+            {"prompt": "q", "completion": "a", "audios": ["a"]},
             "not_text_alone",
-            {"field": "messages[1].content", "value": "'image_url'"},
+            {"field": "audios"},
         ),
         (
-            turn(role="assistant", content="a", weight=-1),
-            "bad_weight",
-            {"field": "messages[1].weight", "value": "-1"},
+            {"instruction": "q", "output": "a", "Videos": ["a"]},
+            "not_text_alone",
+            {"field": "Videos"},
         ),
         (
-            turn(role="assistant", content="a", weight="x"),
-            "bad_weight",
-            {"field": "messages[1].weight", "value": "'x'"},
+            {"messages": [USER | {"images": ["a"]}, GOOD]},
+            "not_text_alone",
+            {"field": "messages[0].images"},
         ),
-        (turn(role="user", content="a"), "no_assistant_turn", {}),
         (
-            {"messages": CHAT["messages"][::-1]},
-            "starts_with_assistant",
-            {},
+            {"prompt": "<image>\nwhat is it?", "completion": "a"},
+            "media_placeholder",
+            {"field": "image"},
         ),
-        ({"conversations": [{"value": "q"}]}, "field_missing", {"field": "conversations[0].from"}),
         (
-            {"conversations": [{"from": "cat", "value": "q"}]},
-            "unknown_role",
-            {"field": "conversations[0].from", "value": "'cat'"},
+            {"instruction": "what is it? <video>", "output": "a"},
+            "media_placeholder",
+            {"field": "video"},
         ),
+        ({"text": "q", "labels": ["a", "b"]}, "several_classes", {"field": "labels", "count": 2}),
+        ({"text": "q", "labels": []}, "wrong_type", {"field": "labels", "value": "None"}),
+        ({"prompt": "x", "chosen": [USER, GOOD], "rejected": [USER, BAD]}, "other_prompt", {}),
+        (
+            {"conversations": [HUMAN, OTHER], "chosen": GPT, "rejected": "c"},
+            "answer_in_prompt",
+            {"field": "conversations"},
+        ),
+        ({"messages": "[" * 5000}, "wrong_type", {"field": "messages", "type": "str"}),
+        ({"prompt": "q", "completion": [USER]}, "no_assistant_turn", {}),
+        ({"prompt": 3, "completion": "a"}, "wrong_type", {"field": "prompt", "value": "3"}),
+        ({"prompt": "q", "response": 3}, "wrong_type", {"field": "response", "value": "3"}),
     ],
 )
-def test_row_that_does_not_fit_is_told(
+def test_what_cannot_be_read_is_refused(
     row: dict[str, Any], code: str, fields: dict[str, Any]
 ) -> None:
     found = convert(row)
     assert isinstance(found, BadRow)
-    assert found.source == "f:1"
     assert found.code == code
     assert fields.items() <= found.fields.items()
 
 
 @pytest.mark.parametrize(
-    ("later", "code", "fields"),
+    "row",
     [
-        ({"text": "q", "lable": "a"}, "column_misspelt", {"field": "label", "near": "lable"}),
-        ({"text": "q"}, "column_missing", {"field": "label"}),
-        (CHAT, "column_missing", {"field": "text"}),
-        (
-            CHAT | {"text": "q", "label": "a"},
-            "mixed_formats",
-            {"format": "chat", "expected": "text/label", "missing": None},
-        ),
+        {"prompt": "<image> is a tag of RSS, closed by </image>", "completion": "a"},
+        {"messages": [USER, GOOD], "images": []},
+        {"prompt": "[1, 2]", "completion": "a"},
+        {"prompt": '{"role": 3', "completion": "a"},
     ],
 )
-def test_first_good_row_decides_the_format(
-    later: dict[str, Any], code: str, fields: dict[str, Any]
-) -> None:
-    converter = Converter({})
-    assert isinstance(converter.convert(Row({"txt": "q"}, "f:1")), BadRow)
-    assert isinstance(converter.convert(Row({"text": "q", "label": "a"}, "f:2")), Example)
-    found = converter.convert(Row(later, "f:3"))
-    assert isinstance(found, BadRow)
-    assert (found.source, found.code) == ("f:3", code)
-    assert fields.items() <= found.fields.items()
-
-
-def test_mapped_column_that_is_missing_is_told() -> None:
-    found = convert({"reviw": "q", "label": "a"}, columns={"text": "review"})
-    assert isinstance(found, BadRow)
-    assert (found.code, found.fields) == ("column_misspelt", {"field": "review", "near": "reviw"})
-
-
-def test_columns_must_be_fields_of_ours() -> None:
-    with refused("unknown_field", DataError, key="data.columns", value="lable", near="label"):
-        Converter({"lable": "stars"})
-    with refused("two_groups", DataError, group_by="a", column="b"):
-        Converter({"group": "b"}, group_by="a")
-
-
-def test_words_and_tags_are_a_question_and_its_tags() -> None:
-    row = {"tokens": ["my", "red", "tent"], "tags": ["O", "B-thing", "I-thing"], "text": "my tent"}
-    read = good(row)
-    assert read.messages == (
-        Message("user", "my red tent"),
-        Message("assistant", "O B-thing I-thing"),
-    )
-    assert read.tags == ("O", "B-thing", "I-thing")
-    assert read.question.split(" ") == row["tokens"]
-    assert Example.from_row(read.to_row()) == read
-    mapped = {"words": row["tokens"], "ner": row["tags"]}
-    assert good(mapped, columns={"tokens": "words", "tags": "ner"}) == read
+def test_text_stays_text(row: dict[str, Any]) -> None:
+    assert good(row).question == row.get("prompt", "q")
 
 
 @pytest.mark.parametrize(
-    ("words", "tags", "code", "fields"),
+    ("row", "line"),
     [
-        (["a", "b"], ["O"], "unequal_lengths", {"tokens": 2, "tags": 1}),
-        ([], [], "empty_list", {"field": "tokens"}),
-        ("a b", ["O"], "wrong_type", {"field": "tokens", "value": "'a b'"}),
-        (["a b"], ["O"], "not_one_word", {"field": "tokens[0]", "value": "'a b'"}),
-        (["a\u2003"], ["O"], "not_one_word", {"field": "tokens[0]", "value": "'a\\u2003'"}),
-        ([""], ["O"], "not_one_word", {"field": "tokens[0]", "value": "''"}),
-        (["a"], [3], "unknown_tag", {"field": "tags[0]", "value": "3"}),
-        (["a"], ["S-x"], "unknown_tag", {"field": "tags[0]", "value": "'S-x'"}),
+        ({"Context": "q", "Response": "a"}, "{prompt: Context, completion: Response}"),
+        ({"problem": "q", "solution": "a"}, "{prompt: problem, completion: solution}"),
         (
-            ["a", "b"],
-            ["B-x", "I-y"],
-            "span_not_begun",
-            {"field": "tags[1]", "value": "I-y"},
+            {"Query": "q", "note": "n", "more": "m", "bot": "a"},
+            "{prompt: Query, completion: bot}",
+        ),
+        ({"title": "q", "category": "a"}, "{text: title, label: category}"),
+        (
+            {"id": "7", "url": "u", "Context": "q", "Reply": "a"},
+            "{prompt: Context, completion: Reply}",
+        ),
+        ({"dialog": [USER, GOOD]}, "{messages: dialog}"),
+        ({"chat": text([HUMAN, GPT])}, "{conversations: chat}"),
+        ({"words": ["a"], "ner": ["O"]}, "{tokens: words, tags: ner}"),
+    ],
+)
+def test_unknown_columns_come_with_a_line(row: dict[str, Any], line: str) -> None:
+    found = convert(row)
+    assert isinstance(found, BadRow)
+    assert f"data: {{columns: {line}}}" in found.remedy
+    assert (found.code, found.fields["own"]) == ("unknown_format", [*row])
+
+
+SPANS = {"context": "p", "question": "q", "answers": {"text": ["a"], "answer_start": [0]}}
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        SPANS["answers"],
+        {"text": "a"},
+        [{"text": "a", "answer_start": 3}],
+        json.dumps(SPANS["answers"]),
+        str(SPANS["answers"]),
+    ],
+)
+def test_squad_is_read(answers: Any) -> None:
+    converter = Converter({})
+    found = converter.convert(Row(SPANS | {"answers": answers}, "f:1"))
+    assert isinstance(found, Example), found
+    assert [turn.content for turn in found.messages] == ["p\n\nq", "a"]
+    assert converter.findings("train") == []
+
+
+def test_what_squad_rows_lack_or_leave_over_is_told() -> None:
+    converter = Converter({})
+    several = SPANS | {"answers": {"text": ["a", "b", "a"], "answer_start": [0, 1, 0]}}
+    found = [converter.convert(Row(row, "f:1")) for row in (SPANS, several)]
+    assert all(isinstance(one, Example) for one in found)
+    (told,) = converter.findings("train")
+    assert told.message.startswith("column answers.text after the first (in 1 of 2 rows) is used")
+    bad = converter.convert(Row(SPANS | {"answers": {"text": []}}, "f:3"))
+    assert isinstance(bad, BadRow)
+    assert (bad.code, bad.fields) == ("no_answer", {"field": "answers"})
+    for none in (None, "", ["a"], [], "a", 3):
+        assert isinstance(converter.convert(Row(SPANS | {"answers": none}, "f:4")), BadRow)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"context": "p", "question": "q", "answers": ["a", "b"]},  # may be choices
+        {"context": "p", "question": "q", "spans": {"start": [1]}},
+        {"en": "q", "de": "a"},
+        {"title": "q", "abstract": "a"},
+    ],
+)
+def test_no_line_is_better_than_a_wrong_one(row: dict[str, Any]) -> None:
+    found = convert(row)
+    assert isinstance(found, BadRow)
+    assert (found.code, found.fields["suggested"]) == ("unknown_format", {})
+    assert "question/answer" in found.remedy
+
+
+def test_the_first_row_fixes_which_column_is_the_answer() -> None:
+    converter = Converter({})
+    assert isinstance(converter.convert(Row({"prompt": "q", "response": "a"}, "f:1")), Example)
+    for row, code in (
+        ({"prompt": "q", "response": None, "output": "b"}, "wrong_type"),
+        ({"prompt": "q", "output": "b"}, "column_missing"),
+    ):
+        found = converter.convert(Row(row, "f:2"))
+        assert isinstance(found, BadRow)
+        assert (found.code, found.fields["field"]) == (code, "response")
+
+
+def test_two_possible_answers_are_none() -> None:
+    read = good({"prompt": "q", "response": "a", "answer": "b"})
+    assert read.expected == ""
+
+
+def test_graders_get_the_answer_of_a_prompt() -> None:
+    read = good({"prompt": "q", "answer": "5"}, objective="grpo")
+    assert (read.expected, read.item) == ("", {"answer": "5"})
+
+
+def test_structured_cells_of_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    cells = [text([USER, GOOD]), text([FIND]), "False"]
+    quoted = ",".join('"' + cell.replace('"', '""') + '"' for cell in cells)
+    path.write_text(f"messages , tools, label\n{quoted}\n", encoding="utf-8")
+    (row,) = read_rows(path)
+    assert isinstance(row, Row)
+    read = Converter({}).convert(row)
+    assert isinstance(read, Example)
+    assert (read.expected, read.liked) == ("a", False)
+    assert tools_of(read.messages)
+
+
+def test_turns_are_read_whichever_names_they_use() -> None:
+    for column in ("messages", "conversations"):
+        for role, text in (("role", "content"), ("from", "value"), ("from", "content")):
+            turns = [{role: "human", text: "q"}, {role: "ai", text: "a"}]
+            read = good({column: turns})
+            assert [(turn.role, turn.content) for turn in read.messages] == [
+                ("user", "q"),
+                ("assistant", "a"),
+            ]
+
+
+@pytest.mark.parametrize("nothing", [None, [], "", "[]"])
+def test_a_column_without_turns_hides_no_other(nothing: Any) -> None:
+    assert good({"messages": nothing, "prompt": "q", "completion": "a"}).messages == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "code", "fields"),
+    [
+        (
+            {"text": "t"},
+            {"text": "t", "label": "b"},
+            "mixed_formats",
+            {"format": "text/label", "expected": "plain text", "missing": "label"},
         ),
         (
-            ["a"],
-            ["I-x"],
-            "span_not_begun",
-            {"field": "tags[0]", "value": "I-x"},
+            {"messages": [USER, GOOD], "label": True},
+            {"messages": [USER, GOOD], "label": "fair"},
+            "not_true_or_false",
+            {"field": "label", "value": "'fair'"},
         ),
     ],
 )
-def test_words_and_tags_that_do_not_fit(
-    words: Any, tags: Any, code: str, fields: dict[str, Any]
+def test_a_row_that_differs_is_told_what_it_has(
+    first: dict[str, Any], second: dict[str, Any], code: str, fields: dict[str, Any]
 ) -> None:
-    bad = convert({"tokens": words, "tags": tags})
-    assert isinstance(bad, BadRow)
-    assert bad.code == code
-    assert fields.items() <= bad.fields.items()
+    converter = Converter({})
+    assert isinstance(converter.convert(Row(first, "f:1")), Example)
+    found = converter.convert(Row(second, "f:2"))
+    assert isinstance(found, BadRow)
+    assert found.code == code
+    assert fields.items() <= found.fields.items()

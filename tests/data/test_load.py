@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from burnish.chat import Message
-from burnish.data.findings import normalised
+from burnish.conversation import Message
+from burnish.data.checks.dataset import normalised
 from burnish.data.load import Dataset, load
 from burnish.errors import DataError
 from burnish.recipe.data import Data
-from burnish.run_directory import Finding
+from burnish.runs.directory import Finding
 from tests.refused import refused
 
 Rows = list[dict[str, Any]]

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from burnish.chat import Example, Message
-from burnish.data.findings import without_duplicates
-from burnish.data.formats import Converter
-from burnish.data.rows import BadRow, Row
+from burnish.conversation import Example, Message
+from burnish.data.checks.dataset import without_duplicates
+from burnish.data.readers.read_rows import BadRow, Row
+from burnish.data.recognise import Converter
 
 USER = {"role": "user", "content": "q"}
 GOOD, BAD = {"role": "assistant", "content": "yes"}, {"role": "assistant", "content": "no"}

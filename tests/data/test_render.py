@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken
 
-from burnish.chat import Conversation, Example, Message
+from burnish.conversation import Conversation, Example, Message
+from burnish.data.chat_templates import PLAIN_TEMPLATE
 from burnish.data.render import (
     Rendered,
     render,
@@ -15,7 +16,6 @@ from burnish.data.render import (
     render_prompt,
     unshown_reasoning,
 )
-from burnish.data.templates import PLAIN_TEMPLATE
 from burnish.errors import DataError
 from tests.refused import refused
 

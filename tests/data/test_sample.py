@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from burnish.chat import Example, Message
+from burnish.conversation import Example, Message
 from burnish.data.sample import Sample
 from burnish.errors import DataError
 from tests.refused import refused

@@ -4,7 +4,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from burnish.chat import Example, Message
+from burnish.conversation import Example, Message
 from burnish.data.split import split
 from burnish.errors import DataError
 from tests.refused import refused

@@ -5,8 +5,8 @@ import unicodedata
 
 import pytest
 
-from burnish.data.findings import normalised_text
-from burnish.data.spelling import folded
+from burnish.data.checks.dataset import normalised_text
+from burnish.data.checks.label_spelling import folded
 from burnish.data.unicode_forms import MOST_MARKS, has_long_row, normal_form
 from burnish.evaluation.scorers import SCORERS
 

@@ -16,16 +16,16 @@ import pytest
 import yaml
 from click import Context
 
-from burnish.chat import Example
 from burnish.cli import VERBS, app
 from burnish.cli.options import overrides
-from burnish.data.formats import Converter
-from burnish.data.rows import Row
+from burnish.conversation import Example
+from burnish.data.readers.read_rows import Row
+from burnish.data.recognise import Converter
 from burnish.errors import RecipeError
 from burnish.evaluation.graders import grader_of_file
 from burnish.evaluation.suite import load_suite
-from burnish.recipe import Recipe, known_keys, load_recipe, recipe_of_rows
-from burnish.serving.api.documented import Refusal
+from burnish.recipe.schema import Recipe, known_keys, load_recipe, recipe_of_rows
+from burnish.serving.schemas.openapi import Refusal
 from tests.docs.blocks import BLOCKS, PAGES, ROOT, Block, commands, inline, shown
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]

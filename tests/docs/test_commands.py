@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from burnish.cli import main
-from burnish.models.sources import BUILT_IN
-from burnish.run_directory import RunDirectory
-from burnish.serving.service import Settings, open_service
+from burnish.models.registry import BUILT_IN
+from burnish.runs.directory import RunDirectory
+from burnish.serving.state.installation import Settings, open_service
 from tests.docs.blocks import commands, shown
 from tests.rows import chats, labelled, write_rows
 

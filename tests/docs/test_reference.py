@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 import burnish
 from burnish.cli import VERBS, app
-from burnish.recipe import Recipe
+from burnish.recipe.schema import Recipe
 from tests.docs.blocks import ROOT
 
 REFERENCE = ROOT / "docs" / "reference"

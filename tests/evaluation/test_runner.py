@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from burnish.chat import Conversation, Example, Message
+from burnish.conversation import Conversation, Example, Message
 from burnish.evaluation.runner import run_task
 from burnish.evaluation.tasks import ChoiceItem, ChooseTask, GenerateTask, TextLossTask, label_task
+from burnish.models.interface import Generation, Sampling, Stream
 from burnish.models.mock import MockModel
-from burnish.models.verbs import Generation, Sampling, Stream
-from burnish.run_directory import read_results
+from burnish.runs.directory import read_results
 
 
 class Counting(MockModel):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from burnish.errors import DataError
-from burnish.evaluation.checks import CHECKS
+from burnish.evaluation.reply_checks import CHECKS
 from burnish.evaluation.suite import Suite, chance, load_suite, near_chance, split_suite
 from burnish.evaluation.tasks import (
     BiasTask,
@@ -21,8 +21,8 @@ from burnish.evaluation.tasks import (
     TextLossTask,
     chat_context,
 )
-from burnish.models.verbs import Sampling, Scores
-from burnish.run_directory import ItemResult
+from burnish.models.interface import Sampling, Scores
+from burnish.runs.directory import ItemResult
 from tests.refused import refused
 
 CHOICE = {"question": "The sky is", "choices": [" blue", " flat"], "answer": 0}

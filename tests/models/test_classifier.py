@@ -20,7 +20,7 @@ from burnish.errors import ModelError
 from burnish.models import classifier
 from burnish.models.adapt import add_lora, load_adapter, save_weights
 from burnish.models.classifier import Classifier, Constant, load_classifier
-from burnish.models.heads import encode_words, iob2, label_logits, tag_logits
+from burnish.models.head_inputs import encode_words, iob2, label_logits, tag_logits
 from tests.refused import refused
 
 LABELS = ["red", "green", "blue"]

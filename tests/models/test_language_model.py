@@ -8,18 +8,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from burnish.chat import Message
+from burnish.conversation import Message
+from burnish.data.chat_templates import speaker_start
 from burnish.data.render import render_prompt
-from burnish.data.templates import speaker_start
 from burnish.errors import ModelError
 from burnish.evaluation.tasks import DivergenceTask, Opening
-from burnish.models import decoding
+from burnish.models import generate
 from burnish.models.adapt import METHODS
 from burnish.models.branches import Network, Row, branch_logprobs
+from burnish.models.interface import Choice, Model, Sampling
 from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_model
 from burnish.models.mock import MockModel
-from burnish.models.verbs import Choice, Model, Sampling
 from tests.refused import refused
 
 PROMPTS = [
@@ -87,8 +87,8 @@ def test_answers_do_not_depend_on_the_batch_nor_fill_the_memory(
 
     monkeypatch.setattr(Network, "extend", watched)
     for answers, tokens in ((4, 10_000), (100, 200)):
-        monkeypatch.setattr(decoding, "_ANSWERS_AT_ONCE", answers)
-        monkeypatch.setattr(decoding, "_TOKENS_AT_ONCE", tokens)
+        monkeypatch.setattr(generate, "_ANSWERS_AT_ONCE", answers)
+        monkeypatch.setattr(generate, "_TOKENS_AT_ONCE", tokens)
         asked.clear()
         found = tiny.generate(prompts, Sampling(max_new_tokens=6))
         assert [answer.text for answer in found] == [answer.text for answer in whole]
@@ -125,7 +125,7 @@ def test_an_answer_ends_where_another_speaks(
     written = [*model.tokenizer(said)["input_ids"], model.tokenizer.eos_token_id]
     steps = iter(written * 2)
     monkeypatch.setattr(
-        decoding,
+        generate,
         "_sample",
         lambda logprobs_B_V, *_: torch.tensor([next(steps)] * len(logprobs_B_V)),
     )

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 import burnish
+from burnish.models.interface import Choice
 from burnish.models.load import load_model
-from burnish.models.verbs import Choice
-from burnish.run_directory import RunDirectory
+from burnish.runs.directory import RunDirectory
 from tests.rows import labelled, write_rows
 
 

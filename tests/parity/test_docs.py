@@ -10,12 +10,12 @@ import pytest
 
 import burnish
 from burnish.cli import main
-from burnish.models.gguf_writing import ARCHITECTURES
-from burnish.parity.certificate import _COARSE, _TOLERANCES
-from burnish.recipe import recipe_of_rows
-from burnish.run_directory import RunDirectory
+from burnish.export.gguf import ARCHITECTURES
+from burnish.parity.compare import _COARSE, _TOLERANCES
+from burnish.recipe.schema import recipe_of_rows
+from burnish.runs.directory import RunDirectory
 from tests.docs.blocks import BLOCKS, Block
-from tests.parity.test_certificate import TUNED, served
+from tests.parity.test_compare import TUNED, served
 from tests.rows import write_rows
 
 HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"

@@ -9,18 +9,19 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import burnish
-from burnish import cli, pipeline
+from burnish import cli
 from burnish.models.adapt import add_lora
 from burnish.models.branches import Row
+from burnish.pipeline import verbs
 from burnish.plan.estimate import duration
 from burnish.plan.fit import Disk, Room, check_disk, check_memory, nearest_folder
-from burnish.plan.measure import count_steps, training_seconds, work_of
 from burnish.plan.memory import Batch, Shapes, bytes_a_token, memory
-from burnish.recipe import Recipe, load_recipe
+from burnish.plan.timing import count_steps, training_seconds, work_of
+from burnish.recipe.schema import Recipe, load_recipe
 from burnish.training.batches import Batches
 from burnish.training.checkpoint import saved_steps
 from burnish.training.loop import Loop, Settings
-from burnish.training.objective import Loss
+from burnish.training.objectives.base import Loss
 from burnish.training.objectives.sft import Sft
 from tests.refused import refused
 from tests.rows import choices, labelled, write_rows
@@ -172,7 +173,7 @@ def test_seconds_of_a_few_steps_give_those_of_all(tmp_path: Path) -> None:
 
 
 def test_plan_foretells_the_run(recipe: Path, tmp_path: Path) -> None:
-    plan = pipeline.plan(recipe, quiet=True)
+    plan = verbs.plan(recipe, quiet=True)
     assert not (tmp_path / "runs").exists()
     run = burnish.run(recipe, quiet=True)
     training = run.manifest().training
@@ -186,7 +187,7 @@ def test_plan_foretells_the_run(recipe: Path, tmp_path: Path) -> None:
     assert all(value > 0 for value in plan.seconds.values())
     assert "preflight" in plan.seconds
     assert set(plan.seconds) >= {"training", "validation", "evaluating the base"}
-    again = pipeline.plan(recipe, quiet=True, **{"training.preflight": False})
+    again = verbs.plan(recipe, quiet=True, **{"training.preflight": False})
     assert again.seconds is not None
     assert "preflight" not in again.seconds
     assert again.seconds["evaluating the base"] == 0.0  # the run kept its results
@@ -198,8 +199,8 @@ def test_each_of_several_workers_has_its_share_of_a_batch_and_all_its_weights(
     if torch.cuda.is_available():
         pytest.skip("on a GPU each has a memory of its own")
     batch = {"training.batch_size": 4}
-    one = pipeline.plan(recipe, quiet=True, **batch)
-    two = pipeline.plan(recipe, quiet=True, **batch, **{"training.workers": 2})
+    one = verbs.plan(recipe, quiet=True, **batch)
+    two = verbs.plan(recipe, quiet=True, **batch, **{"training.workers": 2})
     assert (two.steps, two.tokens, two.workers) == (one.steps, one.tokens, 2)
     assert two.memory.weights == one.memory.weights
     assert two.memory.activations < one.memory.activations
@@ -210,7 +211,7 @@ def test_each_of_several_workers_has_its_share_of_a_batch_and_all_its_weights(
 def test_cuda_is_computed_without_one(recipe: Path, tiny_folder: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU, so it is measured")
-    plan = pipeline.plan(recipe, device="cuda", quiet=True)
+    plan = verbs.plan(recipe, device="cuda", quiet=True)
     assert plan.seconds is None
     assert plan.peak is None
     learning = plan.disk.checkpoint // 4  # adapters are float32 on the disk of this machine
@@ -225,7 +226,7 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_heavy(
 ) -> None:
     monkeypatch.setattr("burnish.plan.estimate.Room", lambda memory, disk: Room(10, disk))
     with refused("too_little_memory", free=10, settings={}):
-        pipeline.plan(load_recipe(recipe), quiet=True)
+        verbs.plan(load_recipe(recipe), quiet=True)
 
 
 def test_verb_prints_a_table_one_line_and_json(
@@ -249,7 +250,7 @@ def test_each_of_several_suites_is_named(recipe: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.jsonl"
     other.write_text(suite.read_text(encoding="utf-8"), encoding="utf-8")
     given = {"evaluate.general": [str(suite), str(other)]}
-    plan = pipeline.plan(recipe, quiet=True, **given)
+    plan = verbs.plan(recipe, quiet=True, **given)
     assert [line.partition(" ")[0] for line in plan.power][:2] == ["suite:", "suite:"]
     assert plan.power[-1].startswith("other: ")
 

@@ -16,8 +16,8 @@ from transformers import (
 )
 
 import burnish
-from burnish import pipeline
-from burnish.preflight.check import without_dropout
+from burnish.pipeline import verbs
+from burnish.preflight.base import without_dropout
 from tests.rows import labelled, write_rows
 
 CONFIGS: dict[str, Any] = {
@@ -77,7 +77,7 @@ def recipe(model: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("model", [name for name in CONFIGS if name != "gpt2"], indirect=True)
 def test_checks_pass(recipe: Path) -> None:
-    checks = pipeline.try_out(recipe, quiet=True)
+    checks = verbs.try_out(recipe, quiet=True)
     assert all(check.passed for check in checks), checks
 
 

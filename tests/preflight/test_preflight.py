@@ -15,17 +15,18 @@ from peft.tuners.lora.layer import Linear
 from safetensors.torch import load_file
 
 import burnish
-from burnish import cli, opening, pipeline
+from burnish import cli
 from burnish.errors import PreflightError
-from burnish.models import branches
+from burnish.models import branches, from_run
 from burnish.models.branches import Row
-from burnish.models.decoding import Decoder
+from burnish.models.generate import Decoder
+from burnish.pipeline import verbs
 from burnish.preflight import Check, refuse
-from burnish.preflight.check import far, rows_in
+from burnish.preflight.base import far, rows_in
 from burnish.preflight.rows import something_learnt
 from burnish.preflight.run import chosen
 from burnish.training import checkpoint
-from burnish.training.objective import Loss
+from burnish.training.objectives.base import Loss
 from burnish.training.objectives.grpo import Grpo
 from burnish.training.objectives.sft import Sft
 from tests.refused import refused
@@ -68,13 +69,13 @@ def recipe(tmp_path: Path, tiny_folder: Path) -> Path:
 
 
 def found(recipe: Path, name: str, **overrides: Any) -> Check:
-    checks = pipeline.try_out(recipe, quiet=True, **overrides)
+    checks = verbs.try_out(recipe, quiet=True, **overrides)
     assert [check.name for check in checks] == NAMES
     return checks[NAMES.index(name)]
 
 
 def test_a_sound_run_passes(recipe: Path) -> None:
-    checks = pipeline.try_out(recipe, quiet=True)
+    checks = verbs.try_out(recipe, quiet=True)
     assert [check.name for check in checks] == NAMES
     assert all(check.passed for check in checks), checks
     values = {check.name: check.value for check in checks}
@@ -205,21 +206,21 @@ def test_random_states_that_are_not_restored(recipe: Path, monkeypatch: pytest.M
 
 
 def test_a_model_that_differs_from_its_files(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    load = opening.load_model
+    load = from_run.load_model
 
     def changed(*given: Any, **options: Any) -> Any:
         model = load(*given, **options)
         model.module.get_input_embeddings().weight.data.mul_(1.1)
         return model
 
-    monkeypatch.setattr(opening, "load_model", changed)
+    monkeypatch.setattr(from_run, "load_model", changed)
     check = found(recipe, "reloaded = in memory")
     assert check.passed is False
     assert check.code == "logits_differ"
 
 
 def test_full_tuning_has_nothing_to_merge(recipe: Path) -> None:
-    checks = pipeline.try_out(recipe, quiet=True, method="full")
+    checks = verbs.try_out(recipe, quiet=True, method="full")
     assert [check.passed for check in checks] == [True] * 6 + [None]
     assert "nothing to merge" in checks[-1].figure
 
@@ -268,7 +269,7 @@ def test_an_objective_that_samples_is_checked_on_what_it_sampled(
     answer = Row([5, 6, 7, 8, 9], [0.0, 0.0, 0.0, 1.0, 1.0])
     monkeypatch.setattr(Sft, "items", lambda *_: [Prompt((5, 6, 7))] * 9)
     monkeypatch.setattr(Sft, "collect", lambda self, network, items, step: [answer for _ in items])
-    checks = pipeline.try_out(recipe, quiet=True)
+    checks = verbs.try_out(recipe, quiet=True)
     assert [check.passed for check in checks] == [None, None, *[True] * 5]
     assert "log-probabilities of 4 tokens" in checks[NAMES.index("trunk = plain")].figure
 
@@ -286,7 +287,7 @@ def test_answers_are_few_and_short_before_the_first_step(
         return answers(self, prompts, each)
 
     monkeypatch.setattr(Decoder, "answers", counted)
-    checks = pipeline.try_out(recipe, quiet=True, **SAMPLING[name])
+    checks = verbs.try_out(recipe, quiet=True, **SAMPLING[name])
     passed = {check.name: check.passed for check in checks}
     assert passed["something is learnt"] is None
     assert all(passed[name] for name in NAMES[2:]), checks
@@ -322,7 +323,7 @@ def test_equal_rewards_do_not_make_the_checks_empty(
 def test_a_reward_that_does_not_work_is_found_before_the_run(recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "worth.py").write_text("def one(answers, examples):\n    return [1.0]\n")
     with refused("wrong_count_of_rewards", count=1, expected=4):
-        pipeline.try_out(
+        verbs.try_out(
             recipe, quiet=True, **SAMPLING["grpo"], **{"grpo.reward": f"{tmp_path}/worth.py:one"}
         )
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from burnish.data.rows import read_rows
+from burnish.data.readers.read_rows import read_rows
 from burnish.errors import DataError, RecipeError
-from burnish.recipe import Recipe, build_recipe, load_recipe
-from burnish.recipe.reading import whole_files
-from burnish.run_directory import RunDirectory
+from burnish.recipe.files import whole_files
+from burnish.recipe.schema import Recipe, build_recipe, load_recipe
+from burnish.runs.directory import RunDirectory
 from tests.refused import refused
 
 HOME = "data: {train: ~/a.jsonl, validation: ~/b.jsonl, test: c.jsonl}\n"

@@ -6,7 +6,7 @@ import pytest
 
 from burnish.cli.options import overrides
 from burnish.errors import RecipeError
-from burnish.recipe import build_recipe
+from burnish.recipe.schema import build_recipe
 from tests.refused import refused
 
 SYSTEM = ["a: b", "yes", "1e3", "[a]", "{a", "- a", "# a", "123", "true", "a=b", "*a", "né ", "&a"]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from burnish.chat import Example, Message, content_id
-from burnish.run_directory import (
+from burnish.conversation import Example, Message, content_id
+from burnish.runs.directory import (
     Finding,
     ItemResult,
     LedgerRow,

@@ -8,7 +8,7 @@ from unittest.mock import ANY
 import openai
 import pytest
 
-from burnish.serving.api.errors import ApiError
+from burnish.serving.errors import ApiError
 
 
 def api_refused(

@@ -19,9 +19,9 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from burnish.serving.api import files, jobs, permissions, uploads
-from burnish.serving.api.handlers import add_handlers
-from burnish.serving.service import Service, Settings, open_service
+from burnish.serving.app.exception_handlers import add_handlers
+from burnish.serving.routes import files, jobs, permissions, uploads
+from burnish.serving.state.installation import Service, Settings, open_service
 from tests.rows import choices, write_rows
 
 _NAMES = itertools.count()

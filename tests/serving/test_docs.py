@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from burnish.serving.api.app import make_app
-from burnish.serving.server import Server, open_server
-from burnish.serving.service import Settings, open_service
+from burnish.serving.app.app import make_app
+from burnish.serving.catalog.server import Server, open_server
+from burnish.serving.jobs.worker import Worker
 from burnish.serving.state import models
-from burnish.serving.worker import Worker
+from burnish.serving.state.installation import Settings, open_service
 from tests.docs.blocks import BLOCKS
 from tests.rows import chats
 from tests.serving.conftest import running

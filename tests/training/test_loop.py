@@ -13,7 +13,7 @@ from burnish.models.branches import Row
 from burnish.training import checkpoint
 from burnish.training.batches import Batches
 from burnish.training.loop import Loop, Settings
-from burnish.training.objective import Loss
+from burnish.training.objectives.base import Loss
 from burnish.training.objectives.sft import Sft
 from tests.refused import refused
 

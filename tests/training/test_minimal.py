@@ -62,7 +62,7 @@ def test_minimal_equals_the_loop(tmp_path: Path, tiny_folder: Path, tiny_tokeniz
 
 
 def test_same_tokens_as_burnish(tiny_tokenizer: Any) -> None:
-    from burnish.chat import Example, Message
+    from burnish.conversation import Example, Message
     from burnish.data.render import render
 
     spec = importlib.util.spec_from_file_location("minimal", SCRIPT)

@@ -10,11 +10,11 @@ import torch
 
 from burnish.models.adapt import add_lora
 from burnish.models.branches import Network, Row, trunk_length
-from burnish.models.fused import fused_lora
-from burnish.training import objective
+from burnish.models.fused_lora import fused_lora
+from burnish.training.host_memory import keep_freed_memory
 from burnish.training.loop import Loop, Settings
-from burnish.training.memory import keep_freed_memory
-from burnish.training.objective import light_pieces
+from burnish.training.objectives import base
+from burnish.training.objectives.base import light_pieces
 from burnish.training.objectives.dpo import Dpo, Pair
 from burnish.training.objectives.sft import Sft
 
@@ -58,7 +58,7 @@ def test_gradients_in_pieces_equal_the_whole(
         goal = Dpo()
     network = Network(adapted)
     adapted.train()
-    monkeypatch.setattr(objective, "_PIECE", 16)
+    monkeypatch.setattr(base, "_PIECE", 16)
 
     def gradients(pieces: list[list[Any]]) -> list[torch.Tensor]:
         adapted.zero_grad()
@@ -102,7 +102,7 @@ def test_the_loop_runs_the_pieces(
     # With so small a rate both runs begin with the same weights.
     settings = Settings(1e-9, evaluations=0, checkpoints=1)
     for room in (16, 1024):
-        monkeypatch.setattr(objective, "_PIECE", room)
+        monkeypatch.setattr(base, "_PIECE", room)
         batches: Any = OneBatch(rows, 1)
         folder = tmp_path / str(room)
         Loop(adapted, batches, Watched(), settings, {}, folder, listen).run()

@@ -26,7 +26,7 @@ def command(
     database: DatabaseUrl = None,
     as_json: Json = False,
 ) -> None:
-    from burnish.serving.aliasing import point
+    from burnish.serving.catalog.alias import point
     from burnish.serving.state import models
 
     name, equals, target = (alias or "").partition("=")

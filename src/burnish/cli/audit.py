@@ -22,7 +22,7 @@ def command(
     database: DatabaseUrl = None,
     as_json: Json = False,
 ) -> None:
-    from burnish.serving import audit
+    from burnish.serving.state import audit
 
     service = service_in(folder, database)
     with service.database.reading() as session:

@@ -22,7 +22,7 @@ def command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    from burnish import pipeline
+    from burnish.pipeline import verbs
 
     if served_name is not None and not against.startswith(("http://", "https://")):
         raise UserError(
@@ -33,7 +33,7 @@ def command(
             value=against,
             served_name=served_name,
         )
-    directory = pipeline.compare(run, against, served_name=served_name, quiet=as_json)
-    pipeline.report(directory)
+    directory = verbs.compare(run, against, served_name=served_name, quiet=as_json)
+    verbs.report(directory)
     print_verdict(directory, as_json=as_json)
     decision_exit(directory)

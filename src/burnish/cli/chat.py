@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
-from burnish.chat import Conversation, Message
 from burnish.cli.options import Json
+from burnish.conversation import Conversation, Message
 from burnish.errors import RunError
-from burnish.models.verbs import Model, Sampling
-from burnish.run_directory import RunDirectory
+from burnish.models.interface import Model, Sampling
+from burnish.runs.directory import RunDirectory
 from burnish.terminal import Terminal, write
 
 
@@ -28,12 +28,12 @@ def command(
     max_tokens: Annotated[int, typer.Option(min=1, help="longest answer")] = 200,
     as_json: Json = False,
 ) -> None:
-    from burnish import pipeline
     from burnish.models.classifier import Classifier
     from burnish.models.reward_model import RewardModel
+    from burnish.pipeline import verbs
 
     directory = RunDirectory.open(run)
-    model = pipeline.open_run(directory)
+    model = verbs.open_run(directory)
     if isinstance(model, RewardModel):
         raise RunError(
             f"{run} holds a reward model, which scores answers and writes none",

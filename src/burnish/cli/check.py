@@ -26,8 +26,8 @@ from burnish.errors import RecipeError, UserError, shown
 from burnish.terminal import Terminal
 
 if TYPE_CHECKING:
-    from burnish.beginning import Checked
-    from burnish.recipe import Recipe
+    from burnish.pipeline.prepare import Checked
+    from burnish.recipe.schema import Recipe
 
 _COLOURS = {"error": "red", "warning": "yellow", "info": "dim"}
 _RECIPES = (".yaml", ".yml")
@@ -74,9 +74,9 @@ def command(
     values = overrides(settings, None, None, drop_bad)
     values |= {key: value for key, value in named.items() if value is not None}
     values |= _columns(columns or ())
-    from burnish import pipeline
+    from burnish.pipeline import verbs
 
-    recipe = pipeline.recipe_to_check(data, values)
+    recipe = verbs.recipe_to_check(data, values)
     checked = _checked(recipe)
     following = _next(data, values)
     if as_json:
@@ -89,22 +89,22 @@ def command(
         _print(part, console)
     for part in list(checked.values())[:1]:
         for row in part.rendered["train"][:show]:
-            console.print(_coloured(row, pipeline.tokenizer_of(recipe.model)))
+            console.print(_coloured(row, verbs.tokenizer_of(recipe.model)))
     console.print(f"next     {following}", markup=False, soft_wrap=True)
 
 
 def _checked(recipe: "Recipe") -> dict[str, "Checked"]:
     """What each data set of the recipe gives; of stages, each under the stage's name."""
-    from burnish import pipeline
+    from burnish.pipeline import verbs
 
     if not recipe.stages:
-        return pipeline.check_recipe(recipe)
-    from burnish.stages import stage_recipes
+        return verbs.check_recipe(recipe)
+    from burnish.pipeline.stages import stage_recipes
 
     return {
         f"stage {stage.name}" + (f", {name}" if name else ""): part
         for stage in stage_recipes(recipe)
-        for name, part in pipeline.check_recipe(stage).items()
+        for name, part in verbs.check_recipe(stage).items()
     }
 
 
@@ -114,7 +114,7 @@ def _columns(given: Sequence[str]) -> dict[str, str]:
     Raises:
         RecipeError: a field or a column is missing.
     """
-    from burnish.recipe.reading import parse_yaml
+    from burnish.recipe.files import parse_yaml
 
     pairs: dict[str, str] = {}
     for text in given:
@@ -176,7 +176,7 @@ def _print(checked: "Checked", console: Terminal) -> None:
 
 def _next(data: str, values: Mapping[str, Any]) -> str:
     """The command that runs what was checked, with the same choices."""
-    from burnish.recipe import nested
+    from burnish.recipe.schema import nested
 
     if Path(data).suffix.lower() in _RECIPES:
         drop = ["--drop-bad"] if values.get("data.drop_bad") else []
@@ -192,7 +192,7 @@ def _next(data: str, values: Mapping[str, Any]) -> str:
 
 def _setting(key: str, value: Any) -> str:
     """`key=value` such that `--set` reads the same value back."""
-    from burnish.recipe import Recipe
+    from burnish.recipe.schema import Recipe
     from burnish.recipe.settings import read_setting
 
     if isinstance(value, str) and read_setting(Recipe, key, value) == value:

@@ -15,9 +15,9 @@ def command(
     as_json: Json = False,
 ) -> None:
     with going_on():
-        from burnish import pipeline
+        from burnish.pipeline import verbs
 
-        directory = pipeline.evaluate(run, quiet=as_json)
-        pipeline.report(directory)
+        directory = verbs.evaluate(run, quiet=as_json)
+        verbs.report(directory)
     print_verdict(directory, as_json=as_json)
     decision_exit(directory)

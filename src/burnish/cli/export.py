@@ -42,10 +42,10 @@ def command(
     as_json: Json = False,
 ) -> None:
     from burnish.errors import RunError
-    from burnish.exporting import export
-    from burnish.lineage import recipe_of
-    from burnish.recipe import HEADS
-    from burnish.run_directory import RunDirectory
+    from burnish.export.export import export
+    from burnish.models.lineage import recipe_of
+    from burnish.recipe.schema import HEADS
+    from burnish.runs.directory import RunDirectory
 
     directory = RunDirectory.open(run)
     if precision is not None and form != "gguf":

@@ -21,16 +21,16 @@ def command(
     name: Annotated[str | None, typer.Option(help="of an adapter: name of the run")] = None,
     as_json: Json = False,
 ) -> None:
-    from burnish import pipeline
-    from burnish.adopting import is_foreign
-    from burnish.healing import check_own
-    from burnish.run_directory import RunDirectory
+    from burnish.healing.heal import check_own
+    from burnish.pipeline import verbs
+    from burnish.pipeline.adopt_adapter import is_foreign
+    from burnish.runs.directory import RunDirectory
 
     if model is not None and not is_foreign(run, data):
         check_own(RunDirectory.open(run), {"model": model})
     named = {"model": model} if model is not None else {}
     with going_on():
-        directory = pipeline.heal(run, minutes, data=data, name=name, quiet=as_json, **named)
-    pipeline.report(directory)
+        directory = verbs.heal(run, minutes, data=data, name=name, quiet=as_json, **named)
+    verbs.report(directory)
     print_verdict(directory, as_json=as_json)
     decision_exit(directory)

@@ -39,8 +39,8 @@ def command(
     database: DatabaseUrl = None,
     as_json: Json = False,
 ) -> None:
-    from burnish.serving import keys
-    from burnish.serving.service import Settings, open_service
+    from burnish.serving.state import keys
+    from burnish.serving.state.installation import Settings, open_service
 
     if action in ("make", "revoke") and not name:
         raise UserError(

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from rich.table import Table
 
 from burnish.cli.options import Json
-from burnish.models.sources import available
+from burnish.models.registry import available
 from burnish.terminal import Terminal
 
 

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from burnish.agreement import read_parity
 from burnish.errors import InterruptedRunError, RecipeError, UserError, cut
+from burnish.parity.record import read_parity
 from burnish.recipe.paths import expanded
-from burnish.run_directory import RunDirectory
+from burnish.runs.directory import RunDirectory
 from burnish.terminal import Terminal, write
 
 if TYPE_CHECKING:  # slow to import, and most verbs serve nothing
-    from burnish.recipe import Recipe
-    from burnish.serving.process import Engine
-    from burnish.serving.service import Service, Settings
+    from burnish.recipe.schema import Recipe
+    from burnish.serving.jobs.process import Engine
+    from burnish.serving.state.installation import Service, Settings
 
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="a recipe value, as in training.epochs=2")
@@ -67,7 +67,7 @@ def overrides(
     Raises:
         RecipeError: a `--set` has no equals sign.
     """
-    from burnish.recipe import Recipe
+    from burnish.recipe.schema import Recipe
     from burnish.recipe.settings import read_setting
 
     values: dict[str, Any] = {}
@@ -98,9 +98,9 @@ def settings_of(
         ModelError: there is no such model.
         RecipeError: there is no such key, or its value is impossible.
     """
-    from burnish.models.sources import BUILT_IN, ENCODER, resolve
-    from burnish.recipe import build_recipe, changed_recipe
-    from burnish.serving.service import Settings
+    from burnish.models.registry import BUILT_IN, ENCODER, resolve
+    from burnish.recipe.schema import build_recipe, changed_recipe
+    from burnish.serving.state.installation import Settings
 
     recipe = overrides(given, None, None, drop_bad=False)
     rows = {"data": {"train": "rows.jsonl"}}  # stands in: each job brings its own
@@ -143,7 +143,7 @@ def service_in(folder: Path, database: str | None) -> "Service":
     Raises:
         UserError: there is none in the folder, or its database cannot be opened.
     """
-    from burnish.serving.service import SQLITE, Settings, open_service
+    from burnish.serving.state.installation import SQLITE, Settings, open_service
 
     if database is None and not (folder / SQLITE).is_file():
         raise UserError(
@@ -160,7 +160,7 @@ def engine_of(engine: str, cluster: str | None) -> "Engine":
     Raises:
         UserError: Ray is not installed, or an address is given for another engine.
     """
-    from burnish.serving.process import LOCAL, on_ray
+    from burnish.serving.jobs.process import LOCAL, on_ray
 
     if engine == "ray":
         return on_ray(cluster)
@@ -261,7 +261,7 @@ def _ledger_table(run: RunDirectory) -> Table:
 
 def print_matrix(run: RunDirectory, *, as_json: bool) -> None:
     """Each stage's test set after each stage, with the interval of its change from base."""
-    from burnish.stages import matrix
+    from burnish.pipeline.stages import matrix
 
     found = matrix(run.ledger())
     verdict = run.verdict()

@@ -19,7 +19,7 @@ from burnish.errors import UserError
 from burnish.terminal import Terminal, write
 
 if TYPE_CHECKING:
-    from burnish.agreement import Comparison, Parity
+    from burnish.parity.record import Comparison, Parity
 
 
 def command(
@@ -40,8 +40,8 @@ def command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    from burnish.parity.certificate import Others, certify
-    from burnish.run_directory import RunDirectory
+    from burnish.parity.compare import Others, certify
+    from burnish.runs.directory import RunDirectory
 
     if url is not None and model is None:
         raise UserError(

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from burnish.cli.options import DropBad, Json, Name, Output, Set, overrides
-from burnish.recipe import load_recipe
+from burnish.recipe.schema import load_recipe
 from burnish.terminal import Terminal, write
 
 
@@ -28,10 +28,10 @@ def command(
     as_json: Json = False,
 ) -> None:
     chosen = load_recipe(recipe, overrides(settings, name, output, drop_bad))
-    from burnish import pipeline
+    from burnish.pipeline import verbs
     from burnish.plan import one_line
 
-    plan = pipeline.plan(chosen, device=device, quiet=as_json)
+    plan = verbs.plan(chosen, device=device, quiet=as_json)
     if as_json:
         print(json.dumps(plan.as_dict()))
         return

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from burnish.cli.options import DropBad, Json, Set, overrides
-from burnish.recipe import load_recipe
+from burnish.recipe.schema import load_recipe
 from burnish.terminal import Terminal, write
 
 
@@ -23,10 +23,10 @@ def command(
     as_json: Json = False,
 ) -> None:
     chosen = load_recipe(recipe, overrides(settings, None, None, drop_bad))
-    from burnish import pipeline
+    from burnish.pipeline import verbs
     from burnish.preflight import MARKS, refuse
 
-    checks = pipeline.try_out(chosen, quiet=as_json)
+    checks = verbs.try_out(chosen, quiet=as_json)
     if as_json:
         print(json.dumps({"checks": [asdict(check) for check in checks]}))
         refuse(checks)

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from burnish.cli.options import Json
-from burnish.reports.card import write_card
-from burnish.reports.page import write_page
-from burnish.run_directory import RunDirectory
+from burnish.reports.html import write_page
+from burnish.reports.model_card import write_card
+from burnish.runs.directory import RunDirectory
 from burnish.terminal import write
 
 

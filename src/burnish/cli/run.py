@@ -23,8 +23,8 @@ from burnish.cli.options import (
     resumable,
 )
 from burnish.errors import RecipeError
-from burnish.recipe import explain, load_recipe
 from burnish.recipe.keys import recipe_keys
+from burnish.recipe.schema import explain, load_recipe
 from burnish.terminal import Terminal
 
 
@@ -61,10 +61,10 @@ def command(
             Terminal(highlight=False).print(line, markup=False, soft_wrap=True)
         return
     with resumable(chosen):
-        from burnish import pipeline
-        from burnish.stages import run_stages
+        from burnish.pipeline import verbs
+        from burnish.pipeline.stages import run_stages
 
-        begin = run_stages if chosen.stages else pipeline.run
+        begin = run_stages if chosen.stages else verbs.run
         directory = begin(chosen, resume=resume, quiet=as_json)
     show = print_matrix if chosen.stages else print_verdict
     show(directory, as_json=as_json)

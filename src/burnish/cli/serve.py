@@ -58,10 +58,10 @@ def command(
     ] = 60.0,
 ) -> None:
     from burnish.serving import log
-    from burnish.serving.connections import Patience
-    from burnish.serving.listening import Address, check, listen, worker_beside
-    from burnish.serving.server import endless_bases, open_server, opener
-    from burnish.serving.service import GradingBounds
+    from burnish.serving.app.connections import Patience
+    from burnish.serving.app.listen import Address, check, listen, worker_beside
+    from burnish.serving.catalog.server import endless_bases, open_server, opener
+    from burnish.serving.state.installation import GradingBounds
 
     names = [one.partition("=")[0] for one in model or ()]
     if twice := next((name for name in names if names.count(name) > 1), None):

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from burnish.cli.options import DropBad, Json, Name, Output, Resume, Set, overrides, resumable
-from burnish.recipe import load_recipe
+from burnish.recipe.schema import load_recipe
 from burnish.terminal import write
 
 
@@ -24,9 +24,9 @@ def command(
 ) -> None:
     chosen = load_recipe(recipe, overrides(settings, name, output, drop_bad))
     with resumable(chosen):
-        from burnish import pipeline
+        from burnish.pipeline import verbs
 
-        directory = pipeline.train(chosen, resume=resume, quiet=as_json)
+        directory = verbs.train(chosen, resume=resume, quiet=as_json)
     if as_json:
         print(json.dumps({"run": str(directory.path), "training": directory.manifest().training}))
         return

@@ -21,11 +21,11 @@ import typer
 from rich.table import Table
 
 from burnish.cli.options import DropBad, Json, Name, Output, Set, going_on, overrides
-from burnish.recipe import load_recipe
+from burnish.recipe.schema import load_recipe
 from burnish.terminal import Terminal
 
 if TYPE_CHECKING:
-    from burnish.tune import Found, Trial
+    from burnish.sweep.search import Found, Trial
 
 
 def command(
@@ -38,7 +38,7 @@ def command(
     as_json: Json = False,
 ) -> None:
     chosen = load_recipe(recipe, overrides(settings, name, output, drop_bad))
-    from burnish.tune import search
+    from burnish.sweep.search import search
 
     with going_on():
         found = search(chosen, trials, quiet=as_json)
@@ -82,7 +82,7 @@ def _print(found: "Found", following: str | None) -> None:
 
 
 def _table(found: "Found") -> Table:
-    from burnish.tune import drop_in_words
+    from burnish.sweep.search import drop_in_words
 
     title = f"{found.folder.name}: lowest validation loss"
     if found.budget is not None:

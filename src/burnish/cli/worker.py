@@ -33,10 +33,10 @@ def command(
     cluster: RayAddress = None,
     beside: Annotated[int | None, typer.Option(help="process to end with")] = None,
 ) -> None:
-    from burnish.parent import die_with
+    from burnish.processes import die_with
     from burnish.serving import log
-    from burnish.serving.service import open_service
-    from burnish.serving.worker import Worker
+    from burnish.serving.jobs.worker import Worker
+    from burnish.serving.state.installation import open_service
 
     if beside is not None:
         die_with(beside)

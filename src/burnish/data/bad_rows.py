@@ -7,7 +7,7 @@ from typing import Any
 
 from burnish.data.row import BadRow, Row
 from burnish.errors import DataError, cut, readable, shown
-from burnish.run_directory import Finding
+from burnish.runs.directory import Finding
 
 _KINDS = 20
 _LINES = 3

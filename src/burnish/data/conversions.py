@@ -5,8 +5,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from burnish.chat import Conversation, Message
-from burnish.data.fields import (
+from burnish.conversation import Conversation, Message
+from burnish.data.row_errors import MisfitError, kind_of, unfit
+from burnish.data.tool_calls import offered
+from burnish.data.tracked_row import Fields, is_empty
+from burnish.data.turns import (
     SHAREGPT,
     read_turn,
     refuse_media,
@@ -15,9 +18,6 @@ from burnish.data.fields import (
     turns_or_text,
     unpacked,
 )
-from burnish.data.misfit import MisfitError, kind_of, unfit
-from burnish.data.tools import offered
-from burnish.data.tracked import Fields, is_empty
 from burnish.errors import shown
 
 _IOB2 = re.compile(r"O|[BI]-\S+")

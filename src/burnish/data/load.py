@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from burnish.chat import Example
+from burnish.conversation import Example
 from burnish.data.bad_rows import BadRows
-from burnish.data.findings import (
+from burnish.data.checks.dataset import (
     conflicting_labels,
     empty_turns,
     error_of,
@@ -21,16 +21,16 @@ from burnish.data.findings import (
     without_masked,
     without_overlap,
 )
-from burnish.data.formats import Converter
-from burnish.data.marks import templated
-from burnish.data.rows import BadRow, Row, read_rows
+from burnish.data.checks.label_spelling import alike_labels, escaped, folded
+from burnish.data.checks.template_marks import templated
+from burnish.data.readers.read_rows import BadRow, Row, read_rows
+from burnish.data.recognise import Converter
 from burnish.data.sample import Sample
-from burnish.data.spelling import alike_labels, escaped, folded
 from burnish.data.split import split
 from burnish.data.tool_file import read_tools, with_tools
 from burnish.errors import DataError, readable, shown
 from burnish.recipe.data import Data, Split
-from burnish.run_directory import Finding
+from burnish.runs.directory import Finding
 
 _SHOWN = 20
 _MOSTLY = 0.9

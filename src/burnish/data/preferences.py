@@ -4,11 +4,11 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from burnish.chat import Conversation, Message
+from burnish.conversation import Conversation, Message
 from burnish.data.conversions import said
-from burnish.data.fields import judgement, read_turn, text_of, turns_of, turns_or_text, unpacked
-from burnish.data.misfit import MisfitError, unfit
-from burnish.data.tracked import Fields
+from burnish.data.row_errors import MisfitError, unfit
+from burnish.data.tracked_row import Fields
+from burnish.data.turns import judgement, read_turn, text_of, turns_of, turns_or_text, unpacked
 
 
 def asked(values: Fields) -> Conversation:

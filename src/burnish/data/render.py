@@ -10,12 +10,12 @@ from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError
 
-from burnish.chat import Conversation, Example, Message
-from burnish.data.fields import REASONING
-from burnish.data.templates import end_texts, template_for
-from burnish.data.tools import tools_of
+from burnish.conversation import Conversation, Example, Message
+from burnish.data.chat_templates import end_texts, template_for
+from burnish.data.tool_calls import tools_of
+from burnish.data.turns import REASONING
 from burnish.errors import DataError
-from burnish.run_directory import Finding
+from burnish.runs.directory import Finding
 
 _AT_ONCE = 1000
 _SPACE = re.compile(r"\s*")

@@ -5,9 +5,9 @@ import heapq
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 
-from burnish.chat import Example
+from burnish.conversation import Example
 from burnish.errors import DataError
-from burnish.run_directory import Finding
+from burnish.runs.directory import Finding
 
 LIMIT = "limit"  # the kind of its finding
 _Unit = list[tuple[int, Example]]  # rows that stay together, each with its place in the file

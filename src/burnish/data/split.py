@@ -4,8 +4,8 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
-from burnish.chat import Example
-from burnish.data.findings import question_of
+from burnish.conversation import Example
+from burnish.data.checks.dataset import question_of
 from burnish.errors import DataError
 
 Groups = dict[str, list[Example]]

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from burnish.chat import Message
-from burnish.data.misfit import MisfitError
+from burnish.conversation import Message
 from burnish.data.row import MAX_ROW_BYTES, Row
-from burnish.data.tools import offered
+from burnish.data.row_errors import MisfitError
+from burnish.data.tool_calls import offered
 from burnish.errors import DataError
 from burnish.recipe.paths import expanded
 

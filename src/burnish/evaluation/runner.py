@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from burnish.evaluation.tasks import Task
-from burnish.models.verbs import Measured
-from burnish.run_directory import (
+from burnish.models.interface import Measured
+from burnish.runs.directory import (
     ItemResult,
     append_results,
     read_results,

@@ -15,10 +15,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from burnish.chat import Conversation, Message
-from burnish.data.rows import BadRow, read_rows
+from burnish.conversation import Conversation, Message
+from burnish.data.readers.read_rows import BadRow, read_rows
 from burnish.errors import DataError
-from burnish.evaluation.checks import read_check
+from burnish.evaluation.reply_checks import read_check
 from burnish.evaluation.tasks import (
     BiasTask,
     CheckedItem,
@@ -31,8 +31,8 @@ from burnish.evaluation.tasks import (
     TextLossTask,
     chat_context,
 )
-from burnish.models.verbs import Sampling
-from burnish.run_directory import ItemResult
+from burnish.models.interface import Sampling
+from burnish.runs.directory import ItemResult
 
 PROBE = 0.3  # of every section, text and pair; CERT is the rest
 # How the names of the parts end, behind the suite's own and before the section's.

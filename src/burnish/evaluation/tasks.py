@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from burnish.chat import Conversation, Example, Message
-from burnish.evaluation.checks import RULES, passes
+from burnish.conversation import Conversation, Example, Message
+from burnish.evaluation.reply_checks import RULES, passes
 from burnish.evaluation.scorers import scorer
-from burnish.models.verbs import Choice, Model, Sampling
-from burnish.run_directory import ItemResult
+from burnish.models.interface import Choice, Model, Sampling
+from burnish.runs.directory import ItemResult
 
 
 class Task(Protocol):

@@ -37,7 +37,7 @@ from burnish.models.layers import (
     output_path,
     pattern,
 )
-from burnish.models.products import quicken
+from burnish.models.onednn import quicken
 
 # The adapter that learns; frozen ones beside it have other names.
 LEARNING = "default"

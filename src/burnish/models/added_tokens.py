@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from burnish.errors import ModelError
 from burnish.models.adapt import load_adapter, merged, save_weights
 from burnish.models.adapter_files import CONFIG, WEIGHTS, adapter_settings, undamaged
-from burnish.models.sources import Source
+from burnish.models.registry import Source
 
 _PREFIX = "base_model.model."
 _DELTA = "trainable_tokens_delta"

@@ -23,7 +23,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from burnish.errors import ModelError
 from burnish.models.adapt import base_of, is_adapted, learned_prefix, switched_off
-from burnish.models.prefix import Prefix, expand
+from burnish.models.trunk_cache import Prefix, expand
 
 # Positions a vocabulary projection: 512 x 50,000 float32 logits are 100 MB, and more is no faster.
 _PROJECTED_AT_ONCE = 512

@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from burnish.errors import ModelError
 from burnish.models.branches import Network
-from burnish.models.heads import (
+from burnish.models.head_inputs import (
     OUTSIDE,
     TaggedTokens,
     encode_texts,
@@ -31,8 +31,8 @@ from burnish.models.heads import (
     tag_logits,
 )
 from burnish.models.load import DeviceChoice, load_tokenizer, place
-from burnish.models.products import quicken
-from burnish.models.sources import Source, first_line, resolve
+from burnish.models.onednn import quicken
+from burnish.models.registry import Source, first_line, resolve
 
 HeadKind = Literal["classify", "tag"]
 _AUTO: dict[HeadKind, Any] = {

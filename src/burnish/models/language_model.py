@@ -13,19 +13,19 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from burnish.chat import Conversation
+from burnish.conversation import Conversation
+from burnish.data.chat_templates import ends_mark
 from burnish.data.render import render_prompt
-from burnish.data.templates import ends_mark
 from burnish.errors import ModelError
 from burnish.models.adapt import is_adapted, load_weights, switched_off
 from burnish.models.adapter_files import undamaged
-from burnish.models.asking import asked, windows
+from burnish.models.adapter_scale import Scale
 from burnish.models.branches import Network, Row, branch_states, common_start, finish
-from burnish.models.decoding import Decoder
+from burnish.models.generate import Decoder
+from burnish.models.interface import Choice, Generation, Sampling, Scores, Stream, TextLoss
 from burnish.models.kept import Kept
-from burnish.models.prefix import Prefix
-from burnish.models.scale import Scale
-from burnish.models.verbs import Choice, Generation, Sampling, Scores, Stream, TextLoss
+from burnish.models.tokenize import asked, windows
+from burnish.models.trunk_cache import Prefix
 
 # Tokens in one forward pass without gradient: enough to fill the cores, little memory.
 _TOKENS_AT_ONCE = 2048
@@ -115,7 +115,7 @@ class LanguageModel:
 
     @contextlib.contextmanager
     def at_scale(self, scale: float, slope: float = 0.0) -> Iterator["LanguageModel"]:
-        """A part of what was learnt, or more than all of it; see `burnish.models.scale`.
+        """A part of what was learnt, or more than all of it; see `burnish.models.adapter_scale`.
 
         Raises:
             ModelError: the method has no parts.

@@ -16,12 +16,12 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from burnish.data.templates import check_templates, declare_stops
+from burnish.data.chat_templates import check_templates, declare_stops
 from burnish.errors import ModelError
 from burnish.models.adapt import load_adapter
 from burnish.models.language_model import LanguageModel, folder_sha256
-from burnish.models.products import quicken
-from burnish.models.sources import Source, first_line, resolve
+from burnish.models.onednn import quicken
+from burnish.models.registry import Source, first_line, resolve
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 

@@ -3,8 +3,8 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from burnish.chat import Conversation
-from burnish.models.verbs import Choice, Generation, Sampling, Scores, Stream, TextLoss
+from burnish.conversation import Conversation
+from burnish.models.interface import Choice, Generation, Sampling, Scores, Stream, TextLoss
 
 
 class MockModel:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from burnish.chat import Example
+from burnish.conversation import Example
 from burnish.data.render import answering, render_all
 from burnish.errors import ModelError
 from burnish.models.branches import Network, Row, tree_states

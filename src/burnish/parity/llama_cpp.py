@@ -9,9 +9,9 @@ from typing import Any
 import httpx2
 import torch
 
-from burnish.agreement import Said
 from burnish.errors import ModelError
-from burnish.parity.remote import Endpoint
+from burnish.parity.endpoint import Endpoint
+from burnish.parity.record import Said
 
 _SECONDS = 60.0
 # Places in the cache come in such blocks.

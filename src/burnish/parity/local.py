@@ -9,16 +9,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from burnish.agreement import Said
-from burnish.chat import Conversation, Message
+from burnish.conversation import Conversation, Message
 from burnish.data.render import render_prompt
 from burnish.errors import DataError
 from burnish.models.branches import Network, Row, branch_states
-from burnish.models.decoding import Decoder
+from burnish.models.generate import Decoder
+from burnish.models.interface import Sampling
 from burnish.models.language_model import LanguageModel
-from burnish.models.verbs import Sampling
-from burnish.parity.hearing import Heard
+from burnish.parity.difference import Heard
 from burnish.parity.prompts import ANSWER, Prompt
+from burnish.parity.record import Said
 
 # Tokens of a prompt and of the answer to it.
 _Row = tuple[tuple[int, ...], tuple[int, ...]]

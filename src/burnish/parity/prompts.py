@@ -4,12 +4,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from burnish.chat import Conversation, Example, Message
-from burnish.data.formats import Converter
+from burnish.conversation import Conversation, Example, Message
+from burnish.data.readers.read_rows import BadRow, read_rows
+from burnish.data.recognise import Converter
 from burnish.data.render import render_prompt
-from burnish.data.rows import BadRow, read_rows
 from burnish.errors import DataError
-from burnish.run_directory import RunDirectory
+from burnish.runs.directory import RunDirectory
 
 Prompt = tuple[str, Conversation]
 

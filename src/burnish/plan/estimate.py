@@ -11,15 +11,17 @@ from typing import Any
 import psutil
 import torch
 
-from burnish.choosing import next_look
-from burnish.evaluation.general import load_suites
+from burnish.certification.certify import next_look
+from burnish.certification.power import power_sentences
+from burnish.evaluation.load_suite import load_suites
+from burnish.evaluation.measure import about, budgets_of, results_cache, suite_sizes, target_task
 from burnish.evaluation.suite import split_suite
 from burnish.evaluation.tasks import Task
-from burnish.measurement import about, budgets_of, results_cache, suite_sizes, target_task
+from burnish.models.from_run import Opened
 from burnish.models.load import place
-from burnish.opening import Opened
 from burnish.plan.fit import GIB, Disk, Room, check_disk, check_memory, nearest_folder
-from burnish.plan.measure import (
+from burnish.plan.memory import Batch, Memory, Shapes, memory
+from burnish.plan.timing import (
     Clock,
     Steps,
     count_steps,
@@ -28,18 +30,16 @@ from burnish.plan.measure import (
     validation_seconds,
     work_of,
 )
-from burnish.plan.memory import Batch, Memory, Shapes, memory
-from burnish.preflight.restarts import free_memory
+from burnish.preflight.checkpoints import free_memory
 from burnish.preflight.run import chosen
-from burnish.recipe import Recipe
-from burnish.retention.power import power_sentences
-from burnish.run_directory import RunDirectory
+from burnish.recipe.schema import Recipe
+from burnish.runs.directory import RunDirectory
+from burnish.training.build import open_training
+from burnish.training.data_parallel import parameters_of
+from burnish.training.host_memory import peak_memory_mb
 from burnish.training.loop import Loop
-from burnish.training.memory import peak_memory_mb
+from burnish.training.lr_range_test import design
 from burnish.training.schedule import is_due
-from burnish.training.screen import design
-from burnish.training.team import parameters_of
-from burnish.tuning import open_training
 
 # What a CUDA context and its libraries hold before the first tensor.
 _CUDA_CONTEXT = 600 * 2**20

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from burnish.errors import UserError
 from burnish.plan.memory import Batch, Shapes, memory
-from burnish.recipe import Recipe
+from burnish.recipe.schema import Recipe
 
 GIB = 2**30
 # A remedy, and the settings of a recipe that it names.

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from burnish.models.branches import trunk_length
-from burnish.preflight.check import rows_in
+from burnish.preflight.base import rows_in
 
 _PROJECTED_AT_ONCE = 512
 _COUNTED_TOKENS = 16

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from burnish.models.branches import Asked, Row, branch_states, tree_states
-from burnish.preflight.check import Check, Subject, far, not_applicable, rows_in, without_dropout
+from burnish.preflight.base import Check, Subject, far, not_applicable, rows_in, without_dropout
 
 # A parameter whose gradient is this small a share of the largest one is all rounding.
 _SMALL = 1e-3

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from burnish.chat import Example
+from burnish.conversation import Example
 from burnish.models.branches import Row
-from burnish.models.endings import as_setting, stop_tokens
-from burnish.preflight.check import Check, Subject, not_applicable, rows_in
-from burnish.training.objective import Objective
+from burnish.models.stop_tokens import as_setting, stop_tokens
+from burnish.preflight.base import Check, Subject, not_applicable, rows_in
+from burnish.training.objectives.base import Objective
 
 # Rendering is the price of looking at answers before the objective prepared them.
 _ROWS_AT_MOST = 2000

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from burnish.errors import PreflightError
-from burnish.preflight.check import Check, Subject
+from burnish.preflight.base import Check, Subject
+from burnish.preflight.checkpoints import elsewhere_equals_here, saved_equals_resumed
 from burnish.preflight.gradients import accumulated_equals_one_batch, trunk_equals_plain
-from burnish.preflight.restarts import elsewhere_equals_here, saved_equals_resumed
 from burnish.preflight.rows import something_learnt, stop_learnt
-from burnish.training.undo import undone
+from burnish.training.snapshot import undone
 
 # Longer rows show nothing that shorter ones do not, and cost minutes on a CPU.
 _TOKENS = 512

@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from burnish.recipe.files import place_suite
 from burnish.recipe.paths import expanded
-from burnish.recipe.reading import place_suite
 from burnish.recipe.section import Section
 
 

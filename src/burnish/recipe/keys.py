@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
-from burnish.recipe import Recipe
+from burnish.recipe.schema import Recipe
 
 # Sections by a name of the user's own.
 _NAMED = "NAME"

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic_core import ErrorDetails
 
 from burnish.errors import RecipeError, cut, shown
-from burnish.recipe.names import meant_key
+from burnish.recipe.key_hints import meant_key
 
 # How pydantic names one of several types that a value may have.
 _TYPE = re.compile(r"(constrained-)?(int|float)|literal\[.*\]")

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 from pydantic import BaseModel
 
-from burnish.recipe.reading import parse_yaml
+from burnish.recipe.files import parse_yaml
 
 _NULL = ("null", "~", "")
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from burnish.candidates import Candidate, Frontier
-from burnish.reports import charts
-from burnish.reports.contents import MISSING
+from burnish.reports import svg
+from burnish.reports.read_run import MISSING
+from burnish.runs.candidates import Candidate, Frontier
 
 _HEALED = "healing attempts"
 
@@ -21,7 +21,7 @@ class ShownCandidate:
     state: str
 
 
-def frontier_plot(frontier: Frontier, budget: float | None) -> charts.Plot | None:
+def frontier_plot(frontier: Frontier, budget: float | None) -> svg.Plot | None:
     """Gain upwards, drop to the right, both with their intervals; a dotted line at the budget."""
     series = []
     for place, candidate in enumerate(frontier.candidates):
@@ -32,19 +32,19 @@ def frontier_plot(frontier: Frontier, budget: float | None) -> charts.Plot | Non
         style = "smooth" if place == frontier.released else style
         if candidate.drop_range is not None:
             low, high = candidate.drop_range
-            series.append(charts.Series("", style, [(low, gain), (high, gain)]))
+            series.append(svg.Series("", style, [(low, gain), (high, gain)]))
         if candidate.gain_range is not None:
             low, high = candidate.gain_range
-            series.append(charts.Series("", style, [(drop, low), (drop, high)]))
+            series.append(svg.Series("", style, [(drop, low), (drop, high)]))
         name = "released" if place == frontier.released else ""
         if candidate.attempt and not name and all(one.name != _HEALED for one in series):
             name = _HEALED  # once in the legend
         words = f"{candidate.label}, drop in points"
-        series.append(charts.Series(name, style, [(drop, gain)], True, words))
+        series.append(svg.Series(name, style, [(drop, gain)], True, words))
     ends = [x for one in series for x, _ in one.points]
     seen = budget is not None and ends and min(ends) <= budget <= max(ends)
     marks = [budget] if seen and budget is not None else []
-    return charts.line_plot(series, "Target gain by drop of general ability", marks)
+    return svg.line_plot(series, "Target gain by drop of general ability", marks)
 
 
 def shown_candidates(frontier: Frontier) -> list[ShownCandidate]:

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from burnish.chat import Example
+from burnish.conversation import Example
 from burnish.data.render import Rendered
 from burnish.models.adapt import is_adapted
 from burnish.models.branches import Network, Row, branch_states
-from burnish.run_directory import Finding
-from burnish.training.objective import Loss, Objective, light_pieces
+from burnish.runs.directory import Finding
+from burnish.training.objectives.base import Loss, Objective, light_pieces
 
 # Of what the start says at a position, the tokens kept by name: 98 % of its mass on chats.
 _LIKELIEST = 64

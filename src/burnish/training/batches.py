@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from burnish.training.objective import Item
+from burnish.training.objectives.base import Item
 
 # Batches sorted by length together: enough that padding nearly vanishes, few enough that the
 # order of the items stays random.

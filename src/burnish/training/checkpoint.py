@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from burnish.errors import RunError
 from burnish.models.adapt import load_weights, save_weights
-from burnish.run_directory import remove_directory, replace_directory
+from burnish.runs.directory import remove_directory, replace_directory
 
 # What a checkpoint has beside its weights.
 _TO_GO_ON = ("optimizer.pt", "random.pt", "progress.json")

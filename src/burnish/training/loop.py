@@ -13,15 +13,15 @@ import torch
 from burnish.errors import DivergedError, InterruptedRunError, RunError, UserError, is_disk_full
 from burnish.models.adapt import load_weights
 from burnish.models.branches import Network
-from burnish.models.fused import fused_lora
+from burnish.models.fused_lora import fused_lora
 from burnish.training import checkpoint
 from burnish.training.batches import Batches
 from burnish.training.checkpoint import Progress
-from burnish.training.memory import keep_freed_memory, peak_memory_mb
-from burnish.training.objective import Item, Means, Objective
+from burnish.training.data_parallel import Team
+from burnish.training.host_memory import keep_freed_memory, peak_memory_mb
+from burnish.training.objectives.base import Item, Means, Objective
 from burnish.training.schedule import is_due, rate_factor
-from burnish.training.stopping import stop_requests
-from burnish.training.team import Team
+from burnish.training.signals import stop_requests
 
 Listener = Callable[[str, dict[str, Any]], None]
 

@@ -17,16 +17,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from burnish.chat import Example, Message
+from burnish.conversation import Example, Message
+from burnish.data.chat_templates import ends_mark, has_template, template_for
 from burnish.data.load import load_rows
 from burnish.data.render import render_all, render_prompt
-from burnish.data.templates import ends_mark, has_template, template_for
 from burnish.errors import DataError, ModelError
 from burnish.models.branches import Network, Row, shared
-from burnish.models.decoding import Decoder
+from burnish.models.generate import Decoder
+from burnish.models.interface import Sampling
 from burnish.models.language_model import LanguageModel
-from burnish.models.verbs import Sampling
-from burnish.run_directory import write_atomic
+from burnish.runs.directory import write_atomic
 
 # Tokens of a question, and of the part of its answer that is learnt.
 _QUESTION, _ANSWER = 32, 32

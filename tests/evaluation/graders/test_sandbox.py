@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from burnish.evaluation.graders.jail import CALLS, filter_program, numbers
 from burnish.evaluation.graders.sandbox import Limits, check_source, run_grade, sweep
-from burnish.evaluation.graders.subject import GradingError
+from burnish.evaluation.graders.sandbox_child import CALLS, filter_program, numbers
+from burnish.evaluation.graders.template import GradingError
 
 LIMITS = Limits(seconds=20.0, memory=256 << 20, output=4096)
 HOOKED = Limits(seconds=20.0, memory=256 << 20, output=4096, walls=False)

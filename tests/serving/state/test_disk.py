@@ -15,9 +15,9 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from burnish.cli import main
-from burnish.serving.service import Service, Settings, open_service
+from burnish.serving.jobs.worker import Worker
 from burnish.serving.state.disk import Reserve, is_full, make_private
-from burnish.serving.worker import Worker
+from burnish.serving.state.installation import Service, Settings, open_service
 from tests.refused import refused
 from tests.serving.api_refused import api_refused
 from tests.serving.conftest import served

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from sqlalchemy import String, cast, event, insert, select, text, update
 
-from burnish.serving.service import Service
 from burnish.serving.state import events, files, jobs, models, permissions
 from burnish.serving.state.database import Database
 from burnish.serving.state.events import Event
+from burnish.serving.state.ids import checkpoint_name, tuned_name
+from burnish.serving.state.installation import Service
 from burnish.serving.state.leases import Lease, LeaseLostError, Result, lease
-from burnish.serving.state.names import checkpoint_name, tuned_name
 from burnish.serving.state.paging import Cursor
 from burnish.serving.state.tables import EventRow, JobRow, MetaRow, ModelRow
 from tests.refused import refused

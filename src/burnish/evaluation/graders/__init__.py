@@ -13,10 +13,10 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from burnish.errors import GraderError
-from burnish.evaluation.graders.asking import AskingGrader
-from burnish.evaluation.graders.grader import Asker, Embedder, Grader, Judges, Wish
+from burnish.evaluation.graders.base import Asker, Embedder, Grader, Judges, Wish
+from burnish.evaluation.graders.model_grader import AskingGrader
 from burnish.evaluation.graders.multi import Multi, Single
-from burnish.evaluation.graders.subject import FLAGS, Flag, GradingError, Subject
+from burnish.evaluation.graders.template import FLAGS, Flag, GradingError, Subject
 
 __all__ = [
     "FLAGS",

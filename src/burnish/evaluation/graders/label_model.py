@@ -5,9 +5,9 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from burnish.evaluation.graders.asking import TOKENS, AskingGrader, result_of, schema_of
-from burnish.evaluation.graders.grader import Judges, Wish
-from burnish.evaluation.graders.subject import GradingError, Subject
+from burnish.evaluation.graders.base import Judges, Wish
+from burnish.evaluation.graders.model_grader import TOKENS, AskingGrader, result_of, schema_of
+from burnish.evaluation.graders.template import GradingError, Subject
 
 _MOST = 1000  # labels, as the API's schemas have at most so many values
 

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from burnish.evaluation.graders.base import Grader, Judges
 from burnish.evaluation.graders.formula import Formula, FormulaError
-from burnish.evaluation.graders.grader import Grader, Judges
 from burnish.evaluation.graders.label_model import LabelModel
 from burnish.evaluation.graders.python_code import PythonCode
 from burnish.evaluation.graders.score_model import ScoreModel
 from burnish.evaluation.graders.string_check import StringCheck
-from burnish.evaluation.graders.subject import GradingError, Subject
+from burnish.evaluation.graders.template import GradingError, Subject
 from burnish.evaluation.graders.text_similarity import TextSimilarity
 
 Single = Annotated[

@@ -6,9 +6,9 @@ from pydantic import field_validator
 from pydantic_core import PydanticCustomError
 
 from burnish.errors import GraderError
-from burnish.evaluation.graders.grader import Grader, Judges
+from burnish.evaluation.graders.base import Grader, Judges
 from burnish.evaluation.graders.sandbox import check_source, run_grade
-from burnish.evaluation.graders.subject import GradingError, Subject
+from burnish.evaluation.graders.template import GradingError, Subject
 
 _LARGEST = 256 * 1024  # bytes, the API's own limit
 

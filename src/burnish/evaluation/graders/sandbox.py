@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from burnish.evaluation.graders import jail
-from burnish.evaluation.graders.subject import GradingError
+from burnish.evaluation.graders import sandbox_child
+from burnish.evaluation.graders.template import GradingError
 
 _CHUNK = 1 << 16
 _PREFIX = "burnish-grader-"
@@ -134,7 +134,7 @@ class _Process:
         self.printed, self.result = bytearray(), bytearray()
         self.result_pipe, theirs = os.pipe()
         seconds = max(1, round(limits.seconds))
-        command = [sys.executable, "-I", "-B", "-X", "utf8", jail.__file__]
+        command = [sys.executable, "-I", "-B", "-X", "utf8", sandbox_child.__file__]
         try:
             with task.open("rb") as given:
                 self.process = subprocess.Popen(

@@ -8,9 +8,14 @@ from typing import Literal
 from pydantic import field_validator
 from pydantic_core import PydanticCustomError
 
-from burnish.evaluation.graders.asking import AskingGrader, SamplingParams, result_of, schema_of
-from burnish.evaluation.graders.grader import Judges
-from burnish.evaluation.graders.subject import GradingError, Subject
+from burnish.evaluation.graders.base import Judges
+from burnish.evaluation.graders.model_grader import (
+    AskingGrader,
+    SamplingParams,
+    result_of,
+    schema_of,
+)
+from burnish.evaluation.graders.template import GradingError, Subject
 
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Literal
 
-from burnish.evaluation.graders.grader import Grader, Judges
-from burnish.evaluation.graders.subject import Subject, Template
+from burnish.evaluation.graders.base import Grader, Judges
+from burnish.evaluation.graders.template import Subject, Template
 
 _OPERATIONS: dict[str, Callable[[str, str], bool]] = {
     "eq": lambda text, reference: text == reference,

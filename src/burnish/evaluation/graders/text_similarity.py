@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args
 
 from burnish.data.unicode_forms import MOST_MARKS, has_long_row
 from burnish.errors import GraderError
-from burnish.evaluation.graders.grader import Grader, Judges
-from burnish.evaluation.graders.subject import GradingError, Subject, Template
+from burnish.evaluation.graders.base import Grader, Judges
+from burnish.evaluation.graders.template import GradingError, Subject, Template
 from burnish.evaluation.rouge import rouge
 from burnish.evaluation.scorers import bleu
 

@@ -11,7 +11,7 @@ from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.orm import Session
 
 from burnish.serving.state.database import Database
-from burnish.serving.state.names import new_id
+from burnish.serving.state.ids import new_id
 from burnish.serving.state.paging import Cursor, Page, page
 from burnish.serving.state.tables import EventRow
 

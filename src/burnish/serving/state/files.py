@@ -8,13 +8,12 @@ from sqlalchemy import ColumnElement, Row, exists, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from burnish.serving import audit
-from burnish.serving.api.errors import ApiError, not_found
-from burnish.serving.state import paging
-from burnish.serving.state.content import Content, Received, TooLongError
+from burnish.serving.errors import ApiError, not_found
+from burnish.serving.state import audit, paging
+from burnish.serving.state.blobs import Content, Received, TooLongError
 from burnish.serving.state.database import Database, seen
 from burnish.serving.state.disk import is_full
-from burnish.serving.state.names import new_id
+from burnish.serving.state.ids import new_id
 from burnish.serving.state.paging import Cursor, Page, page_of_columns
 from burnish.serving.state.tables import FileRow, PartRow, UploadRow
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from sqlalchemy import Select, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
-from burnish.serving import audit
-from burnish.serving.api.errors import ApiError, invalid, not_found
+from burnish.serving.errors import ApiError, invalid, not_found
+from burnish.serving.state import audit
 from burnish.serving.state.database import Database, seen
 from burnish.serving.state.events import Event, append
 from burnish.serving.state.paging import Cursor, Page, page

@@ -12,9 +12,8 @@ from typing import Any, Literal
 from sqlalchemy import Select, or_, select, update
 from sqlalchemy.orm import Session
 
-from burnish.serving import audit
-from burnish.serving.state import jobs
-from burnish.serving.state.content import Content, Received
+from burnish.serving.state import audit, jobs
+from burnish.serving.state.blobs import Content, Received
 from burnish.serving.state.database import Database
 from burnish.serving.state.events import Event, append, storable
 from burnish.serving.state.files import CONTENT, note_made

@@ -6,9 +6,9 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from burnish.errors import UserError
-from burnish.models.sources import BUILT_IN
-from burnish.serving import audit
-from burnish.serving.api.errors import invalid, model_not_found
+from burnish.models.registry import BUILT_IN
+from burnish.serving.errors import invalid, model_not_found
+from burnish.serving.state import audit
 from burnish.serving.state.database import Database
 from burnish.serving.state.paging import Cursor, Page, page
 from burnish.serving.state.tables import AliasRow, ModelRow

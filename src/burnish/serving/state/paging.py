@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar, TypeVarTuple
 from sqlalchemy import ColumnElement, Row, Select, select, union_all
 from sqlalchemy.orm import Session
 
-from burnish.serving.api.errors import invalid
+from burnish.serving.errors import invalid
 from burnish.serving.state.tables import DeletedRow, FileRow, PermissionRow
 
 Entry = TypeVar("Entry")

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, exists, or_, select, true
 
-from burnish.serving import audit
-from burnish.serving.api.errors import model_not_found, not_found
-from burnish.serving.state import paging
+from burnish.serving.errors import model_not_found, not_found
+from burnish.serving.state import audit, paging
 from burnish.serving.state.database import Database
+from burnish.serving.state.ids import new_id
 from burnish.serving.state.models import find
-from burnish.serving.state.names import new_id
 from burnish.serving.state.paging import Cursor, Page, page
 from burnish.serving.state.tables import JobRow, ModelRow, PermissionRow
 

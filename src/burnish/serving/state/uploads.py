@@ -8,13 +8,12 @@ from collections.abc import Iterator, Sequence
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from burnish.serving import audit
-from burnish.serving.api.errors import ApiError, invalid, not_found
-from burnish.serving.row_files import START, check_start
-from burnish.serving.state import files
-from burnish.serving.state.content import Content, Received
+from burnish.serving.errors import ApiError, invalid, not_found
+from burnish.serving.state import audit, files
+from burnish.serving.state.blobs import Content, Received
 from burnish.serving.state.database import Database, seen
-from burnish.serving.state.names import new_id
+from burnish.serving.state.ids import new_id
+from burnish.serving.state.row_files import START, check_start
 from burnish.serving.state.tables import FileRow, PartRow, UploadRow
 
 # Seconds in which all parts have to come, and the most bytes of one part, as the API has them.

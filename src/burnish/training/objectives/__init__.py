@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from burnish.training.objective import Objective
+from burnish.training.objectives.base import Objective
 from burnish.training.objectives.classify import Classify
 from burnish.training.objectives.distill import Distill
 from burnish.training.objectives.dpo import Dpo

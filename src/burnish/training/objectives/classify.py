@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from burnish.chat import Example
+from burnish.conversation import Example
 from burnish.data.render import Rendered, without_longer
 from burnish.errors import DataError, RecipeError
 from burnish.models.branches import Network
-from burnish.models.heads import encode_texts, label_logits
-from burnish.run_directory import Finding
-from burnish.training.objective import Loss, Objective, require
+from burnish.models.head_inputs import encode_texts, label_logits
+from burnish.runs.directory import Finding
+from burnish.training.objectives.base import Loss, Objective, require
 
 ClassWeights = Literal["none", "balanced"] | Mapping[str, float]
 

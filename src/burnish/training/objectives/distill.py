@@ -14,13 +14,13 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from burnish.chat import Example, Message
+from burnish.conversation import Example, Message
 from burnish.data.render import Rendered, render_prompt, render_prompts
 from burnish.models.branches import Network, Row, branch_states
-from burnish.models.decoding import Decoder
-from burnish.models.verbs import Sampling, rehearsed
-from burnish.run_directory import Finding
-from burnish.training.objective import Loss, Objective, rows_of
+from burnish.models.generate import Decoder
+from burnish.models.interface import Sampling, rehearsed
+from burnish.runs.directory import Finding
+from burnish.training.objectives.base import Loss, Objective, rows_of
 
 # log-probabilities (n, V), or (n, V) with -inf where the teacher said nothing, of some positions
 TeacherLogprobs = Callable[[slice], Tensor]

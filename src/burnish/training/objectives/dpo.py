@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from burnish.chat import Example
+from burnish.conversation import Example
 from burnish.data.render import Rendered, answering, render_answers
 from burnish.models.branches import Network, Row, tree_states
-from burnish.run_directory import Finding
-from burnish.training.objective import Loss, Objective, light_pieces, require, rows_of
+from burnish.runs.directory import Finding
+from burnish.training.objectives.base import Loss, Objective, light_pieces, require, rows_of
 
 _AT_ONCE = 16
 # A log-probability nearer to 0 is rounding in float32, and at 0 odds are infinite.

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from burnish.chat import Example
+from burnish.conversation import Example
 from burnish.data.render import Rendered, render_prompt, render_prompts
 from burnish.models.branches import Asked, Network, Row, tree_states
-from burnish.models.decoding import Decoder
-from burnish.models.verbs import Sampling, rehearsed
-from burnish.run_directory import Finding
-from burnish.training.objective import Loss, Objective, light_pieces
+from burnish.models.generate import Decoder
+from burnish.models.interface import Sampling, rehearsed
+from burnish.runs.directory import Finding
+from burnish.training.objectives.base import Loss, Objective, light_pieces
 
 # Answers and the rows they answer -> a reward each, higher is better.
 Reward = Callable[[Sequence[str], Sequence[Example]], Sequence[float]]

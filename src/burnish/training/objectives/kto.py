@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from burnish.chat import Example
+from burnish.conversation import Example
 from burnish.data.render import Rendered, answering, render_answers
 from burnish.errors import DataError
 from burnish.models.branches import Network, Row, tree_states
-from burnish.run_directory import Finding
-from burnish.training.objective import Loss, Objective, require, rows_of
+from burnish.runs.directory import Finding
+from burnish.training.objectives.base import Loss, Objective, require, rows_of
 
 _AT_ONCE = 16
 _SHIFTS_TRIED = 8

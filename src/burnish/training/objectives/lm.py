@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from burnish.chat import Example
+from burnish.conversation import Example
 from burnish.data.render import Rendered
 from burnish.models.branches import Network, Row
 from burnish.models.packing import packed_states
-from burnish.run_directory import Finding
-from burnish.training.objective import Loss, Objective, rows_of
+from burnish.runs.directory import Finding
+from burnish.training.objectives.base import Loss, Objective, rows_of
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
-from burnish.chat import Example
+from burnish.conversation import Example
 from burnish.data.render import Rendered, render_answers
 from burnish.models.branches import Network
 from burnish.models.reward_model import row_rewards
-from burnish.run_directory import Finding
-from burnish.training.objective import Loss, Objective, light_pieces
+from burnish.runs.directory import Finding
+from burnish.training.objectives.base import Loss, Objective, light_pieces
 from burnish.training.objectives.dpo import Dpo, Pair, check_pairs
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from burnish.chat import Example
+from burnish.conversation import Example
 from burnish.models.branches import (
     Network,
     Row,
@@ -23,7 +23,7 @@ from burnish.models.branches import (
     target_logprobs,
     trunk_length,
 )
-from burnish.training.objective import Loss, Objective, light_pieces, rows_of
+from burnish.training.objectives.base import Loss, Objective, light_pieces, rows_of
 
 # The entropy of the 20 likeliest tokens, as the paper takes it; ln 20 makes it lie in [0, 1].
 _EAFT_TOKENS = 20

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from burnish.chat import Example
+from burnish.conversation import Example
 from burnish.data.render import Rendered
 from burnish.models.branches import Network
-from burnish.models.heads import TaggedTokens, encode_words, tag_logits
-from burnish.run_directory import Finding
-from burnish.training.objective import Loss, Objective, require
+from burnish.models.head_inputs import TaggedTokens, encode_words, tag_logits
+from burnish.runs.directory import Finding
+from burnish.training.objectives.base import Loss, Objective, require
 from burnish.training.objectives.classify import (
     ClassWeights,
     check_names,

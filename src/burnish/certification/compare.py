@@ -1,0 +1,215 @@
+"""Any two models on one run's test rows and certifying items: what the first gained and lost.
+
+A comparison is a run directory of its own inside the run's, `comparisons/<other>/`, in which the
+other model stands as the base. So the ledger, the verdict and the report are those of any run.
+"""
+
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from burnish.certification.alpha_ledger import CertLedger
+from burnish.certification.budgets import Evidence
+from burnish.certification.certify import cert_evidence, cert_ledger
+from burnish.certification.fixed_sequence import certify
+from burnish.certification.verdict import decide
+from burnish.errors import RunError
+from burnish.evaluation.contamination import Text
+from burnish.evaluation.contamination_report import leakage_of, learnt_rows
+from burnish.evaluation.load_suite import load_suites
+from burnish.evaluation.measure import budgets_of, fill_ledger, flattered, measure, target_task
+from burnish.evaluation.suite import Suite, split_suite
+from burnish.evaluation.tasks import Task
+from burnish.models.endpoint import RemoteModel
+from burnish.models.from_run import open_tuned
+from burnish.models.language_model import LanguageModel
+from burnish.models.lineage import recipe_of
+from burnish.models.load import context_length, load_model, load_tokenizer
+from burnish.models.registry import resolve
+from burnish.pipeline.resume import alone_in
+from burnish.progress import Bars
+from burnish.recipe.schema import Recipe
+from burnish.runs.candidates import Candidate
+from burnish.runs.directory import RunDirectory, remove_directory
+from burnish.runs.overlaps import Leakage
+
+
+@dataclass(frozen=True, slots=True)
+class _Other:
+    """The model that stands as the base; `run` where it is that of a run."""
+
+    model: LanguageModel | RemoteModel
+    name: str
+    run: RunDirectory | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Whose looks these are: an untuned model is the base of other looks, too."""
+        untuned = isinstance(self.model, LanguageModel) and not self.model.adapter_sha256
+        return self.model.source_sha256 if untuned else self.model.fingerprint
+
+    def learnt(self) -> dict[str, Iterator[Text]]:
+        """Rows that it has seen, as far as they are known."""
+        if self.run is None:
+            return {}
+        rows = learnt_rows(self.run, recipe_of(self.run.manifest()))
+        return {f"{self.name}.{split}": texts for split, texts in rows.items()}
+
+
+def compare(
+    run: Path | str,
+    against: Path | str,
+    *,
+    served_name: str | None = None,
+    quiet: bool = False,
+) -> RunDirectory:
+    """Measures the run's model against another one and decides by the run's own budgets.
+
+    Args:
+        run: a certified run of a model that writes text.
+        against: another run's folder, a model by name, or the base URL of a server whose model has
+            the run's tokenizer.
+        served_name: what the server calls the model; the run's base model if None.
+        quiet: no progress bars.
+
+    Raises:
+        RunError: the run is not measured yet, its recipe names no general suite, or another process
+            works on it.
+    """
+    directory = RunDirectory.open(run)
+    recipe = recipe_of(directory.manifest())
+    if directory.manifest().state != "certified" or not recipe.evaluate.general:
+        raise RunError(
+            f"{directory.path} has no certificate to compare with",
+            "finish it with `burnish evaluate`, with a general suite in its recipe",
+            code="run_not_certified",
+            path=str(directory.path),
+            state=directory.manifest().state,
+        )
+    bars = Bars(quiet=quiet)
+    with alone_in(directory):
+        before = _asked(directory, recipe, _open(against, recipe, served_name), bars)
+        return _judged(directory, recipe, before, bars)
+
+
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """What is known once the other model was asked, and is gone from memory."""
+
+    found: RunDirectory
+    targets: list[Task]
+    certs: list[Suite]
+    leakage: Leakage
+    ledger: CertLedger
+    itself: Candidate | None
+
+
+def _asked(directory: RunDirectory, recipe: Recipe, other: _Other, bars: Bars) -> _Before:
+    targets = [target_task(recipe, directory, other.model, name) for name in ("", *recipe.tasks)]
+    if directory.leakage() is None:
+        raise RunError(
+            f"{directory.path} has no leakage.json",
+            "copy the run with all its files",
+            code="run_file_missing",
+            path=str(directory.path / "leakage.json"),
+        )
+    certs = [split_suite(suite)[1] for suite in load_suites(recipe.evaluate.general or ())]
+    certs = [_comparable(cert, other.model, directory) for cert in certs]
+    # Anew: the other model learnt other rows, and a suite may have been edited since.
+    leakage = leakage_of(directory, recipe, certs, other.learnt())
+    found = _begin(directory, other)
+    found.write_leakage(leakage)
+    tasks: list[Task] = [*targets, *(task for cert in certs for task in cert.tasks)]
+    measure(found, other.model, "base", tasks, bars)
+    if isinstance(other.model, RemoteModel):
+        other.model.close()
+    ledger = cert_ledger(directory, other.sha256, certs)
+    is_base = other.sha256 == directory.manifest().model["sha256"]
+    itself = _candidate(directory) if is_base else None
+    return _Before(found, targets, certs, leakage, ledger, itself)
+
+
+def _judged(directory: RunDirectory, recipe: Recipe, before: _Before, bars: Bars) -> RunDirectory:
+    found, certs, leakage = before.found, before.certs, before.leakage
+    model = open_tuned(directory)
+    tasks: list[Task] = [task for cert in certs for task in cert.tasks]
+
+    def evidence(_: Candidate) -> Evidence:
+        measure(found, model, "tuned", tasks, bars)
+        return cert_evidence(found, certs, "tuned", leakage, budgets_of(recipe))
+
+    own = before.itself or Candidate(str(model.adapter_sha256), _last_step(directory), 1.0)
+    certificate = certify([own], evidence, budgets_of(recipe), before.ledger, "The run's model")
+    measure(found, model, "tuned", before.targets, bars)
+    rows = fill_ledger(found, recipe, certs, leakage, certificate.look.confidence)
+    found.write_ledger(rows)
+    verdict = decide(rows, recipe.budget.general, None, certificate)
+    reasons = (*verdict.reasons, *flattered(leakage, rows))
+    found.write_verdict(replace(verdict, reasons=reasons))
+    manifest = found.manifest()
+    manifest.state = "certified"
+    found.write_manifest(manifest)
+    return found
+
+
+def _open(against: Path | str, recipe: Recipe, served_name: str | None) -> _Other:
+    if str(against).startswith(("http://", "https://")):
+        source = resolve(recipe.model)
+        name = served_name or source.name
+        tokenizer = load_tokenizer(source, recipe.model_settings.stop_tokens)
+        found = RemoteModel(str(against), name, tokenizer, context_length(source))
+        return _Other(found, name)
+    if (Path(against) / "manifest.json").exists():
+        run = RunDirectory.open(against)
+        return _Other(open_tuned(run), run.manifest().name, run)
+    model = load_model(str(against))
+    return _Other(model, model.name)
+
+
+def _begin(directory: RunDirectory, other: _Other) -> RunDirectory:
+    """The comparison's own folder, with the run's data; an earlier one of the same is continued."""
+    fingerprint = other.model.fingerprint
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{other.name}-{fingerprint[-16:]}").strip("-")
+    path = directory.path / "comparisons" / name
+    if (path / "manifest.json").exists():
+        return RunDirectory(path)
+    hidden = path.with_name(f".{path.name}.new")
+    remove_directory(hidden)
+    manifest = directory.manifest()
+    made = RunDirectory.create(
+        hidden,
+        replace(
+            manifest,
+            name=f"{manifest.name} against {other.name}",
+            state="trained",
+            model={"name": other.name, "origin": "compared", "sha256": fingerprint},
+            times={},
+        ),
+    )
+    shutil.copytree(directory.path / "data", made.path / "data")
+    hidden.rename(path)  # whole or absent
+    return RunDirectory(path)
+
+
+def _candidate(directory: RunDirectory) -> Candidate | None:
+    """What the run's verdict is about: against the same base its look is told again."""
+    if not (directory.path / "frontier.json").exists():
+        return None
+    chosen = directory.manifest().training.get("chosen")
+    return next((one for one in directory.frontier().candidates if one.label == chosen), None)
+
+
+def _last_step(directory: RunDirectory) -> int:
+    return max((int(event["step"]) for event in directory.events("train")), default=0)
+
+
+def _comparable(cert: Suite, other: LanguageModel | RemoteModel, directory: RunDirectory) -> Suite:
+    """Without distances from a base, and without text loss where a token is not the same thing."""
+    recipe = recipe_of(directory.manifest())
+    alike = other.source_sha256 == directory.manifest().model["sha256"] or (
+        other.name == recipe.model
+    )
+    alike |= isinstance(other, RemoteModel)  # it was asked with the run's own tokens
+    return replace(cert, openings=(), texts=cert.texts if alike else ())

@@ -1,0 +1,362 @@
+"""The search for the best model inside the budget, on PROBE and the validation rows alone.
+
+Candidates are checkpoints at scales of their adapter. All scales of a checkpoint are one set of
+weights. The scale is bisected instead of laid out in a grid.
+"""
+
+import gc
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+
+from burnish.certification.budgets import text_rise
+from burnish.certification.forecast import Outlook
+from burnish.certification.ledger import Pair, paired_scores
+from burnish.errors import RunError
+from burnish.evaluation.measure import (
+    LEAST_TESTED,
+    budgets_of,
+    left_out,
+    measure,
+    target_task,
+    tested,
+)
+from burnish.evaluation.statistics import (
+    BoolArray,
+    macro_paired,
+    paired_bootstrap,
+    paired_outcomes,
+)
+from burnish.evaluation.suite import Suite
+from burnish.evaluation.tasks import Task, TextLossTask
+from burnish.models.adapter_scale import has_scale
+from burnish.models.from_run import open_tuned
+from burnish.models.language_model import LanguageModel, folder_sha256
+from burnish.progress import Bars
+from burnish.recipe.schema import Recipe
+from burnish.runs.candidates import Candidate, Frontier, Range
+from burnish.runs.directory import RunDirectory
+from burnish.runs.overlaps import Leakage
+from burnish.training.checkpoint import saved_steps
+
+# An earlier checkpoint whose validation loss is this many times the best has learnt too little.
+_BEHIND = 1.1
+# Of two earlier checkpoints the one that forgot more is left out.
+_CHECKPOINTS = 2
+# The next scale where the suite lost too much, as a share of the one before.
+_SHORTEST, _LONGEST = 0.25, 0.8
+
+
+class Search:
+    """Measures candidates on PROBE and the validation rows, each thing once.
+
+    Args:
+        directory: the run; its checkpoints are the candidates' weights.
+        recipe: its recipe.
+        model: the run's model; its weights and scale are moved.
+        probes: the parts of the suites that may be used freely.
+        leakage: the sections that were learnt from.
+        bars: progress.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        recipe: Recipe,
+        model: LanguageModel,
+        probes: Sequence[Suite],
+        leakage: Leakage,
+        bars: Bars,
+    ) -> None:
+        self.directory, self.recipe = directory, recipe
+        self._model: LanguageModel | None = model
+        self.probes, self.leakage, self.bars = probes, leakage, bars
+        self.budgets = budgets_of(recipe)
+        self.found: dict[str, Candidate] = {}
+        self.runs = {"": directory}
+        self._loaded: tuple[str, int] | None = None
+        self._seconds = 0.0
+        self.target = _validation_task(directory, recipe, model)
+        tasks = [task for probe in probes for task in probe.tasks]
+        with model.base() as base:
+            self._measure(base, "base", [*tasks, *self._target_tasks])
+        means = ((probe.name, counted(directory, probe, leakage)) for probe in probes)
+        self.counted = [(suite, names) for suite, names in means if names]
+
+    @property
+    def model(self) -> LanguageModel:
+        """The run's model as any candidate; `at` says which."""
+        assert self._model is not None, "the search is closed"
+        return self._model
+
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Without the model in memory, for a training beside the search."""
+        self._model, self._loaded = None, None
+        gc.collect()
+        try:
+            yield
+        finally:
+            self._model = open_tuned(self.directory)
+
+    @property
+    def outlook(self) -> Outlook:
+        """What CERT is expected to say, after all that was found so far."""
+        return Outlook(self.found.values(), self.budgets)
+
+    @property
+    def seconds_a_look(self) -> float:
+        """What judging one candidate took on average."""
+        judged = sum(one.drop is not None for one in self.found.values())
+        return self._seconds / max(1, judged)
+
+    @property
+    def _target_tasks(self) -> list[Task]:
+        return [self.target] if self.target is not None else []
+
+    def run(self, attempt: str = "", among: RunDirectory | None = None) -> None:
+        """Looks at the checkpoints of the run, or of a healing attempt's run.
+
+        One that forgot less than the best is asked only where PROBE puts every part of the best one
+        outside the budgets: it costs as much to ask, and it learnt less.
+        """
+        self.runs[attempt] = among or self.directory
+        for start in self._checkpoints(attempt):
+            self._descend(start)
+            own = [one for one in self.found.values() if one.attempt == attempt]
+            if any(one.drop is not None and self._may_pass(one) for one in own):
+                break
+
+    def again(self, frontier: Frontier) -> list[Candidate]:
+        """Takes up a search that ended and fixed its order of testing, which this returns."""
+        for candidate in frontier.candidates:
+            self.found[candidate.key] = candidate
+            attempt = candidate.attempt
+            self.runs[attempt] = RunDirectory(self.directory.path / "heal" / attempt)
+        self.runs[""] = self.directory
+        return [frontier.candidates[place] for place in frontier.order]
+
+    def whole(self) -> Candidate:
+        """The best checkpoint as it was trained, measured in full."""
+        return self._judged(self._screened(next(self._checkpoints(""))))
+
+    def tilted(self, slope: float) -> None:
+        """Looks at the best checkpoint with less of the adapter in the first layers."""
+        self._descend(replace(next(self._checkpoints("")), slope=slope))
+
+    def inside(self) -> Candidate | None:
+        """The greatest gain of those that are expected to keep every budget."""
+        outlook = self.outlook
+        judged = [one for one in self.found.values() if one.drop is not None]
+        kept = [one for one in judged if outlook.fits(one)]
+        return max(kept, key=lambda one: one.worth or 0.0, default=None)
+
+    def _checkpoints(self, attempt: str) -> Iterator[Candidate]:
+        """As trained: the best one by validation loss, then those near it that forgot less."""
+        run = self.runs[attempt]
+        steps = steps_of(run)
+        losses = {
+            int(event["step"]): float(event["loss"])
+            for event in run.events("validation")
+            if int(event["step"]) in steps
+        }
+        at = {step: self._candidate(attempt, step) for step in steps}
+        if not losses:
+            yield at[steps[-1]]
+            return
+        best = min(losses, key=losses.__getitem__)
+        yield at[best]
+        near = [s for s in losses if s < best and losses[s] <= _BEHIND * losses[best]]
+        if not near or not has_scale(self.model.module):
+            return
+        harm = {step: _harm(self._screened(at[step])) for step in [best, *near]}
+        gentler = sorted((s for s in near if harm[s] < harm[best]), key=harm.__getitem__)
+        yield from (at[step] for step in gentler[: _CHECKPOINTS - 1])
+
+    def _candidate(self, attempt: str, step: int) -> Candidate:
+        weights = folder_sha256(self.runs[attempt].checkpoints / f"step-{step}")
+        return Candidate(weights, step, 1.0, attempt=attempt)
+
+    def _descend(self, start: Candidate) -> None:
+        """The largest scale that is expected to keep every budget, in two strides.
+
+        Text loss costs no generation, so a bisection on it alone comes first. Then the suite is
+        asked: where it lost too much, the next scale is the one at which a loss that grows with
+        the square of the scale, as any does near the base, would fit. Where the checkpoint as
+        trained keeps all with room to spare, the largest scale is tried too: it may have more of
+        the gain.
+        """
+        candidate = self._judged(self._largest_by_text(start))
+        for _ in range(1, self.recipe.choose.trials):
+            if self.outlook.fits(candidate) or not has_scale(self.model.module):
+                break
+            worst = self.outlook.bound(candidate)  # where the suite gained, prose lost too much
+            shorter = math.sqrt(self.budgets.general / worst) if worst > 0 else _LONGEST
+            scale = candidate.scale * min(max(shorter, _SHORTEST), _LONGEST)
+            candidate = self._judged(self._screened(self._scaled(start, round(scale, 3))))
+        more = self.recipe.choose.largest > 1 and has_scale(self.model.module)
+        if candidate.scale == 1 and more and self._spare(candidate):
+            beyond = self._screened(self._scaled(start, self.recipe.choose.largest))
+            if self.outlook.fits(beyond):
+                self._judged(beyond)
+
+    def _largest_by_text(self, start: Candidate) -> Candidate:
+        """By bisection between the base and the checkpoint as trained."""
+        best = self._screened(start)
+        if self.outlook.fits(best) or not has_scale(self.model.module):
+            return best
+        low, high = 0.0, 1.0
+        for _ in range(self.recipe.choose.trials):
+            middle = (low + high) / 2
+            found = self._screened(self._scaled(start, middle))
+            low, high = (middle, high) if self.outlook.fits(found) else (low, middle)
+            best = found if low == middle or low == 0 else best
+        return best
+
+    def _scaled(self, start: Candidate, scale: float) -> Candidate:
+        return replace(start, scale=scale, slope=start.slope or self.recipe.choose.slope)
+
+    def _screened(self, new: Candidate) -> Candidate:
+        """KL and text loss, which cost no generation and no choices."""
+        if new.key not in self.found:
+            with self.at(new):
+                label = label_of(new)
+                self._measure(self.model, label, [*self._parts("texts"), *self._parts("openings")])
+            rises = [
+                text_rise({t.name: paired_scores(self._pair(label, t.name)) for t in texts}, 0.95)[
+                    0
+                ]
+                for texts in (probe.texts for probe in self.probes)
+                if texts
+            ]
+            far = [self.directory.results(label, task.name) for task in self._parts("openings")]
+            kl = [result.score for results in far for result in results]
+            rise = max(rises, default=None)
+            self.found[new.key] = replace(
+                new, text_loss=rise, kl=float(np.mean(kl)) if kl else None
+            )
+        return self.found[new.key]
+
+    def _judged(self, candidate: Candidate) -> Candidate:
+        """Target score on the validation rows, and the suite's accuracy."""
+        if self.found[candidate.key].drop is not None:
+            return self.found[candidate.key]
+        label, started = label_of(candidate), time.monotonic()
+        with self.at(candidate):
+            self._measure(self.model, label, [*self._parts("sections"), *self._target_tasks])
+        self._seconds += time.monotonic() - started
+        drop, low, high = max(self._drop(label, *one) for one in self.counted)
+        gain, gain_range = self._gain(label)
+        self.found[candidate.key] = replace(
+            candidate,
+            gain=gain,
+            gain_range=gain_range,
+            drop=drop,
+            drop_range=(low, high),
+        )
+        return self.found[candidate.key]
+
+    def _drop(self, label: str, suite: str, names: Sequence[str]) -> tuple[float, float, float]:
+        """Points that the suite's mean fell, and the interval: drop, low, high.
+
+        Of a suite with a budget of its own in points of the general one: every suite has to keep
+        its budget, and what a candidate is judged by is the one that uses most of it.
+        """
+        found = macro_paired({name: _outcomes(self._pair(label, name)) for name in names})
+        points = 100 * self.budgets.general / self.budgets.of(suite)
+        ends = found.interval
+        return -points * found.delta, -points * ends.high, -points * ends.low
+
+    def _gain(self, label: str) -> tuple[float | None, Range | None]:
+        """Points on the validation rows, with the interval; None without any."""
+        if self.target is None:
+            return None, None
+        base, own = paired_scores(self._pair(label, self.target.name))
+        sign = -1 if isinstance(self.target, TextLossTask) else 1
+        if set(np.unique([base, own])) <= {0.0, 1.0}:
+            found = paired_outcomes(base > 0.5, own > 0.5)
+            return 100 * found.delta, (100 * found.interval.low, 100 * found.interval.high)
+        shown = paired_bootstrap(sign * base, sign * own, seed=self.recipe.seed)
+        return 100 * sign * float((own - base).mean()), (100 * shown.low, 100 * shown.high)
+
+    def _may_pass(self, candidate: Candidate) -> bool:
+        """Whether its estimates lie inside the budgets, whatever their bounds."""
+        rise, allowed = candidate.text_loss, self.budgets.text_loss
+        prose = allowed is None or rise is None or rise < allowed
+        return prose and (candidate.drop or 0.0) < self.budgets.general
+
+    def _spare(self, candidate: Candidate) -> bool:
+        allowed = self.budgets.text_loss
+        return (candidate.drop or 0.0) < 0 and (
+            allowed is None or (candidate.text_loss or 0.0) < allowed / 2
+        )
+
+    @contextmanager
+    def at(self, candidate: Candidate) -> Iterator[LanguageModel]:
+        """The model as this candidate."""
+        place = candidate.attempt, candidate.step
+        if self._loaded != place:
+            run = self.runs[candidate.attempt]
+            self.model.use_weights(run.checkpoints / f"step-{candidate.step}")
+            self._loaded = place
+        if (candidate.scale, candidate.slope) == (1.0, 0.0):
+            yield self.model
+            return
+        with self.model.at_scale(candidate.scale, candidate.slope) as model:
+            yield model
+
+    def _measure(self, model: LanguageModel, label: str, tasks: Sequence[Task]) -> None:
+        measure(self.directory, model, label, tasks, self.bars)
+
+    def _parts(self, kind: Literal["sections", "texts", "openings"]) -> list[Any]:
+        return [task for probe in self.probes for task in getattr(probe, kind)]
+
+    def _pair(self, label: str, task: str) -> Pair:
+        return self.directory.results("base", task), self.directory.results(label, task)
+
+
+def steps_of(run: RunDirectory) -> list[int]:
+    """The steps of the run's checkpoints; RunError where there are none."""
+    steps = saved_steps(run.checkpoints)
+    if not steps:
+        raise RunError(
+            f"{run.path} has no checkpoints any more, among which to choose",
+            "name a run whose checkpoints are there",
+            code="no_checkpoints",
+            path=str(run.path),
+        )
+    return steps
+
+
+def counted(directory: RunDirectory, suite: Suite, leakage: Leakage) -> list[str]:
+    """The sections that make the suite's mean; the base is measured on them."""
+    excluded = left_out(directory, suite, leakage)
+    return [task.name for task in suite.sections if task.name not in excluded]
+
+
+def _harm(screened: Candidate) -> float:
+    """What cost no generation: text loss, or the distance from the base without any prose."""
+    return (screened.kl or 0.0) if screened.text_loss is None else screened.text_loss
+
+
+def label_of(candidate: Candidate) -> str:
+    tilted = f"-slope-{candidate.slope:g}" if candidate.slope else ""
+    healed = f"{candidate.attempt}-" if candidate.attempt else ""
+    return f"{healed}step-{candidate.step}-scale-{candidate.scale:g}{tilted}"
+
+
+def _outcomes(pair: Pair) -> tuple[BoolArray, BoolArray]:
+    base, own = paired_scores(pair)
+    return base > 0.5, own > 0.5
+
+
+def _validation_task(directory: RunDirectory, recipe: Recipe, model: LanguageModel) -> Task | None:
+    """None where there are too few rows to show a gain on."""
+    if len(tested(directory.split("validation"))) < LEAST_TESTED:
+        return None
+    return target_task(recipe, directory, model, split="validation")

@@ -1,0 +1,77 @@
+"""Labels that a reader takes for one and a model learns as several."""
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+
+from burnish.conversation import Example
+from burnish.data.unicode_forms import normal_form
+from burnish.runs.directory import Finding
+
+_SHOWN = 3
+_LONGEST_CLASS = 60
+
+
+def folded(label: str) -> str:
+    """A label without what the eye may miss: case, Unicode form, spaces, characters of no width."""
+    plain = normal_form("NFKC", label).casefold()
+    shown = (char for char in plain if unicodedata.category(char) != "Cf")
+    return " ".join(normal_form("NFKC", "".join(shown)).split())
+
+
+def escaped(spellings: Sequence[str]) -> list[str]:
+    """Spellings so that they can be told apart, with escapes where they would look alike."""
+    looks = Counter(_look(spelling) for spelling in spellings)
+    return [repr(one) if looks[_look(one)] == 1 else ascii(one) for one in spellings]
+
+
+def _look(spelling: str) -> str:
+    plain = normal_form("NFKC", spelling)
+    return " ".join("".join(c for c in plain if unicodedata.category(c) != "Cf").split())
+
+
+def alike_labels(examples: Sequence[Example]) -> list[Finding]:
+    """Classes that differ only in case, Unicode form or spaces; each is learnt as its own."""
+    for what, names in _classes(examples):
+        spellings: dict[str, Counter[str]] = defaultdict(Counter)
+        for name in names:
+            spellings[folded(name)][name] += 1
+        torn = {look: counts for look, counts in spellings.items() if len(counts) > 1}
+        if torn:
+            more = f", and {len(torn) - _SHOWN} more" if len(torn) > _SHOWN else ""
+            shown = ", ".join(map(_spelt, list(torn.values())[:_SHOWN]))
+            message = (
+                f"{what} that differ only in case, spaces or Unicode form are learnt as different: "
+                f"{_one_line(shown)}{more}"
+            )
+            count = sum(counts.total() - max(counts.values()) for counts in torn.values())
+            remedy = "write each in one way"
+            return [Finding("spelling", "warning", message, count, remedy=remedy)]
+    return []
+
+
+def _spelt(counts: Counter[str]) -> str:
+    names = [name for name, _ in counts.most_common()]
+    shown = escaped(names)
+    same = f"{names[0]}: " if shown[0] != repr(names[0]) else ""
+    return same + " and ".join(
+        f"{one} ({counts[name]} rows)" for name, one in zip(names, shown, strict=True)
+    )
+
+
+def _one_line(text: str) -> str:
+    return text if len(text) <= 600 else text[:599] + "…"
+
+
+def _classes(examples: Sequence[Example]) -> Iterable[tuple[str, list[str]]]:
+    """What the rows are sorted by: labels, kinds of spans, or answers of which there are few."""
+    yield "labels", [example.label for example in examples if example.label is not None]
+    yield "types of spans", [t[2:] for e in examples for t in {*(e.tags or ())} if t != "O"]
+    plain = [e for e in examples if e.label is None and e.tags is None]
+    answers = [e.expected for e in plain if e.messages[0].role != "document"]
+    if (
+        answers
+        and len(set(answers)) * 2 <= len(answers)
+        and max(map(len, answers)) <= _LONGEST_CLASS
+    ):
+        yield "answers", [answer for answer in answers if answer]

@@ -1,0 +1,105 @@
+"""Marks of chat templates in the text of rows, where the model's own template will come again."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from burnish.conversation import Example
+from burnish.data.chat_templates import next_speakers, speaker_start
+from burnish.data.checks.dataset import found
+from burnish.runs.directory import Finding
+
+_NAMES = (
+    # ChatML, Phi, Kimi
+    r"im_start|im_end|im_sep|im_user|im_assistant|im_system|im_middle|endoftext|endofprompt"
+    r"|system|user|assistant|end|tool|observation"
+    # Llama 3 and 4
+    r"|begin_of_text|end_of_text|(?:start|end)_header_id|header_(?:start|end)|eot_id|eom_id|eot"
+    r"|python_tag"
+    # Harmony
+    r"|start|message|channel|return|call|constrain"
+    # Command, Granite, Gemma
+    r"|[A-Z_]+_TOKEN|(?:start|end)_of_role|turn"
+)
+_MARK = re.compile(
+    rf"<\|(?:{_NAMES})\|>"
+    r"|<｜[^｜<>\s]{1,40}｜>"  # DeepSeek, Hunyuan
+    r"|<(?:start|end)_of_turn>|<\|turn>|<turn\|>|<bos>|<eos>"
+    r"|\[/?INST\]|<</?SYS>>|\[/?(?:SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS)\]|\[TOOL_CALLS\]"
+    r"|\[gMASK\]|<sop>|\[\|(?:system|user|assistant|endofturn)\|\]"
+    r"|\A\s*<s>|</s>\s*\Z"
+)
+# Templates that are words: one speaker alone may be a heading.
+_WORDS = (
+    ("### Instruction:", "### Response:"),
+    ("### Human:", "### Assistant:"),
+    ("### User:", "### Assistant:"),
+    ("### Question:", "### Answer:"),
+    ("USER: ", " ASSISTANT:"),
+    ("Human:", "\nAssistant:"),
+    ("Human:", "\nAI:"),
+    ("User:", "\nAssistant:"),
+    ("<human>:", "<bot>:"),
+)
+
+
+def templated(examples: Iterable[Example], split: str) -> list[Finding]:
+    """Rows whose text has what a chat template writes: it would be there twice, or be learnt."""
+    marked = [(example, mark) for example in examples if (mark := _mark_of(example))]
+    documents = [pair for pair in marked if pair[0].messages[0].role == "document"]
+    turns = [pair for pair in marked if pair[0].messages[0].role != "document"]
+    findings = []
+    for rows, said, remedy in (
+        (
+            turns,
+            "hold marks of a chat template (the first {})",
+            "give what each turn says alone, the model's own template is put around it",
+        ),
+        (
+            documents,
+            "are plain text with marks of a chat template (the first {}), so questions and marks "
+            "are learnt like answers",
+            "give the turns as messages, the model's own template is put around them",
+        ),
+    ):
+        mark = rows[0][1] if rows else ""
+        message = f"{len(rows)} rows of {split} {said.format(mark)}"
+        examples = [example for example, _ in rows]
+        findings += found("template", "warning", message, examples, remedy)
+    return findings
+
+
+def speaking_lines(examples: Iterable[Example], tokenizer: Any) -> list[Finding]:
+    """Rows with a line in an answer that looks like the next speaker's to a model without a chat
+    template: whatever such a model writes ends there."""
+    if not next_speakers(tokenizer):
+        return []
+    rows = [
+        example
+        for example in examples
+        for turn in example.messages
+        if turn.role == "assistant" and turn.learnt and speaker_start(turn.content) is not None
+    ]
+    message = (
+        f"{len(rows)} answers have a line that begins like a turn (user:, assistant:, system: or "
+        "tool:), and the model has no chat template, so whatever it writes ends before such a "
+        "line, in evaluation and when it is served"
+    )
+    remedy = "word these lines differently, or use a model with a chat template"
+    return found("speaker", "warning", message, rows, remedy)
+
+
+def _mark_of(example: Example) -> str | None:
+    texts = [turn.content for turn in example.messages] + [example.rejected or ""]
+    return next((mark for text in texts if (mark := mark_in(text))), None)
+
+
+def mark_in(text: str) -> str | None:
+    """The first mark of a template in a text."""
+    if mark := _MARK.search(text):
+        return mark[0].strip()
+    for asks, answers in _WORDS:
+        at = text.find(asks)
+        if at >= 0 and text.find(answers, at) >= 0:
+            return asks.strip()
+    return None

@@ -1,0 +1,251 @@
+"""Rows of a table in text: its delimiter, spaces and quotes are read from its first rows."""
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from burnish.data.readers.encoding import lines, open_utf8
+from burnish.data.row import MAX_ROW_BYTES, BadRow, Notice, Row, not_utf8, too_long
+from burnish.errors import DataError, shown
+
+if TYPE_CHECKING:
+    import _csv
+
+_SAMPLE_BYTES, _SAMPLE_ROWS = 1 << 18, 100
+_ALIKE = 0.9
+_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_SEPARATOR = re.compile(r'"?sep=([,;\t|])"?\s*')  # Excel's own first line
+_SPACE_AND_QUOTE = re.compile(r"\s+\"")
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """How a table is written. `share` of its first rows have as many fields as the header."""
+
+    delimiter: str = ","
+    skips_spaces: bool = False
+    quoted: bool = True
+    skipped_lines: int = 0
+    share: float = 0.0
+    width: int = 0
+
+    def reader(self, text: Iterator[str]) -> "_csv.Reader":
+        return csv.reader(
+            text,
+            strict=True,
+            delimiter=self.delimiter,
+            skipinitialspace=self.skips_spaces,
+            quoting=csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE,
+        )
+
+
+def csv_rows(path: Path, notice: Notice) -> Iterator[Row | BadRow]:
+    """The rows of a `.csv` file.
+
+    Raises:
+        DataError: its header cannot be used.
+    """
+    layout = _layout(path, tuple(_NAMES))
+    if layout.delimiter != ",":
+        notice(f"{path} has {_NAMES[layout.delimiter]} between its columns, and was read as such")
+    return _rows(path, layout, notice)
+
+
+def is_table(path: Path, delimiter: str) -> bool:
+    """Whether the first lines of a file have this between several columns, all as many."""
+    layout = _layout(path, (delimiter,))
+    return layout.delimiter == delimiter and layout.width > 1 and layout.share >= _ALIKE
+
+
+def tsv_rows(path: Path, notice: Notice) -> Iterator[Row | BadRow]:
+    """The rows of a `.tsv` file; quotes are text where they do not enclose fields."""
+    return _rows(path, _layout(path, ("\t",)), notice)
+
+
+def _rows(path: Path, layout: _Layout, notice: Notice) -> Iterator[Row | BadRow]:
+    # The limit is the process's: the default of 131,072 is less than a row may have.
+    csv.field_size_limit(MAX_ROW_BYTES)
+    with open_utf8(path, notice) as file:
+        counted = _CountedLines(file)
+        for _ in range(layout.skipped_lines):
+            next(counted)
+        reader = layout.reader(counted)
+        try:
+            header = _Header.of(next(filter(_width, reader), []), path, layout.delimiter)
+        except csv.Error as error:
+            raise DataError(
+                f"{path} has no readable header ({error})",
+                "mend line 1",
+                code="broken_header",
+                path=str(path),
+                reason=str(error),
+            ) from error
+        if counted.broken:
+            raise DataError(
+                f"the header of {path} is not UTF-8",
+                "save the file as UTF-8",
+                code="not_utf8",
+                path=str(path),
+            )
+        while True:
+            source = f"{path}:{reader.line_num + 1 + layout.skipped_lines}"
+            counted.size, counted.broken = 0, False
+            try:
+                fields = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                remedy = "close and double its quotes"
+                broken = BadRow(
+                    source, f"is no CSV ({error})", remedy, "broken_csv", {"reason": str(error)}
+                )
+                yield too_long(source) if counted.size > MAX_ROW_BYTES else broken
+                continue
+            if counted.size > MAX_ROW_BYTES:
+                yield too_long(source)
+            elif counted.broken:
+                yield not_utf8(source)
+            elif _width(fields):
+                yield header.row(fields, source)
+
+
+class _CountedLines:
+    """Decoded lines; `size` counts their bytes, since the cut of a long line must not pass.
+
+    `broken` says that one of them is not UTF-8.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._lines = lines(file)
+        self.size = 0
+        self.broken = False
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self.size += len(line.rstrip(b"\r\n"))
+        try:
+            return line.decode()
+        except UnicodeDecodeError:
+            self.broken = True
+            return line.decode("utf-8", "replace")
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """The names of the columns; one without a name is empty, at the end it is left out."""
+
+    names: Sequence[str]
+    delimiter: str
+    complete: bool
+
+    @classmethod
+    def of(cls, cells: Sequence[str], path: Path, delimiter: str) -> "_Header":
+        names = [cell.strip() for cell in cells]
+        twice = next((name for name in names if name and names.count(name) > 1), None)
+        if twice is not None:
+            raise DataError(
+                f"{path} has two columns named {shown(twice)}",
+                "rename one of them",
+                code="repeated_column",
+                path=str(path),
+                column=twice,
+            )
+        if len(names) == 1 and re.search(r"[;|\t]", names[0]):
+            seen = f"the header of {path} is the one column {shown(names[0])}"
+            raise DataError(
+                seen,
+                "save the file with commas between its columns",
+                code="one_column",
+                path=str(path),
+                column=names[0],
+            )
+        while names and not names[-1]:
+            names.pop()
+        return cls(names, delimiter, all(names) and len(names) == len(cells))
+
+    def row(self, fields: list[str], source: str) -> Row | BadRow:
+        """The row by its columns' names; what stands in a column without one is called by its
+        place."""
+        if self.complete and len(fields) == len(self.names):
+            return Row(dict(zip(self.names, fields, strict=True)), source)
+        width, filled = len(self.names), len(fields)
+        while filled > width and not fields[filled - 1].strip():
+            filled -= 1
+        if len(fields) < width or (self.complete and filled > width):
+            reason = f"has {len(fields)} fields where the header has {width}"
+            remedy = f"put double quotes around fields that hold {_NAMES[self.delimiter]}"
+            if len(fields) < width:
+                remedy = "complete the row or delete it"
+            elif width == 1:
+                remedy += ", or delete line 1 if it is not the header"
+            counts = {"count": len(fields), "expected": width}
+            return BadRow(source, reason, remedy, "wrong_field_count", counts)
+        values = {}
+        for index, field in enumerate(fields[:filled]):
+            name = self.names[index] if index < width else ""
+            if name or field.strip():
+                values[name or f"column {index + 1}"] = field
+        return Row(values, source)
+
+
+def _layout(path: Path, delimiters: Sequence[str]) -> _Layout:
+    """The first way to read the file under which most of its first rows are like the header."""
+    with open_utf8(path) as file:
+        sample = file.read(_SAMPLE_BYTES)
+    if len(sample) == _SAMPLE_BYTES:
+        sample = sample[: sample.rfind(b"\n") + 1] or sample
+    text = sample.decode("utf-8-sig", "replace")
+    skipped = 0
+    if named := _SEPARATOR.match(text.partition("\n")[0] + "\n"):
+        delimiters, skipped = (named[1],), 1
+        text = text.partition("\n")[2]
+    found = [_fitted(_Layout(d, skipped_lines=skipped), text) for d in delimiters]
+    several = [layout for layout in found if layout.width > 1 and layout.share >= 0.5]
+    best = max(several, key=lambda layout: layout.share, default=found[0])
+    spaced = _fitted(replace(best, skips_spaces=True), text)
+    if spaced.share >= best.share and _has_spaces(best, text):
+        best = spaced
+    if best.delimiter == "\t" and best.share < 1:
+        bare = _fitted(replace(best, quoted=False), text)
+        best = bare if bare.share > best.share else best
+    return best
+
+
+def _fitted(layout: _Layout, text: str) -> _Layout:
+    records = _records(layout, text)
+    if not records:
+        return replace(layout, share=0.0, width=0)
+    width, rows = _width(records[0]), records[1:]
+    alike = sum(1 for row in rows if _width(row) <= width <= len(row))
+    return replace(layout, share=alike / len(rows) if rows else 1.0, width=width)
+
+
+def _records(layout: _Layout, text: str) -> list[list[str]]:
+    """The first records; one that cannot be read ends them with an empty one."""
+    found: list[list[str]] = []
+    try:
+        found += islice(filter(_width, layout.reader(io.StringIO(text, newline=""))), _SAMPLE_ROWS)
+    except csv.Error:
+        found.append([])
+    return found
+
+
+def _width(fields: Sequence[str]) -> int:
+    return max((at for at, field in enumerate(fields, 1) if field.strip()), default=0)
+
+
+def _has_spaces(layout: _Layout, text: str) -> bool:
+    """Whether a space follows each delimiter, as a person writes: `text, label`."""
+    records = _records(layout, text)
+    header = records[0][1:] if records else []
+    if header and all(cell[:1] == " " for cell in header):
+        return True
+    return any(_SPACE_AND_QUOTE.match(field) for row in records for field in row)

@@ -1,0 +1,280 @@
+"""Raw rows to Examples: the format is recognised once, then every row must fit it."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from burnish.conversation import Conversation, Example, Message, content_id
+from burnish.data.checks.dataset import error_of
+from burnish.data.checks.unused_columns import UnusedColumns, recipe_line, suggested
+from burnish.data.conversions import has_spans, plain_text
+from burnish.data.formats import FORMATS as FORMATS
+from burnish.data.formats import JUDGEMENTS, KNOWN, Format, is_missing, sources_of
+from burnish.data.preferences import further_fields
+from burnish.data.readers.read_rows import BadRow, Row
+from burnish.data.row_errors import MisfitError
+from burnish.data.tracked_row import Fields
+from burnish.data.turns import judgement
+from burnish.errors import DataError
+from burnish.runs.directory import Finding
+
+_LAYOUTS = 1000  # of columns, which are kept
+
+
+class Converter:
+    """Turns the rows of one file into Examples; make a new one for each file.
+
+    Args:
+        columns: our field to the user's column, e.g. {"text": "review", "label": "stars"}.
+        system: put before every row that has no system message of its own.
+        group_by: the user's column whose rows stay together; rows without it stand alone.
+        objective: what is learnt; `grpo` reads prompts, and whatever else a row says.
+
+    Raises:
+        DataError: `columns` maps a field that no format has, or a group twice.
+    """
+
+    def __init__(
+        self,
+        columns: Mapping[str, str],
+        system: str | None = None,
+        group_by: str | None = None,
+        objective: str = "sft",
+    ) -> None:
+        _check_columns(columns, group_by)
+        self.format: Format | None = None
+        self._sources: Mapping[str, str] = {}
+        self._own: dict[str, str] = {}
+        # Most rows of a file are laid out alike, so what was found for one is kept for the next.
+        self._names: dict[tuple[str, ...], dict[str, str]] = {}
+        self._matches: dict[tuple[Any, ...], tuple[Format, Mapping[str, str]]] = {}
+        self._columns = columns
+        self._system = system
+        self._group = group_by or columns.get("group")
+        self._mapped = set(columns) - {"id", "group"}
+        self._grades = objective == "grpo"
+        self._documents = objective == "lm"
+        # The others say themselves what their rows lack.
+        self._is_free = objective not in ("sft", "lm", "classify", "tag")
+        self._exempt = {"id", "group", *([self._group] if self._group else [])}
+        self._unused = UnusedColumns(self._exempt)
+
+    def convert(self, row: Row) -> Example | BadRow:
+        """The Example of a row, or why there is none.
+
+        Raises:
+            DataError: there is a system message, but the rows are plain text without turns.
+        """
+        raw = {_bare(name, row.values): value for name, value in row.values.items()}
+        try:
+            fields, form, sources = self._fitting(*self._rename(raw))
+            turns = form.convert(fields)
+            if self._system is not None and turns[0].role == "document":
+                raise self._without_turns(raw, fields, row)
+            turns = self._with_system(turns)
+            _check_turns(turns, form)
+            extras = form.extras(fields)
+            if not form.answered:
+                rest = further_fields(fields if self._grades else _untracked(fields))
+                extras = {**extras, **rest}
+        except MisfitError as misfit:
+            return BadRow(row.source, misfit.reason, misfit.remedy, misfit.code, misfit.fields)
+        self.format, self._sources = form, sources
+        self._own = self._own or {name: fields.column(name) for name in form.fields}
+        self._unused.add(raw, fields.unused(raw), row.source)
+        group = raw.get(self._group) if self._group else None
+        own = fields.get("id")
+        return Example(
+            id=str(own) if _is_name(own) else content_id(turns, extras),
+            messages=turns,
+            group=None if group is None or group == "" else str(group),
+            source=row.source,
+            **extras,
+        )
+
+    def findings(self, split: str) -> list[Finding]:
+        """What became of the columns: those that nothing read."""
+        if self.format is None:
+            return []
+        form = self.format
+        is_meant = form.answered and set(form.required) <= self._mapped
+        is_meant |= self._is_free or (self._documents and form.convert is plain_text)
+        return self._unused.findings(
+            split, form.name, self._own, optional=form.optional, is_meant=is_meant
+        )
+
+    def _rename(self, values: dict[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, str]]:
+        """The row by the names of our fields, and each of them with the user's column."""
+        key = tuple(values)
+        if (names := self._names.get(key)) is None:
+            names = self._named(values)
+            if len(self._names) < _LAYOUTS:
+                self._names[key] = names
+        return {name: values.get(column) for name, column in names.items()}, names
+
+    def _named(self, values: Mapping[str, Any]) -> dict[str, str]:
+        for name, column in self._columns.items():
+            if column not in values and name != "group":
+                reason = f"has no column {column!r}, which data.columns names for {name}"
+                raise _absent(column, values, reason, "correct data.columns")
+        taken = set(self._columns.values())
+        names: dict[str, str] = {}
+        for column in values:
+            folded = column.lower()  # `Label` is a label where there is no other
+            is_ours = folded in KNOWN and folded not in values and folded not in names
+            name = folded if is_ours and column not in KNOWN else column
+            if column not in taken and name not in self._columns:
+                names[name] = column
+        return names | dict(self._columns)
+
+    def _fitting(
+        self, values: Mapping[str, Any], names: Mapping[str, str]
+    ) -> tuple[Fields, Format, Mapping[str, str]]:
+        """The row as a format reads it, and which of its columns stands for which field."""
+        expected = self.format
+        for name in expected.required if expected else ():
+            column = self._sources.get(name, name)
+            if column not in values:
+                raise _absent(column, values, f"has no {column}", f"add the {column}")
+        judged = tuple(judgement(values[name]) is None for name in JUDGEMENTS if name in values)
+        spans = tuple(has_spans(values[name]) for name in ("answers",) if name in values)
+        key = (*names, *(is_missing(*pair) for pair in values.items()), *judged, *spans)
+        form, sources = self._matches.get(key) or self._match(values, names)
+        if len(self._matches) < _LAYOUTS:
+            self._matches[key] = form, sources
+        if expected and form is not expected:
+            missing = [self._sources.get(name, name) for name in expected.required]
+            if expected.judged or any(values[column] is None for column in missing):
+                form, sources = expected, self._sources  # which then says what is missing
+            else:
+                reason = f"is a {form.name} row among {expected.name} rows"
+                more = [name for name in form.required if name not in expected.fields]
+                is_wider = more and set(expected.required) < set(form.required)
+                remedy = f"give every row its {more[0]}, or " if is_wider else ""
+                raise MisfitError(
+                    reason,
+                    f"{remedy}keep one format a file",
+                    code="mixed_formats",
+                    format=form.name,
+                    expected=expected.name,
+                    missing=more[0] if is_wider else None,
+                )
+        elif expected:
+            sources = {**sources, **{name: self._sources[name] for name in expected.required}}
+        used = set(sources.values())
+        ours = {name: value for name, value in values.items() if name not in used}
+        ours |= {name: values.get(column) for name, column in sources.items()}
+        columns = {
+            name: names.get(sources.get(name, name), sources.get(name, name)) for name in ours
+        }
+        return Fields(ours, columns), form, sources
+
+    def _match(
+        self, values: Mapping[str, Any], names: Mapping[str, str]
+    ) -> tuple[Format, Mapping[str, str]]:
+        """The first format that the row fits: with values in its fields, if need be without."""
+        # Who names a prompt alone, or has it graded, wants no other column for its answer.
+        allowed = "prompt" not in self._mapped | (set(values) if self._grades else set())
+        # A row that lacks a value is told so; as plain text or a prompt alone it would hide that.
+        for is_last, is_filled in ((False, True), (False, False), (True, False)):
+            for form in FORMATS:
+                if form.is_last is is_last:
+                    sources = sources_of(form, values, self._mapped, is_filled, allowed)
+                    if sources is not None:
+                        return form, sources
+        own = {names.get(name, name): value for name, value in values.items()}
+        known = ", ".join("/".join(form.required) for form in FORMATS if form.is_plain)
+        columns = suggested(own)
+        such = f", such as {recipe_line(columns)}" if columns else ""
+        raise MisfitError(
+            f"is of no known format (its fields: {', '.join(own) or 'none'})",
+            f"name its columns in data.columns{such}, or use the fields of a format ({known})",
+            code="unknown_format",
+            own=[*own],
+            known=known,
+            suggested=columns,
+        )
+
+    def _with_system(self, turns: Conversation) -> Conversation:
+        if self._system is None or any(turn.role == "system" for turn in turns):
+            return turns
+        return (Message("system", self._system), *turns)
+
+    def _without_turns(self, raw: Mapping[str, Any], fields: Fields, row: Row) -> DataError:
+        """A system text has no place in plain text, which a label by another name leaves behind."""
+        lost = UnusedColumns(self._exempt)
+        lost.add(raw, fields.unused(raw), row.source)
+        for one in lost.findings(
+            "it", "plain text", {"text": fields.column("text")}, is_meant=False
+        ):
+            if one.severity == "error":
+                return error_of(one)
+        seen = f"data.system is set, but {row.source} is plain text, which has no turns"
+        return DataError(
+            seen,
+            "leave out data.system, or give rows with prompt and completion",
+            code="system_in_documents",
+            source=row.source,
+        )
+
+
+def _bare(name: Any, values: Mapping[str, Any]) -> str:
+    """The name of a column without the spaces around it, unless that is the name of another."""
+    bare = name.strip() if isinstance(name, str) else str(name)
+    return str(name) if bare != name and bare in values else bare
+
+
+def _untracked(values: Fields) -> dict[str, Any]:
+    return {name: values.peek(name) for name in values}
+
+
+def _check_columns(columns: Mapping[str, str], group_by: str | None) -> None:
+    known = {"id", "group"}.union(*(form.fields for form in FORMATS))
+    for name in columns:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}" if near else "use one of " + ", ".join(sorted(known))
+            raise DataError(
+                f"data.columns maps {name!r}, which is no field of ours",
+                hint,
+                code="unknown_field",
+                key="data.columns",
+                value=name,
+                near=near[0] if near else None,
+            )
+    if group_by and columns.get("group", group_by) != group_by:
+        seen = f"data.group_by is {group_by!r} and data.columns.group {columns['group']!r}"
+        raise DataError(
+            seen, "keep one of them", code="two_groups", group_by=group_by, column=columns["group"]
+        )
+
+
+def _absent(column: str, values: Mapping[str, Any], reason: str, remedy: str) -> MisfitError:
+    """A column that a row lacks; the remedy is for rows with none of a similar name."""
+    near = difflib.get_close_matches(column, [str(one) for one in values], n=1)
+    if not near:
+        return MisfitError(reason, remedy, code="column_missing", field=column)
+    hint = f"did you mean its {near[0]}"
+    return MisfitError(reason, hint, code="column_misspelt", field=column, near=near[0])
+
+
+def _check_turns(turns: Conversation, form: Format) -> None:
+    roles = [turn.role for turn in turns]
+    if roles == ["document"]:
+        return
+    if "assistant" not in roles and form.answered:
+        raise MisfitError(
+            "has no assistant turn to learn from",
+            "add the answer, or delete the row",
+            code="no_assistant_turn",
+        )
+    if roles[0] == "assistant":
+        raise MisfitError(
+            "starts with an assistant turn",
+            "put a user turn before it, or set data.system",
+            code="starts_with_assistant",
+        )
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, int | str) and not isinstance(value, bool) and value != ""

@@ -1,0 +1,128 @@
+"""Tools in a row: the calls of an assistant turn, and the functions that may be called.
+
+A call is kept as the text that templates of the Hermes and Qwen families make of it, and that
+models of these families write. So it is learnt, measured and compared like any other answer.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from burnish.conversation import Conversation
+from burnish.data.row_errors import MisfitError, unfit
+
+
+def called(turn: Mapping[str, Any], where: str) -> str:
+    """The calls of a turn as text, one below the other; empty where it has none.
+
+    Raises:
+        MisfitError: a call has no name, or its arguments are no JSON object.
+    """
+    calls = turn.get("tool_calls") or []
+    if isinstance(calls, str):
+        calls = _listed(calls)
+    if not isinstance(calls, list):
+        raise unfit(calls, f"{where}tool_calls", "write a list of calls")
+    named = [(_function(call, f"{where}tool_calls."), f"{where}tool_calls.") for call in calls]
+    if turn.get("function_call"):
+        named.append((turn["function_call"], f"{where}function_call."))
+    return "\n".join(_text(function, place) for function, place in named)
+
+
+def call_of_text(value: Any, where: str) -> str:
+    """A turn that is a call, written as JSON text (or as objects): one call or a list of them.
+
+    Raises:
+        MisfitError: it is not JSON, or a call in it has no name.
+    """
+    try:
+        read = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        read = None
+    calls = read if isinstance(read, list) else [read]
+    if not calls or not all(isinstance(call, Mapping) for call in calls):
+        raise unfit(value, where, "write the call as JSON with name and arguments", code="not_json")
+    return "\n".join(_text(call.get("function", call), f"{where}.") for call in calls)
+
+
+def offered(turns: Conversation, values: Mapping[str, Any]) -> Conversation:
+    """The turns with the row's `tools`, or older `functions`, on the first that a user speaks.
+
+    Both may be JSON text, as cells of tables are, and a tool may be the bare function.
+
+    Raises:
+        MisfitError: they are no list of functions with names.
+    """
+    tools, older = (_listed(values.get(field)) for field in ("tools", "functions"))
+    shown = [*map(_wrapped, tools), *map(_wrapped, older)]
+    if not shown:
+        return turns
+    for place, tool in enumerate(shown):
+        name = _function(tool, f"tools[{place}].").get("name")
+        if not isinstance(name, str) or not name:
+            raise unfit(name, f"tools[{place}].function.name", "name it")
+    roles = [turn.role for turn in turns]
+    first = roles.index("user") if "user" in roles else 0
+    own = replace(turns[first], tools=json.dumps(shown, ensure_ascii=False))
+    return (*turns[:first], own, *turns[first + 1 :])
+
+
+def _listed(value: Any) -> list[Any]:
+    try:
+        read = json.loads(value) if isinstance(value, str) and value.strip() else value
+    except (ValueError, RecursionError):
+        read = value
+    if not read or (isinstance(read, str) and not read.strip()):
+        return []
+    if not isinstance(read, list):
+        raise MisfitError(
+            "has tools that are no list",
+            "write a list of functions",
+            code="wrong_type",
+            field="tools",
+            type=type(read).__name__,
+        )
+    return read
+
+
+def _wrapped(tool: Any) -> Any:
+    is_bare = isinstance(tool, Mapping) and "function" not in tool and "name" in tool
+    if not is_bare:
+        return tool
+    function = {name: value for name, value in tool.items() if name != "type"}
+    return {"type": "function", "function": function}
+
+
+def tools_of(turns: Sequence[Any]) -> list[dict[str, Any]] | None:
+    """What a template shows as tools; None where the conversation has none."""
+    return next((json.loads(turn.tools) for turn in turns if turn.tools), None)
+
+
+def _function(call: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(call, Mapping) or not isinstance(call.get("function"), Mapping):
+        raise MisfitError(
+            f"has no {where}function",
+            "write it as OpenAI does",
+            code="field_missing",
+            field=f"{where}function",
+        )
+    found: Mapping[str, Any] = call["function"]
+    return found
+
+
+def _text(function: Any, where: str) -> str:
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if not isinstance(name, str) or not name:
+        raise unfit(name, f"{where}name", "write the function's name")
+    given = function.get("arguments", "{}")
+    if given is None or given == "":  # of a function without parameters
+        given = "{}"
+    try:
+        arguments = json.loads(given) if isinstance(given, str) else given
+    except ValueError:
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise unfit(given, f"{where}arguments", "write a JSON object there")
+    call = {"name": name, "arguments": arguments}
+    return f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>"

@@ -1,0 +1,213 @@
+"""What an answer is worth: by a scorer, a function, a grader, or a reward model trained here."""
+
+import hashlib
+import importlib.util
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from burnish.conversation import Example, Message
+from burnish.data.turns import ROLES
+from burnish.errors import GraderError, RecipeError
+from burnish.evaluation.graders import (
+    Asker,
+    Grader,
+    Judges,
+    Subject,
+    Wish,
+    grader_of_file,
+    run,
+)
+from burnish.evaluation.scorers import scorer
+from burnish.models.from_run import check_reward_run, open_reward_model
+from burnish.models.interface import Sampling
+from burnish.models.language_model import LanguageModel
+from burnish.models.lineage import tuned_sha256
+from burnish.models.load import load_model
+from burnish.models.reward_model import RewardModel
+from burnish.runs.directory import RunDirectory
+from burnish.training.objectives.grpo import Reward
+
+_HOPELESS = 16  # answers of which none could be graded
+
+
+def reward_of(name: str) -> Reward:
+    """The reward that a recipe names: `FILE.py:FUNCTION`, `GRADER.json`, a folder, or a scorer.
+
+    A function gets the answers and their Examples and gives a number for each. A folder is that
+    of a reward run. Models that a grader asks are those of this machine, by their names.
+
+    Raises:
+        RecipeError: there is no such file, function or scorer.
+        GraderError: the file holds no grader.
+        RunError: the folder holds no reward model that was trained to the end.
+    """
+    if ".py:" in name:
+        return _checked(_function(name), name)
+    if name.endswith(".json"):
+        judges = Judges(local_asker())
+        return grader_reward(grader_of_file(Path(name), judges), judges)
+    if Path(name).is_dir():
+        return _reward_run(Path(name))
+    if "/" in name:
+        raise RecipeError(
+            f"grpo.reward is {name}, and there is no such folder",
+            "train the reward model first, or name its run's folder",
+            code="folder_missing",
+            key="grpo.reward",
+            path=name,
+        )
+    metric = scorer(name)
+    grade = metric.item
+    if grade is None:
+        raise RecipeError(
+            f"grpo.reward is {name}, which is no score of single answers",
+            "name a scorer of single items, such as accuracy or rougeL",
+            code="not_an_item_scorer",
+            key="grpo.reward",
+            scorer=name,
+        )
+
+    def score(answers: Sequence[str], examples: Sequence[Example]) -> list[float]:
+        pairs = zip(answers, examples, strict=True)
+        return [grade(answer, example.expected) / metric.best for answer, example in pairs]
+
+    return score
+
+
+def graded_reward(name: str) -> tuple[Reward, str]:
+    """The reward as a measure, and a text that changes when its rewards could.
+
+    A reward model's number has no scale; its logistic function is the probability, by the model,
+    that people prefer the answer to one of reward 0.
+    """
+    reward = reward_of(name)
+    if name.endswith(".json"):
+        return reward, f"{name} {hashlib.sha256(Path(name).read_bytes()).hexdigest()}"
+    if not Path(name).is_dir():
+        file = Path(name.rpartition(":")[0])
+        code = file.read_bytes() if file.is_file() else b""
+        return reward, f"{name} {hashlib.sha256(code).hexdigest()}"
+    mark = tuned_sha256(RunDirectory.open(name))
+
+    def graded(answers: Sequence[str], examples: Sequence[Example]) -> list[float]:
+        return [1 / (1 + math.exp(-value)) for value in reward(answers, examples)]
+
+    return graded, f"{name} {mark}"
+
+
+def grader_reward(grader: Grader, judges: Judges) -> Reward:
+    """A grader as a reward; an answer that cannot be graded is worth 0, as the API has it.
+
+    That would hide a grader that can grade nothing. So its reward raises GraderError where the
+    judge is at fault, which it is not where a text is too long, and where the first answers all
+    failed.
+    """
+    outcomes: Counter[bool] = Counter()
+
+    def graded(answer: str, example: Example) -> float:
+        outcome = run(grader, Subject(answer, item_of(example)), judges)
+        outcomes[not outcome.errors] += 1
+        hopeless = not outcomes[True] and outcomes[False] >= _HOPELESS
+        for error in outcome.errors:
+            at_fault = error.flag in ("model_grader_server_error", "other_error")
+            if (at_fault and error.kind != "length") or hopeless:
+                raise GraderError(
+                    f"the grader gives no grades ({error.said})",
+                    "correct it",
+                    code="nothing_graded",
+                    flag=error.flag,
+                    error=error.said,
+                )
+        return outcome.reward
+
+    return lambda answers, examples: list(map(graded, answers, examples))
+
+
+def item_of(example: Example) -> dict[str, Any]:
+    """What graders read as `item`: the row's further fields, its turns, and what is expected."""
+    turns = [{"role": turn.role, "content": turn.content} for turn in example.prompt]
+    given = {"messages": turns, "expected": example.expected or None, "label": example.label}
+    return {k: v for k, v in given.items() if v is not None} | dict(example.item or {})
+
+
+def local_asker() -> Asker:
+    """Asks models of this machine by their names; each is loaded when it is first asked."""
+
+    @cache
+    def model(name: str) -> LanguageModel:
+        return load_model(name)
+
+    def ask(name: str, messages: Sequence[Mapping[str, str]], wish: Wish) -> str:
+        turns = tuple(Message(ROLES[m["role"]], m["content"]) for m in messages)
+        plain = Sampling()
+        sampling = Sampling(
+            wish.max_tokens or plain.max_new_tokens,
+            temperature=wish.temperature or plain.temperature,
+            top_p=wish.top_p or plain.top_p,
+            seed=wish.seed or plain.seed,
+        )
+        return model(name).generate([turns], sampling)[0].text
+
+    return ask
+
+
+def _reward_run(folder: Path) -> Reward:
+    """Loads the reward model when the first answer comes, so that a check of a recipe is quick."""
+    check_reward_run(folder)
+
+    @cache
+    def model() -> RewardModel:
+        return open_reward_model(folder)
+
+    return lambda answers, examples: model().rewards(examples, answers)
+
+
+def _function(name: str) -> Reward:
+    file, _, function = name.rpartition(":")
+    if not Path(file).is_file():
+        raise RecipeError(
+            f"grpo.reward names {file}, which is no file",
+            "correct the path",
+            code="file_missing",
+            key="grpo.reward",
+            path=file,
+        )
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not callable(found := getattr(module, function, None)):
+        raise RecipeError(
+            f"{file} has no function {function}",
+            "name one that takes answers and examples",
+            code="function_missing",
+            key="grpo.reward",
+            path=file,
+            function=function,
+        )
+    reward: Reward = found
+    return reward
+
+
+def _checked(reward: Reward, name: str) -> Reward:
+    """A reward of the wrong length would praise the wrong answers."""
+
+    def checked(answers: Sequence[str], examples: Sequence[Example]) -> Sequence[float]:
+        found = list(reward(answers, examples))
+        if len(found) != len(answers):
+            raise RecipeError(
+                f"{name} gave {len(found)} rewards for {len(answers)} answers",
+                "return one number for each answer",
+                code="wrong_count_of_rewards",
+                reward=name,
+                count=len(found),
+                expected=len(answers),
+            )
+        return found
+
+    return checked

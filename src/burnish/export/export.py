@@ -1,0 +1,191 @@
+"""A run's model in the formats of other tools: merged safetensors, a PEFT adapter, a GGUF file."""
+
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import AutoConfig
+
+from burnish.data.chat_templates import has_template, template_for
+from burnish.errors import RunError
+from burnish.export.gguf import Precision, check_gguf, write_gguf
+from burnish.models.adapt import WHOLE, is_adapted, merged
+from burnish.models.adapter_files import check_weights
+from burnish.models.from_run import Opened, load_base, open_classifier, open_reward_model
+from burnish.models.language_model import LanguageModel
+from burnish.models.lineage import check_trained, recipe_of, tuned_on
+from burnish.models.load import load_tokenizer
+from burnish.models.registry import resolve
+from burnish.models.stop_tokens import generation_settings, keep_ends
+from burnish.recipe.schema import HEADS, Recipe
+from burnish.reports.model_card import stands_on_others
+from burnish.runs.directory import RunDirectory
+
+Form = Literal["merged", "peft", "gguf"]
+
+
+def export(
+    run: RunDirectory | Path | str,
+    form: Form = "merged",
+    output: Path | None = None,
+    precision: Precision = "f32",
+) -> Path:
+    """Writes the tuned model for other tools; returns the folder, or of GGUF the file.
+
+    Args:
+        run: a trained run.
+        form: `merged` is what `from_pretrained` of transformers loads, with tokenizer and chat
+            template; `peft` the adapter alone, for `PeftModel.from_pretrained`; `gguf` one file
+            for llama.cpp.
+        output: a folder that is not there yet; of GGUF also a file name. By default in the run,
+            `exported/`.
+        precision: of the matrices in a GGUF file.
+
+    Raises:
+        RunError: the run is not trained, cannot be had in this form, or the output is there.
+        ModelError: its weights are damaged, or its architecture or tokenizer is not written to
+            GGUF here.
+    """
+    directory = run if isinstance(run, RunDirectory) else RunDirectory.open(run)
+    recipe = recipe_of(directory.manifest())
+    check_form(directory, form)
+    target = _target(directory, form, output, precision)
+    if target.exists():
+        raise RunError(
+            f"{target} already exists",
+            "name another place with --output",
+            code="output_exists",
+            path=str(target),
+        )
+    if form == "gguf":
+        source = resolve(recipe.model)
+        config = AutoConfig.from_pretrained(str(source.path))
+        check_gguf(config, load_tokenizer(source))  # before seconds of work
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if form == "gguf":
+        _write_gguf(directory, target, precision)
+    else:
+        _write_folder(directory, recipe, form, target)
+    return target
+
+
+def check_form(directory: RunDirectory, form: Form) -> None:
+    """Whether the run can be had in this form.
+
+    Raises:
+        RunError: it cannot; the remedy names a form or a call that it can be had by.
+    """
+    manifest = directory.manifest()
+    recipe, path = recipe_of(manifest), directory.path
+    check_trained(directory)
+    ours = f"open it with burnish.open_tuned({str(path)!r})"
+    on_others = bool(manifest.lineage) and stands_on_others(manifest.lineage)
+    if recipe.method == "bottleneck":
+        raise RunError(
+            f"{path} holds a bottleneck adapter, which only Burnish reads",
+            ours,
+            code="not_exportable",
+            path=str(path),
+            method=recipe.method,
+        )
+    if form == "peft" and recipe.method in WHOLE:
+        raise RunError(
+            f"{path} has tuned the weights themselves ({recipe.method}), so there is no adapter",
+            "export it with --as merged",
+            code="no_adapter",
+            path=str(path),
+            method=recipe.method,
+        )
+    if form == "peft" and on_others:
+        raise RunError(
+            f"the adapter of {path} alone is not the tuned model, as it stands on an earlier run's",
+            ours if recipe.method in ("prefix", "qlora") else "export it with --as merged",
+            code="adapter_not_alone",
+            path=str(path),
+            method=recipe.method,
+        )
+    if form != "peft" and recipe.method == "prefix":
+        raise RunError(
+            f"{path} holds a learned prefix, which is no change of weights",
+            ours if on_others else "export it with --as peft",
+            code="not_mergeable",
+            path=str(path),
+            method=recipe.method,
+        )
+    if form != "peft" and recipe.method == "qlora":
+        raise RunError(
+            f"{path} was trained on weights of 4 bits, into which nothing can be merged exactly",
+            ours if on_others else "export it with --as peft",
+            code="not_mergeable",
+            path=str(path),
+            method=recipe.method,
+        )
+    if form == "gguf" and (recipe.objective in HEADS or recipe.objective == "reward"):
+        raise RunError(
+            f"{path} holds a model with a head (objective {recipe.objective}), which writes no "
+            "text",
+            "export it with --as merged",
+            code="writes_no_text",
+            path=str(path),
+            objective=recipe.objective,
+        )
+
+
+def open_merged(directory: RunDirectory) -> Opened:
+    """The tuned model as plain weights, its adapters added in; see `check_form` for errors."""
+    check_form(directory, "merged")
+    recipe = recipe_of(directory.manifest())
+    if recipe.objective == "reward":
+        model: Opened = open_reward_model(directory)
+    elif recipe.objective in HEADS:
+        model = open_classifier(directory)
+    else:
+        model = load_base(recipe)
+        model.module = tuned_on(directory, model.module)
+    if is_adapted(model.module):
+        model.module = merged(model.module)
+    return model
+
+
+def _target(directory: RunDirectory, form: Form, output: Path | None, precision: Precision) -> Path:
+    name = directory.manifest().name
+    if form == "gguf":
+        folder = output or directory.path / "exported"
+        named = folder.suffix == ".gguf"
+        return folder if named else folder / f"{name}-{precision}.gguf"
+    return output or directory.path / "exported" / form
+
+
+def _write_gguf(directory: RunDirectory, target: Path, precision: Precision) -> None:
+    model = open_merged(directory)
+    assert isinstance(model, LanguageModel)
+    name = directory.manifest().name
+    write_gguf(model.module, model.tokenizer, target, name=name, precision=precision)
+
+
+def _write_folder(directory: RunDirectory, recipe: Recipe, form: Form, target: Path) -> None:
+    """Written aside and renamed, so that it is whole or absent."""
+    aside = target.with_name(f".{target.name}.new")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        if form == "peft":
+            check_weights(directory.adapter)
+            shutil.copytree(directory.adapter, aside)
+            source = resolve(recipe.model)
+            tokenizer: Any = load_tokenizer(source, recipe.model_settings.stop_tokens)
+            if recipe.objective not in HEADS:
+                generation = generation_settings(source)
+                if keep_ends(generation, tokenizer):
+                    generation.save_pretrained(aside)
+        else:
+            model = open_merged(directory)
+            tokenizer = model.tokenizer
+            if isinstance(model, LanguageModel):
+                keep_ends(model.module.generation_config, tokenizer)
+            model.module.save_pretrained(aside)
+        if recipe.objective not in HEADS and not has_template(tokenizer):
+            tokenizer.chat_template = template_for(tokenizer)  # what it has learnt to read
+        tokenizer.save_pretrained(aside)
+        aside.rename(target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)  # or it would keep a full disk full

@@ -1,0 +1,70 @@
+"""The trunk cache: rows that ended are kept, for as long as there is room, for those like them."""
+
+from collections.abc import Collection, Sequence
+
+from burnish.inference.kv_cache import Computed, common, places
+
+
+class Trunks:
+    """Rows whose beginnings may be used again, the least recently used first to go.
+
+    Args:
+        limit: places of keys and values that all rows hold, running ones included.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._kept: list[Computed] = []
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def longest(
+        self,
+        adapter: int,
+        tokens: list[int],
+        running: Sequence[Computed],
+        project: str | None = None,
+    ) -> tuple[Computed | None, int]:
+        """The row, kept or running, that has most of the beginning computed, and how much.
+
+        At least one token is left to compute: what comes after it is wanted.
+        """
+        best, length = None, 0
+        # Among equals, rows with a trunk come first: those that share it are computed together.
+        for row in sorted((*running, *self._kept), key=lambda row: row.trunk is None):
+            if row.may_share(adapter, project):
+                found = common(row.tokens, tokens, length)
+                if found > length:
+                    best, length = row, found
+        if best in self._kept:
+            self._kept.remove(best)
+            self._kept.append(best)
+        length = min(length, len(tokens) - 1)
+        return (best, length) if length else (None, 0)
+
+    def keep(self, row: Computed) -> None:
+        """Keeps a row that ended, in place of those that are no more than its beginning."""
+        alike = [other for other in self._kept if other.may_share(row.adapter, row.project)]
+        if any(common(other.tokens, row.tokens) == len(row.tokens) for other in alike):
+            return
+        for other in alike:
+            if common(row.tokens, other.tokens) == len(other.tokens):
+                self._kept.remove(other)
+        self._kept.append(row)
+
+    def shrink(self, running: Sequence[Computed], more: int = 0) -> bool:
+        """Lets rows go until `more` places fit beside the running ones; False if they cannot."""
+        while self.used(running) + more > self.limit:
+            if not self._kept:
+                return False
+            self._kept.pop(0)
+        return True
+
+    def used(self, running: Sequence[Computed]) -> int:
+        """Places that running rows and kept ones hold together."""
+        return places((*running, *self._kept))
+
+    def forget_others(self, adapters: Collection[int]) -> None:
+        """Keeps only rows of these adapters."""
+        self._kept = [row for row in self._kept if row.adapter in adapters]

@@ -1,0 +1,126 @@
+"""From logits to tokens: rows that are drawn in different ways, in one batch.
+
+Every answer draws from its own random numbers, one a token, so that its tokens depend on its seed
+and not on what else is in the batch.
+
+Shapes: B rows, V vocabulary, K alternatives.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+
+from burnish.inference.types import Draw, Drawn
+
+# Log-probabilities (V,) of one place, and the likeliest tokens there.
+Report = tuple[Tensor, list[tuple[int, float]]]
+
+# A nucleus is nearly always within so many tokens; sorting a whole vocabulary takes far longer, so
+# only where it is not, more are looked at.
+_NUCLEUS, _WIDER = 512, 8
+# Below, logits divided by the temperature leave the range of float32.
+_COLDEST = 1e-30
+
+
+class Drawing:
+    """How one answer is drawn, and what it holds already; a stop token ends it."""
+
+    def __init__(self, draw: Draw, stops: Collection[int] = ()) -> None:
+        self.draw, self.stops = draw, stops
+        # Without a seed, from the system's random numbers.
+        self.random = random.Random(draw.seed)
+        self.counts: Counter[int] = Counter()
+        self.grammar = draw.grammar() if draw.grammar is not None else None
+
+    def shape(self, logits_V: Tensor) -> None:
+        """Adds bias, takes penalties off and forbids what the grammar does not allow, in place.
+
+        With c(t) the times that token t is in the answer: `logit(t) + bias(t) - c(t) frequency -
+        (c(t) > 0) presence`, as the API documents it.
+        """
+        change = dict(self.draw.bias)
+        if self.draw.frequency_penalty or self.draw.presence_penalty:
+            for token, times in self.counts.items():
+                penalty = self.draw.frequency_penalty * times + self.draw.presence_penalty
+                change[token] = change.get(token, 0.0) - penalty
+        if change:
+            tokens = torch.tensor(list(change), device=logits_V.device)
+            logits_V[tokens] += torch.tensor(list(change.values()), device=logits_V.device)
+        if self.grammar is not None:
+            self.grammar.mask(logits_V, self.stops)
+
+    def took(self, token: int) -> None:
+        """The token is in the answer now."""
+        self.counts[token] += 1
+        if self.grammar is not None:
+            self.grammar.advance(token)
+
+
+def reported(logits_B_V: Tensor, alternatives: Sequence[int | None]) -> list[Report | None]:
+    """What rows that want so many alternatives are told; None for the others.
+
+    To be called before the logits are shaped: what is told is what the model thinks.
+    """
+    wanted = [row for row, most in enumerate(alternatives) if most is not None]
+    found: list[Report | None] = [None] * len(alternatives)
+    if not wanted:
+        return found
+    logprobs_B_V = logits_B_V[wanted].log_softmax(-1)
+    most = max(alternatives[row] or 0 for row in wanted)
+    values_B_K, tokens_B_K = logprobs_B_V.topk(min(most, logprobs_B_V.shape[-1]), dim=-1)
+    for place, row in enumerate(wanted):
+        pairs = list(zip(tokens_B_K[place].tolist(), values_B_K[place].tolist(), strict=True))
+        found[row] = (logprobs_B_V[place], pairs[: alternatives[row]])
+    return found
+
+
+def told(token: int, report: Report | None) -> Drawn:
+    """A token with what was reported of its place."""
+    if report is None:
+        return Drawn(token)
+    logprobs_V, top = report
+    return Drawn(token, float(logprobs_V[token]), tuple(top))
+
+
+def choose(logits_B_V: Tensor, drawings: Sequence[Drawing]) -> list[int]:
+    """One token a row, of shaped logits: the likeliest at temperature 0, else a random one."""
+    tokens_B = logits_B_V.argmax(-1)
+    sampled = [row for row, each in enumerate(drawings) if each.draw.temperature > _COLDEST]
+    if sampled:
+        tokens_B[sampled] = _sample(logits_B_V[sampled], [drawings[row] for row in sampled])
+    return [int(token) for token in tokens_B.tolist()]
+
+
+def _sample(logits_B_V: Tensor, drawings: Sequence[Drawing]) -> Tensor:
+    """By inversion: the token at which the running sum of probabilities passes a random number."""
+    device = logits_B_V.device
+    temperatures = [each.draw.temperature for each in drawings]
+    scaled_B_V = logits_B_V / torch.tensor(temperatures, device=device)[:, None]
+    probabilities_B_V = scaled_B_V.softmax(-1)
+    narrow = [row for row, each in enumerate(drawings) if each.draw.top_p < 1]
+    if narrow:
+        top_p = torch.tensor([drawings[row].draw.top_p for row in narrow], device=device)
+        probabilities_B_V[narrow] = _nucleus(probabilities_B_V[narrow], top_p)
+    sums_B_V = probabilities_B_V.cumsum(-1, dtype=torch.float64)
+    drawn = torch.tensor([each.random.random() for each in drawings], dtype=torch.float64)
+    # Below the whole sum, so that a token of no probability is never passed to.
+    points_B = drawn.to(device)[:, None] * sums_B_V[:, -1:]
+    return torch.searchsorted(sums_B_V, points_B, right=True)[:, 0].clamp(max=sums_B_V.shape[1] - 1)
+
+
+def _nucleus(probabilities_B_V: Tensor, top_p_B: Tensor, size: int = _NUCLEUS) -> Tensor:
+    """Only the likeliest tokens that together reach `top_p` (Holtzman et al. 2020, arXiv
+    1904.09751, section 3.1); the others have probability 0."""
+    size = min(size, probabilities_B_V.shape[-1])
+    ordered, places = probabilities_B_V.topk(size, dim=-1)
+    sums = ordered.cumsum(-1)
+    ordered.masked_fill_(sums - ordered >= top_p_B[:, None], 0)
+    ordered[:, 0] = probabilities_B_V.amax(-1)  # at top_p 0 the likeliest one is left
+    narrowed = torch.zeros_like(probabilities_B_V).scatter_(-1, places, ordered)
+    wide_B = sums[:, -1] < top_p_B
+    if size < probabilities_B_V.shape[-1] and bool(wide_B.any()):
+        narrowed[wide_B] = _nucleus(probabilities_B_V[wide_B], top_p_B[wide_B], size * _WIDER)
+    return narrowed

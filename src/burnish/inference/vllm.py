@@ -1,0 +1,345 @@
+"""A vLLM server that computes the answers, for GPUs; routes, names, limits and logs stay ours.
+
+Prompts go as token ids and answers come back as such beside their text, so what a template makes of
+messages, and what a single token reads like, is decided here alone. Tuned models are loaded there
+by the folder of their adapter: vLLM has to see the same folders, and to run with --enable-lora and
+VLLM_ALLOW_RUNTIME_LORA_UPDATING=True. A key, where it wants one, is read from VLLM_API_KEY.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import threading
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from burnish.errors import ModelError, UserError
+from burnish.inference.engine import Counters, check, overloaded, shutting_down, unavailable
+from burnish.inference.grammar import Calls, Schema
+from burnish.inference.stream import Answering
+from burnish.inference.types import Ask, Draw, Drawn, Piece, Used
+from burnish.serving.errors import ApiError, invalid
+
+# Answers that are asked for at once; vLLM queues what it has no room for.
+_MOST = 512
+# Seconds in which a connection comes about; an answer may take as long as it takes.
+_CONNECT = 10.0
+# Bits of a seed that vLLM takes; -1 means none to it.
+_SEED = 63
+# Characters of an error that are handed on.
+_SAID = 300
+_FAILED = "The model server had an error."
+
+
+class Vllm:
+    """Hands asks to a vLLM server and its answers back, as `Engine` does.
+
+    Args:
+        url: the server's base URL, ending in /v1.
+        vocabulary: tokens of its model.
+
+    Raises:
+        ApiError: the server does not answer.
+        UserError: it does not answer as vLLM does.
+    """
+
+    def __init__(self, url: str, vocabulary: int) -> None:
+        self.url, self.vocabulary = url.rstrip("/"), vocabulary
+        self._headers = {"Authorization": f"Bearer {os.environ.get('VLLM_API_KEY', 'none')}"}
+        self.name, self.context = self._base()
+        self.most = _MOST
+        self._counted = Used(0, 0, 0)
+        self._active: set[asyncio.Task[None]] = set()
+        self._loaded: dict[str, asyncio.Future[str]] = {}
+        self._closing = False
+        self._loop = asyncio.new_event_loop()
+        timeout = httpx2.Timeout(None, connect=_CONNECT)
+        limits = httpx2.Limits(max_connections=None)
+        self._client = httpx2.AsyncClient(headers=self._headers, timeout=timeout, limits=limits)
+        self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
+        self._thread.start()
+
+    def submit(self, ask: Ask) -> Answering:
+        """Asks for an answer; from any thread, never waiting.
+
+        Raises:
+            ApiError: the prompt is empty or too long, a token is none of the model's, the grammar
+                is no schema, too many answers are under way, or the server is shutting down.
+        """
+        check(ask, self.context, self.vocabulary)
+        wanted = _wanted(ask)
+        if self._closing:
+            raise shutting_down()
+        if len(self._active) >= _MOST:
+            raise overloaded()
+        answering = Answering()
+        self._loop.call_soon_threadsafe(self._begin, ask, wanted, answering)
+        return answering
+
+    def counters(self) -> Counters:
+        """What is asked for counts as running: what waits, vLLM's own metrics tell."""
+        counted = self._counted
+        return Counters(len(self._active), 0, counted.prompt, counted.cached, counted.drawn)
+
+    def close(self, seconds: float | None = None) -> None:
+        """Refuses new asks, waits for those under way for so long, and lets go of the server."""
+        self._closing = True
+        asyncio.run_coroutine_threadsafe(self._close(seconds), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _base(self) -> tuple[str, int]:
+        """The name of the model that is no adapter, and its context."""
+        try:
+            reply = httpx2.get(f"{self.url}/models", headers=self._headers, timeout=_CONNECT)
+            reply.raise_for_status()
+            card = next(one for one in reply.json()["data"] if not one.get("parent"))
+            return str(card["id"]), int(card["max_model_len"])
+        except httpx2.TransportError as error:  # it may be about to begin
+            raise _silent(error) from error
+        except (httpx2.HTTPError, ValueError, TypeError, KeyError, StopIteration) as error:
+            raise UserError(
+                f"{self.url} does not answer as a vLLM server does ({error!r})",
+                "start it with `vllm serve MODEL --enable-lora`, give its URL with /v1, and its "
+                "key as VLLM_API_KEY",
+                code="not_a_vllm_server",
+                url=self.url,
+            ) from error
+
+    def _begin(self, ask: Ask, wanted: dict[str, Any], answering: Answering) -> None:
+        task = self._loop.create_task(self._answer(ask, wanted, answering))
+        self._active.add(task)
+        task.add_done_callback(self._active.discard)
+
+    async def _answer(self, ask: Ask, wanted: dict[str, Any], answering: Answering) -> None:
+        try:
+            async with aclosing(self._pieces(ask, wanted)) as pieces:
+                async for piece in pieces:
+                    if answering.cancelled:
+                        return  # the connection is closed, at which vLLM gives the answer up
+                    answering.drawn += len(piece.drawn)
+                    if piece.used is not None:
+                        answering.drawn = piece.used.drawn
+                    answering.put(piece)
+        except httpx2.HTTPError as error:
+            answering.put(_silent(error))
+        except asyncio.CancelledError:
+            answering.put(shutting_down())
+        except Exception as error:
+            answering.put(error)
+
+    async def _pieces(self, ask: Ask, wanted: dict[str, Any]) -> AsyncGenerator[Piece]:
+        if not ask.draw.max_tokens and not ask.prompt_logprobs:  # which vLLM refuses
+            yield Piece("", (), "length", used=Used(len(ask.prompt), 0, 0))
+            return
+        last, used, left = None, None, len(ask.prompt) if ask.prompt_logprobs else 0
+        async with aclosing(self._chunks(ask.adapter, wanted)) as chunks:
+            async for chunk in chunks:
+                if usage := chunk.get("usage"):
+                    used = self._count(usage, ask.draw.max_tokens)
+                for choice in chunk["choices"]:
+                    piece = _piece(choice, ask.draw.top_logprobs, left)
+                    left -= len(piece.prompt)
+                    if piece.end:
+                        last = piece
+                    else:
+                        yield piece
+        if last is None:
+            raise _broken()
+        yield replace(last, used=used)
+
+    async def _chunks(
+        self, adapter: str | None, wanted: dict[str, Any]
+    ) -> AsyncGenerator[dict[str, Any]]:
+        """The stream; an adapter that a server begun anew has forgotten is loaded once more."""
+        for again in (False, True):
+            wanted["model"] = await self._model(adapter)
+            async with self._client.stream("POST", f"{self.url}/completions", json=wanted) as reply:
+                if reply.status_code == 404 and adapter and not again:
+                    self._loaded.pop(adapter, None)
+                    continue
+                await _sound(reply)
+                async for line in reply.aiter_lines():
+                    if line.startswith("data: {"):
+                        yield _chunk(line)
+                return
+
+    async def _model(self, adapter: str | None) -> str:
+        """What vLLM calls the model; an adapter is loaded by the first who asks."""
+        if adapter is None:
+            return self.name
+        if adapter not in self._loaded:
+            self._loaded[adapter] = asyncio.ensure_future(self._load(adapter))
+        try:
+            return await asyncio.shield(self._loaded[adapter])
+        except Exception:
+            self._loaded.pop(adapter, None)  # the next one tries again
+            raise
+
+    async def _load(self, adapter: str) -> str:
+        folder = Path(adapter).resolve()  # vLLM was started elsewhere
+        name = f"burnish-{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}"
+        given = {"lora_name": name, "lora_path": str(folder)}
+        reply = await self._client.post(f"{self.url}/load_lora_adapter", json=given)
+        # A name given twice has vLLM's type of every wrong value, so its words tell it from others.
+        if not reply.is_success and "already been loaded" not in reply.text:
+            reason = await _said(reply)
+            raise ModelError(
+                f"vLLM did not load the adapter {folder} ({reason})",
+                "let it see that folder, and run it with --enable-lora, a --max-lora-rank of "
+                "the adapter's rank or more, and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True",
+                code="adapter_not_loaded",
+                path=str(folder),
+                reason=reason,
+            )
+        return name
+
+    def _count(self, usage: Mapping[str, Any], most: int) -> Used:
+        """vLLM draws a token even where only the prompt's are wanted."""
+        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+        used = Used(usage["prompt_tokens"], cached, min(usage["completion_tokens"], most))
+        sums = self._counted
+        self._counted = Used(
+            sums.prompt + used.prompt, sums.cached + used.cached, sums.drawn + used.drawn
+        )
+        return used
+
+    async def _close(self, seconds: float | None) -> None:
+        if self._active:
+            _, late = await asyncio.wait(self._active, timeout=seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        await self._client.aclose()
+
+
+def _wanted(ask: Ask) -> dict[str, Any]:
+    """The body of vLLM's completions; what its model's own generation config would set, we set."""
+    draw = ask.draw
+    wanted: dict[str, Any] = {
+        "prompt": list(ask.prompt),
+        "max_tokens": draw.max_tokens,
+        "temperature": draw.temperature,
+        "top_p": draw.top_p or 1.0,
+        "top_k": -1 if draw.top_p else 1,  # at top_p 0, which vLLM refuses, the likeliest is left
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "frequency_penalty": draw.frequency_penalty,
+        "presence_penalty": draw.presence_penalty,
+        "stop": [*draw.stop, *draw.speakers],
+        "seed": None if draw.seed is None else draw.seed % (1 << _SEED),
+        "logit_bias": {str(token): value for token, value in draw.bias.items()} or None,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "return_token_ids": True,
+    }
+    if draw.ends:
+        wanted["stop_token_ids"] = sorted(draw.ends)
+    if draw.top_logprobs is not None:
+        wanted |= {"logprobs": draw.top_logprobs, "return_tokens_as_token_ids": True}
+    if ask.prompt_logprobs:  # the prompt's text stays away, since token ids are wanted
+        wanted["echo"] = True
+    if ask.project is not None:  # or what others have asked could be told from what is cached
+        wanted["cache_salt"] = ask.project
+    return wanted | _format(draw)
+
+
+def _format(draw: Draw) -> dict[str, Any]:
+    """
+    Raises:
+        ApiError: the grammar is neither a JSON schema nor calls of tools.
+    """
+    match draw.grammar:
+        case None:
+            return {}
+        case Schema(schema=schema):
+            named = {"name": "answer", "schema": dict(schema)}
+            return {"response_format": {"type": "json_schema", "json_schema": named}}
+        case Calls(lark=lark):
+            return {"structured_outputs": {"grammar": lark}}
+    said = "The backend vllm can hold an answer to a JSON schema or calls of tools only."
+    raise invalid(said, "response_format", "unsupported_parameter")
+
+
+def _piece(choice: Mapping[str, Any], top: int | None, left: int) -> Piece:
+    """`left` tokens of the prompt are still to come before those of the answer.
+
+    Raises:
+        ApiError: vLLM gave the answer up.
+    """
+    said, end = choice.get("logprobs") or {}, choice.get("finish_reason")
+    if end not in (None, "stop", "length"):
+        raise _broken()
+    drawn = [Drawn(token) for token in choice.get("token_ids") or ()]
+    if said:
+        parts = (said["tokens"], said["token_logprobs"], said["top_logprobs"])
+        drawn = [
+            Drawn(_token(token), logprob, _likeliest(others, top))
+            for token, logprob, others in zip(*parts, strict=True)
+        ]
+    prompt, drawn = drawn[:left], drawn[left:]
+    if end == "stop" and not isinstance(choice.get("stop_reason"), str):
+        drawn = drawn[:-1]  # the stop token, which is in no piece
+    return Piece(choice["text"], tuple(drawn), end, tuple(prompt))
+
+
+def _likeliest(
+    others: Mapping[str, float] | None, top: int | None
+) -> tuple[tuple[int, float], ...]:
+    """vLLM adds the drawn token where it is not among them."""
+    found = [(_token(token), value) for token, value in (others or {}).items()]
+    return tuple(sorted(found, key=lambda one: -one[1])[: top or 0])
+
+
+def _token(shown: str) -> int:
+    return int(shown.removeprefix("token_id:"))
+
+
+def _chunk(line: str) -> dict[str, Any]:
+    """
+    Raises:
+        ApiError: vLLM gave up in the middle.
+    """
+    chunk: dict[str, Any] = json.loads(line.removeprefix("data: "))
+    if "error" in chunk:
+        raise ApiError(500, _FAILED, kind="server_error", code="model_server_failed")
+    return chunk
+
+
+async def _sound(reply: httpx2.Response) -> None:
+    """
+    Raises:
+        ApiError: vLLM refuses what it was asked; what it says of its own faults stays with it.
+    """
+    if reply.is_success:
+        return
+    if reply.status_code >= 500:
+        raise unavailable(_FAILED, "model_server_failed")
+    refused = f"The model server refused: {await _said(reply)}"
+    if reply.status_code == 400:
+        raise invalid(refused, None, "model_server_refused")
+    raise ApiError(500, refused, kind="server_error", code="model_server_refused")
+
+
+async def _said(reply: httpx2.Response) -> str:
+    """What an error says, at most a few lines of it."""
+    text = (await reply.aread()).decode(errors="replace")
+    with suppress(ValueError, TypeError, KeyError):  # a proxy's words are no such JSON
+        text = str(json.loads(text)["error"]["message"])
+    return text[:_SAID]
+
+
+def _silent(error: httpx2.HTTPError) -> ApiError:
+    said = f"The model server does not answer ({type(error).__name__})."
+    return unavailable(said, "model_server_silent")
+
+
+def _broken() -> ApiError:
+    return unavailable("The model server broke off its answer.", "model_server_broke_off")

@@ -1,0 +1,168 @@
+"""Opening a run's model: as it starts, and as it was tuned."""
+
+import contextlib
+import json
+from collections import Counter
+from pathlib import Path
+
+from burnish.data.chat_templates import declare_stops
+from burnish.errors import RunError
+from burnish.models.adapt import WHOLE
+from burnish.models.classifier import Classifier, Constant, load_classifier
+from burnish.models.head_inputs import OUTSIDE
+from burnish.models.language_model import LanguageModel
+from burnish.models.lineage import check_trained, recipe_of, tuned_on, tuned_sha256
+from burnish.models.load import load_model
+from burnish.models.registry import resolve
+from burnish.models.reward_model import RewardModel, load_reward_model
+from burnish.recipe.schema import HEADS, Recipe
+from burnish.runs.directory import RunDirectory
+from burnish.training.objectives.tag import all_tags
+
+Opened = LanguageModel | Classifier | RewardModel
+
+
+def open_tuned(run: RunDirectory | Path | str) -> LanguageModel:
+    """The run's model as it was tuned; `model.base()` is the model that the recipe names.
+
+    Raises:
+        RunError: the run is not trained to the end, its model has a head and writes no text, or the
+            base is not the one that it was trained on.
+    """
+    directory, recipe = _trained(run)
+    if recipe.objective in HEADS:
+        raise RunError(
+            f"{directory.path} holds a model that labels and writes no text",
+            "open it with burnish.open_classifier",
+            code="writes_no_text",
+            path=str(directory.path),
+            objective=recipe.objective,
+        )
+    model = load_base(recipe)
+    changes_weights = recipe.method in WHOLE or recipe.init_from is not None
+    with model.keeping_base() if changes_weights else contextlib.nullcontext():
+        model.module = tuned_on(directory, model.module)
+    model.adapter_sha256 = tuned_sha256(directory)
+    return model
+
+
+def open_classifier(run: RunDirectory | Path | str) -> Classifier:
+    """The run's model with its head; `model.base()` gives what it is compared with.
+
+    Raises:
+        RunError: the run is not trained to the end, or its model has no head.
+    """
+    directory, recipe = _trained(run)
+    kind = recipe.objective
+    if kind != "classify" and kind != "tag":
+        raise RunError(
+            f"{directory.path} holds a model that writes text (objective {kind})",
+            "open it with burnish.open_tuned",
+            code="writes_text",
+            path=str(directory.path),
+            objective=kind,
+        )
+    named = json.loads((directory.adapter / "config.json").read_text())["id2label"]
+    labels = [named[str(index)] for index in range(len(named))]
+    model = load_classifier(recipe.model, recipe.device, kind, labels, recipe.seed)
+    model.module = tuned_on(directory, model.module)
+    model.adapter_sha256 = tuned_sha256(directory)
+    model.baseline = Constant(kind, OUTSIDE)
+    if kind == "classify":
+        counts = Counter(str(example.label) for example in directory.split("train"))
+        model.baseline = Constant(kind, min(counts, key=lambda label: (-counts[label], label)))
+    return model
+
+
+def open_reward_model(run: RunDirectory | Path | str) -> RewardModel:
+    """The run's reward model.
+
+    Raises:
+        RunError: the run is not trained to the end, or gives no rewards.
+    """
+    directory, recipe = check_reward_run(run)
+    model = _load_reward_model(recipe)
+    model.module = tuned_on(directory, model.module)
+    model.adapter_sha256 = tuned_sha256(directory)
+    return model
+
+
+def check_reward_run(run: RunDirectory | Path | str) -> tuple[RunDirectory, Recipe]:
+    """The run and its recipe, once it is sure that it holds a reward model."""
+    directory, recipe = _trained(run)
+    if recipe.objective != "reward":
+        raise RunError(
+            f"{directory.path} holds no reward model (objective {recipe.objective})",
+            "name a run with objective reward",
+            code="not_a_reward_model",
+            path=str(directory.path),
+            objective=recipe.objective,
+        )
+    return directory, recipe
+
+
+def open_run(run: RunDirectory | Path | str) -> Opened:
+    """The run's model, whether it writes, labels or rewards."""
+    directory = run if isinstance(run, RunDirectory) else RunDirectory.open(run)
+    objective = recipe_of(directory.manifest()).objective
+    if objective == "reward":
+        return open_reward_model(directory)
+    return open_classifier(directory) if objective in HEADS else open_tuned(directory)
+
+
+def open_start(directory: RunDirectory, recipe: Recipe) -> Opened:
+    """The model before training, a fresh head on it where the objective needs one.
+
+    Raises:
+        RunError: the run began with another base.
+    """
+    _check_base(directory, recipe)
+    kind = recipe.objective
+    if kind == "reward":
+        return _load_reward_model(recipe)
+    if kind != "classify" and kind != "tag":
+        return load_base(recipe)
+    examples = [
+        example
+        for task in ("", *recipe.tasks)
+        for split in ("train", "validation")
+        for example in directory.split(split, task)
+    ]
+    labels = all_tags(examples) if kind == "tag" else sorted({str(e.label) for e in examples})
+    return load_classifier(recipe.model, recipe.device, kind, labels, recipe.seed)
+
+
+def load_base(recipe: Recipe) -> LanguageModel:
+    """The model that the recipe names, with the tokens that the recipe says end its answers."""
+    model = load_model(recipe.model, recipe.device, four_bit=recipe.method == "qlora")
+    declare_stops(model.tokenizer, recipe.model_settings.stop_tokens)
+    return model
+
+
+def _load_reward_model(recipe: Recipe) -> RewardModel:
+    """It writes nothing, but reads whole conversations, in which turns end."""
+    model = load_reward_model(recipe.model, recipe.device, recipe.seed)
+    declare_stops(model.tokenizer, recipe.model_settings.stop_tokens)
+    return model
+
+
+def _trained(run: RunDirectory | Path | str) -> tuple[RunDirectory, Recipe]:
+    directory = run if isinstance(run, RunDirectory) else RunDirectory.open(run)
+    recipe = recipe_of(directory.manifest())
+    check_trained(directory)
+    _check_base(directory, recipe)
+    return directory, recipe
+
+
+def _check_base(directory: RunDirectory, recipe: Recipe) -> None:
+    """An adapter on other weights than those it learnt on is a model that nobody has judged."""
+    then, now = directory.manifest().model["sha256"], resolve(recipe.model).sha256
+    if now != then:
+        raise RunError(
+            f"{recipe.model} is not the model that {directory.path} began with (its weights have "
+            f"the sha256 {now[:12]}, those had {then[:12]})",
+            "put the weights back, or train anew under another --name",
+            code="base_changed",
+            path=str(directory.path),
+            model=recipe.model,
+        )

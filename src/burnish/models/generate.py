@@ -1,0 +1,193 @@
+"""Decoding: greedy or sampled answers, one or several a prompt, in batches that shrink."""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from burnish.data.chat_templates import next_speakers, speaker_start
+from burnish.models.branches import Network, common_start
+from burnish.models.interface import Generation, Sampling, Stream
+from burnish.models.stop_tokens import stop_tokens
+from burnish.models.trunk_cache import Prefix
+
+# A step reads all weights once for all its answers; what many long ones keep would fill the memory.
+_ANSWERS_AT_ONCE, _TOKENS_AT_ONCE = 128, 32_768
+# What is drawn depends on the batch: with another size a recipe's seed would mean another run.
+_DRAWN_AT_ONCE = 32
+# Tokens at the end of an answer that hold a next speaker's whole line: each has a byte or more.
+_LINE = 16
+
+
+class Decoder:
+    """Writes answers with a network.
+
+    Args:
+        network: the model, in evaluation mode.
+        tokenizer: its tokenizer.
+        sampling: temperature, lengths, stop strings, seed. Answers of a model without a chat
+            template end where the next speaker's line begins, too.
+        stream: called with (prompt index, new text).
+        places: tokens of prompt and answer together, at which an answer is cut.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        tokenizer: Any,
+        sampling: Sampling,
+        stream: Stream | None = None,
+        places: int | None = None,
+    ) -> None:
+        self.network, self.tokenizer = network, tokenizer
+        self.sampling, self.stream, self.places = sampling, stream, places
+        self.stops = stop_tokens(network.model, tokenizer)
+        self.speakers = next_speakers(tokenizer)
+        self.random = torch.Generator(network.device).manual_seed(sampling.seed)
+
+    @torch.no_grad()
+    def answers(self, prompts: Sequence[Sequence[int]], each: int = 1) -> list[list[Generation]]:
+        """`each` answers to every prompt; prompts of like length are one batch.
+
+        What all prompts begin with is computed once, and a prompt once for all its answers.
+        """
+        root, start = common_start(self.network, prompts)
+        found: list[list[Generation]] = [[] for _ in prompts]
+        for chosen in self._batches([len(prompt) for prompt in prompts], each):
+            rows = [prompts[index][root:] for index in chosen]
+            asked = [index for index in chosen for _ in range(each)]
+            batch = _Batch(self, asked, [self._room(len(prompts[index])) for index in asked])
+            for place, answer in enumerate(batch.run(start, rows)):
+                found[chosen[place // each]].append(answer)
+        return found
+
+    def _batches(self, lengths: Sequence[int], each: int) -> Iterator[list[int]]:
+        """Prompts to answer together, by their places; the shortest come first."""
+        most = _DRAWN_AT_ONCE if self.sampling.temperature else _ANSWERS_AT_ONCE
+        batch: list[int] = []
+        for place in sorted(range(len(lengths)), key=lengths.__getitem__):
+            answers = (len(batch) + 1) * each
+            tokens = answers * (lengths[place] + self._room(lengths[place]))
+            if batch and (answers > most or tokens > _TOKENS_AT_ONCE):
+                yield batch
+                batch = []
+            batch.append(place)
+        if batch:
+            yield batch
+
+    def _room(self, prompt: int) -> int:
+        """Tokens that the answer to a prompt of that length may have."""
+        most = self.sampling.max_new_tokens
+        return most if self.places is None else min(most, self.places - prompt)
+
+
+class _Batch:
+    """One batch of answers; finished ones leave it.
+
+    `prompts` names the prompt of each answer, and `rooms` tells how many tokens it may have.
+    """
+
+    def __init__(self, decoder: Decoder, prompts: Sequence[int], rooms: Sequence[int]) -> None:
+        self.decoder, self.prompts, self.rooms = decoder, prompts, rooms
+        self.tokens: list[list[int]] = [[] for _ in prompts]
+        self.logprobs: list[list[float]] = [[] for _ in prompts]
+        self.shown = [0] * len(prompts)
+
+    def run(self, start: Prefix, rows: Sequence[Sequence[int]]) -> list[Generation]:
+        network = self.decoder.network
+        prefix, _ = network.extend(start, rows, [0] * len(rows), left=True)
+        each = len(self.prompts) // len(rows)
+        alive = list(range(len(self.prompts)))
+        parents = [place // each for place in alive]  # rows of the prefix
+        done: dict[int, Generation] = {}
+        while True:
+            drawn = self._draw(prefix, parents, alive)
+            keep = [place for place, answer in enumerate(alive) if not self._ended(answer, done)]
+            alive = [alive[place] for place in keep]
+            if not alive:
+                return [done[answer] for answer in range(len(self.prompts))]
+            whole = parents == list(range(len(keep)))
+            prefix, _ = network.extend(
+                prefix,
+                [[drawn[place]] for place in keep],
+                [parents[place] for place in keep],
+                left=True,
+                consume=whole,
+            )
+            parents = list(range(len(alive)))
+
+    def _draw(self, prefix: Prefix, parents: Sequence[int], alive: Sequence[int]) -> list[int]:
+        assert prefix.last_B_H is not None
+        logits_B_V = self.decoder.network.logits(prefix.last_B_H)
+        logprobs_B_V = logits_B_V.log_softmax(-1)[torch.tensor(parents, device=logits_B_V.device)]
+        drawn_B = _sample(logprobs_B_V, self.decoder.sampling, self.decoder.random)
+        chosen = logprobs_B_V.gather(1, drawn_B[:, None])[:, 0].tolist()
+        for answer, token, logprob in zip(alive, drawn_B.tolist(), chosen, strict=True):
+            self.tokens[answer].append(token)
+            self.logprobs[answer].append(logprob)
+        return [int(token) for token in drawn_B.tolist()]
+
+    def _ended(self, answer: int, done: dict[int, Generation]) -> bool:
+        stops = self.decoder.sampling.stop
+        # Text is only made where somebody looks at it: a long answer costs a decoding a token.
+        text = self._text(answer) if stops or self.decoder.stream else ""
+        ended = self.tokens[answer][-1] in self.decoder.stops or any(s in text for s in stops)
+        ended = ended or self._another_speaks(answer)
+        if ended or len(self.tokens[answer]) >= self.rooms[answer]:
+            done[answer] = self._answer(answer, finished=ended)
+            return True
+        if self.decoder.stream and not text.endswith("�"):  # an unfinished character waits
+            held = (*stops, *self.decoder.speakers)
+            self._show(answer, text, hold=max((len(s) - 1 for s in held), default=0))
+        return False
+
+    def _another_speaks(self, answer: int) -> bool:
+        """Whether the newest token completes the start of the next speaker's line."""
+        if not self.decoder.speakers:
+            return False
+        tokens = self.tokens[answer]
+        if len(tokens) <= _LINE:
+            return speaker_start(self._text(answer)) is not None
+        line = str(self.decoder.tokenizer.decode(tokens[-_LINE:], skip_special_tokens=True))
+        return any(speaker in line for speaker in self.decoder.speakers)
+
+    def _show(self, answer: int, text: str, hold: int = 0) -> None:
+        end = len(text) - hold
+        if self.decoder.stream and end > self.shown[answer]:
+            self.decoder.stream(self.prompts[answer], text[self.shown[answer] : end])
+            self.shown[answer] = end
+
+    def _answer(self, answer: int, *, finished: bool) -> Generation:
+        text, tokens = self._text(answer), self.tokens[answer]
+        if self.decoder.speakers and (start := speaker_start(text)) is not None:
+            tokens = tokens[: max(1, self._count_before(answer, start))]
+            text = text[:start]
+        cuts = [text.index(stop) for stop in self.decoder.sampling.stop if stop in text]
+        text = text[: min(cuts)] if cuts else text
+        self._show(answer, text)
+        logprob = sum(self.logprobs[answer][: len(tokens)])
+        return Generation(text, tuple(tokens), logprob, finished)
+
+    def _count_before(self, answer: int, end: int) -> int:
+        """How many tokens begin before the character `end` of the answer's text."""
+        tokens, decode = self.tokens[answer], self.decoder.tokenizer.decode
+        return bisect_left(
+            range(len(tokens)), end, key=lambda n: len(decode(tokens[:n], skip_special_tokens=True))
+        )
+
+    def _text(self, answer: int) -> str:
+        return str(self.decoder.tokenizer.decode(self.tokens[answer], skip_special_tokens=True))
+
+
+def _sample(logprobs_B_V: Tensor, sampling: Sampling, random: torch.Generator) -> Tensor:
+    """Temperature and nucleus sampling (Holtzman et al. 2020, arXiv 1904.09751)."""
+    if sampling.temperature == 0:
+        return logprobs_B_V.argmax(-1)
+    probabilities = (logprobs_B_V / sampling.temperature).softmax(-1)
+    if sampling.top_p < 1:
+        ordered, places = probabilities.sort(descending=True)
+        outside = ordered.cumsum(-1) - ordered >= sampling.top_p
+        probabilities = probabilities.scatter(-1, places, ordered.masked_fill(outside, 0))
+    return torch.multinomial(probabilities, 1, generator=random)[:, 0]

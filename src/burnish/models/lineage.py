@@ -1,0 +1,312 @@
+"""Runs that start from earlier runs, and how a chain of them is opened again.
+
+A run keeps what it started from in `earlier/`: the earlier run's manifest and tuned weights, and
+in it again `earlier/` where that one had a predecessor. The files are links to the earlier run's
+where the disk allows, so they cost no room, and the earlier run may be deleted.
+
+Whatever was merged, `LanguageModel.base()` stays the model that the recipe names: the chain is
+applied anew at every opening, and the weights that it changes are kept from before it.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from burnish.errors import RecipeError, RunError
+from burnish.models.adapt import (
+    HEADED,
+    LEARNING,
+    METHODS,
+    WHOLE,
+    load_adapter,
+    load_weights,
+    merged,
+)
+from burnish.models.adapter_files import undamaged
+from burnish.models.foreign_folders import is_of_another_tool, why_not_adopted
+from burnish.models.language_model import folder_sha256
+from burnish.models.load import check_four_bit
+from burnish.models.registry import resolve
+from burnish.recipe.schema import HEADS, Recipe, restore_recipe
+from burnish.runs.directory import Manifest, RunDirectory
+
+_STACKED = ("lora", "qlora", "ia3")
+
+
+def recipe_of(manifest: Manifest) -> Recipe:
+    """The resolved recipe that a run was made with.
+
+    Raises:
+        RunError: it has a key or a value that this version does not know.
+    """
+    try:
+        return restore_recipe(manifest.recipe, manifest.origins)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        made = manifest.versions.get("burnish")
+        raise RunError(
+            f"the recipe of the run {manifest.name} cannot be read here ({key}: {first['msg']})",
+            f"use the version of Burnish that made it{f', {made}' if made else ''}",
+            code="recipe_unreadable",
+            run=manifest.name,
+            key=key,
+            version=made,
+        ) from error
+
+
+def check_trained(directory: RunDirectory) -> None:
+    """
+    Raises:
+        RunError: the run has no tuned weights, for it was not trained to the end or they are gone.
+    """
+    if directory.adapter.exists():
+        return
+    if directory.manifest().state in ("created", "training"):
+        raise RunError(
+            f"{directory.path} is not trained to the end",
+            "finish it with `burnish run RECIPE --resume`",
+            code="run_unfinished",
+            path=str(directory.path),
+        )
+    raise RunError(
+        f"{directory.path} has no tuned weights",
+        "name a run that was trained, or train it again under another --name",
+        code="no_tuned_weights",
+        path=str(directory.path),
+    )
+
+
+def section_of(recipe: Recipe) -> dict[str, Any]:
+    """The settings of the recipe's method; how fast they learn is none of them."""
+    sections: dict[str, BaseModel] = {
+        "last-n": recipe.last_n,
+        "lora": recipe.lora,
+        "qlora": recipe.lora,
+        "prefix": recipe.prefix,
+        "bottleneck": recipe.bottleneck,
+    }
+    section = sections.get(recipe.method)
+    return section.model_dump(exclude={"plus"}) if section is not None else {}
+
+
+def check_method(recipe: Recipe, before: Recipe | None = None) -> None:
+    """Whether the method can be had here and can start from `init_from`; before any work.
+
+    `before` is the recipe of a run that `init_from` names and that is not begun yet.
+
+    Raises:
+        ModelError: qlora without bitsandbytes.
+        RunError: `init_from` is no finished run.
+        RecipeError: it has another base, or it and the method do not fit together.
+    """
+    if recipe.method == "qlora":
+        check_four_bit()
+    if recipe.objective in HEADS and recipe.method not in HEADED:
+        raise RecipeError(
+            f"method is {recipe.method}, which learns no head for the objective {recipe.objective}",
+            "set method to lora or full",
+            code="method_without_head",
+            method=recipe.method,
+            objective=recipe.objective,
+        )
+    if recipe.init_from is None:
+        return
+    if recipe.objective in HEADS:
+        raise RecipeError(
+            f"init_from is set, but the objective {recipe.objective} starts with a fresh head",
+            "leave it out, or set objective to sft",
+            code="fresh_head",
+            objective=recipe.objective,
+        )
+    if before is not None:
+        source = resolve(before.model)
+        _check_base(recipe, source.name, source.sha256)
+        _check_fit(recipe, before)
+        return
+    if is_of_another_tool(recipe.init_from):
+        raise why_not_adopted(recipe.init_from) or RunError(
+            f"init_from is {recipe.init_from}, an adapter that another tool trained",
+            f"make a run of it with `burnish heal {recipe.init_from} --data ROWS`, and name that",
+            code="is_an_adapter",
+            path=str(recipe.init_from),
+        )
+    earlier = RunDirectory.open(recipe.init_from)
+    manifest = earlier.manifest()
+    if manifest.state in ("created", "training") or not earlier.adapter.exists():
+        raise RunError(
+            f"init_from is {recipe.init_from}, which is not trained to the end",
+            "finish it with `burnish run RECIPE --resume`, or name another run",
+            code="run_unfinished",
+            path=str(recipe.init_from),
+        )
+    _check_base(recipe, manifest.model["name"], manifest.model["sha256"])
+    _check_fit(recipe, recipe_of(manifest))
+
+
+def _check_base(recipe: Recipe, name: str, sha256: str) -> None:
+    if sha256 != resolve(recipe.model).sha256:
+        raise RecipeError(
+            f"init_from is {recipe.init_from}, a run of {name}, and model is {recipe.model}",
+            f"set model to {name}, or name a run of {recipe.model}",
+            code="wrong_base",
+            model=recipe.model,
+            expected=name,
+        )
+
+
+def _check_fit(recipe: Recipe, before: Recipe) -> None:
+    found = f"init_from is a run with the method {before.method}"
+    method, init = recipe.method, recipe.init
+    if before.method in WHOLE:
+        if method == "qlora":
+            raise RecipeError(
+                f"{found}, whose weights cannot be put into 4 bits",
+                "set method to lora",
+                code="not_in_four_bits",
+                earlier=before.method,
+            )
+        return
+    alike = {method, before.method} <= {"lora", "qlora"} or method == before.method
+    if init == "continue":
+        if not alike:
+            raise RecipeError(
+                f"{found}, and continue goes on with that adapter, not with {method}",
+                f"set method to {before.method}, or init to merge",
+                code="method_differs",
+                method=method,
+                earlier=before.method,
+            )
+        now, then = section_of(recipe), section_of(before)
+        changed = [f"{key} was {then[key]!r}" for key in now if now[key] != then[key]]
+        if changed:
+            raise RecipeError(
+                f"continue goes on with the earlier adapter, whose {', '.join(changed)}",
+                "set the method's section as it was, or init to merge or stack",
+                code="section_differs",
+                method=method,
+                keys=[key for key in now if now[key] != then[key]],
+            )
+    elif init == "stack" and not (alike and method in _STACKED):
+        raise RecipeError(
+            f"{found}, beside which {method} cannot stand",
+            "stack LoRA on LoRA or IA3 on IA3, or set init to merge",
+            code="not_stackable",
+            method=method,
+            earlier=before.method,
+        )
+    elif init == "merge" and before.method not in _STACKED:
+        raise RecipeError(
+            f"{found}, which is no change of weights that could be merged",
+            f"set init to continue and method to {before.method}",
+            code="not_mergeable",
+            method=before.method,
+        )
+    elif init == "merge" and method == "qlora":
+        raise RecipeError(
+            "init is merge, which would round the weights in 4 bits again",
+            "set init to stack",
+            code="merge_in_four_bits",
+        )
+
+
+def keep_earlier(directory: RunDirectory, recipe: Recipe) -> dict[str, Any]:
+    """Puts the run that `init_from` names into `earlier/`; returns the manifest's `lineage`."""
+    if recipe.init_from is None:
+        return {}
+    earlier = RunDirectory.open(recipe.init_from)
+    manifest = earlier.manifest()
+    for name in ("manifest.json", earlier.adapter.name, earlier.cert_uses.name, "earlier"):
+        source, target = earlier.path / name, directory.earlier / name
+        if source.is_dir():
+            shutil.copytree(source, target, copy_function=link)
+        elif source.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target)  # a later stage writes it anew
+    return {
+        "path": str(recipe.init_from.resolve()),
+        "model": manifest.model["name"],
+        "method": manifest.recipe["method"],
+        "sha256": folder_sha256(earlier.adapter),
+        "init": recipe.init,
+        "lineage": manifest.lineage,
+    }
+
+
+def start_of(directory: RunDirectory, recipe: Recipe, module: Any) -> Any:
+    """The plain base as the earlier run left it: where this run's own adapter goes on.
+
+    With `stack` the earlier adapters are on it, frozen; with `merge` they are in its weights;
+    with `continue` it is where the earlier run itself started. Changes `module` in place.
+    """
+    if recipe.init_from is None:
+        return module
+    earlier = RunDirectory.open(directory.earlier)
+    before = recipe_of(earlier.manifest())
+    if before.method in WHOLE:
+        return tuned_on(earlier, module)
+    if recipe.init == "continue":
+        return start_of(earlier, before, module)
+    # The names of the adapters of a chain differ: the deeper, the longer ago.
+    depth = len(earlier.path.parts)
+    tuned = tuned_on(
+        earlier, module, name=f"earlier{depth}" if recipe.init == "stack" else LEARNING
+    )
+    return merged(tuned) if recipe.init == "merge" else tuned
+
+
+def learner(directory: RunDirectory, recipe: Recipe, module: Any, fresh: Sequence[str] = ()) -> Any:
+    """The model in which exactly the recipe's method learns, from where the run starts.
+
+    `fresh` names the modules of a head that was drawn anew: they learn too, whatever the method.
+    """
+    start = start_of(directory, recipe, module)
+    if recipe.init_from is not None and recipe.init == "continue":
+        earlier = RunDirectory.open(directory.earlier)
+        if recipe_of(earlier.manifest()).method not in WHOLE:
+            return load_adapter(start, earlier.adapter, trainable=True)
+    options = section_of(recipe)
+    if fresh and recipe.method not in WHOLE:
+        options["whole"] = fresh
+    made = METHODS[recipe.method](start, seed=recipe.seed, **options)
+    if recipe.method in WHOLE:
+        for name in fresh:
+            made.get_submodule(name).requires_grad_(True)
+    return made
+
+
+def tuned_on(directory: RunDirectory, module: Any, *, name: str = LEARNING) -> Any:
+    """The run's tuned model made of a plain base, whose weights a chain changes in place.
+
+    `name` is what its own adapter is called where others will stand beside it.
+    """
+    recipe = recipe_of(directory.manifest())
+    if recipe.method in WHOLE:  # the weights are whole, whatever they came from
+        with undamaged(directory.adapter):
+            load_weights(module, directory.adapter)
+        return module
+    start = start_of(directory, recipe, module)
+    return load_adapter(start, directory.adapter, name=name)
+
+
+def tuned_sha256(directory: RunDirectory) -> str:
+    """One hash over the run's tuned weights and all that they stand on."""
+    own = folder_sha256(directory.adapter)
+    if not directory.earlier.exists():
+        return own
+    below = tuned_sha256(RunDirectory.open(directory.earlier))
+    init = directory.manifest().recipe["init"]
+    return hashlib.sha256(f"{own} {init} {below}".encode()).hexdigest()
+
+
+def link(source: str, target: str) -> None:
+    """A hard link, safe because finished weights are never written in place; else a copy."""
+    try:
+        os.link(Path(source).resolve(), target)
+    except OSError:
+        shutil.copy2(source, target)

@@ -1,0 +1,248 @@
+"""Adapters that other tools trained, in PEFT format, taken over as runs that are trained."""
+
+import filecmp
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+
+from burnish.errors import DataError, ModelError, RunError
+from burnish.models.adapter_files import CONFIG, WEIGHTS, adapter_settings, check_weights
+from burnish.models.added_tokens import brings_embeddings, take_apart
+from burnish.models.cache import sha256_of
+from burnish.models.foreign_folders import is_of_another_tool, why_not_adopted
+from burnish.models.from_run import open_run
+from burnish.models.registry import resolve
+from burnish.pipeline.prepare import begin
+from burnish.pipeline.resume import continued
+from burnish.progress import Bars
+from burnish.recipe.paths import expanded
+from burnish.recipe.schema import Recipe, build_recipe, changed_recipe
+from burnish.runs.directory import Finding, RunDirectory, remove_directory, replace_directory
+
+# What is kept of a model whose weights themselves were tuned.
+_WHOLE = ("model.safetensors", "config.json")
+# Of the verdict: the test rows are new to healing, but perhaps not to the adapter.
+ELSEWHERE = (
+    "Another tool trained the adapter, on rows that are not known here: where the test rows were "
+    "among them, the gain flatters."
+)
+
+
+def is_foreign(folder: Path | str, data: Path | str | None = None) -> bool:
+    """Whether it is an adapter or a model of another tool, and no run; with rows of a task, which
+    come with adapters alone, whatever is no run is looked at as one."""
+    path = expanded(folder)
+    named = data is not None and not (path / "manifest.json").exists()
+    return named or is_of_another_tool(path)
+
+
+def adopt(
+    folder: Path | str,
+    data: Path | str | None,
+    model: str,
+    name: str | None,
+    overrides: Mapping[str, Any],
+    bars: Bars,
+) -> RunDirectory:
+    """The run that holds the adapter; one that was begun before is gone on with.
+
+    Raises:
+        RunError: the name is that of another run, or rows or settings have changed since.
+        ModelError: the adapter is damaged or does not fit the model; no run is left behind.
+    """
+    folder = expanded(folder)
+    values = adopted_recipe(folder, data, model, name)
+    recipe = build_recipe(values, recipe_keys=set(), command_keys={"model", "data.train"})
+    recipe = changed_recipe(recipe, overrides) if overrides else recipe
+    with _parts(folder, recipe, bars) as (recipe, parts):
+        directory = _begun(recipe, folder, parts)
+        if directory is None:
+            directory = begin(recipe, bars)
+            try:
+                open_run(take_over(directory, parts))
+                _warn_of_base(directory, folder, model, bars)
+            except BaseException:
+                remove_directory(directory.path)  # nothing was measured; mended, it is taken over
+                raise
+    return directory
+
+
+@contextmanager
+def _parts(folder: Path, recipe: Recipe, bars: Bars) -> Iterator[tuple[Recipe, Path]]:
+    """The recipe of the run and the folder of its weights: those of the adapter, or what is left
+    of it where it brings tokens, with which its base then lies next to the run.
+
+    Raises:
+        RunError: another base lies there.
+        ModelError: no tokenizer names the tokens, or the adapter is of another base.
+    """
+    if not brings_embeddings(folder):
+        yield recipe, folder
+        return
+    target, placed = recipe.output / f"{recipe.name}-base", False
+    recipe.output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=recipe.output, prefix=".adopting-") as work:
+        extended, rest = Path(work) / "base", Path(work) / "rest"
+        found = take_apart(folder, resolve(recipe.model), extended, rest)
+        changes: dict[str, Any] = {"method": "full"} if found.whole else {}
+        if found.extended:
+            changes["model"] = str(target.absolute())
+            placed = _placed(extended, target)
+        try:
+            yield changed_recipe(recipe, changes), rest
+        except BaseException:
+            if placed:
+                shutil.rmtree(target)
+            raise
+    if placed:
+        bars.say(f"the base with the adapter's tokens is {target}; the run needs it")
+
+
+def _placed(extended: Path, target: Path) -> bool:
+    """Puts the base next to its run; whether it was not there before."""
+    if not target.exists():
+        extended.rename(target)
+        return True
+    if resolve(str(target)).sha256 != resolve(str(extended)).sha256:
+        raise RunError(
+            f"{target} already exists and is not the base of this adapter",
+            "choose another name for the run with --name",
+            code="output_exists",
+            path=str(target),
+        )
+    return False
+
+
+def _begun(recipe: Recipe, folder: Path | str, parts: Path) -> RunDirectory | None:
+    """The run of an earlier call; None where there is none, or it got no further than its rows.
+
+    Raises:
+        RunError: it holds another adapter, or was begun with other rows or settings.
+    """
+    path = recipe.output / recipe.name
+    if not path.exists():
+        return None
+    run = RunDirectory.open(path)
+    manifest = run.manifest()
+    if manifest.state != "created":
+        name = WEIGHTS if (parts / WEIGHTS).exists() else _WHOLE[0]
+        kept, given = run.checkpoints / "step-0" / name, parts / name
+        if not kept.exists() or not filecmp.cmp(kept, given, shallow=False):
+            raise RunError(
+                f"{path} is there and is not of {folder}",
+                "name the new run with --name",
+                code="run_exists",
+                path=str(path),
+                adapter=str(folder),
+            )
+        for rows, digest in manifest.data["sha256"].items():
+            if Path(rows).exists() and sha256_of([Path(rows)]) != digest:
+                raise RunError(
+                    f"{path} was begun with other rows than {rows} holds now",
+                    "put them back, or start anew under another --name",
+                    code="rows_changed",
+                    path=str(path),
+                    rows=rows,
+                )
+    return continued(recipe)
+
+
+def _warn_of_base(directory: RunDirectory, folder: Path | str, model: str, bars: Bars) -> None:
+    """Where the adapter names a base that is plainly not called as the model is.
+
+    It is no more than a warning, for the same weights go by many names and lie at many places.
+    """
+    named = adapter_settings(Path(folder)).get("base_model_name_or_path")
+    source = resolve(model)
+    if not isinstance(named, str) or Path(named).expanduser().resolve() == source.path.resolve():
+        return
+    theirs, ours = _last_name(named), _last_name(source.name)
+    if theirs in _letters(f"{source.name} {source.origin}") or ours in _letters(named):
+        return
+    message = (
+        f"the adapter names {named} as its base, and {model} is given: where that is another "
+        "model, name the adapter's own with --model"
+    )
+    directory.write_findings([*directory.findings(), Finding("base", "warning", message, 1)])
+    bars.say(f"[yellow]warning[/] {escape(message)}")
+
+
+def _last_name(model: str) -> str:
+    """Of a path, or of org/name."""
+    return _letters(re.split(r"[/:\\]", model.rstrip("/\\"))[-1].removesuffix(".gguf"))
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).lower()
+
+
+def adopted_recipe(
+    folder: Path | str, data: Path | str | None, model: str, name: str | None
+) -> dict[str, Any]:
+    """The recipe that the adapter's own configuration stands for.
+
+    Raises:
+        ModelError: it is no LoRA adapter, its weights are no safetensors file, or it is damaged.
+        DataError: no rows are named, so nothing says what it gained.
+    """
+    path = expanded(folder)
+    if problem := why_not_adopted(path):
+        raise problem
+    config = adapter_settings(path)
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise ModelError(
+            f"{path} is a {kind} adapter, and only LORA adapters are taken over",
+            "merge it into its base with PEFT's merge_and_unload where its kind can be merged, and "
+            "name the saved model as `model` in a recipe",
+            code="adapter_kind_not_supported",
+            path=str(path),
+            kind=kind,
+        )
+    check_weights(path)
+    for key in ("r", "lora_alpha"):
+        if not isinstance(config.get(key), int | float):
+            raise ModelError(
+                f"{path / CONFIG} has {config.get(key)!r} as {key}, which should be a number",
+                "copy it there again, or save it anew",
+                code="bad_adapter_settings",
+                path=str(path / CONFIG),
+                key=key,
+                value=config.get(key),
+            )
+    if data is None:
+        raise DataError(
+            f"{path} comes without rows, so nothing says what it gained",
+            "name rows of its task with --data",
+            code="rows_not_named",
+            path=str(path),
+        )
+    return {
+        "name": name or f"healed-{path.resolve().name}",
+        "model": model,
+        "data": {"train": str(data)},
+        "method": "lora",
+        "lora": {"rank": config["r"], "alpha": config["lora_alpha"]},
+    }
+
+
+def take_over(directory: RunDirectory, folder: Path | str) -> RunDirectory:
+    """Puts the adapter into a run that was begun, as the weights that it ended with."""
+    adapter = (Path(folder) / CONFIG).exists()
+    weights = directory.path / ("adapter" if adapter else "model")
+    for place in (weights, directory.checkpoints / "step-0"):
+        new = place.with_name(f".{place.name}.new")
+        new.mkdir(parents=True, exist_ok=True)
+        for name in (CONFIG, WEIGHTS) if adapter else _WHOLE:
+            shutil.copy2(Path(folder) / name, new / name)
+        replace_directory(new, place)
+    manifest = directory.manifest()
+    manifest.adopted, manifest.state = True, "trained"
+    directory.write_manifest(manifest)
+    return directory

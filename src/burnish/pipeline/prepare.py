@@ -1,0 +1,155 @@
+"""A new run: the recipe's data read, checked, rendered and written into its directory."""
+
+import platform
+import shlex
+import sys
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from rich.markup import escape
+
+from burnish.conversation import Example
+from burnish.data.checks.dataset import rejected_answers
+from burnish.data.checks.template_marks import speaking_lines
+from burnish.data.load import Dataset, load
+from burnish.data.render import Rendered, unshown_reasoning
+from burnish.data.sample import LIMIT
+from burnish.errors import DataError, RecipeError
+from burnish.evaluation.measure import LEAST_TESTED, tested
+from burnish.models.classifier import longest_text
+from burnish.models.lineage import keep_earlier
+from burnish.models.load import context_length, load_tokenizer, place
+from burnish.models.registry import Source, resolve
+from burnish.progress import Bars
+from burnish.recipe.data import Data
+from burnish.recipe.files import check_name
+from burnish.recipe.schema import HEADS, Recipe
+from burnish.runs.directory import Finding, Manifest, RunDirectory
+from burnish.training.build import objective_of
+
+_LIBRARIES = ("burnish", "torch", "transformers", "peft", "tokenizers", "numpy")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The data, its rows of each split as the model would learn them, and what was found."""
+
+    dataset: Dataset
+    rendered: dict[str, list[Rendered]]
+    findings: list[Finding]
+
+    def learnt_tokens(self) -> dict[str, int]:
+        """Tokens with a loss weight in each split."""
+        return {
+            name: sum(1 for row in rows for weight in row.weights if weight)
+            for name, rows in self.rendered.items()
+        }
+
+    def kept(self, split: str) -> list[Example]:
+        """The rows of a split that fit into the model."""
+        inside = {row.id for row in self.rendered[split]}
+        return [example for example in getattr(self.dataset, split) if example.id in inside]
+
+
+def prepare(recipe: Recipe, source: Source, data: Data | None = None) -> Checked:
+    """The recipe's main data set, or another of its tasks."""
+    dataset = load(data or recipe.data, recipe.seed, recipe.objective)
+    tokenizer = load_tokenizer(source, recipe.model_settings.stop_tokens)
+    objective = objective_of(recipe, tokenizer)
+    objective.check(dataset.train)
+    # What the model cannot read would be found out when it is tested, after training.
+    longest = longest_text(source) if recipe.objective in HEADS else context_length(source)
+    limit = min(recipe.training.max_length or longest, longest)
+    remedy = "raise training.max_length" if limit < longest else "choose a model that reads more"
+    findings, rendered = list(dataset.findings), {}
+    if recipe.objective == "sft":
+        findings += rejected_answers(dataset.train)
+    reads_turns = recipe.objective == "sft"  # the others read what an answer says
+    findings += unshown_reasoning(dataset.train, tokenizer, is_shown=reads_turns)
+    if recipe.objective not in HEADS:  # a head writes nothing
+        every = [*dataset.train, *dataset.validation, *dataset.test]
+        findings += speaking_lines(every, tokenizer)
+    for split in ("train", "validation", "test"):
+        examples = getattr(dataset, split)
+        found = objective.render(examples, tokenizer, limit) if examples else ([], None)
+        rendered[split] = found[0]
+        if longer := found[1]:
+            advice = f"shorten them, or {remedy}"
+            findings.append(replace(longer, seen=f"{split}: {longer.seen}", remedy=advice))
+    checked = Checked(dataset, rendered, findings)
+    if dataset.test and (count := len(tested(checked.kept("test")))) < LEAST_TESTED:
+        raise DataError(
+            f"{count} rows are left to test on, too few to show a gain",
+            "add rows, or name a file as data.test",
+            code="too_few_test_rows",
+            count=count,
+            expected=LEAST_TESTED,
+        )
+    counts = ", ".join(f"{name} {count}" for name, count in checked.learnt_tokens().items())
+    total = sum(checked.learnt_tokens().values())
+    findings.append(Finding("tokens", "info", f"{objective.learns} to be learnt: {counts}", total))
+    return checked
+
+
+def begin(recipe: Recipe, bars: Bars) -> RunDirectory:
+    """A new run directory with its manifest and its checked rows, ready to be trained.
+
+    Raises:
+        RecipeError: the recipe has stages, each of which is begun by itself, or its name leaves
+            the folder `output`.
+        RunError: there is a run of that name.
+    """
+    if recipe.stages:
+        raise RecipeError(
+            f"the recipe has {len(recipe.stages)} stages, each a run of its own",
+            "start them with `burnish run`, or from Python with burnish.pipeline.stages.run_stages",
+            code="recipe_of_stages",
+            count=len(recipe.stages),
+        )
+    check_name(recipe.name)
+    source = resolve(recipe.model)
+    checked = prepare(recipe, source)
+    others = {name: prepare(recipe, source, data) for name, data in recipe.tasks.items()}
+    manifest = Manifest(
+        name=recipe.name,
+        state="created",
+        recipe=recipe.model_dump(mode="json"),
+        origins=dict(recipe.origins),
+        versions={name: version(name) for name in _LIBRARIES}
+        | {"python": platform.python_version()},
+        model={"name": source.name, "origin": source.origin, "sha256": source.sha256},
+        data={
+            "sha256": {
+                path: digest
+                for part in (checked, *others.values())
+                for path, digest in part.dataset.sha256.items()
+            }
+        },
+        host={
+            "machine": platform.machine(),
+            "system": platform.system(),
+            "threads": torch.get_num_threads(),
+            "device": str(place(recipe.device)),
+            "folder": str(Path.cwd()),
+            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        },
+    )
+    directory = RunDirectory.create(recipe.output / recipe.name, manifest)
+    for task, found in {"": checked, **others}.items():
+        for split in found.rendered:
+            examples = found.kept(split)
+            directory.write_split(split, examples, task)
+            manifest.data[f"{task}.{split}" if task else split] = len(examples)
+    findings = [finding for part in (checked, *others.values()) for finding in part.findings]
+    directory.write_findings(findings)
+    manifest.lineage = keep_earlier(directory, recipe)
+    manifest.state = "training"
+    directory.write_manifest(manifest)
+    for finding in findings:
+        if finding.severity == "warning":
+            bars.say(f"[yellow]warning[/] {escape(finding.message)}")
+        elif finding.kind == LIMIT:
+            bars.say(f"[dim]{escape(finding.message)}[/]")
+    return directory

@@ -1,0 +1,234 @@
+"""Sequential tuning: a list of stages, each from the last, all test sets measured after each.
+
+A stage is a run of its own under the recipe's folder, so it can be opened, served and gone on
+with; the folder's `ledger.json` holds the matrix: a row a test set and stage, and a row for what an
+earlier stage's task lost since, which has a budget of its own.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from burnish.certification.alpha_ledger import hand_on
+from burnish.certification.ledger import earlier_row
+from burnish.data.load import check_file
+from burnish.errors import RecipeError, UserError
+from burnish.evaluation.load_suite import load_suites
+from burnish.evaluation.measure import (
+    check_budgets,
+    check_scorers,
+    check_suites,
+    check_tested,
+    measure,
+    target_ledger,
+    target_task,
+)
+from burnish.models.lineage import check_method
+from burnish.pipeline import verbs
+from burnish.progress import Bars
+from burnish.recipe.files import check_name
+from burnish.recipe.problems import quotable
+from burnish.recipe.schema import Recipe, changed_recipe
+from burnish.runs.directory import LedgerRow, Manifest, RunDirectory, Verdict
+from burnish.training.build import check_workers
+
+
+def stage_recipes(recipe: Recipe) -> list[Recipe]:
+    """One recipe a stage: the recipe with the stage's own values, started from the stage before.
+
+    Raises:
+        RecipeError: a stage has no name for a folder, a name comes twice, or a value is wrong.
+    """
+    folder, made = recipe.output / recipe.name, []
+    names: list[str] = []
+    for number, stage in enumerate(recipe.stages, 1):
+        values = dict(stage)
+        name = values.pop("name", None)
+        if not isinstance(name, str) or not name or name in names:
+            raise RecipeError(
+                f"stage {number} has the name {name!r}",
+                "give each stage a name of its own",
+                code="bad_stage_name",
+                stage=number,
+                value=quotable(name),
+            )
+        check_name(name, f"stage {number}: ")
+        names.append(name)
+        before = folder / f"{number - 1}-{names[-2]}" if number > 1 else recipe.init_from
+        chain: dict[str, Any] = {"stages": [], "output": folder, "name": f"{number}-{name}"}
+        if before is not None:
+            chain |= {"init_from": before, "init": values.pop("init", "continue")}
+        if "data" in values:  # another data set shares no column or file with the recipe's
+            chain["data"] = values.pop("data")
+        try:
+            made.append(changed_recipe(recipe, _flat(values) | chain))
+        except RecipeError as error:
+            raise error.within(f"stage {name}: ") from error
+    return made
+
+
+def run_stages(recipe: Recipe, *, resume: bool = False, quiet: bool = False) -> RunDirectory:
+    """Runs every stage and measures all earlier test sets after each; a finished stage is kept.
+
+    A stage is held where its own verdict is, or where the task of an earlier stage is not shown to
+    keep its budget. The next one then starts from the last that was not held.
+
+    Returns:
+        The folder of all stages: its ledger is the matrix, its verdict that of the last stage.
+
+    Raises:
+        UserError: a stage cannot be run as it is written; none was begun.
+    """
+    recipes = stage_recipes(recipe)
+    _check(recipes)
+    folder = RunDirectory(recipe.output / recipe.name)
+    bars = Bars(quiet=quiet)
+    kept: list[tuple[Recipe, RunDirectory]] = []
+    done: list[RunDirectory] = []
+    rows: list[LedgerRow] = []
+    verdict: Verdict | None = None
+    for planned in recipes:
+        stage = _from_last_kept(planned, recipe, kept)
+        path = stage.output / stage.name
+        run = verbs.run(stage, resume=resume and path.exists(), quiet=quiet)
+        done.append(run)
+        after = _after(folder, [*kept, (stage, run)], bars)
+        rows += after
+        verdict = _with_earlier(run.verdict(), after)
+        if _stands(stage, verdict, after):
+            kept.append((stage, run))
+        else:
+            hand_on(run, folder)
+            stays = kept[-1][1].path if kept else recipe.model
+            reasons = dict.fromkeys((*verdict.reasons, f"{stays} stays."))
+            verdict = replace(verdict, reasons=tuple(reasons))
+            run.write_verdict(verdict)
+            verbs.report(run)
+            bars.say(f"[yellow]held[/] stage {stage.name}: {stays} stays")
+    assert verdict is not None
+    folder.write_manifest(
+        Manifest(
+            name=recipe.name,
+            state="certified",
+            recipe=recipe.model_dump(mode="json"),
+            origins=dict(recipe.origins),
+            model=done[-1].manifest().model,
+            lineage={
+                "stages": [str(run.path) for run in done],
+                "kept": [str(run.path) for _, run in kept],
+            },
+        )
+    )
+    folder.write_ledger(rows)
+    folder.write_verdict(verdict)
+    return folder
+
+
+def _check(recipes: Sequence[Recipe]) -> None:
+    """What can be known to fail is told before the first stage is trained.
+
+    Raises:
+        UserError: a file that a stage not begun yet reads cannot be had, or it cannot learn as it
+            says from the stage before.
+    """
+    for before, stage in zip((None, *recipes), recipes, strict=False):
+        if (stage.output / stage.name).exists():
+            continue  # it has its rows, and may be finished
+        parts = (stage.data, *stage.tasks.values())
+        files = [file for part in parts for file in (part.train, part.validation, part.test)]
+        try:
+            check_tested(stage)
+            check_scorers(stage)
+            check_workers(stage)
+            for file in filter(None, (*files, stage.replay.data)):
+                check_file(file)
+            suites = load_suites(stage.evaluate.general or ())
+            check_budgets(stage, suites)
+            check_suites(stage, suites)
+            check_method(stage, before)
+        except UserError as error:
+            raise error.within(f"stage {stage.name}: ") from error
+
+
+def _from_last_kept(
+    planned: Recipe, recipe: Recipe, kept: Sequence[tuple[Recipe, RunDirectory]]
+) -> Recipe:
+    """The stage's recipe, started from the last stage that stands, or from where all began."""
+    start = kept[-1][1].path if kept else recipe.init_from
+    return changed_recipe(planned, {"init_from": start})
+
+
+def _stands(stage: Recipe, verdict: Verdict, after: Sequence[LedgerRow]) -> bool:
+    """Whether the next stage may start from it: released, or good at all that was measured."""
+    if stage.evaluate.general:
+        return verdict.decision == "release"
+    judged = [row for row in after if row.passed is not None]
+    return all(row.passed for row in judged)
+
+
+def _with_earlier(verdict: Verdict, after: Sequence[LedgerRow]) -> Verdict:
+    """The stage's verdict with what it did to the tasks before it."""
+    fallen = [row for row in after if row.kind == "earlier" and row.passed is not None]
+    decision, said = verdict.decision, []
+    for row in fallen:
+        assert row.budget is not None
+        assert row.bound is not None
+        fell, most = -100 * row.delta, -100 * row.bound
+        verb = "keeps" if row.passed else "is not shown to keep"
+        said.append(
+            f"{row.task} {verb} its budget: it fell {fell:z.1f} points since its own stage, at "
+            f"most {most:z.1f} (budget {100 * row.budget:g}, n = {row.n})."
+        )
+    broken = any(row.high < -(row.budget or 0.0) for row in fallen)
+    if broken:
+        decision = "hold"
+    elif decision == "release" and not all(row.passed for row in fallen):
+        decision = "inconclusive"
+    reasons = dict.fromkeys((*verdict.reasons, *said))  # a held stage's were written before
+    return replace(verdict, decision=decision, reasons=tuple(reasons))
+
+
+def matrix(rows: Sequence[LedgerRow]) -> dict[str, dict[str, LedgerRow]]:
+    """Test set -> stage after which it was measured -> its row."""
+    found: dict[str, dict[str, LedgerRow]] = {}
+    for row in rows:
+        if row.kind == "earlier":
+            continue
+        name, _, stage = row.task.partition(" after ")
+        found.setdefault(name, {})[stage] = row
+    return found
+
+
+def _after(
+    folder: RunDirectory, stages: Sequence[tuple[Recipe, RunDirectory]], bars: Bars
+) -> list[LedgerRow]:
+    """The newest stage's model on the test sets of all stages that stand, and on its own.
+
+    Of each earlier one there are two rows: against the base, and against its own stage.
+    """
+    newest = stages[-1][1]
+    rows, model = [], None
+    for recipe, run in stages:
+        base = run.results("base", "target")
+        tuned = newest.results("tuned", "target")
+        test = run.split("test")
+        if run is not newest:
+            model = model or verbs.open_run(newest)
+            task = replace(target_task(recipe, run, model), name=recipe.name)  # type: ignore[type-var]
+            measure(folder, model, newest.path.name, [task], bars)
+            tuned = folder.results(newest.path.name, recipe.name)
+        name = f"{recipe.name} after {newest.path.name}"
+        rows.append(replace(target_ledger(recipe, test, (base, tuned))[0], task=name))
+        if run is not newest and recipe.budget.earlier is not None:
+            pair = run.results("tuned", "target"), tuned
+            since = target_ledger(recipe, test, pair, newest.verdict().confidence)[0]
+            rows.append(earlier_row(name, since, recipe.budget.earlier))
+    return rows
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return flat

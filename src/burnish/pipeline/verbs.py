@@ -1,0 +1,376 @@
+"""The verbs: each stage reads and writes the run directory; notebooks and the CLI call these."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from transformers import PreTrainedTokenizerBase
+
+from burnish.certification.certify import choose, keep, next_look
+from burnish.certification.compare import compare as compare  # a verb of notebooks
+from burnish.certification.ledger import LEVEL
+from burnish.certification.power import power_headline
+from burnish.certification.search import Search
+from burnish.certification.verdict import Head, decide
+from burnish.errors import ModelError, PreflightError, RecipeError, RunError
+from burnish.evaluation.contamination import leaks
+from burnish.evaluation.contamination_report import leakage_of, look_for_leakage
+from burnish.evaluation.load_suite import load_suites
+from burnish.evaluation.measure import (
+    about,
+    budgets_of,
+    check_budgets,
+    check_scorers,
+    check_suites,
+    check_tested,
+    fill_ledger,
+    flattered,
+    measure,
+    suite_sizes,
+    target_task,
+)
+from burnish.evaluation.suite import Suite, split_suite
+from burnish.evaluation.tasks import Task
+from burnish.healing.heal import check_judged, check_own, is_released_well
+from burnish.healing.heal import heal as pull_levers
+from burnish.models.from_run import Opened
+from burnish.models.from_run import open_classifier as open_classifier  # a verb of notebooks
+from burnish.models.from_run import open_run as open_run
+from burnish.models.from_run import open_tuned as open_tuned  # a verb of notebooks
+from burnish.models.language_model import LanguageModel
+from burnish.models.lineage import check_method, recipe_of
+from burnish.models.load import load_tokenizer
+from burnish.models.registry import resolve
+from burnish.parity.compare import complete
+from burnish.pipeline.adopt_adapter import ELSEWHERE, adopt, is_foreign
+from burnish.pipeline.prepare import Checked, begin, prepare
+from burnish.pipeline.resume import alone_in, continued, forget_order, forget_verdict, unlike_files
+from burnish.plan import Plan, make_plan
+from burnish.preflight import MARKS, Check, Subject, preflight, refuse
+from burnish.progress import Bars
+from burnish.recipe.schema import Recipe, changed_recipe, load_recipe, recipe_of_rows
+from burnish.reports.html import write_page
+from burnish.reports.model_card import write_card
+from burnish.runs.candidates import Candidate
+from burnish.runs.directory import Manifest, RunDirectory
+from burnish.training.build import check_workers, learn, open_training
+from burnish.training.checkpoint import saved_steps
+from burnish.training.loop import Listener, Loop
+
+# What a verdict leaves behind; where one was lost it is reached again from the results.
+_JUDGED = ("ledger.json", "verdict.json")
+
+
+def run(
+    recipe: Path | str | Recipe, *, resume: bool = False, quiet: bool = False, **overrides: Any
+) -> RunDirectory:
+    """Rows to verdict: trains, measures base and tuned, decides, writes the report.
+
+    Args:
+        recipe: a recipe file, or a recipe that was loaded before.
+        resume: go on with the run of that name where it stopped.
+        quiet: no progress bars.
+        overrides: recipe values, nested (`training={"epochs": 2}`) or dotted.
+    """
+    chosen = _chosen(recipe, overrides)
+    check_tested(chosen)  # now, not after training
+    directory = train(chosen, resume=resume, quiet=quiet)
+    evaluate(directory, quiet=quiet)
+    report(directory)
+    return directory
+
+
+def check(
+    data: Path | str,
+    model: str = "smollm2-135m",
+    *,
+    objective: str = "sft",
+    drop_bad: bool = False,
+    **columns: str,
+) -> Checked:
+    """Reads, checks, splits and renders a file as a run would; trains nothing."""
+    values = {"model": model, "objective": objective, "data.drop_bad": drop_bad}
+    named = {f"data.columns.{field}": column for field, column in columns.items()}
+    return prepare(recipe_of_rows(data, values | named), resolve(model))
+
+
+def recipe_to_check(path: Path | str, overrides: Mapping[str, Any]) -> Recipe:
+    """A recipe file, or the recipe of a file of rows; `overrides` is dotted and wins."""
+    if Path(path).suffix.lower() in (".yaml", ".yml"):
+        return load_recipe(path, overrides)
+    return recipe_of_rows(path, overrides)
+
+
+def check_recipe(recipe: Recipe) -> dict[str, Checked]:
+    """Each data set of a recipe as a run would read it: its own by no name, then its tasks."""
+    source = resolve(recipe.model)
+    others = {name: prepare(recipe, source, data) for name, data in recipe.tasks.items()}
+    return {"": prepare(recipe, source), **others}
+
+
+def train(
+    recipe: Path | str | Recipe,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    watch: Listener | None = None,
+    **overrides: Any,
+) -> RunDirectory:
+    """Trains and keeps the adapter; measures nothing yet. `watch` hears the loop's events."""
+    chosen = _chosen(recipe, overrides)
+    check_scorers(chosen)
+    check_workers(chosen)
+    check_method(chosen)
+    suites = load_suites(chosen.evaluate.general or ())
+    check_budgets(chosen, suites)  # an idle budget is found now, not after training
+    check_suites(chosen, suites)
+    bars = Bars(quiet=quiet)
+    directory = continued(chosen) if resume else None
+    is_new = directory is None
+    for sentence in unlike_files(directory) if directory else ():
+        bars.say(f"[yellow]warning[/] {escape(sentence)}")
+    if directory is None:
+        directory = begin(chosen, bars)
+    with alone_in(directory):
+        if directory.manifest().state != "training":
+            return directory
+        certs = [split_suite(suite)[1] for suite in suites]
+        look = next_look(directory, certs)
+        for cert in certs:
+            said = power_headline(suite_sizes(cert), budgets_of(chosen).alone(cert.name), look)
+            bars.say(escape(about(cert, certs) + said))
+        if is_new and suites:
+            _warn_of_leaks(directory, chosen, suites, bars)
+        try:
+            learn(directory, chosen, bars, _first(directory, chosen, bars), watch)
+        except PreflightError:
+            shutil.rmtree(directory.path)  # nothing was trained; a corrected recipe starts anew
+            raise
+        except (ModelError, RecipeError):
+            if is_new and not saved_steps(directory.checkpoints):
+                shutil.rmtree(directory.path)
+            raise
+    return directory
+
+
+def _warn_of_leaks(
+    directory: RunDirectory, recipe: Recipe, suites: Sequence[Suite], bars: Bars
+) -> None:
+    """A suite that stands in the rows cannot judge: now is the time to say so, not after hours."""
+    rows = changed_recipe(recipe, {"replay.rows": 0})  # those are not written yet
+    for finding in leaks(leakage_of(directory, rows, suites)):
+        bars.say(f"[yellow]warning[/] {escape(finding.message)}")
+
+
+def try_out(recipe: Path | str | Recipe, *, quiet: bool = False, **overrides: Any) -> list[Check]:
+    """The preflight checks of a run, which is not started; nothing is kept."""
+    chosen = _chosen(recipe, overrides)
+    with _rehearsal(chosen, quiet=quiet) as directory:
+        model, loop = open_training(directory, chosen)
+        return preflight(_subject(directory, chosen, model, loop))
+
+
+def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirectory:
+    """Measures base and tuned on the same rows, fills the ledger, decides, and shows parity."""
+    directory = run if isinstance(run, RunDirectory) else RunDirectory.open(run)
+    manifest = directory.manifest()
+    if manifest.state in ("created", "training"):
+        raise RunError(
+            f"{directory.path} is not trained to the end",
+            "finish it with `burnish run RECIPE --resume`",
+            code="run_unfinished",
+            path=str(directory.path),
+        )
+    bars = Bars(quiet=quiet)
+    lost = [file for file in _JUDGED if not (directory.path / file).exists()]
+    if manifest.state != "certified" or lost:
+        with alone_in(directory):
+            _judge(directory, manifest, bars)
+    parity = complete(directory)
+    if parity is not None and parity.difference:
+        bars.say(f"[red]parity[/] {escape(parity.sentence)}")
+    return directory
+
+
+def _judge(directory: RunDirectory, manifest: Manifest, bars: Bars) -> None:
+    """From a trained run to its verdict."""
+    recipe = recipe_of(manifest)
+    model = open_run(directory)
+    halves = [split_suite(suite) for suite in load_suites(recipe.evaluate.general or ())]
+    probes, certs = [probe for probe, _ in halves], [cert for _, cert in halves]
+    tasks: list[Task] = [
+        *(target_task(recipe, directory, model, name) for name in ("", *recipe.tasks)),
+        *(task for cert in certs for task in cert.tasks),
+    ]
+    started = time.perf_counter()
+    leakage = look_for_leakage(directory, recipe, [*probes, *certs])
+    manifest.times["leakage"] = round(time.perf_counter() - started, 1)
+    for finding in leaks(leakage):
+        bars.say(f"[yellow]warning[/] {escape(finding.message)}")
+    started = time.perf_counter()
+    with model.base() as base:
+        measure(directory, base, "base", tasks, bars)
+    certificate = None
+    search = None
+    if isinstance(model, LanguageModel) and halves:
+        search = Search(directory, recipe, model, probes, leakage, bars)
+    head = _head(model)
+    if search is not None and search.counted:
+        del model  # the search may close it
+        order = _searched(search, manifest, bars)
+        leakage = search.leakage = look_for_leakage(directory, recipe, [*probes, *certs])
+        certificate, shown = choose(search, certs, order)
+        with search.at(shown) as chosen:
+            measure(directory, chosen, "tuned", tasks, bars)
+        keep(search, shown)
+        manifest.training["chosen"] = shown.label
+    else:
+        measure(directory, model, "tuned", tasks, bars)
+    manifest.times["evaluate"] = round(time.perf_counter() - started, 1)
+    level = certificate.look.confidence if certificate else LEVEL
+    rows = fill_ledger(directory, recipe, certs, leakage, level)
+    directory.write_ledger(rows)
+    verdict = decide(rows, recipe.budget.general, head, certificate)
+    beside = flattered(leakage, rows) + ([ELSEWHERE] if manifest.adopted else [])
+    directory.write_verdict(replace(verdict, reasons=(*verdict.reasons, *beside)))
+    manifest.state = "certified"
+    directory.write_manifest(manifest)
+
+
+def _searched(search: Search, manifest: Manifest, bars: Bars) -> list[Candidate]:
+    """Looks for candidates, and heals; an order that was fixed before a stop is gone on with."""
+    directory, minutes = search.directory, search.recipe.heal.minutes
+    if (directory.path / "frontier.json").exists():
+        return search.again(directory.frontier())
+    started = time.perf_counter()
+    search.run()
+    manifest.times["choose"] = round(time.perf_counter() - started, 1)
+    if minutes:
+        pull_levers(search, minutes, train, bars, anew=not manifest.adopted)
+    return []
+
+
+def heal(
+    run: Path | str,
+    minutes: float = 30.0,
+    *,
+    data: Path | str | None = None,
+    model: str = "smollm2-135m",
+    name: str | None = None,
+    quiet: bool = False,
+    **overrides: Any,
+) -> RunDirectory:
+    """Looks for a model that forgot less than the run's, within `minutes`, and decides anew.
+
+    Args:
+        run: a run that is trained, or the folder of an adapter in PEFT format.
+        minutes: for all attempts together.
+        data: of an adapter, the rows of its task; some of them judge and are not learnt.
+        model: of an adapter, the model that it was made for.
+        name: of an adapter, what the run is called; else as its folder.
+        quiet: no progress bars.
+        overrides: of an adapter, recipe values.
+
+    Raises:
+        RunError: the run is not trained, or there is no suite that says what it forgot.
+        UserError: the adapter cannot be read, or does not fit the model.
+    """
+    bars = Bars(quiet=quiet)
+    if is_foreign(run, data):
+        directory = adopt(run, data, model, name, overrides, bars)
+    else:
+        directory = RunDirectory.open(run)
+        check_own(directory, {"data": data, "name": name, **overrides})
+    check_judged(directory)
+    if is_released_well(directory):
+        bars.say(f"{directory.path} needs no healing: it keeps its budgets and 90 % of the gain")
+        return directory
+    with alone_in(directory):
+        manifest = directory.manifest()
+        recipe = recipe_of(manifest)
+        then, recipe = recipe.heal.minutes, changed_recipe(recipe, {"heal.minutes": minutes})
+        manifest.changes.append(
+            {"key": "heal.minutes", "before": then, "after": minutes, "state": manifest.state}
+        )
+        manifest.recipe, manifest.origins = recipe.model_dump(mode="json"), dict(recipe.origins)
+        manifest.state = "trained"
+        forget_order(directory)
+        forget_verdict(directory)
+        directory.write_manifest(manifest)
+    return evaluate(directory, quiet=quiet)
+
+
+def report(run: RunDirectory | Path | str) -> Path:
+    """Writes report.html and card.md; returns the page's path."""
+    directory = run if isinstance(run, RunDirectory) else RunDirectory.open(run)
+    page = write_page(directory)
+    write_card(directory)
+    return page
+
+
+def tokenizer_of(model: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model by name."""
+    return load_tokenizer(resolve(model))
+
+
+def _head(model: Opened) -> Head | None:
+    if isinstance(model, LanguageModel):
+        return None
+    with model.base() as base:
+        return Head("an encoder" if model.body == "encoder" else "a decoder", base.name)
+
+
+def plan(
+    recipe: Path | str | Recipe,
+    *,
+    device: str | None = None,
+    quiet: bool = False,
+    **overrides: Any,
+) -> Plan:
+    """What the run would take, from shapes and a few of its steps; nothing is kept."""
+    chosen = _chosen(recipe, overrides)
+    with _rehearsal(chosen, quiet=quiet) as directory:
+        return make_plan(directory, chosen, device=device)
+
+
+def _chosen(recipe: Path | str | Recipe, overrides: Mapping[str, Any]) -> Recipe:
+    if not isinstance(recipe, Recipe):
+        return load_recipe(recipe, overrides)
+    return changed_recipe(recipe, overrides) if overrides else recipe
+
+
+@contextmanager
+def _rehearsal(recipe: Recipe, *, quiet: bool) -> Iterator[RunDirectory]:
+    """A run directory that holds the recipe's data and vanishes."""
+    with tempfile.TemporaryDirectory(prefix="burnish-") as folder:
+        yield begin(recipe.model_copy(update={"output": Path(folder)}), Bars(quiet=quiet))
+
+
+def _subject(directory: RunDirectory, recipe: Recipe, model: Opened, loop: Loop) -> Subject:
+    longest = recipe.training.max_length or model.context_length
+    return Subject(
+        model, loop, directory.split("train"), longest, on_earlier=recipe.init_from is not None
+    )
+
+
+def _first(directory: RunDirectory, recipe: Recipe, bars: Bars) -> Callable[[Opened, Loop], None]:
+    """What comes before the first step: the preflight, which is told, logged, and may refuse."""
+
+    def first(model: Opened, loop: Loop) -> None:
+        if not recipe.training.preflight:
+            return
+        started = time.perf_counter()
+        checks = preflight(_subject(directory, recipe, model, loop))
+        seconds = round(time.perf_counter() - started, 1)
+        directory.log("preflight", seconds=seconds, checks=[asdict(check) for check in checks])
+        for check in checks:
+            bars.say(f"{MARKS[check.passed]} {check.name:26}[dim]{escape(check.figure)}[/]")
+        refuse(checks)
+
+    return first

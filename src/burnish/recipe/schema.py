@@ -1,0 +1,337 @@
+"""The recipe: frozen and strict; every value knows where it came from.
+
+A recipe names a model, data, a method, an objective, what is measured and what may be forgotten.
+Unknown keys, wrong types and impossible values are all reported at once, with a spelling hint.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
+
+from burnish.errors import RecipeError, shown
+from burnish.recipe.certification import REPLAYED, Budget, Choose, Heal, Replay
+from burnish.recipe.data import Data, Mixing, Task
+from burnish.recipe.evaluate import Evaluate
+from burnish.recipe.files import check_name, place_files, read_yaml, whole_files
+from burnish.recipe.methods import Bottleneck, LastN, Lora, Prefix
+from burnish.recipe.model_settings import ModelSettings
+from burnish.recipe.objectives import Classify, Distill, Dpo, Grpo, Kto, Lm, Reward, Sft, Tag
+from burnish.recipe.paths import beginning_in, expanded
+from burnish.recipe.problems import (
+    SEVERAL,
+    Problem,
+    problems_of,
+    quotable,
+    recipe_error,
+    unknown_key,
+)
+from burnish.recipe.section import Section
+from burnish.recipe.training import Training
+
+# Objectives that give a model a head: it labels texts or words and writes nothing.
+HEADS = ("classify", "tag", "reward")
+
+Origin = Literal["default", "recipe", "command line", "derived"]
+_SPLITS = ("train", "validation", "test")
+_NOT_FOR_HEADS = {
+    "evaluate.general": "leave it out, or set it to null",
+    "evaluate.answer": "leave it out",
+    "evaluate.max_new_tokens": "leave it out",
+    "data.system": "leave it out, a head reads the text alone",
+    "model_settings.stop_tokens": "leave it out",
+}
+# A name in them may itself hold a full stop.
+_WHOLE = ("budget.suites", "classify.weights", "tag.weights", "tasks")
+
+
+class Tune(Section):
+    """What `burnish tune` searches; an empty space is learning rate, rank and epochs."""
+
+    space: dict[str, list[Any]] = Field(
+        default_factory=dict,
+        description="dotted key to a range [low, high] of numbers, or to a list of values",
+    )
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _read_space(cls, space: Any) -> Any:
+        if not isinstance(space, Mapping):
+            return space
+        flat = {key: _numbers(values) for key, values in _flatten(space).items()}
+        if problems := _space_problems(flat):
+            raise PydanticCustomError(SEVERAL, "problems of a space", {"problems": problems})
+        return flat
+
+
+class Recipe(Section):
+    """One run, resolved. `origins` maps each dotted key to where its value came from."""
+
+    name: str = Field(
+        "run",
+        pattern=r"[^.]",
+        description="name of the run's folder inside `output`; without it, the recipe file's",
+    )
+    model: str = Field(
+        "smollm2-135m", description="a built-in model, a folder, or a name on the Hugging Face Hub"
+    )
+    model_settings: ModelSettings = Field(default_factory=ModelSettings)
+    data: Data
+    tasks: dict[str, Task] = Field(
+        default_factory=dict, description="data sets learnt together with `data`, by name"
+    )
+    mixing: Mixing = Field(default_factory=Mixing)
+    stages: tuple[dict[str, Any], ...] = Field(
+        (), description="runs one after the other: a name and the values that differ"
+    )
+    method: Literal["lora", "qlora", "full", "last-n", "ia3", "prefix", "bottleneck"] = Field(
+        "lora", description="which weights learn"
+    )
+    init_from: Path | None = Field(None, description="folder of a finished run to go on from")
+    init: Literal["merge", "stack", "continue"] = Field(
+        "merge",
+        description="its adapter is merged into the weights, kept beside the new one, or goes on",
+    )
+    objective: Literal[
+        "sft", "lm", "dpo", "kto", "grpo", "distill", "classify", "tag", "reward"
+    ] = Field("sft", description="what the model learns from the rows")
+    lora: Lora = Field(default_factory=Lora)
+    last_n: LastN = Field(default_factory=LastN)
+    prefix: Prefix = Field(default_factory=Prefix)
+    bottleneck: Bottleneck = Field(default_factory=Bottleneck)
+    sft: Sft = Field(default_factory=Sft)
+    lm: Lm = Field(default_factory=Lm)
+    dpo: Dpo = Field(default_factory=Dpo)
+    kto: Kto = Field(default_factory=Kto)
+    grpo: Grpo = Field(default_factory=Grpo)
+    distill: Distill = Field(default_factory=Distill)
+    classify: Classify = Field(default_factory=Classify)
+    tag: Tag = Field(default_factory=Tag)
+    reward: Reward = Field(default_factory=Reward)
+    training: Training = Field(default_factory=Training)
+    evaluate: Evaluate = Field(default_factory=Evaluate)
+    budget: Budget = Field(default_factory=Budget)
+    choose: Choose = Field(default_factory=Choose)
+    replay: Replay = Field(default_factory=Replay)
+    heal: Heal = Field(default_factory=Heal)
+    tune: Tune = Field(default_factory=Tune)
+    output: Path = Field(Path("runs"), description="folder that holds the runs")
+    seed: int = Field(0, ge=0, description="start of every random choice")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where the model is computed; auto takes the GPU if there is one"
+    )
+
+    _origins: dict[str, Origin] = PrivateAttr(default_factory=dict)
+
+    @field_validator("init_from")
+    @classmethod
+    def _whole_path(cls, folder: Path | None) -> Path | None:
+        return folder and folder.absolute()
+
+    @field_validator("tasks")
+    @classmethod
+    def _names(cls, tasks: dict[str, Task]) -> dict[str, Task]:
+        """A task's name is that of its folder, and stands beside those of the splits."""
+        for name in tasks:
+            if not name.replace("-", "").isidentifier() or name in _SPLITS:
+                raise PydanticCustomError(
+                    "name", f"{shown(name)} cannot name a task; use a plain word"
+                )
+        return tasks
+
+    @property
+    def origins(self) -> dict[str, Origin]:
+        return dict(self._origins)
+
+
+def load_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Reads a YAML recipe; `overrides` is nested or dotted and wins.
+
+    Relative paths of data and suites are taken from the recipe's folder, so that a recipe runs from
+    anywhere; those of runs, such as `output` and `init_from`, from the current one.
+
+    Raises:
+        RecipeError: the file is missing or no YAML, or any key or value is wrong or comes twice.
+    """
+    path = expanded(path)
+    written = read_yaml(path)
+    forced = _flatten(overrides or {})
+    place_files(written, lambda file: beginning_in(path.parent, file))
+    values = nested(_flatten(written) | forced)
+    values.setdefault("name", path.parent.resolve().name if path.stem == "recipe" else path.stem)
+    recipe = build_recipe(values, recipe_keys=set(_flatten(written)), command_keys=set(forced))
+    check_name(recipe.name)
+    return recipe
+
+
+def recipe_of_rows(train: Path | str, overrides: Mapping[str, Any]) -> Recipe:
+    """The recipe that names a file of rows and nothing else but `overrides`, nested or dotted.
+
+    Raises:
+        RecipeError: any key or value is wrong.
+    """
+    values = {"data.train": str(train)} | _flatten(overrides)
+    return build_recipe(nested(values), recipe_keys=set(), command_keys=set(values))
+
+
+def build_recipe(
+    values: Mapping[str, Any], *, recipe_keys: set[str], command_keys: set[str]
+) -> Recipe:
+    """Validates nested values; every problem is in the one error that is raised."""
+    if values.get("objective") in HEADS:
+        values = _for_head(values)
+    replay = values.get("replay")
+    if isinstance(replay, Mapping) and replay.get("data") and "rows" not in replay:
+        values = {**values, "replay": {**replay, "rows": REPLAYED}}
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        problems = problems_of(error.errors(), known_keys())
+        count = f"{len(problems)} problems in the recipe" if len(problems) > 1 else "the recipe"
+        remedy = "correct it, `burnish run --explain` shows the keys"
+        raise recipe_error(problems, count, remedy) from error
+    derived = set(_flatten(values)) - recipe_keys - command_keys
+    for key, _ in flat_values(recipe):
+        recipe._origins[key] = _origin(key, recipe_keys, command_keys, derived)
+    return recipe
+
+
+def _for_head(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What follows from a head; texts to label are short, so more of them go together.
+
+    Raises:
+        RecipeError: the recipe asks for what a head cannot do.
+    """
+    given = _flatten(values)
+    if values["objective"] == "reward":  # it reads whole conversations
+        return nested({"evaluate.general": None} | given)
+    for key, remedy in _NOT_FOR_HEADS.items():
+        if given.get(key) is not None:
+            raise RecipeError(
+                f"{key} is {shown(given[key])}, but objective {values['objective']} writes no text",
+                remedy,
+                code="not_for_head",
+                key=key,
+                value=quotable(given[key]),
+                objective=values["objective"],
+            )
+    return nested({"evaluate.general": None, "training.batch_size": 32} | given)
+
+
+def restore_recipe(values: Mapping[str, Any], origins: Mapping[str, Origin]) -> Recipe:
+    """The recipe of a run from its manifest, each value with the origin that it had."""
+    recipe = Recipe.model_validate(values)
+    recipe._origins.update(origins)
+    return recipe
+
+
+def changed_recipe(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe with other values, nested or dotted; the origin of those is `derived`.
+
+    Raises:
+        RecipeError: a new value is impossible.
+    """
+    changes = _flatten(changes)
+    values = nested({**dict(flat_values(recipe)), **changes})
+    built = build_recipe(values, recipe_keys=set(), command_keys=set())
+    derived: dict[str, Origin] = dict.fromkeys(changes, "derived")
+    return restore_recipe(built.model_dump(mode="json"), recipe.origins | derived)
+
+
+def flat_values(recipe: Recipe, folder: Path | None = None) -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values in the order of the classes, for `--explain` and the manifest.
+
+    With a `folder` relative paths are taken from there, and all are whole.
+    """
+    values = recipe.model_dump(mode="json")
+    whole = whole_files(values, folder) if folder else values
+    yield from _flatten(whole, empty=True).items()
+
+
+def explain(recipe: Recipe) -> list[tuple[str, Any, Origin]]:
+    """Each dotted key with its value and where it came from."""
+    return [(key, value, recipe.origins[key]) for key, value in flat_values(recipe)]
+
+
+def known_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
+    """Every dotted key a recipe may have."""
+    keys: list[str] = []
+    for name, info in section.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            keys += known_keys(info.annotation, f"{prefix}{name}.")
+    return keys
+
+
+def _origin(key: str, recipe: set[str], command: set[str], derived: set[str]) -> Origin:
+    for origin, keys in (("command line", command), ("recipe", recipe), ("derived", derived)):
+        if any(key == k or key.startswith(k + ".") or k.startswith(key + ".") for k in keys):
+            return origin  # type: ignore[return-value]
+    return "default"
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "", empty: bool = False) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        whole = not isinstance(value, Mapping) or f"{prefix}{key}" in _WHOLE
+        if isinstance(value, Mapping) and value and not whole:
+            flat |= _flatten(value, f"{prefix}{key}.", empty)
+        elif whole or empty:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as a recipe's file has them."""
+    whole: dict[str, Any] = {}
+    for key, value in flat.items():
+        *parents, last = key.split(".")
+        place = whole
+        for parent in parents:
+            inner = place.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                inner = place[parent] = {}
+            place = inner
+        place[last] = value
+    return whole
+
+
+def _numbers(values: Any) -> Any:
+    """YAML takes 1e-4, which has no point, for a word."""
+    if not isinstance(values, list | tuple):
+        return values
+    return [_number(value) if isinstance(value, str) else value for value in values]
+
+
+def _number(word: str) -> float | str:
+    try:
+        return float(word)
+    except ValueError:
+        return word
+
+
+def _space_problems(space: Mapping[str, Any]) -> list[Problem]:
+    known = known_keys()
+    leaves = [key for key in known if not any(other.startswith(f"{key}.") for other in known)]
+    problems = []
+    for key, values in space.items():
+        where, fields = f"tune.space.{key}", {"value": quotable(values)}
+        if key not in leaves:
+            problems.append(unknown_key(key, leaves, "tune.space names the unknown key "))
+        elif not isinstance(values, list) or len(values) < 2:
+            seen = f"{where} is {shown(values)}, but it should be [low, high] or a list of values"
+            problems.append(Problem(where, "space_not_list", seen, fields))
+        elif not all(isinstance(value, bool | int | float | str) for value in values):
+            seen = f"{where} may list numbers, words and true or false only"
+            problems.append(Problem(where, "space_value_type", seen, fields))
+        elif is_range(values) and values[0] >= values[1]:
+            seen = f"{where} begins at {values[0]} and ends at {values[1]}"
+            problems.append(Problem(where, "range_reversed", seen, fields))
+    return problems
+
+
+def is_range(values: Sequence[Any]) -> bool:
+    """Whether the values of a search space are its two ends: two numbers are, a list is not."""
+    return len(values) == 2 and all(type(value) in (int, float) for value in values)

@@ -1,0 +1,176 @@
+"""The model card: what the model is for, what it gained and lost, how it was made and is loaded.
+
+Markdown with the YAML front matter that the Hugging Face hub reads. A licence is not known here,
+so none is claimed.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from burnish.reports.html import confusion
+from burnish.reports.read_run import (
+    MISSING,
+    Contents,
+    Row,
+    count,
+    flat,
+    leakage_line,
+    ledger_groups,
+    number,
+    plain,
+    read_contents,
+    signed,
+)
+from burnish.runs.directory import RunDirectory, write_atomic
+
+# The hub's name of a built-in model; its weights there are not quantised, ours were.
+_HUB_TWINS = {
+    "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "gemma3-270m": "google/gemma-3-270m",
+}
+_METHOD_NAMES = {
+    "full": "all weights tuned",
+    "last-n": "the last layers tuned",
+    "lora": "A LoRA adapter",
+    "qlora": "A LoRA adapter, trained on 4-bit weights,",
+    "ia3": "An IA3 adapter",
+    "prefix": "A learned prefix",
+    "bottleneck": "A bottleneck adapter",
+}
+# What the hub calls a head's task, and transformers' class for it.
+_PIPELINES = {"classify": "text-classification", "tag": "token-classification"}
+_HEADS = {
+    "classify": "AutoModelForSequenceClassification",
+    "tag": "AutoModelForTokenClassification",
+}
+
+
+def write_card(run: RunDirectory) -> Path:
+    """Writes `card.md` of a finished or unfinished run, whole or not at all.
+
+    Raises:
+        RunError: a file of the run is half written.
+    """
+    path = run.path / "card.md"
+    write_atomic(path, _render(read_contents(run)))
+    return path
+
+
+def _render(contents: Contents) -> str:
+    environment = Environment(
+        loader=PackageLoader("burnish.reports"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(cell=cell, count=count, points=_points, gain=_gain)
+    recipe = flat(contents.manifest.recipe)
+    groups = ledger_groups(contents.ledger)
+    lineage = contents.manifest.lineage
+    by_peft = _by_peft(recipe) and not (lineage and stands_on_others(lineage))
+    return environment.get_template("card.md.j2").render(
+        front=yaml.safe_dump(_front(recipe, by_peft), sort_keys=False, allow_unicode=True),
+        contents=contents,
+        manifest=contents.manifest,
+        recipe=recipe,
+        groups=groups,
+        fallen=_fallen(groups),
+        labels=_labels(contents),
+        metrics=[row.metric for row in contents.ledger if row.kind == "target"],
+        settings=_settings(contents, recipe),
+        hub=_hub_name(recipe),
+        base=_name_of(recipe),
+        whole=_whole(recipe),
+        method=_METHOD_NAMES.get(plain(recipe.get("method")), plain(recipe.get("method"))),
+        by_peft=by_peft,
+        lineage=contents.manifest.lineage,
+        head=_HEADS.get(plain(recipe.get("objective"))),
+        leakage=leakage_line(contents.leakage, contents.ledger) if contents.leakage else None,
+    )
+
+
+def cell(value: Any) -> str:
+    """A value as one line of Markdown that breaks no table and opens no tag."""
+    text = " ".join(plain(value).split())
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
+
+
+def _front(recipe: Mapping[str, Any], by_peft: bool) -> dict[str, Any]:
+    whole, method = _whole(recipe), plain(recipe.get("method"))
+    tags = ["burnish", plain(recipe.get("objective")), *([] if whole else [method])]
+    library = "transformers" if whole else "peft" if by_peft else "burnish"
+    return {
+        "base_model": _hub_name(recipe) or _name_of(recipe),
+        "library_name": library,
+        "pipeline_tag": _PIPELINES.get(plain(recipe.get("objective")), "text-generation"),
+        "tags": tags,
+    }
+
+
+def _whole(recipe: Mapping[str, Any]) -> bool:
+    """Whether the run keeps a whole model."""
+    return recipe.get("method") in ("full", "last-n")
+
+
+def _by_peft(recipe: Mapping[str, Any]) -> bool:
+    """Whether plain PEFT reads the adapter."""
+    return not _whole(recipe) and recipe.get("method") != "bottleneck"
+
+
+def stands_on_others(lineage: Mapping[str, Any]) -> bool:
+    """Whether the adapter alone is not the tuned model, as an earlier run's weights are below.
+
+    `lineage` is the manifest's, of a run that started from an earlier one.
+    """
+    return lineage["init"] != "continue" or bool(lineage["lineage"])
+
+
+def _name_of(recipe: Mapping[str, Any]) -> str:
+    return plain(recipe.get("model"))
+
+
+def _hub_name(recipe: Mapping[str, Any]) -> str | None:
+    """What `from_pretrained` takes on any machine; None for folders and packages."""
+    name = _name_of(recipe)
+    return name.removeprefix("hf:") if name.startswith("hf:") else _HUB_TWINS.get(name)
+
+
+def _fallen(groups: list[tuple[str, list[Row]]]) -> list[Row]:
+    """Tasks whose whole interval lies on the worse side."""
+    return [row for _, rows in groups for row in rows if row.tone == "worse"]
+
+
+def _labels(contents: Contents) -> list[str]:
+    """The labels of a classification task; empty for free answers."""
+    found = confusion(contents.labelled)
+    return found.labels if found is not None else []
+
+
+def _settings(contents: Contents, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe's training keys and what came of them; of another tool's training few are known.
+
+    What healing learnt beside it stands in the attempts' own folders.
+    """
+    method = plain(recipe.get("method"))
+    section = "lora." if method == "qlora" else f"{method.replace('-', '_')}."
+    asked = {
+        key: value
+        for key, value in recipe.items()
+        if key in ("method", "objective", "seed") or key.startswith(("training.", section))
+    }
+    if contents.manifest.adopted:
+        asked = {key: recipe[key] for key in ("method", "lora.rank", "lora.alpha")}
+    return asked | {k.replace("_", " "): v for k, v in flat(contents.manifest.training).items()}
+
+
+def _points(value: float | None) -> str:
+    return MISSING if value is None else f"{number(value, 2)} points"
+
+
+def _gain(value: float | None) -> str:
+    return MISSING if value is None else f"{signed(value, 2)} points"

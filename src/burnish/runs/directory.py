@@ -1,0 +1,383 @@
+"""The run directory: the only interface between the stages.
+
+Every file is written whole (temporary name, flush, rename) or appended line by line, so a reader
+never sees half a file. Reports and monitors read this and never a live object.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from burnish.conversation import Example
+from burnish.errors import RunError
+from burnish.recipe.paths import expanded
+from burnish.runs.candidates import Candidate, Frontier
+from burnish.runs.finding import Finding as Finding
+from burnish.runs.json_lines import append_line, read_lines
+from burnish.runs.overlaps import Leakage
+
+Decision = Literal["release", "hold", "inconclusive"]
+State = Literal["created", "training", "trained", "evaluated", "certified"]
+Kind = Literal["target", "general", "section", "text_loss", "bias", "kl", "earlier"]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemResult:
+    """One item of one task under one model.
+
+    `score` is 1.0 or 0.0 (yes or no), a grade in [0, 1], or nats a token for text loss and KL.
+    `logprob` is the log-probability (nats, summed) of the answer where one was computed.
+    """
+
+    id: str
+    prompt: str
+    expected: str
+    answer: str
+    score: float
+    logprob: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """Base against tuned on one task. Rates and scores lie in [0, 1]; text loss and KL are nats.
+
+    `low` and `high` bound the paired difference `delta` = tuned - base two-sided at `confidence`;
+    `bound` is the one-sided bound on the side that the decision looks at, at the verdict's
+    confidence where the row decides and at 95 % elsewhere. `lost` and `gained` count flips of
+    yes/no items; `p` is McNemar's mid-p. `excluded` says why a section is no part of the suite
+    mean. What does not apply is None.
+    """
+
+    task: str
+    kind: Kind
+    metric: str
+    n: int
+    base: float
+    tuned: float
+    delta: float
+    low: float
+    high: float
+    confidence: float = 0.95
+    bound: float | None = None
+    lost: int | None = None
+    gained: int | None = None
+    p: float | None = None
+    budget: float | None = None
+    passed: bool | None = None
+    excluded: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The decision and its reasons in words. Gains and drops are in points (1 = 0.01)."""
+
+    decision: Decision
+    reasons: tuple[str, ...]
+    budget: float
+    confidence: float
+    certified_target_gain: float | None
+    certified_general_drop: float | None
+    items_missing: int | None = None
+
+    @property
+    def headline(self) -> tuple[str, float] | None:
+        """TG@X: the target gain certified of a model inside the budget of X points.
+
+        None where nothing is released, or a target in points or a general ability is lacking.
+        """
+        gain = self.certified_target_gain
+        if self.decision != "release" or gain is None or self.certified_general_drop is None:
+            return None
+        return f"TG@{self.budget:g}", gain
+
+
+@dataclass
+class Manifest:
+    """All that is needed to repeat the run.
+
+    `lineage` says which run this one started from (path, model, method, hash of its tuned
+    weights, how it was taken over, its own lineage); empty for a run from the model itself.
+    `changes` are the recipe's values that changed when the run was continued: key, before, after,
+    and the state it was in. `adopted` says that another tool trained the adapter.
+    """
+
+    name: str
+    state: State
+    recipe: dict[str, Any]
+    origins: dict[str, str]
+    versions: dict[str, str] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    host: dict[str, Any] = field(default_factory=dict)
+    times: dict[str, float] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    lineage: dict[str, Any] = field(default_factory=dict)
+    changes: list[dict[str, Any]] = field(default_factory=list)
+    adopted: bool = False
+
+
+class RunDirectory:
+    """Typed reading and atomic writing of one run's files.
+
+    Raises:
+        RunError: the directory cannot be made, is not a run, or is half written.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = expanded(path)
+
+    @classmethod
+    def create(cls, path: Path, manifest: Manifest) -> "RunDirectory":
+        """A new run; refuses to write into a directory that already holds anything."""
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunError(
+                f"{path} already exists",
+                "choose another --name, or continue it with --resume",
+                code="run_exists",
+                path=str(path),
+            )
+        new = path.with_name(f".{path.name}.new")  # a folder without a manifest is no run
+        try:
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir(parents=True)
+            cls(new).write_manifest(manifest)
+            new.replace(path)
+        except OSError as error:
+            raise RunError(
+                f"{path} cannot be written ({error.strerror})",
+                "name a folder that you may write to with --output",
+                code="folder_not_writable",
+                path=str(path),
+                reason=error.strerror,
+            ) from error
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path | str) -> "RunDirectory":
+        """An existing run; its manifest must be readable, and not that of a folder of stages."""
+        run = cls(path)
+        if stages := run.manifest().lineage.get("stages"):
+            seen = f"{path} holds {len(stages)} stages, each a run of its own"
+            raise RunError(
+                seen,
+                f"name one of them, such as {stages[-1]}",
+                code="run_of_stages",
+                path=str(path),
+                stages=stages,
+            )
+        for name in ("adapter", "model"):  # a kill between the renames of `replace_directory`
+            old = run.path / f".{name}.old"
+            if old.exists() and not (run.path / name).exists():
+                old.replace(run.path / name)
+        return run
+
+    @property
+    def adapter(self) -> Path:
+        """The tuned weights: `adapter/` in PEFT format, or `model/` after full tuning."""
+        full = self.path / "model"
+        return full if full.exists() else self.path / "adapter"
+
+    @property
+    def earlier(self) -> Path:
+        """The run that this one started from: its manifest and its tuned weights."""
+        return self.path / "earlier"
+
+    @property
+    def cert_uses(self) -> Path:
+        """Looks at the certifying items, a line each; those of `earlier` count too."""
+        return self.path / "cert-uses.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def manifest(self) -> Manifest:
+        row, known = self._read_json("manifest.json"), {item.name for item in fields(Manifest)}
+        found = row.keys() if isinstance(row, dict) else set()
+        if not {"name", "state", "recipe", "origins"} <= found <= known:
+            raise RunError(
+                f"{self.path}/manifest.json is no Burnish manifest",
+                "name a run folder",
+                code="not_a_manifest",
+                path=f"{self.path}/manifest.json",
+            )
+        return Manifest(**row)
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        self._write_json("manifest.json", asdict(manifest))
+
+    def write_split(self, split: str, examples: Iterable[Example], task: str = "") -> None:
+        """The rows of a split; `task` names a data set beside the recipe's main one."""
+        write_lines(self.path / "data" / task / f"{split}.jsonl", (e.to_row() for e in examples))
+
+    def split(self, split: str, task: str = "") -> list[Example]:
+        return list(self.stream(split, task))
+
+    def stream(self, split: str, task: str = "") -> Iterator[Example]:
+        """The rows of a split, one in memory at a time."""
+        yield from map(Example.from_row, self._lines(str(Path("data", task, split)) + ".jsonl"))
+
+    def write_findings(self, findings: Iterable[Finding]) -> None:
+        write_lines(self.path / "data" / "findings.jsonl", (f.to_row() for f in findings))
+
+    def findings(self) -> list[Finding]:
+        return [Finding.from_row(row) for row in self._lines("data/findings.jsonl")]
+
+    def log(self, phase: str, **values: Any) -> None:
+        """Appends one event; the line is flushed before this returns."""
+        append_line(
+            self.path / "events.jsonl", {"time": round(time.time(), 3), "phase": phase} | values
+        )
+
+    def events(self, phase: str | None = None) -> list[dict[str, Any]]:
+        """Events in order, a torn last line left out; empty before the first one."""
+        if not (self.path / "events.jsonl").exists():
+            return []
+        rows = self._lines("events.jsonl")
+        return [row for row in rows if phase is None or row["phase"] == phase]
+
+    def drop_events_after(self, step: int) -> None:
+        """Forgets steps that a resumed run will take again, and a torn last line."""
+        kept = [row for row in self.events() if row.get("step", 0) <= step]
+        if kept or self.events():
+            write_lines(self.path / "events.jsonl", kept)
+
+    def results_path(self, label: str, task: str) -> Path:
+        return self.path / "results" / label / f"{task}.jsonl"
+
+    def results(self, label: str, task: str) -> list[ItemResult]:
+        return read_results(self.results_path(label, task))
+
+    def write_ledger(self, rows: Iterable[LedgerRow]) -> None:
+        self._write_json("ledger.json", [asdict(row) for row in rows])
+
+    def ledger(self) -> list[LedgerRow]:
+        return [LedgerRow(**row) for row in self._read_json("ledger.json")]
+
+    def write_verdict(self, verdict: Verdict) -> None:
+        self._write_json("verdict.json", asdict(verdict))
+
+    def verdict(self) -> Verdict:
+        row = self._read_json("verdict.json")
+        return Verdict(**{**row, "reasons": tuple(row["reasons"])})
+
+    def write_frontier(self, frontier: Frontier) -> None:
+        self._write_json("frontier.json", asdict(frontier))
+
+    def frontier(self) -> Frontier:
+        row = self._read_json("frontier.json")
+        candidates = tuple(Candidate.from_row(found) for found in row["candidates"])
+        return Frontier(candidates, tuple(row["order"]), row["released"])
+
+    def write_leakage(self, leakage: Leakage) -> None:
+        self._write_json("leakage.json", asdict(leakage))
+
+    def leakage(self) -> Leakage | None:
+        """None before the run is measured."""
+        if not (self.path / "leakage.json").exists():
+            return None
+        return Leakage.from_row(self._read_json("leakage.json"))
+
+    def _write_json(self, name: str, value: Any) -> None:
+        write_atomic(self.path / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+    def _read_json(self, name: str) -> Any:
+        path = self.path / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            seen = f"{path} is missing, so {self.path} is not a "
+            if name == "manifest.json":  # nothing can be continued without it
+                remedy = "name the folder of a run"
+                raise RunError(
+                    seen + "run", remedy, code="not_a_run", path=str(self.path)
+                ) from error
+            remedy = "continue it with `burnish run RECIPE --resume`"
+            raise RunError(
+                seen + "finished run", remedy, code="run_unfinished", path=str(path)
+            ) from error
+        except ValueError as error:  # no JSON, or cut within a letter
+            raise RunError(
+                f"{path} is half written",
+                "delete the folder and run again",
+                code="half_written",
+                path=str(path),
+            ) from error
+
+    def _lines(self, name: str) -> Iterator[dict[str, Any]]:
+        path = self.path / name
+        if not path.exists():
+            remedy = "start again under another --name, or delete the folder and run again"
+            seen = f"{path} is missing, so {self.path} is half written"
+            raise RunError(seen, remedy, code="run_file_missing", path=str(path))
+        return read_lines(path)
+
+
+def read_results(path: Path) -> list[ItemResult]:
+    """Items on disk in order; empty where there are none yet. A torn last line is left out."""
+    if not path.exists():
+        return []
+    return [ItemResult(**row) for row in read_lines(path)]
+
+
+def append_results(path: Path, items: Iterable[ItemResult]) -> None:
+    """Appends finished items, so that an interrupted evaluation goes on where it stopped."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes JSON Lines atomically, one row in memory at a time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        _sync(file)
+    temporary.replace(path)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Writes the whole file or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        _sync(file)
+    temporary.replace(path)
+
+
+def replace_directory(new: Path, target: Path) -> None:
+    """Puts a finished folder in place of another; under that name it is whole or absent."""
+    for path in new.rglob("*"):
+        if path.is_file():  # or a power cut could leave the name and lose the numbers
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    old = _set_aside(target)
+    new.replace(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_directory(path: Path) -> None:
+    """Removes a folder, which under that name is whole or gone even after a kill."""
+    shutil.rmtree(_set_aside(path), ignore_errors=True)
+
+
+def _set_aside(path: Path) -> Path:
+    """Renames a folder, if it is there, to a hidden name, which this returns."""
+    old = path.with_name(f".{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.replace(old)
+    return old
+
+
+def _sync(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())

@@ -1,0 +1,242 @@
+"""The server process: an address with its rights, a worker beside it, and an orderly end."""
+
+import gc
+import json
+import logging
+import math
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from sqlalchemy.orm import Session
+from uvicorn.config import STARTUP_FAILURE
+
+from burnish.errors import UserError
+from burnish.serving.app.app import make_app
+from burnish.serving.app.connections import Connections, Patience, raise_descriptors
+from burnish.serving.catalog.server import Server
+from burnish.serving.jobs.process import LOCAL, PATIENCE, Engine
+from burnish.serving.middleware.auth import is_loopback
+from burnish.serving.middleware.drain import Drain
+from burnish.serving.state import keys
+from burnish.serving.state.installation import Settings
+
+# Seconds that a worker gets to end: more than it gives its job, which it gives back after that.
+_GIVE_BACK = PATIENCE + 30.0
+# Seconds between looks whether it runs, and until one that was killed is started again.
+_LOOK, _AGAIN = 0.5, 1.0
+# Of a tenth of a second each, between looks for connections that take too long.
+_TICKS = 5
+_MISTAKE = 2  # its exit code after an error that it has explained
+_LOG = logging.getLogger("burnish.server")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the server listens; with a certificate and its key it speaks TLS."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    certificate: Path | None = None
+    key: Path | None = None
+
+    @property
+    def url(self) -> str:
+        kind = "https" if self.certificate else "http"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{kind}://{host}:{self.port}/v1"
+
+
+def check(address: Address, session: Session) -> None:
+    """What can be seen before anything is loaded.
+
+    Raises:
+        UserError: others could reach the server without a key, a file is missing, or the port is
+            taken.
+    """
+    if not is_loopback(address.host) and not keys.any_left(session):
+        raise UserError(
+            f"host is {address.host} and there are no API keys, so anybody could use the server",
+            "make one with `burnish keys make NAME`, or listen on 127.0.0.1",
+            code="no_api_keys",
+            host=address.host,
+        )
+    if (address.certificate is None) != (address.key is None):
+        raise UserError(
+            "TLS needs a certificate and its key",
+            "give both --tls-cert and --tls-key",
+            code="half_of_tls",
+        )
+    for path in (address.certificate, address.key):
+        if path is not None and not path.is_file():
+            raise UserError(
+                f"there is no file {path}",
+                "name the certificate's and its key's file",
+                code="file_missing",
+                path=str(path),
+            )
+    _check_free(address)
+
+
+def _check_free(address: Address) -> None:
+    """It may be taken a moment later still; then the server's own error says so."""
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, place = found[0]
+        with socket.socket(family, kind, protocol) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(place)
+    except OSError as error:
+        raise UserError(
+            f"the server cannot listen on port {address.port} of {address.host} "
+            f"({error.strerror or error})",
+            "choose a free one with --port, and an address of this machine with --host",
+            code="cannot_listen",
+            host=address.host,
+            port=address.port,
+        ) from error
+
+
+def listen(
+    server: Server, address: Address, drain: float = 30.0, patience: Patience | None = None
+) -> None:
+    """Answers until SIGTERM or Ctrl-C.
+
+    Answers under way then get `drain` seconds to end, and new requests a 503; a second signal cuts
+    them short. `patience` bounds what each connection may take.
+    """
+    app = make_app(server, address.host, drain)
+    _keep_out_of_collections()
+    config = uvicorn.Config(
+        app,
+        host=address.host,
+        port=address.port,
+        ssl_certfile=address.certificate,
+        ssl_keyfile=address.key,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # nothing here goes by what a proxy says of an address
+        timeout_graceful_shutdown=1,
+        ws="none",
+    )
+    _Listener(config, app.state.drain, drain, patience or Patience()).run()
+
+
+def _keep_out_of_collections() -> None:
+    """Takes what was imported out of Python's collections, which stop all answers meanwhile.
+
+    The imported libraries are more than half a million objects that stay to the end, and to look
+    through them takes some tenths of a second each time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.collect()  # how soon the next one comes depends on how much this one finds alive
+
+
+class _Listener(uvicorn.Server):
+    """Goes on listening while it drains, so that clients are told and not just cut off."""
+
+    def __init__(
+        self, config: uvicorn.Config, drain: Drain, seconds: float, patience: Patience
+    ) -> None:
+        super().__init__(config)
+        self.drain, self.seconds, self.deadline = drain, seconds, math.inf
+        self.patience = patience
+        self.connections: Connections | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, but with connections that are counted and have deadlines."""
+        del sockets
+        await self.lifespan.startup()
+        config = self.config
+        protocol = {
+            "config": config,
+            "server_state": self.server_state,
+            "app_state": self.lifespan.state,
+        }
+        found = Connections(protocol, config.ssl, self.patience, raise_descriptors())
+        try:
+            found.listen(config.host, config.port, config.backlog)
+        except OSError as error:
+            _LOG.error("cannot listen on port %s", config.port, exc_info=error)
+            await self.lifespan.shutdown()
+            sys.exit(STARTUP_FAILURE)
+        self.connections = found
+        self.servers = [found]  # type: ignore[list-item]
+        self.started = True
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The signal ends with this: raised again, as uvicorn would, it would leave the worker
+        beside to be killed."""
+        if self.drain.begun:
+            self.should_exit = self.force_exit = True
+        self.drain.begin()
+        self.deadline = time.monotonic() + self.seconds
+
+    async def on_tick(self, counter: int) -> bool:
+        if self.connections is not None and counter % _TICKS == 0:
+            self.connections.end_late()
+        late = time.monotonic() > self.deadline
+        if self.drain.begun and (late or not self.drain.under_way):
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+@contextmanager
+def worker_beside(
+    settings: Settings, database: str | None, engine: Engine = LOCAL
+) -> Iterator[None]:
+    """A worker in a process of its own, which is told to stop at the end and dies with this one."""
+    command = [sys.executable, "-P", "-m", "burnish.cli", "worker"]
+    command += ["--folder", str(settings.folder), "--organization", settings.organization]
+    command += ["--database", database] if database else []
+    for name, source in settings.models.items():
+        command += ["--model", f"{name}={source}"]
+    for key, value in settings.recipe.items():
+        command += ["--set", f"{key}={json.dumps(value)}"]
+    if engine != LOCAL:
+        command += ["--engine", "ray"]
+        command += ["--address", engine[1]] if len(engine) > 1 else []
+    command += ["--beside", str(os.getpid())]
+    over = threading.Event()
+    # A worker ends when the thread that started it does, so one thread keeps it to the end.
+    keeper = threading.Thread(target=_keep, args=(command, over), name="worker beside")
+    keeper.start()
+    try:
+        yield
+    finally:
+        over.set()
+        keeper.join()
+
+
+def _keep(command: Sequence[str], over: threading.Event) -> None:
+    """A worker that something killed is started again; one that the user has to mend is not."""
+    while True:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
+        while process.poll() is None and not over.wait(_LOOK):
+            pass
+        if over.is_set():
+            _end(process)
+            return
+        _LOG.warning("the worker ended with %s", process.returncode)
+        if process.returncode == _MISTAKE or over.wait(_AGAIN):
+            return
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    try:
+        process.wait(_GIVE_BACK)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,37 @@
+"""Letting a name stand for a model that was released, and says what the released one said."""
+
+from pathlib import Path
+
+from burnish.parity.compare import objection
+from burnish.parity.record import read_parity
+from burnish.serving.state import models
+from burnish.serving.state.installation import Service
+
+
+def point(service: Service, name: str, target: str, *, force: bool = False) -> str | None:
+    """Sets an alias; see `models.alias` for the rest.
+
+    Returns:
+        What there is to say of its parity: there is no certificate, or force passed over a
+        difference; None where parity was shown.
+
+    Raises:
+        UserError: its certificate of parity names a difference, or what `models.alias` refuses.
+    """
+    run = _run_of(service, target)
+    difference = objection(run) if run is not None else None
+    models.alias(service.database, name, target, force=force, difference=difference)
+    if difference is not None:
+        return f"forced, although: {difference}"
+    if run is None or read_parity(run) is None:
+        return f"{target} has no certificate of parity; `burnish parity RUN` makes one"
+    return None
+
+
+def _run_of(service: Service, target: str) -> Path | None:
+    """The run of a finished job's model; checkpoints were not judged, and others have no run."""
+    row = models.find(service.database, target)
+    if row is None or row.step is not None:
+        return None
+    run = (service.settings.folder / row.folder).parent
+    return run if (run / "manifest.json").exists() else None

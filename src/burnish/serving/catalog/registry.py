@@ -1,0 +1,259 @@
+"""The models that are served: an engine for each base, and what each name stands for."""
+
+import copy
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from openai.types import Model
+
+from burnish.data.chat_templates import declare_stops, next_speakers
+from burnish.evaluation.graders import Wish
+from burnish.inference.embedder import Embedder
+from burnish.inference.engine import Engine
+from burnish.inference.grammar import schema_grammar
+from burnish.inference.scheduler import Limits
+from burnish.inference.types import Draw, Used
+from burnish.inference.vllm import Vllm
+from burnish.models.load import DeviceChoice, load_model, load_tokenizer
+from burnish.models.registry import ENCODER, resolve
+from burnish.runs.directory import RunDirectory
+from burnish.serving.catalog.chat_prompt import prompt_tokens
+from burnish.serving.catalog.served_model import Target, refusing_uncounted, room_for
+from burnish.serving.catalog.token_text import Wording
+from burnish.serving.errors import ApiError, invalid, model_not_found
+from burnish.serving.state import models, permissions
+from burnish.serving.state.database import Database
+from burnish.serving.state.tables import ModelRow
+
+# The built-in encoder: it embeds and does not chat.
+EMBEDDER = ENCODER
+_OWNER = "burnish"
+# Tokens of a grader's answer where it names no bound.
+_MOST = 1024
+
+
+# A base by its Burnish name, opened.
+Open = Callable[[str], Target]
+
+
+def in_memory(device: DeviceChoice = "auto", limits: Limits | None = None) -> Open:
+    """Bases are computed in this process, by an engine each."""
+
+    def opened(source: str) -> Target:
+        model = load_model(source, device)
+        engine = Engine(model, limits)
+        mark = f"fp_{model.fingerprint[:10]}"
+        return Target(engine, model.tokenizer, Wording(model.tokenizer), mark)
+
+    return opened
+
+
+def behind_vllm(url: str, source: str) -> Target:
+    """A vLLM server at the URL, whose base model is to be the same as `source` here.
+
+    Raises:
+        UserError: the server does not answer as vLLM does.
+    """
+    found = resolve(source)
+    tokenizer = load_tokenizer(found)
+    engine = Vllm(url, len(tokenizer))
+    mark = hashlib.sha256(f"{engine.name} {found.sha256}".encode()).hexdigest()[:10]
+    return Target(engine, tokenizer, Wording(tokenizer), f"fp_{mark}")
+
+
+def ending_at(stops: Sequence[str | int], opened: Open) -> Open:
+    """Bases whose answers end at these tokens along with their own."""
+
+    def also(source: str) -> Target:
+        target = opened(source)
+        declare_stops(target.tokenizer, stops)
+        return target
+
+    return also
+
+
+class Engines:
+    """Loads a base when it is first asked for, and keeps it.
+
+    Args:
+        database: knows the tuned models.
+        folder: tuned models' folders are relative to it.
+        bases: the name in the API to a Burnish name.
+        device: where the bases compute.
+        opened: opens a base by its Burnish name; in memory if None.
+        embedders: names of the built-in encoder.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        folder: Path,
+        bases: Mapping[str, str],
+        device: DeviceChoice = "auto",
+        opened: Open | None = None,
+        embedders: Collection[str] = (EMBEDDER,),
+    ) -> None:
+        self.database, self.folder, self.device = database, folder, device
+        self._open = opened or in_memory(device)
+        self.bases = {name: source for name, source in bases.items() if name != EMBEDDER}
+        self.embedders = tuple(embedders)
+        self._started = int(time.time())
+        self._loading = threading.Lock()
+        self._bases: dict[str, Target] = {}
+        self._embedder: Embedder | None = None
+        self._stops: dict[Path, tuple[str | int, ...]] = {}
+        self._tokenizers: dict[tuple[int, tuple[str | int, ...]], Any] = {}
+
+    def target(self, name: str, project: str | None = None) -> Target:
+        """The model of that name, or that an alias stands for; loads its base, which takes seconds.
+
+        Raises:
+            ApiError: there is none, or the project may not use it.
+        """
+        if name in self.bases:
+            return replace(self._base(name), project=project)
+        if name in self.embedders:
+            raise invalid(
+                f"{name} embeds text and does not write any.", "model", "model_not_generative"
+            )
+        row = self.tuned(name, project)
+        if row is None or row.base not in self.bases:
+            raise model_not_found(name)
+        base = self._base(row.base)
+        folder = self.folder / row.folder
+        mark = hashlib.sha256(f"{base.fingerprint} {row.name}".encode()).hexdigest()[:10]
+        return Target(
+            base.engine,
+            self._tokenizer(base, folder),
+            base.wording,
+            f"fp_{mark}",
+            adapter=str(folder),
+            project=project,
+        )
+
+    def embedder(self, name: str, project: str | None = None) -> Embedder:
+        """The encoder of that name.
+
+        Raises:
+            ApiError: there is none; the project is not told of models that it may not use.
+        """
+        if name not in self.embedders:
+            if self.named(name, project) is not None:
+                raise invalid(
+                    f"{name} writes text; {EMBEDDER} embeds it.", "model", "model_not_embedding"
+                )
+            raise model_not_found(name)
+        if self._embedder is None:
+            with self._loading:
+                if self._embedder is None:
+                    self._embedder = Embedder(EMBEDDER, self.device)
+        return self._embedder
+
+    def tuned(self, name: str, project: str | None = None) -> ModelRow | None:
+        """The tuned model or checkpoint of that name or alias, if the project may use it."""
+        row = models.find(self.database, name)
+        return row if row and permissions.may_use(self.database, row, project) else None
+
+    def listed(self, project: str | None = None) -> list[Model]:
+        """Base models and the encoder, then tuned ones, the oldest first, then aliases."""
+        found = [self._shown(name) for name in (*self.bases, *self.embedders)]
+        tuned = models.listed(self.database, permissions.usable(project))
+        return found + [_tuned(row, name) for name, row in tuned]
+
+    def named(self, name: str, project: str | None = None) -> Model | None:
+        """One model, a checkpoint too."""
+        if self.is_base(name):
+            return self._shown(name)
+        row = self.tuned(name, project)
+        return _tuned(row, name) if row is not None else None
+
+    def is_base(self, name: str) -> bool:
+        """Whether the name is that of a model that was not tuned here."""
+        return name in self.bases or name in self.embedders
+
+    @property
+    def waiting(self) -> int:
+        """Answers that wait to begin."""
+        return sum(target.engine.counters().waiting for target in list(self._bases.values()))
+
+    def ask(
+        self,
+        name: str,
+        messages: Sequence[Mapping[str, str]],
+        wish: Wish,
+        project: str | None = None,
+    ) -> tuple[str, Used]:
+        """A whole answer, for graders that ask a model; it waits, so ask it from a thread.
+
+        Raises:
+            ApiError: there is no such model, the project may not use it, or the prompt leaves no
+                room for an answer.
+        """
+        target = self.target(name, project)
+        with refusing_uncounted(target, None, "messages"):
+            prompt = prompt_tokens(messages, (), target.tokenizer, target.engine.context)
+        room = room_for(target, prompt, None)
+        grammar = schema_grammar(target.tokenizer, wish.schema) if wish.schema else None
+        draw = Draw(
+            max_tokens=min(wish.max_tokens or _MOST, room),
+            temperature=1.0 if wish.temperature is None else wish.temperature,
+            top_p=1.0 if wish.top_p is None else wish.top_p,
+            grammar=grammar,
+            speakers=next_speakers(target.tokenizer),
+        )
+        with target.engine.submit(target.ask(prompt, draw, wish.seed, 0)) as answer:
+            pieces = []
+            for piece in answer:
+                if wish.stop is not None and wish.stop.is_set():
+                    raise ApiError(499, "nobody waits for the answer", code="client_closed_request")
+                pieces.append(piece)
+        used = pieces[-1].used or Used(len(prompt), 0, 0)
+        return "".join(piece.text for piece in pieces), used
+
+    def close(self, seconds: float | None = None) -> None:
+        """Finishes the answers that are under way, those that take longer are given up."""
+        for target in self._bases.values():
+            target.engine.close(seconds)
+
+    def _base(self, name: str) -> Target:
+        if name not in self._bases:  # what is loaded does not wait for another that is not yet
+            with self._loading:
+                if name not in self._bases:
+                    self._bases[name] = self._open(self.bases[name])
+        return self._bases[name]
+
+    def _tokenizer(self, base: Target, folder: Path) -> Any:
+        """The base's tokenizer; where the tuned model's run names other tokens as the end of an
+        answer, a copy that knows them."""
+        if folder not in self._stops:
+            self._stops[folder] = _recorded_stops(folder)
+        stops = self._stops[folder]
+        if not stops:
+            return base.tokenizer
+        key = (id(base.tokenizer), stops)
+        if key not in self._tokenizers:
+            own = copy.copy(base.tokenizer)
+            declare_stops(own, stops)
+            self._tokenizers[key] = own
+        return self._tokenizers[key]
+
+    def _shown(self, name: str) -> Model:
+        return Model(id=name, created=self._started, object="model", owned_by=_OWNER)
+
+
+def _recorded_stops(folder: Path) -> tuple[str | int, ...]:
+    """What the run around an adapter's folder was made with; nothing where there is no run."""
+    for run in folder.parents:
+        if (run / "manifest.json").is_file():
+            recipe = RunDirectory.open(run).manifest().recipe
+            return tuple(recipe.get("model_settings", {}).get("stop_tokens", ()))
+    return ()
+
+
+def _tuned(row: ModelRow, name: str) -> Model:
+    return Model(id=name, created=row.created_at, object="model", owned_by=_OWNER)

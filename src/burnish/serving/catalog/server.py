@@ -1,0 +1,145 @@
+"""The server's own share of an installation: the models that answer, and what ends with them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from burnish.errors import RecipeError, UserError
+from burnish.evaluation.graders import GradingError
+from burnish.evaluation.graders.sandbox import sweep
+from burnish.inference.lengths import TooLongError
+from burnish.models.load import DeviceChoice, load_tokenizer
+from burnish.models.registry import BUILT_IN, resolve
+from burnish.models.stop_tokens import as_setting, unheard_end
+from burnish.serving.catalog.registry import (
+    EMBEDDER,
+    Engines,
+    Open,
+    behind_vllm,
+    ending_at,
+    in_memory,
+)
+from burnish.serving.state import models
+from burnish.serving.state.installation import Service, Settings, open_service
+
+
+@dataclass(slots=True)
+class Server(Service):
+    """What `request.app.state.service` is to every route."""
+
+    engines: Engines
+
+    def embedder(self, texts: Sequence[str]) -> list[list[float]]:
+        """How graders compare meanings.
+
+        Raises:
+            GradingError: a text is longer than the encoder's context.
+        """
+        found = self.engines.embedder(self.engines.embedders[0])
+        try:
+            rows = [found.encoded(text) for text in texts]
+        except TooLongError as error:
+            said = f"a text has more than {error.least} tokens, which is all that {EMBEDDER} reads"
+            raise GradingError("other_error", said) from error
+        if (longest := max(map(len, rows))) > found.context:
+            said = f"a text has {longest} tokens, and {EMBEDDER} reads {found.context}"
+            raise GradingError("other_error", said)
+        return found.embed(rows)
+
+    def drain(self, seconds: float | None = None) -> None:
+        """Answers that are under way are finished, for so long; then all is closed."""
+        self.engines.close(seconds)
+        self.close()
+
+
+def open_server(
+    settings: Settings,
+    url: str | None = None,
+    device: DeviceChoice = "auto",
+    opened: Open | None = None,
+) -> Server:
+    """The installation in the settings' folder, with its models; none is loaded yet.
+
+    `opened` opens a base where it is not computed in this process.
+
+    Raises:
+        UserError: the database cannot be opened, or a base has the name of an alias.
+    """
+    sweep()
+    service = open_service(settings, url)
+    if hidden := {row.name for row in models.aliases(service.database)} & {
+        *settings.models,
+        *settings.embedders,
+    }:
+        service.close()
+        raise UserError(
+            f"a base model is to be served as {min(hidden)!r}, but that is an alias here",
+            f"serve it under another name, or remove the alias with `burnish alias {min(hidden)}=`",
+            code="name_is_alias",
+            name=min(hidden),
+        )
+    opening = opened or in_memory(device)
+    if settings.stops:
+        opening = ending_at(settings.stops, opening)
+    engines = Engines(
+        service.database, settings.folder, settings.models, device, opening, settings.embedders
+    )
+    return Server(settings, service.database, service.content, engines)
+
+
+def endless_bases(settings: Settings) -> list[str]:
+    """A sentence for each base model whose chat template ends answers with a token at which the
+    model does not stop, so that its answers run on; built-in models are known to stop.
+
+    Raises:
+        RecipeError: a token of the settings is not one of a model.
+    """
+    found = []
+    for name, base in settings.models.items():
+        if base in BUILT_IN and not settings.stops:  # it may have to be downloaded first
+            continue
+        source = resolve(base)
+        try:
+            tokenizer = load_tokenizer(source, settings.stops)
+        except RecipeError as error:
+            raise error.within(f"for the model {name}, ") from error
+        if (end := unheard_end(source, tokenizer)) is not None:
+            setting = as_setting(end, tokenizer)
+            found.append(
+                f"{name} does not stop at {setting}, with which its chat template ends an answer: "
+                f'add --set "model_settings.stop_tokens=[{setting}]"'
+            )
+    return found
+
+
+def opener(settings: Settings, backend: str, vllm_url: str | None = None) -> Open | None:
+    """How bases are opened; None is in memory.
+
+    Raises:
+        UserError: no URL of vLLM is given, one is given for nothing, or there is not one base.
+    """
+    if backend != "vllm":
+        if vllm_url:
+            raise UserError(
+                f"--vllm-url is {vllm_url}, but the backend is {backend}",
+                "add --backend vllm",
+                code="option_unused",
+                option="--vllm-url",
+                value=vllm_url,
+            )
+        return None
+    if not vllm_url:
+        raise UserError(
+            "the backend is vllm, but there is no URL of it",
+            "add --vllm-url URL",
+            code="vllm_without_url",
+        )
+    bases = [name for name in settings.models if name != EMBEDDER]
+    if len(bases) != 1:
+        raise UserError(
+            f"a vLLM server has one base model, but {', '.join(bases)} are to be served",
+            "name the one that it has, with --model NAME=SOURCE",
+            code="not_one_model",
+            models=bases,
+        )
+    return partial(behind_vllm, vllm_url)

@@ -1,0 +1,98 @@
+"""Files: uploaded, listed, read, deleted.
+
+The app includes this router with a `max_body_size` a little above the settings' `max_file_bytes`,
+so that what is longer is refused while it comes and not once it lies on the disk.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, BinaryIO, Literal
+
+from fastapi import APIRouter, Form, Query, Response, UploadFile
+from fastapi.responses import StreamingResponse
+from openai.types import FileDeleted
+
+from burnish.serving.errors import invalid
+from burnish.serving.routes.dependencies import After, Shared
+from burnish.serving.schemas.openapi import BYTES
+from burnish.serving.schemas.responses import File, Listed, file_fields, file_of, written_page
+from burnish.serving.state import files
+from burnish.serving.state.paging import Cursor
+from burnish.serving.state.row_files import START, check_start
+
+router = APIRouter()
+
+Purpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]
+# Seconds: an hour, and thirty days, which a batch file lasts where nothing is said.
+SHORTEST, LONGEST = 3600, 2592000
+_PIECE = 1 << 20
+
+
+@router.post("/files", response_model=File)
+def create(
+    service: Shared,
+    file: UploadFile,
+    purpose: Annotated[Purpose, Form()],
+    anchor: Annotated[Literal["created_at"] | None, Form(alias="expires_after[anchor]")] = None,
+    seconds: Annotated[
+        int | None, Form(alias="expires_after[seconds]", ge=SHORTEST, le=LONGEST)
+    ] = None,
+) -> Any:
+    if (anchor is None) != (seconds is None):
+        missing = "anchor" if anchor is None else "seconds"
+        said, param = f"expires_after has no {missing}.", f"expires_after.{missing}"
+        raise invalid(said, param, "missing_required_parameter")
+    check_start(purpose, file.file.read(START), "file")
+    file.file.seek(0)
+    limit = service.settings.max_file_bytes
+    received = files.receive(service.content, pieces_of(file.file), limit)
+    row = files.described(received, purpose, name_of(file), lasting(purpose, seconds))
+    return file_of(files.add(service.database, service.content, received, row))
+
+
+@router.get("/files", response_model=Listed[File])
+def listed(
+    service: Shared,
+    purpose: Annotated[str | None, Query(max_length=32)] = None,
+    limit: Annotated[int, Query(ge=1, le=10000)] = 10000,
+    after: After = None,
+    order: Literal["asc", "desc"] = "desc",
+) -> Response:
+    cursor = Cursor(limit, after, ascending=order == "asc")
+    page = files.listed(service.database, cursor, purpose)
+    return written_page([file_fields(*row) for row in page.rows], has_more=page.has_more)
+
+
+@router.get("/files/{file_id}", response_model=File)
+def retrieve(service: Shared, file_id: str) -> Any:
+    return file_of(files.retrieve(service.database, file_id))
+
+
+@router.get("/files/{file_id}/content", response_class=StreamingResponse, responses=BYTES)
+def content(service: Shared, file_id: str) -> StreamingResponse:
+    row = files.retrieve(service.database, file_id)
+    return StreamingResponse(
+        service.content.read(row.sha256),
+        media_type="application/octet-stream",
+        headers={"content-length": str(row.bytes)},
+    )
+
+
+@router.delete("/files/{file_id}", response_model=FileDeleted)
+def delete(service: Shared, file_id: str) -> Any:
+    files.delete(service.database, service.content, file_id)
+    return FileDeleted(id=file_id, deleted=True, object="file")
+
+
+def name_of(file: UploadFile) -> str:
+    """What the client calls it: shown again, and never a path of ours."""
+    return (file.filename or "upload")[:1024]
+
+
+def lasting(purpose: str, seconds: int | None) -> int | None:
+    """For how many seconds a file is kept; None is for good."""
+    return LONGEST if seconds is None and purpose == "batch" else seconds
+
+
+def pieces_of(file: BinaryIO) -> Iterator[bytes]:
+    while piece := file.read(_PIECE):
+        yield piece

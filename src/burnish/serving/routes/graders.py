@@ -1,0 +1,159 @@
+"""Graders, tried before a job pays for them: run on one answer, or only checked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from fastapi import APIRouter, Request
+from openai.types.fine_tuning.alpha import GraderRunResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from burnish.errors import GraderError
+from burnish.evaluation.graders import (
+    FLAGS,
+    Grader,
+    Graders,
+    GradingError,
+    Judges,
+    Outcome,
+    Subject,
+    Wish,
+    run,
+)
+from burnish.evaluation.graders.sandbox import Limits
+from burnish.serving.catalog.grader_pool import grading_of
+from burnish.serving.errors import forbidden, invalid
+from burnish.serving.middleware.auth import key_of, project_of
+from burnish.serving.middleware.usage import Usage, usage_of
+
+router = APIRouter(prefix="/fine_tuning/alpha/graders", tags=["graders"])
+
+
+class CheckedGrader(BaseModel):
+    """A grader and nothing else."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    grader: Graders
+
+
+class GraderRun(CheckedGrader):
+    """A grader, an answer, and the row that it answers."""
+
+    model_sample: str
+    item: dict[str, Any] = Field(default_factory=dict)
+
+
+class Judging:
+    """Who answers for the models that graders ask, on behalf of one request; counts their tokens.
+
+    A grader asks only models that the request's own key may ask.
+    """
+
+    def __init__(self, request: Request, limits: Limits) -> None:
+        service = getattr(request.app.state, "service", None)
+        self._engines: Any = getattr(service, "engines", None)
+        self._project, self._total = project_of(request), usage_of(request)
+        self.used: dict[str, Usage] = {}
+        ask = self._ask if self._engines is not None else None
+        self._stop = limits.stop
+        self.judges = Judges(ask, getattr(service, "embedder", None), limits=limits)
+
+    @property
+    def told(self) -> dict[str, dict[str, Any]]:
+        """Tokens by model, as the API counts them."""
+        return {
+            name: usage.told.model_dump(exclude_unset=True) for name, usage in self.used.items()
+        }
+
+    def knows(self, model: str) -> bool:
+        return self._engines.named(model, self._project) is not None
+
+    def _ask(self, model: str, messages: Sequence[Mapping[str, str]], wish: Wish) -> str:
+        wish = replace(wish, stop=self._stop)
+        text, used = self._engines.ask(model, messages, wish, self._project)
+        for usage in (self.used.setdefault(model, Usage()), self._total):
+            usage.prompt += used.prompt
+            usage.cached += used.cached
+            usage.generated += used.drawn
+        return str(text)
+
+
+def check_scope(grader: Grader, request: Request) -> None:
+    """
+    Raises:
+        ApiError: a model would answer for a key that may not ask any.
+    """
+    key = key_of(request)
+    if grader.asks and key is not None and not key.may("infer"):
+        raise forbidden(
+            f"The grader {grader.name or grader.type!r} asks a model, and this key lacks the scope "
+            "infer. Use a key with that scope, or a grader that asks no model."
+        )
+
+
+@router.post("/run")
+async def run_grader(body: GraderRun, request: Request) -> GraderRunResponse:
+    """The grade of one answer; what kept it from one is told in the metadata."""
+    check_scope(body.grader, request)
+    return await grading_of(request).run(
+        request, body.grader, lambda limits: _run(body, Judging(request, limits))
+    )
+
+
+def _run(body: GraderRun, judging: Judging) -> GraderRunResponse:
+    _check(body, judging.judges)
+    outcome = run(body.grader, Subject(body.model_sample, body.item), judging.judges)
+    return GraderRunResponse.model_validate(
+        {
+            "reward": outcome.reward,
+            "sub_rewards": dict(outcome.parts),
+            "model_grader_token_usage_per_model": judging.told,
+            "metadata": {
+                "name": body.grader.name or body.grader.type,
+                "type": body.grader.type,
+                "errors": _errors(outcome),
+                "execution_time": outcome.seconds,
+                "scores": dict(outcome.parts),
+                "token_usage": sum(usage.tokens for usage in judging.used.values()) or None,
+                "sampled_model_name": outcome.model,
+            },
+        }
+    )
+
+
+@router.post("/validate", response_model_exclude_unset=True)
+async def validate_grader(body: CheckedGrader, request: Request) -> CheckedGrader:
+    """The grader as it was given, where it could be run here."""
+
+    def validated(limits: Limits) -> CheckedGrader:
+        judging = Judging(request, limits)
+        _check(body, replace(judging.judges, knows=judging.knows))
+        return CheckedGrader(grader=body.grader)
+
+    return await grading_of(request).run(request, body.grader, validated)
+
+
+def _check(body: CheckedGrader, judges: Judges) -> None:
+    try:
+        body.grader.check(judges)
+    except GraderError as error:
+        raise invalid(str(error), "grader", "invalid_grader") from error
+
+
+def _errors(outcome: Outcome) -> dict[str, Any]:
+    """The API's flags; those that nothing here raises are false."""
+    first: dict[str, GradingError] = {}
+    for error in outcome.errors:
+        first.setdefault(error.flag, error)
+    details = {flag: error.said for flag, error in first.items()}
+    stopped = first.get("python_grader_server_error")
+    return {
+        **{flag: flag in first for flag in FLAGS},
+        "truncated_observation_error": False,
+        "unresponsive_reward_error": False,
+        "model_grader_refusal_error": False,
+        "model_grader_server_error_details": details.get("model_grader_server_error"),
+        "python_grader_runtime_error_details": details.get("python_grader_runtime_error"),
+        "python_grader_server_error_type": stopped.kind if stopped else None,
+    }

@@ -1,0 +1,63 @@
+"""Models: those that are served, tuned ones included, and the deletion of a tuned one."""
+
+from typing import Literal
+
+from fastapi import APIRouter, Request
+from openai.types import Model, ModelDeleted
+from pydantic import BaseModel
+
+from burnish.serving.catalog.registry import Engines
+from burnish.serving.errors import forbidden, invalid, model_not_found
+from burnish.serving.middleware.auth import project_of
+from burnish.serving.routes.dependencies import Shared
+from burnish.serving.state import models, permissions
+
+router = APIRouter()
+
+
+class ModelList(BaseModel):
+    """All models in one page."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+@router.get("/models", response_model_exclude_unset=True)
+def listed(request: Request) -> ModelList:
+    """Base models first, then tuned ones, the oldest first, then aliases."""
+    return ModelList(object="list", data=_engines(request).listed(project_of(request)))
+
+
+@router.get("/models/{name:path}", response_model_exclude_unset=True)
+def retrieved(name: str, request: Request) -> Model:
+    """One model, by its name or an alias."""
+    found = _engines(request).named(name, project_of(request))
+    if found is None:
+        raise model_not_found(name)
+    return found
+
+
+@router.delete("/models/{name:path}")
+def deleted(name: str, request: Request, service: Shared) -> ModelDeleted:
+    """A tuned model is served no more; its files stay with the job. A permission to use it is none
+    to delete it."""
+    engines = _engines(request)
+    if engines.is_base(name):
+        raise invalid(f"{name} is a base model and cannot be deleted.", "model", "model_is_base")
+    project = project_of(request)
+    model = engines.tuned(name, project)
+    if model is None:
+        raise model_not_found(name)
+    if not permissions.owns(service.database, model, project):
+        said = f"The model {name} is of another project, whose keys alone may delete it."
+        raise forbidden(said, "not_owner")
+    if model.name != name:
+        said = f"{name} is an alias of {model.name}; remove it with `burnish alias {name}=`."
+        raise invalid(said, "model", "model_is_alias")
+    models.delete(service.database, name)
+    return ModelDeleted(id=name, deleted=True, object="model")
+
+
+def _engines(request: Request) -> Engines:
+    found: Engines = request.app.state.service.engines
+    return found

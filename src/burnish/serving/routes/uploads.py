@@ -1,0 +1,89 @@
+"""Uploads: a large file in parts."""
+
+import time
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, UploadFile
+from openai.types import Upload
+from openai.types.uploads import UploadPart
+from pydantic import BaseModel, ConfigDict, Field
+
+from burnish.serving.errors import ApiError
+from burnish.serving.routes.dependencies import Shared
+from burnish.serving.routes.files import LONGEST, SHORTEST, Purpose, lasting, pieces_of
+from burnish.serving.schemas.responses import WholeUpload, part_of, upload_of
+from burnish.serving.schemas.sampling import Array
+from burnish.serving.state import files, uploads
+from burnish.serving.state.ids import new_id
+from burnish.serving.state.tables import UploadRow
+
+router = APIRouter()
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class ExpiresAfter(_Body):
+    """How long a file is kept after it was made."""
+
+    anchor: Literal["created_at"]
+    seconds: Annotated[int, Field(ge=SHORTEST, le=LONGEST)]
+
+
+class NewUpload(_Body):
+    """What a client says of a file before its parts come."""
+
+    filename: Annotated[str, Field(min_length=1, max_length=1024)]
+    purpose: Purpose
+    bytes: Annotated[int, Field(ge=0)]
+    mime_type: Annotated[str, Field(min_length=1, max_length=255)]
+    expires_after: ExpiresAfter | None = None
+
+
+class Order(_Body):
+    """The parts in the order in which they are joined, and what the whole should hash to."""
+
+    part_ids: Annotated[Array[str], Field(min_length=1, max_length=100_000)]
+    md5: Annotated[str, Field(pattern="^[0-9a-fA-F]{32}$")] | None = None
+
+
+@router.post("/uploads", response_model=WholeUpload)
+def create(service: Shared, body: NewUpload) -> Any:
+    limit = service.settings.max_file_bytes
+    if body.bytes > limit:
+        said = f"File is too large: the limit is {limit} bytes."
+        raise ApiError(413, said, param="bytes", code="file_too_large")
+    now = int(time.time())
+    seconds = body.expires_after.seconds if body.expires_after else None
+    row = UploadRow(
+        id=new_id("upload_"),
+        purpose=body.purpose,
+        filename=body.filename,
+        mime_type=body.mime_type,
+        bytes=body.bytes,
+        created_at=now,
+        expires_at=now + uploads.LASTS,
+        lasts=lasting(body.purpose, seconds),
+    )
+    return upload_of(uploads.begin(service.database, row))
+
+
+@router.post("/uploads/{upload_id}/parts", response_model=UploadPart)
+def add_part(service: Shared, upload_id: str, data: UploadFile) -> Any:
+    uploads.retrieve(service.database, upload_id)
+    received = files.receive(service.content, pieces_of(data.file), uploads.PART_LIMIT)
+    return part_of(uploads.add_part(service.database, service.content, upload_id, received))
+
+
+@router.post("/uploads/{upload_id}/complete", response_model=WholeUpload)
+def complete(service: Shared, upload_id: str, body: Order) -> Any:
+    row, file = uploads.complete(
+        service.database, service.content, upload_id, body.part_ids, body.md5
+    )
+    return upload_of(row, file)
+
+
+@router.post("/uploads/{upload_id}/cancel", response_model=Upload)
+def cancel(service: Shared, upload_id: str) -> Any:
+    return upload_of(uploads.cancel(service.database, service.content, upload_id))

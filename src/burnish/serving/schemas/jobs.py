@@ -1,0 +1,145 @@
+"""What a client may ask of a fine-tuning job: strict, so that a misspelt key is an error."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from burnish.evaluation.graders import Graders
+from burnish.serving.errors import conflicting
+from burnish.serving.schemas.sampling import said
+
+
+def _none(integrations: list[Any]) -> list[Any]:
+    if integrations:
+        reason = "a job here reports to no other service, so leave it out"
+        raise PydanticCustomError("too_long", reason)  # the code of an array with too much in it
+    return integrations
+
+
+_AUTO = Literal["auto"]
+Epochs = Annotated[
+    _AUTO | Annotated[int, Field(ge=1, le=50)], said("'auto' or a whole number from 1 to 50")
+]
+Batch = Annotated[
+    _AUTO | Annotated[int, Field(ge=1, le=256)], said("'auto' or a whole number from 1 to 256")
+]
+Multiplier = Annotated[
+    _AUTO | Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)],
+    said("'auto' or a number above 0"),
+]
+Beta = Annotated[
+    _AUTO | Annotated[float, Field(gt=0, le=2)], said("'auto' or a number above 0, up to 2")
+]
+Count = Annotated[
+    _AUTO | Annotated[int, Field(ge=1, le=1_000_000)], said("'auto' or a whole number from 1 up")
+]
+Compute = Annotated[
+    _AUTO | Annotated[float, Field(gt=0, le=10)], said("'auto' or a number above 0, up to 10")
+]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Supervised(_Body):
+    """Of supervised jobs, and of the deprecated place at the top."""
+
+    n_epochs: Epochs = "auto"
+    batch_size: Batch = "auto"
+    learning_rate_multiplier: Multiplier = "auto"
+
+
+class Dpo(Supervised):
+    """Of jobs that learn preferences."""
+
+    beta: Beta = "auto"
+
+
+class Reinforcement(Supervised):
+    """Of jobs that learn from a grader."""
+
+    compute_multiplier: Compute = "auto"
+    eval_interval: Count = "auto"
+    eval_samples: Count = "auto"
+    reasoning_effort: Literal["default", "low", "medium", "high"] = "default"
+
+
+class SupervisedMethod(_Body):
+    """How a supervised job learns."""
+
+    hyperparameters: Supervised = Field(default_factory=Supervised)
+
+
+class DpoMethod(_Body):
+    """How a job learns preferences."""
+
+    hyperparameters: Dpo = Field(default_factory=Dpo)
+
+
+class ReinforcementMethod(_Body):
+    """How a job learns from a grader."""
+
+    grader: Graders
+    hyperparameters: Reinforcement = Field(default_factory=Reinforcement)
+
+
+class Method(_Body):
+    """One of three ways to learn, with its settings under its own name."""
+
+    type: Literal["supervised", "dpo", "reinforcement"]
+    supervised: SupervisedMethod | None = None
+    dpo: DpoMethod | None = None
+    reinforcement: ReinforcementMethod | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        others = {"supervised", "dpo", "reinforcement"} - {self.type}
+        if strange := sorted(name for name in others if getattr(self, name) is not None):
+            raise PydanticCustomError("method", f"{strange[0]} settings in a {self.type} method")
+        if self.type == "reinforcement" and self.reinforcement is None:
+            raise PydanticCustomError("method", "a reinforcement method needs a grader")
+        return self
+
+    def complete(self) -> dict[str, Any]:
+        """The API's object with every hyperparameter, `auto` where nothing was said."""
+        defaults = {"supervised": SupervisedMethod, "dpo": DpoMethod}
+        own = getattr(self, self.type) or defaults[self.type]()
+        values = own.model_dump(mode="json", exclude_none=True)
+        if self.reinforcement is not None:  # as it was given: a grader has no `auto`
+            values["grader"] = self.reinforcement.grader.model_dump(mode="json", exclude_unset=True)
+        return {"type": self.type, self.type: values}
+
+
+Key = Annotated[str, Field(min_length=1, max_length=64)]
+Value = Annotated[str, Field(max_length=512)]
+
+
+class NewJob(_Body):
+    """A job as a client asks for it."""
+
+    model: Annotated[str, Field(min_length=1, max_length=255)]
+    training_file: Annotated[str, Field(min_length=1, max_length=64)]
+    validation_file: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    method: Method | None = None
+    hyperparameters: Supervised | None = None
+    suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    seed: Annotated[int, Field(ge=0, le=2147483647)] | None = None
+    metadata: Annotated[dict[Key, Value], Field(max_length=16)] | None = None
+    integrations: Annotated[list[Any], AfterValidator(_none)] | None = None
+
+    def taught(self) -> dict[str, Any]:
+        """The method; without one it is supervised, with what stands in the deprecated place.
+
+        Raises:
+            ApiError: hyperparameters stand in both places.
+        """
+        method = self.method or Method(type="supervised")
+        if self.hyperparameters is None:
+            return method.complete()
+        if method.type != "supervised" or method.supervised is not None:
+            reason = "Set hyperparameters inside method, and only there."
+            raise conflicting(reason, "hyperparameters")
+        own = SupervisedMethod(hyperparameters=self.hyperparameters)
+        return Method(type="supervised", supervised=own).complete()

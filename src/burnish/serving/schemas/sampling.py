@@ -1,0 +1,128 @@
+"""What chat and legacy completions have in common: how answers are drawn, and their limits."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator
+from pydantic_core import PydanticCustomError
+
+from burnish.serving.errors import conflicting, invalid
+
+T = TypeVar("T")
+# A list that is refused for its first wrong item: a body has room for millions of them.
+Array = Annotated[list[T], Field(fail_fast=True)]
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+    Field(max_length=16),
+]
+_BIAS = 100.0
+_DIGITS = 10
+
+
+def said(what: str) -> WrapValidator:
+    """One sentence instead of one for each member of a union."""
+
+    def check(value: Any, accept: Callable[[Any], Any]) -> Any:
+        try:
+            return accept(value)
+        except ValidationError as error:
+            raise PydanticCustomError("union", "Input should be {what}", {"what": what}) from error
+
+    return WrapValidator(check)
+
+
+class Body(BaseModel):
+    """A request body; what the API does not know is refused by name."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class StreamOptions(Body):
+    """`include_usage` adds a last chunk that counts tokens."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class Drawing(Body):
+    """How answers are drawn."""
+
+    model: str
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    logit_bias: dict[str, float] | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    seed: int | None = None
+    stop: str | Annotated[Array[str], Field(max_length=4)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    user: str | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        given = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return tuple(stop for stop in given if stop)
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether the stream ends with a chunk that counts them."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def check_stream(self) -> None:
+        """
+        Raises:
+            ApiError: there are options for a stream that is none.
+        """
+        if self.stream_options is not None and not self.stream:
+            said = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
+            raise conflicting(said, "stream_options")
+
+    def biases(self, vocabulary: int) -> dict[int, float]:
+        """Token ids with what is added to their logits.
+
+        Raises:
+            ApiError: a key is no token of the model, or a value lies beyond 100.
+        """
+        found = {}
+        for key, value in (self.logit_bias or {}).items():
+            # Longer ones are never read as a number: Python refuses those of 4,300 digits.
+            if not key.isdecimal() or len(key) > _DIGITS or int(key) >= vocabulary:
+                said = f"Invalid key in 'logit_bias': {key[:40]!r} is no token id."
+                raise invalid(said, "logit_bias", "invalid_token")
+            if abs(value) > _BIAS:
+                side = "above_max" if value > 0 else "below_min"
+                said = f"'logit_bias' of {key} is {value:g}, beyond 100."
+                raise invalid(said, "logit_bias", f"decimal_{side}_value")
+            found[int(key)] = value
+        return found
+
+    def drawn(self, **more: Any) -> dict[str, Any]:
+        """What `Draw` takes from here; the API's own defaults for what is left out."""
+        temperature, top_p = self.temperature, self.top_p
+        return {
+            "temperature": 1.0 if temperature is None else temperature,
+            "top_p": 1.0 if top_p is None else top_p,
+            "seed": self.seed,
+            "stop": self.stops,
+            "frequency_penalty": self.frequency_penalty or 0.0,
+            "presence_penalty": self.presence_penalty or 0.0,
+            **more,
+        }
+
+
+class JsonSchema(Body):
+    """A schema that the answer must keep."""
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    """Plain text, any JSON object, or JSON of a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None

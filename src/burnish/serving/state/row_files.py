@@ -1,0 +1,27 @@
+"""Files to learn from: what cannot be rows is refused when it comes, not when its job runs."""
+
+import codecs
+
+from burnish.data.readers.encoding import not_text
+from burnish.serving.errors import invalid
+
+# The only purpose whose files are rows; the others hold whatever they hold.
+ROWS = "fine-tune"
+# So many first bytes are looked at.
+START = 4096
+
+
+def check_start(purpose: str, start: bytes, param: str) -> None:
+    """Whether a file that begins with these bytes, at most `START`, may hold rows.
+
+    Raises:
+        ApiError: 400, it is empty, or no text.
+    """
+    if purpose != ROWS:
+        return
+    if len(start) < START and not start.removeprefix(codecs.BOM_UTF8).strip():
+        said = "The file is empty. Upload a file with one JSON object on each line."
+        raise invalid(said, param, "invalid_file")
+    if kind := not_text(start):
+        said = f"The file is {kind}. Upload JSON Lines, one JSON object on each line, as text."
+        raise invalid(said, param, "invalid_file")

@@ -1,0 +1,80 @@
+"""The page of a search: validation loss against drop, and a table of the trials."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from burnish.reports import svg
+from burnish.runs.directory import write_atomic
+
+
+@dataclass(frozen=True, slots=True)
+class ShownTrial:
+    """One trial; `drop` is the low end, the estimate and the high end in points."""
+
+    number: int
+    state: str
+    settings: Mapping[str, Any]
+    validation: float | None
+    drop: tuple[float, float, float] | None
+
+
+def write_trials(
+    folder: Path, title: str, trials: Sequence[ShownTrial], budget: float | None
+) -> Path:
+    """Writes `trials.html`; without a budget nothing was measured that could be drawn."""
+    environment = Environment(
+        loader=PackageLoader("burnish.sweep"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = environment.get_template("page.html.j2").render(
+        title=title,
+        trials=trials,
+        keys=list(dict.fromkeys(key for trial in trials for key in trial.settings)),
+        budget=budget,
+        plot=None if budget is None else _plot(trials, budget),
+    )
+    path = folder / "trials.html"
+    write_atomic(path, text)
+    return path
+
+
+def _plot(trials: Sequence[ShownTrial], budget: float) -> svg.Plot | None:
+    """Each finished trial as a dot on its interval; a dotted line where the budget ends."""
+    groups: dict[tuple[str, str], list[ShownTrial]] = {}
+    for trial in trials:
+        if trial.drop is not None and trial.validation is not None:
+            groups.setdefault(_group(trial, budget), []).append(trial)
+    series = []
+    for (style, name), members in groups.items():
+        for place, trial in enumerate(members):
+            assert trial.drop is not None
+            assert trial.validation is not None
+            low, drop, high = trial.drop
+            y = trial.validation
+            series += [
+                svg.Series("", style, [(low, y), (high, y)]),
+                svg.Series("" if place else name, style, [(drop, y)], True, _words(trial)),
+            ]
+    ends = [x for one in series for x, _ in one.points]
+    seen = ends and min(ends) <= budget <= max(ends)
+    return svg.line_plot(series, "Validation loss by drop", [budget] if seen else [])
+
+
+def _group(trial: ShownTrial, budget: float) -> tuple[str, str]:
+    assert trial.drop is not None
+    if trial.state == "best":
+        return "smooth", "best"
+    inside = trial.drop[1] <= budget
+    return ("raw", "inside the budget") if inside else ("validation", "outside the budget")
+
+
+def _words(trial: ShownTrial) -> str:
+    settings = ", ".join(f"{key}={value}" for key, value in trial.settings.items())
+    return f"trial {trial.number} ({settings}), drop in points"

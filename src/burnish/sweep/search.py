@@ -1,0 +1,354 @@
+"""The search behind `burnish tune`: the settings that learn the task best inside the budget.
+
+Every trial is a run directory of its own below `<output>/<name>-tune`. It is trained, scored by its
+best validation loss, and measured on the suite's PROBE, never on its CERT or on the test set. Two
+losses are compared at equal drop only: a trial whose mean on PROBE fell by more points than
+`budget.general` is a constraint broken, so it never wins, however well it learnt. The drop is the
+estimate, not its bound, for a search only chooses; `burnish run` decides afterwards.
+
+Optuna's tree-structured Parzen estimator proposes the settings (Bergstra et al. 2011, NeurIPS 24).
+A trial whose validation loss lies behind the median of the trials inside the budget, at the same
+share of the training, is stopped early (the median rule of Golovin et al. 2017, KDD).
+"""
+
+import gc
+import math
+import shutil
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+import torch
+from optuna.trial import FrozenTrial, TrialState
+
+from burnish.certification.ledger import general_row
+from burnish.certification.search import counted
+from burnish.errors import DataError, RecipeError, RunError, UserError
+from burnish.evaluation.contamination_report import look_for_leakage
+from burnish.evaluation.load_suite import load_suites
+from burnish.evaluation.measure import budgets_of, measure
+from burnish.evaluation.suite import split_suite
+from burnish.pipeline import verbs
+from burnish.progress import Bars
+from burnish.recipe.schema import Recipe, changed_recipe
+from burnish.runs.directory import LedgerRow, RunDirectory
+from burnish.sweep.page import ShownTrial, write_trials
+from burnish.sweep.space import rounded, space_of, suggest
+from burnish.sweep.study import study_in
+from burnish.training.loop import Listener
+
+_PEERS = 2  # finished trials inside the budget before one is stopped early
+_RANDOM = 5  # trials before the estimator proposes any
+
+State = Literal["running", "done", "stopped early", "failed"]
+_STATES: dict[TrialState, State] = {
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "running",
+    TrialState.COMPLETE: "done",
+    TrialState.PRUNED: "stopped early",
+    TrialState.FAIL: "failed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One trial. `validation` is its best loss so far, `general` base against tuned on the probe.
+
+    `inside` says whether the drop is within the budget; without a general suite every trial is.
+    `reason` says in words why it did not end by itself, `code` which error made it fail. What was
+    not measured is None.
+    """
+
+    number: int
+    state: State
+    settings: Mapping[str, Any]
+    validation: float | None = None
+    general: LedgerRow | None = None
+    inside: bool | None = None
+    reason: str | None = None
+    code: str | None = None
+
+    def state_in_words(self) -> str:
+        """The state, whether the drop was too large, and the reason where one is known."""
+        state = "outside the budget" if self.inside is False else self.state
+        return f"{state}: {self.reason}" if self.reason else state
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """All trials of a search, and the best one; None if none was finished inside the budget."""
+
+    folder: Path
+    budget: float | None
+    trials: Sequence[Trial]
+    best: Trial | None
+
+    def shown(self) -> list[ShownTrial]:
+        """The trials as the page draws them: drops in points with their intervals."""
+        return [
+            ShownTrial(
+                trial.number,
+                "best" if trial is self.best else trial.state_in_words(),
+                trial.settings,
+                trial.validation,
+                _drop(trial.general) if trial.general else None,
+            )
+            for trial in self.trials
+        ]
+
+
+def search(recipe: Recipe, trials: int, *, quiet: bool = False) -> Found:
+    """Searches until `trials` trials have ended, those of an interrupted search among them.
+
+    Raises:
+        RecipeError: the space names what cannot be searched or holds an impossible value.
+        RunError: the folder holds a search with another recipe, or another process works in it.
+        InterruptedRunError: SIGINT or SIGTERM came; the same call goes on.
+    """
+    space = space_of(recipe)
+    _check_validation(recipe)
+    folder = recipe.output / f"{recipe.name}-tune"
+    with study_in(folder, recipe, space) as study:
+        work = _Search(recipe, space, folder, study, Bars(quiet=quiet))
+        while (ended := _ended(study)) < trials:
+            # Seeded trial by trial, a search that was interrupted proposes what it would have.
+            seed = recipe.seed * 10_007 + ended
+            study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_RANDOM)
+            work.run(_next(study), trials)
+        found = work.found()
+        write_trials(folder, f"{recipe.name}: settings searched", found.shown(), found.budget)
+        return found
+
+
+@dataclass
+class _Search:
+    recipe: Recipe
+    space: Mapping[str, Sequence[Any]]
+    folder: Path
+    study: optuna.Study
+    bars: Bars
+
+    def run(self, trial: optuna.Trial, trials: int) -> None:
+        settings = {key: suggest(trial, key, values) for key, values in self.space.items()}
+        said = ", ".join(f"{key}={value}" for key, value in settings.items())
+        self.bars.say(f"[bold]trial {trial.number}[/], until {trials} have ended: {said}")
+        directory = RunDirectory(self.folder / f"trial-{trial.number}")
+        try:
+            if (twin := self._twin(settings)) is not None:
+                self._repeat(trial, twin)
+            else:
+                self._measured(trial, directory, settings)
+        except optuna.TrialPruned:
+            self.study.tell(trial, state=TrialState.PRUNED)
+        except (torch.OutOfMemoryError, MemoryError):
+            reason = "memory ran out while the general suite was measured"
+            self._fail(trial, reason, code="out_of_memory")
+        except UserError as error:
+            # Before the training began, it is the recipe's error and every trial's.
+            if isinstance(error, RunError | DataError) or not _has_begun(directory):
+                raise
+            self._fail(trial, str(error), code=error.code)
+        # A trial that has ended is never continued, so only its adapter is kept.
+        shutil.rmtree(directory.checkpoints, ignore_errors=True)
+        gc.collect()  # the model of a trial that raised hangs on its traceback
+        self._say(self.trial(self.study.trials[trial.number]))
+
+    def found(self) -> Found:
+        trials = [self.trial(frozen) for frozen in self.study.trials]
+        done = [trial for trial in trials if trial.state == "done" and trial.inside]
+        best = min(done, key=lambda trial: trial.validation or 0.0, default=None)
+        budget = self.recipe.budget.general if self.recipe.evaluate.general else None
+        return Found(self.folder, budget, trials, best)
+
+    def trial(self, frozen: FrozenTrial) -> Trial:
+        row = frozen.user_attrs.get("general")
+        losses = frozen.intermediate_values.values()
+        return Trial(
+            frozen.number,
+            _STATES[frozen.state],
+            {key: rounded(value) for key, value in frozen.params.items()},
+            min(losses) if losses else None,
+            LedgerRow(**row) if row else None,
+            _inside(frozen) if frozen.state == TrialState.COMPLETE else None,
+            frozen.user_attrs.get("reason"),
+            frozen.user_attrs.get("code"),
+        )
+
+    def _measured(
+        self, trial: optuna.Trial, directory: RunDirectory, settings: Mapping[str, Any]
+    ) -> None:
+        """Trains and measures; tells the study."""
+        place = {"name": directory.path.name, "output": str(self.folder), "tune.space": {}}
+        recipe = changed_recipe(self.recipe, {**settings, **place})
+        if directory.path.exists() and not (directory.path / "manifest.json").exists():
+            shutil.rmtree(directory.path)  # killed between making it and writing into it
+        verbs.train(
+            recipe,
+            resume=directory.path.exists(),
+            quiet=self.bars.console.quiet,
+            watch=self._watch(trial, recipe),
+        )
+        losses = [event["loss"] for event in directory.events("validation")]
+        losses = [loss for loss in losses if math.isfinite(loss)]
+        if not losses:
+            raise DataError(
+                "no row was left for validation",
+                "raise data.split.validation",
+                code="no_validation_rows",
+            )
+        row = self._general(directory, recipe)
+        if row is not None:
+            trial.set_user_attr("general", asdict(row))
+            if "general" not in trial.constraints:
+                trial.set_constraint("general", -row.delta * 100 - 100 * (row.budget or 0))
+        self.study.tell(trial, min(losses))
+
+    def _watch(self, trial: optuna.Trial, recipe: Recipe) -> Listener:
+        """Reports validation losses by their turn, and stops a trial that lies behind."""
+        steps = 0
+
+        def watch(phase: str, values: dict[str, Any]) -> None:
+            nonlocal steps
+            if phase == "train":
+                steps = values["steps"]
+            if phase != "validation" or not math.isfinite(values["loss"]):
+                return
+            turn = values["step"] * recipe.training.evaluations // steps
+            reported = self.study.trials[trial.number].intermediate_values
+            if turn not in reported:  # a resumed trial passes some of them again
+                trial.report(values["loss"], turn)
+            if turn < recipe.training.evaluations and _is_behind(self.study, trial.number):
+                share = f"{100 * values['step'] / steps:.0f} % of its steps"
+                trial.set_user_attr("reason", f"behind the others after {share}")
+                raise optuna.TrialPruned
+
+        return watch
+
+    def _general(self, directory: RunDirectory, recipe: Recipe) -> LedgerRow | None:
+        if recipe.evaluate.general is None:
+            return None
+        suites = [split_suite(suite)[0] for suite in load_suites(recipe.evaluate.general)]
+        sections = [task for suite in suites for task in suite.sections]
+        model = verbs.open_tuned(directory)
+        with model.base():  # read from the cache after the first trial
+            measure(directory, model, "base", sections, self.bars)
+        measure(directory, model, "tuned", sections, self.bars)
+        leakage = look_for_leakage(directory, recipe, suites)
+        rows = []
+        for suite in suites:
+            pairs = {
+                name: (directory.results("base", name), directory.results("tuned", name))
+                for name in counted(directory, suite, leakage)
+            }
+            if pairs:
+                budget = budgets_of(recipe).of(suite.name)
+                rows.append(general_row(suite.name, pairs, budget))
+        # Every suite must stay inside its budget: the one that uses most of it.
+        return min(rows, key=lambda row: row.delta / (row.budget or 1), default=None)
+
+    def _twin(self, settings: Mapping[str, Any]) -> FrozenTrial | None:
+        """A trial that ended with the same settings; training it again would give the same."""
+        for frozen in self.study.get_trials(deepcopy=False):
+            same = {key: rounded(value) for key, value in frozen.params.items()} == settings
+            if same and frozen.state.is_finished() and "twin" not in frozen.user_attrs:
+                return frozen
+        return None
+
+    def _repeat(self, trial: optuna.Trial, twin: FrozenTrial) -> None:
+        trial.set_user_attr("twin", twin.number)
+        trial.set_user_attr("reason", f"the same settings as trial {twin.number}")
+        if "general" in twin.user_attrs:
+            trial.set_user_attr("general", twin.user_attrs["general"])
+        for key in twin.constraints.keys() - trial.constraints.keys():
+            trial.set_constraint(key, twin.constraints[key])
+        known = self.study.trials[trial.number].intermediate_values
+        for turn, loss in twin.intermediate_values.items():
+            if turn not in known:
+                trial.report(loss, turn)
+        done = twin.state == TrialState.COMPLETE
+        self.study.tell(trial, twin.value if done else None, state=twin.state)
+
+    def _fail(self, trial: optuna.Trial, reason: str, code: str) -> None:
+        trial.set_user_attr("reason", reason)
+        trial.set_user_attr("code", code)
+        self.study.tell(trial, state=TrialState.FAIL)
+
+    def _say(self, trial: Trial) -> None:
+        said: list[str] = [trial.state]
+        if trial.validation is not None:
+            said.append(f"validation {trial.validation:.4f}")
+        if trial.general is not None:
+            said.append(f"drop {drop_in_words(trial.general)}")
+        if trial.inside is False:
+            said.append(f"outside the budget of {self.recipe.budget.general:g}")
+        said += [trial.reason] if trial.reason else []
+        best = self.found().best
+        if best is not None and best.number == trial.number:
+            said.append("[green]best so far[/]")
+        self.bars.say("  " + "; ".join(said))
+
+
+def drop_in_words(row: LedgerRow) -> str:
+    """Points that the probe mean fell by, with the 95 % interval; a gain is negative."""
+    low, drop, high = _drop(row)
+    return f"{drop:+z.1f} points ({low:+z.1f} to {high:+z.1f})"
+
+
+def _drop(row: LedgerRow) -> tuple[float, float, float]:
+    """Low end, estimate and high end of the drop in points; 0.0 rather than a negative zero."""
+    return -row.high * 100 + 0.0, -row.delta * 100 + 0.0, -row.low * 100 + 0.0
+
+
+def _next(study: optuna.Study) -> optuna.Trial:
+    """The trial that was interrupted, or a new one."""
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return optuna.Trial(study, running[0]._trial_id) if running else study.ask()
+
+
+def _ended(study: optuna.Study) -> int:
+    return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+
+
+def _has_begun(directory: RunDirectory) -> bool:
+    return directory.path.exists() and directory.manifest().state in ("training", "trained")
+
+
+def _is_behind(study: optuna.Study, number: int) -> bool:
+    """Whether the best loss so far is above the median of its peers' at the same turn."""
+    trials = study.get_trials(deepcopy=False)
+    losses = trials[number].intermediate_values
+    turn = max(losses)
+    peers = [
+        min(loss for at, loss in peer.intermediate_values.items() if at <= turn)
+        for peer in trials
+        if peer.state == TrialState.COMPLETE
+        and _inside(peer)
+        and min(peer.intermediate_values) <= turn
+    ]
+    return len(peers) >= _PEERS and min(losses.values()) > statistics.median(peers)
+
+
+def _inside(trial: FrozenTrial) -> bool:
+    return all(excess <= 0 for excess in trial.constraints.values())
+
+
+def _check_validation(recipe: Recipe) -> None:
+    if recipe.training.evaluations == 0:
+        raise RecipeError(
+            "training.evaluations is 0, but trials are compared by validation",
+            "set it to 4",
+            code="no_validation",
+            key="training.evaluations",
+            value=0,
+        )
+    if recipe.data.validation is None and recipe.data.split.validation == 0:
+        raise RecipeError(
+            "no rows are held out, but trials are compared by validation",
+            "raise data.split.validation, or name data.validation",
+            code="no_validation",
+            key="data.split.validation",
+            value=0,
+        )

@@ -1,0 +1,209 @@
+"""What the loop asks of an objective: items from rows, and the loss of a batch of items."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from burnish.conversation import Example
+from burnish.data.render import Rendered, render_all
+from burnish.errors import DataError
+from burnish.models.branches import Network, Row
+from burnish.runs.directory import Finding
+
+_VALIDATED_AT_ONCE = 16
+# Tokens, padding included, that a CPU computes at once.
+_PIECE = 1024
+
+
+class Item(Protocol):
+    """One thing to learn from: a row, a pair of answers, a text with its class."""
+
+    @property
+    def size(self) -> int:
+        """Tokens read."""
+        ...
+
+    @property
+    def learnt(self) -> int:
+        """Tokens, or decisions, that the loss sees."""
+        ...
+
+
+ItemT = TypeVar("ItemT", bound=Item)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Summed over a batch; the loop divides it by the units of the whole optimizer step.
+
+    A metric is a sum and the number of things summed; the loop shows their mean over the step.
+    """
+
+    total: Tensor
+    metrics: dict[str, tuple[Tensor, float]] = field(default_factory=dict)
+
+
+@dataclass
+class Means:
+    """Metrics of several forward passes; reads the device only when asked."""
+
+    sums: dict[str, Any] = field(default_factory=dict)
+    counts: dict[str, float] = field(default_factory=dict)
+
+    def add(self, found: Loss, units: float) -> None:
+        """`units` are those of all passes together, so each pass adds its part of the loss."""
+        for name, (value, count) in {"loss": (found.total, 0.0), **found.metrics}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach()
+            self.counts[name] = units if name == "loss" else self.counts.get(name, 0.0) + count
+
+    def include(self, other: "Means") -> None:
+        """What other passes of the same step found, under the same units."""
+        for name, value in other.sums.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            before = 0.0 if name == "loss" else self.counts.get(name, 0.0)
+            self.counts[name] = before + other.counts[name]
+
+    def values(self) -> dict[str, float]:
+        return {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+
+
+class Objective(ABC, Generic[ItemT]):
+    """One way to learn. A new one is a file in `objectives/` and its line there.
+
+    `updates` is the number of optimizer updates that one step makes on what it collected, `learns`
+    what the data check counts, `additive` whether a batch's loss is the sum of its items' losses,
+    each seen alone.
+    """
+
+    updates: int = 1
+    learns: str = "tokens"
+    additive: bool = True
+
+    @property
+    def carried(self) -> dict[str, float]:
+        """What it remembers from step to step; checkpoints keep it."""
+        return {}
+
+    def after_step(self, means: Mapping[str, float]) -> None:
+        """Sees the step's mean loss and metrics; the place to change what it carries."""
+
+    def check(self, examples: Sequence[Example]) -> None:
+        """Raises UserError where rows to train on are not of the kind that is learnt here."""
+        return
+
+    def render(
+        self, examples: Sequence[Example], tokenizer: Any, max_length: int | None
+    ) -> tuple[list[Rendered], Finding | None]:
+        """Rows that fit into `max_length` tokens as they are learnt, and what was left out."""
+        return render_all(examples, tokenizer, max_length)
+
+    @abstractmethod
+    def items(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[ItemT]:
+        """What is learnt from rows that were found to fit into `max_length` tokens."""
+
+    def prepare(
+        self, network: Network, items: Sequence[ItemT], *, training: bool = True
+    ) -> list[ItemT]:
+        """Once before the first step, with the weights of the start; also for validation items."""
+        return list(items)
+
+    def collect(self, network: Network, items: Sequence[ItemT], step: int) -> list[ItemT]:
+        """At each step, with the weights of that step: the place to sample answers."""
+        return list(items)
+
+    def rehearsal(self) -> "Objective[ItemT]":
+        """The same in small where each step costs much, for a try of all that a step does."""
+        return self
+
+    @abstractmethod
+    def units(self, items: Sequence[ItemT]) -> float:
+        """What a summed loss is divided by, so that accumulated batches equal one batch."""
+
+    @abstractmethod
+    def loss(self, network: Network, items: Sequence[ItemT]) -> Loss:
+        """The summed loss of one forward pass."""
+
+    def pieces(self, network: Network, items: Sequence[ItemT]) -> list[list[ItemT]]:
+        """Parts of a forward pass that may be run, forwards and backwards, one after the other.
+
+        Their losses must sum to that of the whole; `light_pieces` makes them small on a CPU.
+        """
+        return [list(items)]
+
+    def validate(self, network: Network, items: Sequence[ItemT]) -> dict[str, float]:
+        """`loss` (lower is better, it chooses the checkpoint) and metrics a unit over all items."""
+        ordered = sorted(items, key=lambda item: item.size)
+        units, means = self.units(items), Means()
+        with torch.no_grad():
+            for start in range(0, len(ordered), _VALIDATED_AT_ONCE):
+                means.add(self.loss(network, ordered[start : start + _VALIDATED_AT_ONCE]), units)
+        return means.values()
+
+
+def light_pieces(network: Network, items: Sequence[ItemT], trunk: int = 0) -> list[list[ItemT]]:
+    """Items of like size together, each piece just large enough to keep a CPU busy.
+
+    A matrix product of 1,000 rows is as fast there as one of 8,000, so smaller pieces cost no
+    time, and they need less memory and less padding. Other devices get the items whole. What the
+    items share is computed again in each piece: a long `trunk` makes the pieces larger.
+    """
+    if network.device.type != "cpu":
+        return [list(items)]
+    room = max(_PIECE, 8 * trunk)
+    pieces: list[list[ItemT]] = []
+    for item in sorted(items, key=lambda item: -item.size):  # the first one is the longest
+        if not pieces or (len(pieces[-1]) + 1) * (pieces[-1][0].size - trunk) > room:
+            pieces.append([])
+        pieces[-1].append(item)
+    return pieces
+
+
+def rows_of(examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Row]:
+    """Rendered rows; all were found to fit before."""
+    if not examples:
+        return []
+    rendered, _ = render_all(examples, tokenizer, max_length)
+    return [Row(row.tokens, row.weights) for row in rendered]
+
+
+def require(
+    examples: Sequence[Example],
+    is_bare: Callable[[Example], bool],
+    what: str,
+    remedy: str,
+    *,
+    code: str,
+    objective: str = "",
+) -> None:
+    """That every row to train on has what an objective learns.
+
+    Args:
+        is_bare: whether a row lacks it.
+        what: what it is, with its article if it has one.
+        remedy, code: of the error.
+        objective: named in the error, where another one could learn from the rows.
+
+    Raises:
+        DataError: some rows lack it, or all.
+    """
+    bare = [example for example in examples if is_bare(example)]
+    if not bare:
+        return
+    all_are = len(bare) == len(examples)
+    first = bare[0].source or bare[0].id
+    more = f" ({len(bare)} of {len(examples)} rows have none)" if len(bare) > 1 else ""
+    seen = f"{first} has no {what.removeprefix('a ')}{more}"
+    if all_are:
+        seen = f"none of the {len(bare)} rows of train has {what}"
+    raise DataError(
+        seen + (f", but the objective is {objective}" if objective else ""),
+        remedy,
+        code=code,
+        row=None if all_are else first,
+        count=len(bare),
+        rows=len(examples),
+    )
