@@ -16,8 +16,8 @@ from burnish.errors import DataError, RecipeError, RunError
 from burnish.models.interface import Choice
 from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_model
-from burnish.pipeline.resume import alone_in
 from burnish.runs.directory import RunDirectory
+from burnish.runs.lock import alone_in
 from tests.models.test_endpoint import served
 from tests.refused import refused
 from tests.rows import labelled, write_rows

@@ -8,17 +8,11 @@ from typing import Any
 import pytest
 
 from burnish.certification.budgets import Budgets
+from burnish.certification.run_ledger import budgets_of, check_budgets, flattered, suite_sizes
 from burnish.data.readers.read_rows import Row
 from burnish.data.recognise import Converter
 from burnish.errors import DataError, RecipeError
-from burnish.evaluation.measure import (
-    budgets_of,
-    check_budgets,
-    flattered,
-    measure,
-    suite_sizes,
-    target_task,
-)
+from burnish.evaluation.measure import measure, target_task
 from burnish.evaluation.suite import load_suite
 from burnish.models.load import load_model
 from burnish.progress import Bars

@@ -8,7 +8,8 @@ from unittest.mock import ANY
 import openai
 import pytest
 
-from burnish.serving.errors import ApiError
+from burnish.inference.errors import InferenceError
+from burnish.serving.errors import ApiError, unanswered
 
 
 def api_refused(
@@ -23,11 +24,13 @@ def api_refused(
         param: the parameter that it names; any where it is left out.
     """
 
-    def fits(error: ApiError | openai.APIStatusError) -> bool:
+    def fits(error: ApiError | InferenceError | openai.APIStatusError) -> bool:
+        if isinstance(error, InferenceError):
+            error = unanswered(error)
         seen = error.status if isinstance(error, ApiError) else error.status_code
         return (seen, error.code, error.param) == (status, code, param) and quotes(error, *values)
 
-    return pytest.raises((ApiError, openai.APIStatusError), check=fits)
+    return pytest.raises((ApiError, InferenceError, openai.APIStatusError), check=fits)
 
 
 def quotes(error: object, *values: object) -> bool:

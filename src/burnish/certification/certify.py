@@ -13,9 +13,10 @@ from burnish.certification.budgets import Budgets, Evidence
 from burnish.certification.fixed_sequence import Certificate, after, certify
 from burnish.certification.ledger import Pair
 from burnish.certification.ordering import as_frontier, order_of_testing
+from burnish.certification.run_ledger import is_refusal, learnt_items
 from burnish.certification.search import Search, counted, label_of
 from burnish.evaluation.contamination import texts_of
-from burnish.evaluation.measure import is_refusal, learnt_items, measure
+from burnish.evaluation.measure import measure
 from burnish.evaluation.suite import Suite
 from burnish.evaluation.tasks import Task
 from burnish.models.adapt import save_weights

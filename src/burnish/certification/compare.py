@@ -14,12 +14,13 @@ from burnish.certification.alpha_ledger import CertLedger
 from burnish.certification.budgets import Evidence
 from burnish.certification.certify import cert_evidence, cert_ledger
 from burnish.certification.fixed_sequence import certify
+from burnish.certification.run_ledger import budgets_of, fill_ledger, flattered
 from burnish.certification.verdict import decide
 from burnish.errors import RunError
 from burnish.evaluation.contamination import Text
 from burnish.evaluation.contamination_report import leakage_of, learnt_rows
 from burnish.evaluation.load_suite import load_suites
-from burnish.evaluation.measure import budgets_of, fill_ledger, flattered, measure, target_task
+from burnish.evaluation.measure import measure, target_task
 from burnish.evaluation.suite import Suite, split_suite
 from burnish.evaluation.tasks import Task
 from burnish.models.endpoint import RemoteModel
@@ -28,11 +29,11 @@ from burnish.models.language_model import LanguageModel
 from burnish.models.lineage import recipe_of
 from burnish.models.load import context_length, load_model, load_tokenizer
 from burnish.models.registry import resolve
-from burnish.pipeline.resume import alone_in
 from burnish.progress import Bars
 from burnish.recipe.schema import Recipe
 from burnish.runs.candidates import Candidate
 from burnish.runs.directory import RunDirectory, remove_directory
+from burnish.runs.lock import alone_in
 from burnish.runs.overlaps import Leakage
 
 

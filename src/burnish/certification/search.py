@@ -17,15 +17,9 @@ import numpy as np
 from burnish.certification.budgets import text_rise
 from burnish.certification.forecast import Outlook
 from burnish.certification.ledger import Pair, paired_scores
+from burnish.certification.run_ledger import budgets_of, left_out
 from burnish.errors import RunError
-from burnish.evaluation.measure import (
-    LEAST_TESTED,
-    budgets_of,
-    left_out,
-    measure,
-    target_task,
-    tested,
-)
+from burnish.evaluation.measure import LEAST_TESTED, measure, target_task, tested
 from burnish.evaluation.statistics import (
     BoolArray,
     macro_paired,

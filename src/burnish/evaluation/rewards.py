@@ -4,7 +4,7 @@ import hashlib
 import importlib.util
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,10 @@ from burnish.models.lineage import tuned_sha256
 from burnish.models.load import load_model
 from burnish.models.reward_model import RewardModel
 from burnish.runs.directory import RunDirectory
-from burnish.training.objectives.grpo import Reward
+
+# Answers and the rows they answer -> a reward each, higher is better.
+Reward = Callable[[Sequence[str], Sequence[Example]], Sequence[float]]
+
 
 _HOPELESS = 16  # answers of which none could be graded
 

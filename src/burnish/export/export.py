@@ -13,12 +13,11 @@ from burnish.models.adapt import WHOLE, is_adapted, merged
 from burnish.models.adapter_files import check_weights
 from burnish.models.from_run import Opened, load_base, open_classifier, open_reward_model
 from burnish.models.language_model import LanguageModel
-from burnish.models.lineage import check_trained, recipe_of, tuned_on
+from burnish.models.lineage import check_trained, recipe_of, stands_on_others, tuned_on
 from burnish.models.load import load_tokenizer
 from burnish.models.registry import resolve
 from burnish.models.stop_tokens import generation_settings, keep_ends
 from burnish.recipe.schema import HEADS, Recipe
-from burnish.reports.model_card import stands_on_others
 from burnish.runs.directory import RunDirectory
 
 Form = Literal["merged", "peft", "gguf"]

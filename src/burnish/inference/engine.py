@@ -9,6 +9,7 @@ import torch
 
 from burnish.errors import ModelError
 from burnish.inference.detokenize import Answer, Ends
+from burnish.inference.errors import RequestError, overloaded, shutting_down
 from burnish.inference.forward import Passes
 from burnish.inference.lora import Adapters
 from burnish.inference.scheduler import Batch, Limits, Running
@@ -17,7 +18,6 @@ from burnish.inference.types import Ask
 from burnish.models.adapt import is_adapted
 from burnish.models.language_model import LanguageModel
 from burnish.models.stop_tokens import stop_tokens
-from burnish.serving.errors import ApiError, invalid
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +98,8 @@ class Engine:
         """Queues an answer; from any thread, never waiting.
 
         Raises:
-            ApiError: the prompt is empty or too long, a token is none of the model's, the queue is
-                full, or the engine is closing.
+            InferenceError: the prompt is empty or too long, a token is none of the model's, the
+                queue is full, or the engine is closing.
         """
         check(ask, self.context, self._passes.network.config.vocab_size)
         ends = Ends(self.stops | ask.draw.ends, self.context - len(ask.prompt))
@@ -161,35 +161,18 @@ class Engine:
 def check(ask: Ask, context: int, vocabulary: int) -> None:
     """
     Raises:
-        ApiError: the prompt is empty or too long, or a token is none of the model's.
+        RequestError: the prompt is empty or too long, or a token is none of the model's.
     """
     count = len(ask.prompt)
     if not ask.prompt:
-        raise invalid("The prompt is empty.", "prompt", "empty_prompt")
+        raise RequestError("The prompt is empty.", "empty_prompt", "prompt")
     if count + max(0, min(ask.draw.max_tokens, 1)) > context:
-        raise invalid(
+        raise RequestError(
             f"This model's maximum context length is {context} tokens. However, your "
             f"messages resulted in {count} tokens. Please reduce the length of the messages.",
-            "messages",
             "context_length_exceeded",
+            "messages",
         )
     for name, tokens in (("prompt", ask.prompt), ("logit_bias", ask.draw.bias)):
         if not all(0 <= token < vocabulary for token in tokens):
-            raise invalid(f"Token ids go from 0 to {vocabulary - 1}.", name, "invalid_token")
-
-
-def unavailable(message: str, code: str) -> ApiError:
-    """The official client tries again after a while."""
-    headers = {"retry-after": "1"}
-    return ApiError(503, message, kind="server_error", code=code, headers=headers)
-
-
-def shutting_down() -> ApiError:
-    """There is no answer any more, from this server at least."""
-    return unavailable("The server is shutting down.", "shutting_down")
-
-
-def overloaded() -> ApiError:
-    """As many answers wait as there is room for."""
-    said = "The engine is currently overloaded, please try again later."
-    return unavailable(said, "overloaded")
+            raise RequestError(f"Token ids go from 0 to {vocabulary - 1}.", "invalid_token", name)

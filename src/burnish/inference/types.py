@@ -102,3 +102,19 @@ class Piece:
     end: str | None = None
     prompt: tuple[Drawn, ...] = ()
     used: Used | None = None
+
+
+@dataclass(slots=True)
+class Answer:
+    """A whole answer."""
+
+    text: str = ""
+    drawn: list[Drawn] = field(default_factory=list)
+    end: str = "stop"
+    prompt: tuple[Drawn, ...] = ()
+
+    def grow(self, piece: Piece) -> None:
+        self.text += piece.text
+        self.drawn += piece.drawn
+        self.end = piece.end or self.end
+        self.prompt = piece.prompt or self.prompt

@@ -20,11 +20,17 @@ from typing import Any
 import httpx2
 
 from burnish.errors import ModelError, UserError
-from burnish.inference.engine import Counters, check, overloaded, shutting_down, unavailable
+from burnish.inference.engine import Counters, check
+from burnish.inference.errors import (
+    BackendError,
+    RequestError,
+    UnavailableError,
+    overloaded,
+    shutting_down,
+)
 from burnish.inference.grammar import Calls, Schema
 from burnish.inference.stream import Answering
 from burnish.inference.types import Ask, Draw, Drawn, Piece, Used
-from burnish.serving.errors import ApiError, invalid
 
 # Answers that are asked for at once; vLLM queues what it has no room for.
 _MOST = 512
@@ -45,7 +51,7 @@ class Vllm:
         vocabulary: tokens of its model.
 
     Raises:
-        ApiError: the server does not answer.
+        InferenceError: the server does not answer.
         UserError: it does not answer as vLLM does.
     """
 
@@ -69,8 +75,9 @@ class Vllm:
         """Asks for an answer; from any thread, never waiting.
 
         Raises:
-            ApiError: the prompt is empty or too long, a token is none of the model's, the grammar
-                is no schema, too many answers are under way, or the server is shutting down.
+            InferenceError: the prompt is empty or too long, a token is none of the model's, the
+                grammar is not a schema, too many answers are under way, or the server is
+                shutting down.
         """
         check(ask, self.context, self.vocabulary)
         wanted = _wanted(ask)
@@ -254,7 +261,7 @@ def _wanted(ask: Ask) -> dict[str, Any]:
 def _format(draw: Draw) -> dict[str, Any]:
     """
     Raises:
-        ApiError: the grammar is neither a JSON schema nor calls of tools.
+        InferenceError: the grammar is neither a JSON schema nor calls of tools.
     """
     match draw.grammar:
         case None:
@@ -265,14 +272,14 @@ def _format(draw: Draw) -> dict[str, Any]:
         case Calls(lark=lark):
             return {"structured_outputs": {"grammar": lark}}
     said = "The backend vllm can hold an answer to a JSON schema or calls of tools only."
-    raise invalid(said, "response_format", "unsupported_parameter")
+    raise RequestError(said, "unsupported_parameter", "response_format")
 
 
 def _piece(choice: Mapping[str, Any], top: int | None, left: int) -> Piece:
     """`left` tokens of the prompt are still to come before those of the answer.
 
     Raises:
-        ApiError: vLLM gave the answer up.
+        InferenceError: vLLM gave the answer up.
     """
     said, end = choice.get("logprobs") or {}, choice.get("finish_reason")
     if end not in (None, "stop", "length"):
@@ -305,27 +312,27 @@ def _token(shown: str) -> int:
 def _chunk(line: str) -> dict[str, Any]:
     """
     Raises:
-        ApiError: vLLM gave up in the middle.
+        InferenceError: vLLM gave up in the middle.
     """
     chunk: dict[str, Any] = json.loads(line.removeprefix("data: "))
     if "error" in chunk:
-        raise ApiError(500, _FAILED, kind="server_error", code="model_server_failed")
+        raise BackendError(_FAILED, "model_server_failed")
     return chunk
 
 
 async def _sound(reply: httpx2.Response) -> None:
     """
     Raises:
-        ApiError: vLLM refuses what it was asked; what it says of its own faults stays with it.
+        InferenceError: vLLM refuses what it was asked; its own faults stay with it.
     """
     if reply.is_success:
         return
     if reply.status_code >= 500:
-        raise unavailable(_FAILED, "model_server_failed")
+        raise UnavailableError(_FAILED, "model_server_failed")
     refused = f"The model server refused: {await _said(reply)}"
     if reply.status_code == 400:
-        raise invalid(refused, None, "model_server_refused")
-    raise ApiError(500, refused, kind="server_error", code="model_server_refused")
+        raise RequestError(refused, "model_server_refused")
+    raise BackendError(refused, "model_server_refused")
 
 
 async def _said(reply: httpx2.Response) -> str:
@@ -336,10 +343,10 @@ async def _said(reply: httpx2.Response) -> str:
     return text[:_SAID]
 
 
-def _silent(error: httpx2.HTTPError) -> ApiError:
+def _silent(error: httpx2.HTTPError) -> UnavailableError:
     said = f"The model server does not answer ({type(error).__name__})."
-    return unavailable(said, "model_server_silent")
+    return UnavailableError(said, "model_server_silent")
 
 
-def _broken() -> ApiError:
-    return unavailable("The model server broke off its answer.", "model_server_broke_off")
+def _broken() -> UnavailableError:
+    return UnavailableError("The model server broke off its answer.", "model_server_broke_off")

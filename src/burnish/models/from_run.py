@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from burnish.data.chat_templates import declare_stops
+from burnish.data.tags import all_tags
 from burnish.errors import RunError
 from burnish.models.adapt import WHOLE
 from burnish.models.classifier import Classifier, Constant, load_classifier
@@ -17,7 +18,6 @@ from burnish.models.registry import resolve
 from burnish.models.reward_model import RewardModel, load_reward_model
 from burnish.recipe.schema import HEADS, Recipe
 from burnish.runs.directory import RunDirectory
-from burnish.training.objectives.tag import all_tags
 
 Opened = LanguageModel | Classifier | RewardModel
 

@@ -11,7 +11,7 @@ applied anew at every opening, and the weights that it changes are kept from bef
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -310,3 +310,11 @@ def link(source: str, target: str) -> None:
         os.link(Path(source).resolve(), target)
     except OSError:
         shutil.copy2(source, target)
+
+
+def stands_on_others(lineage: Mapping[str, Any]) -> bool:
+    """Whether the adapter alone is not the tuned model, as an earlier run's weights are below.
+
+    `lineage` is the manifest's, of a run that started from an earlier one.
+    """
+    return lineage["init"] != "continue" or bool(lineage["lineage"])

@@ -5,12 +5,8 @@ weights depend on must be as it was.
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from burnish.errors import RunError
 from burnish.models.cache import sha256_of
@@ -29,25 +25,6 @@ _FREE = (
 _UNTIL_VERDICT = ("evaluate.", "budget.", "choose.")
 # It is the place that counts, and `auto` names another one on another machine.
 _PLACED = "device"
-
-
-@contextmanager
-def alone_in(directory: RunDirectory) -> Iterator[None]:
-    """No other process learns or judges there meanwhile; a kill frees the run.
-
-    Raises:
-        RunError: one does.
-    """
-    try:
-        with FileLock(directory.path / ".lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise RunError(
-            f"another process works on the run {directory.path}",
-            "wait for it to end, or stop it, then continue with --resume",
-            code="run_in_use",
-            path=str(directory.path),
-        ) from error
 
 
 def continued(recipe: Recipe) -> RunDirectory | None:

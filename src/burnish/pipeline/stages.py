@@ -11,16 +11,15 @@ from typing import Any
 
 from burnish.certification.alpha_ledger import hand_on
 from burnish.certification.ledger import earlier_row
+from burnish.certification.run_ledger import check_budgets, target_ledger
 from burnish.data.load import check_file
 from burnish.errors import RecipeError, UserError
 from burnish.evaluation.load_suite import load_suites
 from burnish.evaluation.measure import (
-    check_budgets,
     check_scorers,
     check_suites,
     check_tested,
     measure,
-    target_ledger,
     target_task,
 )
 from burnish.models.lineage import check_method

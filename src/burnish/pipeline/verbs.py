@@ -16,6 +16,14 @@ from burnish.certification.certify import choose, keep, next_look
 from burnish.certification.compare import compare as compare  # a verb of notebooks
 from burnish.certification.ledger import LEVEL
 from burnish.certification.power import power_headline
+from burnish.certification.run_ledger import (
+    about,
+    budgets_of,
+    check_budgets,
+    fill_ledger,
+    flattered,
+    suite_sizes,
+)
 from burnish.certification.search import Search
 from burnish.certification.verdict import Head, decide
 from burnish.errors import ModelError, PreflightError, RecipeError, RunError
@@ -23,16 +31,10 @@ from burnish.evaluation.contamination import leaks
 from burnish.evaluation.contamination_report import leakage_of, look_for_leakage
 from burnish.evaluation.load_suite import load_suites
 from burnish.evaluation.measure import (
-    about,
-    budgets_of,
-    check_budgets,
     check_scorers,
     check_suites,
     check_tested,
-    fill_ledger,
-    flattered,
     measure,
-    suite_sizes,
     target_task,
 )
 from burnish.evaluation.suite import Suite, split_suite
@@ -50,7 +52,7 @@ from burnish.models.registry import resolve
 from burnish.parity.compare import complete
 from burnish.pipeline.adopt_adapter import ELSEWHERE, adopt, is_foreign
 from burnish.pipeline.prepare import Checked, begin, prepare
-from burnish.pipeline.resume import alone_in, continued, forget_order, forget_verdict, unlike_files
+from burnish.pipeline.resume import continued, forget_order, forget_verdict, unlike_files
 from burnish.plan import Plan, make_plan
 from burnish.preflight import MARKS, Check, Subject, preflight, refuse
 from burnish.progress import Bars
@@ -59,6 +61,7 @@ from burnish.reports.html import write_page
 from burnish.reports.model_card import write_card
 from burnish.runs.candidates import Candidate
 from burnish.runs.directory import Manifest, RunDirectory
+from burnish.runs.lock import alone_in
 from burnish.training.build import check_workers, learn, open_training
 from burnish.training.checkpoint import saved_steps
 from burnish.training.loop import Listener, Loop

@@ -13,8 +13,9 @@ import torch
 
 from burnish.certification.certify import next_look
 from burnish.certification.power import power_sentences
+from burnish.certification.run_ledger import about, budgets_of, suite_sizes
 from burnish.evaluation.load_suite import load_suites
-from burnish.evaluation.measure import about, budgets_of, results_cache, suite_sizes, target_task
+from burnish.evaluation.measure import results_cache, target_task
 from burnish.evaluation.suite import split_suite
 from burnish.evaluation.tasks import Task
 from burnish.models.from_run import Opened

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from burnish.models.lineage import stands_on_others
 from burnish.reports.html import confusion
 from burnish.reports.read_run import (
     MISSING,
@@ -120,14 +121,6 @@ def _whole(recipe: Mapping[str, Any]) -> bool:
 def _by_peft(recipe: Mapping[str, Any]) -> bool:
     """Whether plain PEFT reads the adapter."""
     return not _whole(recipe) and recipe.get("method") != "bottleneck"
-
-
-def stands_on_others(lineage: Mapping[str, Any]) -> bool:
-    """Whether the adapter alone is not the tuned model, as an earlier run's weights are below.
-
-    `lineage` is the manifest's, of a run that started from an earlier one.
-    """
-    return lineage["init"] != "continue" or bool(lineage["lineage"])
 
 
 def _name_of(recipe: Mapping[str, Any]) -> str:

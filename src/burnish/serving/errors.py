@@ -6,6 +6,7 @@ ApiError
 ├── forbidden        403: the key has no such scope, or its project no such right
 ├── unauthorized     401: no key, or one that is not known
 ├── disk_full        507: there is no room to write
+├── unanswered       what the engine raised: 400, 500, or 503 to try again
 └── failed           500: our own mistake
 """
 
@@ -15,6 +16,7 @@ from typing import Any
 from fastapi.responses import JSONResponse
 
 from burnish.errors import UserError, cut, readable
+from burnish.inference.errors import InferenceError, RequestError, UnavailableError
 
 _LONGEST = 10_000  # characters of a message
 
@@ -50,6 +52,15 @@ class ApiError(Exception):
     def response(self) -> JSONResponse:
         """The whole answer, for those that answer before any route."""
         return JSONResponse(self.body, self.status, headers=self.headers)
+
+
+def unanswered(error: InferenceError) -> ApiError:
+    """What the engine raised; the official client tries again where that may help."""
+    if isinstance(error, RequestError):
+        return invalid(error.message, error.param, error.code)
+    again = isinstance(error, UnavailableError)
+    status, headers = (503, {"retry-after": "1"}) if again else (500, {})
+    return ApiError(status, error.message, kind="server_error", code=error.code, headers=headers)
 
 
 def failed() -> ApiError:

@@ -25,11 +25,12 @@ import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from burnish.certification.ledger import general_row
+from burnish.certification.run_ledger import budgets_of
 from burnish.certification.search import counted
 from burnish.errors import DataError, RecipeError, RunError, UserError
 from burnish.evaluation.contamination_report import look_for_leakage
 from burnish.evaluation.load_suite import load_suites
-from burnish.evaluation.measure import budgets_of, measure
+from burnish.evaluation.measure import measure
 from burnish.evaluation.suite import split_suite
 from burnish.pipeline import verbs
 from burnish.progress import Bars

@@ -11,10 +11,11 @@ from transformers import AutoConfig, AutoModelForTokenClassification
 
 import burnish
 from burnish.conversation import Example, Message
+from burnish.data.tags import all_tags
 from burnish.errors import DataError
 from burnish.models.branches import Network
 from burnish.models.classifier import load_classifier
-from burnish.training.objectives.tag import Tag, all_tags
+from burnish.training.objectives.tag import Tag
 from tests.refused import refused
 from tests.rows import write_rows
 

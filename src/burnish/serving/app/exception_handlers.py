@@ -10,9 +10,10 @@ from sqlalchemy.exc import DataError, DBAPIError
 from starlette.exceptions import HTTPException
 
 from burnish.errors import UserError
+from burnish.inference.errors import InferenceError
 from burnish.serving import log
 from burnish.serving.app.validation_errors import malformed
-from burnish.serving.errors import ApiError, disk_full, failed, invalid, refused
+from burnish.serving.errors import ApiError, disk_full, failed, invalid, refused, unanswered
 from burnish.serving.state.disk import is_full
 
 _NO_VALUE = "A value of the request cannot be stored: it is too long, or holds a NUL character."
@@ -44,6 +45,10 @@ def add_handlers(app: FastAPI) -> None:
     @app.exception_handler(ApiError)
     async def said(_: Request, error: ApiError) -> JSONResponse:
         return error.response
+
+    @app.exception_handler(InferenceError)
+    async def no_answer(_: Request, error: InferenceError) -> JSONResponse:
+        return unanswered(error).response
 
     @app.exception_handler(RequestValidationError)
     async def unusable(_: Request, error: RequestValidationError) -> JSONResponse:

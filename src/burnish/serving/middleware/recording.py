@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi import Request
 
-from burnish.serving.routes.generation import Answer
+from burnish.inference.types import Answer
 
 _PLACE = "burnish.recorded"
 

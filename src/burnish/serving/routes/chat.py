@@ -19,7 +19,7 @@ from burnish.data.chat_templates import next_speakers
 from burnish.errors import UserError
 from burnish.inference.grammar import call_grammar
 from burnish.inference.tool_calls import Call, before_calls
-from burnish.inference.types import Ask, Draw, Drawn, Grammar, Piece
+from burnish.inference.types import Answer, Ask, Draw, Drawn, Grammar, Piece
 from burnish.serving.catalog.chat_prompt import prompt_tokens
 from burnish.serving.catalog.served_model import (
     Target,
@@ -31,7 +31,7 @@ from burnish.serving.catalog.served_model import (
 from burnish.serving.errors import conflicting, invalid, refused
 from burnish.serving.middleware.recording import record
 from burnish.serving.middleware.usage import Usage, usage_of
-from burnish.serving.routes.generation import Answer, HungUp, begun, whole
+from burnish.serving.routes.generation import HungUp, begun, whole
 from burnish.serving.routes.sse import streamed
 from burnish.serving.schemas.openapi import CHAT
 from burnish.serving.schemas.sampling import Array, Body, Drawing, Metadata, ResponseFormat

@@ -11,7 +11,7 @@ from openai.types import Completion, CompletionChoice
 from openai.types.completion_choice import Logprobs
 from pydantic import Field
 
-from burnish.inference.types import Ask, Draw, Drawn, Piece
+from burnish.inference.types import Answer, Ask, Draw, Drawn, Piece
 from burnish.serving.catalog.served_model import (
     Target,
     beside,
@@ -22,7 +22,7 @@ from burnish.serving.catalog.served_model import (
 from burnish.serving.errors import conflicting, invalid
 from burnish.serving.middleware.recording import record
 from burnish.serving.middleware.usage import Usage, usage_of
-from burnish.serving.routes.generation import Answer, HungUp, begun, whole
+from burnish.serving.routes.generation import HungUp, begun, whole
 from burnish.serving.routes.sse import streamed
 from burnish.serving.schemas.openapi import COMPLETION
 from burnish.serving.schemas.sampling import Array, Drawing

@@ -4,32 +4,15 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from fastapi import Request
 
 from burnish.inference.engine import Backend
-from burnish.inference.types import Ask, Drawn, Piece
+from burnish.inference.types import Answer, Ask, Piece
 from burnish.serving.middleware.usage import Usage
 
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class Answer:
-    """A whole answer."""
-
-    text: str = ""
-    drawn: list[Drawn] = field(default_factory=list)
-    end: str = "stop"
-    prompt: tuple[Drawn, ...] = ()
-
-    def grow(self, piece: Piece) -> None:
-        self.text += piece.text
-        self.drawn += piece.drawn
-        self.end = piece.end or self.end
-        self.prompt = piece.prompt or self.prompt
 
 
 class HungUp(Exception):  # noqa: N818 - nothing went wrong

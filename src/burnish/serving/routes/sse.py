@@ -8,7 +8,8 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from burnish.errors import UserError
-from burnish.serving.errors import ApiError, refused
+from burnish.inference.errors import InferenceError
+from burnish.serving.errors import ApiError, refused, unanswered
 
 # Proxies must neither keep nor join events.
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -26,6 +27,8 @@ async def _lines(events: AsyncIterator[BaseModel]) -> AsyncIterator[str]:
         yield "data: [DONE]\n\n"
     except ApiError as error:  # the status went out with the first line
         yield _line(error.body)
+    except InferenceError as error:
+        yield _line(unanswered(error).body)
     except UserError as error:
         yield _line(refused(error).body)
 

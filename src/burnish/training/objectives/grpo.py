@@ -4,7 +4,7 @@ Shao et al. 2024 (arXiv 2402.03300), equations 3 and 4: no value model, the adva
 is its reward against the other answers to the same prompt. Tokens count alike (arXiv 2503.14476).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,14 +13,12 @@ from torch import Tensor
 
 from burnish.conversation import Example
 from burnish.data.render import Rendered, render_prompt, render_prompts
+from burnish.evaluation.rewards import Reward
 from burnish.models.branches import Asked, Network, Row, tree_states
 from burnish.models.generate import Decoder
 from burnish.models.interface import Sampling, rehearsed
 from burnish.runs.directory import Finding
 from burnish.training.objectives.base import Loss, Objective, light_pieces
-
-# Answers and the rows they answer -> a reward each, higher is better.
-Reward = Callable[[Sequence[str], Sequence[Example]], Sequence[float]]
 
 _SAME = 1e-4  # added to the deviation of a group, as the paper's code does
 

@@ -102,9 +102,3 @@ class Tag(Objective[TaggedText]):
             [weight for item in items for weight in item.weights],
             measured=not network.model.training,
         )
-
-
-def all_tags(examples: Sequence[Example]) -> list[str]:
-    """`O` first, then B- and I- of every type that occurs."""
-    types = sorted({tag[2:] for example in examples for tag in example.tags or () if tag != "O"})
-    return ["O", *(f"{begin}-{kind}" for kind in types for begin in "BI")]
