@@ -82,7 +82,7 @@ def test_a_number_that_means_nothing_is_refused(
     [
         (["plan", "recipe.yaml", "--device", "tpu"], "usage"),
         (["heal", "{run}", "--model", "x"], "setting_not_for_run"),
-        (["certify", "{run}", "--against", "{run}", "--served-name", "x"], "not_a_server"),
+        (["compare", "{run}", "--against", "{run}", "--served-name", "x"], "not_a_server"),
         (["parity", "{run}", "--model", "x"], "server_not_named"),
         (["check", "rows.jsonl", "--json", "--show", "3"], "options_exclude_each_other"),
     ],

@@ -76,4 +76,4 @@ def test_a_command_of_a_page_runs(words: tuple[str, ...], here: Path, tiny_folde
     except SystemExit as error:
         ended = error.code
     # A comparison ends with 1 where it does not release.
-    assert ended in ((0, 1) if words[0] == "certify" else (0, None))
+    assert ended in ((0, 1) if words[0] == "compare" else (0, None))

@@ -28,7 +28,7 @@ VERBS = {
     "train": "Train only; measure later.",
     "evaluate": "Measure base and tuned of a run, and decide.",
     "heal": "Look for a model that forgot less, lever by lever.",
-    "certify": "Compare a run with any other model inside its budgets.",
+    "compare": "Compare a run with another model under the budgets of the run.",
     "report": "Write a run's page and model card.",
     "export": "Write a run's model for other tools.",
     "parity": "Show that every form of a run's model says the same.",

@@ -53,7 +53,7 @@ def why_not_adopted(folder: Path) -> ModelError | None:
         return ModelError(
             f"{folder} holds a full model, not an adapter",
             f"name it as `model: {folder}` in a recipe to tune it, or measure what it lost with "
-            f"`burnish certify RUN --against {folder}`",
+            f"`burnish compare RUN --against {folder}`",
             code="not_an_adapter",
             path=str(folder),
         )

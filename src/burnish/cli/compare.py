@@ -1,7 +1,7 @@
 """Compare a run's model with any other: what it gained, what it lost, inside the run's budgets.
 
-Example: burnish certify runs/support-routing --against runs/support-routing-2
-Example: burnish certify runs/support-routing --against http://127.0.0.1:8000/v1 --served-name ours
+Example: burnish compare runs/support-routing --against runs/support-routing-2
+Example: burnish compare runs/support-routing --against http://127.0.0.1:8000/v1 --served-name ours
 """
 
 from typing import Annotated
