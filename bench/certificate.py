@@ -46,7 +46,7 @@ from scipy.stats import t as student
 
 from burnish.certification.budgets import Budgets, Evidence, budget_tests, inside, text_rise
 from burnish.certification.fixed_sequence import certify
-from burnish.certification.forecast import Outlook
+from burnish.certification.forecast import Forecast
 from burnish.certification.ordering import order_of_testing
 from burnish.evaluation.statistics import macro_paired, paired_outcomes
 from burnish.runs.candidates import Candidate
@@ -152,7 +152,7 @@ def by_pooled_gate(drawn: Draw, candidates: Sequence[Candidate], budgets: Budget
 def by_certificate(drawn: Draw, candidates: Sequence[Candidate], budgets: Budgets) -> int | None:
     measured = measured_candidates(drawn, candidates, budgets)
     places = {candidate.key: place for place, candidate in enumerate(measured)}
-    order = order_of_testing(measured, Outlook(measured, budgets))
+    order = order_of_testing(measured, Forecast(measured, budgets))
     found = certify(order, lambda chosen: drawn.cert.evidence(places[chosen.key]), budgets)
     return places[found.released.key] if found.released is not None else None
 
@@ -167,7 +167,9 @@ def by_bonferroni_on_cert(
     drawn: Draw, candidates: Sequence[Candidate], budgets: Budgets
 ) -> int | None:
     measured = measured_candidates(drawn, candidates, budgets)
-    tested = {candidate.key for candidate in order_of_testing(measured, Outlook(measured, budgets))}
+    tested = {
+        candidate.key for candidate in order_of_testing(measured, Forecast(measured, budgets))
+    }
     level = 1 - (1 - budgets.confidence) / max(1, len(tested))
     return best(
         drawn,

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from burnish.certification.alpha_ledger import CertLedger, hand_on, look_alpha
+from burnish.certification.alpha_ledger import CertLedger, inherit_looks, look_alpha
 from burnish.certification.budgets import Budgets, Evidence
 from burnish.certification.certify import cert_hashes, cert_ledger, next_look
 from burnish.certification.fixed_sequence import Certificate, certify
@@ -202,8 +202,8 @@ def test_looks_of_a_held_stage_count_for_the_next(tmp_path: Path) -> None:
     held = run_at(tmp_path / "stages" / "2-b")
     looked(held, models(0.5))
     folder = RunDirectory(tmp_path / "stages")
-    hand_on(held, folder)
-    hand_on(held, folder)  # gone on with after a stop
+    inherit_looks(held, folder)
+    inherit_looks(held, folder)  # gone on with after a stop
     assert len(folder.cert_uses.read_text().splitlines()) == 2
     following = run_at(tmp_path / "stages" / "3-c")
     assert looked(following, models(0.5, weights="ef")).look.number == 2

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import burnish
-from burnish.certification.forecast import Outlook
-from burnish.certification.search import Search
+from burnish.certification.forecast import Forecast
+from burnish.certification.search import ScaleSearch
 from burnish.errors import DataError, RecipeError, RunError
 from burnish.models.interface import Choice
 from burnish.models.language_model import LanguageModel
@@ -121,7 +121,7 @@ def test_an_order_that_was_fixed_is_gone_on_with(
             burnish.evaluate(trained, quiet=True)
     fixed = trained.frontier()
     assert fixed.released is None
-    monkeypatch.setattr(Search, "run", stop)
+    monkeypatch.setattr(ScaleSearch, "run", stop)
     done = burnish.evaluate(trained, quiet=True)
     found = done.frontier()
     assert (found.order, found.candidates) == (fixed.order, fixed.candidates)
@@ -133,8 +133,8 @@ def test_where_prose_alone_lost_too_much_the_scale_falls_all_the_same(
     tmp_path: Path, tiny_folder: Path, suite: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The suite gained, so its loss says nothing of how far to go back."""
-    monkeypatch.setattr(Outlook, "fits", lambda *_: False)
-    monkeypatch.setattr(Outlook, "bound", lambda *_: -1.0)
+    monkeypatch.setattr(Forecast, "fits", lambda *_: False)
+    monkeypatch.setattr(Forecast, "bound", lambda *_: -1.0)
     run = burnish.run(recipe(tmp_path, tiny_folder, suite, 0.02, 99), quiet=True)
     scales = {one.scale for one in run.frontier().candidates if one.drop is not None}
     assert min(scales) < 1

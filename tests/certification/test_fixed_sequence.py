@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from burnish.certification.budgets import Budgets, Evidence, budget_tests, inside
-from burnish.certification.fixed_sequence import Certificate, after, certify
+from burnish.certification.fixed_sequence import Certificate, certify, merge_looks
 from burnish.runs.candidates import Candidate
 
 BUDGETS = Budgets(2.0)
@@ -115,10 +115,10 @@ def test_a_model_over_budget_behind_good_ones_errs_no_more() -> None:
 
 def test_two_looks_as_one_tell_what_failed() -> None:
     failed, passed = (certify(ORDER[:1], lambda _, n=n: fallen(n), BUDGETS) for n in (300, 0))
-    both = after(failed, passed)
+    both = merge_looks(failed, passed)
     assert both.released == ORDER[0]
     assert [one.passed for one in both.tested] == [False, True]
     assert both.reasons == (passed.reasons[0], failed.reasons[0], *passed.reasons[1:])
-    none = after(failed, failed)
+    none = merge_looks(failed, failed)
     assert none.released is None
     assert none.reasons == (failed.reasons[0], *failed.reasons)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from burnish.certification.budgets import Budgets
-from burnish.certification.forecast import Outlook
+from burnish.certification.forecast import Forecast
 from burnish.certification.ordering import order_of_testing
 from burnish.runs.candidates import Candidate
 
@@ -36,26 +36,26 @@ def candidate(
 
 
 def test_the_chance_to_pass_is_how_often_draws_pass() -> None:
-    one, outlook = candidate(0.6, text=5.0), Outlook([], BUDGETS)
+    one, forecast = candidate(0.6, text=5.0), Forecast([], BUDGETS)
     rng = np.random.default_rng(0)
     truly = rng.normal(0.6, ERROR, 200_000)  # what PROBE leaves possible
     bounds = rng.normal(truly, ON_CERT * ERROR) + 1.75 * ON_CERT * ERROR
-    assert outlook.bound(one) == pytest.approx(bounds.mean(), abs=0.02)
-    assert outlook.chance(one) == pytest.approx((bounds < 2).mean(), abs=0.005)
-    assert outlook.chance(candidate(0.6, text=9.5)) == 0  # prose lost too much
-    assert outlook.chance(candidate(1.9, error=0)) == 1
-    assert not outlook.fits(candidate(2.1, error=0))
+    assert forecast.upper_drop(one) == pytest.approx(bounds.mean(), abs=0.02)
+    assert forecast.pass_probability(one) == pytest.approx((bounds < 2).mean(), abs=0.005)
+    assert forecast.pass_probability(candidate(0.6, text=9.5)) == 0  # prose lost too much
+    assert forecast.pass_probability(candidate(1.9, error=0)) == 1
+    assert not forecast.within_budget(candidate(2.1, error=0))
 
 
 def test_a_healed_model_is_not_behind_weak_ones_of_another_attempt() -> None:
     weak = [candidate(0.35, 25), candidate(0.67, 37)]
     healed = [candidate(0.64, 76, text=5.0, attempt="1-mend")]
     ruined = [candidate(9.0, 90, attempt="2-rate")]
-    outlook = Outlook([*weak, *healed, *ruined], BUDGETS)
-    assert order_of_testing([*weak, *healed, *ruined], outlook) == healed
-    assert order_of_testing([*weak, *ruined], outlook) == weak
-    chances = [outlook.chance(one) for one in weak]
-    assert outlook.promise(weak) == pytest.approx(25 * chances[0] + 12 * chances[1])
+    forecast = Forecast([*weak, *healed, *ruined], BUDGETS)
+    assert order_of_testing([*weak, *healed, *ruined], forecast) == healed
+    assert order_of_testing([*weak, *ruined], forecast) == weak
+    chances = [forecast.pass_probability(one) for one in weak]
+    assert forecast.expected_gain(weak) == pytest.approx(25 * chances[0] + 12 * chances[1])
 
 
 def test_where_the_others_show_the_points_a_nat_they_are_the_prior() -> None:
@@ -65,19 +65,19 @@ def test_where_the_others_show_the_points_a_nat_they_are_the_prior() -> None:
     """
     others = [candidate(10 * kl, error=1e-4, kl=kl) for kl in (0.2, 0.3, 0.5, 0.7, 0.9)]
     one = candidate(3.0, error=1.0, kl=0.1)
-    outlook = Outlook([*others, one], BUDGETS)
-    assert outlook.drop(one) == pytest.approx((2.0, 0.5**0.5), abs=1e-3)
-    assert outlook.bound(one) == pytest.approx(2.0 + 1.75 * ON_CERT, abs=1e-3)
+    forecast = Forecast([*others, one], BUDGETS)
+    assert forecast.expected_drop(one) == pytest.approx((2.0, 0.5**0.5), abs=1e-3)
+    assert forecast.upper_drop(one) == pytest.approx(2.0 + 1.75 * ON_CERT, abs=1e-3)
 
 
 def test_without_distances_or_with_few_of_them_probe_stands_alone() -> None:
     near = candidate(1.0, kl=0.1)
     for others in ([], [candidate(9.0), candidate(5.0)], [candidate(10.0, kl=1.0)]):
-        assert Outlook([*others, near], BUDGETS).drop(near) == pytest.approx((1.0, ERROR))
+        assert Forecast([*others, near], BUDGETS).drop(near) == pytest.approx((1.0, ERROR))
     gained = [candidate(-9.0, kl=kl) for kl in (0.5, 0.6, 0.7, 0.8, 0.9)]  # no drop to scale
-    assert Outlook([*gained, near], BUDGETS).drop(near) == pytest.approx((1.0, ERROR))
+    assert Forecast([*gained, near], BUDGETS).drop(near) == pytest.approx((1.0, ERROR))
     same = candidate(1.0, kl=0.0, attempt="base")
-    assert Outlook([same, near], BUDGETS).drop(same) == pytest.approx((1.0, ERROR))
+    assert Forecast([same, near], BUDGETS).drop(same) == pytest.approx((1.0, ERROR))
 
 
 def test_the_distance_brings_the_drop_nearer_to_the_truth_and_errs_as_it_says() -> None:
@@ -89,11 +89,11 @@ def test_the_distance_brings_the_drop_nearer_to_the_truth_and_errs_as_it_says() 
         kl = rng.choice([0.02, 0.05, 0.1, 0.15, 0.3, 0.6, 1.2], 7, replace=False)
         truth = rate * kl * rng.uniform(0.5, 1.5, 7)
         found = [candidate(d, kl=k) for d, k in zip(rng.normal(truth, ERROR), kl, strict=True)]
-        outlook = Outlook(found, BUDGETS)
+        forecast = Forecast(found, BUDGETS)
         for one, true in zip(found, truth, strict=True):
             if (one.kl or 0) > 0.1:  # far outside the budget, whatever is believed
                 continue
-            mean, error = outlook.drop(one)
+            mean, error = forecast.expected_drop(one)
             assert one.drop is not None
             alone.append(one.drop - true)
             informed.append(mean - true)
@@ -109,5 +109,5 @@ def test_of_two_attempts_the_nearer_one_is_asked_first() -> None:
     mended = candidate(0.8, 76, kl=0.11, attempt="1-mend")
     anchored = candidate(1.2, 76, kl=0.022, attempt="2-anchor")
     every = [*ruin, *weak, mended, anchored]
-    assert order_of_testing(every, Outlook(every, BUDGETS)) == [anchored]
-    assert order_of_testing(every, Outlook([], BUDGETS)) == [mended]
+    assert order_of_testing(every, Forecast(every, BUDGETS)) == [anchored]
+    assert order_of_testing(every, Forecast([], BUDGETS)) == [mended]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from burnish.certification.budgets import Budgets
-from burnish.certification.forecast import Outlook
+from burnish.certification.forecast import Forecast
 from burnish.certification.ordering import (
     as_frontier,
     frontier,
@@ -18,7 +18,7 @@ from burnish.runs.candidates import Candidate, Frontier
 from burnish.runs.directory import Manifest, RunDirectory
 
 BUDGETS = Budgets(2.0, text_loss=10.0)
-OUTLOOK = Outlook([], BUDGETS)
+OUTLOOK = Forecast([], BUDGETS)
 
 
 def candidate(

@@ -12,7 +12,7 @@ import torch
 import burnish
 from burnish.certification import certify
 from burnish.certification.budgets import Evidence
-from burnish.certification.search import Search
+from burnish.certification.search import ScaleSearch
 from burnish.errors import DivergedError, RunError, UserError
 from burnish.healing import heal
 from burnish.pipeline import verbs
@@ -202,7 +202,7 @@ def test_what_was_released_stays_where_a_later_look_finds_nothing(
     made = burnish.run(recipe(tmp_path, tiny_folder, suite, 0.02, 99), quiet=True)
     kept = (made.adapter / "adapter_model.safetensors").read_bytes()
     monkeypatch.setattr(verbs, "is_released_well", lambda _: False)
-    monkeypatch.setattr(Search, "inside", lambda _: None)
+    monkeypatch.setattr(ScaleSearch, "inside", lambda _: None)
     monkeypatch.setattr(heal, "_SLOPES", (0.5,))
     monkeypatch.setattr(heal, "LEVERS", ())
     strict = certify.certify
@@ -246,7 +246,7 @@ def test_where_one_attempt_fails_another_one_gets_a_look(
     """What was trained failed at the first look, and no attempt that failed is asked again."""
     monkeypatch.setattr(heal, "is_well", lambda _: False)
     monkeypatch.setattr(certify, "_WORTH_A_LOOK", -1.0)
-    monkeypatch.setattr(Search, "_gain", lambda *_: (50.0, (40.0, 60.0)))
+    monkeypatch.setattr(ScaleSearch, "_gain", lambda *_: (50.0, (40.0, 60.0)))
     asked: list[str] = []
     measured = certify.cert_evidence
 

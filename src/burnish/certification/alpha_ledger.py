@@ -102,7 +102,7 @@ class CertLedger:
         ]
 
     @property
-    def following(self) -> int:
+    def next_number(self) -> int:
         """The number of the next look."""
         return 1 + max((use.look for use in self.uses()), default=0)
 
@@ -126,13 +126,13 @@ class CertLedger:
         other items, and either the same order, as after an interruption, or only candidates that
         were tested in that look. Then no new item is seen and no new chance taken.
         """
-        alike, following = self._alike(budgets), self.following
-        for number in range(1, following):
+        alike, next_number = self._alike(budgets), self.next_number
+        for number in range(1, next_number):
             same = [use for use in alike if use.look == number]
             tested = {use.candidate for use in same}
             if same and (tuple(order) == same[0].order or set(order) <= tested):
                 return Look(number, same[0].alpha)
-        return Look(following, look_alpha(following, budgets.confidence))
+        return Look(next_number, look_alpha(next_number, budgets.confidence))
 
     def record(
         self,
@@ -157,7 +157,7 @@ class CertLedger:
         ]
 
 
-def hand_on(held: RunDirectory, folder: RunDirectory) -> None:
+def inherit_looks(held: RunDirectory, folder: RunDirectory) -> None:
     """Keeps the looks of a stage that was held where the stages after it find them."""
     known = _lines(folder)
     for use in _lines(held):

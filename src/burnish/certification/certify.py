@@ -10,11 +10,11 @@ from dataclasses import replace
 
 from burnish.certification.alpha_ledger import CertLedger
 from burnish.certification.budgets import Budgets, Evidence
-from burnish.certification.fixed_sequence import Certificate, after, certify
+from burnish.certification.fixed_sequence import Certificate, certify, merge_looks
 from burnish.certification.ledger import Pair
 from burnish.certification.ordering import as_frontier, order_of_testing
 from burnish.certification.run_ledger import is_refusal, learnt_items
-from burnish.certification.search import Search, counted, label_of
+from burnish.certification.search import ScaleSearch, counted_sections, label_of
 from burnish.evaluation.contamination import texts_of
 from burnish.evaluation.measure import measure
 from burnish.evaluation.suite import Suite
@@ -31,8 +31,8 @@ _WORTH_A_LOOK = 0.1
 _NOT_WORTH_IT = "Of what healing found, nothing promises enough to be worth another look."
 
 
-def choose(
-    search: Search, certs: Sequence[Suite], order: Sequence[Candidate] = ()
+def certify_candidates(
+    search: ScaleSearch, certs: Sequence[Suite], order: Sequence[Candidate] = ()
 ) -> tuple[Certificate, Candidate]:
     """Tests what was found in a fixed order on CERT; the base is measured there already.
 
@@ -50,10 +50,10 @@ def choose(
     tasks = [task for cert in certs for task in cert.tasks]
     ledger = cert_ledger(directory, search.model.source_sha256, certs)
     passed = ledger.passed(budgets)
-    every = order_of_testing(list(search.found.values()), search.outlook)
-    again = _again(search, ledger)
-    order = order or _of_other_attempts(search, ledger) or again or every or [search.whole()]
-    candidates = list(search.found.values())
+    every = order_of_testing(list(search.candidates.values()), search.forecast)
+    again = _last_look(search, ledger)
+    order = order or _untested_attempts(search, ledger) or again or every or [search.unscaled()]
+    candidates = list(search.candidates.values())
     directory.write_frontier(as_frontier(candidates, order, None))
 
     def evidence(candidate: Candidate) -> Evidence:
@@ -63,48 +63,48 @@ def choose(
         return cert_evidence(directory, certs, label, search.leakage, budgets)
 
     found = certify(order, evidence, budgets, ledger)
-    if found.released is None and (other := _of_other_attempts(search, ledger)):
+    if found.released is None and (other := _untested_attempts(search, ledger)):
         order = other
         directory.write_frontier(as_frontier(candidates, order, None))
-        found = after(found, certify(order, evidence, budgets, ledger))
+        found = merge_looks(found, certify(order, evidence, budgets, ledger))
     if order is again and len(search.runs) > 1:
         found = replace(found, reasons=(*found.reasons, _NOT_WORTH_IT))
-    best = max((one for one in candidates if one.key in passed), key=_worth, default=None)
-    if _worth(best) > _worth(found.released):
+    best = max((one for one in candidates if one.key in passed), key=_gain, default=None)
+    if _gain(best) > _gain(found.released):
         assert best is not None
         found = certify([best], evidence, budgets, ledger)  # its own look over again
     directory.write_frontier(as_frontier(candidates, order, found.released))
     shown = found.released or found.tested[0].candidate
     for task in tasks:
-        _also(directory, label_of(shown), "tuned", task.name)
+        _copy_results(directory, label_of(shown), "tuned", task.name)
     return found, shown
 
 
-def _of_other_attempts(search: Search, ledger: CertLedger) -> list[Candidate]:
+def _untested_attempts(search: ScaleSearch, ledger: CertLedger) -> list[Candidate]:
     """The order of testing among attempts of which no candidate failed on these items.
 
     One that failed fails at every later look, which asks for more, and its riskier ones with it.
     Empty where so little is promised that the look is better left to a later model.
     """
     failed = ledger.failed(search.budgets)
-    attempts = {one.attempt for one in search.found.values() if one.key in failed}
-    others = [one for one in search.found.values() if one.attempt not in attempts]
-    order = order_of_testing(others, search.outlook)
-    greatest = max(map(_worth, search.found.values()), default=0.0)
-    return order if search.outlook.promise(order) > _WORTH_A_LOOK * greatest else []
+    attempts = {one.attempt for one in search.candidates.values() if one.key in failed}
+    others = [one for one in search.candidates.values() if one.attempt not in attempts]
+    order = order_of_testing(others, search.forecast)
+    greatest = max(map(_gain, search.candidates.values()), default=0.0)
+    return order if search.forecast.expected_gain(order) > _WORTH_A_LOOK * greatest else []
 
 
-def _again(search: Search, ledger: CertLedger) -> list[Candidate]:
+def _last_look(search: ScaleSearch, ledger: CertLedger) -> list[Candidate]:
     """The candidates of the last look: telling it again costs none, and nothing else is promising.
 
     Empty before the first look, and where the search does not know all of them.
     """
     tested = ledger.tested(search.budgets)
-    known = [search.found[key] for key in tested if key in search.found]
+    known = [search.candidates[key] for key in tested if key in search.candidates]
     return known if len(known) == len(tested) else []
 
 
-def keep(search: Search, candidate: Candidate) -> None:
+def release_candidate(search: ScaleSearch, candidate: Candidate) -> None:
     """Makes the candidate the run's adapter in the method's own format, the scale worked in.
 
     What it says in memory is kept, so that what is loaded later can be compared with it.
@@ -140,7 +140,7 @@ def next_look(directory: RunDirectory, certs: Sequence[Suite]) -> int:
     manifest = directory.manifest()
     four_bit = manifest.recipe.get("method") == "qlora"
     base = base_sha256(manifest.model["sha256"], four_bit=four_bit)
-    return cert_ledger(directory, base, certs).following
+    return cert_ledger(directory, base, certs).next_number
 
 
 def cert_evidence(
@@ -168,7 +168,7 @@ def _evidence(directory: RunDirectory, cert: Suite, label: str, leakage: Leakage
     def unseen(task: Task) -> bool:
         return not learnt_items(task.name, leakage)
 
-    names = counted(directory, cert, leakage)
+    names = counted_sections(directory, cert, leakage)
     texts = [task.name for task in cert.texts if unseen(task)]
     bias = [task.name for task in cert.bias if unseen(task)]
     refusal = [name for name in names if is_refusal(name)]
@@ -180,24 +180,24 @@ def _evidence(directory: RunDirectory, cert: Suite, label: str, leakage: Leakage
     found = Evidence.of(
         {name: pair(name) for name in names},
         {name: pair(name) for name in texts},
-        _joined([pair(name) for name in bias]),
-        _joined([pair(name) for name in refusal]),
+        _concatenate([pair(name) for name in bias]),
+        _concatenate([pair(name) for name in refusal]),
     )
     left_out = tuple(name for name, out in left.items() if out)
     return replace(found, left_out=left_out, without_mean=bool(cert.sections) and not names)
 
 
-def _worth(candidate: Candidate | None) -> float:
+def _gain(candidate: Candidate | None) -> float:
     return (candidate.worth or 0.0) if candidate is not None else 0.0
 
 
-def _joined(pairs: Sequence[Pair]) -> Pair | None:
+def _concatenate(pairs: Sequence[Pair]) -> Pair | None:
     if not pairs:
         return None
     return [r for base, _ in pairs for r in base], [r for _, own in pairs for r in own]
 
 
-def _also(directory: RunDirectory, label: str, other: str, task: str) -> None:
+def _copy_results(directory: RunDirectory, label: str, other: str, task: str) -> None:
     """The same model's results under another label, so that nothing is measured twice."""
     for suffix in (".jsonl", ".key"):
         source = directory.results_path(label, task).with_suffix(suffix)

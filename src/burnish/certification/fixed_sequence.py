@@ -79,7 +79,7 @@ def certify(
     return Certificate(tuple(tested), released, look, _reasons(tested, look, budgets, called))
 
 
-def after(first: Certificate, second: Certificate) -> Certificate:
+def merge_looks(first: Certificate, second: Certificate) -> Certificate:
     """Two looks as one, of which the first let nothing pass: its failure is told, too."""
     kept, rest = (
         (second.reasons[:1], second.reasons[1:]) if second.released else ((), second.reasons)

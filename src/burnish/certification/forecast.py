@@ -26,7 +26,7 @@ _KNOWN = 0.6
 _ROUNDS = 20
 
 
-class Outlook:
+class Forecast:
     """The expectations of one search.
 
     Args:
@@ -43,7 +43,7 @@ class Outlook:
         }
         self._rates: dict[str, float | None] = {}
 
-    def drop(self, candidate: Candidate) -> tuple[float, float]:
+    def expected_drop(self, candidate: Candidate) -> tuple[float, float]:
         """Points that the suite's mean is expected to have fallen, and their standard error.
 
         Normal with a normal prior, whose mean is the KL times the points a nat of the other
@@ -51,35 +51,35 @@ class Outlook:
         """
         assert candidate.drop is not None
         drop, error = candidate.drop, _error(candidate)
-        rate = self._points_a_nat(candidate)
+        rate = self._points_per_nat(candidate)
         if rate is None or not candidate.kl or not error:
             return drop, error
         before = rate * candidate.kl
         seen = before**2 / (before**2 + error**2)
         return before + seen * (drop - before), math.sqrt(seen) * error
 
-    def bound(self, candidate: Candidate) -> float:
+    def upper_drop(self, candidate: Candidate) -> float:
         """The bound on the suite's drop that is expected on CERT, in points; PROBE was asked."""
-        return self.drop(candidate)[0] + _BOUND * _ON_CERT * _error(candidate)
+        return self.expected_drop(candidate)[0] + _BOUND * _ON_CERT * _error(candidate)
 
-    def fits(self, candidate: Candidate) -> bool:
+    def within_budget(self, candidate: Candidate) -> bool:
         """Whether its bounds on CERT are expected to lie inside the budgets, as far as measured."""
-        kept = candidate.drop is None or self.bound(candidate) < self.budgets.general
-        return kept and self._keeps_prose(candidate)
+        kept = candidate.drop is None or self.upper_drop(candidate) < self.budgets.general
+        return kept and self._text_loss_fits(candidate)
 
-    def chance(self, candidate: Candidate) -> float:
+    def pass_probability(self, candidate: Candidate) -> float:
         """Of passing on CERT; 0 to 1.
 
         The bound there differs from the expected one by the errors of the drop that is expected
         and of the one that will be measured.
         """
-        if not self._keeps_prose(candidate):
+        if not self._text_loss_fits(candidate):
             return 0.0
-        room = self.budgets.general - self.bound(candidate)
-        apart = math.hypot(self.drop(candidate)[1], _ON_CERT * _error(candidate))
+        room = self.budgets.general - self.upper_drop(candidate)
+        apart = math.hypot(self.expected_drop(candidate)[1], _ON_CERT * _error(candidate))
         return NormalDist().cdf(room / apart) if apart else float(room > 0)
 
-    def promise(self, order: Sequence[Candidate]) -> float:
+    def expected_gain(self, order: Sequence[Candidate]) -> float:
         """The gain that is expected to be certified along an order of one attempt, in points.
 
         All pass with the least of their chances, not with the product: they are one adapter.
@@ -87,16 +87,16 @@ class Outlook:
         found = before = 0.0
         far = 1.0
         for candidate in order:
-            far = min(far, self.chance(candidate))
+            far = min(far, self.pass_probability(candidate))
             found += far * ((candidate.worth or 0.0) - before)
             before = candidate.worth or 0.0
         return found
 
-    def _keeps_prose(self, candidate: Candidate) -> bool:
+    def _text_loss_fits(self, candidate: Candidate) -> bool:
         allowed, rise = self.budgets.text_loss, candidate.text_loss
         return allowed is None or rise is None or rise <= _TEXT_BOUND * allowed
 
-    def _points_a_nat(self, candidate: Candidate) -> float | None:
+    def _points_per_nat(self, candidate: Candidate) -> float | None:
         """Of the other candidates; None where they do not show it."""
         if candidate.key not in self._rates:
             others = [row for key, row in self._seen.items() if key != candidate.key]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from scipy.optimize import isotonic_regression
 
 from burnish.certification.budgets import Budgets
-from burnish.certification.forecast import Outlook
+from burnish.certification.forecast import Forecast
 from burnish.runs.candidates import Candidate as Candidate
 from burnish.runs.candidates import Frontier
 
@@ -68,7 +68,7 @@ def frontier(candidates: Sequence[Candidate], budgets: Budgets) -> list[Candidat
 
 
 def order_of_testing(
-    candidates: Sequence[Candidate], outlook: Outlook, matters: float = _MATTERS
+    candidates: Sequence[Candidate], forecast: Forecast, matters: float = _MATTERS
 ) -> list[Candidate]:
     """A fixed sequence of tests: the thinned frontier of the attempt that promises most.
 
@@ -80,10 +80,10 @@ def order_of_testing(
         raise ValueError(f"matters is {matters}; it is a share of the greatest gain")
     attempts = dict.fromkeys(one.attempt for one in candidates)
     orders = [
-        _thinned([one for one in candidates if one.attempt == attempt], outlook.budgets, matters)
+        _thinned([one for one in candidates if one.attempt == attempt], forecast.budgets, matters)
         for attempt in attempts
     ]
-    return max(filter(None, orders), key=outlook.promise, default=[])
+    return max(filter(None, orders), key=forecast.expected_gain, default=[])
 
 
 def _thinned(candidates: Sequence[Candidate], budgets: Budgets, matters: float) -> list[Candidate]:

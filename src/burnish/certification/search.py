@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from burnish.certification.budgets import text_rise
-from burnish.certification.forecast import Outlook
+from burnish.certification.forecast import Forecast
 from burnish.certification.ledger import Pair, paired_scores
 from burnish.certification.run_ledger import budgets_of, left_out
 from burnish.errors import RunError
@@ -46,7 +46,7 @@ _CHECKPOINTS = 2
 _SHORTEST, _LONGEST = 0.25, 0.8
 
 
-class Search:
+class ScaleSearch:
     """Measures candidates on PROBE and the validation rows, each thing once.
 
     Args:
@@ -71,7 +71,7 @@ class Search:
         self._model: LanguageModel | None = model
         self.probes, self.leakage, self.bars = probes, leakage, bars
         self.budgets = budgets_of(recipe)
-        self.found: dict[str, Candidate] = {}
+        self.candidates: dict[str, Candidate] = {}
         self.runs = {"": directory}
         self._loaded: tuple[str, int] | None = None
         self._seconds = 0.0
@@ -79,8 +79,8 @@ class Search:
         tasks = [task for probe in probes for task in probe.tasks]
         with model.base() as base:
             self._measure(base, "base", [*tasks, *self._target_tasks])
-        means = ((probe.name, counted(directory, probe, leakage)) for probe in probes)
-        self.counted = [(suite, names) for suite, names in means if names]
+        means = ((probe.name, counted_sections(directory, probe, leakage)) for probe in probes)
+        self.counted_sections = [(suite, names) for suite, names in means if names]
 
     @property
     def model(self) -> LanguageModel:
@@ -89,7 +89,7 @@ class Search:
         return self._model
 
     @contextmanager
-    def closed(self) -> Iterator[None]:
+    def model_unloaded(self) -> Iterator[None]:
         """Without the model in memory, for a training beside the search."""
         self._model, self._loaded = None, None
         gc.collect()
@@ -99,14 +99,14 @@ class Search:
             self._model = open_tuned(self.directory)
 
     @property
-    def outlook(self) -> Outlook:
+    def forecast(self) -> Forecast:
         """What CERT is expected to say, after all that was found so far."""
-        return Outlook(self.found.values(), self.budgets)
+        return Forecast(self.candidates.values(), self.budgets)
 
     @property
-    def seconds_a_look(self) -> float:
+    def seconds_per_candidate(self) -> float:
         """What judging one candidate took on average."""
-        judged = sum(one.drop is not None for one in self.found.values())
+        judged = sum(one.drop is not None for one in self.candidates.values())
         return self._seconds / max(1, judged)
 
     @property
@@ -121,39 +121,39 @@ class Search:
         """
         self.runs[attempt] = among or self.directory
         for start in self._checkpoints(attempt):
-            self._descend(start)
-            own = [one for one in self.found.values() if one.attempt == attempt]
-            if any(one.drop is not None and self._may_pass(one) for one in own):
+            self._bisect_scale(start)
+            own = [one for one in self.candidates.values() if one.attempt == attempt]
+            if any(one.drop is not None and self._estimates_fit(one) for one in own):
                 break
 
-    def again(self, frontier: Frontier) -> list[Candidate]:
+    def resume(self, frontier: Frontier) -> list[Candidate]:
         """Takes up a search that ended and fixed its order of testing, which this returns."""
         for candidate in frontier.candidates:
-            self.found[candidate.key] = candidate
+            self.candidates[candidate.key] = candidate
             attempt = candidate.attempt
             self.runs[attempt] = RunDirectory(self.directory.path / "heal" / attempt)
         self.runs[""] = self.directory
         return [frontier.candidates[place] for place in frontier.order]
 
-    def whole(self) -> Candidate:
+    def unscaled(self) -> Candidate:
         """The best checkpoint as it was trained, measured in full."""
-        return self._judged(self._screened(next(self._checkpoints(""))))
+        return self._measure_full(self._measure_cheap(next(self._checkpoints(""))))
 
-    def tilted(self, slope: float) -> None:
+    def with_layer_slope(self, slope: float) -> None:
         """Looks at the best checkpoint with less of the adapter in the first layers."""
-        self._descend(replace(next(self._checkpoints("")), slope=slope))
+        self._bisect_scale(replace(next(self._checkpoints("")), slope=slope))
 
-    def inside(self) -> Candidate | None:
+    def best_within_budget(self) -> Candidate | None:
         """The greatest gain of those that are expected to keep every budget."""
-        outlook = self.outlook
-        judged = [one for one in self.found.values() if one.drop is not None]
-        kept = [one for one in judged if outlook.fits(one)]
+        forecast = self.forecast
+        judged = [one for one in self.candidates.values() if one.drop is not None]
+        kept = [one for one in judged if forecast.within_budget(one)]
         return max(kept, key=lambda one: one.worth or 0.0, default=None)
 
     def _checkpoints(self, attempt: str) -> Iterator[Candidate]:
         """As trained: the best one by validation loss, then those near it that forgot less."""
         run = self.runs[attempt]
-        steps = steps_of(run)
+        steps = checkpoint_steps(run)
         losses = {
             int(event["step"]): float(event["loss"])
             for event in run.events("validation")
@@ -168,7 +168,7 @@ class Search:
         near = [s for s in losses if s < best and losses[s] <= _BEHIND * losses[best]]
         if not near or not has_scale(self.model.module):
             return
-        harm = {step: _harm(self._screened(at[step])) for step in [best, *near]}
+        harm = {step: _cheap_drop(self._measure_cheap(at[step])) for step in [best, *near]}
         gentler = sorted((s for s in near if harm[s] < harm[best]), key=harm.__getitem__)
         yield from (at[step] for step in gentler[: _CHECKPOINTS - 1])
 
@@ -176,7 +176,7 @@ class Search:
         weights = folder_sha256(self.runs[attempt].checkpoints / f"step-{step}")
         return Candidate(weights, step, 1.0, attempt=attempt)
 
-    def _descend(self, start: Candidate) -> None:
+    def _bisect_scale(self, start: Candidate) -> None:
         """The largest scale that is expected to keep every budget, in two strides.
 
         Text loss costs no generation, so a bisection on it alone comes first. Then the suite is
@@ -185,39 +185,43 @@ class Search:
         trained keeps all with room to spare, the largest scale is tried too: it may have more of
         the gain.
         """
-        candidate = self._judged(self._largest_by_text(start))
+        candidate = self._measure_full(self._bisect_by_text_loss(start))
         for _ in range(1, self.recipe.choose.trials):
-            if self.outlook.fits(candidate) or not has_scale(self.model.module):
+            if self.forecast.within_budget(candidate) or not has_scale(self.model.module):
                 break
-            worst = self.outlook.bound(candidate)  # where the suite gained, prose lost too much
+            worst = self.forecast.upper_drop(
+                candidate
+            )  # where the suite gained, prose lost too much
             shorter = math.sqrt(self.budgets.general / worst) if worst > 0 else _LONGEST
             scale = candidate.scale * min(max(shorter, _SHORTEST), _LONGEST)
-            candidate = self._judged(self._screened(self._scaled(start, round(scale, 3))))
+            candidate = self._measure_full(
+                self._measure_cheap(self._scaled(start, round(scale, 3)))
+            )
         more = self.recipe.choose.largest > 1 and has_scale(self.model.module)
-        if candidate.scale == 1 and more and self._spare(candidate):
-            beyond = self._screened(self._scaled(start, self.recipe.choose.largest))
-            if self.outlook.fits(beyond):
-                self._judged(beyond)
+        if candidate.scale == 1 and more and self._has_room(candidate):
+            beyond = self._measure_cheap(self._scaled(start, self.recipe.choose.largest))
+            if self.forecast.within_budget(beyond):
+                self._measure_full(beyond)
 
-    def _largest_by_text(self, start: Candidate) -> Candidate:
+    def _bisect_by_text_loss(self, start: Candidate) -> Candidate:
         """By bisection between the base and the checkpoint as trained."""
-        best = self._screened(start)
-        if self.outlook.fits(best) or not has_scale(self.model.module):
+        best = self._measure_cheap(start)
+        if self.forecast.within_budget(best) or not has_scale(self.model.module):
             return best
         low, high = 0.0, 1.0
         for _ in range(self.recipe.choose.trials):
             middle = (low + high) / 2
-            found = self._screened(self._scaled(start, middle))
-            low, high = (middle, high) if self.outlook.fits(found) else (low, middle)
+            found = self._measure_cheap(self._scaled(start, middle))
+            low, high = (middle, high) if self.forecast.within_budget(found) else (low, middle)
             best = found if low == middle or low == 0 else best
         return best
 
     def _scaled(self, start: Candidate, scale: float) -> Candidate:
         return replace(start, scale=scale, slope=start.slope or self.recipe.choose.slope)
 
-    def _screened(self, new: Candidate) -> Candidate:
+    def _measure_cheap(self, new: Candidate) -> Candidate:
         """KL and text loss, which cost no generation and no choices."""
-        if new.key not in self.found:
+        if new.key not in self.candidates:
             with self.at(new):
                 label = label_of(new)
                 self._measure(self.model, label, [*self._parts("texts"), *self._parts("openings")])
@@ -231,29 +235,29 @@ class Search:
             far = [self.directory.results(label, task.name) for task in self._parts("openings")]
             kl = [result.score for results in far for result in results]
             rise = max(rises, default=None)
-            self.found[new.key] = replace(
+            self.candidates[new.key] = replace(
                 new, text_loss=rise, kl=float(np.mean(kl)) if kl else None
             )
-        return self.found[new.key]
+        return self.candidates[new.key]
 
-    def _judged(self, candidate: Candidate) -> Candidate:
+    def _measure_full(self, candidate: Candidate) -> Candidate:
         """Target score on the validation rows, and the suite's accuracy."""
-        if self.found[candidate.key].drop is not None:
-            return self.found[candidate.key]
+        if self.candidates[candidate.key].drop is not None:
+            return self.candidates[candidate.key]
         label, started = label_of(candidate), time.monotonic()
         with self.at(candidate):
             self._measure(self.model, label, [*self._parts("sections"), *self._target_tasks])
         self._seconds += time.monotonic() - started
-        drop, low, high = max(self._drop(label, *one) for one in self.counted)
+        drop, low, high = max(self._drop(label, *one) for one in self.counted_sections)
         gain, gain_range = self._gain(label)
-        self.found[candidate.key] = replace(
+        self.candidates[candidate.key] = replace(
             candidate,
             gain=gain,
             gain_range=gain_range,
             drop=drop,
             drop_range=(low, high),
         )
-        return self.found[candidate.key]
+        return self.candidates[candidate.key]
 
     def _drop(self, label: str, suite: str, names: Sequence[str]) -> tuple[float, float, float]:
         """Points that the suite's mean fell, and the interval: drop, low, high.
@@ -278,13 +282,13 @@ class Search:
         shown = paired_bootstrap(sign * base, sign * own, seed=self.recipe.seed)
         return 100 * sign * float((own - base).mean()), (100 * shown.low, 100 * shown.high)
 
-    def _may_pass(self, candidate: Candidate) -> bool:
+    def _estimates_fit(self, candidate: Candidate) -> bool:
         """Whether its estimates lie inside the budgets, whatever their bounds."""
         rise, allowed = candidate.text_loss, self.budgets.text_loss
         prose = allowed is None or rise is None or rise < allowed
         return prose and (candidate.drop or 0.0) < self.budgets.general
 
-    def _spare(self, candidate: Candidate) -> bool:
+    def _has_room(self, candidate: Candidate) -> bool:
         allowed = self.budgets.text_loss
         return (candidate.drop or 0.0) < 0 and (
             allowed is None or (candidate.text_loss or 0.0) < allowed / 2
@@ -314,7 +318,7 @@ class Search:
         return self.directory.results("base", task), self.directory.results(label, task)
 
 
-def steps_of(run: RunDirectory) -> list[int]:
+def checkpoint_steps(run: RunDirectory) -> list[int]:
     """The steps of the run's checkpoints; RunError where there are none."""
     steps = saved_steps(run.checkpoints)
     if not steps:
@@ -327,13 +331,13 @@ def steps_of(run: RunDirectory) -> list[int]:
     return steps
 
 
-def counted(directory: RunDirectory, suite: Suite, leakage: Leakage) -> list[str]:
+def counted_sections(directory: RunDirectory, suite: Suite, leakage: Leakage) -> list[str]:
     """The sections that make the suite's mean; the base is measured on them."""
     excluded = left_out(directory, suite, leakage)
     return [task.name for task in suite.sections if task.name not in excluded]
 
 
-def _harm(screened: Candidate) -> float:
+def _cheap_drop(screened: Candidate) -> float:
     """What cost no generation: text loss, or the distance from the base without any prose."""
     return (screened.kl or 0.0) if screened.text_loss is None else screened.text_loss
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from rich.markup import escape
 
-from burnish.certification.certify import keep
-from burnish.certification.search import Search, steps_of
+from burnish.certification.certify import release_candidate
+from burnish.certification.search import ScaleSearch, checkpoint_steps
 from burnish.conversation import Example
 from burnish.errors import ModelError, RunError, UserError
 from burnish.evaluation.load_suite import load_suites
@@ -159,10 +159,10 @@ _OWN_ROWS = (
 _UNKNOWN, _RATE = 300.0, 2e-4
 
 
-def is_well(search: Search) -> bool:
+def is_well(search: ScaleSearch) -> bool:
     """Whether a candidate expected inside has 90 % of the greatest gain that was seen."""
-    best = search.inside()
-    return best is not None and _has_most(best, search.found.values())
+    best = search.best_within_budget()
+    return best is not None and _has_most(best, search.candidates.values())
 
 
 def is_released_well(run: RunDirectory) -> bool:
@@ -217,10 +217,12 @@ def check_judged(run: RunDirectory) -> None:
             objective=recipe.objective,
         )
     load_suites(recipe.evaluate.general)
-    steps_of(run)
+    checkpoint_steps(run)
 
 
-def heal(search: Search, minutes: float, train: Train, bars: Bars, *, anew: bool = True) -> None:
+def heal(
+    search: ScaleSearch, minutes: float, train: Train, bars: Bars, *, anew: bool = True
+) -> None:
     """Pulls levers until the search holds a candidate that is well, or the time is up.
 
     Args:
@@ -234,7 +236,8 @@ def heal(search: Search, minutes: float, train: Train, bars: Bars, *, anew: bool
     ends = time.monotonic() + 60 * minutes
     if is_well(search):
         return
-    keep(search, search.whole())  # levers go on from what was learnt, whatever was kept of it
+    # The remedies continue from the unscaled weights, whatever part of them was released.
+    release_candidate(search, search.unscaled())
     _tilt(search, ends, bars)
     manifest = directory.manifest()
     training = float(manifest.times.get("train", _UNKNOWN))
@@ -248,7 +251,7 @@ def heal(search: Search, minutes: float, train: Train, bars: Bars, *, anew: bool
         if settings is None:
             continue
         needed = 0.0 if _is_trained(directory, name) else lever.share * training
-        if time.monotonic() + needed + search.seconds_a_look > ends:
+        if time.monotonic() + needed + search.seconds_per_candidate > ends:
             bars.say(f"[dim]no time is left for {name}, which {lever.words}[/]")
             continue
         bars.say(f"[bold]healing[/] {name}: {lever.words}")
@@ -264,17 +267,17 @@ def heal(search: Search, minutes: float, train: Train, bars: Bars, *, anew: bool
         _log(search, name, lever.words, started)
 
 
-def _tilt(search: Search, ends: float, bars: Bars) -> None:
+def _tilt(search: ScaleSearch, ends: float, bars: Bars) -> None:
     """The lever that costs no training: less of the adapter in the first layers."""
     if search.recipe.method not in ("lora", "qlora"):
         return
     for slope in _SLOPES:
-        if is_well(search) or time.monotonic() + search.seconds_a_look > ends:
+        if is_well(search) or time.monotonic() + search.seconds_per_candidate > ends:
             break
         words = f"less of the adapter in the first layers ({slope:g})"
         bars.say(f"[bold]healing[/] with {words}")
         started = time.monotonic()
-        search.tilted(slope)
+        search.with_layer_slope(slope)
         _log(search, f"slope-{slope:g}", words, started)
 
 
@@ -287,7 +290,7 @@ def _is_trained(run: RunDirectory, attempt: str) -> bool:
 class _Written:
     """What the base writes for levers; where it cannot, no other lever asks it again."""
 
-    def __init__(self, search: Search) -> None:
+    def __init__(self, search: ScaleSearch) -> None:
         self._search = search
         self._failed: ModelError | None = None
 
@@ -313,19 +316,19 @@ class _Written:
 
 
 def _pull(
-    search: Search, recipe: Recipe, prompts: list[Example] | None, train: Train, bars: Bars
+    search: ScaleSearch, recipe: Recipe, prompts: list[Example] | None, train: Train, bars: Bars
 ) -> None:
     attempt = _begin(search.directory, recipe, prompts)
-    with search.closed():
+    with search.model_unloaded():
         train(recipe_of(attempt.manifest()), resume=True, quiet=bars.console.quiet)
     search.run(recipe.name, attempt)
 
 
 def _log(
-    search: Search, attempt: str, words: str, started: float, failed: Exception | None = None
+    search: ScaleSearch, attempt: str, words: str, started: float, failed: Exception | None = None
 ) -> None:
     """The attempt's line among the run's events, which the report tells as a story."""
-    best = search.inside()
+    best = search.best_within_budget()
     search.directory.log(
         "heal",
         attempt=attempt,

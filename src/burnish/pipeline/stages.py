@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from burnish.certification.alpha_ledger import hand_on
+from burnish.certification.alpha_ledger import inherit_looks
 from burnish.certification.ledger import earlier_row
 from burnish.certification.run_ledger import check_budgets, target_ledger
 from burnish.data.load import check_file
@@ -97,7 +97,7 @@ def run_stages(recipe: Recipe, *, resume: bool = False, quiet: bool = False) -> 
         if _stands(stage, verdict, after):
             kept.append((stage, run))
         else:
-            hand_on(run, folder)
+            inherit_looks(run, folder)
             stays = kept[-1][1].path if kept else recipe.model
             reasons = dict.fromkeys((*verdict.reasons, f"{stays} stays."))
             verdict = replace(verdict, reasons=tuple(reasons))

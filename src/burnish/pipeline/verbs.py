@@ -12,7 +12,7 @@ from typing import Any
 from rich.markup import escape
 from transformers import PreTrainedTokenizerBase
 
-from burnish.certification.certify import choose, keep, next_look
+from burnish.certification.certify import certify_candidates, next_look, release_candidate
 from burnish.certification.compare import compare as compare  # a verb of notebooks
 from burnish.certification.ledger import LEVEL
 from burnish.certification.power import power_headline
@@ -24,7 +24,7 @@ from burnish.certification.run_ledger import (
     flattered,
     suite_sizes,
 )
-from burnish.certification.search import Search
+from burnish.certification.search import ScaleSearch
 from burnish.certification.verdict import Head, decide
 from burnish.errors import ModelError, PreflightError, RecipeError, RunError
 from burnish.evaluation.contamination import leaks
@@ -222,16 +222,16 @@ def _judge(directory: RunDirectory, manifest: Manifest, bars: Bars) -> None:
     certificate = None
     search = None
     if isinstance(model, LanguageModel) and halves:
-        search = Search(directory, recipe, model, probes, leakage, bars)
+        search = ScaleSearch(directory, recipe, model, probes, leakage, bars)
     head = _head(model)
-    if search is not None and search.counted:
+    if search is not None and search.counted_sections:
         del model  # the search may close it
         order = _searched(search, manifest, bars)
         leakage = search.leakage = look_for_leakage(directory, recipe, [*probes, *certs])
-        certificate, shown = choose(search, certs, order)
+        certificate, shown = certify_candidates(search, certs, order)
         with search.at(shown) as chosen:
             measure(directory, chosen, "tuned", tasks, bars)
-        keep(search, shown)
+        release_candidate(search, shown)
         manifest.training["chosen"] = shown.label
     else:
         measure(directory, model, "tuned", tasks, bars)
@@ -246,11 +246,11 @@ def _judge(directory: RunDirectory, manifest: Manifest, bars: Bars) -> None:
     directory.write_manifest(manifest)
 
 
-def _searched(search: Search, manifest: Manifest, bars: Bars) -> list[Candidate]:
+def _searched(search: ScaleSearch, manifest: Manifest, bars: Bars) -> list[Candidate]:
     """Looks for candidates, and heals; an order that was fixed before a stop is gone on with."""
     directory, minutes = search.directory, search.recipe.heal.minutes
     if (directory.path / "frontier.json").exists():
-        return search.again(directory.frontier())
+        return search.resume(directory.frontier())
     started = time.perf_counter()
     search.run()
     manifest.times["choose"] = round(time.perf_counter() - started, 1)

@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from burnish.certification.ledger import general_row
 from burnish.certification.run_ledger import budgets_of
-from burnish.certification.search import counted
+from burnish.certification.search import counted_sections
 from burnish.errors import DataError, RecipeError, RunError, UserError
 from burnish.evaluation.contamination_report import look_for_leakage
 from burnish.evaluation.load_suite import load_suites
@@ -242,7 +242,7 @@ class _Search:
         for suite in suites:
             pairs = {
                 name: (directory.results("base", name), directory.results("tuned", name))
-                for name in counted(directory, suite, leakage)
+                for name in counted_sections(directory, suite, leakage)
             }
             if pairs:
                 budget = budgets_of(recipe).of(suite.name)
