@@ -133,8 +133,8 @@ def test_where_prose_alone_lost_too_much_the_scale_falls_all_the_same(
     tmp_path: Path, tiny_folder: Path, suite: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The suite gained, so its loss says nothing of how far to go back."""
-    monkeypatch.setattr(Forecast, "fits", lambda *_: False)
-    monkeypatch.setattr(Forecast, "bound", lambda *_: -1.0)
+    monkeypatch.setattr(Forecast, "within_budget", lambda *_: False)
+    monkeypatch.setattr(Forecast, "upper_drop", lambda *_: -1.0)
     run = burnish.run(recipe(tmp_path, tiny_folder, suite, 0.02, 99), quiet=True)
     scales = {one.scale for one in run.frontier().candidates if one.drop is not None}
     assert min(scales) < 1

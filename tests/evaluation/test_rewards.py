@@ -11,8 +11,14 @@ from burnish.conversation import Example, Message
 from burnish.data.readers.read_rows import Row
 from burnish.data.recognise import Converter
 from burnish.errors import GraderError
-from burnish.evaluation.graders import Judges, grader_of
-from burnish.evaluation.rewards import graded_reward, grader_reward, item_of, local_asker, reward_of
+from burnish.evaluation.graders import GraderModels, parse_grader
+from burnish.evaluation.rewards import (
+    graded_reward,
+    grader_item,
+    grader_reward,
+    load_reward,
+    local_chat,
+)
 from tests.refused import refused
 
 EXAMPLE = Example("1", (Message("user", "capital?"),), item={"reference": {"city": "Paris"}})
@@ -27,7 +33,7 @@ def written(path: Path, spec: dict[str, Any]) -> str:
 def test_a_recipe_names_a_grader(tmp_path: Path) -> None:
     spec = LIKE | {"reference": "{{ item.reference.city }}"}
     name = written(tmp_path / "grader.json", spec)
-    assert reward_of(name)(["It is Paris", "Rome"], [EXAMPLE] * 2) == [1.0, 0.0]
+    assert load_reward(name)(["It is Paris", "Rome"], [EXAMPLE] * 2) == [1.0, 0.0]
     before = graded_reward(name)[1]
     written(tmp_path / "grader.json", spec | {"operation": "eq"})
     reward, after = graded_reward(name)
@@ -38,8 +44,8 @@ def test_a_recipe_names_a_grader(tmp_path: Path) -> None:
 def test_what_a_grader_reads_of_a_row() -> None:
     answered = Example("2", (Message("user", "2+2"), Message("assistant", "4")), label="4")
     asked = [{"role": "user", "content": "2+2"}]
-    assert item_of(answered) == {"messages": asked, "expected": "4", "label": "4"}
-    assert item_of(EXAMPLE)["reference"] == {"city": "Paris"}
+    assert grader_item(answered) == {"messages": asked, "expected": "4", "label": "4"}
+    assert grader_item(EXAMPLE)["reference"] == {"city": "Paris"}
 
 
 def test_a_row_of_a_prompt_keeps_its_other_fields() -> None:
@@ -59,15 +65,15 @@ def test_a_row_of_a_prompt_keeps_its_other_fields() -> None:
 
 
 def test_a_grader_that_grades_nothing_is_told() -> None:
-    judges = Judges()
+    models = GraderModels()
     spec = {"type": "python", "source": "def grade(sample, item):\n    return sample['nothing']\n"}
-    reward = grader_reward(grader_of(spec), judges)
+    reward = grader_reward(parse_grader(spec), models)
     assert reward(["a"] * 15, [EXAMPLE] * 15) == [0.0] * 15
     flag = "python_grader_runtime_error"
     with refused("nothing_graded", GraderError, flag=flag) as error:
         reward(["a"], [EXAMPLE])
     assert "KeyError" in error.value.seen
-    some = grader_reward(grader_of(LIKE | {"reference": "{{sample.output_json.x}}"}), judges)
+    some = grader_reward(parse_grader(LIKE | {"reference": "{{sample.output_json.x}}"}), models)
     assert some(['{"x": "x"}', *"abc"], [EXAMPLE] * 4) == [1.0, 0.0, 0.0, 0.0]
     assert some(["a"] * 20, [EXAMPLE] * 20) == [0.0] * 20
 
@@ -80,14 +86,14 @@ def test_a_model_of_this_machine_judges(tiny_folder: Path) -> None:
         "passing_labels": ["good"],
         "input": [{"role": "user", "content": "{{sample.output_text}}"}],
     }
-    judges = Judges(local_asker())
+    models = GraderModels(local_chat())
     # What a model of random weights says is no label; it did say something.
     with refused("nothing_graded", GraderError, flag="model_grader_parse_error"):
-        grader_reward(grader_of(spec, judges), judges)(["red"] * 16, [EXAMPLE] * 16)
+        grader_reward(parse_grader(spec, models), models)(["red"] * 16, [EXAMPLE] * 16)
     unknown = spec | {"model": str(tiny_folder / "none")}
     flag = "model_grader_server_error"
     with refused("nothing_graded", GraderError, flag=flag) as error:
-        grader_reward(grader_of(unknown, judges), judges)(["red"], [EXAMPLE])
+        grader_reward(parse_grader(unknown, models), models)(["red"], [EXAMPLE])
     assert "ModelError" in error.value.seen
 
 

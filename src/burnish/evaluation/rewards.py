@@ -13,12 +13,12 @@ from burnish.conversation import Example, Message
 from burnish.data.turns import ROLES
 from burnish.errors import GraderError, RecipeError
 from burnish.evaluation.graders import (
-    Asker,
+    ChatFunction,
     Grader,
-    Judges,
-    Subject,
-    Wish,
-    grader_of_file,
+    GraderModels,
+    Sample,
+    SamplingRequest,
+    read_grader,
     run,
 )
 from burnish.evaluation.scorers import scorer
@@ -37,7 +37,7 @@ Reward = Callable[[Sequence[str], Sequence[Example]], Sequence[float]]
 _HOPELESS = 16  # answers of which none could be graded
 
 
-def reward_of(name: str) -> Reward:
+def load_reward(name: str) -> Reward:
     """The reward that a recipe names: `FILE.py:FUNCTION`, `GRADER.json`, a folder, or a scorer.
 
     A function gets the answers and their Examples and gives a number for each. A folder is that
@@ -51,8 +51,8 @@ def reward_of(name: str) -> Reward:
     if ".py:" in name:
         return _checked(_function(name), name)
     if name.endswith(".json"):
-        judges = Judges(local_asker())
-        return grader_reward(grader_of_file(Path(name), judges), judges)
+        models = GraderModels(local_chat())
+        return grader_reward(read_grader(Path(name), models), models)
     if Path(name).is_dir():
         return _reward_run(Path(name))
     if "/" in name:
@@ -87,7 +87,7 @@ def graded_reward(name: str) -> tuple[Reward, str]:
     A reward model's number has no scale; its logistic function is the probability, by the model,
     that people prefer the answer to one of reward 0.
     """
-    reward = reward_of(name)
+    reward = load_reward(name)
     if name.endswith(".json"):
         return reward, f"{name} {hashlib.sha256(Path(name).read_bytes()).hexdigest()}"
     if not Path(name).is_dir():
@@ -102,7 +102,7 @@ def graded_reward(name: str) -> tuple[Reward, str]:
     return graded, f"{name} {mark}"
 
 
-def grader_reward(grader: Grader, judges: Judges) -> Reward:
+def grader_reward(grader: Grader, models: GraderModels) -> Reward:
     """A grader as a reward; an answer that cannot be graded is worth 0, as the API has it.
 
     That would hide a grader that can grade nothing. So its reward raises GraderError where the
@@ -112,46 +112,46 @@ def grader_reward(grader: Grader, judges: Judges) -> Reward:
     outcomes: Counter[bool] = Counter()
 
     def graded(answer: str, example: Example) -> float:
-        outcome = run(grader, Subject(answer, item_of(example)), judges)
+        outcome = run(grader, Sample(answer, grader_item(example)), models)
         outcomes[not outcome.errors] += 1
         hopeless = not outcomes[True] and outcomes[False] >= _HOPELESS
         for error in outcome.errors:
             at_fault = error.flag in ("model_grader_server_error", "other_error")
             if (at_fault and error.kind != "length") or hopeless:
                 raise GraderError(
-                    f"the grader gives no grades ({error.said})",
+                    f"the grader gives no grades ({error.message})",
                     "correct it",
                     code="nothing_graded",
                     flag=error.flag,
-                    error=error.said,
+                    error=error.message,
                 )
         return outcome.reward
 
     return lambda answers, examples: list(map(graded, answers, examples))
 
 
-def item_of(example: Example) -> dict[str, Any]:
+def grader_item(example: Example) -> dict[str, Any]:
     """What graders read as `item`: the row's further fields, its turns, and what is expected."""
     turns = [{"role": turn.role, "content": turn.content} for turn in example.prompt]
     given = {"messages": turns, "expected": example.expected or None, "label": example.label}
     return {k: v for k, v in given.items() if v is not None} | dict(example.item or {})
 
 
-def local_asker() -> Asker:
+def local_chat() -> ChatFunction:
     """Asks models of this machine by their names; each is loaded when it is first asked."""
 
     @cache
     def model(name: str) -> LanguageModel:
         return load_model(name)
 
-    def ask(name: str, messages: Sequence[Mapping[str, str]], wish: Wish) -> str:
+    def ask(name: str, messages: Sequence[Mapping[str, str]], request: SamplingRequest) -> str:
         turns = tuple(Message(ROLES[m["role"]], m["content"]) for m in messages)
         plain = Sampling()
         sampling = Sampling(
-            wish.max_tokens or plain.max_new_tokens,
-            temperature=wish.temperature or plain.temperature,
-            top_p=wish.top_p or plain.top_p,
-            seed=wish.seed or plain.seed,
+            request.max_tokens or plain.max_new_tokens,
+            temperature=request.temperature or plain.temperature,
+            top_p=request.top_p or plain.top_p,
+            seed=request.seed or plain.seed,
         )
         return model(name).generate([turns], sampling)[0].text
 

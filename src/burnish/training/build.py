@@ -10,7 +10,7 @@ import torch
 from rich.markup import escape
 
 from burnish.errors import ModelError, RecipeError
-from burnish.evaluation.rewards import reward_of
+from burnish.evaluation.rewards import load_reward
 from burnish.models.adapt import WHOLE
 from burnish.models.branches import Network, Row
 from burnish.models.cache import cache_folder
@@ -215,7 +215,7 @@ def objective_of(recipe: Recipe, tokenizer: Any) -> Objective[Any]:
             seed=recipe.seed << 20,  # each step adds its number
         )
     if recipe.objective == "grpo":
-        options["reward"] = reward_of(recipe.grpo.reward)
+        options["reward"] = load_reward(recipe.grpo.reward)
     if recipe.objective == "distill":
         del options["served_name"]
         options["teacher"] = _teacher(recipe, tokenizer)

@@ -12,12 +12,12 @@ import pytest
 
 from burnish.errors import GraderError
 from burnish.evaluation.graders import (
-    Judges,
+    GraderModels,
     Outcome,
-    Subject,
-    Wish,
-    grader_of,
-    grader_of_file,
+    Sample,
+    SamplingRequest,
+    parse_grader,
+    read_grader,
     run,
 )
 from burnish.evaluation.graders.formula import Formula, FormulaError
@@ -31,15 +31,17 @@ class Judge:
     """Says what it is told to, and keeps what it was asked."""
 
     def __init__(self, said: str) -> None:
-        self.said, self.asked = said, [("", [{"": ""}], Wish())][:0]
+        self.said, self.asked = said, [("", [{"": ""}], SamplingRequest())][:0]
 
-    def __call__(self, model: str, messages: Sequence[Mapping[str, str]], wish: Wish) -> str:
-        self.asked.append((model, [dict(message) for message in messages], wish))
+    def __call__(
+        self, model: str, messages: Sequence[Mapping[str, str]], request: SamplingRequest
+    ) -> str:
+        self.asked.append((model, [dict(message) for message in messages], request))
         return self.said
 
 
-def graded(spec: Mapping[str, Any], text: str, judges: Judges | None = None) -> Outcome:
-    return run(grader_of(spec, judges), Subject(text, ITEM), judges)
+def graded(spec: Mapping[str, Any], text: str, models: GraderModels | None = None) -> Outcome:
+    return run(parse_grader(spec, models), Sample(text, ITEM), models)
 
 
 def check(operation: str, text: str, reference: str = "{{item.answer}}") -> Outcome:
@@ -84,12 +86,12 @@ def test_templates() -> None:
         ("{{ item.own }}", "{{ item.answer }}"),  # a value is put in once
         ("{ item.n }", "{ item.n }"),
     ]:
-        assert Subject(text, ITEM).filled(template) == filled
+        assert Sample(text, ITEM).fill(template) == filled
 
 
 def test_tool_calls_are_read() -> None:
     call = {"type": "function", "function": {"name": "weather", "arguments": "{}"}}
-    assert Subject("", {}, [call]).filled("{{sample.output_tools[0].function.name}}") == "weather"
+    assert Sample("", {}, [call]).fill("{{sample.output_tools[0].function.name}}") == "weather"
 
 
 @pytest.mark.parametrize(
@@ -169,9 +171,9 @@ def test_the_longest_texts_take_no_long_time(kind: str) -> None:
     spec = {"type": "text_similarity", "input": "{{item.text}}", "reference": "{{item.other}}"}
     item = {"text": text[:LONGEST], "other": reference[:LONGEST]}
     for metric in METRICS:
-        grader = grader_of(spec | {"evaluation_metric": metric})
+        grader = parse_grader(spec | {"evaluation_metric": metric})
         started = time.monotonic()
-        run(grader, Subject("", item))
+        run(grader, Sample("", item))
         assert time.monotonic() - started < 4, metric
 
 
@@ -187,40 +189,48 @@ def test_the_longest_texts_take_no_long_time(kind: str) -> None:
 def test_texts_too_long_to_be_compared(metric: str, text: str, reference: str, said: str) -> None:
     spec = {"type": "text_similarity", "evaluation_metric": metric}
     spec |= {"input": "{{item.text}}", "reference": "{{item.other}}"}
-    judges = Judges(embed=lambda texts: [[1.0]] * len(texts))
-    outcome = run(grader_of(spec, judges), Subject("", {"text": text, "other": reference}), judges)
+    models = GraderModels(embed=lambda texts: [[1.0]] * len(texts))
+    outcome = run(
+        parse_grader(spec, models), Sample("", {"text": text, "other": reference}), models
+    )
     assert [(error.flag, error.kind) for error in outcome.errors] == [("other_error", "length")]
-    assert said in outcome.errors[0].said
+    assert said in outcome.errors[0].message
 
 
 def test_templates_neither_explode_nor_take_long() -> None:
     quotes = "{{item.x}}" * 50_000
-    outcome = run(grader_of(EQ | {"reference": quotes}), Subject("", {"x": "y" * 100_000}))
+    outcome = run(parse_grader(EQ | {"reference": quotes}), Sample("", {"x": "y" * 100_000}))
     assert [(error.flag, error.kind) for error in outcome.errors] == [("other_error", "length")]
     parts = [{"type": "text", "text": "{{item.x}}"}] * 6
     asked = {"type": "score_model", "model": "m", "input": [{"role": "user", "content": parts}] * 2}
     judge = Judge("1")
-    outcome = run(grader_of(asked, Judges(judge)), Subject("", {"x": "y" * 100_000}), Judges(judge))
+    outcome = run(
+        parse_grader(asked, GraderModels(judge)),
+        Sample("", {"x": "y" * 100_000}),
+        GraderModels(judge),
+    )
     assert [error.kind for error in outcome.errors] == ["length"]
     assert judge.asked == []
     started = time.monotonic()
     assert check("eq", "{{" * 400_000, "{{" * 400_000).reward == 1.0
     with unfit("reference", "template_too_long", count=1048577):
-        grader_of(EQ | {"reference": "x" * ((1 << 20) + 1)})
+        parse_grader(EQ | {"reference": "x" * ((1 << 20) + 1)})
     with unfit("reference", "not_a_path"):
-        grader_of(EQ | {"reference": "{{" * 400_000 + "}}"})
+        parse_grader(EQ | {"reference": "{{" * 400_000 + "}}"})
     assert time.monotonic() - started < 2
 
 
 def test_lists_of_graders_and_labels_are_bounded() -> None:
     labels = [str(number) for number in range(1000)]
     asked = {"type": "label_model", "model": "m", "input": [{"role": "user", "content": "?"}]}
-    grader_of(asked | {"labels": labels, "passing_labels": labels}, Judges(Judge("1")))
+    parse_grader(asked | {"labels": labels, "passing_labels": labels}, GraderModels(Judge("1")))
     with unfit("labels", "too_long", max_length=1000):
-        grader_of(asked | {"labels": [*labels, "x"], "passing_labels": []}, Judges(Judge("1")))
+        parse_grader(
+            asked | {"labels": [*labels, "x"], "passing_labels": []}, GraderModels(Judge("1"))
+        )
     many = {f"g{number}": EQ | {"reference": "x"} for number in range(65)}
     with unfit("graders", "too_long", max_length=64):
-        grader_of(multi("g0", **many))
+        parse_grader(multi("g0", **many))
 
 
 def test_cosine_needs_somebody_who_embeds() -> None:
@@ -231,7 +241,7 @@ def test_cosine_needs_somebody_who_embeds() -> None:
         "reference": "b",
     }
     with refused("no_embedder", GraderError, value="cosine") as error:
-        grader_of(spec)
+        parse_grader(spec)
     assert error.value.fields["expected"][:5] == [
         "fuzzy_match",
         "bleu",
@@ -241,8 +251,8 @@ def test_cosine_needs_somebody_who_embeds() -> None:
     ]
     assert ", ".join(error.value.fields["expected"]) in error.value.remedy
     vectors = {"a": [3.0, 4.0], "b": [4.0, 3.0]}
-    judges = Judges(embed=lambda texts: [vectors[text] for text in texts])
-    assert graded(spec, "", judges).reward == pytest.approx(24 / 25)
+    models = GraderModels(embed=lambda texts: [vectors[text] for text in texts])
+    assert graded(spec, "", models).reward == pytest.approx(24 / 25)
 
 
 @pytest.mark.parametrize(
@@ -273,16 +283,23 @@ def test_a_model_scores(said: str, reward: float, failed: list[str]) -> None:
         "sampling_params": {"temperature": 0.0, "max_completions_tokens": 9, "seed": 4},
     }
     judge = Judge(said)
-    outcome = graded(spec, "Rome", Judges(judge))
+    outcome = graded(spec, "Rome", GraderModels(judge))
     assert (outcome.reward, flags(outcome), outcome.model) == (reward, failed, "smollm2-135m")
-    ((model, messages, wish),) = judge.asked
-    assert (model, wish.temperature, wish.max_tokens, wish.seed) == ("smollm2-135m", 0.0, 9, 4)
+    ((model, messages, request),) = judge.asked
+    assert (model, request.temperature, request.max_tokens, request.seed) == (
+        "smollm2-135m",
+        0.0,
+        9,
+        4,
+    )
     assert messages == [
         {"role": "system", "content": "Grade from 0 to 5."},
         {"role": "user", "content": "Paris? Rome"},
     ]
-    assert wish.schema is not None
-    assert wish.schema["properties"] == {"result": {"type": "number", "minimum": 0, "maximum": 5}}
+    assert request.schema is not None
+    assert request.schema["properties"] == {
+        "result": {"type": "number", "minimum": 0, "maximum": 5}
+    }
 
 
 @pytest.mark.parametrize(
@@ -302,21 +319,21 @@ def test_a_model_labels(said: str, reward: float, failed: list[str]) -> None:
         "passing_labels": ["good"],
         "input": [{"role": "user", "content": "{{sample.output_text}}"}],
     }
-    outcome = graded(spec, "Rome", Judges(Judge(said)))
+    outcome = graded(spec, "Rome", GraderModels(Judge(said)))
     assert (outcome.reward, flags(outcome)) == (reward, failed)
 
 
 def test_a_judge_that_fails_or_is_not_there() -> None:
     spec = {"type": "score_model", "model": "m", "input": [{"role": "user", "content": "?"}]}
 
-    def broken(model: str, messages: Sequence[Mapping[str, str]], wish: Wish) -> str:
+    def broken(model: str, messages: Sequence[Mapping[str, str]], request: SamplingRequest) -> str:
         raise RuntimeError("out of memory")
 
-    outcome = graded(spec, "", Judges(broken))
+    outcome = graded(spec, "", GraderModels(broken))
     assert flags(outcome) == ["model_grader_server_error"]
-    assert outcome.errors[0].said == "RuntimeError: out of memory"
+    assert outcome.errors[0].message == "RuntimeError: out of memory"
     with refused("no_judge", GraderError, model="m"):
-        grader_of(spec)
+        parse_grader(spec)
 
 
 @contextlib.contextmanager
@@ -431,7 +448,7 @@ def test_formulas_without_a_value(text: str) -> None:
 )  # fmt: skip
 def test_graders_that_are_none(spec: Any, key: str, reason: str, value: str) -> None:
     with unfit(key, reason) as error:
-        grader_of(spec, Judges(Judge("1")))
+        parse_grader(spec, GraderModels(Judge("1")))
     assert value in str(error.value)
 
 
@@ -439,16 +456,16 @@ def test_a_source_that_is_no_program() -> None:
     spec = {"type": "python", "source": "def grade(a, b) return"}
     flag = "python_grader_runtime_error"
     with refused("invalid_source", GraderError, flag=flag, kind=None) as error:
-        grader_of(spec)
+        parse_grader(spec)
     assert "SyntaxError" in str(error.value)
 
 
 def test_a_file_holds_a_grader(tmp_path: Path) -> None:
     path = tmp_path / "grader.json"
     path.write_text(json.dumps(EQ | {"reference": "yes", "name": "n", "pass_threshold": 0.5}))
-    assert run(grader_of_file(path), Subject("yes", {})).reward == 1.0
+    assert run(read_grader(path), Sample("yes", {})).reward == 1.0
     path.write_text("{")
     with refused("not_json", GraderError, path=str(path)):
-        grader_of_file(path)
+        read_grader(path)
     with refused("file_missing", GraderError, path=str(tmp_path / "none.json")):
-        grader_of_file(tmp_path / "none.json")
+        read_grader(tmp_path / "none.json")

@@ -71,16 +71,16 @@ def test_a_program_grades() -> None:
 def test_a_program_that_is_refused(body: str, said: str, limits: Limits) -> None:
     error = failure(program(body), limits)
     assert (error.flag, error.kind) == (RUNTIME, None)
-    assert said in error.said
+    assert said in error.message
 
 
 def test_neither_a_thread_nor_its_parents_limits() -> None:
     assert (
         "can't start new thread"
-        in failure(program("__import__('threading').Thread(target=print).start()")).said
+        in failure(program("__import__('threading').Thread(target=print).start()")).message
     )
     body = "__import__('resource').prlimit(os.getppid(), 7, (1, 1))"
-    assert "PermissionError" in failure(program(body)).said
+    assert "PermissionError" in failure(program(body)).message
 
 
 def test_another_way_to_the_kernel_is_refused_too() -> None:

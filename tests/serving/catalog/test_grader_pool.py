@@ -15,7 +15,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 
-from burnish.evaluation.graders import grader_of
+from burnish.evaluation.graders import parse_grader
 from burnish.serving.app.exception_handlers import add_handlers
 from burnish.serving.catalog.grader_pool import Grading
 from burnish.serving.routes import files, jobs
@@ -124,7 +124,7 @@ async def test_no_more_run_at_once_than_are_allowed() -> None:
 
     grading = Grading(GradingBounds(processes=2, waiting=10))
     waiting = SimpleNamespace(scope={}, receive=asyncio.Event().wait)
-    slow = grader_of(COSINE | {"evaluation_metric": "rouge_l"})
+    slow = parse_grader(COSINE | {"evaluation_metric": "rouge_l"})
     await asyncio.gather(*(grading.run(waiting, slow, work) for _ in range(8)))  # type: ignore[arg-type]
     assert most == 2
 
@@ -176,8 +176,8 @@ async def test_all_graders_of_a_request_share_its_time_and_each_its_memory() -> 
 async def test_a_client_that_hangs_up_ends_its_grader(kind: str) -> None:
     stopped = threading.Event()
 
-    def asked(model: str, messages: Any, wish: Any, project: Any) -> Any:
-        if wish.stop.wait(20):
+    def asked(model: str, messages: Any, request: Any, project: Any) -> Any:
+        if request.stop.wait(20):
             stopped.set()
         raise RuntimeError("nobody waits")
 

@@ -12,7 +12,7 @@ import openai
 import pytest
 import torch
 
-from burnish.evaluation.graders import Wish
+from burnish.evaluation.graders import SamplingRequest
 from burnish.models.endpoint import RemoteModel
 from burnish.models.load import load_model
 from burnish.serving.app.app import make_app
@@ -214,7 +214,7 @@ def test_a_value_that_cannot_be_used_is_told_with_what_is_expected(
 def test_a_judge_is_asked_no_more_than_its_context(server: Server) -> None:
     long = [{"role": "user", "content": "parcel " * 600}]
     with api_refused("context_length_exceeded", 512):
-        server.engines.ask("tiny", long, Wish(max_tokens=5))
+        server.engines.ask("tiny", long, SamplingRequest(max_tokens=5))
 
 
 @pytest.mark.parametrize(

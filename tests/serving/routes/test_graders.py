@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from openai.types.fine_tuning.alpha import GraderRunResponse
 from openai.types.graders import MultiGrader, StringCheckGrader
 
-from burnish.evaluation.graders import Wish
+from burnish.evaluation.graders import SamplingRequest
 from burnish.inference.types import Used
 from burnish.serving.app.exception_handlers import add_handlers
 from burnish.serving.routes.graders import router
@@ -32,7 +32,7 @@ SCORE: Any = {
 }
 
 
-def asker(model: str, messages: Sequence[Mapping[str, str]], wish: Wish) -> str:
+def asker(model: str, messages: Sequence[Mapping[str, str]], request: SamplingRequest) -> str:
     return '{"result": 0.75}' if messages[0]["content"] == "yes" else "no idea"
 
 
@@ -42,8 +42,10 @@ class Engines:
     def __init__(self, answer: Callable[..., str]) -> None:
         self.answer = answer
 
-    def ask(self, name: str, messages: Any, wish: Wish, project: str | None) -> tuple[str, Used]:
-        return self.answer(name, messages, wish), Used(10, 4, 3)
+    def ask(
+        self, name: str, messages: Any, request: SamplingRequest, project: str | None
+    ) -> tuple[str, Used]:
+        return self.answer(name, messages, request), Used(10, 4, 3)
 
 
 def judged(answer: Callable[..., str]) -> SimpleNamespace:
@@ -189,7 +191,7 @@ async def test_a_program_that_would_do_more_than_grade(body: str) -> None:
 
 
 async def test_a_judges_engine_fails() -> None:
-    def broken(model: str, messages: Sequence[Mapping[str, str]], wish: Wish) -> str:
+    def broken(model: str, messages: Sequence[Mapping[str, str]], request: SamplingRequest) -> str:
         raise RuntimeError("no such model")
 
     errors = (await graded(SCORE, "?", service=judged(broken))).metadata.errors

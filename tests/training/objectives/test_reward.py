@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification
 import burnish
 from burnish.conversation import Example, Message
 from burnish.errors import RunError
-from burnish.evaluation.rewards import reward_of
+from burnish.evaluation.rewards import load_reward
 from burnish.models.adapt import add_lora
 from burnish.models.branches import Network, Row
 from burnish.models.from_run import check_reward_run, open_reward_model
@@ -162,29 +162,29 @@ def test_other_runs_give_no_rewards(preferences: Path, tiny_folder: Path, tmp_pa
     with refused("not_a_reward_model", RunError):
         check_reward_run(run.path)
     with refused("not_a_reward_model", RunError):
-        reward_of(str(run.path))
+        load_reward(str(run.path))
 
 
 def test_rewards_by_scorer_and_function(tmp_path: Path) -> None:
     from burnish.errors import RecipeError
 
     examples = [Example("1", (Message("user", "q"), Message("assistant", "green")))] * 2
-    assert list(reward_of("accuracy")(["green", "red"], examples)) == [1.0, 0.0]
+    assert list(load_reward("accuracy")(["green", "red"], examples)) == [1.0, 0.0]
     file = tmp_path / "worth.py"
     file.write_text(
         "def length(answers, examples):\n    return [len(a) for a in answers]\n"
         "def one(answers, examples):\n    return [1.0]\n"
     )
-    assert list(reward_of(f"{file}:length")(["a", "abc"], examples)) == [1, 3]
+    assert list(load_reward(f"{file}:length")(["a", "abc"], examples)) == [1, 3]
     for name, code in [
         (f"{file}:width", "function_missing"),
         (f"{tmp_path}/none.py:length", "file_missing"),
         ("macro_f1", "not_an_item_scorer"),
     ]:
         with refused(code, RecipeError):
-            reward_of(name)
+            load_reward(name)
     with refused("wrong_count_of_rewards", RecipeError):
-        reward_of(f"{file}:one")(["a", "b"], examples)
+        load_reward(f"{file}:one")(["a", "b"], examples)
 
 
 def test_an_encoder_cannot_reward(tmp_path: Path) -> None:

@@ -13,25 +13,31 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from burnish.errors import GraderError
-from burnish.evaluation.graders.base import Asker, Embedder, Grader, Judges, Wish
-from burnish.evaluation.graders.model_grader import AskingGrader
+from burnish.evaluation.graders.base import (
+    ChatFunction,
+    EmbedFunction,
+    Grader,
+    GraderModels,
+    SamplingRequest,
+)
+from burnish.evaluation.graders.model_grader import ModelGrader
 from burnish.evaluation.graders.multi import Multi, Single
-from burnish.evaluation.graders.template import FLAGS, Flag, GradingError, Subject
+from burnish.evaluation.graders.template import FLAGS, Flag, GradingError, Sample
 
 __all__ = [
     "FLAGS",
-    "Asker",
-    "Embedder",
+    "ChatFunction",
+    "EmbedFunction",
     "Flag",
     "Grader",
+    "GraderModels",
     "Graders",
     "GradingError",
-    "Judges",
     "Outcome",
-    "Subject",
-    "Wish",
-    "grader_of",
-    "grader_of_file",
+    "Sample",
+    "SamplingRequest",
+    "parse_grader",
+    "read_grader",
     "run",
 ]
 
@@ -53,11 +59,11 @@ class Outcome:
     model: str | None = None
 
 
-def grader_of(spec: Any, judges: Judges | None = None) -> Grader:
+def parse_grader(spec: Any, models: GraderModels | None = None) -> Grader:
     """The grader that an object of the API describes, checked as far as that goes without answers.
 
     Raises:
-        GraderError: it is none, or its judges are not there.
+        GraderError: it is none, or its models are not there.
     """
     try:
         grader = _ADAPTER.validate_python(spec)
@@ -72,7 +78,7 @@ def grader_of(spec: Any, judges: Judges | None = None) -> Grader:
             reason=first["type"],
             details=first.get("ctx", {}),
         ) from None
-    grader.check(judges or Judges())
+    grader.check(models or GraderModels())
     return grader
 
 
@@ -89,7 +95,7 @@ def _place(spec: Any, steps: Sequence[str | int], *, missing: bool) -> str:
     return ".".join(map(str, found)) or "type"
 
 
-def grader_of_file(path: Path, judges: Judges | None = None) -> Grader:
+def read_grader(path: Path, models: GraderModels | None = None) -> Grader:
     """The grader that a JSON file holds.
 
     Raises:
@@ -111,22 +117,22 @@ def grader_of_file(path: Path, judges: Judges | None = None) -> Grader:
             code="not_json",
             path=str(path),
         ) from None
-    return grader_of(spec, judges)
+    return parse_grader(spec, models)
 
 
-def run(grader: Grader, subject: Subject, judges: Judges | None = None) -> Outcome:
+def run(grader: Grader, sample: Sample, models: GraderModels | None = None) -> Outcome:
     """Grades one answer; what goes wrong is told in the outcome, never raised."""
-    judges, started = judges or Judges(), time.perf_counter()
+    models, started = models or GraderModels(), time.perf_counter()
     parts: dict[str, float] = {}
     errors: list[GradingError] = []
     value = 0.0
     try:
         if isinstance(grader, Multi):
-            parts, errors = grader.parts(subject, judges)
-            value = 0.0 if errors else grader.combined(parts)
+            parts, errors = grader.grade_parts(sample, models)
+            value = 0.0 if errors else grader.combine(parts)
         else:
-            value = grader.grade(subject, judges)
+            value = grader.grade(sample, models)
     except GradingError as error:
         errors.append(error)
-    model = grader.model if isinstance(grader, AskingGrader) else None
+    model = grader.model if isinstance(grader, ModelGrader) else None
     return Outcome(value, time.perf_counter() - started, tuple(errors), parts, model)

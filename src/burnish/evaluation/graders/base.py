@@ -9,11 +9,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Strict
 
 from burnish.evaluation.graders.sandbox import Limits
-from burnish.evaluation.graders.template import Subject
+from burnish.evaluation.graders.template import Sample
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class SamplingRequest:
     """How a judge is to answer; None leaves a choice to whoever answers.
 
     `schema` is a JSON schema that the answer should follow; an answer that does not is read as
@@ -29,22 +29,22 @@ class Wish:
 
 
 # A model's name and messages in the chat API's shape -> its answer.
-Asker = Callable[[str, Sequence[Mapping[str, str]], Wish], str]
+ChatFunction = Callable[[str, Sequence[Mapping[str, str]], SamplingRequest], str]
 # Texts -> a vector each.
-Embedder = Callable[[Sequence[str]], Sequence[Sequence[float]]]
+EmbedFunction = Callable[[Sequence[str]], Sequence[Sequence[float]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Judges:
+class GraderModels:
     """Whom graders may ask: models that answer, and one that embeds. None: nobody is there.
 
     `knows` says whether there is a model of that name; without it that shows when it is asked.
     `limits` are those of programs that grade.
     """
 
-    ask: Asker | None = None
-    embed: Embedder | None = None
-    knows: Callable[[str], bool] | None = None
+    chat: ChatFunction | None = None
+    embed: EmbedFunction | None = None
+    has_model: Callable[[str], bool] | None = None
     limits: Limits = field(default_factory=Limits)
 
 
@@ -61,24 +61,24 @@ class Grader(BaseModel):
     pass_threshold: Annotated[float, Strict()] | None = None
 
     @property
-    def asks(self) -> bool:
+    def uses_model(self) -> bool:
         """Whether a model answers or embeds for it."""
         return False
 
     @property
-    def computes(self) -> bool:
+    def uses_cpu(self) -> bool:
         """Whether it takes more time of this machine's than to fill in a template, or to wait."""
         return True
 
     @abstractmethod
-    def grade(self, subject: Subject, judges: Judges) -> float:
+    def grade(self, sample: Sample, models: GraderModels) -> float:
         """The grade of one answer.
 
         Raises:
             GradingError: it could not be graded.
         """
 
-    def check(self, judges: Judges) -> None:
+    def check(self, models: GraderModels) -> None:
         """What can be found wrong before there is an answer.
 
         Raises:

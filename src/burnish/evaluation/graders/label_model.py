@@ -5,14 +5,14 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from burnish.evaluation.graders.base import Judges, Wish
-from burnish.evaluation.graders.model_grader import TOKENS, AskingGrader, result_of, schema_of
-from burnish.evaluation.graders.template import GradingError, Subject
+from burnish.evaluation.graders.base import GraderModels, SamplingRequest
+from burnish.evaluation.graders.model_grader import TOKENS, ModelGrader, parse_result, result_schema
+from burnish.evaluation.graders.template import GradingError, Sample
 
 _MOST = 1000  # labels, as the API's schemas have at most so many values
 
 
-class LabelModel(AskingGrader):
+class LabelModel(ModelGrader):
     """1 where the label that a model gives is a passing one, else 0."""
 
     type: Literal["label_model"]
@@ -30,12 +30,12 @@ class LabelModel(AskingGrader):
             )
         return value
 
-    def grade(self, subject: Subject, judges: Judges) -> float:
-        schema = schema_of({"type": "string", "enum": list(self.labels)})
-        answer = self.asked(
-            subject, judges, Wish(temperature=0.0, max_tokens=TOKENS, schema=schema)
+    def grade(self, sample: Sample, models: GraderModels) -> float:
+        schema = result_schema({"type": "string", "enum": list(self.labels)})
+        answer = self.ask_model(
+            sample, models, SamplingRequest(temperature=0.0, max_tokens=TOKENS, schema=schema)
         )
-        found = result_of(answer)
+        found = parse_result(answer)
         named = [
             label for label in self.labels if str(found).strip().casefold() == label.casefold()
         ]

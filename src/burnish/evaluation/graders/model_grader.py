@@ -7,8 +7,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from burnish.errors import GraderError
-from burnish.evaluation.graders.base import Grader, Judges, Wish
-from burnish.evaluation.graders.template import LONGEST, GradingError, Subject, Template
+from burnish.evaluation.graders.base import Grader, GraderModels, SamplingRequest
+from burnish.evaluation.graders.template import LONGEST, GradingError, Sample, Template
 
 TOKENS = 256  # of a judge's answer, where the grader does not say
 
@@ -22,7 +22,7 @@ class TextPart(BaseModel):
     text: Template
 
 
-class JudgeMessage(BaseModel):
+class GraderMessage(BaseModel):
     """One message for the judge."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -31,12 +31,12 @@ class JudgeMessage(BaseModel):
     content: Template | TextPart | list[Template | TextPart]
     type: Literal["message"] = "message"
 
-    def filled(self, subject: Subject, room: int) -> dict[str, str]:
+    def fill(self, sample: Sample, room: int) -> dict[str, str]:
         """In the chat API's shape; parts are joined, and a developer speaks as the system."""
         parts = self.content if isinstance(self.content, list) else [self.content]
         pieces = []
         for part in parts:
-            pieces.append(subject.filled(part if isinstance(part, str) else part.text, room))
+            pieces.append(sample.fill(part if isinstance(part, str) else part.text, room))
             room -= len(pieces[-1])
         role = "system" if self.role == "developer" else self.role
         return {"role": role, "content": "".join(pieces)}
@@ -53,27 +53,27 @@ class SamplingParams(BaseModel):
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
 
-    def wish(self, schema: Mapping[str, Any]) -> Wish:
+    def request(self, schema: Mapping[str, Any]) -> SamplingRequest:
         tokens = self.max_completions_tokens or TOKENS
-        return Wish(self.temperature, self.top_p, self.seed, tokens, schema)
+        return SamplingRequest(self.temperature, self.top_p, self.seed, tokens, schema)
 
 
-class AskingGrader(Grader):
+class ModelGrader(Grader):
     """A grader whose judge is a model, named as a client of this server would name it."""
 
     model: str
-    input: list[JudgeMessage] = Field(min_length=1)
+    input: list[GraderMessage] = Field(min_length=1)
 
     @property
-    def asks(self) -> bool:
+    def uses_model(self) -> bool:
         return True
 
     @property
-    def computes(self) -> bool:
+    def uses_cpu(self) -> bool:
         return False
 
-    def check(self, judges: Judges) -> None:
-        if judges.ask is None:
+    def check(self, models: GraderModels) -> None:
+        if models.chat is None:
             raise GraderError(
                 f"the grader {self.name or self.type!r} asks the model {self.model}, and nothing "
                 "here answers",
@@ -82,7 +82,7 @@ class AskingGrader(Grader):
                 grader=self.name or self.type,
                 model=self.model,
             )
-        if judges.knows is not None and not judges.knows(self.model):
+        if models.has_model is not None and not models.has_model(self.model):
             raise GraderError(
                 f"the grader {self.name or self.type!r} asks the model {self.model}, which is not "
                 "there",
@@ -92,7 +92,7 @@ class AskingGrader(Grader):
                 model=self.model,
             )
 
-    def asked(self, subject: Subject, judges: Judges, wish: Wish) -> str:
+    def ask_model(self, sample: Sample, models: GraderModels, request: SamplingRequest) -> str:
         """The judge's answer.
 
         Raises:
@@ -100,19 +100,19 @@ class AskingGrader(Grader):
         """
         messages, room = [], LONGEST
         for message in self.input:
-            messages.append(message.filled(subject, room))
+            messages.append(message.fill(sample, room))
             room -= len(messages[-1]["content"])
-        if judges.ask is None:
+        if models.chat is None:
             raise GradingError("model_grader_server_error", "nothing here answers for a model")
         try:
-            return judges.ask(self.model, messages, wish)
+            return models.chat(self.model, messages, request)
         # Whatever the judge's engine fails of, the answer was not graded, and the run says why.
         except Exception as error:
             said = f"{type(error).__name__}: {error}"
             raise GradingError("model_grader_server_error", said) from error
 
 
-def schema_of(result: Mapping[str, Any]) -> dict[str, Any]:
+def result_schema(result: Mapping[str, Any]) -> dict[str, Any]:
     """An object whose only field is the result."""
     return {
         "type": "object",
@@ -122,7 +122,7 @@ def schema_of(result: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def result_of(answer: str) -> Any:
+def parse_result(answer: str) -> Any:
     """The `result` of an answer in JSON, the JSON itself, or else the text."""
     try:
         found = json.loads(answer)

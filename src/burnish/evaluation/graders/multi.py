@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from burnish.evaluation.graders.base import Grader, Judges
+from burnish.evaluation.graders.base import Grader, GraderModels
 from burnish.evaluation.graders.formula import Formula, FormulaError
 from burnish.evaluation.graders.label_model import LabelModel
 from burnish.evaluation.graders.python_code import PythonCode
 from burnish.evaluation.graders.score_model import ScoreModel
 from burnish.evaluation.graders.string_check import StringCheck
-from burnish.evaluation.graders.template import GradingError, Subject
+from burnish.evaluation.graders.template import GradingError, Sample
 from burnish.evaluation.graders.text_similarity import TextSimilarity
 
 Single = Annotated[
@@ -60,31 +60,31 @@ class Multi(Grader):
         return self
 
     @property
-    def asks(self) -> bool:
-        return any(grader.asks for grader in self.graders.values())
+    def uses_model(self) -> bool:
+        return any(grader.uses_model for grader in self.graders.values())
 
     @property
-    def computes(self) -> bool:
-        return any(grader.computes for grader in self.graders.values())
+    def uses_cpu(self) -> bool:
+        return any(grader.uses_cpu for grader in self.graders.values())
 
-    def check(self, judges: Judges) -> None:
+    def check(self, models: GraderModels) -> None:
         for grader in self.graders.values():
-            grader.check(judges)
+            grader.check(models)
 
-    def parts(
-        self, subject: Subject, judges: Judges
+    def grade_parts(
+        self, sample: Sample, models: GraderModels
     ) -> tuple[dict[str, float], list[GradingError]]:
         """Each grader's grade, and why those that are missing are missing."""
         grades: dict[str, float] = {}
         errors: list[GradingError] = []
         for name, grader in self.graders.items():
             try:
-                grades[name] = grader.grade(subject, judges)
+                grades[name] = grader.grade(sample, models)
             except GradingError as error:
                 errors.append(error)
         return grades, errors
 
-    def combined(self, grades: Mapping[str, float]) -> float:
+    def combine(self, grades: Mapping[str, float]) -> float:
         """The formula's value.
 
         Raises:
@@ -95,8 +95,8 @@ class Multi(Grader):
         except FormulaError as error:
             raise GradingError("formula_parse_error", str(error)) from None
 
-    def grade(self, subject: Subject, judges: Judges) -> float:
-        grades, errors = self.parts(subject, judges)
+    def grade(self, sample: Sample, models: GraderModels) -> float:
+        grades, errors = self.grade_parts(sample, models)
         if errors:
             raise errors[0]
-        return self.combined(grades)
+        return self.combine(grades)

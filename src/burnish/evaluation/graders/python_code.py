@@ -6,9 +6,9 @@ from pydantic import field_validator
 from pydantic_core import PydanticCustomError
 
 from burnish.errors import GraderError
-from burnish.evaluation.graders.base import Grader, Judges
+from burnish.evaluation.graders.base import Grader, GraderModels
 from burnish.evaluation.graders.sandbox import check_source, run_grade
-from burnish.evaluation.graders.template import GradingError, Subject
+from burnish.evaluation.graders.template import GradingError, Sample
 
 _LARGEST = 256 * 1024  # bytes, the API's own limit
 
@@ -34,17 +34,17 @@ class PythonCode(Grader):
             )
         return value
 
-    def check(self, judges: Judges) -> None:
+    def check(self, models: GraderModels) -> None:
         try:
-            check_source(self.source, judges.limits)
+            check_source(self.source, models.limits)
         except GradingError as error:
             raise GraderError(
-                f"the source cannot be used ({error.said})",
+                f"the source cannot be used ({error.message})",
                 "write a module with grade(sample, item)",
                 code="invalid_source",
                 flag=error.flag,
                 kind=error.kind,
             ) from None
 
-    def grade(self, subject: Subject, judges: Judges) -> float:
-        return run_grade(self.source, subject.sample, subject.item, judges.limits)
+    def grade(self, sample: Sample, models: GraderModels) -> float:
+        return run_grade(self.source, sample.as_dict, sample.item, models.limits)

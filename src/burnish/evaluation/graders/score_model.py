@@ -8,19 +8,19 @@ from typing import Literal
 from pydantic import field_validator
 from pydantic_core import PydanticCustomError
 
-from burnish.evaluation.graders.base import Judges
+from burnish.evaluation.graders.base import GraderModels
 from burnish.evaluation.graders.model_grader import (
-    AskingGrader,
+    ModelGrader,
     SamplingParams,
-    result_of,
-    schema_of,
+    parse_result,
+    result_schema,
 )
-from burnish.evaluation.graders.template import GradingError, Subject
+from burnish.evaluation.graders.template import GradingError, Sample
 
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 
-class ScoreModel(AskingGrader):
+class ScoreModel(ModelGrader):
     """A number that a model gives, brought into `range` where it lies outside."""
 
     type: Literal["score_model"]
@@ -34,19 +34,19 @@ class ScoreModel(AskingGrader):
             raise PydanticCustomError("reversed_range", "must be two numbers, the lower one first")
         return value
 
-    def grade(self, subject: Subject, judges: Judges) -> float:
+    def grade(self, sample: Sample, models: GraderModels) -> float:
         low, high = self.range
-        schema = schema_of({"type": "number", "minimum": low, "maximum": high})
-        answer = self.asked(subject, judges, self.sampling_params.wish(schema))
-        number = number_of(answer)
+        schema = result_schema({"type": "number", "minimum": low, "maximum": high})
+        answer = self.ask_model(sample, models, self.sampling_params.request(schema))
+        number = parse_number(answer)
         if number is None or number != number:
             raise GradingError("model_grader_parse_error", f"{answer[:200]!r} says no number")
         return min(max(number, low), high)
 
 
-def number_of(answer: str) -> float | None:
+def parse_number(answer: str) -> float | None:
     """The only number that an answer says; None where there is none or a choice."""
-    found = result_of(answer)
+    found = parse_result(answer)
     if isinstance(found, bool) or found is None:
         return None
     if isinstance(found, int) and abs(found) > sys.float_info.max:

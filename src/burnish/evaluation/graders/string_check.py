@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Literal
 
-from burnish.evaluation.graders.base import Grader, Judges
-from burnish.evaluation.graders.template import Subject, Template
+from burnish.evaluation.graders.base import Grader, GraderModels
+from burnish.evaluation.graders.template import Sample, Template
 
 _OPERATIONS: dict[str, Callable[[str, str], bool]] = {
     "eq": lambda text, reference: text == reference,
@@ -23,9 +23,9 @@ class StringCheck(Grader):
     operation: Literal["eq", "ne", "like", "ilike"]
 
     @property
-    def computes(self) -> bool:
+    def uses_cpu(self) -> bool:
         return False
 
-    def grade(self, subject: Subject, judges: Judges) -> float:
-        text, reference = subject.filled(self.input), subject.filled(self.reference)
+    def grade(self, sample: Sample, models: GraderModels) -> float:
+        text, reference = sample.fill(self.input), sample.fill(self.reference)
         return float(_OPERATIONS[self.operation](text, reference))

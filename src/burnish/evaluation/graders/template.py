@@ -40,13 +40,14 @@ class GradingError(Exception):
     `length` where a text is too long to be graded.
     """
 
-    def __init__(self, flag: Flag, said: str, kind: str | None = None) -> None:
-        said = said.encode(errors="backslashreplace").decode()  # half a surrogate cannot be sent
-        super().__init__(said)
-        self.flag, self.said, self.kind = flag, said, kind
+    def __init__(self, flag: Flag, message: str, kind: str | None = None) -> None:
+        # A lone surrogate cannot be sent as UTF-8.
+        message = message.encode(errors="backslashreplace").decode()
+        super().__init__(message)
+        self.flag, self.message, self.kind = flag, message, kind
 
 
-class Subject:
+class Sample:
     """An answer of the model and the row that it answers.
 
     Args:
@@ -61,7 +62,7 @@ class Subject:
         self.text, self.item, self.tools = text, item, tools
 
     @cached_property
-    def sample(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """What programs read as `sample`; `output_json` is None of an answer that is no JSON."""
         tools = list(self.tools)
         message = {"role": "assistant", "content": self.text, "tool_calls": tools}
@@ -92,7 +93,7 @@ class Subject:
         space, rest = matched.groups()
         if rest.startswith(".output_json") and space == "sample" and self._parsed is None:
             raise GradingError("sample_parse_error", f"{path} is asked for; the sample is no JSON")
-        found: Any = self.item if space == "item" else self.sample
+        found: Any = self.item if space == "item" else self.as_dict
         for name, place in _STEP.findall(rest):
             try:
                 found = found[name] if name else found[int(place)]
@@ -100,7 +101,7 @@ class Subject:
                 raise GradingError("invalid_variable_error", f"{path} is not there") from None
         return found
 
-    def filled(self, template: str, room: int = LONGEST) -> str:
+    def fill(self, template: str, room: int = LONGEST) -> str:
         """The template with its values, `room` characters at most; what is no text is written as
         JSON.
 

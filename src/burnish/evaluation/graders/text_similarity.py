@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args
 
 from burnish.data.unicode_forms import MOST_MARKS, has_long_row
 from burnish.errors import GraderError
-from burnish.evaluation.graders.base import Grader, Judges
-from burnish.evaluation.graders.template import GradingError, Subject, Template
+from burnish.evaluation.graders.base import Grader, GraderModels
+from burnish.evaluation.graders.template import GradingError, Sample, Template
 from burnish.evaluation.rouge import rouge
 from burnish.evaluation.scorers import bleu
 
@@ -182,11 +182,11 @@ class TextSimilarity(Grader):
     evaluation_metric: Metric
 
     @property
-    def asks(self) -> bool:
+    def uses_model(self) -> bool:
         return self.evaluation_metric == "cosine"
 
-    def check(self, judges: Judges) -> None:
-        if self.evaluation_metric == "cosine" and judges.embed is None:
+    def check(self, models: GraderModels) -> None:
+        if self.evaluation_metric == "cosine" and models.embed is None:
             there = [name for name in get_args(Metric) if name in _METRICS]
             raise GraderError(
                 "evaluation_metric is cosine, and no model is there that embeds texts",
@@ -197,13 +197,13 @@ class TextSimilarity(Grader):
                 expected=there,
             )
 
-    def grade(self, subject: Subject, judges: Judges) -> float:
-        text, reference = subject.filled(self.input), subject.filled(self.reference)
+    def grade(self, sample: Sample, models: GraderModels) -> float:
+        text, reference = sample.fill(self.input), sample.fill(self.reference)
         for compared in (text, reference):
             _check_length(compared)
         if self.evaluation_metric != "cosine":
             return _METRICS[self.evaluation_metric](text, reference)
-        if judges.embed is None:
+        if models.embed is None:
             raise GradingError("other_error", "no model is there that embeds texts")
-        left, right = judges.embed([text, reference])
+        left, right = models.embed([text, reference])
         return _cosine(left, right)

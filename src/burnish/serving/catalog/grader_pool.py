@@ -51,7 +51,7 @@ class Grading:
             ApiError: 429, too many wait or the key has used up its seconds; or as the work does.
         """
         key = key_of(request)
-        owner, computes = key.id if key else None, grader.computes
+        owner, computes = key.id if key else None, grader.uses_cpu
         self._admit(owner, computes=computes)
         limits = replace(Limits(), memory=self._memory())
 

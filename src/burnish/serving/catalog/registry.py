@@ -12,7 +12,7 @@ from typing import Any
 from openai.types import Model
 
 from burnish.data.chat_templates import declare_stops, next_speakers
-from burnish.evaluation.graders import Wish
+from burnish.evaluation.graders import SamplingRequest
 from burnish.inference.embedder import Embedder
 from burnish.inference.engine import Engine
 from burnish.inference.grammar import schema_grammar
@@ -185,7 +185,7 @@ class Engines:
         self,
         name: str,
         messages: Sequence[Mapping[str, str]],
-        wish: Wish,
+        request: SamplingRequest,
         project: str | None = None,
     ) -> tuple[str, Used]:
         """A whole answer, for graders that ask a model; it waits, so ask it from a thread.
@@ -198,18 +198,18 @@ class Engines:
         with refusing_uncounted(target, None, "messages"):
             prompt = prompt_tokens(messages, (), target.tokenizer, target.engine.context)
         room = room_for(target, prompt, None)
-        grammar = schema_grammar(target.tokenizer, wish.schema) if wish.schema else None
+        grammar = schema_grammar(target.tokenizer, request.schema) if request.schema else None
         draw = Draw(
-            max_tokens=min(wish.max_tokens or _MOST, room),
-            temperature=1.0 if wish.temperature is None else wish.temperature,
-            top_p=1.0 if wish.top_p is None else wish.top_p,
+            max_tokens=min(request.max_tokens or _MOST, room),
+            temperature=1.0 if request.temperature is None else request.temperature,
+            top_p=1.0 if request.top_p is None else request.top_p,
             grammar=grammar,
             speakers=next_speakers(target.tokenizer),
         )
-        with target.engine.submit(target.ask(prompt, draw, wish.seed, 0)) as answer:
+        with target.engine.submit(target.ask(prompt, draw, request.seed, 0)) as answer:
             pieces = []
             for piece in answer:
-                if wish.stop is not None and wish.stop.is_set():
+                if request.stop is not None and request.stop.is_set():
                     raise ApiError(499, "nobody waits for the answer", code="client_closed_request")
                 pieces.append(piece)
         used = pieces[-1].used or Used(len(prompt), 0, 0)

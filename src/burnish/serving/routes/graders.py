@@ -12,12 +12,12 @@ from burnish.errors import GraderError
 from burnish.evaluation.graders import (
     FLAGS,
     Grader,
+    GraderModels,
     Graders,
     GradingError,
-    Judges,
     Outcome,
-    Subject,
-    Wish,
+    Sample,
+    SamplingRequest,
     run,
 )
 from burnish.evaluation.graders.sandbox import Limits
@@ -57,7 +57,7 @@ class Judging:
         self.used: dict[str, Usage] = {}
         ask = self._ask if self._engines is not None else None
         self._stop = limits.stop
-        self.judges = Judges(ask, getattr(service, "embedder", None), limits=limits)
+        self.models = GraderModels(ask, getattr(service, "embedder", None), limits=limits)
 
     @property
     def told(self) -> dict[str, dict[str, Any]]:
@@ -69,9 +69,11 @@ class Judging:
     def knows(self, model: str) -> bool:
         return self._engines.named(model, self._project) is not None
 
-    def _ask(self, model: str, messages: Sequence[Mapping[str, str]], wish: Wish) -> str:
-        wish = replace(wish, stop=self._stop)
-        text, used = self._engines.ask(model, messages, wish, self._project)
+    def _ask(
+        self, model: str, messages: Sequence[Mapping[str, str]], request: SamplingRequest
+    ) -> str:
+        request = replace(request, stop=self._stop)
+        text, used = self._engines.ask(model, messages, request, self._project)
         for usage in (self.used.setdefault(model, Usage()), self._total):
             usage.prompt += used.prompt
             usage.cached += used.cached
@@ -85,7 +87,7 @@ def check_scope(grader: Grader, request: Request) -> None:
         ApiError: a model would answer for a key that may not ask any.
     """
     key = key_of(request)
-    if grader.asks and key is not None and not key.may("infer"):
+    if grader.uses_model and key is not None and not key.may("infer"):
         raise forbidden(
             f"The grader {grader.name or grader.type!r} asks a model, and this key lacks the scope "
             "infer. Use a key with that scope, or a grader that asks no model."
@@ -102,8 +104,8 @@ async def run_grader(body: GraderRun, request: Request) -> GraderRunResponse:
 
 
 def _run(body: GraderRun, judging: Judging) -> GraderRunResponse:
-    _check(body, judging.judges)
-    outcome = run(body.grader, Subject(body.model_sample, body.item), judging.judges)
+    _check(body, judging.models)
+    outcome = run(body.grader, Sample(body.model_sample, body.item), judging.models)
     return GraderRunResponse.model_validate(
         {
             "reward": outcome.reward,
@@ -128,15 +130,15 @@ async def validate_grader(body: CheckedGrader, request: Request) -> CheckedGrade
 
     def validated(limits: Limits) -> CheckedGrader:
         judging = Judging(request, limits)
-        _check(body, replace(judging.judges, knows=judging.knows))
+        _check(body, replace(judging.models, has_model=judging.knows))
         return CheckedGrader(grader=body.grader)
 
     return await grading_of(request).run(request, body.grader, validated)
 
 
-def _check(body: CheckedGrader, judges: Judges) -> None:
+def _check(body: CheckedGrader, models: GraderModels) -> None:
     try:
-        body.grader.check(judges)
+        body.grader.check(models)
     except GraderError as error:
         raise invalid(str(error), "grader", "invalid_grader") from error
 
@@ -146,7 +148,7 @@ def _errors(outcome: Outcome) -> dict[str, Any]:
     first: dict[str, GradingError] = {}
     for error in outcome.errors:
         first.setdefault(error.flag, error)
-    details = {flag: error.said for flag, error in first.items()}
+    details = {flag: error.message for flag, error in first.items()}
     stopped = first.get("python_grader_server_error")
     return {
         **{flag: flag in first for flag in FLAGS},

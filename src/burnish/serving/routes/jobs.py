@@ -12,9 +12,9 @@ from openai.types.fine_tuning import FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
 from burnish.errors import GraderError
-from burnish.evaluation.graders import Judges, grader_of
+from burnish.evaluation.graders import GraderModels, parse_grader
 from burnish.evaluation.graders.sandbox import Limits
-from burnish.evaluation.rewards import local_asker
+from burnish.evaluation.rewards import local_chat
 from burnish.serving.catalog.grader_pool import grading_of
 from burnish.serving.errors import ApiError, invalid
 from burnish.serving.jobs import job_recipe
@@ -177,9 +177,9 @@ def _own_name(service: Service, name: str, project: str | None) -> str:
 def _check_grader(service: Service, method: dict[str, Any], limits: Limits) -> None:
     """The very check that the job's run would fail at."""
     spec = method["reinforcement"]["grader"]
-    judges = Judges(local_asker(), limits=limits)
+    models = GraderModels(local_chat(), limits=limits)
     try:
-        grader_of(job_recipe.local_grader(spec, service.settings.models), judges)
+        parse_grader(job_recipe.local_grader(spec, service.settings.models), models)
     except GraderError as error:
         raise invalid(str(error), "method.reinforcement.grader", "invalid_grader") from error
 
