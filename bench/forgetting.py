@@ -43,7 +43,7 @@ from burnish.runs.directory import RunDirectory, write_atomic
 
 TRL = {
     "lora": {"rank": 16, "alpha": 32, "dropout": 0.05},
-    "training": {"learning_rate": 2e-4, "schedule": "linear", "warmup": 0.0, "epochs": 3},
+    "training": {"learning_rate": 2e-4, "lr_scheduler": "linear", "warmup_ratio": 0.0, "epochs": 3},
     "replay": {"rows": 0},
 }
 SIDES: dict[str, dict[str, Any]] = {
@@ -53,10 +53,10 @@ SIDES: dict[str, dict[str, Any]] = {
     "ours": {},
     "plain": {"replay": {"rows": 0}},
     "rate": {"replay": {"rows": 0}, "training": {"learning_rate": 6.6e-4}},
-    "entropy": {"replay": {"rows": 0}, "sft": {"focus": "entropy"}},
-    "likely": {"replay": {"rows": 0}, "sft": {"focus": "likely"}},
+    "entropy": {"replay": {"rows": 0}, "sft": {"token_weighting": "entropy"}},
+    "likely": {"replay": {"rows": 0}, "sft": {"token_weighting": "likely"}},
     "replay": {"replay": {"rows": 64, "mode": "text"}},
-    "masked": {"replay": {"rows": 0}, "sft": {"focus": "likely"}},
+    "masked": {"replay": {"rows": 0}, "sft": {"token_weighting": "likely"}},
 }  # fmt: skip
 # Rows a label of banking77, and the point within which accuracies count as equal.
 _SHOTS, _EQUAL = 20, 1.0

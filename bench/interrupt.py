@@ -31,9 +31,9 @@ from burnish.training.loop import is_due
 
 EVALUATIONS, CHECKPOINTS = 5, 8
 OBJECTIVES: dict[str, dict[str, Any]] = {
-    "sft": {"sft": {"neftune": 5.0}},
+    "sft": {"sft": {"neftune_noise_alpha": 5.0}},
     "dpo": {"dpo": {"beta": 0.2}},
-    "grpo": {"grpo": {"answers": 4, "max_new_tokens": 8, "updates": 2}},
+    "grpo": {"grpo": {"num_generations": 4, "max_new_tokens": 8, "num_iterations": 2}},
 }
 # A reward that differs from answer to answer even where the model writes nonsense.
 REWARD = "def variety(answers, examples):\n    return [len(set(a)) / 10 for a in answers]\n"
@@ -112,7 +112,7 @@ def make_case(objective: str, model: Path, folder: Path, *, rows: int, epochs: i
             "learning_rate": 0.01,
             "evaluations": EVALUATIONS,
             "checkpoints": CHECKPOINTS,
-            "patience": 100,
+            "early_stopping_patience": 100,
         },
         "evaluate": {
             "target": ["accuracy"],

@@ -172,7 +172,7 @@ def trained(
         training={
             "learning_rate": times * automatic_rate(method, hidden),
             "epochs": (steps - 0.5) / math.ceil(count / recipe.training.batch_size),
-            "schedule": "constant",
+            "lr_scheduler": "constant",
             "evaluations": 0,  # the last weights are kept, not the best
             "checkpoints": 1,
             "max_length": 256,

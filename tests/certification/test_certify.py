@@ -100,7 +100,7 @@ def test_what_breaks_the_budget_at_every_scale_is_not_released(
     tmp_path: Path, tiny_folder: Path, suite: Path
 ) -> None:
     path = recipe(tmp_path, tiny_folder, suite, 0.3, 0.5)
-    run = burnish.run(path, quiet=True, choose={"trials": 1})
+    run = burnish.run(path, quiet=True, scale_search={"bisection_steps": 1})
     assert run.frontier().released is None
     assert run.verdict().decision in ("hold", "inconclusive")
     assert any("the base model stays" in reason for reason in run.verdict().reasons)
@@ -216,7 +216,7 @@ def test_a_comparison_names_the_other_run_and_counts_what_that_one_learnt(
     tmp_path: Path, tiny_folder: Path, suite: Path
 ) -> None:
     path = recipe(tmp_path, tiny_folder, suite, 0.001, 99)
-    quick: Any = {"quiet": True, "choose": {"trials": 0}}
+    quick: Any = {"quiet": True, "scale_search": {"bisection_steps": 0}}
     run = burnish.run(path, **quick)
     other = burnish.run(path, name="second", seed=5, **quick)
     known = {example.messages[-2].content for example in other.split("train")}
@@ -235,7 +235,7 @@ def test_a_comparison_names_the_other_run_and_counts_what_that_one_learnt(
 
 def test_two_comparisons_at_once_do_not_mix(tmp_path: Path, tiny_folder: Path, suite: Path) -> None:
     path = recipe(tmp_path, tiny_folder, suite, 0.001, 99)
-    run = burnish.run(path, quiet=True, choose={"trials": 0})
+    run = burnish.run(path, quiet=True, scale_search={"bisection_steps": 0})
     with alone_in(run), refused("run_in_use", RunError, path=str(run.path)):
         burnish.compare(run.path, tiny_folder, quiet=True)
 
@@ -252,7 +252,7 @@ def test_a_suite_that_is_wholly_left_out_cannot_be_kept(
     ]
     (tmp_path / "told.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told))
     general = [str(suite), str(tmp_path / "told.jsonl")]
-    given: Any = {"evaluate": {"general": general}, "choose": {"trials": 0}}
+    given: Any = {"evaluate": {"general": general}, "scale_search": {"bisection_steps": 0}}
     burnish.train(path, **given)
     assert "items of told stand in the rows that were learnt" in " ".join(
         capsys.readouterr().err.split()
@@ -275,7 +275,7 @@ def test_a_section_with_a_budget_has_the_bound_that_it_was_judged_by(
 ) -> None:
     """It is the whole mean here, which decides at the confidence of the look."""
     path = recipe(tmp_path, tiny_folder, suite, 0.02, 99)
-    run = burnish.run(path, quiet=True, budget={"section": 99}, choose={"trials": 0})
+    run = burnish.run(path, quiet=True, budget={"section": 99}, scale_search={"bisection_steps": 0})
     _, mean, section = [row for row in run.ledger() if row.metric != "macro_f1"]
     assert section.bound == mean.bound
     asked = " ".join(run.verdict().reasons)
@@ -298,7 +298,7 @@ def test_a_suite_that_was_learnt_is_left_out_of_the_mean(
     tmp_path: Path, tiny_folder: Path, suite: Path
 ) -> None:
     path = recipe(tmp_path, tiny_folder, suite, 0.001, 99)
-    clean = burnish.run(path, quiet=True, name="clean", choose={"trials": 0})
+    clean = burnish.run(path, quiet=True, name="clean", scale_search={"bisection_steps": 0})
     leakage = clean.leakage()
     assert leakage is not None
     assert [(found.name, found.leaked) for found in leakage.judging] == [

@@ -119,7 +119,7 @@ def test_without_a_recipe_every_key_is_explained(capsys: pytest.CaptureFixture[s
         "(required)",
         "JSON Lines, CSV or Parquet file to learn from",
     ]
-    assert explained["training.schedule"] == [
+    assert explained["training.lr_scheduler"] == [
         "cosine",
         "how the learning rate falls after the warmup (constant, linear, cosine)",
     ]
@@ -139,7 +139,7 @@ def test_the_keys_that_an_error_names_are_shown(
         main(["run", str(tmp_path / "recipe.yaml"), "--explain"])
     verb = capsys.readouterr().err.split("`")[1].split()
     main(verb[1:])
-    assert "training.warmup" in capsys.readouterr().out
+    assert "training.warmup_ratio" in capsys.readouterr().out
 
 
 def test_a_folder_is_no_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

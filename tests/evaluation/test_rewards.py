@@ -106,7 +106,7 @@ def test_training_by_a_grader(tiny_folder: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         f"data: {{train: {data}}}\nobjective: grpo\n"
-        f"grpo: {{reward: {name}, answers: 4, max_new_tokens: 4}}\n"
+        f"grpo: {{reward: {name}, num_generations: 4, max_new_tokens: 4}}\n"
         "training: {epochs: 1, batch_size: 4, learning_rate: 0.02, preflight: false}\n"
         "evaluate: {general: null}\n"
     )

@@ -39,7 +39,7 @@ def train(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Train:
     write_rows(folder / "rows.jsonl", labelled(12))
     (folder / "recipe.yaml").write_text(
         f"model: {tiny_folder}\ndata: {{train: rows.jsonl}}\nlora: {{rank: 4}}\n"
-        f"last_n: {{layers: 1}}\nprefix: {{tokens: 4}}\nevaluate: {{general: null}}\n"
+        f"last_n: {{layers: 1}}\nprefix: {{num_virtual_tokens: 4}}\nevaluate: {{general: null}}\n"
         f"training: {{epochs: 1, learning_rate: 0.02, preflight: false}}\noutput: {folder}\n"
     )
 

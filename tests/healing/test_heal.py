@@ -44,7 +44,9 @@ def conversations(monkeypatch: pytest.MonkeyPatch) -> None:
 def ruined(tiny_folder: Path, suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that forgot too much at every scale that was tried."""
     folder = tmp_path_factory.mktemp("ruined")
-    made = burnish.run(recipe(folder, tiny_folder, suite, 0.1, 6), quiet=True, choose={"trials": 1})
+    made = burnish.run(
+        recipe(folder, tiny_folder, suite, 0.1, 6), quiet=True, scale_search={"bisection_steps": 1}
+    )
     assert made.verdict().decision != "release"
     return made.path
 

@@ -51,11 +51,11 @@ METHOD_ROWS: dict[str, tuple[str, dict[str, Any], float]] = {
     "lora": ("lora", LORA, 3e-2),
     "rslora": ("lora", LORA | {"rslora": True}, 3e-2),
     "dora": ("lora", LORA | {"dora": True}, 3e-2),
-    "lora on attention": ("lora", LORA | {"target": "attention"}, 3e-2),
-    "lora on mlp": ("lora", LORA | {"target": "mlp"}, 3e-2),
+    "lora on attention": ("lora", LORA | {"target_modules": "attention"}, 3e-2),
+    "lora on mlp": ("lora", LORA | {"target_modules": "mlp"}, 3e-2),
     "lora on a layer": ("lora", LORA | {"layers": (1,)}, 3e-2),
     "ia3": ("ia3", {}, 1e-1),
-    "prefix": ("prefix", {"tokens": 4}, 1e-1),
+    "prefix": ("prefix", {"num_virtual_tokens": 4}, 1e-1),
     "houlsby": ("bottleneck", {"size": 8, "after": "both"}, 3e-2),
     "pfeiffer": ("bottleneck", {"size": 8, "after": "mlp"}, 3e-2),
 }
@@ -302,7 +302,7 @@ def gemma() -> Gemma3ForCausalLM:
 @pytest.mark.parametrize("trunk", [0, 5])
 def test_prefix_equals_plain_peft_with_gradients(family: Callable[[], Any], trunk: int) -> None:
     """Grouped-query and multi-query heads, with and without a trunk of tokens behind the prefix."""
-    model = add_prefix(family(), seed=0, tokens=3)
+    model = add_prefix(family(), seed=0, num_virtual_tokens=3)
     start = [7, 3, 8, 2, 9][:trunk]
     batch = [
         Row([*start, *tail], [0.0] * max(1, trunk) + [1.0] * (len(tail) - (trunk == 0)))
@@ -330,7 +330,7 @@ def test_prefix_equals_plain_peft_with_gradients(family: Callable[[], Any], trun
 
 def test_prefix_starts_as_real_tokens() -> None:
     """Its first place is one of the 61 tokens' keys at the first position."""
-    model = add_prefix(llama(), seed=0, tokens=3)
+    model = add_prefix(llama(), seed=0, num_virtual_tokens=3)
     plain = llama()
     cache = Network(model).start().cache
     assert cache is not None
@@ -391,7 +391,7 @@ DISTIL_MLP = {"ffn.lin1", "ffn.lin2"}
 def test_lora_finds_the_layers_of_other_families(
     family: Callable[[], Any], target: Any, maps: set[str]
 ) -> None:
-    model = add_lora(family(), seed=0, **LORA, target=target, layers=(1,))
+    model = add_lora(family(), seed=0, **LORA, target_modules=target, layers=(1,))
     found = {
         name.split(".1.", 1)[1].split(".lora_A")[0]
         for name in learning(model)
@@ -418,7 +418,7 @@ def test_what_a_model_does_not_have_is_a_sentence() -> None:
     with refused("too_many_layers", ModelError, layers=3, available=2):
         METHODS["last-n"](llama(), seed=0, layers=3)
     with refused("no_cache", ModelError, model=type(bert()).__name__):
-        add_prefix(bert(), seed=0, tokens=2)
+        add_prefix(bert(), seed=0, num_virtual_tokens=2)
     mamba = MambaForCausalLM(
         MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, state_size=4)
     )

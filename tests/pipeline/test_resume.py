@@ -48,7 +48,10 @@ def begun(recipe: Recipe, state: State) -> RunDirectory:
             {"data.columns": {"text": "body"}},
             {"data.columns.text": [None, "body"], "data.columns": [{}, None]},
         ),
-        ({"budget.general": 3, "sft.neftune": 5}, {"sft.neftune": [0.0, 5.0]}),
+        (
+            {"budget.general": 3, "sft.neftune_noise_alpha": 5},
+            {"sft.neftune_noise_alpha": [0.0, 5.0]},
+        ),
     ],
 )
 def test_what_the_weights_depend_on_is_refused(

@@ -204,7 +204,7 @@ def test_faulty_stages_are_told_before_the_first(
         ("evaluate: {general: long.jsonl}", "too_many_tokens", "'and on and on"),
         ("evaluate: {target: [acuracy]}", "unknown_scorer", "acuracy"),
         ("method: full", "method_differs", "full"),
-        ("training: {sharded: true}", "sharded_unsupported", "training.sharded"),
+        ("training: {fsdp: true}", "sharded_unsupported", "training.fsdp"),
     ],
 )
 def test_what_a_later_stage_lacks_is_told_before_the_first(

@@ -40,7 +40,7 @@ def recipe(tmp_path: Path, tiny_folder: Path) -> Path:
     path = tmp_path / "recipe.yaml"
     path.write_text(
         f"name: tiny\nmodel: {tiny_folder}\ndata: {{train: rows.jsonl, system: Say red or green}}\n"
-        f"training: {{epochs: 3, learning_rate: 0.002, patience: 9}}\n"
+        f"training: {{epochs: 3, learning_rate: 0.002, early_stopping_patience: 9}}\n"
         f"evaluate: {{general: {tmp_path / 'suite.jsonl'}}}\noutput: {tmp_path / 'runs'}\n"
     )
     return path
@@ -107,7 +107,7 @@ def test_what_does_not_fit_names_a_batch_that_does() -> None:
     batch = Batch(rows=8, trunk=0, computed=80, learnt=8)
     assert memory(SHAPES, batch).total == 5000
     check_memory(plain_recipe(), SHAPES, batch, 0, Room(5000, 0))
-    settings: dict[str, Any] = {"training.batch_size": 2, "training.accumulation": 4}
+    settings: dict[str, Any] = {"training.batch_size": 2, "training.gradient_accumulation": 4}
     with refused("too_little_memory", needed=5000, free=1700, settings=settings):
         check_memory(plain_recipe(), SHAPES, batch, 0, Room(1700, 0))
 

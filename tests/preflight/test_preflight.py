@@ -46,11 +46,11 @@ NAMES = [
 # Objectives that sample at each step, with answers as long as a recipe may ask for.
 SAMPLING = {
     "grpo": {
-        "objective": "grpo", "grpo.answers": 4, "grpo.max_new_tokens": 20, "grpo.beta": 0.1,
-        "grpo.updates": 2, "training.batch_size": 4,
+        "objective": "grpo", "grpo.num_generations": 4, "grpo.max_new_tokens": 20, "grpo.beta": 0.1,
+        "grpo.num_iterations": 2, "training.batch_size": 4,
     },
     "distill": {
-        "objective": "distill", "distill.on": "samples", "distill.max_new_tokens": 20,
+        "objective": "distill", "distill.on_policy": True, "distill.max_new_tokens": 20,
         "distill.system": "Say green",
     },
 }  # fmt: skip
@@ -126,7 +126,7 @@ def test_a_loss_that_is_no_sum(recipe: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_loss_with_noise_has_no_accumulation_to_compare(recipe: Path) -> None:
-    check = found(recipe, "accumulated = one batch", **{"sft.neftune": 5.0})
+    check = found(recipe, "accumulated = one batch", **{"sft.neftune_noise_alpha": 5.0})
     assert check.passed is None
     assert "noise" in check.figure
 
@@ -362,7 +362,7 @@ def test_a_fresh_head_is_not_told_at_length(recipe: Path) -> None:
 
 
 def test_verb_prints_marks_and_json(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cli.main(["preflight", str(recipe), "--set", "training.accumulation=2"])
+    cli.main(["preflight", str(recipe), "--set", "training.gradient_accumulation=2"])
     shown = capsys.readouterr().out
     assert shown.count("✓") == len(NAMES)
     assert f"next   burnish run {recipe}" in shown

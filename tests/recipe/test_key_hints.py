@@ -50,8 +50,8 @@ def test_the_message_names_our_key(key: str, ours: str) -> None:
     [
         ("training.epochz", "training.epochs"),
         ("training.lora_dropout", "lora.dropout"),
-        ("training.lr_scheduler_type", "training.schedule"),
-        ("lora.target_modules", "lora.target"),
+        ("training.lr_scheduler_type", "training.lr_scheduler"),
+        ("lora.lora_target_modules", "lora.target_modules"),
         ("trainin.epochs", "training.epochs"),
         ("load_in_4bit", "method"),
         ("training.bf16", None),

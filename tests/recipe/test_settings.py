@@ -34,7 +34,7 @@ def test_text_stays_text(key: str, text: str) -> None:
         ("replay.rows=64", 64),
         ("evaluate.general=[core, own.jsonl]", ["core", "own.jsonl"]),
         ("evaluate.general=null", None),
-        ("tune.space.lora.rank=[8, 16]", [8, 16]),
+        ("sweep.space.lora.rank=[8, 16]", [8, 16]),
         ("classify.weights.a=2", 2),
         ("no.such.key=[1]", [1]),
     ],

@@ -26,7 +26,7 @@ RECIPE = {
     "data": {"train": "support.jsonl", "system": None, "split": {"validation": 0.1, "test": 0.25}},
     "method": "lora",
     "objective": "sft",
-    "lora": {"rank": 16, "alpha": 32.0, "dropout": 0.0, "target": "all-linear"},
+    "lora": {"rank": 16, "alpha": 32.0, "dropout": 0.0, "target_modules": "all-linear"},
     "training": {"epochs": 3.0, "batch_size": 8, "learning_rate": 0.0004},
     "evaluate": {"target": ["accuracy", "macro_f1"], "general": "core"},
     "budget": {"general": 2.0},

@@ -64,7 +64,7 @@ def test_of_an_adapter_that_another_tool_trained_the_card_tells_what_is_known(
     assert ", trained with another tool, and measured with Burnish" in card
     assert "| lora.rank | " in card
     assert "training.epochs" not in card
-    assert "lora.target" not in card
+    assert "lora.target_modules" not in card
 
 
 def test_limitations_name_what_fell(certified: RunDirectory) -> None:

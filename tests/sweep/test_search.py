@@ -40,7 +40,7 @@ def recipe(tmp_path: Path, tiny_folder: Path) -> Path:
         f"training: {{epochs: 2, learning_rate: 0.02}}\n"
         f"evaluate: {{general: {tmp_path / 'suite.jsonl'}}}\nbudget: {{general: 99}}\n"
         f"output: {tmp_path / 'runs'}\n"
-        "tune: {space: {training.learning_rate: [1e-4, 4e-2], lora.rank: [2, 4, 8]}}\n"
+        "sweep: {space: {training.learning_rate: [1e-4, 4e-2], lora.rank: [2, 4, 8]}}\n"
     )
     return path
 
@@ -52,7 +52,7 @@ def loaded(path: Path, **changes: Any) -> Recipe:
 def spaced(path: Path, space: dict[str, Any], **changes: Any) -> Recipe:
     """The recipe with another space in place of its own."""
     text = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(text[:-1]) + f"tune: {json.dumps({'space': space})}\n")
+    path.write_text("".join(text[:-1]) + f"sweep: {json.dumps({'space': space})}\n")
     return loaded(path, **changes)
 
 
@@ -67,7 +67,7 @@ def row(delta: float) -> LedgerRow:
 
 
 def test_trials_are_runs_and_the_best_is_the_lowest_loss(recipe: Path, tmp_path: Path) -> None:
-    found = search(loaded(recipe, training__patience=9), 3, quiet=True)
+    found = search(loaded(recipe, training__early_stopping_patience=9), 3, quiet=True)
     assert [trial.number for trial in found.trials] == [0, 1, 2]
     done = [trial for trial in found.trials if trial.state == "done"]
     assert found.best == min(done, key=lambda trial: trial.validation)
@@ -240,14 +240,14 @@ def test_a_fault_of_the_recipe_is_no_failed_trial(recipe: Path) -> None:
             *("unknown_key", {"meant": "training.learning_rate"}),
         ),
         ({"training": [1, 2]}, "unknown_key", {"key": "training"}),
-        ({"lora.rank": 8}, "space_not_list", {"key": "tune.space.lora.rank"}),
-        ({"lora.rank": [32, 8]}, "range_reversed", {"key": "tune.space.lora.rank"}),
-        ({"lora.rank": [8, None, 4]}, "space_value_type", {"key": "tune.space.lora.rank"}),
+        ({"lora.rank": 8}, "space_not_list", {"key": "sweep.space.lora.rank"}),
+        ({"lora.rank": [32, 8]}, "range_reversed", {"key": "sweep.space.lora.rank"}),
+        ({"lora.rank": [8, None, 4]}, "space_value_type", {"key": "sweep.space.lora.rank"}),
         ({"lora.rank": [0, 8]}, "out_of_range", {"key": "lora.rank", "value": 0}),
         ({"lora.rank": [4.0, 8.0]}, "wrong_type", {"key": "lora.rank", "expected": "whole number"}),
         (
-            {"training.schedule": ["cosine", "cosin", "linear"]},
-            *("unknown_choice", {"key": "training.schedule", "value": "cosin"}),
+            {"training.lr_scheduler": ["cosine", "cosin", "linear"]},
+            *("unknown_choice", {"key": "training.lr_scheduler", "value": "cosin"}),
         ),
         ({"data.limit": [10, 20]}, "not_searchable", {"key": "data.limit"}),
         ({"seed": [0, 20]}, "not_searchable", {"key": "seed"}),
@@ -260,7 +260,7 @@ def test_a_bad_space_is_a_sentence(
     with refused(code, RecipeError, **fields) as error:
         search(spaced(recipe, space), 2, quiet=True)
     assert "\n" not in str(error.value)
-    assert fields.get("key", "").removeprefix("tune.space.") in str(error.value)
+    assert fields.get("key", "").removeprefix("sweep.space.") in str(error.value)
 
 
 def test_all_problems_of_a_space_at_once(recipe: Path) -> None:

@@ -45,7 +45,7 @@ def trained(tiny_folder: Path, tmp_path: Path) -> Callable[..., RunDirectory]:
         "model": str(tiny_folder),
         "data": {"train": str(data)},
         "output": str(tmp_path),
-        "training": {"preflight": False, "epochs": 2, "batch_size": 5, "accumulation": 2},
+        "training": {"preflight": False, "epochs": 2, "batch_size": 5, "gradient_accumulation": 2},
         "evaluate": {"general": None},
     }
     recipe = tmp_path / "recipe.yaml"
@@ -104,10 +104,10 @@ def test_kept_in_parts_they_learn_the_same(
     # Each step of Adam moves a weight by the rate, however small its gradient and its rounding.
     rate = {"training.learning_rate": 2e-4} if method == "full" else RATE
     given = {"objective": objective, "method": method, "last_n.layers": 1, **rate}
-    given |= {"training.clip": 0.1}  # every step is shortened
+    given |= {"training.max_grad_norm": 0.1}  # every step is shortened
     one = trained("one", **given)
     assert not layers
-    parts = {**WORKERS, "training.sharded": True, "training.checkpoints": 12}
+    parts = {**WORKERS, "training.fsdp": True, "training.checkpoints": 12}
     with refused("worker_lost", WorkerLostError):
         trained("two", watch=kill_other, **given, **parts)
     two = trained("two", resume=True, **given, **parts)
@@ -128,7 +128,7 @@ def test_what_cannot_be_kept_in_parts_is_refused(
     key: str, value: Any, trained: Callable[..., RunDirectory]
 ) -> None:
     with refused("sharded_unsupported", RecipeError, key=key, value=value):
-        trained("no", **{**WORKERS, "training.sharded": True, key: value})
+        trained("no", **{**WORKERS, "training.fsdp": True, key: value})
 
 
 def joined() -> list[psutil.Process]:

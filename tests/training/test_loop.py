@@ -31,7 +31,12 @@ def tiny(seed: int = 0, dropout: float = 0.0) -> Any:
         initializer_range=0.2,
     )
     return add_lora(
-        LlamaForCausalLM(config), rank=4, alpha=8, dropout=dropout, target="all-linear", seed=seed
+        LlamaForCausalLM(config),
+        rank=4,
+        alpha=8,
+        dropout=dropout,
+        target_modules="all-linear",
+        seed=seed,
     )
 
 

@@ -38,7 +38,7 @@ def test_minimal_equals_the_loop(tmp_path: Path, tiny_folder: Path, tiny_tokeniz
 
     def model() -> Any:
         module = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
-        return add_lora(module, rank=16, alpha=32, dropout=0.0, target="all-linear", seed=0)
+        return add_lora(module, rank=16, alpha=32, dropout=0.0, target_modules="all-linear", seed=0)
 
     plain = model()
     expected = minimal.train(plain, rendered, 12)

@@ -126,7 +126,7 @@ def test_freed_memory_is_used_again_without_page_faults() -> None:
 
 
 def test_no_gradient_below_the_lowest_adapted_layer(llama: Any, draw: Any) -> None:
-    model = add_lora(llama, rank=4, alpha=8, seed=0, target="attention", layers=(1,))
+    model = add_lora(llama, rank=4, alpha=8, seed=0, target_modules="attention", layers=(1,))
     network = Network(model)
     outputs: list[bool] = []
     for layer in network.model.model.layers:

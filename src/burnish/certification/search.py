@@ -186,7 +186,7 @@ class ScaleSearch:
         the gain.
         """
         candidate = self._measure_full(self._bisect_by_text_loss(start))
-        for _ in range(1, self.recipe.choose.trials):
+        for _ in range(1, self.recipe.scale_search.bisection_steps):
             if self.forecast.within_budget(candidate) or not has_scale(self.model.module):
                 break
             worst = self.forecast.upper_drop(
@@ -197,9 +197,9 @@ class ScaleSearch:
             candidate = self._measure_full(
                 self._measure_cheap(self._scaled(start, round(scale, 3)))
             )
-        more = self.recipe.choose.largest > 1 and has_scale(self.model.module)
+        more = self.recipe.scale_search.max_scale > 1 and has_scale(self.model.module)
         if candidate.scale == 1 and more and self._has_room(candidate):
-            beyond = self._measure_cheap(self._scaled(start, self.recipe.choose.largest))
+            beyond = self._measure_cheap(self._scaled(start, self.recipe.scale_search.max_scale))
             if self.forecast.within_budget(beyond):
                 self._measure_full(beyond)
 
@@ -209,7 +209,7 @@ class ScaleSearch:
         if self.forecast.within_budget(best) or not has_scale(self.model.module):
             return best
         low, high = 0.0, 1.0
-        for _ in range(self.recipe.choose.trials):
+        for _ in range(self.recipe.scale_search.bisection_steps):
             middle = (low + high) / 2
             found = self._measure_cheap(self._scaled(start, middle))
             low, high = (middle, high) if self.forecast.within_budget(found) else (low, middle)
@@ -217,7 +217,9 @@ class ScaleSearch:
         return best
 
     def _scaled(self, start: Candidate, scale: float) -> Candidate:
-        return replace(start, scale=scale, slope=start.slope or self.recipe.choose.slope)
+        return replace(
+            start, scale=scale, slope=start.slope or self.recipe.scale_search.layer_slope
+        )
 
     def _measure_cheap(self, new: Candidate) -> Candidate:
         """KL and text loss, which cost no generation and no choices."""

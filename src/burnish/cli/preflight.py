@@ -1,6 +1,6 @@
 """Try what a run promises on its own model, rows and settings, in seconds; nothing is trained.
 
-Example: burnish preflight recipe.yaml --set training.accumulation=4
+Example: burnish preflight recipe.yaml --set training.gradient_accumulation=4
 """
 
 import json

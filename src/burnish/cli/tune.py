@@ -6,7 +6,7 @@ never wins, and one that lies behind is stopped early. The same command goes on 
 interruption, and a larger --trials adds to it.
 
 What is searched stands in the recipe, two numbers for a range, a longer list for a choice:
-tune: {space: {training.learning_rate: [1e-4, 3e-3], lora.rank: [8, 16, 32]}}
+sweep: {space: {training.learning_rate: [1e-4, 3e-3], lora.rank: [8, 16, 32]}}
 
 Example: burnish tune recipe.yaml --trials 12
 """
@@ -73,7 +73,9 @@ def _print(found: "Found", following: str | None) -> None:
     if found.best is None:
         within = f" within the budget of {found.budget:g} points" if found.budget else ""
         console.print(f"[bold red]no trial was finished{within}[/]")
-        console.print("  lower the learning rates or the epochs of tune.space, or raise the budget")
+        console.print(
+            "  lower the learning rates or the epochs of sweep.space, or raise the budget"
+        )
         return
     chosen = ", ".join(f"{key}={value}" for key, value in found.best.settings.items())
     console.print(f"best   trial {found.best.number}: {chosen}", markup=False)

@@ -75,7 +75,7 @@ def _mend(recipe: Recipe, past: Past) -> Settings | None:
         "training.epochs": recipe.training.epochs / 2 if past.anew else 1.0,
         "replay.rows": REPLAYED,
         "replay.mode": "anchor",
-        "replay.each": _EACH,
+        "replay.anchors_per_step": _EACH,
     }
 
 
@@ -83,11 +83,11 @@ def _anchor(recipe: Recipe, past: Past) -> Settings | None:
     if not past.anew or recipe.objective not in ANCHORED:
         return None
     held = recipe.replay.rows and recipe.replay.mode == "anchor"
-    tolerated = recipe.replay.divergence or TOLERATED * recipe.budget.general
+    tolerated = recipe.replay.target_kl or TOLERATED * recipe.budget.general
     return {
         "replay.rows": max(recipe.replay.count, REPLAYED),
         "replay.mode": "anchor",
-        "replay.divergence": tolerated / 2 if held else tolerated,
+        "replay.target_kl": tolerated / 2 if held else tolerated,
     }
 
 
@@ -104,8 +104,8 @@ def _likely(recipe: Recipe, past: Past) -> Settings | None:
 
 
 def _focused(recipe: Recipe, past: Past, focus: str) -> Settings | None:
-    fits = past.anew and recipe.objective == "sft" and recipe.sft.focus != focus
-    return {"sft.focus": focus} if fits else None
+    fits = past.anew and recipe.objective == "sft" and recipe.sft.token_weighting != focus
+    return {"sft.token_weighting": focus} if fits else None
 
 
 def _replay(recipe: Recipe, past: Past) -> Settings | None:
@@ -119,8 +119,8 @@ def _on_policy(recipe: Recipe, past: Past) -> Settings | None:
         return None
     return _onwards(recipe, past) | {
         "objective": "distill",
-        "distill.on": "samples",
-        "distill.direction": "reverse",
+        "distill.on_policy": True,
+        "distill.kl_direction": "reverse",
         "distill.max_new_tokens": 40,
         "replay.rows": 0,
         "training.epochs": 2.0,

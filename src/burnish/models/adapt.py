@@ -75,7 +75,7 @@ def add_lora(
     rank: int,
     alpha: float,
     seed: int,
-    target: Target = "all-linear",
+    target_modules: Target = "all-linear",
     **options: Any,
 ) -> Any:
     """Wraps the model in a fresh LoRA adapter; only the adapter learns.
@@ -85,14 +85,14 @@ def add_lora(
     already keeps it, frozen and active.
 
     Raises:
-        ModelError: the model has no layers of the names that `target` stands for.
+        ModelError: the model has no layers of the names that `target_modules` selects.
     """
     inner = base_of(model)
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=options.get("dropout", 0.0),
-        target_modules=pattern(inner, linear_paths(inner, target), options.get("layers")),
+        target_modules=pattern(inner, linear_paths(inner, target_modules), options.get("layers")),
         use_rslora=options.get("rslora", False),
         use_dora=options.get("dora", False),
         task_type=_task(inner),
@@ -119,8 +119,8 @@ def add_ia3(model: Any, *, seed: int, whole: Sequence[str] = ()) -> Any:
     return _wrap(model, config, seed)
 
 
-def add_prefix(model: Any, *, seed: int, tokens: int) -> Any:
-    """Learns the keys and values of `tokens` places before every sequence, in every layer.
+def add_prefix(model: Any, *, seed: int, num_virtual_tokens: int) -> Any:
+    """Learns keys and values before every sequence, as of so many virtual tokens, in every layer.
 
     Source: Li and Liang 2021 (arXiv 2101.00190). They start as the keys and values of real
     tokens, here drawn by seed from the vocabulary, which the paper found far better than random
@@ -136,9 +136,9 @@ def add_prefix(model: Any, *, seed: int, tokens: int) -> Any:
             code="no_cache",
             model=type(model).__name__,
         )
-    config = PrefixTuningConfig(num_virtual_tokens=tokens, task_type="CAUSAL_LM")
+    config = PrefixTuningConfig(num_virtual_tokens=num_virtual_tokens, task_type="CAUSAL_LM")
     wrapped = _wrap(model, config, seed)
-    drawn = torch.randint(model.config.get_text_config().vocab_size, (1, tokens))
+    drawn = torch.randint(model.config.get_text_config().vocab_size, (1, num_virtual_tokens))
     start = DynamicCache()
     with torch.no_grad():
         model.base_model(input_ids=drawn.to(model.device), past_key_values=start, use_cache=True)

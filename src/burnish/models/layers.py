@@ -61,7 +61,7 @@ def linear_paths(model: Any, target: Target = "all-linear") -> list[str]:
     if not chosen:
         raise ModelError(
             f"the model has no {target} layers to adapt",
-            "set lora.target to all-linear",
+            "set lora.target_modules to all-linear",
             code="no_target_layers",
             target=target,
         )

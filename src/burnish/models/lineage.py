@@ -92,7 +92,7 @@ def section_of(recipe: Recipe) -> dict[str, Any]:
         "bottleneck": recipe.bottleneck,
     }
     section = sections.get(recipe.method)
-    return section.model_dump(exclude={"plus"}) if section is not None else {}
+    return section.model_dump(exclude={"loraplus_ratio"}) if section is not None else {}
 
 
 def check_method(recipe: Recipe, before: Recipe | None = None) -> None:

@@ -19,10 +19,10 @@ from burnish.runs.directory import Manifest, RunDirectory, remove_directory
 # how many processes take the steps, and whether each keeps all weights.
 _FREE = (
     *("name", "output", "tune.", "heal."),
-    *("training.preflight", "training.workers", "training.sharded"),
+    *("training.preflight", "training.workers", "training.fsdp"),
 )
 # Read after training; once there is a verdict they are what it was reached with.
-_UNTIL_VERDICT = ("evaluate.", "budget.", "choose.")
+_UNTIL_VERDICT = ("evaluate.", "budget.", "scale_search.")
 # It is the place that counts, and `auto` names another one on another machine.
 _PLACED = "device"
 

@@ -67,12 +67,15 @@ def what_fits(recipe: Recipe, shapes: Shapes, batch: Batch, program: int, free: 
             continue
         smaller = batch.of_rows(max(1, round(batch.rows * rows / given.batch_size)))
         if (size := memory(shapes, smaller, program=program).total) <= free:
-            accumulation = given.accumulation * given.batch_size // rows
+            accumulation = given.gradient_accumulation * given.batch_size // rows
             remedy = (
-                f"set training.batch_size={rows} with training.accumulation={accumulation}, "
-                f"which needs about {size / GIB:.1f} GiB"
+                f"set training.batch_size={rows} with training.gradient_accumulation="
+                f"{accumulation}, which needs about {size / GIB:.1f} GiB"
             )
-            return remedy, {"training.batch_size": rows, "training.accumulation": accumulation}
+            return remedy, {
+                "training.batch_size": rows,
+                "training.gradient_accumulation": accumulation,
+            }
     single = batch.of_rows(1)
     if recipe.method == "full":
         lora = shapes.with_lora(recipe.lora.rank)

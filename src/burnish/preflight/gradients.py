@@ -53,7 +53,8 @@ def accumulated_equals_one_batch(subject: Subject, items: Sequence[Any]) -> Chec
         "through in one pass and in a pass each"
     )
     remedy = (
-        "set training.accumulation to 1, or choose an objective whose loss is a sum over its rows"
+        "set training.gradient_accumulation to 1, or choose an objective whose loss is a sum over "
+        "its rows"
     )
     fields = {"parameter": found.name}
     return Check(name, False, figure, found.value, seen, remedy, "gradients_differ", fields)

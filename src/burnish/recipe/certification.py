@@ -57,8 +57,8 @@ class Replay(Section):
         "anchor",
         description="anchor holds the model to what the base says there, text learns the answers",
     )
-    each: int = Field(2, ge=1, description="conversations that a step reads as anchors")
-    divergence: float | None = Field(
+    anchors_per_step: int = Field(2, ge=1, description="conversations that a step reads as anchors")
+    target_kl: float | None = Field(
         None,
         gt=0,
         description="KL(base, tuned) that an anchor tolerates, nats a token; null is 0.015 for "
@@ -71,14 +71,18 @@ class Replay(Section):
         return REPLAYED if self.rows == "auto" else self.rows
 
 
-class Choose(Section):
+class ScaleSearch(Section):
     """The search for the largest part of what was learnt that keeps the budget."""
 
-    trials: int = Field(
+    bisection_steps: int = Field(
         2, ge=0, description="halvings of the scale, and scales asked in full; 0 takes all of it"
     )
-    largest: float = Field(1.25, ge=1, le=2, description="scale tried where there is room to spare")
-    slope: float = Field(0.0, ge=0, le=1, description="how much less the first layer gets (LiNeS)")
+    max_scale: float = Field(
+        1.25, ge=1, le=2, description="scale tried where there is room to spare"
+    )
+    layer_slope: float = Field(
+        0.0, ge=0, le=1, description="how much less the first layer gets (LiNeS)"
+    )
 
 
 class Heal(Section):

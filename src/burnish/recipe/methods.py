@@ -13,7 +13,7 @@ class Lora(Section):
     rank: int = Field(16, gt=0, description="rank of the adapter's matrices")
     alpha: float = Field(32, gt=0, description="scale of the adapter, times 1 / rank")
     dropout: Fraction = Field(0.0, description="share of the adapter's inputs left out in training")
-    target: Literal["all-linear", "attention", "mlp"] = Field(
+    target_modules: Literal["all-linear", "attention", "mlp"] = Field(
         "all-linear", description="linear maps that get an adapter"
     )
     layers: tuple[int, ...] | None = Field(
@@ -21,7 +21,7 @@ class Lora(Section):
     )
     rslora: bool = Field(False, description="scale by alpha / sqrt(rank), arXiv 2312.03732")
     dora: bool = Field(False, description="learn magnitudes apart, arXiv 2402.09353")
-    plus: float = Field(
+    loraplus_ratio: float = Field(
         1.0, gt=0, description="learning rate of B over that of A, arXiv 2402.12354"
     )
 
@@ -35,7 +35,7 @@ class LastN(Section):
 class Prefix(Section):
     """Learned keys and values before every sequence (Li and Liang 2021, arXiv 2101.00190)."""
 
-    tokens: int = Field(16, gt=0, description="places that the prefix takes")
+    num_virtual_tokens: int = Field(16, gt=0, description="places that the prefix takes")
 
 
 class Bottleneck(Section):

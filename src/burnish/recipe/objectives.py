@@ -16,8 +16,10 @@ class Sft(Section):
     label_smoothing: Fraction = Field(
         0.0, description="share of the target spread evenly over the vocabulary"
     )
-    neftune: float = Field(0.0, ge=0, description="noise on the embeddings, arXiv 2310.05914")
-    focus: Literal["all", "entropy", "likely"] = Field(
+    neftune_noise_alpha: float = Field(
+        0.0, ge=0, description="noise on the embeddings, arXiv 2310.05914"
+    )
+    token_weighting: Literal["all", "entropy", "likely"] = Field(
         "all", description="tokens that count: all, by entropy (EAFT), or the base's likely (STM)"
     )
     keep: float = Field(0.8, gt=0, le=1, description="share of the tokens that `likely` keeps")
@@ -30,22 +32,24 @@ class Lm(Section):
 class Dpo(Section):
     """Preference pairs (Rafailov et al. 2023, arXiv 2305.18290) and the relatives."""
 
-    variant: Literal["sigmoid", "ipo", "simpo", "orpo"] = Field(
+    loss_type: Literal["sigmoid", "ipo", "simpo", "orpo"] = Field(
         "sigmoid", description="loss of a pair: sigmoid is plain DPO"
     )
     beta: float = Field(
         0.1, gt=0, description="strength, simpo wants 2 to 2.5; of orpo, the odds ratio's weight"
     )
     gamma: float = Field(0.5, ge=0, description="target margin of simpo")
-    keep_reference: bool = Field(True, description="reference computed once, before training")
+    precompute_reference: bool = Field(True, description="reference computed once, before training")
 
 
 class Kto(Section):
     """Answers judged alone (Ethayarajh et al. 2024, arXiv 2402.01306)."""
 
     beta: float = Field(0.1, gt=0, description="strength of the pull to the base model")
-    liked_weight: float = Field(1.0, gt=0, description="weight of liked answers in the loss")
-    disliked_weight: float = Field(1.0, gt=0, description="weight of disliked answers in the loss")
+    desirable_weight: float = Field(1.0, gt=0, description="weight of liked answers in the loss")
+    undesirable_weight: float = Field(
+        1.0, gt=0, description="weight of disliked answers in the loss"
+    )
 
 
 class Grpo(Section):
@@ -55,14 +59,14 @@ class Grpo(Section):
         "accuracy",
         description="a scorer, FILE.py:FUNCTION, a grader's FILE.json, or a reward run's folder",
     )
-    answers: int = Field(8, gt=1, description="sampled answers a prompt")
+    num_generations: int = Field(8, gt=1, description="sampled answers a prompt")
     max_new_tokens: int = Field(64, gt=0, description="longest sampled answer, in tokens")
     temperature: float = Field(1.0, gt=0, description="temperature of the sampled answers")
-    clip: float = Field(
+    epsilon: float = Field(
         0.2, gt=0, lt=1, description="how far a token's probability ratio may leave 1"
     )
     beta: float = Field(0.02, ge=0, description="weight of the KL to the base model")
-    updates: int = Field(1, gt=0, description="optimizer updates on the answers of one step")
+    num_iterations: int = Field(1, gt=0, description="optimizer updates on the answers of one step")
 
     @field_validator("reward")
     @classmethod
@@ -76,10 +80,12 @@ class Distill(Section):
     teacher: str | None = Field(None, description="a model, a server's URL, or null: the base")
     served_name: str = Field("default", description="how a teacher's server calls its model")
     system: str | None = Field(None, description="system message that the teacher reads")
-    direction: Literal["forward", "reverse"] = Field(
+    kl_direction: Literal["forward", "reverse"] = Field(
         "forward", description="KL of teacher and student, or of student and teacher"
     )
-    on: Literal["text", "samples"] = Field("text", description="the rows' answers, or its own")
+    on_policy: bool = Field(
+        False, description="train on answers that the model samples, not on the answers of the rows"
+    )
     max_new_tokens: int = Field(64, gt=0, description="longest sampled answer, in tokens")
     temperature: float = Field(1.0, gt=0, description="temperature of the sampled answers")
 

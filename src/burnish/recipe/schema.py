@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_valid
 from pydantic_core import PydanticCustomError
 
 from burnish.errors import RecipeError, shown
-from burnish.recipe.certification import REPLAYED, Budget, Choose, Heal, Replay
+from burnish.recipe.certification import REPLAYED, Budget, Heal, Replay, ScaleSearch
 from burnish.recipe.data import Data, Mixing, Task
 from burnish.recipe.evaluate import Evaluate
 from burnish.recipe.files import check_name, place_files, read_yaml, whole_files
@@ -47,8 +47,8 @@ _NOT_FOR_HEADS = {
 _WHOLE = ("budget.suites", "classify.weights", "tag.weights", "tasks")
 
 
-class Tune(Section):
-    """What `burnish tune` searches; an empty space is learning rate, rank and epochs."""
+class Sweep(Section):
+    """What `burnish sweep` searches; an empty space is learning rate, rank and epochs."""
 
     space: dict[str, list[Any]] = Field(
         default_factory=dict,
@@ -113,10 +113,10 @@ class Recipe(Section):
     training: Training = Field(default_factory=Training)
     evaluate: Evaluate = Field(default_factory=Evaluate)
     budget: Budget = Field(default_factory=Budget)
-    choose: Choose = Field(default_factory=Choose)
+    scale_search: ScaleSearch = Field(default_factory=ScaleSearch)
     replay: Replay = Field(default_factory=Replay)
     heal: Heal = Field(default_factory=Heal)
-    tune: Tune = Field(default_factory=Tune)
+    sweep: Sweep = Field(default_factory=Sweep)
     output: Path = Field(Path("runs"), description="folder that holds the runs")
     seed: int = Field(0, ge=0, description="start of every random choice")
     device: Literal["auto", "cpu", "cuda"] = Field(
@@ -317,9 +317,9 @@ def _space_problems(space: Mapping[str, Any]) -> list[Problem]:
     leaves = [key for key in known if not any(other.startswith(f"{key}.") for other in known)]
     problems = []
     for key, values in space.items():
-        where, fields = f"tune.space.{key}", {"value": quotable(values)}
+        where, fields = f"sweep.space.{key}", {"value": quotable(values)}
         if key not in leaves:
-            problems.append(unknown_key(key, leaves, "tune.space names the unknown key "))
+            problems.append(unknown_key(key, leaves, "sweep.space names the unknown key "))
         elif not isinstance(values, list) or len(values) < 2:
             seen = f"{where} is {shown(values)}, but it should be [low, high] or a list of values"
             problems.append(Problem(where, "space_not_list", seen, fields))

@@ -182,7 +182,7 @@ class _Search:
         self, trial: optuna.Trial, directory: RunDirectory, settings: Mapping[str, Any]
     ) -> None:
         """Trains and measures; tells the study."""
-        place = {"name": directory.path.name, "output": str(self.folder), "tune.space": {}}
+        place = {"name": directory.path.name, "output": str(self.folder), "sweep.space": {}}
         recipe = changed_recipe(self.recipe, {**settings, **place})
         if directory.path.exists() and not (directory.path / "manifest.json").exists():
             shutil.rmtree(directory.path)  # killed between making it and writing into it

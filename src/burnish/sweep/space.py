@@ -1,4 +1,4 @@
-"""What a search may vary: the recipe's `tune.space`, or a default around the recipe's own values.
+"""What a search may vary: the recipe's `sweep.space`, or a default around the recipe's own values.
 
 Two numbers are the ends of a range, whole numbers if both are whole, and on a logarithmic scale for
 learning rates. Any other list is a choice.
@@ -19,8 +19,9 @@ from burnish.training.schedule import automatic_rate
 
 # Two values of these do not compare: other rows, other tokens, or losses of another moment.
 _FIXED = {
-    "name", "model", "objective", "output", "seed", "device", "data", "evaluate", "budget", "tune",
-    "training.max_length", "training.evaluations", "training.patience", "training.checkpoints",
+    "name", "model", "objective", "output", "seed", "device", "data", "evaluate", "budget", "sweep",
+    "training.max_length", "training.evaluations", "training.early_stopping_patience",
+    "training.checkpoints",
 }  # fmt: skip
 _PLAINLY_VALIDATED = {"sft"}  # objectives whose validation loss no key of theirs changes
 
@@ -31,9 +32,9 @@ def space_of(recipe: Recipe) -> dict[str, list[Any]]:
     Raises:
         RecipeError: every key that cannot be searched and every value that no run could have.
     """
-    if not recipe.tune.space:
+    if not recipe.sweep.space:
         return _default_space(recipe)
-    space = recipe.tune.space
+    space = recipe.sweep.space
     problems: list[Problem] = []
     for key, values in space.items():
         section = key.partition(".")[0]
@@ -49,7 +50,7 @@ def space_of(recipe: Recipe) -> dict[str, list[Any]]:
             except RecipeError as error:
                 problems += problems_in(error)
     if problems:
-        raise recipe_error(problems, "tune.space", "correct the space")
+        raise recipe_error(problems, "sweep.space", "correct the space")
     return dict(space)
 
 

@@ -65,7 +65,8 @@ class Anchored(Objective[Any]):
 
     def __init__(self, inner: Objective[Any], tolerated: float, share: float) -> None:
         self.inner, self.tolerated, self.share = inner, tolerated, share
-        self.updates, self.learns, self.additive = inner.updates, inner.learns, inner.additive
+        self.num_iterations, self.learns = inner.num_iterations, inner.learns
+        self.additive = inner.additive
         self._carried = {"anchor_weight": _FIRST}
 
     @property

@@ -96,12 +96,12 @@ def learn(
         loop.listen = listen
         started = time.perf_counter()
         with gathered(recipe.training.workers, directory.path, loop.network.device) as team:
-            loop.team = Sharded(team.rank, team.size) if recipe.training.sharded else team
+            loop.team = Sharded(team.rank, team.size) if recipe.training.fsdp else team
             progress = loop.run(resume=True)
     manifest.times["train"] = round(time.perf_counter() - started, 1)
     _keep(directory, loop, recipe)
     if isinstance(model, LanguageModel):  # a search may choose another one, and begins anew
-        learnt = open_tuned(directory) if recipe.training.sharded else _learnt(model, module)
+        learnt = open_tuned(directory) if recipe.training.fsdp else _learnt(model, module)
         begin(directory, reference_of(directory, learnt))
     manifest.training |= {
         "learning_rate": loop.settings.learning_rate,
@@ -129,7 +129,7 @@ def _screened(directory: RunDirectory, recipe: Recipe, loop: Loop, bars: Bars) -
     if "screen" in manifest.training:
         return dict(manifest.training["screen"])
     started = time.perf_counter()
-    if recipe.training.sharded:
+    if recipe.training.fsdp:
         rule = loop.settings.learning_rate
         found = Screen(rule, rule, reason="no process alone has room for a trial")
     else:
@@ -167,13 +167,13 @@ def check_workers(recipe: Recipe) -> None:
             value=workers,
             objective=recipe.objective,
         )
-    if recipe.training.sharded:
+    if recipe.training.fsdp:
         _check_sharded(recipe)
 
 
 def _check_sharded(recipe: Recipe) -> None:
     """Only whole weights are kept in parts, and only whole passes keep the processes in step."""
-    given = "training.sharded is true, but "
+    given = "training.fsdp is true, but "
     if recipe.training.workers == 1:
         raise RecipeError(
             given + "training.workers is 1",
@@ -228,12 +228,12 @@ def _teacher(recipe: Recipe, tokenizer: Any) -> Teacher:
     if given.teacher is None:
         return OwnBase()
     if given.teacher.startswith(("http://", "https://")):
-        if given.direction == "reverse":
+        if given.kl_direction == "reverse":
             raise RecipeError(
-                "distill.direction is reverse, but a server names only the likeliest tokens",
+                "distill.kl_direction is reverse, but a server names only the likeliest tokens",
                 "set it to forward, or name a local teacher",
                 code="reverse_needs_local_teacher",
-                key="distill.direction",
+                key="distill.kl_direction",
                 teacher=given.teacher,
             )
         return ServedModel(given.teacher, given.served_name, tokenizer)
@@ -270,13 +270,13 @@ def _loop(
     shares = _shares(recipe, {task: len(items) for task, items in sets.items()})
     learnt = {task or "train": objective.prepare(network, items) for task, items in sets.items()}
     batches = Batches(
-        learnt, given.batch_size, given.accumulation, given.epochs, recipe.seed, shares
+        learnt, given.batch_size, given.gradient_accumulation, given.epochs, recipe.seed, shares
     )
     if replay and recipe.replay.mode == "text":
         _learn_beside(batches, [one.row for one in replay])
     elif replay:
         batches.beside = held = anchors(network, [one.whole for one in replay])
-        batches.beside_each = recipe.replay.each
+        batches.beside_each = recipe.replay.anchors_per_step
         objective = _anchored(recipe, objective, batches, held)
     return Loop(
         module,
@@ -349,8 +349,8 @@ def _anchored(
     units = sum(
         objective.units(items) * counts[name] / len(items) for name, items in batches.sets.items()
     )
-    tokens = sum(anchor.row.learnt for anchor in held) / len(held) * recipe.replay.each
-    tolerated = recipe.replay.divergence or TOLERATED * recipe.budget.general
+    tokens = sum(anchor.row.learnt for anchor in held) / len(held) * recipe.replay.anchors_per_step
+    tolerated = recipe.replay.target_kl or TOLERATED * recipe.budget.general
     return Anchored(objective, tolerated, units * batches.epochs / batches.steps / tokens)
 
 
@@ -364,7 +364,7 @@ def _shares(recipe: Recipe, sizes: dict[str, int]) -> dict[str, float]:
 
 def _settings(recipe: Recipe, model: Opened) -> Settings:
     given = recipe.training
-    rate, faster = given.learning_rate, {"lora_B": recipe.lora.plus}
+    rate, faster = given.learning_rate, {"lora_B": recipe.lora.loraplus_ratio}
     if isinstance(rate, str):
         encoder = isinstance(model, Classifier) and model.body == "encoder"
         size = int(model.network.config.hidden_size)
@@ -373,13 +373,13 @@ def _settings(recipe: Recipe, model: Opened) -> Settings:
             faster |= dict.fromkeys(model.fresh, FRESH_HEAD_TIMES)
     return Settings(
         learning_rate=rate,
-        schedule=given.schedule,
-        warmup=given.warmup,
+        schedule=given.lr_scheduler,
+        warmup=given.warmup_ratio,
         weight_decay=given.weight_decay,
-        clip=given.clip,
+        clip=given.max_grad_norm,
         evaluations=given.evaluations,
         checkpoints=given.checkpoints,
-        patience=given.patience,
+        patience=given.early_stopping_patience,
         faster=faster,
     )
 

@@ -127,7 +127,7 @@ class Loop:
             sum(item.size for items in passes for item in items),
         )
         self.model.train()  # collecting may have sampled in evaluation mode
-        for _ in range(self.objective.updates):
+        for _ in range(self.objective.num_iterations):
             means = self._backward(passes, units)
             self.team.add_gradients(self.optimizer)
             norm = self.team.clip(self.optimizer, self.settings.clip)
@@ -233,7 +233,8 @@ class Loop:
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise UserError(
                 f"memory ran out at step {self.progress.step + 1}",
-                "lower training.batch_size and raise training.accumulation by the same factor",
+                "lower training.batch_size and raise training.gradient_accumulation by the same "
+                "factor",
                 code="out_of_memory",
                 step=self.progress.step + 1,
             ) from error

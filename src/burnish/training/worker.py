@@ -57,7 +57,7 @@ def _learn_along(directory: RunDirectory, team: Team) -> None:
     if "screen" in manifest.training:
         rate = manifest.training["screen"]["chosen"]
         loop.settings = replace(loop.settings, learning_rate=rate)
-    loop.team = Sharded(team.rank, team.size) if recipe.training.sharded else team
+    loop.team = Sharded(team.rank, team.size) if recipe.training.fsdp else team
     loop.run(resume=True)
 
 

@@ -82,12 +82,12 @@ def test_what_is_asked_goes_before_the_installation(tmp_path: Path) -> None:
     wanted = job(
         "dpo", validation=True, n_epochs=2, batch_size=96, learning_rate_multiplier=0.5, beta=0.4
     )
-    given = {"training.epochs": 9, "dpo.variant": "ipo"}
+    given = {"training.epochs": 9, "dpo.loss_type": "ipo"}
     values = recipe_for(wanted, tmp_path, Start("smollm2-135m"), given, 1e-3)
     write_recipe(tmp_path / "recipe.yaml", values)
     recipe = load_recipe(tmp_path / "recipe.yaml")
-    assert (recipe.training.epochs, recipe.dpo.variant, recipe.dpo.beta) == (2, "ipo", 0.4)
-    assert recipe.training.batch_size * recipe.training.accumulation == 96
+    assert (recipe.training.epochs, recipe.dpo.loss_type, recipe.dpo.beta) == (2, "ipo", 0.4)
+    assert recipe.training.batch_size * recipe.training.gradient_accumulation == 96
     assert recipe.training.batch_size == 32
     assert recipe.training.learning_rate == 5e-4
     assert recipe.data.validation == tmp_path / "validation.jsonl"
@@ -104,7 +104,7 @@ def test_an_interval_becomes_a_number_of_passes(tmp_path: Path) -> None:
     values = recipe_for(wanted, tmp_path, Start("smollm2-135m"), {}, 1e-3)
     write_recipe(tmp_path / "recipe.yaml", values)
     recipe = load_recipe(tmp_path / "recipe.yaml")
-    assert recipe.grpo.answers == 4
+    assert recipe.grpo.num_generations == 4
     # 100 rows less 25 to test and 10 to validate are 13 steps an epoch, 26 in all
     assert job_recipe.with_interval(recipe, 13, 100) == 2
     assert job_recipe.with_interval(recipe, 1000, 100) == 1

@@ -66,7 +66,7 @@ class Cluster:
 
 @pytest.fixture
 def settings(tuning: Settings) -> Settings:
-    shared = {"training.workers": 2, "training.sharded": True}
+    shared = {"training.workers": 2, "training.fsdp": True}
     return replace(tuning, recipe={**tuning.recipe, **shared})
 
 
@@ -127,7 +127,7 @@ def test_killed_and_paused_on_ray_a_job_learns_what_one_process_learns(
     events = [e.data for e in jobs.list_events(job, limit=1000) if e.type == "metrics"][::-1]
     assert [data["step"] for data in events if data] == list(range(1, len(events) + 1))
 
-    alone = {"training.workers": 1, "training.sharded": False, "output": str(tmp_path / "alone")}
+    alone = {"training.workers": 1, "training.fsdp": False, "output": str(tmp_path / "alone")}
     one = burnish.train(folder / "recipe.yaml", quiet=True, **alone)
     wanted = load_file(one.adapter / "adapter_model.safetensors")
     found = load_file(folder / "run" / "adapter" / "adapter_model.safetensors")

@@ -56,7 +56,7 @@ def test_loss_and_gradient_equal_trl(
     expected.backward()
     wanted = {n: p.grad.clone() for n, p in adapted.named_parameters() if p.grad is not None}
     adapted.zero_grad()
-    objective = Distill(OwnBase(), None, direction=direction)
+    objective = Distill(OwnBase(), None, kl_direction=direction)
     items = [Twin(row, row) for row in rows]
     loss = objective.loss(Network(adapted), items).total / objective.units(items)
     loss.backward()
@@ -78,20 +78,20 @@ def test_teacher_reads_another_prompt(tiny_tokenizer: Any) -> None:
     assert twin.student.learnt == twin.teacher.learnt
 
 
-@pytest.mark.parametrize("on", ["text", "samples"])
+@pytest.mark.parametrize("on_policy", [False, True])
 def test_student_comes_to_answer_as_the_teacher(
-    adapted: Any, llama: Any, tiny_tokenizer: Any, tmp_path: Path, on: Any
+    adapted: Any, llama: Any, tiny_tokenizer: Any, tmp_path: Path, on_policy: bool
 ) -> None:
     torch.manual_seed(8)
     teacher = llama
     for parameter in teacher.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
     adapted.config.vocab_size = len(tiny_tokenizer)
-    objective = Distill(LocalTeacher(lambda: Network(teacher)), tiny_tokenizer, on=on)
+    objective = Distill(LocalTeacher(lambda: Network(teacher)), tiny_tokenizer, on_policy=on_policy)
     chance = torch.Generator().manual_seed(2)
     drawn = torch.randint(3, 61, (16, 9), generator=chance).tolist()
     rows = [Row(row, [0.0] * 4 + [1.0] * 5) for row in drawn]
-    if on == "samples":
+    if on_policy:
         rows = [Row(row.tokens[:4], [0.0] * 4) for row in rows]
     items = [Twin(row, row) for row in rows]
     network = Network(adapted)

@@ -64,7 +64,7 @@ def test_dpo_equals_trl(
     trainer = trl_trainer("DPO", adapted, PAIR, {"loss_type": [variant], "beta": 0.3})
     adapted.train()
     rows = [pair.chosen for pair in made] + [pair.rejected for pair in made]
-    objective = Dpo(variant=variant, beta=0.3, keep_reference=False)
+    objective = Dpo(loss_type=variant, beta=0.3, precompute_reference=False)
     assert_same(
         adapted,
         trainer.compute_loss(adapted, trl_rows(rows)),
@@ -83,7 +83,7 @@ def test_simpo_equals_trl(
     options = {"loss_type": "simpo", "beta": beta, "simpo_gamma": gamma, "cpo_alpha": 0.0}
     trainer = trl_trainer("CPO", adapted, PAIR, options)
     adapted.train()
-    objective = Dpo(variant="simpo", beta=beta, gamma=gamma)
+    objective = Dpo(loss_type="simpo", beta=beta, gamma=gamma)
     assert_same(
         adapted,
         trainer.compute_loss(adapted, halves(made, trl_rows)),
@@ -118,7 +118,7 @@ def test_orpo_equals_trl(
         answers = torch.stack([plain_logprobs(adapted, pair.chosen).mean() for pair in made])
         assert abs(float(pooled - answers.mean())) > 0.01
         theirs = theirs + pooled - answers.mean()
-    objective = Dpo(variant="orpo", beta=0.7)
+    objective = Dpo(loss_type="orpo", beta=0.7)
     assert_same(
         adapted,
         theirs,
@@ -158,7 +158,7 @@ def test_pairs_equal_the_plain_forward(
         "simpo": lambda: simpo(means, 0.1, 0.5),
         "orpo": lambda: orpo(means, 0.1),
     }[variant]().sum()
-    found = Dpo(variant=variant, keep_reference=False).loss(Network(adapted), made)
+    found = Dpo(loss_type=variant, precompute_reference=False).loss(Network(adapted), made)
     torch.testing.assert_close(found.total, expected, atol=1e-4, rtol=1e-4)
     assert adapted.training
 
@@ -177,7 +177,7 @@ def test_without_an_adapter_the_reference_must_be_kept(llama: Any, draw: Draw) -
     from burnish.errors import ModelError
 
     with refused("base_not_kept", ModelError):
-        Dpo(keep_reference=False).loss(Network(llama), pairs(draw))
+        Dpo(precompute_reference=False).loss(Network(llama), pairs(draw))
 
 
 def test_only_the_last_answer_is_learnt(tiny_tokenizer: Any) -> None:

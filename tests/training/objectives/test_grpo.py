@@ -64,7 +64,7 @@ def test_loss_and_gradient_equal_trl(
     assert_same: Any,
 ) -> None:
     network = Network(adapted)
-    objective = Grpo(nothing, tiny_tokenizer, beta=0.1, updates=updates)
+    objective = Grpo(nothing, tiny_tokenizer, beta=0.1, num_iterations=updates)
     made = groups(draw)
     with network.base():
         bases = objective._logprobs(network, made)
@@ -142,7 +142,9 @@ def test_reward_goes_up(adapted: Any, tiny_tokenizer: Any, tmp_path: Path) -> No
         return [float(sum(ord(char) % 2 for char in answer)) for answer in answers]
 
     sampling = Sampling(max_new_tokens=5, temperature=1.0)
-    objective = Grpo(reward, tiny_tokenizer, answers=8, sampling=sampling, beta=0.01, updates=2)
+    objective = Grpo(
+        reward, tiny_tokenizer, num_generations=8, sampling=sampling, beta=0.01, num_iterations=2
+    )
     items = [Group((5, 6, n), EXAMPLE) for n in range(10, 26)]
     events: list[dict[str, Any]] = []
     loop = Loop(

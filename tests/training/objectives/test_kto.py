@@ -56,7 +56,7 @@ def test_kto_by_plain_forward(
     expected.backward()
     wanted = {n: p.grad.clone() for n, p in adapted.named_parameters() if p.grad is not None}
     adapted.zero_grad()
-    objective = Kto(beta=0.2, liked_weight=1.5, disliked_weight=0.5)
+    objective = Kto(beta=0.2, desirable_weight=1.5, undesirable_weight=0.5)
     loss = objective.loss(network, ready).total
     loss.backward()
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-4)
@@ -83,7 +83,7 @@ def test_kto_equals_trl(
     with adapted.disable_adapter():
         ready = Kto().prepare(Network(adapted), made)
     adapted.train()
-    objective = Kto(beta=0.2, liked_weight=1.5, disliked_weight=0.5)
+    objective = Kto(beta=0.2, desirable_weight=1.5, undesirable_weight=0.5)
     expected = trainer.compute_loss(adapted, batch)
     assert (trainer._metrics["train"]["kl"][-1] > 0) is above
     assert_same(

@@ -130,7 +130,7 @@ def test_from_preferences_to_a_tuned_policy(
     second = tmp_path / "policy.yaml"
     second.write_text(
         f"data: {{train: {preferences}}}\nobjective: grpo\n"
-        f"grpo: {{reward: {rewarded.path}, answers: 8, max_new_tokens: 4}}\n"
+        f"grpo: {{reward: {rewarded.path}, num_generations: 8, max_new_tokens: 4}}\n"
         "training: {epochs: 6, batch_size: 4, learning_rate: 0.02, preflight: false}\n"
         "evaluate: {general: null}\n"
     )

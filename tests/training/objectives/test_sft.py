@@ -87,7 +87,7 @@ def test_neftune_equals_transformers(llama: Any, draw: Draw) -> None:
     expected = llama(tokens, labels=labels).loss
     hook.remove()
     torch.manual_seed(11)
-    objective = Sft(neftune=5.0)
+    objective = Sft(neftune_noise_alpha=5.0)
     loss = objective.loss(Network(llama), rows).total / objective.units(rows)
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
     llama.eval()
@@ -114,7 +114,7 @@ def test_eaft_weighs_each_token_by_its_entropy(
     expected = -(plain_logprobs(llama, row) * weights).sum()
     expected.backward()
     wanted = gradients(llama)
-    loss = Sft(focus="entropy").loss(Network(llama), [row]).total
+    loss = Sft(token_weighting="entropy").loss(Network(llama), [row]).total
     loss.backward()
     torch.testing.assert_close(loss, expected)
     assert_equal_gradients(llama, wanted)
@@ -139,5 +139,5 @@ def test_stm_asks_the_model_as_training_begins(
     for row, values in zip(rows, found, strict=True):
         expected = plain_logprobs(adapted, row)
         torch.testing.assert_close(torch.tensor(values), expected, atol=1e-5, rtol=1e-5)
-    kept = Sft(focus="likely", keep=0.5).prepare(Network(adapted), rows)
+    kept = Sft(token_weighting="likely", keep=0.5).prepare(Network(adapted), rows)
     assert sum(row.learnt for row in kept) == 8

@@ -92,20 +92,20 @@ def _hyperparameters(chosen: Mapping[str, Any], rate: float) -> dict[str, Any]:
         values["training.epochs"] = epochs
     if (rows := chosen.get("batch_size")) is not None:
         once = max(part for part in range(1, _AT_ONCE + 1) if rows % part == 0)
-        values |= {"training.batch_size": once, "training.accumulation": rows // once}
+        values |= {"training.batch_size": once, "training.gradient_accumulation": rows // once}
     if (multiplier := chosen.get("learning_rate_multiplier")) is not None:
         values["training.learning_rate"] = rate * multiplier
     if (beta := chosen.get("beta")) is not None:
         values["dpo.beta"] = beta
     if (compute := chosen.get("compute_multiplier")) is not None:
-        values["grpo.answers"] = max(2, round(_ANSWERS * compute))
+        values["grpo.num_generations"] = max(2, round(_ANSWERS * compute))
     return values
 
 
 def with_interval(recipe: Recipe, interval: int, rows: int) -> int:
     """How many validation passes come to one every `interval` steps; `rows` are those of train."""
     held = recipe.data.split.test + (0 if recipe.data.validation else recipe.data.split.validation)
-    each = recipe.training.batch_size * recipe.training.accumulation
+    each = recipe.training.batch_size * recipe.training.gradient_accumulation
     steps = rows * (1 - held) / each * recipe.training.epochs
     return max(1, round(steps / interval))
 
@@ -115,13 +115,13 @@ def resolved(job: JobRow, recipe: Recipe, multiplier: float | None = None) -> di
     kind = job.method["type"]
     taken: dict[str, Any] = dict(job.method[kind]["hyperparameters"])
     taken["n_epochs"] = max(1, round(recipe.training.epochs))
-    taken["batch_size"] = recipe.training.batch_size * recipe.training.accumulation
+    taken["batch_size"] = recipe.training.batch_size * recipe.training.gradient_accumulation
     if multiplier is not None:
         taken["learning_rate_multiplier"] = multiplier
     if kind == "dpo":
         taken["beta"] = recipe.dpo.beta
     if kind == "reinforcement":
-        taken["compute_multiplier"] = recipe.grpo.answers / _ANSWERS
+        taken["compute_multiplier"] = recipe.grpo.num_generations / _ANSWERS
     return taken
 
 

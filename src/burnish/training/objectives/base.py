@@ -74,12 +74,12 @@ class Means:
 class Objective(ABC, Generic[ItemT]):
     """One way to learn. A new one is a file in `objectives/` and its line there.
 
-    `updates` is the number of optimizer updates that one step makes on what it collected, `learns`
-    what the data check counts, `additive` whether a batch's loss is the sum of its items' losses,
-    each seen alone.
+    `num_iterations` is the number of optimizer updates that one step makes on what it collected,
+    `learns` what the data check counts, `additive` whether a batch's loss is the sum of its items'
+    losses, each seen alone.
     """
 
-    updates: int = 1
+    num_iterations: int = 1
     learns: str = "tokens"
     additive: bool = True
 

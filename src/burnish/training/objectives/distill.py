@@ -92,28 +92,28 @@ class Distill(Objective[Twin]):
         teacher: who says how likely each token is.
         tokenizer: of the student; it samples with it.
         system: system message that the teacher reads in place of the student's.
-        direction: `forward` is KL(teacher, student), `reverse` is KL(student, teacher).
-        on: `text` learns on the answers of the rows, `samples` on the student's own.
+        kl_direction: `forward` is KL(teacher, student), `reverse` is KL(student, teacher).
+        on_policy: learns on answers that the student samples, not on the answers of the rows.
         sampling: how its own answers are drawn.
     """
 
     teacher: Teacher
     tokenizer: Any
     system: str | None = None
-    direction: Literal["forward", "reverse"] = "forward"
-    on: Literal["text", "samples"] = "text"
+    kl_direction: Literal["forward", "reverse"] = "forward"
+    on_policy: bool = False
     sampling: Sampling = Sampling(max_new_tokens=64, temperature=1.0)  # noqa: RUF009
 
     def render(
         self, examples: Sequence[Example], tokenizer: Any, max_length: int | None
     ) -> tuple[list[Rendered], Finding | None]:
-        if self.on == "text":
+        if not self.on_policy:
             return super().render(examples, tokenizer, max_length)
         return render_prompts(examples, tokenizer, max_length, self.sampling.max_new_tokens)
 
     def items(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Twin]:
         taught = [with_system(example, self.system) for example in examples]
-        if self.on == "samples":
+        if self.on_policy:
             return [
                 Twin(_prompt(own, tokenizer), _prompt(other, tokenizer))
                 for own, other in zip(examples, taught, strict=True)
@@ -125,7 +125,7 @@ class Distill(Objective[Twin]):
         ]
 
     def collect(self, network: Network, items: Sequence[Twin], step: int) -> list[Twin]:
-        if self.on == "text":
+        if not self.on_policy:
             return list(items)
         with network.frozen():
             sampling = replace(self.sampling, seed=self.sampling.seed + step)
@@ -137,7 +137,7 @@ class Distill(Objective[Twin]):
         ]
 
     def rehearsal(self) -> "Distill":
-        return replace(self, sampling=rehearsed(self.sampling)) if self.on == "samples" else self
+        return replace(self, sampling=rehearsed(self.sampling)) if self.on_policy else self
 
     def units(self, items: Sequence[Twin]) -> float:
         return float(sum(sum(item.student.weights) for item in items))
@@ -145,7 +145,7 @@ class Distill(Objective[Twin]):
     def loss(self, network: Network, items: Sequence[Twin]) -> Loss:
         teacher = self.teacher.logprobs(network, [item.teacher for item in items])
         asked = branch_states(network, [item.student for item in items])
-        divergence = forward_kl if self.direction == "forward" else reverse_kl
+        divergence = forward_kl if self.kl_direction == "forward" else reverse_kl
 
         def reading(logits_N_V: Tensor, _targets_N: Tensor, which: slice) -> Tensor:
             return divergence(teacher(which), logits_N_V.log_softmax(-1))

@@ -47,17 +47,17 @@ class Dpo(Objective[Pair]):
     """DPO and its relatives.
 
     Args:
-        variant: `sigmoid` (DPO), `ipo`, `simpo` or `orpo`.
+        loss_type: `sigmoid` (DPO), `ipo`, `simpo` or `orpo`.
         beta: strength; for `orpo` the weight of the odds-ratio term.
         gamma: `simpo`'s target margin.
-        keep_reference: compute the reference once, before the first step, and keep it; otherwise
-            in each step, with the adapter switched off.
+        precompute_reference: computes the reference once, before the first step; otherwise each
+            step computes it, with the adapter switched off.
     """
 
-    variant: Literal["sigmoid", "ipo", "simpo", "orpo"] = "sigmoid"
+    loss_type: Literal["sigmoid", "ipo", "simpo", "orpo"] = "sigmoid"
     beta: float = 0.1
     gamma: float = 0.5
-    keep_reference: bool = True
+    precompute_reference: bool = True
 
     def check(self, examples: Sequence[Example]) -> None:
         check_pairs(examples)
@@ -75,7 +75,7 @@ class Dpo(Objective[Pair]):
     def prepare(
         self, network: Network, items: Sequence[Pair], *, training: bool = True
     ) -> list[Pair]:
-        if self.variant not in _REFERENCED or not self.keep_reference:
+        if self.loss_type not in _REFERENCED or not self.precompute_reference:
             return list(items)
         return with_reference(network, items)
 
@@ -87,7 +87,7 @@ class Dpo(Objective[Pair]):
 
     def loss(self, network: Network, items: Sequence[Pair]) -> Loss:
         logprobs_B_2 = pair_logprobs(network, items)
-        if self.variant in _REFERENCED:
+        if self.loss_type in _REFERENCED:
             reference_B_2 = self._reference(network, items)
             rewards_B_2 = self.beta * (logprobs_B_2 - reference_B_2)
         else:
@@ -103,11 +103,11 @@ class Dpo(Objective[Pair]):
         return Loss(losses_B.sum(), metrics)
 
     def _losses(self, logprobs_B_2: Tensor, reference_B_2: Tensor, lengths_B_2: Tensor) -> Tensor:
-        if self.variant == "sigmoid":
+        if self.loss_type == "sigmoid":
             return sigmoid(logprobs_B_2 - reference_B_2, self.beta)
-        if self.variant == "ipo":
+        if self.loss_type == "ipo":
             return ipo((logprobs_B_2 - reference_B_2) / lengths_B_2, self.beta)
-        if self.variant == "simpo":
+        if self.loss_type == "simpo":
             return simpo(logprobs_B_2 / lengths_B_2, self.beta, self.gamma)
         return orpo(logprobs_B_2 / lengths_B_2, self.beta)
 

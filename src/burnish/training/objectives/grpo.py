@@ -56,20 +56,20 @@ class Grpo(Objective[Group]):
     Args:
         reward: what an answer is worth.
         tokenizer: of the model.
-        answers: sampled answers a prompt.
+        num_generations: sampled answers a prompt.
         sampling: how they are sampled; each step has its own seed.
-        clip: how far a probability may move from when it was sampled, as a ratio less 1.
+        epsilon: how far a probability may move from when it was sampled, as a ratio less 1.
         beta: weight of the KL to the base model (adapter off).
-        updates: optimizer updates on the answers of one step.
+        num_iterations: optimizer updates on the answers of one step.
     """
 
     reward: Reward
     tokenizer: Any
-    answers: int = 8
+    num_generations: int = 8
     sampling: Sampling = Sampling(max_new_tokens=64, temperature=1.0)  # noqa: RUF009
-    clip: float = 0.2
+    epsilon: float = 0.2
     beta: float = 0.0
-    updates: int = 1
+    num_iterations: int = 1
 
     learns = "prompts"
 
@@ -83,8 +83,8 @@ class Grpo(Objective[Group]):
         return [Group(prompt, e) for prompt, e in zip(prompts, examples, strict=True)]
 
     def collect(self, network: Network, items: Sequence[Group], step: int) -> list[Group]:
-        groups = self._sampled(network, items, self.answers, seed=self.sampling.seed + step)
-        if self.updates > 1:
+        groups = self._sampled(network, items, self.num_generations, seed=self.sampling.seed + step)
+        if self.num_iterations > 1:
             with network.frozen():
                 olds = self._logprobs(network, groups)
             groups = [replace(g, old=old) for g, old in zip(groups, olds, strict=True)]
@@ -104,7 +104,9 @@ class Grpo(Objective[Group]):
             rewards = self.reward(answers, examples)  # asked all the same: it may not work
             return [float(place % 2) for place, _ in enumerate(rewards)]
 
-        return replace(self, reward=told_apart, answers=2, sampling=rehearsed(self.sampling))
+        return replace(
+            self, reward=told_apart, num_generations=2, sampling=rehearsed(self.sampling)
+        )
 
     def units(self, items: Sequence[Group]) -> float:
         return float(sum(item.learnt for item in items))
@@ -116,11 +118,11 @@ class Grpo(Objective[Group]):
         asked = tree_states(network, [item.rows for item in items])
         logprobs_N = self._read(network, asked)
         old_N = logprobs_N.detach()
-        if self.updates > 1:
+        if self.num_iterations > 1:
             old_N = _flat([item.old or () for item in items], logprobs_N)
         advantages = [value for item in items for value in item.advantages]
         advantages_N = torch.tensor(advantages, device=network.device)[asked.rows_N]
-        losses_N, clipped_N = clipped_loss(logprobs_N - old_N, advantages_N, self.clip)
+        losses_N, clipped_N = clipped_loss(logprobs_N - old_N, advantages_N, self.epsilon)
         count, rewards = float(len(asked.targets_N)), [r for item in items for r in item.rewards]
         metrics = {
             "reward": (torch.tensor(rewards).sum(), float(len(rewards))),

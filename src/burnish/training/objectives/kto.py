@@ -49,12 +49,12 @@ class Kto(Objective[Judged]):
 
     Args:
         beta: how fast the value saturates.
-        liked_weight, disliked_weight: weight of the two kinds; balance them when one is rare.
+        desirable_weight, undesirable_weight: weights in the loss; balance them when one is rare.
     """
 
     beta: float = 0.1
-    liked_weight: float = 1.0
-    disliked_weight: float = 1.0
+    desirable_weight: float = 1.0
+    undesirable_weight: float = 1.0
     additive: bool = field(default=False, init=False)
 
     def check(self, examples: Sequence[Example]) -> None:
@@ -108,7 +108,7 @@ class Kto(Objective[Judged]):
         divergence = (others_B - reference_B_2[:, 1]).mean().clamp(min=0)
         liked_B = torch.tensor([item.liked for item in items], device=network.device)
         losses_B = kto(ratios_B, divergence, liked_B, self.beta)
-        weights_B = torch.where(liked_B, self.liked_weight, self.disliked_weight)
+        weights_B = torch.where(liked_B, self.desirable_weight, self.undesirable_weight)
         metrics = {"divergence": (divergence * len(items), float(len(items)))}
         return Loss((weights_B * losses_B).sum(), metrics)
 

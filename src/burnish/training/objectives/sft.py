@@ -36,15 +36,15 @@ class Sft(Objective[Row]):
 
     Args:
         label_smoothing: share of the target spread evenly over the vocabulary.
-        neftune: noise on the embeddings in training (Jain et al. 2023, arXiv 2310.05914); the
-            noise differs from row to row, so rows share no trunk.
-        focus: which tokens count: `all`, `entropy` (EAFT), or `likely` (STM).
+        neftune_noise_alpha: noise on the embeddings in training (Jain et al. 2023, arXiv
+            2310.05914); the noise differs from row to row, so rows share no trunk.
+        token_weighting: which tokens count: `all`, `entropy` (EAFT), or `likely` (STM).
         keep: with `likely`, the share of the learnt tokens that is kept.
     """
 
     label_smoothing: float = 0.0
-    neftune: float = 0.0
-    focus: Literal["all", "entropy", "likely"] = "all"
+    neftune_noise_alpha: float = 0.0
+    token_weighting: Literal["all", "entropy", "likely"] = "all"
     keep: float = 0.8
 
     def items(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Row]:
@@ -53,7 +53,7 @@ class Sft(Objective[Row]):
     def prepare(
         self, network: Network, items: Sequence[Row], *, training: bool = True
     ) -> list[Row]:
-        if self.focus != "likely" or not items or not training:
+        if self.token_weighting != "likely" or not items or not training:
             return list(items)
         return likely_only(items, token_logprobs(network, items), self.keep)
 
@@ -61,13 +61,13 @@ class Sft(Objective[Row]):
         return float(sum(sum(row.weights) for row in items))
 
     def pieces(self, network: Network, items: Sequence[Row]) -> list[list[Row]]:
-        return light_pieces(network, items, 0 if self.neftune else trunk_length(items))
+        return light_pieces(network, items, 0 if self.neftune_noise_alpha else trunk_length(items))
 
     def loss(self, network: Network, items: Sequence[Row]) -> Loss:
         """The metric `token_accuracy`: how many of the learnt tokens are the likeliest there."""
         learns = network.model.training
-        if learns and self.neftune:
-            with embedding_noise(network, self.neftune):
+        if learns and self.neftune_noise_alpha:
+            with embedding_noise(network, self.neftune_noise_alpha):
                 asked = branch_states(network, items, trunk=0)
         else:
             asked = branch_states(network, items)
@@ -84,7 +84,7 @@ class Sft(Objective[Row]):
         """The loss, how much it counts, and whether no token is likelier, shape (n, 3)."""
         losses_N = smoothed(logits_N_V, targets_N, self.label_smoothing)
         focus_N = torch.ones_like(losses_N)
-        if self.focus == "entropy":
+        if self.token_weighting == "entropy":
             focus_N = top_entropy(logits_N_V)
         right_N = logits_N_V.detach().argmax(-1) == targets_N
         return torch.stack([losses_N, focus_N, right_N.to(losses_N)], dim=-1)
