@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,6 +140,24 @@ def test_benches_import_what_is_there(path: Path) -> None:
             module = importlib.import_module(str(node.module))
             missing = [alias.name for alias in node.names if not hasattr(module, alias.name)]
             assert not missing, f"{path.name} imports {missing} from {node.module}"
+
+
+PROGRAM_IMPORT = re.compile(
+    r"^(?:from (burnish[\w.]*) import ([\w, ]+)|import (burnish[\w.]*))", re.M
+)
+
+
+def test_programs_that_tests_start_import_what_is_there() -> None:
+    """No type checker reads a program in a string, and one that cannot begin may look killed."""
+    for path in TESTS.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            text = node.value if isinstance(node, ast.Constant) else None
+            for match in PROGRAM_IMPORT.finditer(text if isinstance(text, str) else ""):
+                module = importlib.import_module(match[1] or match[3])
+                for name in re.findall(r"\w+", match[2] or ""):
+                    assert hasattr(module, name) or importlib.util.find_spec(
+                        f"{module.__name__}.{name}"
+                    ), f"{path}: {module.__name__} has no {name}"
 
 
 def families() -> set[str]:

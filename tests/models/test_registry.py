@@ -328,19 +328,19 @@ def test_available_says_what_is_cached(cache: Path) -> None:
 
 KILLED = """
 import os, sys
-from burnish.models import sources
+from burnish.models import registry
 def convert(gguf, target):
     target.mkdir()
     (target / "config.json").write_text("{}")
     (target / "model.safetensors").write_text("half")
     os.kill(os.getpid(), 9)
-sources.convert_gguf = convert
-sources.resolve(sys.argv[1])
+registry.convert_gguf = convert
+registry.resolve(sys.argv[1])
 """
 SLOW = """
 import sys, time
 from pathlib import Path
-from burnish.models import sources
+from burnish.models import registry
 def convert(gguf, target):
     with open(sys.argv[2], "a") as log:
         log.write("converted\\n")
@@ -348,8 +348,8 @@ def convert(gguf, target):
     target.mkdir()
     (target / "config.json").write_text("{}")
     (target / "model.safetensors").write_text("whole")
-sources.convert_gguf = convert
-print(sources.resolve(sys.argv[1]).sha256)
+registry.convert_gguf = convert
+print(registry.resolve(sys.argv[1]).sha256)
 """
 
 

@@ -17,7 +17,7 @@ PROGRAM = """
 import os, signal, sys
 from pathlib import Path
 
-from burnish.run_directory import Manifest, RunDirectory
+from burnish.runs.directory import Manifest, RunDirectory
 
 path = Path(sys.argv[2]).parent / "run"
 if not path.exists():
@@ -43,10 +43,10 @@ FILLING = """
 import sys
 from pathlib import Path
 
-from burnish import pipeline
-from burnish.serving.child import main
+from burnish.pipeline import verbs
+from burnish.serving.jobs.run_recipe import main
 
-pipeline.run = lambda *_, **__: Path("/dev/full").write_text("x")
+verbs.run = lambda *_, **__: Path("/dev/full").write_text("x")
 raise SystemExit(main(sys.argv[1:]))
 """
 

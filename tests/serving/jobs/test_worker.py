@@ -33,8 +33,8 @@ from tests.rows import chats
 PROGRAM = """
 import json, signal, sys
 from pathlib import Path
-from burnish.serving.service import Settings, open_service
-from burnish.serving.worker import Worker
+from burnish.serving.state.installation import Settings, open_service
+from burnish.serving.jobs.worker import Worker
 given = json.loads(sys.argv[1])
 settings = Settings(**given["settings"] | {"folder": Path(given["settings"]["folder"])})
 worker = Worker(open_service(settings, given["url"]))
