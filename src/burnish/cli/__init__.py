@@ -20,6 +20,7 @@ from burnish.errors import InterruptedRunError, UserError, cut, is_disk_full
 from burnish.terminal import write
 
 VERBS = {
+    "demo": "Run the built-in example from its rows to a verdict.",
     "run": "From rows to a verdict: train, measure, decide, report.",
     "plan": "Say what a run will take: time, memory, disk.",
     "preflight": "Try a run's promises on its own model and a few rows, in seconds.",
