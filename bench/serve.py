@@ -35,7 +35,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from serve_programs import HOST, Served, Timed, burnish, free_port, serving, streamed
 
-from burnish.inference.scheduler import Limits
+from burnish.inference.scheduler import EngineLimits
 from burnish.models.registry import resolve
 from burnish.serving.state.installation import Settings, open_service
 from burnish.serving.state.models import add_once
@@ -258,7 +258,7 @@ def measure(given: argparse.Namespace, folder: Path) -> list[Line]:
     base, texts = resolve(MODEL).path, prompts()
     tuned = install_adapters(folder / "data", base)
     ports = free_port(), free_port()
-    blocks = str(Limits().places // _PAGE)
+    blocks = str(EngineLimits().cache_tokens // _PAGE)
     theirs = [str(Path(sys.executable).with_name("transformers")), "serve", str(base)]
     theirs += ["--continuous-batching", "--cb-num-blocks", blocks, "--device", "cpu"]
     theirs += ["--dtype", "float32", "--host", HOST, "--port", str(ports[1])]

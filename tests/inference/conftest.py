@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from burnish.inference.engine import Engine
-from burnish.inference.scheduler import Limits
+from burnish.inference.scheduler import EngineLimits
 from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_model
 
@@ -42,7 +42,7 @@ def engine(model: LanguageModel) -> Iterator[Open]:
     def open_one(**limits: int) -> Engine:
         for earlier in opened:
             earlier.close(seconds=0)
-        opened.append(Engine(model, Limits(**limits)))
+        opened.append(Engine(model, EngineLimits(**limits)))
         return opened[-1]
 
     yield open_one

@@ -7,9 +7,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from burnish.errors import ModelError
-from burnish.inference.forward import New, Passes
-from burnish.inference.kv_cache import Computed
-from burnish.inference.lora import Adapters
+from burnish.inference.forward import ModelRunner, NewTokens
+from burnish.inference.kv_cache import KVRow
+from burnish.inference.lora import AdapterPool
 from burnish.models.branches import Network
 from tests.refused import refused
 
@@ -52,23 +52,23 @@ def test_rows_equal_the_plain_pass(family: str) -> None:
     ends = [torch.randint(3, 120, (n,), generator=generator).tolist() for n in (20, 3, 11, 20)]
     with torch.inference_mode():
         plain = [model(torch.tensor([root + end])).logits[0, len(root) :] for end in ends]
-        passes = Passes(Network(model), Adapters(model, 1))
-        trunk = Computed(0)
+        runner = ModelRunner(Network(model), AdapterPool(model, 1))
+        trunk = KVRow(0)
         for piece in (root[:7], root[7:40], root[40:]):
-            passes.run([New(trunk, piece)])
+            runner.run([NewTokens(trunk, piece)])
         # The first goes on from the trunk itself, the others look at most of it, or copied some.
         rows = [trunk.branch(length, 90) for length in (50, 41, 50, 20)]
         missing = [root[len(row.tokens) :] for row in rows]
-        passes.run([New(r, m) for r, m in zip(rows, missing, strict=True) if m])
+        runner.run([NewTokens(r, m) for r, m in zip(rows, missing, strict=True) if m])
         found: list[list[Any]] = [[] for _ in rows]
         for step in range(20):
             alive = [i for i, end in enumerate(ends) if step < len(end)]
-            states = passes.run([New(rows[i], [ends[i][step]]) for i in alive])
+            states = runner.run([NewTokens(rows[i], [ends[i][step]]) for i in alive])
             for index, state in zip(alive, states, strict=True):
-                found[index].append(passes.logits(state, [0])[0])
+                found[index].append(runner.logits(state, [0])[0])
         for expected, rowwise in zip(plain, found, strict=True):
             torch.testing.assert_close(torch.stack(rowwise), expected, atol=2e-5, rtol=1e-4)
-        passes.close()
+        runner.close()
         again = model(torch.tensor([root + ends[0]])).logits[0, len(root) :]
     assert torch.equal(again, plain[0]), "closing leaves the model as it was"
 
@@ -87,18 +87,18 @@ def test_rows_equal_the_plain_pass(family: str) -> None:
 def test_a_model_that_would_not_be_exact_is_refused(kind: str, options: dict[str, Any]) -> None:
     model = tiny(kind, options)
     with refused("not_batchable", ModelError, model=type(model).__name__):
-        Passes(Network(model), Adapters(model, 1))
+        ModelRunner(Network(model), AdapterPool(model, 1))
 
 
 def test_a_pass_that_fails_can_be_tried_again(model: Any) -> None:
     with torch.inference_mode():
-        passes = Passes(model.network, Adapters(model.module, 1))
-        row = Computed(0)
-        first = passes.run([New(row, [5, 6, 7])])[0]
+        runner = ModelRunner(model.network, AdapterPool(model.module, 1))
+        row = KVRow(0)
+        first = runner.run([NewTokens(row, [5, 6, 7])])[0]
         with pytest.raises(IndexError):
-            passes.run([New(row, [8, 10_000])])
+            runner.run([NewTokens(row, [8, 10_000])])
         assert row.tokens == [5, 6, 7]
-        second = passes.run([New(row, [8, 9])])[0]
-        whole = passes.run([New(Computed(0), [5, 6, 7, 8, 9])])[0]
+        second = runner.run([NewTokens(row, [8, 9])])[0]
+        whole = runner.run([NewTokens(KVRow(0), [5, 6, 7, 8, 9])])[0]
         torch.testing.assert_close(torch.cat([first, second]), whole, atol=1e-5, rtol=1e-5)
-        passes.close()
+        runner.close()

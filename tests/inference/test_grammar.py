@@ -8,8 +8,8 @@ import torch
 
 from burnish.errors import ModelError
 from burnish.inference.grammar import call_grammar, json_grammar, schema_grammar
-from burnish.inference.sampling import Drawing, choose
-from burnish.inference.types import Ask, Draw
+from burnish.inference.sampling import Sampler, sample_tokens
+from burnish.inference.types import GenerationRequest, SamplingSettings
 from tests.refused import refused
 
 SCHEMA = {
@@ -37,14 +37,16 @@ def check(text: str) -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_noise_becomes_what_the_schema_says(tiny_tokenizer: Any, seed: int) -> None:
     """Of logits that mean nothing, and more of them than there are tokens."""
-    drawing = Drawing(Draw(400, seed=seed, grammar=schema_grammar(tiny_tokenizer, SCHEMA)))
+    sampler = Sampler(
+        SamplingSettings(400, seed=seed, grammar=schema_grammar(tiny_tokenizer, SCHEMA))
+    )
     generator = torch.Generator().manual_seed(seed)
     tokens: list[int] = []
-    while drawing.grammar is not None and not drawing.grammar.ended:
+    while sampler.grammar is not None and not sampler.grammar.ended:
         logits = torch.randn(1, len(tiny_tokenizer) + 5, generator=generator)
-        drawing.shape(logits[0])
-        tokens += choose(logits, [drawing])
-        drawing.took(tokens[-1])
+        sampler.adjust_logits(logits[0])
+        tokens += sample_tokens(logits, [sampler])
+        sampler.accept(tokens[-1])
     check(tiny_tokenizer.decode(tokens))
 
 
@@ -52,11 +54,13 @@ def test_the_engine_keeps_to_the_schema(engine: Any, model: Any) -> None:
     """Answers with and without one in the same batch; one factory for many answers."""
     opened = engine()
     grammar = schema_grammar(model.tokenizer, SCHEMA)
-    draws = [Draw(400, seed=seed, grammar=grammar if seed % 2 else None) for seed in range(6)]
-    running = [opened.submit(Ask((5, 6, 7), draw)) for draw in draws]
-    for draw, answering in zip(draws, running, strict=True):
-        pieces = list(answering)
-        if draw.grammar is not None:
+    draws = [
+        SamplingSettings(400, seed=seed, grammar=grammar if seed % 2 else None) for seed in range(6)
+    ]
+    running = [opened.submit(GenerationRequest((5, 6, 7), sampling)) for sampling in draws]
+    for sampling, stream in zip(draws, running, strict=True):
+        pieces = list(stream)
+        if sampling.grammar is not None:
             assert pieces[-1].end == "stop"
             check("".join(piece.text for piece in pieces))
 
@@ -118,14 +122,14 @@ NO_PARAMETERS: list[dict[str, Any]] = [
 def drawn_call(tokenizer: Any, functions: list[dict[str, Any]], seed: int, **options: Any) -> str:
     """What a model of noise writes where it must call; it may write 400 tokens."""
     grammar = call_grammar(tokenizer, functions, **{"several": False} | options)
-    drawing = Drawing(Draw(400, seed=seed, grammar=grammar))
+    sampler = Sampler(SamplingSettings(400, seed=seed, grammar=grammar))
     generator = torch.Generator().manual_seed(seed)
     tokens: list[int] = []
-    while drawing.grammar is not None and not drawing.grammar.ended and len(tokens) < 400:
+    while sampler.grammar is not None and not sampler.grammar.ended and len(tokens) < 400:
         logits = torch.randn(1, len(tokenizer), generator=generator)
-        drawing.shape(logits[0])
-        tokens += choose(logits, [drawing])
-        drawing.took(tokens[-1])
+        sampler.adjust_logits(logits[0])
+        tokens += sample_tokens(logits, [sampler])
+        sampler.accept(tokens[-1])
     return str(tokenizer.decode(tokens, skip_special_tokens=True))
 
 

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from burnish.inference.lengths import Bound, TooLongError, longest_token, tokens_within
+from burnish.inference.lengths import TokenLengthBound, TooLongError, longest_token, tokens_within
 
 
 class Counting:
@@ -78,4 +78,4 @@ def test_where_there_is_no_bound(tiny_tokenizer: Any, word_tokenizer: Any) -> No
 
 
 def test_characters_that_a_vocabulary_lacks_do_not_count() -> None:
-    assert Bound(10, "\x04\x06").read("a\x04b\x06\x06") == 2
+    assert TokenLengthBound(10, "\x04\x06").read("a\x04b\x06\x06") == 2

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from burnish.errors import ModelError
-from burnish.inference.forward import New, Passes
-from burnish.inference.kv_cache import Computed
-from burnish.inference.lora import BASE, Adapters
+from burnish.inference.forward import ModelRunner, NewTokens
+from burnish.inference.kv_cache import KVRow
+from burnish.inference.lora import BASE, AdapterPool
 from burnish.models.load import load_model
 from tests.refused import refused
 
@@ -22,24 +22,24 @@ def test_mixed_rows_equal_peft(model: Any, adapters: dict[str, str], tiny_folder
     tokens = list(range(10, 30))
     kinds = [None, *adapters, "plain"]
     with torch.inference_mode():
-        passes = Passes(model.network, Adapters(model.module, 8))
+        runner = ModelRunner(model.network, AdapterPool(model.module, 8))
         numbers = [
-            BASE if kind is None else passes.adapters.number(adapters[kind], []) for kind in kinds
+            BASE if kind is None else runner.adapters.number(adapters[kind], []) for kind in kinds
         ]
-        rows = [Computed(number) for number in numbers]
-        passes.run([New(row, tokens[: 15 + place]) for place, row in enumerate(rows)])
-        last = passes.run([New(row, tokens[len(row.tokens) :]) for row in rows])
-        logits = passes.logits(torch.stack([states[-1] for states in last]), numbers)
+        rows = [KVRow(number) for number in numbers]
+        runner.run([NewTokens(row, tokens[: 15 + place]) for place, row in enumerate(rows)])
+        last = runner.run([NewTokens(row, tokens[len(row.tokens) :]) for row in rows])
+        logits = runner.logits(torch.stack([states[-1] for states in last]), numbers)
         for kind, found in zip(kinds, logits, strict=True):
             adapter = None if kind is None else Path(adapters[kind])
             alone = load_model(str(tiny_folder), "cpu", adapter)
             expected = alone.module(torch.tensor([tokens])).logits[0, -1]
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-        passes.close()
+        runner.close()
 
 
 def test_the_least_recently_used_goes(model: Any, adapters: dict[str, str]) -> None:
-    held = Adapters(model.module, most=2)
+    held = AdapterPool(model.module, most=2)
     plain, stabilised, patterns = adapters.values()
     first = held.number(plain, [])
     second = held.number(stabilised, [])
@@ -76,7 +76,7 @@ def test_what_is_more_than_low_rank_is_refused(
 ) -> None:
     folder = changed(adapters["plain"], tmp_path / "other", **settings)
     with refused(code, ModelError, adapter="other") as error:
-        Adapters(model.module, 8).number(str(folder), [])
+        AdapterPool(model.module, 8).number(str(folder), [])
     assert value in error.value.fields.get("reason", error.value.fields.get("layer"))
 
 
@@ -89,14 +89,14 @@ def test_tensors_that_do_not_fit_are_refused(
         name = "base_model.model.model.embed_tokens." + end
         save_file(load_file(path) | {name: torch.zeros(2, 2)}, path)
         with refused("not_plain_lora", ModelError, adapter=folder.name) as error:
-            Adapters(model.module, 8).number(str(folder), [])
+            AdapterPool(model.module, 8).number(str(folder), [])
         assert name in error.value.fields["reason"]
     folder = changed(adapters["plain"], tmp_path / "elsewhere")
     path = folder / "adapter_model.safetensors"
     renamed = {key.replace("q_proj", "query"): tensor for key, tensor in load_file(path).items()}
     save_file(renamed, path)
     with refused("unknown_layer", ModelError, adapter="elsewhere") as error:
-        Adapters(model.module, 8).number(str(folder), [])
+        AdapterPool(model.module, 8).number(str(folder), [])
     assert error.value.fields["layer"].endswith(".query")
 
 
@@ -106,4 +106,4 @@ def test_only_safetensors(model: Any, adapters: dict[str, str], tmp_path: Path) 
     torch.save(load_file(path), folder / "adapter_model.bin")
     path.unlink()
     with refused("weights_unreadable", ModelError, adapter="pickled"):
-        Adapters(model.module, 8).number(str(folder), [])
+        AdapterPool(model.module, 8).number(str(folder), [])

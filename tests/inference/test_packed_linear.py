@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from burnish.inference.packed_linear import Packed, roomy
+from burnish.inference.packed_linear import PackedLinears, padded_rows
 
 
 class Tied(nn.Module):
@@ -29,7 +29,7 @@ def test_products_are_the_same_and_weights_come_back(rows: int) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with torch.no_grad():
         plain = model(tokens)
-        packed = Packed(model)
+        packed = PackedLinears(model)
         assert "forward" in vars(model.layer)  # it is another product
         torch.testing.assert_close(model(tokens), plain, rtol=1e-5, atol=1e-5)
         assert model.layer.weight.isnan().all()
@@ -46,13 +46,13 @@ def test_other_layers_are_left_alone() -> None:
         pass
 
     half, own = nn.Linear(4, 4).bfloat16(), Own(4, 4)
-    Packed(nn.Sequential(half, own))
+    PackedLinears(nn.Sequential(half, own))
     assert "forward" not in vars(half)
     assert "forward" not in vars(own)
 
 
 def test_few_numbers_of_rows_are_computed() -> None:
-    computed = [roomy(rows) for rows in range(1, 289)]
+    computed = [padded_rows(rows) for rows in range(1, 289)]
     assert len(set(computed)) < 32
     assert all(rows <= more <= 1.34 * rows for rows, more in enumerate(computed, 1))
-    assert Packed(nn.Sequential()).padding(9) == 0
+    assert PackedLinears(nn.Sequential()).padding(9) == 0

@@ -3,26 +3,26 @@
 import pytest
 import torch
 
-from burnish.inference.kv_cache import Computed, Segment, common, places
-from burnish.inference.prefix_cache import Trunks
+from burnish.inference.kv_cache import KVRow, Segment, common_prefix_length, total_slots
+from burnish.inference.prefix_cache import PrefixCache
 
 
-def row(tokens: list[int], adapter: int = 0) -> Computed:
+def row(tokens: list[int], adapter: int = 0) -> KVRow:
     """A row whose keys are its tokens and whose values are their squares."""
-    made = Computed(adapter, own=Segment(len(tokens)))
+    made = KVRow(adapter, own=Segment(len(tokens)))
     write(made, tokens)
     return made
 
 
-def write(made: Computed, tokens: list[int]) -> None:
-    made.own = made.own.roomy(len(tokens))
+def write(made: KVRow, tokens: list[int]) -> None:
+    made.own = made.own.with_room(len(tokens))
     keys = torch.tensor(tokens, dtype=torch.float32)[None, None, :, None]
     made.own.write(0, torch.cat([keys, keys**2]))
     made.own.advance(len(tokens))
     made.tokens.extend(tokens)
 
 
-def contents(made: Computed) -> list[float]:
+def contents(made: KVRow) -> list[float]:
     own = made.own.layers[0][:, 0, : made.own.length, 0] if made.own.layers else torch.zeros(2, 0)
     parts = [own]
     if made.trunk is not None:
@@ -36,15 +36,15 @@ def contents(made: Computed) -> list[float]:
     ("one", "other", "length"), [([], [1], 0), ([1, 2], [1, 2, 3], 2), ([1, 9, 3], [1, 2, 3], 1)]
 )
 def test_common(one: list[int], other: list[int], length: int) -> None:
-    assert common(one, other) == common(other, one) == length
-    assert common(one, other, least=length) == 0
+    assert common_prefix_length(one, other) == common_prefix_length(other, one) == length
+    assert common_prefix_length(one, other, least=length) == 0
 
 
 def test_common_of_long_rows() -> None:
     one = list(range(1000))
     for place in (0, 1, 499, 998, 999):
         other = [*one[:place], -1, *one[place + 1 :]]
-        assert common(one, other) == place
+        assert common_prefix_length(one, other) == place
 
 
 @pytest.mark.parametrize("length", [1, 31, 32, 60, 99, 100, 140, 149])
@@ -70,7 +70,7 @@ def test_branches_of_branches_look_at_one_segment() -> None:
     write(first, [1, 2])
     second = first.branch(101, 120)
     assert first.trunk is second.trunk is source.own
-    assert places([source, first, second]) == 100 + 2 * 64
+    assert total_slots([source, first, second]) == 100 + 2 * 64
     # Where most would be copied, it is made a trunk of its own, once.
     short = row(list(range(40))).branch(40, 50)
     write(short, list(range(40, 140)))
@@ -80,37 +80,37 @@ def test_branches_of_branches_look_at_one_segment() -> None:
 
 
 def test_the_longest_beginning_of_the_same_adapter() -> None:
-    trunks = Trunks(10_000)
-    trunks.keep(row([1, 2, 3, 4], adapter=1))
-    trunks.keep(row([1, 2, 9]))
+    prefix_cache = PrefixCache(10_000)
+    prefix_cache.add(row([1, 2, 3, 4], adapter=1))
+    prefix_cache.add(row([1, 2, 9]))
     running = row([1, 2, 3])
-    found, length = trunks.longest(0, [1, 2, 3, 4, 5], [running])
+    found, length = prefix_cache.longest_match(0, [1, 2, 3, 4, 5], [running])
     assert (found, length) == (running, 3)
-    assert trunks.longest(1, [1, 2, 3, 4, 5], [running])[1] == 4
-    assert trunks.longest(1, [1, 2, 3, 4], [])[1] == 3, "one token is left to compute"
-    assert trunks.longest(2, [1, 2], []) == (None, 0)
+    assert prefix_cache.longest_match(1, [1, 2, 3, 4, 5], [running])[1] == 4
+    assert prefix_cache.longest_match(1, [1, 2, 3, 4], [])[1] == 3, "one token is left to compute"
+    assert prefix_cache.longest_match(2, [1, 2], []) == (None, 0)
 
 
 def test_the_least_recently_used_goes_first() -> None:
-    trunks = Trunks(3 * 64)
+    prefix_cache = PrefixCache(3 * 64)
     for first in (1, 2, 3):
-        trunks.keep(row([first] * 10))
-    assert trunks.longest(0, [1] * 20, [])[1] == 10
+        prefix_cache.add(row([first] * 10))
+    assert prefix_cache.longest_match(0, [1] * 20, [])[1] == 10
     running = row([4] * 10)
-    assert trunks.shrink([running])
-    assert trunks.longest(0, [2] * 20, [])[1] == 0
-    assert trunks.longest(0, [1] * 20, [])[1] == 10
-    assert not trunks.shrink([running], more=3 * 64)
-    assert len(trunks) == 0
+    assert prefix_cache.evict_until_fits([running])
+    assert prefix_cache.longest_match(0, [2] * 20, [])[1] == 0
+    assert prefix_cache.longest_match(0, [1] * 20, [])[1] == 10
+    assert not prefix_cache.evict_until_fits([running], more=3 * 64)
+    assert len(prefix_cache) == 0
 
 
 def test_a_row_replaces_its_own_beginnings() -> None:
-    trunks = Trunks(1000)
-    trunks.keep(row([1, 2]))
-    trunks.keep(row([1, 2, 3]))
-    trunks.keep(row([1, 2]))
-    assert len(trunks) == 1
-    trunks.keep(row([1, 2], adapter=5))
-    trunks.forget_others({5})
-    assert len(trunks) == 1
-    assert trunks.longest(0, [1, 2, 3], [])[1] == 0
+    prefix_cache = PrefixCache(1000)
+    prefix_cache.add(row([1, 2]))
+    prefix_cache.add(row([1, 2, 3]))
+    prefix_cache.add(row([1, 2]))
+    assert len(prefix_cache) == 1
+    prefix_cache.add(row([1, 2], adapter=5))
+    prefix_cache.keep_adapters({5})
+    assert len(prefix_cache) == 1
+    assert prefix_cache.longest_match(0, [1, 2, 3], [])[1] == 0

@@ -5,34 +5,36 @@ import math
 import pytest
 import torch
 
-from burnish.inference.sampling import Drawing, choose, reported, told
-from burnish.inference.types import Draw, Drawn
+from burnish.inference.sampling import Sampler, logprob_reports, sample_tokens, with_logprob
+from burnish.inference.types import SampledToken, SamplingSettings
 
 
 def test_penalties_and_bias_by_hand() -> None:
     """Token 1 is there twice, token 3 once: 2 f + p and f + p are taken off."""
-    draw = Draw(9, frequency_penalty=0.5, presence_penalty=0.25, bias={0: 2.0, 3: -1.0})
-    drawing = Drawing(draw)
+    sampling = SamplingSettings(
+        9, frequency_penalty=0.5, presence_penalty=0.25, bias={0: 2.0, 3: -1.0}
+    )
+    sampler = Sampler(sampling)
     for token in (1, 3, 1):
-        drawing.took(token)
+        sampler.accept(token)
     logits = torch.tensor([0.0, 1.0, 2.0, 3.0])
-    drawing.shape(logits)
+    sampler.adjust_logits(logits)
     assert logits.tolist() == [2.0, 1.0 - 1.25, 2.0, 3.0 - 0.75 - 1.0]
 
 
 def test_nothing_to_change_changes_nothing() -> None:
-    drawing = Drawing(Draw(9))
-    drawing.took(1)
+    sampler = Sampler(SamplingSettings(9))
+    sampler.accept(1)
     logits = torch.tensor([0.5, 1.5])
-    drawing.shape(logits)
+    sampler.adjust_logits(logits)
     assert logits.tolist() == [0.5, 1.5]
 
 
 def test_frequencies_are_the_probabilities() -> None:
     """At temperature 2 probabilities 0.9, 0.1 become 3/4, 1/4: square roots, made to sum to 1."""
     logits = torch.tensor([0.9, 0.1]).log()
-    drawing = Drawing(Draw(1, temperature=2.0, seed=1))
-    ones = sum(choose(logits.repeat(50, 1), [drawing] * 50).count(1) for _ in range(80))
+    sampler = Sampler(SamplingSettings(1, temperature=2.0, seed=1))
+    ones = sum(sample_tokens(logits.repeat(50, 1), [sampler] * 50).count(1) for _ in range(80))
     assert ones / 4000 == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / 4000))
 
 
@@ -40,8 +42,10 @@ def test_frequencies_are_the_probabilities() -> None:
 def test_hardly_any_temperature_is_none(temperature: float) -> None:
     """The likeliest token, though such numbers are 0 to float32, or make others infinite."""
     logits = torch.tensor([[0.5, 300.0, -torch.inf, 2.0]])
-    drawings = [Drawing(Draw(1, temperature=temperature, top_p=p, seed=1)) for p in (1.0, 0.5)]
-    assert choose(logits.repeat(2, 1), drawings) == [1, 1]
+    samplers = [
+        Sampler(SamplingSettings(1, temperature=temperature, top_p=p, seed=1)) for p in (1.0, 0.5)
+    ]
+    assert sample_tokens(logits.repeat(2, 1), samplers) == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -49,39 +53,42 @@ def test_hardly_any_temperature_is_none(temperature: float) -> None:
 )
 def test_the_nucleus_is_the_smallest_that_reaches_top_p(top_p: float, left: set[int]) -> None:
     logits = torch.tensor([0.3, 0.2, 0.5]).log()
-    drawing = Drawing(Draw(1, top_p=top_p, seed=3))
-    drawn = choose(logits.repeat(300, 1), [drawing] * 300)
+    sampler = Sampler(SamplingSettings(1, top_p=top_p, seed=3))
+    drawn = sample_tokens(logits.repeat(300, 1), [sampler] * 300)
     assert set(drawn) == left
 
 
 def test_a_nucleus_wider_than_expected() -> None:
     """Of 4096 equal tokens half are more than are looked at first."""
-    drawing = Drawing(Draw(1, top_p=0.5, seed=3))
-    drawn = choose(torch.zeros(2000, 4096), [drawing] * 2000)
+    sampler = Sampler(SamplingSettings(1, top_p=0.5, seed=3))
+    drawn = sample_tokens(torch.zeros(2000, 4096), [sampler] * 2000)
     assert 1024 < len(set(drawn)) <= 2048
 
 
 def test_rows_of_all_kinds_in_one_batch() -> None:
     """Each draws what it draws alone."""
     draws = [
-        Draw(1, temperature=0.0),
-        Draw(1, temperature=0.7, seed=1),
-        Draw(1, temperature=1.5, top_p=0.8, seed=2),
-        Draw(1, temperature=1.0, seed=3),
+        SamplingSettings(1, temperature=0.0),
+        SamplingSettings(1, temperature=0.7, seed=1),
+        SamplingSettings(1, temperature=1.5, top_p=0.8, seed=2),
+        SamplingSettings(1, temperature=1.0, seed=3),
     ]
     logits = torch.randn(4, 500, generator=torch.Generator().manual_seed(0)) * 3
-    together = choose(logits, [Drawing(draw) for draw in draws])
-    alone = [choose(row[None], [Drawing(draw)])[0] for row, draw in zip(logits, draws, strict=True)]
+    together = sample_tokens(logits, [Sampler(sampling) for sampling in draws])
+    alone = [
+        sample_tokens(row[None], [Sampler(sampling)])[0]
+        for row, sampling in zip(logits, draws, strict=True)
+    ]
     assert together == alone
     assert together[0] == int(logits[0].argmax())
 
 
 def test_what_is_told_comes_before_any_change() -> None:
     logits = torch.tensor([[0.5, 0.25, 0.25], [0.2, 0.3, 0.5]]).log()
-    reports = reported(logits, [None, 2])
+    reports = logprob_reports(logits, [None, 2])
     logits += 5
-    assert told(2, reports[0]) == Drawn(2)
-    drawn = told(0, reports[1])
+    assert with_logprob(2, reports[0]) == SampledToken(2)
+    drawn = with_logprob(0, reports[1])
     assert drawn.logprob == pytest.approx(math.log(0.2))
     assert [token for token, _ in drawn.top] == [2, 1]
     assert [value for _, value in drawn.top] == pytest.approx([math.log(0.5), math.log(0.3)])

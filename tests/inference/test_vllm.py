@@ -21,10 +21,10 @@ from llguidance.hf import from_tokenizer
 
 from burnish.errors import ModelError
 from burnish.inference.engine import Backend, Engine
-from burnish.inference.grammar import Calls, call_grammar, schema_grammar
-from burnish.inference.tool_calls import tool_calls
-from burnish.inference.types import Ask, Draw, Drawn, Piece
-from burnish.inference.vllm import Vllm
+from burnish.inference.grammar import ToolCallGrammar, call_grammar, schema_grammar
+from burnish.inference.tool_calls import parse_tool_calls
+from burnish.inference.types import GenerationRequest, Piece, SampledToken, SamplingSettings
+from burnish.inference.vllm import VllmBackend
 from burnish.models.language_model import LanguageModel
 from burnish.serving.app.app import make_app
 from burnish.serving.catalog.registry import behind_vllm
@@ -90,7 +90,7 @@ class StandIn:
         return JSONResponse({"error": said}, status)
 
     async def stream(self, body: dict[str, Any]) -> AsyncIterator[str]:
-        with self.engine.submit(self.ask(body)) as answer:
+        with self.engine.submit(self.request(body)) as answer:
             try:
                 async for piece in answer:
                     if piece.end and piece.used:
@@ -116,7 +116,7 @@ class StandIn:
     def choice(self, piece: Piece, body: dict[str, Any]) -> dict[str, Any]:
         by_token = piece.end == "stop" and not body["stop"]
         drawn = [*piece.prompt, *piece.drawn]
-        drawn += [Drawn(next(iter(self.engine.stops)), -0.1)] if by_token else []
+        drawn += [SampledToken(next(iter(self.engine.stops)), -0.1)] if by_token else []
         found: dict[str, Any] = {
             "index": 0,
             "text": piece.text,
@@ -135,13 +135,13 @@ class StandIn:
             }
         return found
 
-    def ask(self, body: dict[str, Any]) -> Ask:
+    def request(self, body: dict[str, Any]) -> GenerationRequest:
         tokenizer = self.engine.model.tokenizer
         schema = body.get("response_format", {}).get("json_schema", {}).get("schema")
         grammar = schema_grammar(tokenizer, schema) if schema else None
         if calls := body.get("structured_outputs"):
-            grammar = Calls(from_tokenizer(tokenizer), calls["grammar"])
-        draw = Draw(
+            grammar = ToolCallGrammar(from_tokenizer(tokenizer), calls["grammar"])
+        sampling = SamplingSettings(
             max_tokens=body["max_tokens"],
             temperature=body["temperature"],
             top_p=0.0 if body["top_k"] == 1 else body["top_p"],
@@ -155,7 +155,9 @@ class StandIn:
         )
         adapter = self.loaded.get(body["model"])
         salt = body.get("cache_salt")
-        return Ask(tuple(body["prompt"]), draw, adapter, bool(body.get("echo")), salt)
+        return GenerationRequest(
+            tuple(body["prompt"]), sampling, adapter, bool(body.get("echo")), salt
+        )
 
 
 @pytest.fixture
@@ -177,15 +179,15 @@ def url(stand_in: StandIn) -> Iterator[str]:
 
 
 @pytest.fixture
-def remote(url: str, model: LanguageModel) -> Iterator[Vllm]:
-    backend = Vllm(url, len(model.tokenizer))
+def remote(url: str, model: LanguageModel) -> Iterator[VllmBackend]:
+    backend = VllmBackend(url, len(model.tokenizer))
     yield backend
     backend.close(seconds=5)
 
 
-def answer(backend: Backend, ask: Ask) -> dict[str, Any]:
+def answer(backend: Backend, request: GenerationRequest) -> dict[str, Any]:
     """All of an answer but how much of its prompt was computed before."""
-    with backend.submit(ask) as found:
+    with backend.submit(request) as found:
         pieces = list(found)
     drawn = [one for piece in pieces for one in (*piece.prompt, *piece.drawn)]
     used = pieces[-1].used
@@ -201,130 +203,163 @@ def answer(backend: Backend, ask: Ask) -> dict[str, Any]:
 
 
 def test_answers_are_those_of_the_engine(
-    local: Engine, remote: Vllm, model: LanguageModel, adapters: dict[str, str]
+    local: Engine, remote: VllmBackend, model: LanguageModel, adapters: dict[str, str]
 ) -> None:
     greedy: dict[str, Any] = {"max_tokens": 12, "temperature": 0.0}
     tokens = tuple(model.tokenizer("where is my parcel")["input_ids"])
-    plain = answer(local, Ask(tokens, Draw(**greedy)))["text"]
-    likely = answer(local, Ask(tokens, Draw(**greedy, top_logprobs=0)))["tokens"][0][0]
+    plain = answer(local, GenerationRequest(tokens, SamplingSettings(**greedy)))["text"]
+    likely = answer(local, GenerationRequest(tokens, SamplingSettings(**greedy, top_logprobs=0)))[
+        "tokens"
+    ][0][0]
     functions = [{"name": "find", "parameters": SCHEMA}]
     calls = call_grammar(model.tokenizer, functions, several=False)
-    asks = [
-        Ask(tokens, Draw(**greedy)),
-        Ask(tokens, Draw(**greedy, top_logprobs=3)),
-        Ask(tokens, Draw(**greedy), adapter=adapters["plain"]),
-        Ask(tokens, Draw(**greedy, top_logprobs=2), prompt_logprobs=True),
-        Ask(tokens, Draw(max_tokens=0, top_logprobs=1), prompt_logprobs=True),
-        Ask(tokens, Draw(max_tokens=0)),
-        Ask(tokens, Draw(max_tokens=12, temperature=1.3, top_p=0.8, seed=7)),
-        Ask(tokens, Draw(max_tokens=12, top_p=0.0, seed=7)),
-        Ask(tokens, Draw(**greedy, frequency_penalty=1.5, presence_penalty=0.5)),
-        Ask(tokens, Draw(**greedy, stop=(plain[3:6],))),
-        Ask(tokens, Draw(**greedy, bias={likely: -100.0})),
-        Ask(tokens, Draw(**greedy, bias={next(iter(local.stops)): 100.0}, top_logprobs=1)),
-        Ask(tokens, Draw(max_tokens=90, grammar=calls, top_logprobs=0, seed=1)),
-        Ask(tokens, Draw(max_tokens=90, grammar=schema_grammar(model.tokenizer, SCHEMA), seed=1)),
+    requests = [
+        GenerationRequest(tokens, SamplingSettings(**greedy)),
+        GenerationRequest(tokens, SamplingSettings(**greedy, top_logprobs=3)),
+        GenerationRequest(tokens, SamplingSettings(**greedy), adapter=adapters["plain"]),
+        GenerationRequest(tokens, SamplingSettings(**greedy, top_logprobs=2), prompt_logprobs=True),
+        GenerationRequest(
+            tokens, SamplingSettings(max_tokens=0, top_logprobs=1), prompt_logprobs=True
+        ),
+        GenerationRequest(tokens, SamplingSettings(max_tokens=0)),
+        GenerationRequest(
+            tokens, SamplingSettings(max_tokens=12, temperature=1.3, top_p=0.8, seed=7)
+        ),
+        GenerationRequest(tokens, SamplingSettings(max_tokens=12, top_p=0.0, seed=7)),
+        GenerationRequest(
+            tokens, SamplingSettings(**greedy, frequency_penalty=1.5, presence_penalty=0.5)
+        ),
+        GenerationRequest(tokens, SamplingSettings(**greedy, stop=(plain[3:6],))),
+        GenerationRequest(tokens, SamplingSettings(**greedy, bias={likely: -100.0})),
+        GenerationRequest(
+            tokens,
+            SamplingSettings(**greedy, bias={next(iter(local.stops)): 100.0}, top_logprobs=1),
+        ),
+        GenerationRequest(
+            tokens, SamplingSettings(max_tokens=90, grammar=calls, top_logprobs=0, seed=1)
+        ),
+        GenerationRequest(
+            tokens,
+            SamplingSettings(
+                max_tokens=90, grammar=schema_grammar(model.tokenizer, SCHEMA), seed=1
+            ),
+        ),
     ]
-    found = [answer(remote, ask) for ask in asks]
-    for own, ask in zip(found, asks, strict=True):
-        expected = answer(local, ask)
+    found = [answer(remote, request) for request in requests]
+    for own, request in zip(found, requests, strict=True):
+        expected = answer(local, request)
         prompt, drawn = expected["used"]
         assert own == expected | {
             "logprobs": pytest.approx(expected["logprobs"], abs=1e-4),
-            "used": (prompt, drawn + (ask.draw.grammar is not None)),
+            "used": (prompt, drawn + (request.sampling.grammar is not None)),
         }
     assert len({one["text"] for one in found}) > 5
     assert json.loads(found[-1]["text"])["a"] in ("x", "y")
-    assert tool_calls(found[-2]["text"], ["find"], limited=False)[1][0].name == "find"
+    assert parse_tool_calls(found[-2]["text"], ["find"], limited=False)[1][0].name == "find"
     assert remote.counters().generated == sum(one["used"][1] for one in found)
 
 
 @pytest.mark.parametrize("seed", [-1, 1 << 70])
-def test_any_seed_is_one(remote: Vllm, seed: int) -> None:
-    ask = Ask((5, 6, 7), Draw(max_tokens=12, temperature=1.3, seed=seed))
-    assert answer(remote, ask) == answer(remote, ask)
+def test_any_seed_is_one(remote: VllmBackend, seed: int) -> None:
+    request = GenerationRequest(
+        (5, 6, 7), SamplingSettings(max_tokens=12, temperature=1.3, seed=seed)
+    )
+    assert answer(remote, request) == answer(remote, request)
 
 
-def test_projects_share_no_beginning(remote: Vllm) -> None:
+def test_projects_share_no_beginning(remote: VllmBackend) -> None:
     known = [0]
     for project in ("a", "b", None, "a"):
-        answer(remote, Ask((5,) * 50, Draw(max_tokens=1), project=project))
+        answer(
+            remote, GenerationRequest((5,) * 50, SamplingSettings(max_tokens=1), project=project)
+        )
         known.append(remote.counters().cached)
     assert known == [0, 0, 0, 0, 49]
 
 
 def test_an_adapter_is_loaded_once_and_again_where_it_was_forgotten(
-    stand_in: StandIn, remote: Vllm, adapters: dict[str, str]
+    stand_in: StandIn, remote: VllmBackend, adapters: dict[str, str]
 ) -> None:
-    ask = Ask((5, 6, 7), Draw(max_tokens=3, temperature=0.0), adapter=adapters["plain"])
-    first = answer(remote, ask)
+    request = GenerationRequest(
+        (5, 6, 7), SamplingSettings(max_tokens=3, temperature=0.0), adapter=adapters["plain"]
+    )
+    first = answer(remote, request)
     (name,) = stand_in.loaded
     assert stand_in.loaded[name] == adapters["plain"]
-    again = Vllm(remote.url, remote.vocabulary)  # we began anew, and vLLM knows the name already
-    assert answer(again, ask)["text"] == first["text"]
+    again = VllmBackend(
+        remote.url, remote.vocabulary
+    )  # we began anew, and vLLM knows the name already
+    assert answer(again, request)["text"] == first["text"]
     again.close()
     stand_in.loaded.clear()  # vLLM began anew
-    assert answer(remote, ask)["text"] == first["text"]
+    assert answer(remote, request)["text"] == first["text"]
     assert list(stand_in.loaded) == [name]
 
 
 def test_an_adapter_is_named_by_its_whole_path(
-    stand_in: StandIn, remote: Vllm, adapters: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    stand_in: StandIn,
+    remote: VllmBackend,
+    adapters: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = Path(adapters["plain"])
     monkeypatch.chdir(folder.parent)
-    answer(remote, Ask((5,), Draw(max_tokens=1), adapter=folder.name))
-    answer(remote, Ask((5,), Draw(max_tokens=1), adapter=str(folder)))
+    answer(remote, GenerationRequest((5,), SamplingSettings(max_tokens=1), adapter=folder.name))
+    answer(remote, GenerationRequest((5,), SamplingSettings(max_tokens=1), adapter=str(folder)))
     assert list(stand_in.loaded.values()) == [str(folder)]
 
 
 def test_an_adapter_that_is_not_loaded_is_said_with_the_reason(
-    remote: Vllm, adapters: dict[str, str], tmp_path: Path
+    remote: VllmBackend, adapters: dict[str, str], tmp_path: Path
 ) -> None:
     late = tmp_path / "late"
-    ask = Ask((5,), Draw(max_tokens=1), adapter=str(late))
+    request = GenerationRequest((5,), SamplingSettings(max_tokens=1), adapter=str(late))
     with refused("adapter_not_loaded", ModelError, path=str(late)) as error:
-        answer(remote, ask)
+        answer(remote, request)
     assert error.value.fields["reason"] == f"No adapter found for {late}"  # vLLM's own words
     shutil.copytree(adapters["plain"], late)
-    assert answer(remote, ask)["end"] == "length"
+    assert answer(remote, request)["end"] == "length"
 
 
-def test_an_answer_that_nobody_reads_is_given_up(stand_in: StandIn, remote: Vllm) -> None:
-    with remote.submit(Ask((5, 6, 7), Draw(max_tokens=400))) as found:
+def test_an_answer_that_nobody_reads_is_given_up(stand_in: StandIn, remote: VllmBackend) -> None:
+    with remote.submit(GenerationRequest((5, 6, 7), SamplingSettings(max_tokens=400))) as found:
         next(iter(found))
     assert stand_in.given_up.wait(10)
 
 
-def test_a_server_that_is_gone_is_said(url: str, remote: Vllm) -> None:
+def test_a_server_that_is_gone_is_said(url: str, remote: VllmBackend) -> None:
     remote.url = url.replace("/v1", "/v2")
     with api_refused("model_server_refused", status=500):
-        answer(remote, Ask((5,), Draw(max_tokens=1)))
+        answer(remote, GenerationRequest((5,), SamplingSettings(max_tokens=1)))
     remote.url = "http://127.0.0.1:9/v1"
     with api_refused("model_server_silent", status=503):
-        answer(remote, Ask((5,), Draw(max_tokens=1)))
+        answer(remote, GenerationRequest((5,), SamplingSettings(max_tokens=1)))
     with api_refused("context_length_exceeded", 512, 600):
-        remote.submit(Ask((5,) * 600, Draw(max_tokens=1)))
+        remote.submit(GenerationRequest((5,) * 600, SamplingSettings(max_tokens=1)))
     with api_refused("unsupported_parameter", param="response_format"):
-        remote.submit(Ask((5,), Draw(max_tokens=1, grammar=lambda: pytest.fail("never drawn"))))
+        remote.submit(
+            GenerationRequest(
+                (5,), SamplingSettings(max_tokens=1, grammar=lambda: pytest.fail("never drawn"))
+            )
+        )
     with refused("not_a_vllm_server", url=url.replace("/v1", "/v2")):
-        Vllm(url.replace("/v1", "/v2"), 10)
+        VllmBackend(url.replace("/v1", "/v2"), 10)
     with api_refused("model_server_silent", status=503):
-        Vllm("http://127.0.0.1:9/v1", 10)
+        VllmBackend("http://127.0.0.1:9/v1", 10)
 
 
 def test_what_it_refuses_is_the_asker_s_to_mend(
-    remote: Vllm, monkeypatch: pytest.MonkeyPatch
+    remote: VllmBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("burnish.inference.vllm._SEED", 80)
     with api_refused("model_server_refused", "Input should be less than"):  # vLLM's own words
-        answer(remote, Ask((5,), Draw(max_tokens=1, seed=1 << 70)))
+        answer(remote, GenerationRequest((5,), SamplingSettings(max_tokens=1, seed=1 << 70)))
 
 
-def test_an_answer_that_it_gives_up_is_none(stand_in: StandIn, remote: Vllm) -> None:
+def test_an_answer_that_it_gives_up_is_none(stand_in: StandIn, remote: VllmBackend) -> None:
     stand_in.end = "abort"
     with api_refused("model_server_broke_off", status=503):
-        answer(remote, Ask((5,), Draw(max_tokens=2)))
+        answer(remote, GenerationRequest((5,), SamplingSettings(max_tokens=2)))
 
 
 def test_the_routes_hand_on(url: str, tiny_folder: Path, tmp_path: Path) -> None:

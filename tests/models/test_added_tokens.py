@@ -17,7 +17,7 @@ import burnish
 from burnish.errors import ModelError, RunError
 from burnish.export.export import export
 from burnish.inference.engine import Engine
-from burnish.inference.types import Ask, Draw
+from burnish.inference.types import GenerationRequest, SamplingSettings
 from burnish.models.lineage import check_method
 from burnish.models.load import load_model
 from burnish.models.registry import resolve
@@ -136,8 +136,10 @@ def test_added_tokens_are_kept_wherever_the_model_is_used(
     if not whole:
         base = load_model(run.manifest().recipe["model"], "cpu")
         engine = Engine(base)
-        draw = Draw(1, temperature=0.0, top_logprobs=1)
-        (piece,) = list(engine.submit(Ask((5, 351, 7), draw, adapter=str(run.adapter))))
+        draw = SamplingSettings(1, temperature=0.0, top_logprobs=1)
+        (piece,) = list(
+            engine.submit(GenerationRequest((5, 351, 7), draw, adapter=str(run.adapter)))
+        )
         engine.close()
         with torch.no_grad():
             likeliest = theirs(torch.tensor([[5, 351, 7]])).logits[0, -1].log_softmax(-1)

@@ -17,7 +17,7 @@ from burnish.cli.options import settings_of
 from burnish.data.chat_templates import declared_stops
 from burnish.errors import PreflightError, RecipeError
 from burnish.export.export import export
-from burnish.inference.types import Draw
+from burnish.inference.types import SamplingSettings
 from burnish.models.stop_tokens import stop_tokens
 from burnish.pipeline import verbs
 from burnish.runs.directory import RunDirectory
@@ -133,8 +133,8 @@ def test_the_server_stops_there(run: RunDirectory, endless: Path, tmp_path: Path
         for engines in served(tmp_path, models=models, stops=stops):
             base = engines.target("told")
             end = base.tokenizer.convert_tokens_to_ids(END)
-            ask = base.ask((5, 6), Draw(4), None, 0)
-            assert (end in ask.draw.ends) is bool(stops)
+            ask = base.ask((5, 6), SamplingSettings(4), None, 0)
+            assert (end in ask.sampling.ends) is bool(stops)
             tuned = engines._tokenizer(base, run.adapter)
             assert declared_stops(tuned) == (end,)
             assert engines._tokenizer(base, run.adapter) is tuned
@@ -166,7 +166,7 @@ def test_a_chat_without_a_template_ends_where_another_speaks(tiny_folder: Path) 
         messages = [{"role": "user", "content": "where is it"}]
         body = ChatRequest(model="tiny", messages=messages, stop=["."], max_tokens=4)  # type: ignore[arg-type]
         (ask,) = chat._asks(body, target, (5, 6))
-        assert (ask.draw.speakers, ask.draw.stop) == (expected, (".",))
+        assert (ask.sampling.speakers, ask.sampling.stop) == (expected, (".",))
     target.engine.close()
 
 

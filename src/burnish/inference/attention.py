@@ -21,16 +21,16 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from burnish.inference.kv_cache import Computed, Segment
+from burnish.inference.kv_cache import KVRow, Segment
 
 NAME = "burnish_rows"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class RowSlice:
     """New tokens of one row, at places [start, start + size) of the step's one sequence."""
 
-    row: Computed
+    row: KVRow
     start: int
     size: int
 
@@ -50,10 +50,12 @@ class _Group:
     length: int
 
 
-class Rows:
+class RaggedBatch:
     """The rows of one step: `single` read one token each and come first, `several` read more."""
 
-    def __init__(self, single: Sequence[Part], several: Sequence[Part], device: Any) -> None:
+    def __init__(
+        self, single: Sequence[RowSlice], several: Sequence[RowSlice], device: Any
+    ) -> None:
         self.single, self.several, self.device = list(single), list(several), device
         self.groups = list(_groups(self.single))
         self.trunk_size = max((group.length for group in self.groups), default=0)
@@ -106,7 +108,7 @@ class Rows:
             out_B_H_R_D[group.first : group.end] += _ungrouped(_grouped(seen) @ values_H_P_D, group)
         return out_B_H_R_D.reshape(count, queries, size).transpose(0, 1)
 
-    def _own(self, part: Part, layer: int, window: int | None) -> Tensor:
+    def _own(self, part: RowSlice, layer: int, window: int | None) -> Tensor:
         """The row's own places that its one new token sees, itself included."""
         end = part.row.own.length + 1
         first = 0 if window is None else max(0, end - window)
@@ -129,7 +131,7 @@ class Rows:
         return hidden_B_P.to(self.device) if bool(hidden_B_P.any()) else None
 
     def _read(
-        self, layer: int, part: Part, q_Q_L_D: Tensor, scale: float, window: int | None
+        self, layer: int, part: RowSlice, q_Q_L_D: Tensor, scale: float, window: int | None
     ) -> Tensor:
         """Several tokens of one row; query heads that share keys count as more queries."""
         row = part.row
@@ -146,7 +148,7 @@ class Rows:
         )
         return read.reshape(q_Q_L_D.shape)
 
-    def _seen_places(self, part: Part, each: int, window: int | None) -> Tensor:
+    def _seen_places(self, part: RowSlice, each: int, window: int | None) -> Tensor:
         """Which places every new token sees, (R L, P)."""
         key = (part.start, window)
         if key not in self._seen:
@@ -159,7 +161,7 @@ class Rows:
         return self._seen[key]
 
 
-def _groups(single: Sequence[Part]) -> Iterator[_Group]:
+def _groups(single: Sequence[RowSlice]) -> Iterator[_Group]:
     first = 0
     while first < len(single):
         trunk, end = single[first].row.trunk, first + 1
@@ -190,7 +192,7 @@ def _attention(
     **options: Any,
 ) -> tuple[Tensor, None]:
     """What transformers calls in every layer; without rows it is the usual attention."""
-    rows: Rows | None = options.pop("burnish_rows", None)
+    rows: RaggedBatch | None = options.pop("burnish_rows", None)
     if rows is None:
         usual: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, **options

@@ -8,21 +8,21 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from burnish.inference.sampling import Drawing
-from burnish.inference.types import Draw, Drawn, Piece
+from burnish.inference.sampling import Sampler
+from burnish.inference.types import Piece, SampledToken, SamplingSettings
 
 _UNFINISHED = "\ufffd"
 
 
 @dataclass(frozen=True, slots=True)
-class Ends:
+class StopConditions:
     """What ends any answer of a model: tokens, and places that it has room for."""
 
     tokens: frozenset[int]
-    places: int
+    room: int
 
 
-class Text:
+class IncrementalDecoder:
     """The text of tokens that come one by one, in parts that will not change.
 
     Only the last few tokens are decoded again at each step. They are decoded with the ones before
@@ -50,7 +50,7 @@ class Text:
         return new
 
     @property
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Nothing is left."""
         return self._read == len(self.tokens)
 
@@ -62,7 +62,7 @@ class Text:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
 
-class Answer:
+class Detokenizer:
     """Takes tokens as they are drawn and gives the pieces to show.
 
     Args:
@@ -71,19 +71,19 @@ class Answer:
         ends: the model's stop tokens, and how long the answer can be.
     """
 
-    def __init__(self, draw: Draw, tokenizer: Any, ends: Ends) -> None:
-        self.drawing = Drawing(draw, ends.tokens)
-        self.stops = [stop for stop in (*draw.stop, *draw.speakers) if stop]
-        self.first_lines = [speaker.removeprefix("\n") for speaker in draw.speakers]
+    def __init__(self, sampling: SamplingSettings, tokenizer: Any, ends: StopConditions) -> None:
+        self.sampler = Sampler(sampling, ends.tokens)
+        self.stops = [stop for stop in (*sampling.stop, *sampling.speakers) if stop]
+        self.first_lines = [speaker.removeprefix("\n") for speaker in sampling.speakers]
         self.end_tokens = ends.tokens
-        self.room = min(draw.max_tokens, ends.places)
-        self.text = Text(tokenizer)
+        self.room = min(sampling.max_tokens, ends.room)
+        self.text = IncrementalDecoder(tokenizer)
         self.count = 0
         self._held, self._shown = "", 0
         # Each token with where its text starts and ends; None while a character is unfinished.
-        self._waiting: deque[tuple[Drawn, int, int | None]] = deque()
+        self._waiting: deque[tuple[SampledToken, int, int | None]] = deque()
 
-    def add(self, drawn: Drawn) -> Piece:
+    def add(self, drawn: SampledToken) -> Piece:
         """The next token; what it lets be shown, `end` set where it is the last.
 
         Raises:
@@ -92,13 +92,13 @@ class Answer:
         self.count += 1
         if drawn.token in self.end_tokens:
             return self._last("stop")
-        self.drawing.took(drawn.token)
+        self.sampler.accept(drawn.token)
         start = self._shown + len(self._held)
         self._held += self.text.add(drawn.token)
         self._waiting.append((drawn, start, None))
-        if self.text.whole:
+        if self.text.is_complete:
             self._resolve()
-        grammar = self.drawing.grammar
+        grammar = self.sampler.grammar
         if self._stop() is not None or (grammar is not None and grammar.ended):
             return self._last("stop")
         if self.count >= self.room:
@@ -111,17 +111,17 @@ class Answer:
         self._resolve()
         if (cut := self._stop()) is not None:
             last = self._shown + cut
-            told = tuple(drawn for drawn, start, _ in self._waiting if start < last)
-            return Piece(self._held[:cut], told, "stop")
+            shown = tuple(drawn for drawn, start, _ in self._waiting if start < last)
+            return Piece(self._held[:cut], shown, "stop")
         return Piece(self._held, tuple(drawn for drawn, *_ in self._waiting), end)
 
     def _show(self, size: int) -> Piece:
         text, self._held = self._held[:size], self._held[size:]
         self._shown += size
-        told = []
+        shown = []
         while self._waiting and (end := self._waiting[0][2]) is not None and end <= self._shown:
-            told.append(self._waiting.popleft()[0])
-        return Piece(text, tuple(told))
+            shown.append(self._waiting.popleft()[0])
+        return Piece(text, tuple(shown))
 
     def _resolve(self) -> None:
         end = self._shown + len(self._held)

@@ -8,20 +8,20 @@ from typing import Protocol
 import torch
 
 from burnish.errors import ModelError
-from burnish.inference.detokenize import Answer, Ends
+from burnish.inference.detokenize import Detokenizer, StopConditions
 from burnish.inference.errors import RequestError, overloaded, shutting_down
-from burnish.inference.forward import Passes
-from burnish.inference.lora import Adapters
-from burnish.inference.scheduler import Batch, Limits, Running
-from burnish.inference.stream import Answering
-from burnish.inference.types import Ask
+from burnish.inference.forward import ModelRunner
+from burnish.inference.lora import AdapterPool
+from burnish.inference.scheduler import ActiveRequest, EngineLimits, Scheduler
+from burnish.inference.stream import AnswerStream
+from burnish.inference.types import GenerationRequest
 from burnish.models.adapt import is_adapted
 from burnish.models.language_model import LanguageModel
 from burnish.models.stop_tokens import stop_tokens
 
 
 @dataclass(frozen=True, slots=True)
-class Counters:
+class EngineCounters:
     """For metrics: answers that run and wait, and tokens since the start.
 
     `cached` are those of the prompted tokens that were taken from other rows.
@@ -43,15 +43,15 @@ class Backend(Protocol):
         ...
 
     @property
-    def most(self) -> int:
+    def max_requests(self) -> int:
         """Answers that one request may ask for: no more could wait together."""
         ...
 
-    def submit(self, ask: Ask) -> Answering:
+    def submit(self, request: GenerationRequest) -> AnswerStream:
         """Queues an answer."""
         ...
 
-    def counters(self) -> Counters:
+    def counters(self) -> EngineCounters:
         """What is now, and what was since the start."""
         ...
 
@@ -71,7 +71,7 @@ class Engine:
         ModelError: the model has an adapter on it, or cannot compute rows side by side.
     """
 
-    def __init__(self, model: LanguageModel, limits: Limits | None = None) -> None:
+    def __init__(self, model: LanguageModel, limits: EngineLimits | None = None) -> None:
         if is_adapted(model.module):
             raise ModelError(
                 f"{model.name} has an adapter on it",
@@ -79,47 +79,49 @@ class Engine:
                 code="model_has_adapter",
                 model=model.name,
             )
-        limits = limits or Limits()
+        limits = limits or EngineLimits()
         model.module.eval()
         self.model, self.limits = model, limits
-        self.context = min(model.context_length, limits.places)
-        self.most = limits.waiting
+        self.context = min(model.context_length, limits.cache_tokens)
+        self.max_requests = limits.max_waiting
         self.stops = stop_tokens(model.module, model.tokenizer)
-        self._passes = Passes(model.network, Adapters(model.module, limits.adapters))
-        self._batch = Batch(self._passes, limits)
-        self._inbox: deque[Running] = deque()
+        self._runner = ModelRunner(model.network, AdapterPool(model.module, limits.max_adapters))
+        self._scheduler = Scheduler(self._runner, limits)
+        self._inbox: deque[ActiveRequest] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._ended: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    def submit(self, ask: Ask) -> Answering:
+    def submit(self, request: GenerationRequest) -> AnswerStream:
         """Queues an answer; from any thread, never waiting.
 
         Raises:
             InferenceError: the prompt is empty or too long, a token is none of the model's, the
                 queue is full, or the engine is closing.
         """
-        check(ask, self.context, self._passes.network.config.vocab_size)
-        ends = Ends(self.stops | ask.draw.ends, self.context - len(ask.prompt))
-        answer = Answer(ask.draw, self.model.tokenizer, ends)
-        row = Running(ask, answer, Answering(), list(ask.prompt))
+        check(request, self.context, self._runner.network.config.vocab_size)
+        ends = StopConditions(
+            self.stops | request.sampling.ends, self.context - len(request.prompt)
+        )
+        answer = Detokenizer(request.sampling, self.model.tokenizer, ends)
+        row = ActiveRequest(request, answer, AnswerStream(), list(request.prompt))
         with self._changed:
             if self._closing:
                 raise shutting_down()
-            if len(self._inbox) + len(self._batch.waiting) >= self.limits.waiting:
+            if len(self._inbox) + len(self._scheduler.waiting) >= self.limits.max_waiting:
                 raise overloaded()
             self._inbox.append(row)
             self._changed.notify_all()
         return row.pieces
 
-    def counters(self) -> Counters:
+    def counters(self) -> EngineCounters:
         """What is now, and what was since the start."""
-        counts = self._batch.counts
-        return Counters(
-            running=len(self._batch.rows),
-            waiting=len(self._inbox) + len(self._batch.waiting),
+        counts = self._scheduler.counts
+        return EngineCounters(
+            running=len(self._scheduler.rows),
+            waiting=len(self._inbox) + len(self._scheduler.waiting),
             prompted=counts.prompted,
             cached=counts.cached,
             generated=counts.generated,
@@ -137,42 +139,42 @@ class Engine:
         if self._thread.is_alive():
             self._ended = shutting_down()
             self._thread.join()
-        self._passes.close()
+        self._runner.close()
 
     def _run(self) -> None:
         with torch.inference_mode():
-            while self._gather():
+            while self._wait_for_work():
                 try:
-                    self._batch.turn()
+                    self._scheduler.step()
                 except Exception as error:  # ours; clients get it, and the next ones are served
-                    self._batch.fail(error)
+                    self._scheduler.fail(error)
                 if self._ended is not None:
-                    self._batch.fail(self._ended)
+                    self._scheduler.fail(self._ended)
 
-    def _gather(self) -> bool:
+    def _wait_for_work(self) -> bool:
         """Waits for something to compute; False when it is closed and all is done."""
         with self._changed:
-            self._changed.wait_for(lambda: self._inbox or self._batch.busy or self._closing)
-            self._batch.waiting.extend(self._inbox)
+            self._changed.wait_for(lambda: self._inbox or self._scheduler.busy or self._closing)
+            self._scheduler.waiting.extend(self._inbox)
             self._inbox.clear()
-            return self._batch.busy
+            return self._scheduler.busy
 
 
-def check(ask: Ask, context: int, vocabulary: int) -> None:
+def check(request: GenerationRequest, context: int, vocabulary: int) -> None:
     """
     Raises:
         RequestError: the prompt is empty or too long, or a token is none of the model's.
     """
-    count = len(ask.prompt)
-    if not ask.prompt:
+    count = len(request.prompt)
+    if not request.prompt:
         raise RequestError("The prompt is empty.", "empty_prompt", "prompt")
-    if count + max(0, min(ask.draw.max_tokens, 1)) > context:
+    if count + max(0, min(request.sampling.max_tokens, 1)) > context:
         raise RequestError(
             f"This model's maximum context length is {context} tokens. However, your "
             f"messages resulted in {count} tokens. Please reduce the length of the messages.",
             "context_length_exceeded",
             "messages",
         )
-    for name, tokens in (("prompt", ask.prompt), ("logit_bias", ask.draw.bias)):
+    for name, tokens in (("prompt", request.prompt), ("logit_bias", request.sampling.bias)):
         if not all(0 <= token < vocabulary for token in tokens):
             raise RequestError(f"Token ids go from 0 to {vocabulary - 1}.", "invalid_token", name)

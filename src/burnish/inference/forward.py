@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from burnish.errors import ModelError
-from burnish.inference.attention import NAME, Part, Rows
-from burnish.inference.kv_cache import Computed
-from burnish.inference.lora import Adapters
-from burnish.inference.packed_linear import Packed
+from burnish.inference.attention import NAME, RaggedBatch, RowSlice
+from burnish.inference.kv_cache import KVRow
+from burnish.inference.lora import AdapterPool
+from burnish.inference.packed_linear import PackedLinears
 from burnish.models.branches import Network
 
 # Enough to be read in two pieces and continued, by two rows that share a beginning.
@@ -19,14 +19,14 @@ _PROBE = 40
 
 
 @dataclass(frozen=True, slots=True)
-class New:
+class NewTokens:
     """A computed row and the tokens to compute behind it, at least one."""
 
-    row: Computed
+    row: KVRow
     tokens: Sequence[int]
 
 
-class Passes:
+class ModelRunner:
     """Computes rows with one set of base weights.
 
     Args:
@@ -38,10 +38,10 @@ class Passes:
         ModelError: the model's layers are such that rows side by side would not be exact.
     """
 
-    def __init__(self, network: Network, adapters: Adapters) -> None:
+    def __init__(self, network: Network, adapters: AdapterPool) -> None:
         self.network, self.adapters = network, adapters
         self._usual = network.config._attn_implementation
-        self._packed: Packed | None = None
+        self._packed: PackedLinears | None = None
         self._check()
 
     def close(self) -> None:
@@ -51,7 +51,7 @@ class Passes:
             self._packed.close()
         self.network.model.set_attn_implementation(self._usual)
 
-    def run(self, new: Sequence[New]) -> list[Tensor]:
+    def run(self, new: Sequence[NewTokens]) -> list[Tensor]:
         """Hidden states (L, H) of each row's new tokens, which count as computed afterwards.
 
         After an error nothing counts, and the same may be tried again.
@@ -60,10 +60,10 @@ class Passes:
         parts, start = [], 0
         for index in order:
             size = len(new[index].tokens)
-            new[index].row.own = new[index].row.own.roomy(size)
-            parts.append(Part(new[index].row, start, size))
+            new[index].row.own = new[index].row.own.with_room(size)
+            parts.append(RowSlice(new[index].row, start, size))
             start += size
-        rows = Rows(
+        rows = RaggedBatch(
             [part for part in parts if part.size == 1],
             [part for part in parts if part.size > 1],
             self.network.device,
@@ -79,15 +79,17 @@ class Passes:
     def logits(self, hidden_N_H: Tensor, adapters: Sequence[int]) -> Tensor:
         """Vocabulary projection (N, V) in float32; each position names the adapter of its row."""
         padded = functional.pad(hidden_N_H, (0, 0, 0, self._padding(len(hidden_N_H))))
-        with self.adapters.acting([(number, 1) for number in adapters]):
+        with self.adapters.applied([(number, 1) for number in adapters]):
             return self.network.logits(padded)[: len(hidden_N_H)]
 
-    def _forward(self, new: Sequence[New], parts: Sequence[Part], rows: Rows) -> Tensor:
+    def _forward(
+        self, new: Sequence[NewTokens], parts: Sequence[RowSlice], rows: RaggedBatch
+    ) -> Tensor:
         device = self.network.device
         tokens = [token for each in new for token in each.tokens]
         positions = [place for p in parts for place in range(p.before, p.before + p.size)]
         padding = [0] * self._padding(len(tokens))
-        with self.adapters.acting([(part.row.adapter, part.size) for part in parts]):
+        with self.adapters.applied([(part.row.adapter, part.size) for part in parts]):
             hidden_1_N_H: Tensor = self.network.model.base_model(
                 input_ids=torch.tensor([tokens + padding], device=device),
                 position_ids=torch.tensor([positions + padding], device=device),
@@ -110,31 +112,34 @@ class Passes:
                 plain_N_H = self.network.model.base_model(input_ids=given).last_hidden_state[0]
                 plain_N_H = torch.cat([plain_N_H, plain_N_H[-2:]])
                 self.network.model.set_attn_implementation(NAME)
-                self._packed = Packed(self.network.model)
+                self._packed = PackedLinears(self.network.model)
                 ours_N_H = self._probe(tokens)
                 size_N = plain_N_H.norm(dim=-1).clamp(min=1e-6)
                 apart = float(((ours_N_H - plain_N_H).norm(dim=-1) / size_N).max())
         except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError) as error:
             self.close()
-            raise self._unfit(str(error).partition("\n")[0][:120]) from error
+            raise self._unsupported(str(error).partition("\n")[0][:120]) from error
         # A dropped mask or a shifted position is far above both.
         if not apart < (1e-3 if plain_N_H.dtype == torch.float32 else 0.1):
             self.close()
-            raise self._unfit(f"hidden states differ by {apart:.2g}")
+            raise self._unsupported(f"hidden states differ by {apart:.2g}")
 
     def _probe(self, tokens: list[int]) -> Tensor:
         """The tokens read in two pieces and two single ones, then the single ones of another row
         that shares what is before them; both rows at once."""
-        first, end = Computed(0), len(tokens) - 2
-        parts = [self.run([New(first, tokens[:4])])[0], self.run([New(first, tokens[4:end])])[0]]
+        first, end = KVRow(0), len(tokens) - 2
+        parts = [
+            self.run([NewTokens(first, tokens[:4])])[0],
+            self.run([NewTokens(first, tokens[4:end])])[0],
+        ]
         second, others = first.branch(end, end), []
         for token in tokens[end:]:
-            one, other = self.run([New(first, [token]), New(second, [token])])
+            one, other = self.run([NewTokens(first, [token]), NewTokens(second, [token])])
             parts.append(one)
             others.append(other)
         return torch.cat(parts + others)
 
-    def _unfit(self, reason: str) -> ModelError:
+    def _unsupported(self, reason: str) -> ModelError:
         name = type(self.network.model).__name__
         return ModelError(
             f"{name} cannot compute answers of several requests side by side ({reason})",
@@ -145,7 +150,7 @@ class Passes:
         )
 
 
-def _place(new: New) -> tuple[bool, int, int]:
+def _place(new: NewTokens) -> tuple[bool, int, int]:
     """Rows of one token come first, those of one adapter together, and in them those of a trunk."""
     row = new.row
     return len(new.tokens) > 1, row.adapter, 0 if row.trunk is None else id(row.trunk)

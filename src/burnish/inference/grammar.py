@@ -84,7 +84,7 @@ class JsonGrammar:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Schema:
+class SchemaGrammar:
     """JSON that a schema allows; called, it makes the grammar of one answer."""
 
     schema: Mapping[str, Any]
@@ -96,7 +96,7 @@ class Schema:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Calls:
+class ToolCallGrammar:
     """Calls of tools, or an answer, in llguidance's dialect of Lark; called, one answer's."""
 
     tokens: LLTokenizer
@@ -108,7 +108,7 @@ class Calls:
         return JsonGrammar(self.tokens, checked)
 
 
-def json_grammar(tokenizer: Any) -> Schema:
+def json_grammar(tokenizer: Any) -> SchemaGrammar:
     """Any JSON object; one grammar an answer is made by calling the result."""
     return schema_grammar(tokenizer, {"type": "object"})
 
@@ -118,7 +118,7 @@ def lenient(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {**schema, "x-guidance": {"lenient": True}}
 
 
-def schema_grammar(tokenizer: Any, schema: Mapping[str, Any]) -> Schema:
+def schema_grammar(tokenizer: Any, schema: Mapping[str, Any]) -> SchemaGrammar:
     """JSON that a schema allows; one grammar an answer is made by calling the result.
 
     Raises:
@@ -129,7 +129,7 @@ def schema_grammar(tokenizer: Any, schema: Mapping[str, Any]) -> Schema:
     _check_size(written, _OF_SCHEMA)
     check_cost([schema], _OF_SCHEMA)
     try:
-        return Schema(schema, tokens, _matcher(tokens, _compiled(written)))
+        return SchemaGrammar(schema, tokens, _matcher(tokens, _compiled(written)))
     except ValueError as error:
         said = _first_line(str(error))
         raise UserError(
@@ -146,7 +146,7 @@ def call_grammar(
     *,
     several: bool,
     answer: Mapping[str, Any] | Literal["words"] | None = None,
-) -> Calls:
+) -> ToolCallGrammar:
     """Calls of these functions and nothing else, one or `several`, as `calls.tool_calls` reads
     them; arguments keep to each function's `parameters`. An `answer` of that schema does as well,
     or any `words`, whether calls follow or not.
@@ -177,7 +177,7 @@ def call_grammar(
     compiled = [function.get("parameters") or {} for function in functions]
     check_cost([*compiled, answer] if isinstance(answer, Mapping) else compiled, _OF_TOOLS)
     try:
-        return Calls(tokens, lark, _matcher(tokens, LLMatcher.grammar_from_lark(lark)))
+        return ToolCallGrammar(tokens, lark, _matcher(tokens, LLMatcher.grammar_from_lark(lark)))
     except ValueError as error:
         said = _first_line(str(error))
         raise UserError(

@@ -40,11 +40,11 @@ class Segment:
         self.length += tokens
 
     def growth(self, tokens: int) -> int:
-        """Places that `roomy` would add."""
+        """Places that `with_room` would add."""
         needed = self.length + tokens
         return 0 if needed <= self.room else max(needed, int(self.room * _GROWTH)) - self.room
 
-    def roomy(self, tokens: int) -> "Segment":
+    def with_room(self, tokens: int) -> "Segment":
         """This segment if `tokens` more fit in, else a larger one with the same contents."""
         if not (more := self.growth(tokens)):
             return self
@@ -54,13 +54,13 @@ class Segment:
 
     def copy(self, source: "Segment", start: int, end: int) -> None:
         """Places [start, end) of another segment behind one's own."""
-        for layer, places in source.layers.items():
-            self.write(layer, places[:, :, start:end])
+        for layer, slots in source.layers.items():
+            self.write(layer, slots[:, :, start:end])
         self.advance(end - start)
 
 
 @dataclass(eq=False, slots=True)
-class Computed:
+class KVRow:
     """The tokens of one row that are computed, and where their keys and values are.
 
     The first `shared` places are the trunk's, the others its own. `adapter` says with which
@@ -74,12 +74,12 @@ class Computed:
     own: Segment = field(default_factory=Segment)
     project: str | None = None
 
-    def may_share(self, adapter: int, project: str | None) -> bool:
+    def shares_with(self, adapter: int, project: str | None) -> bool:
         return (self.adapter, self.project) == (adapter, project)
 
-    def branch(self, length: int, room: int) -> "Computed":
+    def branch(self, length: int, room: int) -> "KVRow":
         """A new row that begins with the first `length` of these tokens."""
-        row = Computed(self.adapter, self.tokens[:length], project=self.project)
+        row = KVRow(self.adapter, self.tokens[:length], project=self.project)
         trunk, shared = self._trunk(length)
         if trunk is not None:
             row.trunk, row.shared = trunk, shared
@@ -108,13 +108,13 @@ class Computed:
         return whole, length
 
 
-def places(rows: Iterable[Computed]) -> int:
+def total_slots(rows: Iterable[KVRow]) -> int:
     """Places that rows hold together; those that several look at count once."""
     held = {id(part): part for row in rows for part in (row.own, row.trunk) if part is not None}
     return sum(segment.room for segment in held.values())
 
 
-def common(one: list[int], other: list[int], least: int = 0) -> int:
+def common_prefix_length(one: list[int], other: list[int], least: int = 0) -> int:
     """Length of the longest common beginning; 0 where it is no longer than `least`."""
     end = min(len(one), len(other))
     if end <= least or one[: least + 1] != other[: least + 1]:

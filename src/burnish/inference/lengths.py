@@ -60,7 +60,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Bound:
+class TokenLengthBound:
     """A token stands for `longest` characters of a text at most, but for those `dropped`, which
     become no token at all."""
 
@@ -73,7 +73,7 @@ class Bound:
 
 
 @lru_cache(maxsize=64)
-def longest_token(tokenizer: Any) -> Bound | None:
+def longest_token(tokenizer: Any) -> TokenLengthBound | None:
     """How many characters one token can stand for.
 
     None where there may be any number of them: where spaces or accents are dropped, or a word that
@@ -100,7 +100,7 @@ def longest_token(tokenizer: Any) -> Bound | None:
         return None
     composes = any(step["type"] in ("NFC", "NFKC") for step in normalizers)
     longest = max(map(len, vocabulary)) * (_COMPOSED if composes else 1)
-    return Bound(longest, "".join(chr(byte) for byte in sorted(unknown) if byte < 0x80))
+    return TokenLengthBound(longest, "".join(chr(byte) for byte in sorted(unknown) if byte < 0x80))
 
 
 def _steps(component: Any, inside: str) -> Iterator[Mapping[str, Any]]:

@@ -39,7 +39,7 @@ _MORE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Low:
+class LowRankMaps:
     """One layer's low-rank maps; PEFT's scale is worked into `b_O_R`."""
 
     a_R_I: Tensor
@@ -47,14 +47,14 @@ class Low:
 
 
 @dataclass(frozen=True, slots=True)
-class Lora:
+class LoadedAdapter:
     """A loaded adapter: its number, never given twice, and its maps by the layer's name."""
 
     number: int
-    layers: dict[str, Low]
+    layers: dict[str, LowRankMaps]
 
 
-def read_lora(folder: Path, modules: dict[str, nn.Module]) -> dict[str, Low]:
+def read_lora(folder: Path, modules: dict[str, nn.Module]) -> dict[str, LowRankMaps]:
     """The low-rank maps of an adapter folder for the linear layers of a base model.
 
     Raises:
@@ -112,7 +112,7 @@ def _low(
     name: str,
     pair: dict[str, Tensor],
     modules: dict[str, nn.Module],
-) -> Low:
+) -> LowRankMaps:
     layer = modules.get(name)
     if not isinstance(layer, nn.Linear | Conv1D):
         raise ModelError(
@@ -140,7 +140,7 @@ def _low(
         )
     device = layer.weight.device
     # As PEFT keeps them, in float32 also on a base in half precision.
-    return Low(a_R_I.float().to(device), (b_O_R.float() * scale).to(device))
+    return LowRankMaps(a_R_I.float().to(device), (b_O_R.float() * scale).to(device))
 
 
 def _size(layer: nn.Linear | Conv1D) -> tuple[int, int]:
@@ -163,12 +163,12 @@ def _not_plain(folder: Path, reason: str) -> ModelError:
 class _Run:
     """Tokens [start, end) of a batch, which one adapter acts on."""
 
-    lora: Lora
+    lora: LoadedAdapter
     start: int
     end: int
 
 
-class Adapters:
+class AdapterPool:
     """Adapters that are loaded on first use; the least recently used one goes when there are more.
 
     Args:
@@ -179,7 +179,7 @@ class Adapters:
     def __init__(self, model: Any, most: int) -> None:
         self.most = most
         self._modules: dict[str, nn.Module] = dict(model.named_modules())
-        self._loaded: OrderedDict[str, Lora] = OrderedDict()
+        self._loaded: OrderedDict[str, LoadedAdapter] = OrderedDict()
         self._numbers = count(1)
         self._hooks: dict[str, Any] = {}
         self._acting: list[_Run] = []
@@ -197,8 +197,8 @@ class Adapters:
         if folder not in self._loaded:
             layers = read_lora(Path(folder), self._modules)
             for name in layers:
-                self._watch(name)
-            self._loaded[folder] = Lora(next(self._numbers), layers)
+                self._add_hook(name)
+            self._loaded[folder] = LoadedAdapter(next(self._numbers), layers)
         self._loaded.move_to_end(folder)
         self._drop({*in_use, self._loaded[folder].number})
         return self._loaded[folder].number
@@ -220,7 +220,7 @@ class Adapters:
         self._hooks.clear()
 
     @contextmanager
-    def acting(self, spans: Sequence[tuple[int, int]]) -> Iterator[None]:
+    def applied(self, spans: Sequence[tuple[int, int]]) -> Iterator[None]:
         """Within it the layers compute (adapter number, tokens) after one another as a sequence."""
         self._acting = self._runs(spans)
         try:
@@ -238,7 +238,7 @@ class Adapters:
             start = end
         return found
 
-    def _watch(self, name: str) -> None:
+    def _add_hook(self, name: str) -> None:
         if name in self._hooks:
             return
 
@@ -251,7 +251,7 @@ class Adapters:
         self._hooks[name] = self._modules[name].register_forward_hook(add)
 
 
-def _add(low: Low, x: Tensor, result: Tensor, tokens: slice) -> None:
+def _add(low: LowRankMaps, x: Tensor, result: Tensor, tokens: slice) -> None:
     """Adds in place what the maps make of these tokens."""
     x_N_I = x.reshape(-1, x.shape[-1])[tokens].to(low.a_R_I.dtype)
     result_N_O = result.view(-1, result.shape[-1])[tokens]

@@ -21,7 +21,7 @@ _STEPS, _WIDEST = ((8, 1), (32, 4), (64, 8), (128, 16)), 32
 
 
 @dataclass(frozen=True, slots=True)
-class _Packed:
+class _PackedLayer:
     """A layer, its weights in blocks, whether its own are given up meanwhile, and its old way."""
 
     layer: nn.Linear
@@ -30,7 +30,7 @@ class _Packed:
     forward: Any
 
 
-def roomy(rows: int) -> int:
+def padded_rows(rows: int) -> int:
     """How many rows to compute for so many, the others being padding.
 
     oneDNN keeps a program with memory of its own for every number of rows that a layer ever met;
@@ -40,7 +40,7 @@ def roomy(rows: int) -> int:
     return -(-rows // step) * step
 
 
-class Packed:
+class PackedLinears:
     """The linear layers of a model in blocks until `close`; elsewhere than on a CPU, none.
 
     What the blocks replace is given up, so that no more memory is needed than before: a layer's
@@ -48,7 +48,7 @@ class Packed:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._packed: list[_Packed] = []
+        self._packed: list[_PackedLayer] = []
         holders = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
         for layer in model.modules():
             if _can_be_packed(layer):
@@ -56,7 +56,7 @@ class Packed:
 
     def padding(self, rows: int) -> int:
         """Rows to add to so many; none where no layer is in blocks."""
-        return roomy(rows) - rows if self._packed else 0
+        return padded_rows(rows) - rows if self._packed else 0
 
     def close(self) -> None:
         """The layers are as they were."""
@@ -72,7 +72,7 @@ class Packed:
         weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.data, _ROWS)
         bias = None if layer.bias is None else layer.bias.data
         before = layer.__dict__.get("forward")
-        self._packed.append(_Packed(layer, weight, alone, before))
+        self._packed.append(_PackedLayer(layer, weight, alone, before))
         layer.forward = partial(by_onednn, weight=weight, bias=bias)
         if alone:
             layer.weight.data = torch.full((), torch.nan).expand(layer.weight.shape)

@@ -2,10 +2,10 @@
 
 from collections.abc import Collection, Sequence
 
-from burnish.inference.kv_cache import Computed, common, places
+from burnish.inference.kv_cache import KVRow, common_prefix_length, total_slots
 
 
-class Trunks:
+class PrefixCache:
     """Rows whose beginnings may be used again, the least recently used first to go.
 
     Args:
@@ -14,18 +14,18 @@ class Trunks:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._kept: list[Computed] = []
+        self._kept: list[KVRow] = []
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def longest(
+    def longest_match(
         self,
         adapter: int,
         tokens: list[int],
-        running: Sequence[Computed],
+        running: Sequence[KVRow],
         project: str | None = None,
-    ) -> tuple[Computed | None, int]:
+    ) -> tuple[KVRow | None, int]:
         """The row, kept or running, that has most of the beginning computed, and how much.
 
         At least one token is left to compute: what comes after it is wanted.
@@ -33,8 +33,8 @@ class Trunks:
         best, length = None, 0
         # Among equals, rows with a trunk come first: those that share it are computed together.
         for row in sorted((*running, *self._kept), key=lambda row: row.trunk is None):
-            if row.may_share(adapter, project):
-                found = common(row.tokens, tokens, length)
+            if row.shares_with(adapter, project):
+                found = common_prefix_length(row.tokens, tokens, length)
                 if found > length:
                     best, length = row, found
         if best in self._kept:
@@ -43,28 +43,30 @@ class Trunks:
         length = min(length, len(tokens) - 1)
         return (best, length) if length else (None, 0)
 
-    def keep(self, row: Computed) -> None:
+    def add(self, row: KVRow) -> None:
         """Keeps a row that ended, in place of those that are no more than its beginning."""
-        alike = [other for other in self._kept if other.may_share(row.adapter, row.project)]
-        if any(common(other.tokens, row.tokens) == len(row.tokens) for other in alike):
+        alike = [other for other in self._kept if other.shares_with(row.adapter, row.project)]
+        if any(
+            common_prefix_length(other.tokens, row.tokens) == len(row.tokens) for other in alike
+        ):
             return
         for other in alike:
-            if common(row.tokens, other.tokens) == len(other.tokens):
+            if common_prefix_length(row.tokens, other.tokens) == len(other.tokens):
                 self._kept.remove(other)
         self._kept.append(row)
 
-    def shrink(self, running: Sequence[Computed], more: int = 0) -> bool:
+    def evict_until_fits(self, running: Sequence[KVRow], more: int = 0) -> bool:
         """Lets rows go until `more` places fit beside the running ones; False if they cannot."""
-        while self.used(running) + more > self.limit:
+        while self.used_slots(running) + more > self.limit:
             if not self._kept:
                 return False
             self._kept.pop(0)
         return True
 
-    def used(self, running: Sequence[Computed]) -> int:
+    def used_slots(self, running: Sequence[KVRow]) -> int:
         """Places that running rows and kept ones hold together."""
-        return places((*running, *self._kept))
+        return total_slots((*running, *self._kept))
 
-    def forget_others(self, adapters: Collection[int]) -> None:
+    def keep_adapters(self, adapters: Collection[int]) -> None:
         """Keeps only rows of these adapters."""
         self._kept = [row for row in self._kept if row.adapter in adapters]

@@ -13,10 +13,10 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from burnish.inference.types import Draw, Drawn
+from burnish.inference.types import SampledToken, SamplingSettings
 
 # Log-probabilities (V,) of one place, and the likeliest tokens there.
-Report = tuple[Tensor, list[tuple[int, float]]]
+LogprobReport = tuple[Tensor, list[tuple[int, float]]]
 
 # A nucleus is nearly always within so many tokens; sorting a whole vocabulary takes far longer, so
 # only where it is not, more are looked at.
@@ -25,26 +25,26 @@ _NUCLEUS, _WIDER = 512, 8
 _COLDEST = 1e-30
 
 
-class Drawing:
+class Sampler:
     """How one answer is drawn, and what it holds already; a stop token ends it."""
 
-    def __init__(self, draw: Draw, stops: Collection[int] = ()) -> None:
-        self.draw, self.stops = draw, stops
+    def __init__(self, sampling: SamplingSettings, stops: Collection[int] = ()) -> None:
+        self.sampling, self.stops = sampling, stops
         # Without a seed, from the system's random numbers.
-        self.random = random.Random(draw.seed)
+        self.random = random.Random(sampling.seed)
         self.counts: Counter[int] = Counter()
-        self.grammar = draw.grammar() if draw.grammar is not None else None
+        self.grammar = sampling.grammar() if sampling.grammar is not None else None
 
-    def shape(self, logits_V: Tensor) -> None:
+    def adjust_logits(self, logits_V: Tensor) -> None:
         """Adds bias, takes penalties off and forbids what the grammar does not allow, in place.
 
         With c(t) the times that token t is in the answer: `logit(t) + bias(t) - c(t) frequency -
         (c(t) > 0) presence`, as the API documents it.
         """
-        change = dict(self.draw.bias)
-        if self.draw.frequency_penalty or self.draw.presence_penalty:
+        change = dict(self.sampling.bias)
+        if self.sampling.frequency_penalty or self.sampling.presence_penalty:
             for token, times in self.counts.items():
-                penalty = self.draw.frequency_penalty * times + self.draw.presence_penalty
+                penalty = self.sampling.frequency_penalty * times + self.sampling.presence_penalty
                 change[token] = change.get(token, 0.0) - penalty
         if change:
             tokens = torch.tensor(list(change), device=logits_V.device)
@@ -52,20 +52,22 @@ class Drawing:
         if self.grammar is not None:
             self.grammar.mask(logits_V, self.stops)
 
-    def took(self, token: int) -> None:
+    def accept(self, token: int) -> None:
         """The token is in the answer now."""
         self.counts[token] += 1
         if self.grammar is not None:
             self.grammar.advance(token)
 
 
-def reported(logits_B_V: Tensor, alternatives: Sequence[int | None]) -> list[Report | None]:
+def logprob_reports(
+    logits_B_V: Tensor, alternatives: Sequence[int | None]
+) -> list[LogprobReport | None]:
     """What rows that want so many alternatives are told; None for the others.
 
     To be called before the logits are shaped: what is told is what the model thinks.
     """
     wanted = [row for row, most in enumerate(alternatives) if most is not None]
-    found: list[Report | None] = [None] * len(alternatives)
+    found: list[LogprobReport | None] = [None] * len(alternatives)
     if not wanted:
         return found
     logprobs_B_V = logits_B_V[wanted].log_softmax(-1)
@@ -77,35 +79,35 @@ def reported(logits_B_V: Tensor, alternatives: Sequence[int | None]) -> list[Rep
     return found
 
 
-def told(token: int, report: Report | None) -> Drawn:
+def with_logprob(token: int, report: LogprobReport | None) -> SampledToken:
     """A token with what was reported of its place."""
     if report is None:
-        return Drawn(token)
+        return SampledToken(token)
     logprobs_V, top = report
-    return Drawn(token, float(logprobs_V[token]), tuple(top))
+    return SampledToken(token, float(logprobs_V[token]), tuple(top))
 
 
-def choose(logits_B_V: Tensor, drawings: Sequence[Drawing]) -> list[int]:
+def sample_tokens(logits_B_V: Tensor, samplers: Sequence[Sampler]) -> list[int]:
     """One token a row, of shaped logits: the likeliest at temperature 0, else a random one."""
     tokens_B = logits_B_V.argmax(-1)
-    sampled = [row for row, each in enumerate(drawings) if each.draw.temperature > _COLDEST]
+    sampled = [row for row, each in enumerate(samplers) if each.sampling.temperature > _COLDEST]
     if sampled:
-        tokens_B[sampled] = _sample(logits_B_V[sampled], [drawings[row] for row in sampled])
+        tokens_B[sampled] = _sample(logits_B_V[sampled], [samplers[row] for row in sampled])
     return [int(token) for token in tokens_B.tolist()]
 
 
-def _sample(logits_B_V: Tensor, drawings: Sequence[Drawing]) -> Tensor:
+def _sample(logits_B_V: Tensor, samplers: Sequence[Sampler]) -> Tensor:
     """By inversion: the token at which the running sum of probabilities passes a random number."""
     device = logits_B_V.device
-    temperatures = [each.draw.temperature for each in drawings]
+    temperatures = [each.sampling.temperature for each in samplers]
     scaled_B_V = logits_B_V / torch.tensor(temperatures, device=device)[:, None]
     probabilities_B_V = scaled_B_V.softmax(-1)
-    narrow = [row for row, each in enumerate(drawings) if each.draw.top_p < 1]
+    narrow = [row for row, each in enumerate(samplers) if each.sampling.top_p < 1]
     if narrow:
-        top_p = torch.tensor([drawings[row].draw.top_p for row in narrow], device=device)
+        top_p = torch.tensor([samplers[row].sampling.top_p for row in narrow], device=device)
         probabilities_B_V[narrow] = _nucleus(probabilities_B_V[narrow], top_p)
     sums_B_V = probabilities_B_V.cumsum(-1, dtype=torch.float64)
-    drawn = torch.tensor([each.random.random() for each in drawings], dtype=torch.float64)
+    drawn = torch.tensor([each.random.random() for each in samplers], dtype=torch.float64)
     # Below the whole sum, so that a token of no probability is never passed to.
     points_B = drawn.to(device)[:, None] * sums_B_V[:, -1:]
     return torch.searchsorted(sums_B_V, points_B, right=True)[:, 0].clamp(max=sums_B_V.shape[1] - 1)

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from burnish.inference.detokenize import Answer
-from burnish.inference.forward import New, Passes
-from burnish.inference.kv_cache import Computed, Segment, common
-from burnish.inference.prefix_cache import Trunks
-from burnish.inference.sampling import choose, reported, told
-from burnish.inference.stream import Answering
-from burnish.inference.types import Ask, Drawn, Piece, Used
+from burnish.inference.detokenize import Detokenizer
+from burnish.inference.forward import ModelRunner, NewTokens
+from burnish.inference.kv_cache import KVRow, Segment, common_prefix_length
+from burnish.inference.prefix_cache import PrefixCache
+from burnish.inference.sampling import logprob_reports, sample_tokens, with_logprob
+from burnish.inference.stream import AnswerStream
+from burnish.inference.types import GenerationRequest, Piece, SampledToken, TokenCounts
 
 # Tokens for which a row waits until another, that begins alike, has read them.
 _WORTH_WAITING = 32
@@ -26,27 +26,28 @@ _HEADROOM = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What an engine holds at most.
+class EngineLimits:
+    """Bounds of one engine.
 
     Attributes:
-        rows: answers computed together.
-        places: of keys and values, those of running rows and of the trunk cache together; this is
-            most of the memory besides the weights, and no answer can be longer.
-        waiting: answers that wait for a row; more are refused.
-        read: tokens of prompts that one step reads.
-        adapters: kept in memory.
+        max_batch: answers that are computed together.
+        cache_tokens: tokens whose keys and values fit into memory, those of running answers and of
+            the prefix cache together. This is most of the memory besides the weights, and no
+            sequence can be longer.
+        max_waiting: answers that wait for a free row; further requests are refused.
+        prefill_tokens: prompt tokens that one step reads.
+        max_adapters: adapters that stay in memory.
     """
 
-    rows: int = 32
-    places: int = 32768
-    waiting: int = 256
-    read: int = 256
-    adapters: int = 8
+    max_batch: int = 32
+    cache_tokens: int = 32768
+    max_waiting: int = 256
+    prefill_tokens: int = 256
+    max_adapters: int = 8
 
 
 @dataclass(slots=True)
-class Counts:
+class TokenTotals:
     """Tokens since the start: of prompts, those of them that were not computed anew, drawn ones."""
 
     prompted: int = 0
@@ -55,51 +56,51 @@ class Counts:
 
 
 @dataclass(eq=False, slots=True)
-class Running:
-    """One answer from its request to its end; `computed` is None while it waits."""
+class ActiveRequest:
+    """One answer from its request to its end; `kv_row` is None while it waits."""
 
-    ask: Ask
-    answer: Answer
-    pieces: Answering
+    request: GenerationRequest
+    answer: Detokenizer
+    pieces: AnswerStream
     tokens: list[int]
-    computed: Computed | None = None
+    kv_row: KVRow | None = None
     cached: int = 0
-    prompt: list[Drawn] = field(default_factory=list)
+    prompt: list[SampledToken] = field(default_factory=list)
 
     @property
-    def place(self) -> Computed:
+    def kv(self) -> KVRow:
         """What is computed of a row that runs."""
-        assert self.computed is not None
-        return self.computed
+        assert self.kv_row is not None
+        return self.kv_row
 
     @property
-    def left(self) -> int:
+    def uncomputed(self) -> int:
         """Tokens that are not computed; 1 where only the newest is not."""
-        return len(self.tokens) - len(self.place.tokens)
+        return len(self.tokens) - len(self.kv.tokens)
 
 
-class Batch:
+class Scheduler:
     """Rows that run and rows that wait; all of it belongs to one thread."""
 
-    def __init__(self, passes: Passes, limits: Limits) -> None:
-        self.passes, self.limits = passes, limits
-        self.trunks = Trunks(limits.places)
-        self.rows: list[Running] = []
-        self.waiting: deque[Running] = deque()
-        self.counts = Counts()
+    def __init__(self, runner: ModelRunner, limits: EngineLimits) -> None:
+        self.runner, self.limits = runner, limits
+        self.prefix_cache = PrefixCache(limits.cache_tokens)
+        self.rows: list[ActiveRequest] = []
+        self.waiting: deque[ActiveRequest] = deque()
+        self.counts = TokenTotals()
 
     @property
     def busy(self) -> bool:
         return bool(self.rows or self.waiting)
 
-    def turn(self) -> None:
+    def step(self) -> None:
         """Lets rows leave and join, and computes a step."""
         for row in [row for row in (*self.rows, *self.waiting) if row.pieces.cancelled]:
-            self._leave(row)
+            self._retire(row)
         for row in list(self.waiting):
-            if len(self.rows) >= self.limits.rows or not self._join(row):
+            if len(self.rows) >= self.limits.max_batch or not self._admit(row):
                 break
-        if sizes := self._sizes():
+        if sizes := self._plan_step():
             self._compute(sizes)
 
     def fail(self, error: Exception) -> None:
@@ -109,77 +110,82 @@ class Batch:
 
     # Joining and leaving
 
-    def _join(self, row: Running) -> bool:
+    def _admit(self, row: ActiveRequest) -> bool:
         """Lets a waiting row run, if there is room; False if those behind it must wait too."""
         try:
-            number = self.passes.adapters.number(
-                row.ask.adapter, [other.place.adapter for other in self.rows]
+            number = self.runner.adapters.number(
+                row.request.adapter, [other.kv.adapter for other in self.rows]
             )
         except Exception as error:
             self._fail(row, error)
             return True
-        self.trunks.forget_others(self.passes.adapters.numbers)
-        if self._read_soon(row, number):
+        self.prefix_cache.keep_adapters(self.runner.adapters.numbers)
+        if self._should_wait_for_prefill(row, number):
             return True
-        computed = self._begun(row, number)
+        computed = self._cached_row(row, number)
         if computed is None:
             return False
         self.waiting.remove(row)
         self.rows.append(row)
-        row.computed = computed
+        row.kv_row = computed
         if row.answer.count == 0:  # one that was put back has been counted
             row.cached = len(computed.tokens)
             self.counts.prompted += len(row.tokens)
             self.counts.cached += row.cached
         return True
 
-    def _read_soon(self, row: Running, number: int) -> bool:
+    def _should_wait_for_prefill(self, row: ActiveRequest, number: int) -> bool:
         """Whether another row is reading what this one begins with, so that waiting saves it."""
-        if row.ask.prompt_logprobs:
+        if row.request.prompt_logprobs:
             return False
-        known = self._known(row, number)[1]
+        known = self._longest_match(row, number)[1]
         return any(
-            other.place.may_share(number, row.ask.project)
-            and other.left > 1
-            and common(other.tokens, row.tokens[:-1]) >= known + _WORTH_WAITING
+            other.kv.shares_with(number, row.request.project)
+            and other.uncomputed > 1
+            and common_prefix_length(other.tokens, row.tokens[:-1]) >= known + _WORTH_WAITING
             for other in self.rows
         )
 
-    def _begun(self, row: Running, number: int) -> Computed | None:
+    def _cached_row(self, row: ActiveRequest, number: int) -> KVRow | None:
         """The row with the beginning that is known, or None if there is no room for it now."""
         found, length = None, 0
-        if not row.ask.prompt_logprobs:  # which need all of the prompt's hidden states
-            found, length = self._known(row, number)
+        if not row.request.prompt_logprobs:  # which need all of the prompt's hidden states
+            found, length = self._longest_match(row, number)
         room = len(row.tokens) + _HEADROOM
         spare = _HEADROOM * len(self.rows)
-        if not self.trunks.shrink(self._computed(), room - length + spare) and self.rows:
+        if (
+            not self.prefix_cache.evict_until_fits(self._computed(), room - length + spare)
+            and self.rows
+        ):
             return None
         if found is not None:
             computed = found.branch(length, room)
-            if self.trunks.shrink([*self._computed(), computed], spare):
+            if self.prefix_cache.evict_until_fits([*self._computed(), computed], spare):
                 return computed
             if self.rows:
                 return None
-        self.trunks.shrink([], room)
-        return Computed(number, own=Segment(room), project=row.ask.project)
+        self.prefix_cache.evict_until_fits([], room)
+        return KVRow(number, own=Segment(room), project=row.request.project)
 
-    def _known(self, row: Running, number: int) -> tuple[Computed | None, int]:
+    def _longest_match(self, row: ActiveRequest, number: int) -> tuple[KVRow | None, int]:
         """Whose beginning the row may take, and how much of it."""
-        return self.trunks.longest(number, row.tokens, self._computed(), row.ask.project)
+        return self.prefix_cache.longest_match(
+            number, row.tokens, self._computed(), row.request.project
+        )
 
-    def _computed(self) -> list[Computed]:
-        return [row.place for row in self.rows]
+    def _computed(self) -> list[KVRow]:
+        return [row.kv for row in self.rows]
 
-    def _leave(self, row: Running) -> None:
+    def _retire(self, row: ActiveRequest) -> None:
         """The row is done with; what was computed of it is kept while there is room."""
         if row in self.waiting:
             self.waiting.remove(row)
             return
         self.rows.remove(row)
-        self.trunks.keep(row.place)
-        self.trunks.shrink(self._computed())
+        self.prefix_cache.add(row.kv)
+        self.prefix_cache.evict_until_fits(self._computed())
 
-    def _fail(self, row: Running, error: Exception) -> None:
+    def _fail(self, row: ActiveRequest, error: Exception) -> None:
         row.pieces.put(error)
         if row in self.waiting:
             self.waiting.remove(row)
@@ -188,27 +194,27 @@ class Batch:
 
     # Computing
 
-    def _sizes(self) -> dict[Running, int]:
+    def _plan_step(self) -> dict[ActiveRequest, int]:
         """Tokens that each row computes now; the youngest rows go back where room is short."""
         while True:
-            left, sizes = self.limits.read, {}
+            left, sizes = self.limits.prefill_tokens, {}
             for row in self.rows:
-                size = 1 if row.left == 1 else min(row.left, left)
+                size = 1 if row.uncomputed == 1 else min(row.uncomputed, left)
                 if size:
                     sizes[row] = size
-                    left -= size if row.left > 1 else 0
-            more = sum(row.place.own.growth(size) for row, size in sizes.items())
-            if self.trunks.shrink(self._computed(), more) or len(self.rows) == 1:
+                    left -= size if row.uncomputed > 1 else 0
+            more = sum(row.kv.own.growth(size) for row, size in sizes.items())
+            if self.prefix_cache.evict_until_fits(self._computed(), more) or len(self.rows) == 1:
                 return sizes
             row = self.rows.pop()
-            row.computed = None
+            row.kv_row = None
             self.waiting.appendleft(row)
 
-    def _compute(self, sizes: dict[Running, int]) -> None:
+    def _compute(self, sizes: dict[ActiveRequest, int]) -> None:
         rows = list(sizes)
-        new = [New(row.place, row.tokens[len(row.place.tokens) :][: sizes[row]]) for row in rows]
+        new = [NewTokens(row.kv, row.tokens[len(row.kv.tokens) :][: sizes[row]]) for row in rows]
         try:
-            hidden = self.passes.run(new)
+            hidden = self.runner.run(new)
         except Exception as error:
             if len(rows) == 1:
                 self._fail(rows[0], error)
@@ -217,44 +223,48 @@ class Batch:
                 self._compute({row: sizes[row]})
             return
         for row, hidden_L_H in zip(rows, hidden, strict=True):
-            if row.ask.prompt_logprobs:
-                self._tell_prompt(row, hidden_L_H)
-        last = [h[-1] for row, h in zip(rows, hidden, strict=True) if not row.left]
+            if row.request.prompt_logprobs:
+                self._report_prompt_logprobs(row, hidden_L_H)
+        last = [h[-1] for row, h in zip(rows, hidden, strict=True) if not row.uncomputed]
         if last:
-            self._draw([row for row in rows if not row.left], torch.stack(last))
+            self._sample_next([row for row in rows if not row.uncomputed], torch.stack(last))
 
-    def _tell_prompt(self, row: Running, hidden_L_H: Tensor) -> None:
+    def _report_prompt_logprobs(self, row: ActiveRequest, hidden_L_H: Tensor) -> None:
         """Of the prompt's tokens that come after these states, unless they are told already."""
-        prompt, end = row.ask.prompt, len(row.place.tokens)
+        prompt, end = row.request.prompt, len(row.kv.tokens)
         if not row.prompt:
-            row.prompt.append(Drawn(prompt[0]))
+            row.prompt.append(SampledToken(prompt[0]))
         first, last = len(row.prompt), min(end + 1, len(prompt))
         if first >= last:
             return
         before = end - len(hidden_L_H) + 1  # the first state predicts this place
         chosen_N_H = hidden_L_H[first - before : last - before]
-        logits_N_V = self.passes.logits(chosen_N_H, [row.place.adapter] * len(chosen_N_H))
-        reports = reported(logits_N_V, [row.ask.draw.top_logprobs or 0] * len(chosen_N_H))
-        row.prompt += map(told, prompt[first:last], reports)
+        logits_N_V = self.runner.logits(chosen_N_H, [row.kv.adapter] * len(chosen_N_H))
+        reports = logprob_reports(
+            logits_N_V, [row.request.sampling.top_logprobs or 0] * len(chosen_N_H)
+        )
+        row.prompt += map(with_logprob, prompt[first:last], reports)
 
-    def _draw(self, rows: Sequence[Running], hidden_B_H: Tensor) -> None:
+    def _sample_next(self, rows: Sequence[ActiveRequest], hidden_B_H: Tensor) -> None:
         """The next token of rows whose tokens are all computed."""
         ended = [row for row in rows if row.answer.room == 0]
         for row in ended:
             self._deliver(row, Piece("", (), "length"))
-        logits_B_V = self.passes.logits(hidden_B_H, [row.place.adapter for row in rows])
-        reports = reported(logits_B_V, [row.ask.draw.top_logprobs for row in rows])
+        logits_B_V = self.runner.logits(hidden_B_H, [row.kv.adapter for row in rows])
+        reports = logprob_reports(logits_B_V, [row.request.sampling.top_logprobs for row in rows])
         good = [
-            i for i, row in enumerate(rows) if row not in ended and self._shape(row, logits_B_V[i])
+            i
+            for i, row in enumerate(rows)
+            if row not in ended and self._adjust_logits(row, logits_B_V[i])
         ]
         if not good:
             return
-        drawings = [rows[index].answer.drawing for index in good]
-        for index, token in zip(good, choose(logits_B_V[good], drawings), strict=True):
+        samplers = [rows[index].answer.sampler for index in good]
+        for index, token in zip(good, sample_tokens(logits_B_V[good], samplers), strict=True):
             row = rows[index]
             self.counts.generated += 1
             try:
-                piece = row.answer.add(told(token, reports[index]))
+                piece = row.answer.add(with_logprob(token, reports[index]))
             except Exception as error:
                 self._fail(row, error)
                 continue
@@ -262,21 +272,21 @@ class Batch:
             row.pieces.drawn = row.answer.count
             self._deliver(row, piece)
 
-    def _shape(self, row: Running, logits_V: Tensor) -> bool:
+    def _adjust_logits(self, row: ActiveRequest, logits_V: Tensor) -> bool:
         """Whether the row can be drawn; it has failed if not."""
         try:
-            row.answer.drawing.shape(logits_V)
+            row.answer.sampler.adjust_logits(logits_V)
         except Exception as error:
             self._fail(row, error)
             return False
         return True
 
-    def _deliver(self, row: Running, piece: Piece) -> None:
+    def _deliver(self, row: ActiveRequest, piece: Piece) -> None:
         if row.prompt and row.answer.count <= 1:
             piece = replace(piece, prompt=tuple(row.prompt))
         if piece.end is not None:
-            used = Used(len(row.ask.prompt), row.cached, row.answer.count)
+            used = TokenCounts(len(row.request.prompt), row.cached, row.answer.count)
             piece = replace(piece, used=used)
-            self._leave(row)
+            self._retire(row)
         if piece.text or piece.drawn or piece.end or piece.prompt:
             row.pieces.put(piece)

@@ -9,7 +9,7 @@ from types import TracebackType
 from burnish.inference.types import Piece
 
 
-class Answering:
+class AnswerStream:
     """Pieces as they come: iterate with `for` in a thread, or with `async for` in an event loop.
 
     One reader only. Whoever stops before the end must `cancel`, or leave a `with` block, or the
@@ -43,7 +43,7 @@ class Answering:
         """Nobody reads any more: the answer leaves the batch before the next step."""
         self.cancelled = True
 
-    def __enter__(self) -> "Answering":
+    def __enter__(self) -> "AnswerStream":
         return self
 
     def __exit__(
@@ -54,7 +54,7 @@ class Answering:
     ) -> None:
         self.cancel()
 
-    def __iter__(self) -> "Answering":
+    def __iter__(self) -> "AnswerStream":
         return self
 
     def __next__(self) -> Piece:
@@ -64,7 +64,7 @@ class Answering:
                 raise StopIteration
             return self._take()
 
-    def __aiter__(self) -> "Answering":
+    def __aiter__(self) -> "AnswerStream":
         return self
 
     async def __anext__(self) -> Piece:

@@ -29,7 +29,7 @@ class Call:
     whole: bool = True
 
 
-def tool_calls(
+def parse_tool_calls(
     text: str, offered: Collection[str], *, limited: bool
 ) -> tuple[str, list[Call], bool]:
     """What a reply says beside its calls, the calls, and whether it ends in the midst of one.
@@ -48,13 +48,13 @@ def tool_calls(
             said += text[start:place]
         cut = not place or (call is not None and not call.whole)
     tail = "" if cut else text[place:]
-    if limited and len(held := before_calls(tail)) < len(tail.rstrip()):
+    if limited and len(held := text_before_calls(tail)) < len(tail.rstrip()):
         tail, cut = held, True
     said += tail
     return (said.rstrip() if calls or cut else said), calls, cut
 
 
-def before_calls(text: str) -> str:
+def text_before_calls(text: str) -> str:
     """What of a growing reply is no call and will not become a part of one."""
     start = text.find(_OPENING)
     if start < 0:
@@ -70,7 +70,7 @@ def _call_at(text: str, start: int, offered: Collection[str]) -> tuple[Call | No
     if begun is not None and name in offered:
         if ended := _ENDED.search(text, begun.end()):
             return Call(str(name), text[begun.end() : ended.start()].rstrip()), ended.end()
-        arguments = _surely(text[begun.end() :])
+        arguments = _stable_prefix(text[begun.end() :])
         return Call(str(name), arguments, _json(arguments) is not None), len(text)
     whole = _WHOLE.match(text, start) if begun is None else None
     found = _json(whole[1]) if whole else None
@@ -80,7 +80,7 @@ def _call_at(text: str, start: int, offered: Collection[str]) -> tuple[Call | No
     return None, closing + len(_CLOSING) if closing >= 0 else 0
 
 
-def _surely(arguments: str) -> str:
+def _stable_prefix(arguments: str) -> str:
     """Of arguments that grow, what will not come to be the end of their call."""
     before, brace, after = arguments.rstrip().rpartition("}")
     return (before if brace and _CLOSING.startswith(after.lstrip()) else arguments).rstrip()

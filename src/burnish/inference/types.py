@@ -25,7 +25,7 @@ class Grammar(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
+class SamplingSettings:
     """How one answer is drawn, as the API means it.
 
     Temperature 0 is greedy. `top_logprobs` asks for so many alternatives a token (None: no
@@ -51,7 +51,7 @@ class Draw:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class GenerationRequest:
     """One answer that is wanted: prompt tokens, the adapter (None: the base), and how to draw.
 
     `adapter` is a folder in PEFT format. `prompt_logprobs` asks for those of the prompt's own
@@ -60,14 +60,14 @@ class Ask:
     """
 
     prompt: tuple[int, ...]
-    draw: Draw
+    sampling: SamplingSettings
     adapter: str | None = None
     prompt_logprobs: bool = False
     project: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class SampledToken:
     """One token of an answer: its log-probability in nats and the likeliest others."""
 
     token: int
@@ -76,7 +76,7 @@ class Drawn:
 
 
 @dataclass(frozen=True, slots=True)
-class Used:
+class TokenCounts:
     """Tokens of the prompt, those of them that were computed before, and those drawn.
 
     A stop token, and tokens behind a stop string, count among the drawn ones.
@@ -98,20 +98,20 @@ class Piece:
     """
 
     text: str
-    drawn: tuple[Drawn, ...] = ()
+    drawn: tuple[SampledToken, ...] = ()
     end: str | None = None
-    prompt: tuple[Drawn, ...] = ()
-    used: Used | None = None
+    prompt: tuple[SampledToken, ...] = ()
+    used: TokenCounts | None = None
 
 
 @dataclass(slots=True)
-class Answer:
+class Generation:
     """A whole answer."""
 
     text: str = ""
-    drawn: list[Drawn] = field(default_factory=list)
+    drawn: list[SampledToken] = field(default_factory=list)
     end: str = "stop"
-    prompt: tuple[Drawn, ...] = ()
+    prompt: tuple[SampledToken, ...] = ()
 
     def grow(self, piece: Piece) -> None:
         self.text += piece.text

@@ -20,7 +20,7 @@ from typing import Any
 import httpx2
 
 from burnish.errors import ModelError, UserError
-from burnish.inference.engine import Counters, check
+from burnish.inference.engine import EngineCounters, check
 from burnish.inference.errors import (
     BackendError,
     RequestError,
@@ -28,9 +28,15 @@ from burnish.inference.errors import (
     overloaded,
     shutting_down,
 )
-from burnish.inference.grammar import Calls, Schema
-from burnish.inference.stream import Answering
-from burnish.inference.types import Ask, Draw, Drawn, Piece, Used
+from burnish.inference.grammar import SchemaGrammar, ToolCallGrammar
+from burnish.inference.stream import AnswerStream
+from burnish.inference.types import (
+    GenerationRequest,
+    Piece,
+    SampledToken,
+    SamplingSettings,
+    TokenCounts,
+)
 
 # Answers that are asked for at once; vLLM queues what it has no room for.
 _MOST = 512
@@ -43,8 +49,8 @@ _SAID = 300
 _FAILED = "The model server had an error."
 
 
-class Vllm:
-    """Hands asks to a vLLM server and its answers back, as `Engine` does.
+class VllmBackend:
+    """Hands requests to a vLLM server and its answers back, as `Engine` does.
 
     Args:
         url: the server's base URL, ending in /v1.
@@ -59,8 +65,8 @@ class Vllm:
         self.url, self.vocabulary = url.rstrip("/"), vocabulary
         self._headers = {"Authorization": f"Bearer {os.environ.get('VLLM_API_KEY', 'none')}"}
         self.name, self.context = self._base()
-        self.most = _MOST
-        self._counted = Used(0, 0, 0)
+        self.max_requests = _MOST
+        self._counted = TokenCounts(0, 0, 0)
         self._active: set[asyncio.Task[None]] = set()
         self._loaded: dict[str, asyncio.Future[str]] = {}
         self._closing = False
@@ -71,7 +77,7 @@ class Vllm:
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
         self._thread.start()
 
-    def submit(self, ask: Ask) -> Answering:
+    def submit(self, request: GenerationRequest) -> AnswerStream:
         """Asks for an answer; from any thread, never waiting.
 
         Raises:
@@ -79,20 +85,20 @@ class Vllm:
                 grammar is not a schema, too many answers are under way, or the server is
                 shutting down.
         """
-        check(ask, self.context, self.vocabulary)
-        wanted = _wanted(ask)
+        check(request, self.context, self.vocabulary)
+        wanted = _request_body(request)
         if self._closing:
             raise shutting_down()
         if len(self._active) >= _MOST:
             raise overloaded()
-        answering = Answering()
-        self._loop.call_soon_threadsafe(self._begin, ask, wanted, answering)
-        return answering
+        stream = AnswerStream()
+        self._loop.call_soon_threadsafe(self._begin, request, wanted, stream)
+        return stream
 
-    def counters(self) -> Counters:
+    def counters(self) -> EngineCounters:
         """What is asked for counts as running: what waits, vLLM's own metrics tell."""
         counted = self._counted
-        return Counters(len(self._active), 0, counted.prompt, counted.cached, counted.drawn)
+        return EngineCounters(len(self._active), 0, counted.prompt, counted.cached, counted.drawn)
 
     def close(self, seconds: float | None = None) -> None:
         """Refuses new asks, waits for those under way for so long, and lets go of the server."""
@@ -110,7 +116,7 @@ class Vllm:
             card = next(one for one in reply.json()["data"] if not one.get("parent"))
             return str(card["id"]), int(card["max_model_len"])
         except httpx2.TransportError as error:  # it may be about to begin
-            raise _silent(error) from error
+            raise _unreachable(error) from error
         except (httpx2.HTTPError, ValueError, TypeError, KeyError, StopIteration) as error:
             raise UserError(
                 f"{self.url} does not answer as a vLLM server does ({error!r})",
@@ -120,46 +126,52 @@ class Vllm:
                 url=self.url,
             ) from error
 
-    def _begin(self, ask: Ask, wanted: dict[str, Any], answering: Answering) -> None:
-        task = self._loop.create_task(self._answer(ask, wanted, answering))
+    def _begin(
+        self, request: GenerationRequest, wanted: dict[str, Any], stream: AnswerStream
+    ) -> None:
+        task = self._loop.create_task(self._answer(request, wanted, stream))
         self._active.add(task)
         task.add_done_callback(self._active.discard)
 
-    async def _answer(self, ask: Ask, wanted: dict[str, Any], answering: Answering) -> None:
+    async def _answer(
+        self, request: GenerationRequest, wanted: dict[str, Any], stream: AnswerStream
+    ) -> None:
         try:
-            async with aclosing(self._pieces(ask, wanted)) as pieces:
+            async with aclosing(self._pieces(request, wanted)) as pieces:
                 async for piece in pieces:
-                    if answering.cancelled:
+                    if stream.cancelled:
                         return  # the connection is closed, at which vLLM gives the answer up
-                    answering.drawn += len(piece.drawn)
+                    stream.drawn += len(piece.drawn)
                     if piece.used is not None:
-                        answering.drawn = piece.used.drawn
-                    answering.put(piece)
+                        stream.drawn = piece.used.drawn
+                    stream.put(piece)
         except httpx2.HTTPError as error:
-            answering.put(_silent(error))
+            stream.put(_unreachable(error))
         except asyncio.CancelledError:
-            answering.put(shutting_down())
+            stream.put(shutting_down())
         except Exception as error:
-            answering.put(error)
+            stream.put(error)
 
-    async def _pieces(self, ask: Ask, wanted: dict[str, Any]) -> AsyncGenerator[Piece]:
-        if not ask.draw.max_tokens and not ask.prompt_logprobs:  # which vLLM refuses
-            yield Piece("", (), "length", used=Used(len(ask.prompt), 0, 0))
+    async def _pieces(
+        self, request: GenerationRequest, wanted: dict[str, Any]
+    ) -> AsyncGenerator[Piece]:
+        if not request.sampling.max_tokens and not request.prompt_logprobs:  # which vLLM refuses
+            yield Piece("", (), "length", used=TokenCounts(len(request.prompt), 0, 0))
             return
-        last, used, left = None, None, len(ask.prompt) if ask.prompt_logprobs else 0
-        async with aclosing(self._chunks(ask.adapter, wanted)) as chunks:
+        last, used, left = None, None, len(request.prompt) if request.prompt_logprobs else 0
+        async with aclosing(self._chunks(request.adapter, wanted)) as chunks:
             async for chunk in chunks:
                 if usage := chunk.get("usage"):
-                    used = self._count(usage, ask.draw.max_tokens)
+                    used = self._count(usage, request.sampling.max_tokens)
                 for choice in chunk["choices"]:
-                    piece = _piece(choice, ask.draw.top_logprobs, left)
+                    piece = _piece(choice, request.sampling.top_logprobs, left)
                     left -= len(piece.prompt)
                     if piece.end:
                         last = piece
                     else:
                         yield piece
         if last is None:
-            raise _broken()
+            raise _broke_off()
         yield replace(last, used=used)
 
     async def _chunks(
@@ -172,7 +184,7 @@ class Vllm:
                 if reply.status_code == 404 and adapter and not again:
                     self._loaded.pop(adapter, None)
                     continue
-                await _sound(reply)
+                await _raise_for_status(reply)
                 async for line in reply.aiter_lines():
                     if line.startswith("data: {"):
                         yield _chunk(line)
@@ -197,7 +209,7 @@ class Vllm:
         reply = await self._client.post(f"{self.url}/load_lora_adapter", json=given)
         # A name given twice has vLLM's type of every wrong value, so its words tell it from others.
         if not reply.is_success and "already been loaded" not in reply.text:
-            reason = await _said(reply)
+            reason = await _error_text(reply)
             raise ModelError(
                 f"vLLM did not load the adapter {folder} ({reason})",
                 "let it see that folder, and run it with --enable-lora, a --max-lora-rank of "
@@ -208,12 +220,12 @@ class Vllm:
             )
         return name
 
-    def _count(self, usage: Mapping[str, Any], most: int) -> Used:
+    def _count(self, usage: Mapping[str, Any], most: int) -> TokenCounts:
         """vLLM draws a token even where only the prompt's are wanted."""
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-        used = Used(usage["prompt_tokens"], cached, min(usage["completion_tokens"], most))
+        used = TokenCounts(usage["prompt_tokens"], cached, min(usage["completion_tokens"], most))
         sums = self._counted
-        self._counted = Used(
+        self._counted = TokenCounts(
             sums.prompt + used.prompt, sums.cached + used.cached, sums.drawn + used.drawn
         )
         return used
@@ -227,68 +239,69 @@ class Vllm:
         await self._client.aclose()
 
 
-def _wanted(ask: Ask) -> dict[str, Any]:
+def _request_body(request: GenerationRequest) -> dict[str, Any]:
     """The body of vLLM's completions; what its model's own generation config would set, we set."""
-    draw = ask.draw
+    sampling = request.sampling
     wanted: dict[str, Any] = {
-        "prompt": list(ask.prompt),
-        "max_tokens": draw.max_tokens,
-        "temperature": draw.temperature,
-        "top_p": draw.top_p or 1.0,
-        "top_k": -1 if draw.top_p else 1,  # at top_p 0, which vLLM refuses, the likeliest is left
+        "prompt": list(request.prompt),
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p or 1.0,
+        # vLLM refuses top_p 0, at which only the likeliest token is left.
+        "top_k": -1 if sampling.top_p else 1,
         "min_p": 0.0,
         "repetition_penalty": 1.0,
-        "frequency_penalty": draw.frequency_penalty,
-        "presence_penalty": draw.presence_penalty,
-        "stop": [*draw.stop, *draw.speakers],
-        "seed": None if draw.seed is None else draw.seed % (1 << _SEED),
-        "logit_bias": {str(token): value for token, value in draw.bias.items()} or None,
+        "frequency_penalty": sampling.frequency_penalty,
+        "presence_penalty": sampling.presence_penalty,
+        "stop": [*sampling.stop, *sampling.speakers],
+        "seed": None if sampling.seed is None else sampling.seed % (1 << _SEED),
+        "logit_bias": {str(token): value for token, value in sampling.bias.items()} or None,
         "stream": True,
         "stream_options": {"include_usage": True},
         "return_token_ids": True,
     }
-    if draw.ends:
-        wanted["stop_token_ids"] = sorted(draw.ends)
-    if draw.top_logprobs is not None:
-        wanted |= {"logprobs": draw.top_logprobs, "return_tokens_as_token_ids": True}
-    if ask.prompt_logprobs:  # the prompt's text stays away, since token ids are wanted
+    if sampling.ends:
+        wanted["stop_token_ids"] = sorted(sampling.ends)
+    if sampling.top_logprobs is not None:
+        wanted |= {"logprobs": sampling.top_logprobs, "return_tokens_as_token_ids": True}
+    if request.prompt_logprobs:  # the prompt's text stays away, since token ids are wanted
         wanted["echo"] = True
-    if ask.project is not None:  # or what others have asked could be told from what is cached
-        wanted["cache_salt"] = ask.project
-    return wanted | _format(draw)
+    if request.project is not None:  # or what others have asked could be told from what is cached
+        wanted["cache_salt"] = request.project
+    return wanted | _format(sampling)
 
 
-def _format(draw: Draw) -> dict[str, Any]:
+def _format(sampling: SamplingSettings) -> dict[str, Any]:
     """
     Raises:
         InferenceError: the grammar is neither a JSON schema nor calls of tools.
     """
-    match draw.grammar:
+    match sampling.grammar:
         case None:
             return {}
-        case Schema(schema=schema):
+        case SchemaGrammar(schema=schema):
             named = {"name": "answer", "schema": dict(schema)}
             return {"response_format": {"type": "json_schema", "json_schema": named}}
-        case Calls(lark=lark):
+        case ToolCallGrammar(lark=lark):
             return {"structured_outputs": {"grammar": lark}}
     said = "The backend vllm can hold an answer to a JSON schema or calls of tools only."
     raise RequestError(said, "unsupported_parameter", "response_format")
 
 
 def _piece(choice: Mapping[str, Any], top: int | None, left: int) -> Piece:
-    """`left` tokens of the prompt are still to come before those of the answer.
+    """`uncomputed` tokens of the prompt are still to come before those of the answer.
 
     Raises:
         InferenceError: vLLM gave the answer up.
     """
     said, end = choice.get("logprobs") or {}, choice.get("finish_reason")
     if end not in (None, "stop", "length"):
-        raise _broken()
-    drawn = [Drawn(token) for token in choice.get("token_ids") or ()]
+        raise _broke_off()
+    drawn = [SampledToken(token) for token in choice.get("token_ids") or ()]
     if said:
         parts = (said["tokens"], said["token_logprobs"], said["top_logprobs"])
         drawn = [
-            Drawn(_token(token), logprob, _likeliest(others, top))
+            SampledToken(_token(token), logprob, _likeliest(others, top))
             for token, logprob, others in zip(*parts, strict=True)
         ]
     prompt, drawn = drawn[:left], drawn[left:]
@@ -320,7 +333,7 @@ def _chunk(line: str) -> dict[str, Any]:
     return chunk
 
 
-async def _sound(reply: httpx2.Response) -> None:
+async def _raise_for_status(reply: httpx2.Response) -> None:
     """
     Raises:
         InferenceError: vLLM refuses what it was asked; its own faults stay with it.
@@ -329,13 +342,13 @@ async def _sound(reply: httpx2.Response) -> None:
         return
     if reply.status_code >= 500:
         raise UnavailableError(_FAILED, "model_server_failed")
-    refused = f"The model server refused: {await _said(reply)}"
+    refused = f"The model server refused: {await _error_text(reply)}"
     if reply.status_code == 400:
         raise RequestError(refused, "model_server_refused")
     raise BackendError(refused, "model_server_refused")
 
 
-async def _said(reply: httpx2.Response) -> str:
+async def _error_text(reply: httpx2.Response) -> str:
     """What an error says, at most a few lines of it."""
     text = (await reply.aread()).decode(errors="replace")
     with suppress(ValueError, TypeError, KeyError):  # a proxy's words are no such JSON
@@ -343,10 +356,10 @@ async def _said(reply: httpx2.Response) -> str:
     return text[:_SAID]
 
 
-def _silent(error: httpx2.HTTPError) -> UnavailableError:
+def _unreachable(error: httpx2.HTTPError) -> UnavailableError:
     said = f"The model server does not answer ({type(error).__name__})."
     return UnavailableError(said, "model_server_silent")
 
 
-def _broken() -> UnavailableError:
+def _broke_off() -> UnavailableError:
     return UnavailableError("The model server broke off its answer.", "model_server_broke_off")

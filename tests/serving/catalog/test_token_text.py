@@ -2,7 +2,7 @@
 
 from transformers import PreTrainedTokenizerFast
 
-from burnish.inference.types import Drawn
+from burnish.inference.types import SampledToken
 from burnish.serving.catalog.token_text import Wording
 
 
@@ -11,7 +11,7 @@ def test_a_special_token_takes_room_in_the_prompt_alone(
 ) -> None:
     """The echoed prompt shows it, and an answer's text leaves it out."""
     drawn = [
-        Drawn(token, -1.0)
+        SampledToken(token, -1.0)
         for token in tiny_tokenizer.convert_tokens_to_ids(["a", "<|endoftext|>", "b"])
     ]
     found = Wording(tiny_tokenizer).legacy(drawn, drawn, 0, 0)
@@ -22,6 +22,6 @@ def test_a_special_token_takes_room_in_the_prompt_alone(
 def test_a_token_is_among_its_alternatives(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     a, b, c = tiny_tokenizer.convert_tokens_to_ids(["a", "b", "c"])
     likely = ((b, -0.5), (c, -1.5))
-    drawn = [Drawn(a, -2.0, likely), Drawn(b, -0.5, likely)]
+    drawn = [SampledToken(a, -2.0, likely), SampledToken(b, -0.5, likely)]
     found = Wording(tiny_tokenizer).legacy((), drawn, 0, 2)
     assert found.top_logprobs == [{"b": -0.5, "c": -1.5, "a": -2.0}, {"b": -0.5, "c": -1.5}]

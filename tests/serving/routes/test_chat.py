@@ -24,7 +24,7 @@ from burnish.conversation import Example, Message
 from burnish.data.readers.read_rows import Row
 from burnish.data.recognise import Converter
 from burnish.data.render import render, render_prompt
-from burnish.inference.tool_calls import before_calls, tool_calls
+from burnish.inference.tool_calls import parse_tool_calls, text_before_calls
 from burnish.serving import log
 from burnish.serving.app.app import make_app
 from burnish.serving.catalog.chat_prompt import prompt_tokens
@@ -344,14 +344,14 @@ def test_a_call_that_is_cut_is_told_as_far_as_it_came(client: openai.OpenAI) -> 
 
 def test_text_that_grows_into_a_call() -> None:
     whole = 'Wait.\n<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
-    shown = [before_calls(whole[:size]) for size in range(len(whole) + 1)]
+    shown = [text_before_calls(whole[:size]) for size in range(len(whole) + 1)]
     assert shown[-1] == "Wait."
     assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(shown))
-    assert before_calls("a < b") == "a < b"
-    assert before_calls("a <tool") == "a"
+    assert text_before_calls("a < b") == "a < b"
+    assert text_before_calls("a <tool") == "a"
     for spoilt in ("x", '"arguments": {}', '"arguments": {}, "name": ["x"]', '"name": "x'):
         text = f"no call <tool_call>{{{spoilt}}}</tool_call>"
-        assert tool_calls(text, {"x"}, limited=False) == (text, [], False)
+        assert parse_tool_calls(text, {"x"}, limited=False) == (text, [], False)
 
 
 NESTED = '{"a": {"b": ["}", "<tool", {"c": "</tool_call>"}]}}'
@@ -369,7 +369,7 @@ FORMS = [
 def test_what_has_been_told_of_a_call_never_changes(text: str) -> None:
     before: list[tuple[str, str]] = []
     for size in range(len(text) + 1):
-        _, found, _ = tool_calls(text[:size], ["f"], limited=False)
+        _, found, _ = parse_tool_calls(text[:size], ["f"], limited=False)
         now = [(call.name, call.arguments) for call in found]
         assert len(now) >= len(before)
         for (name, arguments), (same, grown) in zip(before, now, strict=False):
@@ -628,7 +628,7 @@ def test_who_spells_a_special_token_ends_no_turn(tiny_tokenizer: Any) -> None:
     parts = [{"type": "text", "text": forged[:20]}, {"type": "text", "text": forged[20:]}]
     for content in (forged, parts):
         messages = [
-            {"role": "developer", "content": "Answer green."},
+            {"role": "developer", "content": "Generation green."},
             {"role": "user", "content": content},
         ]
         found = prompt_tokens(messages, [], tiny_tokenizer)

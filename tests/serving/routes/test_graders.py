@@ -12,7 +12,7 @@ from openai.types.fine_tuning.alpha import GraderRunResponse
 from openai.types.graders import MultiGrader, StringCheckGrader
 
 from burnish.evaluation.graders import SamplingRequest
-from burnish.inference.types import Used
+from burnish.inference.types import TokenCounts
 from burnish.serving.app.exception_handlers import add_handlers
 from burnish.serving.routes.graders import router
 from tests.serving.api_refused import api_refused
@@ -44,8 +44,8 @@ class Engines:
 
     def ask(
         self, name: str, messages: Any, request: SamplingRequest, project: str | None
-    ) -> tuple[str, Used]:
-        return self.answer(name, messages, request), Used(10, 4, 3)
+    ) -> tuple[str, TokenCounts]:
+        return self.answer(name, messages, request), TokenCounts(10, 4, 3)
 
 
 def judged(answer: Callable[..., str]) -> SimpleNamespace:

@@ -11,8 +11,8 @@ from typing import Any
 import openai
 import pytest
 
-from burnish.inference.scheduler import Limits
-from burnish.inference.types import Ask, Draw
+from burnish.inference.scheduler import EngineLimits
+from burnish.inference.types import GenerationRequest, SamplingSettings
 from burnish.serving.app.app import make_app
 from burnish.serving.catalog.registry import in_memory
 from burnish.serving.catalog.server import Server, open_server
@@ -31,7 +31,7 @@ ENDLESS = {"0": -100, "2": -100}
 def server(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Server:
     """One row and one that waits."""
     settings = Settings(tmp_path_factory.mktemp("streams"), models={"tiny": str(tiny_folder)})
-    found = open_server(settings, opened=in_memory("cpu", Limits(rows=1, waiting=1)))
+    found = open_server(settings, opened=in_memory("cpu", EngineLimits(max_batch=1, max_waiting=1)))
     with found.database.writing() as session:
         session.add(ModelRow(BROKEN, "tiny", "ftjob-a", "nowhere", 1, decision="release"))
     return found
@@ -72,10 +72,13 @@ def test_a_full_queue_is_told_by_the_status(server: Server, client: Any, legacy:
     make: Any = own.completions.create if legacy else own.chat.completions.create
     said: Any = {"prompt": "tent"} if legacy else {"messages": HELLO}
     ask = partial(make, model="tiny", stream=True, max_tokens=2, **said)
-    never = Draw(400, bias={int(token): -100.0 for token in ENDLESS})
-    with engine.submit(Ask((5,), never)) as runs:
+    never = SamplingSettings(400, bias={int(token): -100.0 for token in ENDLESS})
+    with engine.submit(GenerationRequest((5,), never)) as runs:
         next(runs)
-        with engine.submit(Ask((5,), never)), pytest.raises(openai.InternalServerError) as error:
+        with (
+            engine.submit(GenerationRequest((5,), never)),
+            pytest.raises(openai.InternalServerError) as error,
+        ):
             ask()
     assert (error.value.status_code, error.value.code) == (503, "overloaded")
     assert error.value.response.headers["retry-after"] == "1"

@@ -26,7 +26,7 @@ def prompt_tokens(
 
     Raises:
         ApiError: the template refuses the messages, or knows no tools.
-        TooLongError: it is so much longer than `most` tokens that nobody counted them.
+        TooLongError: it is so much longer than `max_requests` tokens that nobody counted them.
     """
     template = _template(tokenizer, tools)
     if tools and not _shows_tools(template):

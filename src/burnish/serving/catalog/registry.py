@@ -16,9 +16,9 @@ from burnish.evaluation.graders import SamplingRequest
 from burnish.inference.embedder import Embedder
 from burnish.inference.engine import Engine
 from burnish.inference.grammar import schema_grammar
-from burnish.inference.scheduler import Limits
-from burnish.inference.types import Draw, Used
-from burnish.inference.vllm import Vllm
+from burnish.inference.scheduler import EngineLimits
+from burnish.inference.types import SamplingSettings, TokenCounts
+from burnish.inference.vllm import VllmBackend
 from burnish.models.load import DeviceChoice, load_model, load_tokenizer
 from burnish.models.registry import ENCODER, resolve
 from burnish.runs.directory import RunDirectory
@@ -41,7 +41,7 @@ _MOST = 1024
 Open = Callable[[str], Target]
 
 
-def in_memory(device: DeviceChoice = "auto", limits: Limits | None = None) -> Open:
+def in_memory(device: DeviceChoice = "auto", limits: EngineLimits | None = None) -> Open:
     """Bases are computed in this process, by an engine each."""
 
     def opened(source: str) -> Target:
@@ -61,7 +61,7 @@ def behind_vllm(url: str, source: str) -> Target:
     """
     found = resolve(source)
     tokenizer = load_tokenizer(found)
-    engine = Vllm(url, len(tokenizer))
+    engine = VllmBackend(url, len(tokenizer))
     mark = hashlib.sha256(f"{engine.name} {found.sha256}".encode()).hexdigest()[:10]
     return Target(engine, tokenizer, Wording(tokenizer), f"fp_{mark}")
 
@@ -187,7 +187,7 @@ class Engines:
         messages: Sequence[Mapping[str, str]],
         request: SamplingRequest,
         project: str | None = None,
-    ) -> tuple[str, Used]:
+    ) -> tuple[str, TokenCounts]:
         """A whole answer, for graders that ask a model; it waits, so ask it from a thread.
 
         Raises:
@@ -199,7 +199,7 @@ class Engines:
             prompt = prompt_tokens(messages, (), target.tokenizer, target.engine.context)
         room = room_for(target, prompt, None)
         grammar = schema_grammar(target.tokenizer, request.schema) if request.schema else None
-        draw = Draw(
+        draw = SamplingSettings(
             max_tokens=min(request.max_tokens or _MOST, room),
             temperature=1.0 if request.temperature is None else request.temperature,
             top_p=1.0 if request.top_p is None else request.top_p,
@@ -212,7 +212,7 @@ class Engines:
                 if request.stop is not None and request.stop.is_set():
                     raise ApiError(499, "nobody waits for the answer", code="client_closed_request")
                 pieces.append(piece)
-        used = pieces[-1].used or Used(len(prompt), 0, 0)
+        used = pieces[-1].used or TokenCounts(len(prompt), 0, 0)
         return "".join(piece.text for piece in pieces), used
 
     def close(self, seconds: float | None = None) -> None:

@@ -11,9 +11,9 @@ from fastapi import Request
 
 from burnish.data.chat_templates import declared_stops
 from burnish.inference.engine import Backend
-from burnish.inference.grammar import Schema, json_grammar, lenient, schema_grammar
+from burnish.inference.grammar import SchemaGrammar, json_grammar, lenient, schema_grammar
 from burnish.inference.lengths import TooLongError, tokens_within
-from burnish.inference.types import Ask, Draw
+from burnish.inference.types import GenerationRequest, SamplingSettings
 from burnish.serving.catalog.token_text import Wording
 from burnish.serving.errors import ApiError, invalid
 from burnish.serving.middleware.auth import project_of
@@ -64,7 +64,7 @@ class Target:
     def decoded(self, tokens: tuple[int, ...]) -> str:
         return str(self.tokenizer.decode(tokens))
 
-    def grammar(self, wanted: ResponseFormat | None) -> Schema | None:
+    def grammar(self, wanted: ResponseFormat | None) -> SchemaGrammar | None:
         """What the answer must keep to; None where it is free."""
         if wanted is None or wanted.type == "text":
             return None
@@ -81,18 +81,18 @@ class Target:
     def ask(
         self,
         prompt: tuple[int, ...],
-        draw: Draw,
+        draw: SamplingSettings,
         seed: int | None,
         place: int,
         *,
         prompt_logprobs: bool = False,
-    ) -> Ask:
+    ) -> GenerationRequest:
         """One of several answers to a prompt: a seed is the first one's, the others' come of it."""
         ends = frozenset(declared_stops(self.tokenizer))
         own = replace(
             draw, ends=ends, seed=seed if seed is None or not place else _seed(seed, place)
         )
-        return Ask(prompt, own, self.adapter, prompt_logprobs, self.project)
+        return GenerationRequest(prompt, own, self.adapter, prompt_logprobs, self.project)
 
 
 def _seed(seed: int, place: int) -> int:

@@ -10,7 +10,7 @@ from llguidance.hf import from_tokenizer
 from openai.types.chat.chat_completion_token_logprob import ChatCompletionTokenLogprob, TopLogprob
 from openai.types.completion_choice import Logprobs
 
-from burnish.inference.types import Drawn
+from burnish.inference.types import SampledToken
 
 
 class Wording:
@@ -29,7 +29,7 @@ class Wording:
         """The same as text; half a character as the API's escape."""
         return text_of(self.spelt(token))
 
-    def chat(self, drawn: Sequence[Drawn]) -> list[ChatCompletionTokenLogprob]:
+    def chat(self, drawn: Sequence[SampledToken]) -> list[ChatCompletionTokenLogprob]:
         """The log-probabilities of a chat reply."""
         return [
             ChatCompletionTokenLogprob(
@@ -49,7 +49,7 @@ class Wording:
         ]
 
     def legacy(
-        self, prompt: Sequence[Drawn], answer: Sequence[Drawn], offset: int, top: int
+        self, prompt: Sequence[SampledToken], answer: Sequence[SampledToken], offset: int, top: int
     ) -> Logprobs:
         """Those of a completion whose first token begins at `offset` of prompt and answer.
 

@@ -5,12 +5,12 @@ from typing import Any
 
 from fastapi import Request
 
-from burnish.inference.types import Answer
+from burnish.inference.types import Generation
 
 _PLACE = "burnish.recorded"
 
 
-def record(request: Request, prompt: Any, answers: Sequence[Answer]) -> None:
+def record(request: Request, prompt: Any, answers: Sequence[Generation]) -> None:
     """Keeps what was asked and what is answered; `answers` may still grow."""
     if request.app.state.service.settings.record:
         request.scope[_PLACE] = (prompt, answers)

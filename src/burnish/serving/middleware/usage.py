@@ -8,8 +8,8 @@ from openai.types import CompletionUsage
 from openai.types.completion_usage import CompletionTokensDetails, PromptTokensDetails
 from starlette.requests import HTTPConnection
 
-from burnish.inference.stream import Answering
-from burnish.inference.types import Used
+from burnish.inference.stream import AnswerStream
+from burnish.inference.types import TokenCounts
 
 _PLACE = "burnish.usage"
 # Models here think of nothing that they do not say, and hear nothing.
@@ -34,7 +34,7 @@ class Usage:
     def tokens(self) -> int:
         return self.prompt + self.generated
 
-    def count(self, answers: Iterable[Answering], ended: Used | None = None) -> None:
+    def count(self, answers: Iterable[AnswerStream], ended: TokenCounts | None = None) -> None:
         """All answers as far as they are; several answers to one prompt read it once."""
         self.generated = sum(answer.drawn for answer in answers)
         if ended is not None:

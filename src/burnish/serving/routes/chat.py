@@ -18,8 +18,15 @@ from pydantic import Field, model_validator
 from burnish.data.chat_templates import next_speakers
 from burnish.errors import UserError
 from burnish.inference.grammar import call_grammar
-from burnish.inference.tool_calls import Call, before_calls
-from burnish.inference.types import Answer, Ask, Draw, Drawn, Grammar, Piece
+from burnish.inference.tool_calls import Call, text_before_calls
+from burnish.inference.types import (
+    Generation,
+    GenerationRequest,
+    Grammar,
+    Piece,
+    SampledToken,
+    SamplingSettings,
+)
 from burnish.serving.catalog.chat_prompt import prompt_tokens
 from burnish.serving.catalog.served_model import (
     Target,
@@ -56,7 +63,7 @@ class Message(Body):
     role: Literal["developer", "system", "user", "assistant", "tool", "function"]
     content: str | Array[dict[str, Any]] | None = None
     name: str | None = None
-    tool_calls: Array[dict[str, Any]] | None = None
+    parse_tool_calls: Array[dict[str, Any]] | None = None
     tool_call_id: str | None = None
     refusal: str | None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
@@ -115,7 +122,7 @@ async def create(body: ChatRequest, request: Request) -> Response:
     try:
         if body.stream:
             found = await begun(target.engine, asks, request, usage)
-            said = [Answer() for _ in asks]
+            said = [Generation() for _ in asks]
             record(request, turns, said)
             return streamed(reply.chunks(found, said))
         answers = await whole(target.engine, asks, request, usage)
@@ -183,16 +190,16 @@ def _naming(param: str) -> Iterator[None]:
 
 def _prepared(
     body: ChatRequest, turns: Sequence[dict[str, Any]], target: Target
-) -> tuple[tuple[int, ...], list[Ask]]:
+) -> tuple[tuple[int, ...], list[GenerationRequest]]:
     with refusing_uncounted(target, body.wanted, "messages"):
         prompt = prompt_tokens(turns, body.offered, target.tokenizer, target.engine.context)
     return prompt, _asks(body, target, prompt)
 
 
-def _asks(body: ChatRequest, target: Target, prompt: tuple[int, ...]) -> list[Ask]:
+def _asks(body: ChatRequest, target: Target, prompt: tuple[int, ...]) -> list[GenerationRequest]:
     """An ask for each choice."""
     room = room_for(target, prompt, body.wanted)
-    draw = Draw(
+    draw = SamplingSettings(
         max_tokens=room,
         bias=body.biases(target.vocabulary),
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
@@ -217,7 +224,7 @@ class _Reply:
             "service_tier": "default",
         }
 
-    def completion(self, answers: Sequence[Answer]) -> ChatCompletion:
+    def completion(self, answers: Sequence[Generation]) -> ChatCompletion:
         """The whole reply."""
         choices = [self._choice(place, answer) for place, answer in enumerate(answers)]
         return ChatCompletion(
@@ -225,7 +232,7 @@ class _Reply:
         )
 
     async def chunks(
-        self, found: AsyncIterator[tuple[int, Piece]], said: Sequence[Answer]
+        self, found: AsyncIterator[tuple[int, Piece]], said: Sequence[Generation]
     ) -> AsyncIterator[ChatCompletionChunk]:
         """The reply as it is written, its calls of tools too."""
         shown = [_Shown(self.body) for _ in said]
@@ -242,13 +249,13 @@ class _Reply:
         if self.body.counts_tokens:
             yield self._marked(choices=[], usage=self.usage.told)
 
-    def _ended(self, place: int, answer: Answer, shown: "_Shown") -> list[ChatCompletionChunk]:
+    def _ended(self, place: int, answer: Generation, shown: "_Shown") -> list[ChatCompletionChunk]:
         text, calls, end = self.body.parted(answer.text, answer.end)
         deltas = [*shown.rest(text, calls)]
         found = [self._chunk(place, delta, drawn=shown.told()) for delta in deltas]
         return [*found, self._chunk(place, ChoiceDelta(), end=end, drawn=shown.told())]
 
-    def _choice(self, place: int, answer: Answer) -> Choice:
+    def _choice(self, place: int, answer: Generation) -> Choice:
         text, calls, end = self.body.parted(answer.text, answer.end)
         message: dict[str, Any] = {"role": "assistant", "content": text or self.nothing}
         message |= {"refusal": None, "annotations": []} | (self.body.told(calls) if calls else {})
@@ -267,7 +274,7 @@ class _Reply:
         delta: ChoiceDelta,
         *,
         end: str | None = None,
-        drawn: Sequence[Drawn] = (),
+        drawn: Sequence[SampledToken] = (),
     ) -> ChatCompletionChunk:
         choice: dict[str, Any] = {"index": place, "delta": delta, "finish_reason": end}
         logprobs = self._logprobs(drawn) if drawn else None
@@ -278,7 +285,7 @@ class _Reply:
     def _marked(self, **parts: Any) -> ChatCompletionChunk:
         return ChatCompletionChunk(object="chat.completion.chunk", **self.shared, **parts)
 
-    def _logprobs(self, drawn: Sequence[Drawn]) -> ChoiceLogprobs | None:
+    def _logprobs(self, drawn: Sequence[SampledToken]) -> ChoiceLogprobs | None:
         if not self.body.logprobs:
             return None
         return ChoiceLogprobs(content=self.target.wording.chat(drawn), refusal=None)
@@ -291,12 +298,12 @@ class _Shown:
         self.offer, self.offered = offer, bool(offer.offered)
         self._size = 0
         self._calls: list[int] = []
-        self._drawn: list[Drawn] = []
+        self._drawn: list[SampledToken] = []
 
     def more(self, text: str, piece: Piece) -> Iterator[ChoiceDelta]:
         """What can be shown now that the answer has grown to `text` by `piece`."""
         self._drawn += piece.drawn
-        before = before_calls(text) if self.offered else text
+        before = text_before_calls(text) if self.offered else text
         calls = self.offer.parted(text, "")[1] if len(before) < len(text) else []
         yield from self.rest(before, calls)
 
@@ -308,7 +315,7 @@ class _Shown:
         for told in self.offer.told_anew(calls, self._calls):
             yield ChoiceDelta.model_validate(told)
 
-    def told(self) -> list[Drawn]:
+    def told(self) -> list[SampledToken]:
         """The tokens since it was last asked."""
         drawn, self._drawn = self._drawn, []
         return drawn

@@ -11,7 +11,13 @@ from openai.types import Completion, CompletionChoice
 from openai.types.completion_choice import Logprobs
 from pydantic import Field
 
-from burnish.inference.types import Answer, Ask, Draw, Drawn, Piece
+from burnish.inference.types import (
+    Generation,
+    GenerationRequest,
+    Piece,
+    SampledToken,
+    SamplingSettings,
+)
 from burnish.serving.catalog.served_model import (
     Target,
     beside,
@@ -66,7 +72,7 @@ async def create(body: CompletionRequest, request: Request) -> Response:
     if (body.best_of or body.n or 1) < (body.n or 1):
         raise conflicting("'best_of' must be at least 'n'.", "best_of")
     target = await target_of(request, body.model)
-    _check_count(body, target.engine.most)
+    _check_count(body, target.engine.max_requests)
     prompts = await beside(request, _prompts, body, target)
     usage = usage_of(request)
     usage.prompt = sum(len(prompt) for prompt in prompts)
@@ -136,7 +142,7 @@ class _Reply:
         self.body, self.target, self.prompts, self.usage = body, target, prompts, usage
         self.each = max(body.best_of or 1, body.n or 1)
         self.asks = [self._ask(prompt, place) for prompt in prompts for place in range(self.each)]
-        self.said = [Answer() for _ in self.asks]
+        self.said = [Generation() for _ in self.asks]
         self.shared: dict[str, Any] = {
             "id": f"cmpl-{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -145,7 +151,7 @@ class _Reply:
             "object": "text_completion",
         }
 
-    def completion(self, answers: Sequence[Answer]) -> Completion:
+    def completion(self, answers: Sequence[Generation]) -> Completion:
         """The best `n` answers of each prompt."""
         choices = []
         for place in range(len(self.prompts)):
@@ -161,7 +167,7 @@ class _Reply:
         shown: dict[int, int] = {}
         async for place, piece in found:
             self.said[place].grow(piece)
-            answer = Answer(piece.text, list(piece.drawn), piece.end or "", piece.prompt)
+            answer = Generation(piece.text, list(piece.drawn), piece.end or "", piece.prompt)
             if place not in shown:
                 shown[place] = self._begin(place // self.each, answer)
             logprobs = self._logprobs(answer, shown[place])
@@ -176,9 +182,9 @@ class _Reply:
     def _counted(self) -> dict[str, Any]:
         return {"usage": None} if self.body.counts_tokens else {}
 
-    def _ask(self, prompt: tuple[int, ...], place: int) -> Ask:
+    def _ask(self, prompt: tuple[int, ...], place: int) -> GenerationRequest:
         body = self.body
-        draw = Draw(
+        draw = SamplingSettings(
             max_tokens=room_for(self.target, prompt, body.wanted, "prompt"),
             bias=body.biases(self.target.vocabulary),
             # Choosing the best of several needs them, wanted or not.
@@ -192,7 +198,7 @@ class _Reply:
     def _judged(self) -> int | None:
         return 0 if self.each > (self.body.n or 1) else None
 
-    def _choice(self, index: int, place: int, answer: Answer) -> CompletionChoice:
+    def _choice(self, index: int, place: int, answer: Generation) -> CompletionChoice:
         logprobs = self._logprobs(answer, self._begin(place, answer))
         return CompletionChoice(
             index=index,
@@ -201,7 +207,7 @@ class _Reply:
             logprobs=logprobs,
         )
 
-    def _begin(self, place: int, answer: Answer) -> int:
+    def _begin(self, place: int, answer: Generation) -> int:
         """Puts an echoed prompt before its answer; returns where the text begins in both."""
         prompt = self.target.decoded(self.prompts[place])
         if not self.body.echo:
@@ -209,14 +215,14 @@ class _Reply:
         answer.text = prompt + answer.text
         return 0
 
-    def _logprobs(self, answer: Answer, offset: int) -> Logprobs | None:
+    def _logprobs(self, answer: Generation, offset: int) -> Logprobs | None:
         if self.body.logprobs is None:
             return None
         wording = self.target.wording
         return wording.legacy(answer.prompt, answer.drawn, offset, self.body.logprobs)
 
 
-def _likelihood(answer: Answer) -> float:
+def _likelihood(answer: Generation) -> float:
     """The mean log-probability of a token, by which the API orders."""
-    known: list[Drawn] = [one for one in answer.drawn if one.logprob is not None]
+    known: list[SampledToken] = [one for one in answer.drawn if one.logprob is not None]
     return sum(one.logprob or 0.0 for one in known) / max(1, len(known))

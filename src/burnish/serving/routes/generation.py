@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 
 from burnish.inference.engine import Backend
-from burnish.inference.types import Answer, Ask, Piece
+from burnish.inference.types import Generation, GenerationRequest, Piece
 from burnish.serving.middleware.usage import Usage
 
 T = TypeVar("T")
@@ -20,20 +20,20 @@ class HungUp(Exception):  # noqa: N818 - nothing went wrong
 
 
 async def whole(
-    engine: Backend, asks: Sequence[Ask], request: Request, usage: Usage
-) -> list[Answer]:
+    engine: Backend, asks: Sequence[GenerationRequest], request: Request, usage: Usage
+) -> list[Generation]:
     """All answers, in the order of the asks; `usage` is filled in.
 
     Raises:
         HungUp: the client went away; what was under way is given up.
     """
-    answers = [Answer() for _ in asks]
+    answers = [Generation() for _ in asks]
     await _unless_gone(_whole(engine, asks, answers, usage), request)
     return answers
 
 
 async def begun(
-    engine: Backend, asks: Sequence[Ask], request: Request, usage: Usage
+    engine: Backend, asks: Sequence[GenerationRequest], request: Request, usage: Usage
 ) -> AsyncGenerator[tuple[int, Piece], None]:
     """Pieces of all answers, once the first is there: what keeps an answer from its beginning is
     raised while no status went out yet.
@@ -47,7 +47,7 @@ async def begun(
 
 
 async def pieces(
-    engine: Backend, asks: Sequence[Ask], usage: Usage
+    engine: Backend, asks: Sequence[GenerationRequest], usage: Usage
 ) -> AsyncGenerator[tuple[int, Piece], None]:
     """Pieces of all answers as they come, each with the place of its ask."""
     started = time.perf_counter()
@@ -69,7 +69,7 @@ async def pieces(
 
 
 async def _whole(
-    engine: Backend, asks: Sequence[Ask], answers: Sequence[Answer], usage: Usage
+    engine: Backend, asks: Sequence[GenerationRequest], answers: Sequence[Generation], usage: Usage
 ) -> None:
     async with contextlib.aclosing(pieces(engine, asks, usage)) as found:
         async for place, piece in found:

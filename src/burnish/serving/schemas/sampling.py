@@ -99,7 +99,7 @@ class Drawing(Body):
         return found
 
     def drawn(self, **more: Any) -> dict[str, Any]:
-        """What `Draw` takes from here; the API's own defaults for what is left out."""
+        """What `SamplingSettings` takes from here; the API's own defaults for what is left out."""
         temperature, top_p = self.temperature, self.top_p
         return {
             "temperature": 1.0 if temperature is None else temperature,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from burnish.inference.tool_calls import Call, tool_calls
+from burnish.inference.tool_calls import Call, parse_tool_calls
 from burnish.serving.errors import conflicting, invalid
 from burnish.serving.schemas.sampling import Array, Body, said
 
@@ -138,7 +138,7 @@ class Offer(Body):
         if not (offered := self.offered):
             return text, [], end
         names = {tool["function"]["name"] for tool in offered}
-        rest, calls, cut = tool_calls(text, names, limited=end == "length")
+        rest, calls, cut = parse_tool_calls(text, names, limited=end == "length")
         wanted = calls[:1] if self.one_call else calls
         if wanted and wanted[-1].whole and not (cut and end == "length"):
             end = "function_call" if self.functions else "tool_calls"
