@@ -153,8 +153,8 @@ def test_a_run_that_goes_on_says_that_its_rows_are_kept(
 
 
 def test_what_the_model_refuses_leaves_no_run(recipe: Path) -> None:
-    with refused("unknown_layer", ModelError):
-        burnish.train(recipe, quiet=True, **{"lora.layers": [99]})
+    with refused("too_many_layers", ModelError):
+        burnish.train(recipe, quiet=True, **{"method": "last-n", "last_n.layers": 99})
     assert not (recipe.parent / "runs" / "tiny").exists()
     burnish.train(recipe, quiet=True, training={"epochs": 1})
 
@@ -292,7 +292,7 @@ def test_labels_of_the_test_set_never_seen_in_train(recipe: Path, tmp_path: Path
         ({"name": ".."}, "bad_name", {"key": "name", "value": ".."}, "'..'"),
         ({"evaluate.limit": 1}, "out_of_range", {"key": "evaluate.limit", "value": 1}, "1"),
         ({"evaluate.target": []}, "too_few_values", {"key": "evaluate.target"}, "[]"),
-        ({"lora.layers": []}, "too_few_values", {"key": "lora.layers"}, "[]"),
+        ({"evaluate.general": []}, "too_few_values", {"key": "evaluate.general"}, "[]"),
         ({"training.workers": 4096}, "too_many_workers", {"workers": 4096}, "4096"),
         ({"evaluate.target": ["acuracy"]}, "unknown_scorer", {}, "acuracy"),
     ],

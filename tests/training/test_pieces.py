@@ -2,13 +2,14 @@
 
 import resource
 import types
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
-from burnish.models.adapt import add_lora
 from burnish.models.branches import Network, Row, trunk_length
 from burnish.models.fused_lora import fused_lora
 from burnish.training.host_memory import keep_freed_memory
@@ -126,7 +127,10 @@ def test_freed_memory_is_used_again_without_page_faults() -> None:
 
 
 def test_no_gradient_below_the_lowest_adapted_layer(llama: Any, draw: Any) -> None:
-    model = add_lora(llama, rank=4, alpha=8, seed=0, target_modules="attention", layers=(1,))
+    maps = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=maps, layers_to_transform=[1])
+    with warnings.catch_warnings(action="ignore"):
+        model = get_peft_model(llama, config)
     network = Network(model)
     outputs: list[bool] = []
     for layer in network.model.model.layers:

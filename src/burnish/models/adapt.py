@@ -80,9 +80,8 @@ def add_lora(
 ) -> Any:
     """Wraps the model in a fresh LoRA adapter; only the adapter learns.
 
-    `options` are `dropout`, `layers` (numbers from 0, None is all), `rslora`, `dora`, and for a
-    head `whole`, the names of modules that learn and are kept whole. A model that has an adapter
-    already keeps it, frozen and active.
+    `options` are `dropout`, and for a head `whole`, the names of modules that learn and are kept
+    whole. A model that has an adapter already keeps it, frozen and active.
 
     Raises:
         ModelError: the model has no layers of the names that `target_modules` selects.
@@ -92,9 +91,7 @@ def add_lora(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=options.get("dropout", 0.0),
-        target_modules=pattern(inner, linear_paths(inner, target_modules), options.get("layers")),
-        use_rslora=options.get("rslora", False),
-        use_dora=options.get("dora", False),
+        target_modules=pattern(inner, linear_paths(inner, target_modules)),
         task_type=_task(inner),
         modules_to_save=list(options.get("whole") or ()) or None,
         exclude_modules=_within(options.get("whole")),

@@ -101,22 +101,8 @@ def key_value_paths(model: Any) -> list[str]:
     return named or paths[:-1]
 
 
-def pattern(model: Any, paths: Sequence[str], layers: Sequence[int] | None = None) -> str:
-    """A regular expression of full module names: these paths in these layers (None is all).
-
-    Raises:
-        ModelError: a layer number that the model does not have.
-    """
-    name, stack = layer_stack(model)
-    for number in layers or ():
-        if not 0 <= number < len(stack):
-            raise ModelError(
-                f"layer {number} was asked for and the model has layers 0 to {len(stack) - 1}",
-                "correct lora.layers",
-                code="unknown_layer",
-                layer=number,
-                layers=len(stack),
-            )
-    numbers = r"\d+" if layers is None else "|".join(str(number) for number in layers)
+def pattern(model: Any, paths: Sequence[str]) -> str:
+    """A regular expression of full module names: these paths in every layer."""
+    name, _ = layer_stack(model)
     inside = "|".join(re.escape(path) for path in paths)
-    return rf"{re.escape(name)}\.({numbers})\.({inside})"
+    return rf"{re.escape(name)}\.\d+\.({inside})"

@@ -44,9 +44,6 @@ _OURS: dict[str, tuple[str, ...]] = {
     "lora.dropout": ("lora_dropout",),
     "lora.target_modules": ("target_modules", "lora_target", "lora_target_modules"),
     "lora.loraplus_ratio": ("loraplus_ratio", "loraplus_lr_ratio", "lora_plus", "loraplus"),
-    "lora.rslora": ("rslora", "use_rslora"),
-    "lora.dora": ("dora", "use_dora"),
-    "sft.label_smoothing": ("label_smoothing", "label_smoothing_factor"),
     "sft.neftune_noise_alpha": ("neftune_noise_alpha", "neftune"),
     "model": ("model", "base_model", "model_name", "model_name_or_path", "model_id", "model_path"),
     # What quantises the base is a method here.

@@ -16,11 +16,6 @@ class Lora(Section):
     target_modules: Literal["all-linear", "attention", "mlp"] = Field(
         "all-linear", description="linear maps that get an adapter"
     )
-    layers: tuple[int, ...] | None = Field(
-        None, min_length=1, description="layer numbers from 0; null is all"
-    )
-    rslora: bool = Field(False, description="scale by alpha / sqrt(rank), arXiv 2312.03732")
-    dora: bool = Field(False, description="learn magnitudes apart, arXiv 2402.09353")
     loraplus_ratio: float = Field(
         1.0, gt=0, description="learning rate of B over that of A, arXiv 2402.12354"
     )

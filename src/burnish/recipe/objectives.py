@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from burnish.recipe.paths import expanded
-from burnish.recipe.section import ClassWeights, Fraction, Section
+from burnish.recipe.section import ClassWeights, Section
 
 _WEIGHTS = "weights of the classes in the loss: none, balanced, or a mapping of label to weight"
 
@@ -13,16 +13,12 @@ _WEIGHTS = "weights of the classes in the loss: none, balanced, or a mapping of 
 class Sft(Section):
     """Supervised fine-tuning and its variants."""
 
-    label_smoothing: Fraction = Field(
-        0.0, description="share of the target spread evenly over the vocabulary"
-    )
     neftune_noise_alpha: float = Field(
         0.0, ge=0, description="noise on the embeddings, arXiv 2310.05914"
     )
     token_weighting: Literal["all", "entropy", "likely"] = Field(
         "all", description="tokens that count: all, by entropy (EAFT), or the base's likely (STM)"
     )
-    keep: float = Field(0.8, gt=0, le=1, description="share of the tokens that `likely` keeps")
 
 
 class Lm(Section):

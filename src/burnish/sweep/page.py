@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from burnish.reports import svg
 from burnish.runs.directory import write_atomic
@@ -27,7 +27,8 @@ def write_trials(
 ) -> Path:
     """Writes `trials.html`; without a budget nothing was measured that could be drawn."""
     environment = Environment(
-        loader=PackageLoader("burnish.sweep"),
+        # Its page has the styles of the report.
+        loader=ChoiceLoader([PackageLoader("burnish.sweep"), PackageLoader("burnish.reports")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
