@@ -27,7 +27,7 @@ from tests.rows import write_rows
 @pytest.mark.parametrize(
     ("arguments", "shown"),
     [
-        (["tun"], ["'tun'", "`burnish tune`", "[unknown_command]"]),
+        (["swep"], ["'swep'", "`burnish sweep`", "[unknown_command]"]),
         (["rnu"], ["'rnu'", "`burnish run`", "[unknown_command]"]),
         (["xyz"], ["'xyz'", "`burnish --help`", "[usage]"]),
         (["train"], ["'recipe'", "`burnish train --help`", "[usage]"]),

@@ -15,7 +15,7 @@ from tests.rows import chats, labelled, write_rows
 
 # Verbs that train, or that serve until they are stopped; their own tests run them. Moving an alias
 # and asking an endpoint take a server, so `tests/serving` and `tests/parity` do it.
-NOT_HERE = {"run", "demo", "tune", "heal", "serve", "worker", "alias", "parity"}
+NOT_HERE = {"run", "demo", "sweep", "heal", "serve", "worker", "alias", "parity"}
 # A run that a page names -> the same folder everywhere.
 RUNS = ("support-routing", "support-routing-2", "my-adapter", "courteous-policy", "NAME")
 

@@ -56,8 +56,8 @@ def spaced(path: Path, space: dict[str, Any], **changes: Any) -> Recipe:
     return loaded(path, **changes)
 
 
-def tune(path: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "burnish.cli", "tune", str(path), *arguments]
+def sweep(path: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "burnish.cli", "sweep", str(path), *arguments]
 
 
 def row(delta: float) -> LedgerRow:
@@ -72,7 +72,7 @@ def test_trials_are_runs_and_the_best_is_the_lowest_loss(recipe: Path, tmp_path:
     done = [trial for trial in found.trials if trial.state == "done"]
     assert found.best == min(done, key=lambda trial: trial.validation)
     for trial in done:
-        run = RunDirectory.open(tmp_path / "runs" / "tiny-tune" / f"trial-{trial.number}")
+        run = RunDirectory.open(tmp_path / "runs" / "tiny-sweep" / f"trial-{trial.number}")
         manifest = run.manifest()
         assert manifest.recipe["lora"]["rank"] == trial.settings["lora.rank"]
         assert manifest.origins["lora.rank"] == "derived"
@@ -95,7 +95,7 @@ def test_more_trials_go_on_and_the_same_number_does_nothing(recipe: Path, tmp_pa
 
 
 def test_a_folder_that_cannot_be_used_is_a_sentence(recipe: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "runs" / "tiny-tune"
+    folder = tmp_path / "runs" / "tiny-sweep"
     folder.mkdir(parents=True)
     with FileLock(folder / ".lock"), refused("search_in_use", RunError, path=str(folder)):
         search(loaded(recipe), 1)
@@ -115,9 +115,9 @@ def test_a_changed_recipe_is_not_continued(recipe: Path) -> None:
 
 def test_killed_and_continued_is_the_straight_search(recipe: Path, tmp_path: Path) -> None:
     straight = search(loaded(recipe, name="straight"), 3, quiet=True)
-    command = tune(recipe, "--trials", "3", "--json")
+    command = sweep(recipe, "--trials", "3", "--json")
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    events = tmp_path / "runs" / "tiny-tune" / "trial-1" / "events.jsonl"
+    events = tmp_path / "runs" / "tiny-sweep" / "trial-1" / "events.jsonl"
     deadline = time.time() + 90
     while time.time() < deadline and not (events.exists() and events.read_text().count("\n") > 2):
         time.sleep(0.002)
@@ -132,7 +132,7 @@ def test_killed_and_continued_is_the_straight_search(recipe: Path, tmp_path: Pat
 
 
 def test_interrupted_says_the_same_command(recipe: Path, tmp_path: Path) -> None:
-    command = tune(recipe, "--trials", "1", "--set", "training.epochs=400")
+    command = sweep(recipe, "--trials", "1", "--set", "training.epochs=400")
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -141,7 +141,7 @@ def test_interrupted_says_the_same_command(recipe: Path, tmp_path: Path) -> None
         # A job in a shell's background is born deaf to it.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    events = tmp_path / "runs" / "tiny-tune" / "trial-0" / "events.jsonl"
+    events = tmp_path / "runs" / "tiny-sweep" / "trial-0" / "events.jsonl"
     deadline = time.time() + 90
     while time.time() < deadline and not events.exists():
         time.sleep(0.01)
@@ -180,7 +180,7 @@ def test_a_bad_trial_is_stopped_early(recipe: Path, tmp_path: Path) -> None:
     for trial in stopped:
         if "same settings" in (trial.reason or ""):
             continue
-        run = RunDirectory.open(tmp_path / "runs" / "tiny-tune" / f"trial-{trial.number}")
+        run = RunDirectory.open(tmp_path / "runs" / "tiny-sweep" / f"trial-{trial.number}")
         steps = run.events("train")
         assert steps[-1]["step"] < steps[-1]["steps"]
         assert not run.checkpoints.exists()
@@ -316,13 +316,13 @@ def test_the_next_command_gives_the_best_settings(
     recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     size = ["--set", "training.batch_size=4"]
-    lines = printed(capsys, "tune", str(recipe), "--trials", "2", *size).splitlines()
+    lines = printed(capsys, "sweep", str(recipe), "--trials", "2", *size).splitlines()
     words = shlex.split(next(line for line in lines if line.startswith("next")))[1:]
     assert words[:2] == ["burnish", "run"]
     shown = printed(capsys, *words[1:], "--explain").splitlines()
     explained = {line.split()[0]: line.split()[1] for line in shown}
     assert explained["training.batch_size"] == "4"
-    found = json.loads(printed(capsys, "tune", str(recipe), "--trials", "2", *size, "--json"))
+    found = json.loads(printed(capsys, "sweep", str(recipe), "--trials", "2", *size, "--json"))
     assert shlex.split(found["next"]) == words
     best = found["trials"][found["best"]]["settings"]
     assert {key: explained[key] for key in best} == {k: str(value) for k, value in best.items()}

@@ -25,7 +25,7 @@ VERBS = {
     "plan": "Say what a run will take: time, memory, disk.",
     "preflight": "Try a run's promises on its own model and a few rows, in seconds.",
     "check": "Read a data file as a run would, and show what is learnt.",
-    "tune": "Search the settings that learn the task best inside the budget.",
+    "sweep": "Search hyperparameters for the best result within the budget.",
     "train": "Train only; measure later.",
     "evaluate": "Measure base and tuned of a run, and decide.",
     "heal": "Look for a model that forgot less, lever by lever.",

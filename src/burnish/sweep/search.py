@@ -1,10 +1,10 @@
-"""The search behind `burnish tune`: the settings that learn the task best inside the budget.
+"""The search behind `burnish sweep`: hyperparameters that learn the task best within the budget.
 
-Every trial is a run directory of its own below `<output>/<name>-tune`. It is trained, scored by its
-best validation loss, and measured on the suite's PROBE, never on its CERT or on the test set. Two
-losses are compared at equal drop only: a trial whose mean on PROBE fell by more points than
-`budget.general` is a constraint broken, so it never wins, however well it learnt. The drop is the
-estimate, not its bound, for a search only chooses; `burnish run` decides afterwards.
+Every trial is a run directory of its own in `<output>/<name>-sweep`. A trial is trained, scored by
+its lowest validation loss, and measured on the suite's PROBE, never on its CERT or on the test set.
+Losses are compared only among trials within the budget: a trial whose mean on PROBE fell by more
+points than `budget.general` never wins, however low its loss. This drop is an estimate, not an
+upper bound, because a search only chooses; `burnish run` decides afterwards.
 
 Optuna's tree-structured Parzen estimator proposes the settings (Bergstra et al. 2011, NeurIPS 24).
 A trial whose validation loss lies behind the median of the trials inside the budget, at the same
@@ -111,7 +111,7 @@ def search(recipe: Recipe, trials: int, *, quiet: bool = False) -> Found:
     """
     space = space_of(recipe)
     _check_validation(recipe)
-    folder = recipe.output / f"{recipe.name}-tune"
+    folder = recipe.output / f"{recipe.name}-sweep"
     with study_in(folder, recipe, space) as study:
         work = _Search(recipe, space, folder, study, Bars(quiet=quiet))
         while (ended := _ended(study)) < trials:

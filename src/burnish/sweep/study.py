@@ -63,7 +63,7 @@ def study_in(
 def _opened(
     storage: Any, folder: Path, recipe: Recipe, space: Mapping[str, Sequence[Any]]
 ) -> optuna.Study:
-    known = {"storage": storage, "study_name": "tune"}
+    known = {"storage": storage, "study_name": "sweep"}
     study = optuna.create_study(**known, load_if_exists=True)
     asked = recipe.model_dump(mode="json", exclude={"output", "device"}) | {"space": dict(space)}
     now = whole_files(asked, Path.cwd())

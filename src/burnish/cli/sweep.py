@@ -1,6 +1,6 @@
 """Search the settings that learn the task best inside the forgetting budget.
 
-Each trial is a run in runs/NAME-tune, scored by its validation loss and by the drop on a fixed
+Each trial is a run in runs/NAME-sweep, scored by its validation loss and by the drop on a fixed
 share of the general suite; the test set is not touched. A trial whose drop is beyond budget.general
 never wins, and one that lies behind is stopped early. The same command goes on after an
 interruption, and a larger --trials adds to it.
@@ -8,7 +8,7 @@ interruption, and a larger --trials adds to it.
 What is searched stands in the recipe, two numbers for a range, a longer list for a choice:
 sweep: {space: {training.learning_rate: [1e-4, 3e-3], lora.rank: [8, 16, 32]}}
 
-Example: burnish tune recipe.yaml --trials 12
+Example: burnish sweep recipe.yaml --trials 12
 """
 
 import json
