@@ -11,7 +11,7 @@ from burnish.certification.certify import cert_hashes, cert_ledger, next_look
 from burnish.certification.fixed_sequence import Certificate, certify
 from burnish.evaluation.suite import Suite
 from burnish.evaluation.tasks import ChoiceItem, ChooseTask
-from burnish.models.lineage import keep_earlier
+from burnish.models.lineage import copy_earlier_run
 from burnish.recipe.schema import load_recipe
 from burnish.runs.candidates import Candidate
 from burnish.runs.directory import Manifest, RunDirectory
@@ -127,7 +127,7 @@ def test_looks_stay_with_the_model(tmp_path: Path) -> None:
     for number, (before, after) in enumerate(zip([None, *runs], runs, strict=False), 1):
         if before is not None:
             recipe = load_recipe(tmp_path / "recipe.yaml", {"init_from": str(before.path)})
-            keep_earlier(after, recipe)
+            copy_earlier_run(after, recipe)
         assert looked(after, models(1.0, weights=after.path.name)).look.number == number
     looked(runs[0], models(0.5))  # what the first does later is no business of the third
     assert looked(runs[2], models(1.0, weights="third")).look.number == 3

@@ -9,26 +9,26 @@ from peft.tuners.lora.layer import LoraLayer
 
 from burnish.errors import ModelError
 from burnish.models.adapt import WHOLE, add_lora, save_weights
-from burnish.models.adapter_scale import Scale, has_scale
-from burnish.models.kept import Kept
+from burnish.models.adapter_scale import AdapterScale, is_scalable
 from burnish.models.load import load_model
+from burnish.models.weight_snapshot import WeightSnapshot
 from tests.models.test_adapt import METHOD_ROWS, hidden, llama, moved
 from tests.refused import refused
 
 SCALABLE = [row for row in METHOD_ROWS if row != "prefix"]
 
 
-def scaled(row: str) -> tuple[object, Scale]:
+def scaled(row: str) -> tuple[object, AdapterScale]:
     model = moved(row)
     if METHOD_ROWS[row][0] not in WHOLE:
-        return model, Scale(model)
-    kept = Kept(list(llama().parameters()))
+        return model, AdapterScale(model)
+    kept = WeightSnapshot(list(llama().parameters()))
     kept._pairs = [
         (parameter, before)
         for parameter, (_, before) in zip(model.parameters(), kept.pairs, strict=True)
     ]
-    kept.forget_unchanged()
-    return model, Scale(model, kept)
+    kept.drop_unchanged()
+    return model, AdapterScale(model, kept)
 
 
 @pytest.mark.parametrize("row", SCALABLE)
@@ -85,14 +85,14 @@ def test_a_slope_takes_from_the_early_layers() -> None:
 
 def test_a_prefix_has_no_half() -> None:
     model = moved("prefix")
-    assert not has_scale(model)
+    assert not is_scalable(model)
     with refused("not_scalable", ModelError, method="prefix"):
-        Scale(model)
+        AdapterScale(model)
 
 
 def test_weights_that_changed_need_the_base() -> None:
     with refused("base_not_kept", ModelError):
-        Scale(moved("full"))
+        AdapterScale(moved("full"))
 
 
 def test_a_model_at_a_scale_is_known_by_it(tiny_folder: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
 
 from burnish.errors import ModelError
-from burnish.models.branches import Network, Row, branch_logprobs, shared, trunk_length
+from burnish.models.branches import Network, Row, branch_logprobs, common_length, trunk_length
 from tests.refused import refused
 
 VOCABULARY = 97
@@ -115,7 +115,7 @@ def test_trunk_stops_before_what_is_learnt() -> None:
     ],
 )
 def test_shared(sequences: tuple[list[int], ...], length: int) -> None:
-    assert shared(*sequences) == length
+    assert common_length(*sequences) == length
 
 
 def test_many_positions_are_projected_in_pieces_with_equal_gradients() -> None:

@@ -19,7 +19,7 @@ from transformers import (
 from burnish.errors import ModelError
 from burnish.models import classifier
 from burnish.models.adapt import add_lora, load_adapter, save_weights
-from burnish.models.classifier import Classifier, Constant, load_classifier
+from burnish.models.classifier import Classifier, ConstantBaseline, load_classifier
 from burnish.models.head_inputs import encode_words, iob2, label_logits, tag_logits
 from tests.refused import refused
 
@@ -96,7 +96,7 @@ def test_tags_in_a_batch_are_those_of_each_sentence_alone(folder: Path) -> None:
     with torch.no_grad():
         together = tag_logits(model.module, rows)
         alone = [
-            model.module(input_ids=torch.tensor([row.tokens])).logits[0, list(row.places)]
+            model.module(input_ids=torch.tensor([row.tokens])).logits[0, list(row.positions)]
             for row in rows
         ]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-4)
@@ -113,14 +113,14 @@ def test_an_encoder_reads_a_word_at_its_first_token(word_tokenizer: Any) -> None
         numbers = oracle.word_ids()
         assert list(row.tokens) == oracle["input_ids"]
         assert list(row.words) == list(range(len(sentence)))
-        assert list(row.places) == [numbers.index(word) for word in range(len(sentence))]
+        assert list(row.positions) == [numbers.index(word) for word in range(len(sentence))]
 
 
 def test_a_decoder_reads_a_word_at_its_last_token(tiny_tokenizer: Any) -> None:
     words = ["the", "parcel", "xyz", "is", "torn"]
     row = encode_words([words], tiny_tokenizer)[0]
     ends = [len(tiny_tokenizer(" ".join(words[: n + 1]))["input_ids"]) - 1 for n in range(5)]
-    assert list(row.places) == ends
+    assert list(row.positions) == ends
     assert ends[2] > ends[1] + 1  # a word of several tokens is among them
 
 
@@ -128,7 +128,7 @@ def test_a_word_without_tokens_is_outside(tiny_encoder: Path) -> None:
     model = load_classifier(str(tiny_encoder), "cpu", "tag", TAGS[1:], seed=3)
     words = ["tent", "\u200d", "red"]
     row = encode_words([words], model.tokenizer)[0]
-    assert (row.words, row.places) == ((0, 2), (1, 2))
+    assert (row.words, row.positions) == ((0, 2), (1, 2))
     assert model.predict([" ".join(words)])[0].text.split()[1] == "O"
 
 
@@ -213,12 +213,15 @@ def test_an_orphaned_inside_begins_a_span() -> None:
 def test_batches_hold_every_text_once_with_little_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classifier, "_TOKENS_AT_ONCE", 20)
     lengths = [3, 9, 4, 30, 3, 8, 2, 5]
-    parts = list(classifier._alike(lengths))
+    parts = list(classifier._length_batches(lengths))
     assert sorted(index for part in parts for index in part) == list(range(8))
     assert all(len(p) == 1 or len(p) * max(lengths[i] for i in p) <= 20 for p in parts)
 
 
 def test_the_constant_answers_alike() -> None:
-    assert [p.text for p in Constant("classify", "red").predict(["a b", ""])] == ["red", "red"]
-    assert [p.text for p in Constant("tag", "O").predict(["a b c", "d"])] == ["O O O", "O"]
-    assert Constant("tag", "O").fingerprint != Constant("classify", "O").fingerprint
+    assert [p.text for p in ConstantBaseline("classify", "red").predict(["a b", ""])] == [
+        "red",
+        "red",
+    ]
+    assert [p.text for p in ConstantBaseline("tag", "O").predict(["a b c", "d"])] == ["O O O", "O"]
+    assert ConstantBaseline("tag", "O").fingerprint != ConstantBaseline("classify", "O").fingerprint

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import burnish
 from burnish.errors import ModelError, RecipeError, RunError
 from burnish.models.branches import Network
-from burnish.models.lineage import learner, recipe_of
+from burnish.models.lineage import recipe_of, trainable_model
 from burnish.models.load import load_model
 from burnish.runs.directory import RunDirectory
 from tests.refused import refused
@@ -59,7 +59,7 @@ def base_of(run: RunDirectory) -> torch.Tensor:
 def start(run: RunDirectory) -> torch.Tensor:
     """What the run's training started from, its reference model."""
     recipe = recipe_of(run.manifest())
-    module = learner(run, recipe, load_model(recipe.model, "cpu").module)
+    module = trainable_model(run, recipe, load_model(recipe.model, "cpu").module)
     with Network(module).base():
         return hidden(module)
 
@@ -94,7 +94,7 @@ def test_stacked_keeps_the_earlier_adapter_frozen(train: Train) -> None:
     first = train("first")
     second = train("second", first, init="stack")
     recipe = recipe_of(second.manifest())
-    module = learner(second, recipe, load_model(recipe.model, "cpu").module)
+    module = trainable_model(second, recipe, load_model(recipe.model, "cpu").module)
     learning = {name for name, p in module.named_parameters() if p.requires_grad}
     assert learning
     assert all(".default." in name for name in learning)

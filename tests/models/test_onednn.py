@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from burnish.models import onednn
 from burnish.models.load import load_model
-from burnish.models.onednn import product, quicken
+from burnish.models.onednn import linear, use_onednn
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN"
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(autouse=True)
 def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """On any processor, and for products of any size."""
-    monkeypatch.setattr(onednn, "is_quicker", lambda: True)
-    monkeypatch.setattr(onednn, "_WORTH", 0)
+    monkeypatch.setattr(onednn, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(onednn, "_MIN_MULTIPLICATIONS", 0)
 
 
 def near(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -32,13 +32,13 @@ def near(found: torch.Tensor, expected: torch.Tensor) -> None:
 @pytest.mark.parametrize("bias", [None, torch.randn(24)])
 def test_any_layout(bias: torch.Tensor | None) -> None:
     x, weight = torch.randn(3, 5, 40), torch.randn(24, 40)
-    near(product(x, weight, bias), functional.linear(x, weight, bias))
+    near(linear(x, weight, bias), functional.linear(x, weight, bias))
     turned = x.transpose(0, 1)
-    near(product(turned, weight, bias), functional.linear(turned, weight, bias))
+    near(linear(turned, weight, bias), functional.linear(turned, weight, bias))
     across = torch.randn(40, 24).T
-    near(product(x, across, bias), functional.linear(x, across, bias))
-    near(product(x[0].T.contiguous().T, weight), functional.linear(x[0], weight))
-    assert product(torch.zeros(0, 40), weight).shape == (0, 24)
+    near(linear(x, across, bias), functional.linear(x, across, bias))
+    near(linear(x[0].T.contiguous().T, weight), functional.linear(x[0], weight))
+    assert linear(torch.zeros(0, 40), weight).shape == (0, 24)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -47,7 +47,7 @@ def test_gradients(bias: bool, learns: str) -> None:
     plain = nn.Linear(40, 24, bias=bias)
     plain.requires_grad_(learns != "x")
     quick = copy.deepcopy(plain)
-    quicken(quick)
+    use_onednn(quick)
     pull = torch.randn(3, 5, 24).transpose(1, 2).contiguous().transpose(1, 2)
     found: list[Any] = []
     for layer in (plain, quick):
@@ -62,16 +62,16 @@ def test_gradients(bias: bool, learns: str) -> None:
 
 def test_what_does_not_fit_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight = torch.randn(4, 40, dtype=torch.float64), torch.randn(24, 40, dtype=torch.float64)
-    assert torch.equal(product(x, weight), functional.linear(x, weight))
-    monkeypatch.setattr(onednn, "_WORTH", 4 * 40 * 24 + 1)
+    assert torch.equal(linear(x, weight), functional.linear(x, weight))
+    monkeypatch.setattr(onednn, "_MIN_MULTIPLICATIONS", 4 * 40 * 24 + 1)
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda *_: pytest.fail("too small"))
     x, weight = torch.randn(4, 40), torch.randn(24, 40)
-    assert torch.equal(product(x, weight), functional.linear(x, weight))
+    assert torch.equal(linear(x, weight), functional.linear(x, weight))
 
 
 def test_a_copy_has_its_own_weights() -> None:
     layer = nn.Linear(40, 24)
-    quicken(layer)
+    use_onednn(layer)
     other = copy.deepcopy(layer)
     with torch.no_grad():
         other.weight.zero_()
@@ -86,7 +86,7 @@ def test_a_loaded_model_says_the_same(tiny_folder: Path, monkeypatch: pytest.Mon
     layers = [layer for layer in quick.modules() if type(layer) is nn.Linear]
     assert layers
     assert all("forward" in layer.__dict__ for layer in layers)
-    monkeypatch.setattr(onednn, "is_quicker", lambda: False)
+    monkeypatch.setattr(onednn, "onednn_is_faster", lambda: False)
     plain: Any = load_model(str(tiny_folder), "cpu").module
     assert not any("forward" in layer.__dict__ for layer in plain.modules())
     near(quick(input_ids=tokens).logits, plain(input_ids=tokens).logits)

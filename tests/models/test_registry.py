@@ -18,9 +18,9 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from burnish.errors import ModelError
 from burnish.models import registry, wheels
-from burnish.models.cache import cache_folder, remembered_sha256
+from burnish.models.cache import cache_folder, cached_sha256
 from burnish.models.load import context_length, hidden_size
-from burnish.models.registry import Source, available, resolve
+from burnish.models.registry import Source, built_in_status, resolve
 from burnish.models.wheels import Wheel, parse_pypi
 from tests.refused import refused
 
@@ -196,12 +196,12 @@ def test_a_digest_is_computed_once_and_again_after_a_change(
 ) -> None:
     file = tmp_path / "weights"
     file.write_bytes(b"one")
-    first = remembered_sha256([file])
+    first = cached_sha256([file])
     with monkeypatch.context() as patch:
-        patch.setattr("burnish.models.cache.sha256_of", lambda files: pytest.fail("read again"))
-        assert remembered_sha256([file]) == first
+        patch.setattr("burnish.models.cache.files_sha256", lambda files: pytest.fail("read again"))
+        assert cached_sha256([file]) == first
     file.write_bytes(b"other")
-    assert remembered_sha256([file]) == hashlib.sha256(b"other").hexdigest()
+    assert cached_sha256([file]) == hashlib.sha256(b"other").hexdigest()
 
 
 # Wheels
@@ -315,15 +315,15 @@ def test_a_hub_model_without_a_network_names_the_remedy(
 
 
 def test_available_says_what_is_cached(cache: Path) -> None:
-    assert [(model.name, model.cached) for model in available()] == [
+    assert [(model.name, model.cached) for model in built_in_status()] == [
         ("smollm2-135m", False),
         ("all-minilm-l6-v2", False),
         ("gemma3-270m", False),
     ]
     model_folder(cache / "models" / "gemma3-270m")  # unfinished, it has no record
-    assert not available()[2].cached
+    assert not built_in_status()[2].cached
     (cache / "models" / "gemma3-270m" / registry._RECORD).write_text("{}")
-    assert available()[2].cached
+    assert built_in_status()[2].cached
 
 
 KILLED = """

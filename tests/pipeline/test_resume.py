@@ -9,7 +9,7 @@ import pytest
 
 from burnish.errors import RunError
 from burnish.models.lineage import recipe_of
-from burnish.models.load import place
+from burnish.models.load import pick_device
 from burnish.pipeline.resume import continued, unlike_files
 from burnish.recipe.schema import Recipe, load_recipe
 from burnish.runs.directory import Manifest, RunDirectory, State
@@ -31,7 +31,7 @@ def begun(recipe: Recipe, state: State) -> RunDirectory:
         state=state,
         recipe=recipe.model_dump(mode="json"),
         origins=dict(recipe.origins),
-        host={"device": str(place(recipe.device))},
+        host={"device": str(pick_device(recipe.device))},
     )
     return RunDirectory.create(recipe.output / recipe.name, manifest)
 

@@ -163,7 +163,7 @@ def test_branches_that_see_another_trunk(
             layer.values = layer.values * 0.5
         return expanded
 
-    monkeypatch.setattr(branches, "expand", halved)
+    monkeypatch.setattr(branches, "expand_cache", halved)
     check = found(recipe, "trunk = plain", **SAMPLING.get(name, {}))
     assert check.passed is False
     assert check.code == "logprobs_differ"

@@ -111,10 +111,10 @@ def test_a_batch_is_the_sum_of_its_rows_and_anchors() -> None:
     items = [*rows(3), *anchors(network, texts(2))]
 
     def gradient(passes: Any) -> torch.Tensor:
-        network.whole.zero_grad()
+        network.wrapped.zero_grad()
         for some in passes:
             objective.loss(network, some).total.backward()
-        learning = [p.grad.flatten() for p in network.whole.parameters() if p.requires_grad]
+        learning = [p.grad.flatten() for p in network.wrapped.parameters() if p.requires_grad]
         return torch.cat(learning)
 
     whole = gradient([items])

@@ -28,7 +28,7 @@ from burnish.evaluation.statistics import (
 )
 from burnish.evaluation.suite import Suite
 from burnish.evaluation.tasks import Task, TextLossTask
-from burnish.models.adapter_scale import has_scale
+from burnish.models.adapter_scale import is_scalable
 from burnish.models.from_run import open_tuned
 from burnish.models.language_model import LanguageModel, folder_sha256
 from burnish.progress import Bars
@@ -166,7 +166,7 @@ class ScaleSearch:
         best = min(losses, key=losses.__getitem__)
         yield at[best]
         near = [s for s in losses if s < best and losses[s] <= _BEHIND * losses[best]]
-        if not near or not has_scale(self.model.module):
+        if not near or not is_scalable(self.model.module):
             return
         harm = {step: _cheap_drop(self._measure_cheap(at[step])) for step in [best, *near]}
         gentler = sorted((s for s in near if harm[s] < harm[best]), key=harm.__getitem__)
@@ -187,7 +187,7 @@ class ScaleSearch:
         """
         candidate = self._measure_full(self._bisect_by_text_loss(start))
         for _ in range(1, self.recipe.scale_search.bisection_steps):
-            if self.forecast.within_budget(candidate) or not has_scale(self.model.module):
+            if self.forecast.within_budget(candidate) or not is_scalable(self.model.module):
                 break
             worst = self.forecast.upper_drop(
                 candidate
@@ -197,7 +197,7 @@ class ScaleSearch:
             candidate = self._measure_full(
                 self._measure_cheap(self._scaled(start, round(scale, 3)))
             )
-        more = self.recipe.scale_search.max_scale > 1 and has_scale(self.model.module)
+        more = self.recipe.scale_search.max_scale > 1 and is_scalable(self.model.module)
         if candidate.scale == 1 and more and self._has_room(candidate):
             beyond = self._measure_cheap(self._scaled(start, self.recipe.scale_search.max_scale))
             if self.forecast.within_budget(beyond):
@@ -206,7 +206,7 @@ class ScaleSearch:
     def _bisect_by_text_loss(self, start: Candidate) -> Candidate:
         """By bisection between the base and the checkpoint as trained."""
         best = self._measure_cheap(start)
-        if self.forecast.within_budget(best) or not has_scale(self.model.module):
+        if self.forecast.within_budget(best) or not is_scalable(self.model.module):
             return best
         low, high = 0.0, 1.0
         for _ in range(self.recipe.scale_search.bisection_steps):

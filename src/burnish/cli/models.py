@@ -9,12 +9,12 @@ from dataclasses import asdict
 from rich.table import Table
 
 from burnish.cli.options import Json
-from burnish.models.registry import available
+from burnish.models.registry import built_in_status
 from burnish.terminal import Terminal
 
 
 def command(as_json: Json = False) -> None:
-    found = available()
+    found = built_in_status()
     if as_json:
         print(json.dumps([asdict(model) for model in found]))
         return

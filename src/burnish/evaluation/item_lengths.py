@@ -7,7 +7,7 @@ from burnish.data.render import render_prompt
 from burnish.errors import DataError
 from burnish.evaluation.tasks import CheckedItem, ChoiceItem, Opening, Task
 from burnish.models.interface import Choice
-from burnish.models.tokenize import asked
+from burnish.models.tokenize import tokenize_choice
 
 _SHOWN = 60
 
@@ -40,7 +40,7 @@ def _tokens(item: ChoiceItem | CheckedItem | Opening, tokenizer: Any) -> int:
     if isinstance(item, CheckedItem):  # the reply's first token needs a place, too
         return len(render_prompt(item.prompt, tokenizer)) + 1
     if isinstance(item, Opening):
-        context, choices = asked(Choice(item.prompt, (item.reply,)), tokenizer)
+        context, choices = tokenize_choice(Choice(item.prompt, (item.reply,)), tokenizer)
     else:
-        context, choices = asked(Choice(item.context, item.choices), tokenizer)
+        context, choices = tokenize_choice(Choice(item.context, item.choices), tokenizer)
     return len(context) + max(map(len, choices))

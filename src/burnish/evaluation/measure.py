@@ -25,7 +25,7 @@ from burnish.evaluation.tasks import (
 from burnish.models.cache import cache_folder
 from burnish.models.classifier import Classifier
 from burnish.models.endpoint import RemoteModel
-from burnish.models.interface import Measured, Sampling
+from burnish.models.interface import ModelInfo, Sampling
 from burnish.models.language_model import LanguageModel
 from burnish.models.load import context_length, load_tokenizer
 from burnish.models.registry import resolve
@@ -165,7 +165,7 @@ def results_cache() -> Path:
 
 
 def measure(
-    directory: RunDirectory, model: Measured, label: str, tasks: Sequence[Task], bars: Bars
+    directory: RunDirectory, model: ModelInfo, label: str, tasks: Sequence[Task], bars: Bars
 ) -> None:
     cache = results_cache() if label == "base" else None
     with bars.items(f"{label} model", sum(len(task) for task in tasks)) as advance:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from burnish.evaluation.tasks import Task
-from burnish.models.interface import Measured
+from burnish.models.interface import ModelInfo
 from burnish.runs.directory import (
     ItemResult,
     append_results,
@@ -22,7 +22,7 @@ Advance = Callable[[int], None]
 
 
 def run_task(
-    model: Measured,
+    model: ModelInfo,
     task: Task,
     path: Path,
     *,

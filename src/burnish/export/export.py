@@ -9,14 +9,14 @@ from transformers import AutoConfig
 from burnish.data.chat_templates import has_template, template_for
 from burnish.errors import RunError
 from burnish.export.gguf import Precision, check_gguf, write_gguf
-from burnish.models.adapt import WHOLE, is_adapted, merged
+from burnish.models.adapt import WHOLE, has_adapter, merge_adapters
 from burnish.models.adapter_files import check_weights
 from burnish.models.from_run import Opened, load_base, open_classifier, open_reward_model
 from burnish.models.language_model import LanguageModel
-from burnish.models.lineage import check_trained, recipe_of, stands_on_others, tuned_on
+from burnish.models.lineage import apply_tuned, check_trained, needs_earlier_weights, recipe_of
 from burnish.models.load import load_tokenizer
 from burnish.models.registry import resolve
-from burnish.models.stop_tokens import generation_settings, keep_ends
+from burnish.models.stop_tokens import add_stop_tokens, generation_settings
 from burnish.recipe.schema import HEADS, Recipe
 from burnish.runs.directory import RunDirectory
 
@@ -78,7 +78,7 @@ def check_form(directory: RunDirectory, form: Form) -> None:
     recipe, path = recipe_of(manifest), directory.path
     check_trained(directory)
     ours = f"open it with burnish.open_tuned({str(path)!r})"
-    on_others = bool(manifest.lineage) and stands_on_others(manifest.lineage)
+    on_others = bool(manifest.lineage) and needs_earlier_weights(manifest.lineage)
     if recipe.method == "bottleneck":
         raise RunError(
             f"{path} holds a bottleneck adapter, which only Burnish reads",
@@ -140,9 +140,9 @@ def open_merged(directory: RunDirectory) -> Opened:
         model = open_classifier(directory)
     else:
         model = load_base(recipe)
-        model.module = tuned_on(directory, model.module)
-    if is_adapted(model.module):
-        model.module = merged(model.module)
+        model.module = apply_tuned(directory, model.module)
+    if has_adapter(model.module):
+        model.module = merge_adapters(model.module)
     return model
 
 
@@ -174,13 +174,13 @@ def _write_folder(directory: RunDirectory, recipe: Recipe, form: Form, target: P
             tokenizer: Any = load_tokenizer(source, recipe.model_settings.stop_tokens)
             if recipe.objective not in HEADS:
                 generation = generation_settings(source)
-                if keep_ends(generation, tokenizer):
+                if add_stop_tokens(generation, tokenizer):
                     generation.save_pretrained(aside)
         else:
             model = open_merged(directory)
             tokenizer = model.tokenizer
             if isinstance(model, LanguageModel):
-                keep_ends(model.module.generation_config, tokenizer)
+                add_stop_tokens(model.module.generation_config, tokenizer)
             model.module.save_pretrained(aside)
         if recipe.objective not in HEADS and not has_template(tokenizer):
             tokenizer.chat_template = template_for(tokenizer)  # what it has learnt to read

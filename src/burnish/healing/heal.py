@@ -21,7 +21,7 @@ from burnish.conversation import Example
 from burnish.errors import ModelError, RunError, UserError
 from burnish.evaluation.load_suite import load_suites
 from burnish.models.cache import cache_folder
-from burnish.models.lineage import keep_earlier, link, recipe_of
+from burnish.models.lineage import copy_earlier_run, link_or_copy, recipe_of
 from burnish.progress import Bars
 from burnish.recipe.certification import REPLAYED
 from burnish.recipe.schema import HEADS, Recipe, changed_recipe
@@ -372,14 +372,14 @@ def _begin(run: RunDirectory, recipe: Recipe, prompts: list[Example] | None) -> 
     )
     made = RunDirectory.create(hidden, manifest)
     if prompts is None:
-        shutil.copytree(run.path / "data", made.path / "data", copy_function=link)
+        shutil.copytree(run.path / "data", made.path / "data", copy_function=link_or_copy)
     else:
         held = max(1, len(prompts) // _HELD)
         for split, rows in (("train", prompts[held:]), ("validation", prompts[:held])):
             made.write_split(split, rows)
         made.write_split("test", ())
         made.write_findings(())
-    manifest.lineage = keep_earlier(made, recipe)
+    manifest.lineage = copy_earlier_run(made, recipe)
     manifest.state = "training"
     made.write_manifest(manifest)
     hidden.rename(path)  # whole or absent

@@ -14,7 +14,7 @@ from transformers import AutoModel
 
 from burnish.errors import ModelError
 from burnish.inference.lengths import tokens_within
-from burnish.models.load import DeviceChoice, context_length, load_tokenizer, place
+from burnish.models.load import DeviceChoice, context_length, load_tokenizer, pick_device
 from burnish.models.registry import resolve
 
 # Padded tokens of one forward pass.
@@ -29,7 +29,7 @@ class Embedder:
     """
 
     def __init__(self, name: str, device: DeviceChoice = "auto") -> None:
-        source, placement = resolve(name), place(device)
+        source, placement = resolve(name), pick_device(device)
         self.name, self.tokenizer = source.name, load_tokenizer(source)
         self.context = context_length(source)
         try:

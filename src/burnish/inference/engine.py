@@ -15,7 +15,7 @@ from burnish.inference.lora import AdapterPool
 from burnish.inference.scheduler import ActiveRequest, EngineLimits, Scheduler
 from burnish.inference.stream import AnswerStream
 from burnish.inference.types import GenerationRequest
-from burnish.models.adapt import is_adapted
+from burnish.models.adapt import has_adapter
 from burnish.models.language_model import LanguageModel
 from burnish.models.stop_tokens import stop_tokens
 
@@ -72,7 +72,7 @@ class Engine:
     """
 
     def __init__(self, model: LanguageModel, limits: EngineLimits | None = None) -> None:
-        if is_adapted(model.module):
+        if has_adapter(model.module):
             raise ModelError(
                 f"{model.name} has an adapter on it",
                 "load the base, and name adapters by folder",

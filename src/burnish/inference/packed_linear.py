@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from burnish.models.onednn import by_onednn
+from burnish.models.onednn import onednn_linear
 
 # Rows that the layout is chosen for; other numbers of them are served well by it.
 _ROWS = 32
@@ -73,7 +73,7 @@ class PackedLinears:
         bias = None if layer.bias is None else layer.bias.data
         before = layer.__dict__.get("forward")
         self._packed.append(_PackedLayer(layer, weight, alone, before))
-        layer.forward = partial(by_onednn, weight=weight, bias=bias)
+        layer.forward = partial(onednn_linear, weight=weight, bias=bias)
         if alone:
             layer.weight.data = torch.full((), torch.nan).expand(layer.weight.shape)
 

@@ -27,28 +27,28 @@ from safetensors.torch import load_model, save_model
 from transformers import DynamicCache, GenerationMixin
 
 from burnish.errors import ModelError
-from burnish.models.adapter_files import CONFIG, WEIGHTS, undamaged
+from burnish.models.adapter_files import CONFIG, WEIGHTS, safetensors_errors
 from burnish.models.bottleneck import After, BottleneckModel, is_bottleneck, load_bottleneck
 from burnish.models.layers import (
     Target,
     key_value_paths,
     layer_stack,
     linear_paths,
+    module_pattern,
     output_path,
-    pattern,
 )
-from burnish.models.onednn import quicken
+from burnish.models.onednn import use_onednn
 
 # The adapter that learns; frozen ones beside it have other names.
-LEARNING = "default"
+TRAINABLE = "default"
 
 
-def learn_all(model: Any, *, seed: int) -> Any:
+def train_all(model: Any, *, seed: int) -> Any:
     """Every weight learns."""
     return model.requires_grad_(True)
 
 
-def learn_last(model: Any, *, seed: int, layers: int) -> Any:
+def train_last_layers(model: Any, *, seed: int, layers: int) -> Any:
     """Only the last `layers` decoder or encoder layers learn; embeddings and head do not.
 
     Raises:
@@ -86,12 +86,12 @@ def add_lora(
     Raises:
         ModelError: the model has no layers of the names that `target_modules` selects.
     """
-    inner = base_of(model)
+    inner = base_model_of(model)
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=options.get("dropout", 0.0),
-        target_modules=pattern(inner, linear_paths(inner, target_modules)),
+        target_modules=module_pattern(inner, linear_paths(inner, target_modules)),
         task_type=_task(inner),
         modules_to_save=list(options.get("whole") or ()) or None,
         exclude_modules=_within(options.get("whole")),
@@ -104,11 +104,11 @@ def add_ia3(model: Any, *, seed: int, whole: Sequence[str] = ()) -> Any:
 
     Source: Liu et al. 2022 (arXiv 2205.05638), section 3.3. The factors start at 1: the base.
     """
-    inner = base_of(model)
+    inner = base_model_of(model)
     mlp = [output_path(inner, "mlp")]
     config = IA3Config(
-        target_modules=pattern(inner, key_value_paths(inner) + mlp),
-        feedforward_modules=pattern(inner, mlp),
+        target_modules=module_pattern(inner, key_value_paths(inner) + mlp),
+        feedforward_modules=module_pattern(inner, mlp),
         task_type=_task(inner),
         modules_to_save=list(whole) or None,
         exclude_modules=_within(whole),
@@ -145,7 +145,7 @@ def add_prefix(model: Any, *, seed: int, num_virtual_tokens: int) -> Any:
     ]
     flat = torch.stack(parts, dim=1).flatten(1).float()
     try:
-        wrapped.prompt_encoder[LEARNING].load_prompt_embeddings(flat)
+        wrapped.prompt_encoder[TRAINABLE].load_prompt_embeddings(flat)
     except ValueError as error:
         raise ModelError(
             f"the keys and values of {type(model).__name__} differ in shape from layer to layer",
@@ -163,8 +163,8 @@ def add_bottleneck(model: Any, *, seed: int, size: int, after: After) -> Any:
 
 
 METHODS: dict[str, Callable[..., Any]] = {
-    "full": learn_all,
-    "last-n": learn_last,
+    "full": train_all,
+    "last-n": train_last_layers,
     "lora": add_lora,
     "qlora": add_lora,  # the same adapter on weights that were loaded in 4 bits
     "ia3": add_ia3,
@@ -201,12 +201,12 @@ def _wrap(model: Any, config: PeftConfig, seed: int) -> Any:
     try:
         with _without_renaming_notice():
             if isinstance(model, PeftModel):
-                model.add_adapter(LEARNING, config)
+                model.add_adapter(TRAINABLE, config)
                 _activate(model)
             else:
-                model = get_peft_model(model, config, adapter_name=LEARNING)
+                model = get_peft_model(model, config, adapter_name=TRAINABLE)
     except ValueError as error:
-        kind = type(base_of(model)).__name__
+        kind = type(base_model_of(model)).__name__
         raise ModelError(
             f"{kind} cannot have this adapter ({_first_line(error)})",
             "set method to full, or choose another model",
@@ -214,20 +214,22 @@ def _wrap(model: Any, config: PeftConfig, seed: int) -> Any:
             model=kind,
             reason=_first_line(error),
         ) from error
-    quicken(model)
+    use_onednn(model)
     return model
 
 
 def _activate(model: PeftModel) -> None:
-    """All adapters count and only LEARNING learns; PEFT's own switch would let all learn."""
-    model.set_adapter(LEARNING)
-    others = [name for name in model.peft_config if name != LEARNING]
+    """All adapters count and only TRAINABLE is trained; PEFT's own switch would let all learn."""
+    model.set_adapter(TRAINABLE)
+    others = [name for name in model.peft_config if name != TRAINABLE]
     if others:
-        model.base_model.set_adapter([*others, LEARNING])
+        model.base_model.set_adapter([*others, TRAINABLE])
         model.set_requires_grad(others, requires_grad=False)
 
 
-def load_adapter(model: Any, folder: Path, *, name: str = LEARNING, trainable: bool = False) -> Any:
+def load_adapter(
+    model: Any, folder: Path, *, name: str = TRAINABLE, trainable: bool = False
+) -> Any:
     """Puts a saved adapter on its base, beside those that are there.
 
     Raises:
@@ -241,7 +243,7 @@ def load_adapter(model: Any, folder: Path, *, name: str = LEARNING, trainable: b
             path=str(folder),
         )
     try:
-        with _without_renaming_notice(), undamaged(folder):
+        with _without_renaming_notice(), safetensors_errors(folder):
             if is_bottleneck(folder):
                 loaded: Any = load_bottleneck(model, folder)
             elif isinstance(model, PeftModel):
@@ -265,21 +267,21 @@ def load_adapter(model: Any, folder: Path, *, name: str = LEARNING, trainable: b
             path=str(folder / CONFIG),
             reason=_first_line(error),
         ) from error
-    if isinstance(loaded, PeftModel) and name == LEARNING:
+    if isinstance(loaded, PeftModel) and name == TRAINABLE:
         _activate(loaded)
-    quicken(loaded)
+    use_onednn(loaded)
     # PEFT lets a prefix learn when it should not, and refuses to load one that should.
     return loaded if trainable else loaded.requires_grad_(False)
 
 
-def merged(model: Any) -> Any:
+def merge_adapters(model: Any) -> Any:
     """The model with its adapters added into the weights, which are changed in place.
 
     Raises:
         ModelError: the adapter is no change of weights, or not all of it are numbers.
     """
     if not isinstance(model, PeftModel) or isinstance(
-        model.peft_config[LEARNING], PrefixTuningConfig
+        model.peft_config[TRAINABLE], PrefixTuningConfig
     ):
         raise ModelError(
             "a prefix or a bottleneck adapter cannot be merged into the weights",
@@ -297,25 +299,25 @@ def merged(model: Any) -> Any:
         ) from error
 
 
-def base_of(model: Any) -> Any:
+def base_model_of(model: Any) -> Any:
     """The transformers model inside."""
-    return model.get_base_model() if is_adapted(model) else model
+    return model.get_base_model() if has_adapter(model) else model
 
 
-def is_adapted(model: Any) -> bool:
+def has_adapter(model: Any) -> bool:
     """Whether an adapter can be switched off."""
     return isinstance(model, (PeftModel, BottleneckModel))
 
 
 @contextlib.contextmanager
-def switched_off(model: Any, *, frozen_too: bool) -> Iterator[None]:
+def adapters_disabled(model: Any, *, frozen_too: bool) -> Iterator[None]:
     """Adapters switched off: all of them, or the learning one alone.
 
     What learns is the same afterwards; PEFT's own switch would let frozen adapters learn.
     """
     learning = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     frozen = [] if frozen_too or not isinstance(model, PeftModel) else list(model.peft_config)
-    frozen = [name for name in frozen if name != LEARNING]
+    frozen = [name for name in frozen if name != TRAINABLE]
     try:
         if frozen:
             model.base_model.set_adapter(frozen)
@@ -325,7 +327,7 @@ def switched_off(model: Any, *, frozen_too: bool) -> Iterator[None]:
                 yield
     finally:
         if frozen:
-            model.base_model.set_adapter([*frozen, LEARNING])
+            model.base_model.set_adapter([*frozen, TRAINABLE])
         for parameter, learns in learning:
             parameter.requires_grad_(learns)
 
@@ -360,7 +362,7 @@ def _first_line(error: Exception) -> str:
 def save_weights(model: Any, folder: Path) -> None:
     """The adapter that learns in PEFT's format, or all weights of a wholly tuned model."""
     if isinstance(model, PeftModel):
-        model.save_pretrained(str(folder), selected_adapters=[LEARNING])
+        model.save_pretrained(str(folder), selected_adapters=[TRAINABLE])
     elif isinstance(model, BottleneckModel):
         model.save_pretrained(str(folder))
     else:

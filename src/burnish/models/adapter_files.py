@@ -48,7 +48,7 @@ def check_weights(folder: Path) -> None:
     Raises:
         ModelError: the adapter's weights cannot be read, or some are no numbers.
     """
-    with undamaged(folder):
+    with safetensors_errors(folder):
         weights = load_file(folder / WEIGHTS)
     for name, weight in weights.items():
         if not weight.float().isfinite().all():
@@ -62,7 +62,7 @@ def check_weights(folder: Path) -> None:
 
 
 @contextmanager
-def undamaged(folder: Path) -> Iterator[None]:
+def safetensors_errors(folder: Path) -> Iterator[None]:
     """For reading weights of safetensors.
 
     Raises:

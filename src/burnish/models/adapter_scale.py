@@ -18,13 +18,13 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
 from burnish.errors import ModelError
-from burnish.models.adapt import LEARNING
+from burnish.models.adapt import TRAINABLE
 from burnish.models.bottleneck import BottleneckModel
-from burnish.models.kept import Kept
+from burnish.models.weight_snapshot import WeightSnapshot
 
 
 @dataclass(frozen=True)
-class _Moved:
+class _ScaledParameter:
     """A parameter, what was learnt, and the value at which the model is the base."""
 
     parameter: nn.Parameter
@@ -33,7 +33,7 @@ class _Moved:
     depth: float  # 0 for the first layer, 1 for the last and for what lies in none
 
 
-class Scale:
+class AdapterScale:
     """Puts a tuned model at a scale of its adapter.
 
     Args:
@@ -44,12 +44,12 @@ class Scale:
         ModelError: what was learnt has no part of itself (a prefix is there or it is not).
     """
 
-    def __init__(self, model: Any, base: Kept | None = None) -> None:
-        pairs = list(_lines(model, base))
+    def __init__(self, model: Any, base: WeightSnapshot | None = None) -> None:
+        pairs = list(_scaled_parameters(model, base))
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         depths = _depths([names[id(parameter)] for parameter, _ in pairs])
         self._moved = [
-            _Moved(parameter, parameter.detach().clone(), neutral, depth)
+            _ScaledParameter(parameter, parameter.detach().clone(), neutral, depth)
             for (parameter, neutral), depth in zip(pairs, depths, strict=True)
         ]
 
@@ -79,14 +79,17 @@ class Scale:
             self.set(1.0)
 
 
-def has_scale(model: Any) -> bool:
+def is_scalable(model: Any) -> bool:
     """Whether there is anything between this adapter and the base."""
     return not (
-        isinstance(model, PeftModel) and isinstance(model.peft_config[LEARNING], PrefixTuningConfig)
+        isinstance(model, PeftModel)
+        and isinstance(model.peft_config[TRAINABLE], PrefixTuningConfig)
     )
 
 
-def _lines(model: Any, base: Kept | None) -> Iterator[tuple[nn.Parameter, Tensor | float]]:
+def _scaled_parameters(
+    model: Any, base: WeightSnapshot | None
+) -> Iterator[tuple[nn.Parameter, Tensor | float]]:
     if isinstance(model, BottleneckModel):
         for adapter in model.adapters.values():
             up: Any = adapter.up
@@ -102,7 +105,7 @@ def _lines(model: Any, base: Kept | None) -> Iterator[tuple[nn.Parameter, Tensor
             )
         yield from base.pairs
         return
-    if not has_scale(model):
+    if not is_scalable(model):
         raise ModelError(
             "a learned prefix has no half of itself",
             "choose the method lora, or scales [1]",
@@ -110,13 +113,13 @@ def _lines(model: Any, base: Kept | None) -> Iterator[tuple[nn.Parameter, Tensor
             method="prefix",
         )
     for name, parameter in model.named_parameters():
-        if f"ia3_l.{LEARNING}" in name:
+        if f"ia3_l.{TRAINABLE}" in name:
             yield parameter, 1.0
-        elif f"lora_B.{LEARNING}" in name or f"lora_embedding_B.{LEARNING}" in name:
+        elif f"lora_B.{TRAINABLE}" in name or f"lora_embedding_B.{TRAINABLE}" in name:
             yield parameter, 0.0
     for module in model.modules():
-        if isinstance(module, LoraLayer) and LEARNING in module.lora_magnitude_vector:
-            magnitude: Any = module.lora_magnitude_vector[LEARNING]
+        if isinstance(module, LoraLayer) and TRAINABLE in module.lora_magnitude_vector:
+            magnitude: Any = module.lora_magnitude_vector[TRAINABLE]
             weight: Any = module.get_base_layer().weight
             # DoRA learns the length of each row beside its direction (arXiv 2402.09353, eq. 5).
             yield magnitude.weight, weight.detach().float().norm(dim=1)

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from burnish.errors import ModelError
-from burnish.models.adapt import load_adapter, merged, save_weights
-from burnish.models.adapter_files import CONFIG, WEIGHTS, adapter_settings, undamaged
+from burnish.models.adapt import load_adapter, merge_adapters, save_weights
+from burnish.models.adapter_files import CONFIG, WEIGHTS, adapter_settings, safetensors_errors
 from burnish.models.registry import Source
 
 _PREFIX = "base_model.model."
@@ -36,7 +36,7 @@ _LAYERS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class SplitAdapter:
     """What an adapter was taken apart into.
 
     Attributes:
@@ -49,20 +49,20 @@ class Parts:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
+class _TokenRows:
     """Rows of an embedding or of the vocabulary projection, and the tokens that they are of."""
 
     tokens: Tensor
     values: Tensor
 
 
-def brings_embeddings(folder: Path) -> bool:
+def has_embeddings(folder: Path) -> bool:
     """Whether the adapter's weights are more than what acts on the base's own layers."""
-    with undamaged(folder):
+    with safetensors_errors(folder):
         return bool(_embedding_rows(load_file(folder / WEIGHTS), adapter_settings(folder)))
 
 
-def take_apart(folder: Path, base: Source, extended: Path, rest: Path) -> Parts:
+def split_adapter(folder: Path, base: Source, extended: Path, rest: Path) -> SplitAdapter:
     """Writes the base with the adapter's tokens to `extended`, where there are such, and what is
     left of the adapter to `rest`.
 
@@ -70,7 +70,7 @@ def take_apart(folder: Path, base: Source, extended: Path, rest: Path) -> Parts:
         ModelError: the folder has no tokenizer that names the added tokens, or the adapter is of
             another base.
     """
-    with undamaged(folder):
+    with safetensors_errors(folder):
         weights = load_file(folder / WEIGHTS)
     config = adapter_settings(folder)
     model = AutoModelForCausalLM.from_pretrained(str(base.path), dtype="auto")
@@ -102,7 +102,7 @@ def take_apart(folder: Path, base: Source, extended: Path, rest: Path) -> Parts:
     _write_rest(weights, config, rest)
     if changed:
         _write_whole(model.float(), rows, rest)
-    return Parts(added, changed)
+    return SplitAdapter(added, changed)
 
 
 def _write_rest(weights: dict[str, Tensor], config: dict[str, Any], rest: Path) -> None:
@@ -115,19 +115,19 @@ def _write_rest(weights: dict[str, Tensor], config: dict[str, Any], rest: Path) 
     (rest / CONFIG).write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
-def _write_whole(model: Any, rows: dict[str, _Rows], rest: Path) -> None:
+def _write_whole(model: Any, rows: dict[str, _TokenRows], rest: Path) -> None:
     """All weights in place of the adapter, the trained rows of the base's own tokens in them."""
     with torch.no_grad():
         for name, matrix in _matrices(model).items():
             if name in rows:
                 matrix[rows[name].tokens] = rows[name].values.to(matrix.dtype)
-    tuned = merged(load_adapter(model, rest))
+    tuned = merge_adapters(load_adapter(model, rest))
     shutil.rmtree(rest)
     rest.mkdir()
     save_weights(tuned, rest)
 
 
-def _untie(model: Any, found: dict[str, _Rows]) -> bool:
+def _untie(model: Any, found: dict[str, _TokenRows]) -> bool:
     """Gives the model a vocabulary projection of its own where the adapter trained it apart from
     the embedding that it was tied to; whether it did."""
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
@@ -142,7 +142,7 @@ def _untie(model: Any, found: dict[str, _Rows]) -> bool:
 
 
 def _put_rows(
-    model: Any, rows: dict[str, _Rows], before: dict[str, Tensor], first_new: int
+    model: Any, rows: dict[str, _TokenRows], before: dict[str, Tensor], first_new: int
 ) -> bool:
     """Puts rows of new tokens into the model; whether there are others that differ from its own.
 
@@ -182,15 +182,15 @@ def _matrices(model: Any) -> dict[str, Tensor]:
     return {name: weight.detach() for name, weight in found.items()}
 
 
-def _embedding_rows(weights: dict[str, Tensor], config: dict[str, Any]) -> dict[str, _Rows]:
+def _embedding_rows(weights: dict[str, Tensor], config: dict[str, Any]) -> dict[str, _TokenRows]:
     """The rows that the adapter's weights hold, by the name of the layer inside the model."""
-    found: dict[str, _Rows] = {}
+    found: dict[str, _TokenRows] = {}
     for key, value in sorted(weights.items(), key=lambda item: _DELTA in item[0]):
         if not _is_embedding(key) or ".original_module." in key:
             continue
         name = _layer_of(key)
         if _DELTA not in key:
-            found[name] = _Rows(torch.arange(len(value)), value)
+            found[name] = _TokenRows(torch.arange(len(value)), value)
             continue
         listed = _indices(name, config.get("trainable_token_indices"))
         if len(listed) != len(value):
@@ -208,7 +208,7 @@ def _embedding_rows(weights: dict[str, Tensor], config: dict[str, Any]) -> dict[
         if name in found:  # the rows of its base layer were saved, too
             found[name].values[tokens] = value.to(found[name].values.dtype)
         else:
-            found[name] = _Rows(tokens, value)
+            found[name] = _TokenRows(tokens, value)
     return found
 
 

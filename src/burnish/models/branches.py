@@ -22,12 +22,11 @@ from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, PreTrainedModel
 
 from burnish.errors import ModelError
-from burnish.models.adapt import base_of, is_adapted, learned_prefix, switched_off
-from burnish.models.trunk_cache import Prefix, expand
+from burnish.models.adapt import adapters_disabled, base_model_of, has_adapter, learned_prefix
+from burnish.models.trunk_cache import TrunkCache, expand_cache
 
 # Positions a vocabulary projection: 512 x 50,000 float32 logits are 100 MB, and more is no faster.
 _PROJECTED_AT_ONCE = 512
-
 Tokens = Sequence[int]
 
 
@@ -53,7 +52,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class TargetStates:
     """The positions whose next token has a weight, rows one after the other.
 
     `hidden_N_H` predicts `targets_N`; `rows_N` numbers the row that each position belongs to.
@@ -71,7 +70,7 @@ class Asked:
 
 
 # What is read off logits (n, V) at targets (n,); the slice says which of all positions they are.
-Reading = Callable[[Tensor, Tensor, slice], Tensor]
+LogitsReader = Callable[[Tensor, Tensor, slice], Tensor]
 
 
 def target_logprobs(logits_N_V: Tensor, targets_N: Tensor, _: slice) -> Tensor:
@@ -103,20 +102,20 @@ class Network:
 
     def __init__(self, model: PreTrainedModel | PeftModel) -> None:
         self.shares_beginnings = True
-        self.whole: Any = model
-        self.model: Any = base_of(model)
+        self.wrapped: Any = model
+        self.model: Any = base_model_of(model)
         self.config: Any = self.model.config.get_text_config()
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
         """No gradient and no dropout: the weights as they are now."""
         training = self.model.training
-        self.whole.eval()
+        self.wrapped.eval()
         try:
             with torch.no_grad():
                 yield
         finally:
-            self.whole.train(training)
+            self.wrapped.train(training)
 
     @contextlib.contextmanager
     def base(self) -> Iterator[None]:
@@ -125,13 +124,13 @@ class Network:
         Raises:
             ModelError: there is no adapter, so the base is not there any more.
         """
-        if not is_adapted(self.whole):
+        if not has_adapter(self.wrapped):
             raise ModelError(
                 "the base model is not kept beside weights that learn themselves",
                 "use method lora, or keep what the base says before training",
                 code="base_not_kept",
             )
-        with self.frozen(), switched_off(self.whole, frozen_too=False):
+        with self.frozen(), adapters_disabled(self.wrapped, frozen_too=False):
             yield
 
     @property
@@ -149,21 +148,21 @@ class Network:
             return None
         return getattr(self.config, "sliding_window", None)
 
-    def start(self) -> Prefix:
+    def start(self) -> TrunkCache:
         """One row, nothing computed yet but a learned prefix: a trunk that gradients reach."""
-        cache = learned_prefix(self.whole)
+        cache = learned_prefix(self.wrapped)
         places = 0 if cache is None else cache.get_seq_length()
-        return Prefix(cache, torch.ones(1, places, dtype=torch.long), None)
+        return TrunkCache(cache, torch.ones(1, places, dtype=torch.long), None)
 
     def extend(
         self,
-        prefix: Prefix,
+        prefix: TrunkCache,
         rows: Sequence[Tokens],
         parents: Sequence[int],
         *,
         left: bool,
         consume: bool = False,
-    ) -> tuple[Prefix, Tensor]:
+    ) -> tuple[TrunkCache, Tensor]:
         """Runs `rows` after the prefix rows that `parents` names; returns hidden states (B, L, H).
 
         `left` pads at the left, so that the last place of every row is real and can be extended
@@ -176,20 +175,20 @@ class Network:
         # Kept on the CPU: asking a device whether there is padding would wait for it.
         tokens_B_L, new_B_L = _pad(rows, left=left)
         parents_B = torch.tensor(parents)
-        before_B_T = prefix.real_B_T[parents_B]
-        real_B_K = torch.cat([before_B_T, new_B_L], dim=1)
-        seen_B_K = torch.cat([before_B_T, torch.ones_like(new_B_L)], 1) if not left else real_B_K
+        before_B_T = prefix.mask_B_T[parents_B]
+        mask_B_K = torch.cat([before_B_T, new_B_L], dim=1)
+        seen_B_K = torch.cat([before_B_T, torch.ones_like(new_B_L)], 1) if not left else mask_B_K
         needs_mask = not bool(seen_B_K.all())
-        self._check_window(real_B_K.shape[1], needs_mask)
+        self._check_window(mask_B_K.shape[1], needs_mask)
         if left:
-            positions_B_L = (real_B_K.cumsum(1) - 1).clamp(min=0)[:, before_B_T.shape[1] :]
+            positions_B_L = (mask_B_K.cumsum(1) - 1).clamp(min=0)[:, before_B_T.shape[1] :]
         else:  # padding counts on: a step back would look like packed rows and cost a mask
             positions_B_L = before_B_T.sum(1, keepdim=True) + torch.arange(new_B_L.shape[1])
         cache = prefix.cache
         if cache is None and left:
             cache = DynamicCache()
         elif cache is not None and not consume:
-            cache = expand(cache, parents_B.to(self.device))
+            cache = expand_cache(cache, parents_B.to(self.device))
         hidden_B_L_H: Tensor = self.model.base_model(
             input_ids=tokens_B_L.to(self.device),
             attention_mask=seen_B_K.to(self.device) if needs_mask else None,
@@ -197,7 +196,7 @@ class Network:
             past_key_values=cache,
             use_cache=cache is not None,
         ).last_hidden_state
-        return Prefix(cache, real_B_K, hidden_B_L_H[:, -1] if left else None), hidden_B_L_H
+        return TrunkCache(cache, mask_B_K, hidden_B_L_H[:, -1] if left else None), hidden_B_L_H
 
     def logits(self, hidden_N_H: Tensor) -> Tensor:
         """Vocabulary projection with the scalings that some families put behind it."""
@@ -222,7 +221,7 @@ class Network:
         """log p(target) in nats, shape (N,)."""
         return self.read(hidden_N_H, targets_N, target_logprobs)
 
-    def read(self, hidden_N_H: Tensor, targets_N: Tensor, reading: Reading) -> Tensor:
+    def read(self, hidden_N_H: Tensor, targets_N: Tensor, reading: LogitsReader) -> Tensor:
         """What `reading` takes from the logits of each position; its first dimension is N.
 
         In pieces, recomputed for the gradient, so memory stays flat.
@@ -256,11 +255,13 @@ class Network:
 
 
 def branch_logprobs(network: Network, rows: Sequence[Row]) -> Logprobs:
-    """Log-probabilities of the weighted tokens of rows that may begin alike; see below."""
+    """Log-probabilities of the weighted tokens of rows that may begin alike."""
     return _logprobs(network, branch_states(network, rows))
 
 
-def branch_states(network: Network, rows: Sequence[Row], *, trunk: int | None = None) -> Asked:
+def branch_states(
+    network: Network, rows: Sequence[Row], *, trunk: int | None = None
+) -> TargetStates:
     """Hidden states before the weighted tokens of rows that may begin alike.
 
     The trunk is the longest common beginning in which nothing is asked for, or of the length that
@@ -271,10 +272,12 @@ def branch_states(network: Network, rows: Sequence[Row], *, trunk: int | None = 
     prefix = network.start()
     if trunk:
         prefix, _ = network.extend(prefix, [rows[0].tokens[:trunk]], [0], left=True)
-    return _finish(network, prefix, [cut(row, trunk) for row in rows], [0] * len(rows))
+    return _continuation_states(
+        network, prefix, [drop_start(row, trunk) for row in rows], [0] * len(rows)
+    )
 
 
-def tree_states(network: Network, groups: Sequence[Sequence[Row]]) -> Asked:
+def tree_states(network: Network, groups: Sequence[Sequence[Row]]) -> TargetStates:
     """Hidden states of groups of rows, rows numbered through: one trunk for all, one a group.
 
     A pair of a chosen and a rejected answer, or k answers to one prompt, is a group.
@@ -282,39 +285,45 @@ def tree_states(network: Network, groups: Sequence[Sequence[Row]]) -> Asked:
     trunks = [_common(group) for group in groups]
     rows = [row for group in groups for row in group]
     alone = len(groups) == 1 or not network.shares_beginnings
-    if alone or min(trunks) < 2 or _shifts_window(network, trunks):
+    # Left padding would shift a sliding window, so its trunks must be equally long.
+    shifts_window = network.window is not None and len(set(trunks)) > 1
+    if alone or min(trunks) < 2 or shifts_window:
         return branch_states(network, rows)
     firsts = [group[0].tokens[:length] for group, length in zip(groups, trunks, strict=True)]
     # Every group keeps a token of its own, so that its last place is real.
-    root = shared(*(first[:-1] for first in firsts))
+    root = common_length(*(first[:-1] for first in firsts))
     start = network.start()
     if root:
         start, _ = network.extend(start, [firsts[0][:root]], [0], left=True)
     prefix, _ = network.extend(start, [f[root:] for f in firsts], [0] * len(firsts), left=True)
-    branches = [cut(row, n) for group, n in zip(groups, trunks, strict=True) for row in group]
+    branches = [
+        drop_start(row, n) for group, n in zip(groups, trunks, strict=True) for row in group
+    ]
     parents = [index for index, group in enumerate(groups) for _ in group]
-    return _finish(network, prefix, branches, parents)
+    return _continuation_states(network, prefix, branches, parents)
 
 
-def finish(
-    network: Network, prefix: Prefix, rows: Sequence[Row], parents: Sequence[int]
+def continuation_logprobs(
+    network: Network, prefix: TrunkCache, rows: Sequence[Row], parents: Sequence[int]
 ) -> Logprobs:
     """Log-probabilities of rows that continue `prefix`; nothing comes after them."""
-    return _logprobs(network, _finish(network, prefix, rows, parents))
+    return _logprobs(network, _continuation_states(network, prefix, rows, parents))
 
 
-def _logprobs(network: Network, asked: Asked) -> Logprobs:
+def _logprobs(network: Network, asked: TargetStates) -> Logprobs:
     values_N = network.logprobs(asked.hidden_N_H, asked.targets_N)
     return Logprobs(values_N, asked.weights_N, asked.rows_N)
 
 
-def _finish(network: Network, prefix: Prefix, rows: Sequence[Row], parents: Sequence[int]) -> Asked:
+def _continuation_states(
+    network: Network, prefix: TrunkCache, rows: Sequence[Row], parents: Sequence[int]
+) -> TargetStates:
     hidden_B_L_H = _hidden(network, prefix, [row.tokens for row in rows], parents)
     # The token at place t is predicted at place t - 1, the first one at the prefix's last token.
-    return ask(hidden_B_L_H, rows, before=0 if prefix.last_B_H is not None else 1)
+    return target_states(hidden_B_L_H, rows, before=0 if prefix.last_B_H is not None else 1)
 
 
-def ask(hidden_B_L_H: Tensor, rows: Sequence[Row], *, before: int) -> Asked:
+def target_states(hidden_B_L_H: Tensor, rows: Sequence[Row], *, before: int) -> TargetStates:
     """The states that predict weighted tokens, `before` places ahead of the token's own."""
     device = hidden_B_L_H.device
     asked = [(r, t) for r, row in enumerate(rows) for t, w in enumerate(row.weights) if w]
@@ -322,11 +331,11 @@ def ask(hidden_B_L_H: Tensor, rows: Sequence[Row], *, before: int) -> Asked:
     place_N = torch.tensor([t for _, t in asked], dtype=torch.long, device=device)
     targets_N = torch.tensor([rows[r].tokens[t] for r, t in asked], dtype=torch.long, device=device)
     weights_N = torch.tensor([rows[r].weights[t] for r, t in asked], device=device)
-    return Asked(hidden_B_L_H[rows_N, place_N - before], targets_N, weights_N, rows_N)
+    return TargetStates(hidden_B_L_H[rows_N, place_N - before], targets_N, weights_N, rows_N)
 
 
 def _hidden(
-    network: Network, prefix: Prefix, rows: Sequence[Tokens], parents: Sequence[int]
+    network: Network, prefix: TrunkCache, rows: Sequence[Tokens], parents: Sequence[int]
 ) -> Tensor:
     """Hidden states (B, L, H), the prefix's last one first where there is one."""
     if prefix.last_B_H is None:
@@ -340,9 +349,9 @@ def _hidden(
     return torch.cat([last_B_H[:, None], hidden_B_L_H], dim=1)
 
 
-def common_start(network: Network, rows: Sequence[Tokens]) -> tuple[int, Prefix]:
+def common_start(network: Network, rows: Sequence[Tokens]) -> tuple[int, TrunkCache]:
     """The beginning that all rows share, run once; every row keeps at least one token."""
-    if len(rows) < 2 or not (root := shared(*(row[:-1] for row in rows))):
+    if len(rows) < 2 or not (root := common_length(*(row[:-1] for row in rows))):
         return 0, network.start()
     return root, network.extend(network.start(), [rows[0][:root]], [0], left=True)[0]
 
@@ -355,16 +364,11 @@ def trunk_length(rows: Sequence[Row]) -> int:
 
 
 def _common(rows: Sequence[Row]) -> int:
-    limit = min(min(_first_asked(row), len(row.tokens) - 1) for row in rows)
-    return shared(*(row.tokens[:limit] for row in rows))
+    limit = min(min(_first_weighted(row), len(row.tokens) - 1) for row in rows)
+    return common_length(*(row.tokens[:limit] for row in rows))
 
 
-def _shifts_window(network: Network, trunks: Sequence[int]) -> bool:
-    """Left padding would shift a sliding window, so there trunks must be equally long."""
-    return network.window is not None and len(set(trunks)) > 1
-
-
-def shared(*sequences: Tokens) -> int:
+def common_length(*sequences: Tokens) -> int:
     """Length of the longest common beginning."""
     # The smallest and the largest sequence in dictionary order differ first of all.
     low, high = list(min(sequences, key=list)), list(max(sequences, key=list))
@@ -374,12 +378,12 @@ def shared(*sequences: Tokens) -> int:
     return min(len(low), len(high))
 
 
-def cut(row: Row, length: int) -> Row:
+def drop_start(row: Row, length: int) -> Row:
     """The row without its first `length` tokens."""
     return Row(row.tokens[length:], row.weights[length:])
 
 
-def _first_asked(row: Row) -> int:
+def _first_weighted(row: Row) -> int:
     return next((t for t, weight in enumerate(row.weights) if weight), len(row.tokens))
 
 

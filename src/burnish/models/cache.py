@@ -20,14 +20,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "burnish"
 
 
-def remembered_sha256(files: Sequence[Path]) -> str:
+def cached_sha256(files: Sequence[Path]) -> str:
     """The digest of the files in turn, computed once for each (path, size, mtime)."""
     stats = [(str(file.resolve()), file.stat()) for file in files]
     stamp = json.dumps([(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats])
     memory = cache_folder() / "hashes" / hashlib.sha256(stamp.encode()).hexdigest()
     if memory.is_file():
         return memory.read_text(encoding="ascii")
-    digest = sha256_of(files)
+    digest = files_sha256(files)
     with suppress(OSError):  # a cache that cannot be written costs time, not the run
         memory.parent.mkdir(parents=True, exist_ok=True)
         fresh = memory.with_suffix(f".{os.getpid()}")
@@ -36,7 +36,7 @@ def remembered_sha256(files: Sequence[Path]) -> str:
     return digest
 
 
-def sha256_of(files: Sequence[Path]) -> str:
+def files_sha256(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:

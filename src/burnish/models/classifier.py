@@ -30,8 +30,8 @@ from burnish.models.head_inputs import (
     label_logits,
     tag_logits,
 )
-from burnish.models.load import DeviceChoice, load_tokenizer, place
-from burnish.models.onednn import quicken
+from burnish.models.load import DeviceChoice, load_tokenizer, pick_device
+from burnish.models.onednn import use_onednn
 from burnish.models.registry import Source, first_line, resolve
 
 HeadKind = Literal["classify", "tag"]
@@ -79,7 +79,7 @@ class Classifier:
         self.source_sha256 = source_sha256
         self.fresh = tuple(fresh)
         self.adapter_sha256: str | None = None
-        self.baseline: Constant | None = None
+        self.baseline: ConstantBaseline | None = None
 
     @property
     def network(self) -> Network:
@@ -100,14 +100,14 @@ class Classifier:
     @property
     def context_length(self) -> int:
         """Tokens of the longest text that the model reads."""
-        return _longest(self.network.model.config, self.tokenizer)
+        return _max_tokens(self.network.model.config, self.tokenizer)
 
     @property
     def fingerprint(self) -> str:
         return f"{self.source_sha256[:16]}-{(self.adapter_sha256 or 'fresh')[:16]}"
 
     @contextlib.contextmanager
-    def base(self) -> Iterator["Constant"]:
+    def base(self) -> Iterator["ConstantBaseline"]:
         """What stands for the base: a fresh head knows nothing, so the answer that never changes.
 
         Raises:
@@ -136,7 +136,7 @@ class Classifier:
             rows = encode_words([text.split() for text in texts], self.tokenizer)
         self._check_length(rows)
         found: dict[int, Prediction] = {}
-        for part in _alike([len(row.tokens) for row in rows]):
+        for part in _length_batches([len(row.tokens) for row in rows]):
             batch = [rows[index] for index in part]
             if self.kind == "classify":
                 answers = self._labels(label_logits(module, [row.tokens for row in batch]))
@@ -180,7 +180,7 @@ class Classifier:
             )
 
 
-class Constant:
+class ConstantBaseline:
     """Answers every text alike: one label for it, or one tag for each of its words."""
 
     def __init__(self, kind: HeadKind, answer: str) -> None:
@@ -210,10 +210,10 @@ def load_classifier(
     Raises:
         ModelError: the model cannot be had, or its family has no such head.
     """
-    source, placement = resolve(name), place(device)
+    source, placement = resolve(name), pick_device(device)
     torch.manual_seed(seed)
     try:
-        with silent():
+        with quiet_transformers():
             module, found = _AUTO[kind].from_pretrained(
                 str(source.path),
                 dtype=placement.dtype,
@@ -232,7 +232,7 @@ def load_classifier(
             objective=kind,
             reason=first_line(error),
         ) from error
-    quicken(module)
+    use_onednn(module)
     module.config.architectures = [type(module).__name__]  # saved beside the adapter too
     tokenizer = load_tokenizer(source)
     if module.config.pad_token_id is None:  # plain transformers needs one to find a text's end
@@ -244,16 +244,16 @@ def load_classifier(
         kind,
         name=source.name,
         source_sha256=source.sha256,
-        fresh=_fresh(module, missing),
+        fresh=_new_modules(module, missing),
     )
 
 
-def longest_text(source: Source) -> int:
+def max_text_tokens(source: Source) -> int:
     """Tokens of the longest text that a model reads, told before its weights are loaded."""
-    return _longest(AutoConfig.from_pretrained(str(source.path)), load_tokenizer(source))
+    return _max_tokens(AutoConfig.from_pretrained(str(source.path)), load_tokenizer(source))
 
 
-def _alike(lengths: Sequence[int]) -> Iterator[list[int]]:
+def _length_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
     """Places of texts of like length, together at most `_TOKENS_AT_ONCE` with their padding."""
     part: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
@@ -265,7 +265,7 @@ def _alike(lengths: Sequence[int]) -> Iterator[list[int]]:
         yield part
 
 
-def _fresh(module: Any, missing: set[str]) -> list[str]:
+def _new_modules(module: Any, missing: set[str]) -> list[str]:
     """The outermost modules all of whose parameters the checkpoint lacked."""
     names: list[str] = []
     for name, inner in module.named_modules():
@@ -276,13 +276,13 @@ def _fresh(module: Any, missing: set[str]) -> list[str]:
     return names
 
 
-def _longest(config: Any, tokenizer: Any) -> int:
+def _max_tokens(config: Any, tokenizer: Any) -> int:
     places = getattr(config.get_text_config(), "max_position_embeddings", None)
     return int(min(tokenizer.model_max_length, places or 1 << 30))
 
 
 @contextlib.contextmanager
-def silent() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """transformers tells at length that a fresh head is fresh."""
     level = logging.get_verbosity()
     logging.set_verbosity_error()

@@ -14,7 +14,7 @@ from burnish.data.row_errors import MisfitError
 from burnish.data.tool_calls import called, tools_of
 from burnish.errors import ModelError
 from burnish.models.interface import Choice, Generation, Sampling, Scores, Stream, TextLoss
-from burnish.models.tokenize import asked, windows
+from burnish.models.tokenize import token_windows, tokenize_choice
 
 _SECONDS = 120.0
 # Requests under way at once: servers batch them.
@@ -43,7 +43,7 @@ class RemoteModel:
         self.source_sha256 = ""
         key = os.environ.get("OPENAI_API_KEY", "none")
         self._client = httpx2.Client(timeout=_SECONDS, headers={"Authorization": f"Bearer {key}"})
-        tokens = windows(_PROBE, tokenizer, length)[0]
+        tokens = token_windows(_PROBE, tokenizer, length)[0]
         said = ",".join(f"{value:.2f}" for value in self._logprobs(tokens)[1:])
         self.fingerprint = hashlib.sha256(f"{self.name} {said}".encode()).hexdigest()
 
@@ -91,12 +91,12 @@ class RemoteModel:
         return Generation(text[:cut], (), 0.0, ended)
 
     def _scores(self, item: Choice) -> Scores:
-        context, choices = asked(item, self.tokenizer)
+        context, choices = tokenize_choice(item, self.tokenizer)
         sums = [sum(self._logprobs([*context, *own])[-len(own) :]) for own in choices]
         return Scores(tuple(sums), tuple(len(choice) for choice in item.choices))
 
     def _loss(self, text: str) -> TextLoss:
-        rows = windows(text, self.tokenizer, self.length)
+        rows = token_windows(text, self.tokenizer, self.length)
         nats = -sum(sum(self._logprobs(row)[1:]) for row in rows)
         return TextLoss(nats, sum(len(row) - 1 for row in rows))
 

@@ -12,14 +12,14 @@ _MLX_KEYS = frozenset(("fine_tune_type", "lora_parameters", "lora_layers"))
 _WHOLE = ("*.safetensors", "pytorch_model*.bin", "consolidated*.pth", "*.gguf")
 
 
-def is_of_another_tool(folder: Path) -> bool:
+def is_foreign_folder(folder: Path) -> bool:
     """Whether another tool left an adapter or a model there, or in a folder inside."""
     if not folder.is_dir() or (folder / "manifest.json").exists():
         return False
     return _holds_adapter(folder) or _is_whole(folder) or bool(_inside(folder))
 
 
-def why_not_adopted(folder: Path) -> ModelError | None:
+def import_problem(folder: Path) -> ModelError | None:
     """What keeps the folder from being taken over as an adapter, with what to do about it; None
     where it holds one in PEFT format."""
     if not folder.is_dir():
@@ -74,7 +74,7 @@ def why_not_adopted(folder: Path) -> ModelError | None:
     )
 
 
-def why_not_loaded(folder: Path) -> ModelError | None:
+def load_problem(folder: Path) -> ModelError | None:
     """What is wrong with the folder of a model that has no weights that can be loaded, where that
     can be told; None where it cannot."""
     if (folder / "manifest.json").exists():

@@ -9,10 +9,10 @@ from burnish.data.chat_templates import declare_stops
 from burnish.data.tags import all_tags
 from burnish.errors import RunError
 from burnish.models.adapt import WHOLE
-from burnish.models.classifier import Classifier, Constant, load_classifier
+from burnish.models.classifier import Classifier, ConstantBaseline, load_classifier
 from burnish.models.head_inputs import OUTSIDE
 from burnish.models.language_model import LanguageModel
-from burnish.models.lineage import check_trained, recipe_of, tuned_on, tuned_sha256
+from burnish.models.lineage import apply_tuned, check_trained, recipe_of, tuned_sha256
 from burnish.models.load import load_model
 from burnish.models.registry import resolve
 from burnish.models.reward_model import RewardModel, load_reward_model
@@ -41,7 +41,7 @@ def open_tuned(run: RunDirectory | Path | str) -> LanguageModel:
     model = load_base(recipe)
     changes_weights = recipe.method in WHOLE or recipe.init_from is not None
     with model.keeping_base() if changes_weights else contextlib.nullcontext():
-        model.module = tuned_on(directory, model.module)
+        model.module = apply_tuned(directory, model.module)
     model.adapter_sha256 = tuned_sha256(directory)
     return model
 
@@ -65,12 +65,14 @@ def open_classifier(run: RunDirectory | Path | str) -> Classifier:
     named = json.loads((directory.adapter / "config.json").read_text())["id2label"]
     labels = [named[str(index)] for index in range(len(named))]
     model = load_classifier(recipe.model, recipe.device, kind, labels, recipe.seed)
-    model.module = tuned_on(directory, model.module)
+    model.module = apply_tuned(directory, model.module)
     model.adapter_sha256 = tuned_sha256(directory)
-    model.baseline = Constant(kind, OUTSIDE)
+    model.baseline = ConstantBaseline(kind, OUTSIDE)
     if kind == "classify":
         counts = Counter(str(example.label) for example in directory.split("train"))
-        model.baseline = Constant(kind, min(counts, key=lambda label: (-counts[label], label)))
+        model.baseline = ConstantBaseline(
+            kind, min(counts, key=lambda label: (-counts[label], label))
+        )
     return model
 
 
@@ -82,7 +84,7 @@ def open_reward_model(run: RunDirectory | Path | str) -> RewardModel:
     """
     directory, recipe = check_reward_run(run)
     model = _load_reward_model(recipe)
-    model.module = tuned_on(directory, model.module)
+    model.module = apply_tuned(directory, model.module)
     model.adapter_sha256 = tuned_sha256(directory)
     return model
 

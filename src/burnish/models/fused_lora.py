@@ -20,7 +20,7 @@ import torch
 from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
 
-from burnish.models.onednn import product
+from burnish.models.onednn import linear
 
 
 class _LoraProduct(torch.autograd.Function):
@@ -30,21 +30,21 @@ class _LoraProduct(torch.autograd.Function):
     def forward(
         ctx: Any, x_N_I: Tensor, base: nn.Linear, a_R_I: Tensor, b_O_R: Tensor, scale: float
     ) -> Tensor:
-        low_N_R = product(x_N_I, a_R_I)
+        low_N_R = linear(x_N_I, a_R_I)
         ctx.save_for_backward(x_N_I, low_N_R, base.weight, a_R_I, b_O_R)
         ctx.scale = scale
-        result_N_O = product(x_N_I, base.weight, base.bias)
+        result_N_O = linear(x_N_I, base.weight, base.bias)
         return result_N_O.addmm_(low_N_R, b_O_R.T, alpha=scale)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (dy_N_O,) = gradients
         x_N_I, low_N_R, weight_O_I, a_R_I, b_O_R = ctx.saved_tensors
-        dlow_N_R = product(dy_N_O, b_O_R.T).mul_(ctx.scale)
+        dlow_N_R = linear(dy_N_O, b_O_R.T).mul_(ctx.scale)
         dx_N_I = None
         if ctx.needs_input_grad[0]:
-            dx_N_I = product(dy_N_O, weight_O_I.T).addmm_(dlow_N_R, a_R_I)
-        da_R_I = product(dlow_N_R.T, x_N_I.T) if ctx.needs_input_grad[2] else None
+            dx_N_I = linear(dy_N_O, weight_O_I.T).addmm_(dlow_N_R, a_R_I)
+        da_R_I = linear(dlow_N_R.T, x_N_I.T) if ctx.needs_input_grad[2] else None
         db_O_R = (dy_N_O.T @ low_N_R).mul_(ctx.scale) if ctx.needs_input_grad[3] else None
         return dx_N_I, None, da_R_I, db_O_R, None
 

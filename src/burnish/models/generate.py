@@ -11,7 +11,7 @@ from burnish.data.chat_templates import next_speakers, speaker_start
 from burnish.models.branches import Network, common_start
 from burnish.models.interface import Generation, Sampling, Stream
 from burnish.models.stop_tokens import stop_tokens
-from burnish.models.trunk_cache import Prefix
+from burnish.models.trunk_cache import TrunkCache
 
 # A step reads all weights once for all its answers; what many long ones keep would fill the memory.
 _ANSWERS_AT_ONCE, _TOKENS_AT_ONCE = 128, 32_768
@@ -30,7 +30,8 @@ class Decoder:
         sampling: temperature, lengths, stop strings, seed. Answers of a model without a chat
             template end where the next speaker's line begins, too.
         stream: called with (prompt index, new text).
-        places: tokens of prompt and answer together, at which an answer is cut.
+        context_length: largest number of tokens of prompt and answer together; longer answers are
+            cut off there.
     """
 
     def __init__(
@@ -39,10 +40,10 @@ class Decoder:
         tokenizer: Any,
         sampling: Sampling,
         stream: Stream | None = None,
-        places: int | None = None,
+        context_length: int | None = None,
     ) -> None:
         self.network, self.tokenizer = network, tokenizer
-        self.sampling, self.stream, self.places = sampling, stream, places
+        self.sampling, self.stream, self.context_length = sampling, stream, context_length
         self.stops = stop_tokens(network.model, tokenizer)
         self.speakers = next_speakers(tokenizer)
         self.random = torch.Generator(network.device).manual_seed(sampling.seed)
@@ -80,7 +81,7 @@ class Decoder:
     def _room(self, prompt: int) -> int:
         """Tokens that the answer to a prompt of that length may have."""
         most = self.sampling.max_new_tokens
-        return most if self.places is None else min(most, self.places - prompt)
+        return most if self.context_length is None else min(most, self.context_length - prompt)
 
 
 class _Batch:
@@ -95,7 +96,7 @@ class _Batch:
         self.logprobs: list[list[float]] = [[] for _ in prompts]
         self.shown = [0] * len(prompts)
 
-    def run(self, start: Prefix, rows: Sequence[Sequence[int]]) -> list[Generation]:
+    def run(self, start: TrunkCache, rows: Sequence[Sequence[int]]) -> list[Generation]:
         network = self.decoder.network
         prefix, _ = network.extend(start, rows, [0] * len(rows), left=True)
         each = len(self.prompts) // len(rows)
@@ -118,7 +119,7 @@ class _Batch:
             )
             parents = list(range(len(alive)))
 
-    def _draw(self, prefix: Prefix, parents: Sequence[int], alive: Sequence[int]) -> list[int]:
+    def _draw(self, prefix: TrunkCache, parents: Sequence[int], alive: Sequence[int]) -> list[int]:
         assert prefix.last_B_H is not None
         logits_B_V = self.decoder.network.logits(prefix.last_B_H)
         logprobs_B_V = logits_B_V.log_softmax(-1)[torch.tensor(parents, device=logits_B_V.device)]

@@ -16,14 +16,14 @@ _ENCODED_AT_ONCE = 1000
 
 @dataclass(frozen=True, slots=True)
 class TaggedTokens:
-    """The tokens of a sentence; the tag of word `words[i]` is read at `tokens[places[i]]`.
+    """The tokens of a sentence; the tag of word `words[i]` is read at `tokens[positions[i]]`.
 
     A word that the tokenizer drops altogether, such as a lone zero-width space, has no place.
     """
 
     tokens: tuple[int, ...]
     words: tuple[int, ...]
-    places: tuple[int, ...]
+    positions: tuple[int, ...]
 
 
 def label_logits(module: Any, rows: Sequence[Sequence[int]]) -> Tensor:
@@ -45,12 +45,12 @@ def tag_logits(module: Any, rows: Sequence[TaggedTokens]) -> Tensor:
     tokens_B_T, mask_B_T = _padded([row.tokens for row in rows], module)
     options = {"use_cache": False} if hasattr(module, "score") else {}
     logits_B_T_C = module(input_ids=tokens_B_T, attention_mask=mask_B_T, **options).logits
-    rows_N = [index for index, row in enumerate(rows) for _ in row.places]
-    places_N = [at for row in rows for at in row.places]
+    rows_N = [index for index, row in enumerate(rows) for _ in row.positions]
+    positions_N = [at for row in rows for at in row.positions]
     device = logits_B_T_C.device
     chosen: Tensor = logits_B_T_C[
         torch.tensor(rows_N, dtype=torch.long, device=device),
-        torch.tensor(places_N, dtype=torch.long, device=device),
+        torch.tensor(positions_N, dtype=torch.long, device=device),
     ]
     return chosen.float()
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from burnish.conversation import Conversation
 
-_REHEARSED = 8
+_DRY_RUN_TOKENS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +20,9 @@ class Sampling:
     seed: int = 0
 
 
-def rehearsed(sampling: Sampling) -> Sampling:
+def dry_run(sampling: Sampling) -> Sampling:
     """The same with short answers, where only the way to them is tried."""
-    return replace(sampling, max_new_tokens=min(sampling.max_new_tokens, _REHEARSED))
+    return replace(sampling, max_new_tokens=min(sampling.max_new_tokens, _DRY_RUN_TOKENS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Scores:
 Stream = Callable[[int, str], None]
 
 
-class Measured(Protocol):
+class ModelInfo(Protocol):
     """What a run of a task must know of any model."""
 
     @property
@@ -83,7 +83,7 @@ class Measured(Protocol):
         ...
 
 
-class Model(Measured, Protocol):
+class Model(ModelInfo, Protocol):
     """What every measure of a model that writes runs on."""
 
     def generate(

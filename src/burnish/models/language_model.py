@@ -17,22 +17,22 @@ from burnish.conversation import Conversation
 from burnish.data.chat_templates import ends_mark
 from burnish.data.render import render_prompt
 from burnish.errors import ModelError
-from burnish.models.adapt import is_adapted, load_weights, switched_off
-from burnish.models.adapter_files import undamaged
-from burnish.models.adapter_scale import Scale
-from burnish.models.branches import Network, Row, branch_states, common_start, finish
+from burnish.models.adapt import adapters_disabled, has_adapter, load_weights
+from burnish.models.adapter_files import safetensors_errors
+from burnish.models.adapter_scale import AdapterScale
+from burnish.models.branches import Network, Row, branch_states, common_start, continuation_logprobs
 from burnish.models.generate import Decoder
 from burnish.models.interface import Choice, Generation, Sampling, Scores, Stream, TextLoss
-from burnish.models.kept import Kept
-from burnish.models.tokenize import asked, windows
-from burnish.models.trunk_cache import Prefix
+from burnish.models.tokenize import token_windows, tokenize_choice
+from burnish.models.trunk_cache import TrunkCache
+from burnish.models.weight_snapshot import WeightSnapshot
 
 # Tokens in one forward pass without gradient: enough to fill the cores, little memory.
 _TOKENS_AT_ONCE = 2048
 # Places in the key/value cache of one forward pass: each row's trunk, repeated, and the row.
-_PLACES_AT_ONCE = 16384
+_POSITIONS_AT_ONCE = 16384
 # A forward pass, however short, takes as long as about this many tokens more in a long one.
-_PASS = 16
+_TOKENS_PER_PASS = 16
 
 _Window = TypeVar("_Window", bound=tuple[Any, ...])
 
@@ -71,8 +71,8 @@ class LanguageModel:
         self.source_sha256 = source_sha256
         self.adapter_sha256: str | None = None
         self._adapter_on = True
-        self._kept: Kept | None = None
-        self._scale: Scale | None = None
+        self._kept: WeightSnapshot | None = None
+        self._scale: AdapterScale | None = None
         self._part = ""
 
     @property
@@ -98,17 +98,17 @@ class LanguageModel:
         self._adapter_on = False
         try:
             with contextlib.ExitStack() as stack:
-                if is_adapted(self.module):
-                    stack.enter_context(switched_off(self.module, frozen_too=True))
+                if has_adapter(self.module):
+                    stack.enter_context(adapters_disabled(self.module, frozen_too=True))
                 if self._kept is not None:
-                    stack.enter_context(self._kept.in_place())
+                    stack.enter_context(self._kept.swapped_in())
                 yield self
         finally:
             self._adapter_on = True
 
     def use_weights(self, folder: Path) -> None:
         """Puts other weights that the same training saved, such as a checkpoint's, in place."""
-        with undamaged(folder):
+        with safetensors_errors(folder):
             load_weights(self.module, folder)
         self.adapter_sha256 = folder_sha256(folder)
         self._scale = None
@@ -121,7 +121,7 @@ class LanguageModel:
             ModelError: the method has no parts.
         """
         if self._scale is None:
-            self._scale = Scale(self.module, self._kept)
+            self._scale = AdapterScale(self.module, self._kept)
         whole = (scale, slope) == (1.0, 0.0)
         self._part = "" if whole else f"-x{scale:g}" + (f"-slope{slope:g}" if slope else "")
         try:
@@ -133,9 +133,9 @@ class LanguageModel:
     @contextlib.contextmanager
     def keeping_base(self) -> Iterator[None]:
         """Remembers as the base the weights that are changed inside."""
-        self._kept = Kept(list(self.module.parameters()))
+        self._kept = WeightSnapshot(list(self.module.parameters()))
         yield
-        self._kept.forget_unchanged()
+        self._kept.drop_unchanged()
 
     @torch.no_grad()
     def generate(
@@ -162,7 +162,7 @@ class LanguageModel:
         # Left padding would shift a window, so there only equal lengths go together.
         padding = self.network.window is None
         logprobs = [[0.0] * len(item.choices) for item in items]
-        for part in _alike(lengths, root, _PASS if padding else 0):
+        for part in _length_batches(lengths, root, _TOKENS_PER_PASS if padding else 0):
             chosen = order[part]
             own = [contexts[index][root:] for index in chosen]
             prefix, _ = self.network.extend(start, own, [0] * len(own), left=True)
@@ -184,13 +184,15 @@ class LanguageModel:
         self.module.eval()
         size = self.context_length
         pieces = [
-            (i, w) for i, text in enumerate(texts) for w in windows(text, self.tokenizer, size)
+            (i, w)
+            for i, text in enumerate(texts)
+            for w in token_windows(text, self.tokenizer, size)
         ]
         pieces.sort(key=lambda piece: len(piece[1]))
         nats, counts = [0.0] * len(texts), [0] * len(texts)
         for batch in _batches_by_tokens(pieces):
             rows = [Row(tokens, [0.0] + [1.0] * (len(tokens) - 1)) for _, tokens in batch]
-            found = finish(self.network, self.network.start(), rows, [0] * len(rows))
+            found = continuation_logprobs(self.network, self.network.start(), rows, [0] * len(rows))
             for (index, tokens), value in zip(batch, found.sums(len(rows)).tolist(), strict=True):
                 nats[index] -= value
                 counts[index] += len(tokens) - 1
@@ -237,20 +239,20 @@ class LanguageModel:
 
     def _asked(self, item: Choice) -> tuple[list[int], list[list[int]]]:
         """The tokens of the context, and those of each choice."""
-        context, choices = asked(item, self.tokenizer)
+        context, choices = tokenize_choice(item, self.tokenizer)
         self._check_length(len(context) + max(map(len, choices)))
         return context, choices
 
     def _branch_sums(
-        self, prefix: Prefix, branches: list[_Branch]
+        self, prefix: TrunkCache, branches: list[_Branch]
     ) -> Iterator[tuple[_Branch, float]]:
         """Summed log-probabilities of rows behind one trunk batch, like lengths together."""
         branches = sorted(branches, key=lambda branch: len(branch.row.tokens))
         lengths = [len(branch.row.tokens) for branch in branches]
-        for part in _alike(lengths, prefix.real_B_T.shape[1], _PASS):
+        for part in _length_batches(lengths, prefix.mask_B_T.shape[1], _TOKENS_PER_PASS):
             chosen = branches[part]
             rows, parents = [b.row for b in chosen], [b.parent for b in chosen]
-            found = finish(self.network, prefix, rows, parents)
+            found = continuation_logprobs(self.network, prefix, rows, parents)
             yield from zip(chosen, found.sums(len(rows)).tolist(), strict=True)
 
     def _check_length(self, length: int) -> None:
@@ -265,7 +267,7 @@ class LanguageModel:
             )
 
 
-def _alike(lengths: Sequence[int], before: int, one_pass: int) -> list[slice]:
+def _length_batches(lengths: Sequence[int], before: int, one_pass: int) -> list[slice]:
     """Cuts ascending lengths into batches so that padding and passes together cost least.
 
     `one_pass` is what a forward pass costs besides its tokens, `before` the places that each row
@@ -274,7 +276,7 @@ def _alike(lengths: Sequence[int], before: int, one_pass: int) -> list[slice]:
     best = [(0, 0)]  # for the first n rows: tokens spent, start of the last batch
     for end in range(1, len(lengths) + 1):
         longest = lengths[end - 1]
-        rows = min(_TOKENS_AT_ONCE // longest, _PLACES_AT_ONCE // (before + longest), end)
+        rows = min(_TOKENS_AT_ONCE // longest, _POSITIONS_AT_ONCE // (before + longest), end)
         starts = range(end - max(rows, 1), end)
         best.append(min((best[s][0] + (end - s) * longest + one_pass, s) for s in starts))
     cuts, end = [], len(lengths)

@@ -57,7 +57,7 @@ def linear_paths(model: Any, target: Target = "all-linear") -> list[str]:
             ):
                 own.append(name)
         paths |= dict.fromkeys(own)
-    chosen = [path for path in paths if target == "all-linear" or part_of(path) == target]
+    chosen = [path for path in paths if target == "all-linear" or layer_part(path) == target]
     if not chosen:
         raise ModelError(
             f"the model has no {target} layers to adapt",
@@ -68,7 +68,7 @@ def linear_paths(model: Any, target: Target = "all-linear") -> list[str]:
     return chosen
 
 
-def part_of(path: str) -> Literal["attention", "mlp"]:
+def layer_part(path: str) -> Literal["attention", "mlp"]:
     """`attention` for a path that names it, else `mlp`."""
     return "attention" if re.search(r"att(n|ention)", path, re.IGNORECASE) else "mlp"
 
@@ -101,7 +101,7 @@ def key_value_paths(model: Any) -> list[str]:
     return named or paths[:-1]
 
 
-def pattern(model: Any, paths: Sequence[str]) -> str:
+def module_pattern(model: Any, paths: Sequence[str]) -> str:
     """A regular expression of full module names: these paths in every layer."""
     name, _ = layer_stack(model)
     inside = "|".join(re.escape(path) for path in paths)

@@ -20,17 +20,17 @@ from pydantic import BaseModel, ValidationError
 from burnish.errors import RecipeError, RunError
 from burnish.models.adapt import (
     HEADED,
-    LEARNING,
     METHODS,
+    TRAINABLE,
     WHOLE,
     load_adapter,
     load_weights,
-    merged,
+    merge_adapters,
 )
-from burnish.models.adapter_files import undamaged
-from burnish.models.foreign_folders import is_of_another_tool, why_not_adopted
+from burnish.models.adapter_files import safetensors_errors
+from burnish.models.foreign_folders import import_problem, is_foreign_folder
 from burnish.models.language_model import folder_sha256
-from burnish.models.load import check_four_bit
+from burnish.models.load import check_bitsandbytes
 from burnish.models.registry import resolve
 from burnish.recipe.schema import HEADS, Recipe, restore_recipe
 from burnish.runs.directory import Manifest, RunDirectory
@@ -82,7 +82,7 @@ def check_trained(directory: RunDirectory) -> None:
     )
 
 
-def section_of(recipe: Recipe) -> dict[str, Any]:
+def method_settings(recipe: Recipe) -> dict[str, Any]:
     """The settings of the recipe's method; how fast they learn is none of them."""
     sections: dict[str, BaseModel] = {
         "last-n": recipe.last_n,
@@ -106,7 +106,7 @@ def check_method(recipe: Recipe, before: Recipe | None = None) -> None:
         RecipeError: it has another base, or it and the method do not fit together.
     """
     if recipe.method == "qlora":
-        check_four_bit()
+        check_bitsandbytes()
     if recipe.objective in HEADS and recipe.method not in HEADED:
         raise RecipeError(
             f"method is {recipe.method}, which learns no head for the objective {recipe.objective}",
@@ -129,8 +129,8 @@ def check_method(recipe: Recipe, before: Recipe | None = None) -> None:
         _check_base(recipe, source.name, source.sha256)
         _check_fit(recipe, before)
         return
-    if is_of_another_tool(recipe.init_from):
-        raise why_not_adopted(recipe.init_from) or RunError(
+    if is_foreign_folder(recipe.init_from):
+        raise import_problem(recipe.init_from) or RunError(
             f"init_from is {recipe.init_from}, an adapter that another tool trained",
             f"make a run of it with `burnish heal {recipe.init_from} --data ROWS`, and name that",
             code="is_an_adapter",
@@ -182,7 +182,7 @@ def _check_fit(recipe: Recipe, before: Recipe) -> None:
                 method=method,
                 earlier=before.method,
             )
-        now, then = section_of(recipe), section_of(before)
+        now, then = method_settings(recipe), method_settings(before)
         changed = [f"{key} was {then[key]!r}" for key in now if now[key] != then[key]]
         if changed:
             raise RecipeError(
@@ -215,7 +215,7 @@ def _check_fit(recipe: Recipe, before: Recipe) -> None:
         )
 
 
-def keep_earlier(directory: RunDirectory, recipe: Recipe) -> dict[str, Any]:
+def copy_earlier_run(directory: RunDirectory, recipe: Recipe) -> dict[str, Any]:
     """Puts the run that `init_from` names into `earlier/`; returns the manifest's `lineage`."""
     if recipe.init_from is None:
         return {}
@@ -224,7 +224,7 @@ def keep_earlier(directory: RunDirectory, recipe: Recipe) -> dict[str, Any]:
     for name in ("manifest.json", earlier.adapter.name, earlier.cert_uses.name, "earlier"):
         source, target = earlier.path / name, directory.earlier / name
         if source.is_dir():
-            shutil.copytree(source, target, copy_function=link)
+            shutil.copytree(source, target, copy_function=link_or_copy)
         elif source.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)  # a later stage writes it anew
@@ -238,7 +238,7 @@ def keep_earlier(directory: RunDirectory, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def start_of(directory: RunDirectory, recipe: Recipe, module: Any) -> Any:
+def starting_model(directory: RunDirectory, recipe: Recipe, module: Any) -> Any:
     """The plain base as the earlier run left it: where this run's own adapter goes on.
 
     With `stack` the earlier adapters are on it, frozen; with `merge` they are in its weights;
@@ -249,28 +249,30 @@ def start_of(directory: RunDirectory, recipe: Recipe, module: Any) -> Any:
     earlier = RunDirectory.open(directory.earlier)
     before = recipe_of(earlier.manifest())
     if before.method in WHOLE:
-        return tuned_on(earlier, module)
+        return apply_tuned(earlier, module)
     if recipe.init == "continue":
-        return start_of(earlier, before, module)
+        return starting_model(earlier, before, module)
     # The names of the adapters of a chain differ: the deeper, the longer ago.
     depth = len(earlier.path.parts)
-    tuned = tuned_on(
-        earlier, module, name=f"earlier{depth}" if recipe.init == "stack" else LEARNING
+    tuned = apply_tuned(
+        earlier, module, name=f"earlier{depth}" if recipe.init == "stack" else TRAINABLE
     )
-    return merged(tuned) if recipe.init == "merge" else tuned
+    return merge_adapters(tuned) if recipe.init == "merge" else tuned
 
 
-def learner(directory: RunDirectory, recipe: Recipe, module: Any, fresh: Sequence[str] = ()) -> Any:
+def trainable_model(
+    directory: RunDirectory, recipe: Recipe, module: Any, fresh: Sequence[str] = ()
+) -> Any:
     """The model in which exactly the recipe's method learns, from where the run starts.
 
     `fresh` names the modules of a head that was drawn anew: they learn too, whatever the method.
     """
-    start = start_of(directory, recipe, module)
+    start = starting_model(directory, recipe, module)
     if recipe.init_from is not None and recipe.init == "continue":
         earlier = RunDirectory.open(directory.earlier)
         if recipe_of(earlier.manifest()).method not in WHOLE:
             return load_adapter(start, earlier.adapter, trainable=True)
-    options = section_of(recipe)
+    options = method_settings(recipe)
     if fresh and recipe.method not in WHOLE:
         options["whole"] = fresh
     made = METHODS[recipe.method](start, seed=recipe.seed, **options)
@@ -280,17 +282,17 @@ def learner(directory: RunDirectory, recipe: Recipe, module: Any, fresh: Sequenc
     return made
 
 
-def tuned_on(directory: RunDirectory, module: Any, *, name: str = LEARNING) -> Any:
+def apply_tuned(directory: RunDirectory, module: Any, *, name: str = TRAINABLE) -> Any:
     """The run's tuned model made of a plain base, whose weights a chain changes in place.
 
     `name` is what its own adapter is called where others will stand beside it.
     """
     recipe = recipe_of(directory.manifest())
     if recipe.method in WHOLE:  # the weights are whole, whatever they came from
-        with undamaged(directory.adapter):
+        with safetensors_errors(directory.adapter):
             load_weights(module, directory.adapter)
         return module
-    start = start_of(directory, recipe, module)
+    start = starting_model(directory, recipe, module)
     return load_adapter(start, directory.adapter, name=name)
 
 
@@ -304,7 +306,7 @@ def tuned_sha256(directory: RunDirectory) -> str:
     return hashlib.sha256(f"{own} {init} {below}".encode()).hexdigest()
 
 
-def link(source: str, target: str) -> None:
+def link_or_copy(source: str, target: str) -> None:
     """A hard link, safe because finished weights are never written in place; else a copy."""
     try:
         os.link(Path(source).resolve(), target)
@@ -312,7 +314,7 @@ def link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def stands_on_others(lineage: Mapping[str, Any]) -> bool:
+def needs_earlier_weights(lineage: Mapping[str, Any]) -> bool:
     """Whether the adapter alone is not the tuned model, as an earlier run's weights are below.
 
     `lineage` is the manifest's, of a run that started from an earlier one.

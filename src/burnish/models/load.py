@@ -20,7 +20,7 @@ from burnish.data.chat_templates import check_templates, declare_stops
 from burnish.errors import ModelError
 from burnish.models.adapt import load_adapter
 from burnish.models.language_model import LanguageModel, folder_sha256
-from burnish.models.onednn import quicken
+from burnish.models.onednn import use_onednn
 from burnish.models.registry import Source, first_line, resolve
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
@@ -40,7 +40,7 @@ class Placement:
         return f"{self.device}, {str(self.dtype).removeprefix('torch.')}"
 
 
-def place(choice: DeviceChoice) -> Placement:
+def pick_device(choice: DeviceChoice) -> Placement:
     """CUDA in bfloat16 where there is one, else the CPU in float32 (its bfloat16 is far slower).
 
     Raises:
@@ -58,7 +58,7 @@ def place(choice: DeviceChoice) -> Placement:
     return Placement("cpu", torch.float32)
 
 
-def check_four_bit() -> None:
+def check_bitsandbytes() -> None:
     """Whether weights can be kept in 4 bits here, before anything is loaded.
 
     Raises:
@@ -75,7 +75,7 @@ def check_four_bit() -> None:
 
 def four_bit_options(placement: Placement) -> dict[str, Any]:
     """Arguments of `from_pretrained` for 4-bit weights; bitsandbytes has CPU and CUDA kernels."""
-    check_four_bit()
+    check_bitsandbytes()
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -186,7 +186,7 @@ def load_model(
     Raises:
         ModelError: the model or the adapter cannot be had or does not fit.
     """
-    source, placement = resolve(name), place(device)
+    source, placement = resolve(name), pick_device(device)
     options: dict[str, Any] = four_bit_options(placement) if four_bit else {}
     logging.disable_progress_bar()
     try:
@@ -203,7 +203,7 @@ def load_model(
         ) from error
     module = _checked_four_bit(module, name) if four_bit else module.to(placement.device)
     _keep_all_layers(module)
-    quicken(module)
+    use_onednn(module)
     sha256 = base_sha256(source.sha256, four_bit=four_bit)
     model = LanguageModel(module, load_tokenizer(source), name=source.name, source_sha256=sha256)
     if adapter is not None:

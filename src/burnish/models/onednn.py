@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 # Multiplications below which oneDNN's call costs more than it saves.
-_WORTH = 2_500_000
+_MIN_MULTIPLICATIONS = 2_500_000
 # oneDNN keeps a program with memory of its own for each shape that it met, by default 1,024 of
 # them: gigabytes, where texts are of all lengths. So many are those of one step.
 for _name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
@@ -25,7 +25,7 @@ for _name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
 
 
 @functools.cache
-def is_quicker() -> bool:
+def onednn_is_faster() -> bool:
     """Whether oneDNN is the better library on this machine."""
     about = Path("/proc/cpuinfo")
     return (
@@ -35,24 +35,24 @@ def is_quicker() -> bool:
     )
 
 
-def product(x_N_I: Tensor, weight_O_I: Tensor, bias_O: Tensor | None = None) -> Tensor:
+def linear(x_N_I: Tensor, weight_O_I: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """`x W^T + b`, in any layout in memory; nothing is recorded for gradients."""
-    by = by_onednn if _fits(x_N_I, weight_O_I) else functional.linear
+    by = onednn_linear if _fits(x_N_I, weight_O_I) else functional.linear
     return by(x_N_I, weight_O_I, bias_O)
 
 
-def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x W^T + b` of float32 on a CPU; the weight may lie in oneDNN's own blocks."""
     found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return found
 
 
-def quicken(model: nn.Module) -> None:
-    """The plain linear layers of a model multiply by `product` from now on, where that is quicker.
+def use_onednn(model: nn.Module) -> None:
+    """The plain linear layers of a model multiply by `linear` from now on, where that is quicker.
 
     Weights, hooks and files stay as they are; a layer that becomes another kind loses it.
     """
-    if not is_quicker():
+    if not onednn_is_faster():
         return
     for layer in model.modules():
         if type(layer) is nn.Linear and "forward" not in layer.__dict__:
@@ -70,7 +70,7 @@ class _Forward:
         if not _fits(input, layer.weight):
             return functional.linear(input, layer.weight, layer.bias)
         if not torch.is_grad_enabled():
-            return product(input, layer.weight, layer.bias)
+            return linear(input, layer.weight, layer.bias)
         found: Tensor = _Linear.apply(  # type: ignore[no-untyped-call]
             input, layer.weight, layer.bias
         )
@@ -78,12 +78,12 @@ class _Forward:
 
 
 class _Linear(torch.autograd.Function):
-    """`product` with gradients for all that takes part."""
+    """`linear` with gradients for all that takes part."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_O_I: Tensor, bias_O: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight_O_I)
-        return product(x, weight_O_I, bias_O)
+        return linear(x, weight_O_I, bias_O)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -92,9 +92,9 @@ class _Linear(torch.autograd.Function):
         dy_N_O = dy.reshape(-1, dy.shape[-1])
         dx = dweight_O_I = None
         if ctx.needs_input_grad[0]:
-            dx = product(dy_N_O, weight_O_I.T).view_as(x)
+            dx = linear(dy_N_O, weight_O_I.T).view_as(x)
         if ctx.needs_input_grad[1]:
-            dweight_O_I = product(dy_N_O.T, x.reshape(-1, x.shape[-1]).T)
+            dweight_O_I = linear(dy_N_O.T, x.reshape(-1, x.shape[-1]).T)
         return dx, dweight_O_I, dy_N_O.sum(0) if ctx.needs_input_grad[2] else None
 
 
@@ -102,7 +102,7 @@ def _fits(x: Tensor, weight_O_I: Tensor) -> bool:
     return (
         x.dtype == weight_O_I.dtype == torch.float32
         and x.device.type == weight_O_I.device.type == "cpu"
-        and x.numel() * weight_O_I.shape[0] >= _WORTH
-        and is_quicker()
+        and x.numel() * weight_O_I.shape[0] >= _MIN_MULTIPLICATIONS
+        and onednn_is_faster()
         and not torch.is_autocast_enabled("cpu")
     )

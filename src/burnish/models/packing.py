@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from burnish.models.branches import Asked, Network, Row, branch_states
+from burnish.models.branches import Network, Row, TargetStates, branch_states
 
 
 def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
@@ -26,7 +26,7 @@ def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
     return bins
 
 
-def packed_states(network: Network, rows: Sequence[Row]) -> Asked:
+def packed_states(network: Network, rows: Sequence[Row]) -> TargetStates:
     """Hidden states before the weighted tokens, as `branch_states` gives them, without padding.
 
     Rows of equal length gain nothing from packing and are a plain batch.
@@ -53,7 +53,7 @@ def packed_states(network: Network, rows: Sequence[Row]) -> Asked:
     asked = [(r, t) for r, row in enumerate(rows) for t, w in enumerate(row.weights) if w]
     bin_N = torch.tensor([places[r][0] for r, _ in asked], device=device)
     place_N = torch.tensor([places[r][1] + t - 1 for r, t in asked], device=device)
-    return Asked(
+    return TargetStates(
         hidden_B_L_H[bin_N, place_N],
         torch.tensor([rows[r].tokens[t] for r, t in asked], device=device),
         torch.tensor([rows[r].weights[t] for r, t in asked], device=device),

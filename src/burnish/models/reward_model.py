@@ -53,9 +53,9 @@ class RewardModel:
         return f"{self.source_sha256[:16]}-{(self.adapter_sha256 or 'fresh')[:16]}"
 
     @contextlib.contextmanager
-    def base(self) -> Iterator["Longer"]:
+    def base(self) -> Iterator["LongerAnswerBaseline"]:
         """What stands for the base: a fresh head knows nothing, but length is a known bias."""
-        yield Longer()
+        yield LongerAnswerBaseline()
 
     @torch.no_grad()
     def rewards(self, examples: Sequence[Example], answers: Sequence[str]) -> list[float]:
@@ -76,7 +76,7 @@ class RewardModel:
         return found
 
 
-class Longer:
+class LongerAnswerBaseline:
     """Takes the longer of two answers for the better one."""
 
     name = "the longer answer"

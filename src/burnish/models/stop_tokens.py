@@ -15,7 +15,7 @@ def stop_tokens(module: Any, tokenizer: Any) -> frozenset[int]:
     return _ends(module.generation_config, tokenizer)
 
 
-def keep_ends(generation: Any, tokenizer: Any) -> bool:
+def add_stop_tokens(generation: Any, tokenizer: Any) -> bool:
     """Adds to generation settings the tokens at which answers end here; whether there were any."""
     listed = _listed(generation)
     more = sorted(_ends(generation, tokenizer) - {*listed})
@@ -33,14 +33,14 @@ def generation_settings(source: Source) -> Any:
         return GenerationConfig.from_model_config(AutoConfig.from_pretrained(str(source.path)))
 
 
-def as_setting(token: int, tokenizer: Any) -> str:
+def stop_token_setting(token: int, tokenizer: Any) -> str:
     """How `model_settings.stop_tokens` names one token: by its text where that names no other."""
     text = tokenizer.convert_ids_to_tokens(token)
     named = isinstance(text, str) and tokenizer.get_vocab().get(text) == token
     return repr(text) if named and text.isprintable() else str(token)
 
 
-def unheard_end(source: Source, tokenizer: Any) -> int | None:
+def missing_stop_token(source: Source, tokenizer: Any) -> int | None:
     """The token that the chat template writes behind an answer, where the model does not stop at
     it; None where it does, or where the template writes none that is known."""
     end = written_end(tokenizer)

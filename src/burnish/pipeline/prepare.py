@@ -18,9 +18,9 @@ from burnish.data.render import Rendered, unshown_reasoning
 from burnish.data.sample import LIMIT
 from burnish.errors import DataError, RecipeError
 from burnish.evaluation.measure import LEAST_TESTED, tested
-from burnish.models.classifier import longest_text
-from burnish.models.lineage import keep_earlier
-from burnish.models.load import context_length, load_tokenizer, place
+from burnish.models.classifier import max_text_tokens
+from burnish.models.lineage import copy_earlier_run
+from burnish.models.load import context_length, load_tokenizer, pick_device
 from burnish.models.registry import Source, resolve
 from burnish.progress import Bars
 from burnish.recipe.data import Data
@@ -60,7 +60,7 @@ def prepare(recipe: Recipe, source: Source, data: Data | None = None) -> Checked
     objective = objective_of(recipe, tokenizer)
     objective.check(dataset.train)
     # What the model cannot read would be found out when it is tested, after training.
-    longest = longest_text(source) if recipe.objective in HEADS else context_length(source)
+    longest = max_text_tokens(source) if recipe.objective in HEADS else context_length(source)
     limit = min(recipe.training.max_length or longest, longest)
     remedy = "raise training.max_length" if limit < longest else "choose a model that reads more"
     findings, rendered = list(dataset.findings), {}
@@ -131,7 +131,7 @@ def begin(recipe: Recipe, bars: Bars) -> RunDirectory:
             "machine": platform.machine(),
             "system": platform.system(),
             "threads": torch.get_num_threads(),
-            "device": str(place(recipe.device)),
+            "device": str(pick_device(recipe.device)),
             "folder": str(Path.cwd()),
             "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         },
@@ -144,7 +144,7 @@ def begin(recipe: Recipe, bars: Bars) -> RunDirectory:
             manifest.data[f"{task}.{split}" if task else split] = len(examples)
     findings = [finding for part in (checked, *others.values()) for finding in part.findings]
     directory.write_findings(findings)
-    manifest.lineage = keep_earlier(directory, recipe)
+    manifest.lineage = copy_earlier_run(directory, recipe)
     manifest.state = "training"
     directory.write_manifest(manifest)
     for finding in findings:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from burnish.errors import RunError
-from burnish.models.cache import sha256_of
+from burnish.models.cache import files_sha256
 from burnish.models.lineage import recipe_of
-from burnish.models.load import place
+from burnish.models.load import pick_device
 from burnish.recipe.schema import Recipe, flat_values
 from burnish.runs.directory import Manifest, RunDirectory, remove_directory
 
@@ -122,7 +122,7 @@ def _changes(manifest: Manifest, recipe: Recipe) -> list[dict[str, Any]]:
         and placed_then.get(key) != placed_now.get(key)
         and key != _PLACED
     ]
-    was, present = manifest.host.get(_PLACED), str(place(recipe.device))
+    was, present = manifest.host.get(_PLACED), str(pick_device(recipe.device))
     if was not in (None, present):
         changes.append({"key": _PLACED, "before": was, "after": present, "state": manifest.state})
     return changes
@@ -137,7 +137,7 @@ def _allowed(key: str, manifest: Manifest) -> bool:
 
 def _has_sha256(file: Path, digest: str) -> bool:
     try:
-        return sha256_of([file]) == digest
+        return files_sha256([file]) == digest
     except OSError:  # it may not be read any more
         return False
 

@@ -19,7 +19,7 @@ from burnish.evaluation.measure import results_cache, target_task
 from burnish.evaluation.suite import split_suite
 from burnish.evaluation.tasks import Task
 from burnish.models.from_run import Opened
-from burnish.models.load import place
+from burnish.models.load import pick_device
 from burnish.plan.fit import GIB, Disk, Room, check_disk, check_memory, nearest_folder
 from burnish.plan.memory import Batch, Memory, Shapes, memory
 from burnish.plan.timing import (
@@ -116,7 +116,7 @@ def make_plan(
     model, loop = open_training(directory, recipe)
     model.module = loop.model
     load = clock() - started
-    here = place(recipe.device)
+    here = pick_device(recipe.device)
     elsewhere = device == "cuda" and not torch.cuda.is_available()
     dtype = torch.bfloat16 if elsewhere else here.dtype
     shapes = Shapes.of(loop.model, model.network.config, dtype)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from burnish.models.adapt import save_weights
 from burnish.models.branches import Row
-from burnish.models.classifier import silent
+from burnish.models.classifier import quiet_transformers
 from burnish.preflight.base import Check, Subject, far, not_applicable, rows_in
 from burnish.training import checkpoint
 from burnish.training.batches import Batches
@@ -144,7 +144,7 @@ def _load_plainly(subject: Subject, folder: Path) -> Any:
         warnings.simplefilter("ignore")  # PEFT 0.21 warns of transformers' renamed properties
         if isinstance(subject.loop.model, PeftModel):
             # The configuration names a head's labels, which the base's own folder does not know.
-            with silent():
+            with quiet_transformers():
                 base = kind.from_pretrained(source, config=network.model.config, dtype=dtype)
             base = base.to(network.device)
             return PeftModel.from_pretrained(base, str(folder)).eval()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from burnish.models.branches import Asked, Row, branch_states, tree_states
+from burnish.models.branches import Row, TargetStates, branch_states, tree_states
 from burnish.preflight.base import Check, Subject, far, not_applicable, rows_in, without_dropout
 
 # A parameter whose gradient is this small a share of the largest one is all rounding.
@@ -113,7 +113,7 @@ def _judged(
     return Check(name, True, figure, worst)
 
 
-def _shared_states(subject: Subject, groups: Sequence[Sequence[Row]]) -> Asked:
+def _shared_states(subject: Subject, groups: Sequence[Sequence[Row]]) -> TargetStates:
     if any(len(group) > 1 for group in groups):
         return tree_states(subject.network, groups)
     return branch_states(subject.network, [row for group in groups for row in group])
@@ -123,7 +123,7 @@ def _plain(subject: Subject, row: Row, units: float) -> Tensor:
     """Log-probabilities (n,) of the learnt tokens; takes their gradient off what is there."""
     tokens_1_L = torch.tensor([list(row.tokens)], device=subject.network.device)
     logits_L_V: Tensor = (
-        subject.network.whole(input_ids=tokens_1_L).logits[0, -len(row.tokens) :].float()
+        subject.network.wrapped(input_ids=tokens_1_L).logits[0, -len(row.tokens) :].float()
     )
     places = [t for t, weight in enumerate(row.weights) if weight]
     if not places:

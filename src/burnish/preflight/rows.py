@@ -5,7 +5,7 @@ from typing import Any
 
 from burnish.conversation import Example
 from burnish.models.branches import Row
-from burnish.models.stop_tokens import as_setting, stop_tokens
+from burnish.models.stop_tokens import stop_token_setting, stop_tokens
 from burnish.preflight.base import Check, Subject, not_applicable, rows_in
 from burnish.training.objectives.base import Objective
 
@@ -62,7 +62,7 @@ def stop_learnt(subject: Subject) -> Check:
         f"{subject.text(row.tokens[place])}, at which {subject.model.name} does not stop "
         f"(it stops at {listed or 'nothing'})"
     )
-    named = as_setting(row.tokens[place], tokenizer)
+    named = stop_token_setting(row.tokens[place], tokenizer)
     remedy = (
         f"write `model_settings: {{stop_tokens: [{named}]}}` in the recipe (with --set: "
         f'"model_settings.stop_tokens=[{named}]"), so that it stops there in training, evaluation, '

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from burnish.models.lineage import stands_on_others
+from burnish.models.lineage import needs_earlier_weights
 from burnish.reports.html import confusion
 from burnish.reports.read_run import (
     MISSING,
@@ -73,7 +73,7 @@ def _render(contents: Contents) -> str:
     recipe = flat(contents.manifest.recipe)
     groups = ledger_groups(contents.ledger)
     lineage = contents.manifest.lineage
-    by_peft = _by_peft(recipe) and not (lineage and stands_on_others(lineage))
+    by_peft = _by_peft(recipe) and not (lineage and needs_earlier_weights(lineage))
     return environment.get_template("card.md.j2").render(
         front=yaml.safe_dump(_front(recipe, by_peft), sort_keys=False, allow_unicode=True),
         contents=contents,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from burnish.conversation import Example
 from burnish.data.render import Rendered
-from burnish.models.adapt import is_adapted
+from burnish.models.adapt import has_adapter
 from burnish.models.branches import Network, Row, branch_states
 from burnish.runs.directory import Finding
 from burnish.training.objectives.base import Loss, Objective, light_pieces
@@ -123,7 +123,7 @@ def anchors(network: Network, rows: Sequence[Row]) -> list[Anchor]:
     """What the model says now, the learning adapter switched off where there is one."""
     found: list[Anchor | None] = [None] * len(rows)
     order = sorted(range(len(rows)), key=lambda index: rows[index].size)
-    with network.base() if is_adapted(network.whole) else network.frozen():
+    with network.base() if has_adapter(network.wrapped) else network.frozen():
         for start in range(0, len(order), _AT_ONCE):
             part = order[start : start + _AT_ONCE]
             asked = branch_states(network, [rows[index] for index in part])

@@ -19,8 +19,8 @@ from burnish.models.endpoint_tokens import ServedModel
 from burnish.models.from_run import Opened, open_start, open_tuned
 from burnish.models.interface import Sampling
 from burnish.models.language_model import LanguageModel
-from burnish.models.lineage import learner
-from burnish.models.load import load_model, load_tokenizer, place
+from burnish.models.lineage import trainable_model
+from burnish.models.load import load_model, load_tokenizer, pick_device
 from burnish.models.registry import resolve
 from burnish.parity.compare import begin, reference_of
 from burnish.progress import Bars
@@ -53,7 +53,7 @@ def open_training(directory: RunDirectory, recipe: Recipe) -> tuple[Opened, Loop
     model = open_start(directory, recipe)
     replay = _replay(directory, recipe, model)
     torch.manual_seed(recipe.seed)
-    module = learner(directory, recipe, model.module, getattr(model, "fresh", ()))
+    module = trainable_model(directory, recipe, model.module, getattr(model, "fresh", ()))
     return model, _loop(directory, recipe, model, module, replay)
 
 
@@ -70,7 +70,7 @@ def learn(
     `watch` hears the loop's events; what it raises ends the training there, between two steps.
     """
     manifest = directory.manifest()
-    bars.say(f"{escape(recipe.model)} on {place(recipe.device)}")
+    bars.say(f"{escape(recipe.model)} on {pick_device(recipe.device)}")
     model, loop = open_training(directory, recipe)
     module = loop.model
     if not saved_steps(directory.checkpoints):
@@ -110,7 +110,7 @@ def learn(
         "best_step": progress.best_step,
         "stopped_early": progress.stopped,
         "trainable_parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
-        "device": str(place(recipe.device)),
+        "device": str(pick_device(recipe.device)),
     }
     manifest.state = "trained"
     directory.write_manifest(manifest)

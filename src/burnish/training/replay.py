@@ -22,7 +22,7 @@ from burnish.data.chat_templates import ends_mark, has_template, template_for
 from burnish.data.load import load_rows
 from burnish.data.render import render_all, render_prompt
 from burnish.errors import DataError, ModelError
-from burnish.models.branches import Network, Row, shared
+from burnish.models.branches import Network, Row, common_length
 from burnish.models.generate import Decoder
 from burnish.models.interface import Sampling
 from burnish.models.language_model import LanguageModel
@@ -210,7 +210,7 @@ def _answered(model: LanguageModel, questions: list[str], seed: int) -> list[Rep
             question,
             answer.text,
             (*prompt, *answer.tokens),
-            shared(start, prompt),
+            common_length(start, prompt),
             len(answer.tokens),
         )
         for number, (question, prompt, (answer,)) in enumerate(

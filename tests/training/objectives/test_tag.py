@@ -48,7 +48,7 @@ def test_loss_and_gradient_are_those_of_transformers(
     batch = plain.tokenizer([text for text, _ in ROWS], return_tensors="pt", padding=True)
     targets = torch.full_like(batch["input_ids"], -100)
     for index, item in enumerate(items):
-        for place, tag in zip(item.row.places, item.tags, strict=True):
+        for place, tag in zip(item.row.positions, item.tags, strict=True):
             targets[index, place] = names.index(tag)
     found = plain.module(**batch, labels=targets)
     expected = found.loss

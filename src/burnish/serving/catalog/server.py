@@ -10,7 +10,7 @@ from burnish.evaluation.graders.sandbox import sweep
 from burnish.inference.lengths import TooLongError
 from burnish.models.load import DeviceChoice, load_tokenizer
 from burnish.models.registry import BUILT_IN, resolve
-from burnish.models.stop_tokens import as_setting, unheard_end
+from burnish.models.stop_tokens import missing_stop_token, stop_token_setting
 from burnish.serving.catalog.registry import (
     EMBEDDER,
     Engines,
@@ -103,8 +103,8 @@ def endless_bases(settings: Settings) -> list[str]:
             tokenizer = load_tokenizer(source, settings.stops)
         except RecipeError as error:
             raise error.within(f"for the model {name}, ") from error
-        if (end := unheard_end(source, tokenizer)) is not None:
-            setting = as_setting(end, tokenizer)
+        if (end := missing_stop_token(source, tokenizer)) is not None:
+            setting = stop_token_setting(end, tokenizer)
             found.append(
                 f"{name} does not stop at {setting}, with which its chat template ends an answer: "
                 f'add --set "model_settings.stop_tokens=[{setting}]"'

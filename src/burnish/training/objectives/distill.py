@@ -18,7 +18,7 @@ from burnish.conversation import Example, Message
 from burnish.data.render import Rendered, render_prompt, render_prompts
 from burnish.models.branches import Network, Row, branch_states
 from burnish.models.generate import Decoder
-from burnish.models.interface import Sampling, rehearsed
+from burnish.models.interface import Sampling, dry_run
 from burnish.runs.directory import Finding
 from burnish.training.objectives.base import Loss, Objective, rows_of
 
@@ -137,7 +137,7 @@ class Distill(Objective[Twin]):
         ]
 
     def rehearsal(self) -> "Distill":
-        return replace(self, sampling=rehearsed(self.sampling)) if self.on_policy else self
+        return replace(self, sampling=dry_run(self.sampling)) if self.on_policy else self
 
     def units(self, items: Sequence[Twin]) -> float:
         return float(sum(sum(item.student.weights) for item in items))

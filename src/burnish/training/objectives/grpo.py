@@ -14,9 +14,9 @@ from torch import Tensor
 from burnish.conversation import Example
 from burnish.data.render import Rendered, render_prompt, render_prompts
 from burnish.evaluation.rewards import Reward
-from burnish.models.branches import Asked, Network, Row, tree_states
+from burnish.models.branches import Network, Row, TargetStates, tree_states
 from burnish.models.generate import Decoder
-from burnish.models.interface import Sampling, rehearsed
+from burnish.models.interface import Sampling, dry_run
 from burnish.runs.directory import Finding
 from burnish.training.objectives.base import Loss, Objective, light_pieces
 
@@ -104,9 +104,7 @@ class Grpo(Objective[Group]):
             rewards = self.reward(answers, examples)  # asked all the same: it may not work
             return [float(place % 2) for place, _ in enumerate(rewards)]
 
-        return replace(
-            self, reward=told_apart, num_generations=2, sampling=rehearsed(self.sampling)
-        )
+        return replace(self, reward=told_apart, num_generations=2, sampling=dry_run(self.sampling))
 
     def units(self, items: Sequence[Group]) -> float:
         return float(sum(item.learnt for item in items))
@@ -163,7 +161,7 @@ class Grpo(Objective[Group]):
             groups.append(replace(item, rows=rows, rewards=own, advantages=advantages_of(own)))
         return groups
 
-    def _read(self, network: Network, asked: Asked) -> Tensor:
+    def _read(self, network: Network, asked: TargetStates) -> Tensor:
         """log p at the temperature of sampling."""
         temperature = self.sampling.temperature or 1.0
 

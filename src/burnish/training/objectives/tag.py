@@ -67,7 +67,7 @@ class Tag(Objective[TaggedText]):
         rendered = []
         for example, row in zip(examples, rows, strict=True):
             weights = [0.0] * len(row.tokens)
-            for place in row.places:
+            for place in row.positions:
                 weights[place] = 1.0
             rendered.append(Rendered(example.id, row.tokens, tuple(weights)))
         return fitting(examples, rendered, tokenizer, max_length)

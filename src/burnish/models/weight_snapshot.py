@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 
-class Kept:
+class WeightSnapshot:
     """Weights of a model as they are now, to be put back for a while later."""
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
@@ -18,12 +18,12 @@ class Kept:
         """Each parameter with the value that was kept."""
         return list(self._pairs)
 
-    def forget_unchanged(self) -> None:
+    def drop_unchanged(self) -> None:
         """Frees the memory of weights that are still the same."""
         self._pairs = [(p, kept) for p, kept in self._pairs if not torch.equal(p, kept)]
 
     @contextlib.contextmanager
-    def in_place(self) -> Iterator[None]:
+    def swapped_in(self) -> Iterator[None]:
         """The kept weights instead of today's; nothing is copied."""
         self._exchange()
         try:
