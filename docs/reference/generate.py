@@ -21,7 +21,7 @@ import click
 import burnish
 from burnish.certification.alpha_ledger import CertUse
 from burnish.cli import VERBS, app
-from burnish.parity.record import Comparison, Difference, Reference, Said
+from burnish.parity.record import Comparison, Difference, Reference, ReferenceAnswer
 from burnish.recipe.keys import RecipeKey
 from burnish.recipe.keys import recipe_keys as keys_of_recipe
 from burnish.runs.candidates import Candidate, Frontier
@@ -45,7 +45,7 @@ _RECORDS: dict[str, tuple[type, ...]] = {
     "frontier.json": (Frontier, Candidate),
     "cert-uses.jsonl": (CertUse,),
     "leakage.json": (Leakage, ComparedSet, Overlap),
-    "parity.json": (Reference, Said, Comparison, Difference),
+    "parity.json": (Reference, ReferenceAnswer, Comparison, Difference),
     "data/findings.jsonl": (Finding,),
 }
 

@@ -23,7 +23,7 @@ from burnish.data.chat_templates import PLAIN_TEMPLATE
 from burnish.errors import ModelError, RunError
 from burnish.export.export import check_form, export
 from burnish.models.lineage import recipe_of
-from burnish.parity.compare import certify
+from burnish.parity.compare import check_parity
 from burnish.runs.directory import RunDirectory, Verdict
 from tests.refused import refused
 from tests.rows import labelled, write_rows
@@ -95,16 +95,16 @@ def test_an_adapter_is_loaded_by_peft(
         ("lora", None),
         ("ia3", None),
         ("stacked", None),
-        ("last-n", "nothing to merge"),
+        ("last-n", "no adapter to merge"),
         ("prefix", "no change of weights"),
         ("bottleneck", "only Burnish reads"),
     ],
 )
 def test_what_was_trained_is_what_is_loaded(name: str, missing: str | None, train: Train) -> None:
     run = stacked(train) if name == "stacked" else train(name, method=name)
-    parity = certify(run)
+    parity = check_parity(run)
     reloaded, merged = parity.comparisons
-    assert parity.reference.voice == "memory"
+    assert parity.reference.form == "memory"
     assert parity.difference is None
     assert reloaded.largest is not None
     assert reloaded.largest < 1e-5

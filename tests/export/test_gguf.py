@@ -23,8 +23,8 @@ from burnish.export.gguf_tokenizer import _QWEN
 from burnish.models.gguf_import import convert_gguf
 from burnish.models.language_model import LanguageModel
 from burnish.parity.difference import difference
-from burnish.parity.llama_cpp import opened, precision_of
-from burnish.parity.local import answered
+from burnish.parity.llama_cpp import precision_of, serve_gguf
+from burnish.parity.local import generate_reference
 from burnish.parity.record import Difference
 from tests.conftest import CHATML, SENTENCES
 from tests.refused import refused
@@ -81,9 +81,9 @@ def model_of(kind: type[Any], splitting: str, **changes: Any) -> LanguageModel:
 
 
 def said_by_llama_cpp(model: LanguageModel, path: Path) -> list[Difference]:
-    said = answered(model, PROMPTS)
-    with opened(path, said, model.tokenizer) as file:
-        return [difference(*pair) for pair in zip(said, file.heard(said), strict=True)]
+    said = generate_reference(model, PROMPTS)
+    with serve_gguf(path, said, model.tokenizer) as file:
+        return [difference(*pair) for pair in zip(said, file.probe(said), strict=True)]
 
 
 @needs_llama_cpp

@@ -21,7 +21,7 @@ from burnish.inference.types import GenerationRequest, SamplingSettings
 from burnish.models.lineage import check_method
 from burnish.models.load import load_model
 from burnish.models.registry import resolve
-from burnish.parity.compare import certify
+from burnish.parity.compare import check_parity
 from burnish.pipeline.adopt_adapter import adopt, is_foreign
 from burnish.progress import Bars
 from burnish.recipe.schema import build_recipe
@@ -130,7 +130,7 @@ def test_added_tokens_are_kept_wherever_the_model_is_used(
     loaded = AutoModelForCausalLM.from_pretrained(merged)
     torch.testing.assert_close(logits(loaded), logits(theirs), atol=1e-4, rtol=1e-4)
     assert AutoTokenizer.from_pretrained(merged).convert_tokens_to_ids(ADDED) == [351, 352]
-    assert certify(run).difference is None
+    assert check_parity(run).difference is None
     again = taken(folder)  # goes on with the same run
     assert again.path == run.path
     if not whole:

@@ -1,4 +1,4 @@
-"""A run that was measured and judged on a tiny model, with its certificate of parity."""
+"""A run that was measured and judged on a tiny model, with its parity certificate."""
 
 import shutil
 from pathlib import Path

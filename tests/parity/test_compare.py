@@ -1,4 +1,4 @@
-"""The certificate of parity: one model in all its forms, and what is found where they differ."""
+"""The parity certificate: one model in all its forms, and what is reported if they differ."""
 
 import importlib.util
 import json
@@ -19,8 +19,8 @@ from burnish.errors import DataError, ModelError, RunError
 from burnish.export.export import export
 from burnish.export.gguf import write_gguf
 from burnish.models.load import load_model
-from burnish.parity.compare import Others, certify, complete, objection
-from burnish.parity.record import Comparison, Parity, Voice, read_parity, write_parity
+from burnish.parity.compare import OtherForms, alias_blocker, check_parity, ensure_parity
+from burnish.parity.record import Comparison, Form, Parity, read_parity, write_parity
 from burnish.runs.directory import RunDirectory
 from burnish.serving.app.app import make_app
 from burnish.serving.catalog.server import open_server
@@ -38,8 +38,8 @@ needs_llama_cpp = pytest.mark.skipif(
 TUNED = "ft:tiny:local:cat:x"
 
 
-def voice(parity: Parity, name: Voice) -> Comparison:
-    (found,) = (one for one in parity.comparisons if one.voice == name)
+def form_of(parity: Parity, name: Form) -> Comparison:
+    (found,) = (one for one in parity.comparisons if one.form == name)
     return found
 
 
@@ -95,34 +95,34 @@ class _Closed:
 def test_a_run_carries_its_certificate(judged: RunDirectory) -> None:
     parity = read_parity(judged.path)
     assert parity is not None
-    assert parity.reference.voice == "memory"
+    assert parity.reference.form == "memory"
     assert parity.difference is None
-    assert [one.voice for one in parity.comparisons] == ["reloaded", "merged"]
+    assert [one.form for one in parity.comparisons] == ["reloaded", "merged"]
     for one in parity.comparisons:
         assert one.prompts_equal == one.answers_equal == len(one.differences) == 9
         assert one.largest is not None
         assert one.largest < 1e-4
-    assert len({said.id for said in parity.reference.said}) == 9
+    assert len({said.id for said in parity.reference.answers}) == 9
     for page in ("card.md", "report.html"):
         text = (judged.path / page).read_text(encoding="utf-8")
-        assert "say the same to 9 prompts" in text
-    assert objection(judged.path) is None
+        assert "give the same 9 answers" in text
+    assert alias_blocker(judged.path) is None
     before = (judged.path / "parity.json").stat().st_mtime_ns
-    assert complete(judged) == parity
+    assert ensure_parity(judged) == parity
     assert (judged.path / "parity.json").stat().st_mtime_ns == before
 
 
 def test_a_changed_weight_on_disk_is_found(run: RunDirectory) -> None:
     break_weights(run)
-    assert "on disk are not those" in str(objection(run.path))
-    parity = certify(run)
+    assert "on disk have changed" in str(alias_blocker(run.path))
+    parity = check_parity(run)
     for name in ("reloaded", "merged"):
-        found = voice(parity, name)  # type: ignore[arg-type]
+        found = form_of(parity, name)  # type: ignore[arg-type]
         assert found.reason
         assert found.largest is not None
         assert found.largest > found.tolerance
         assert found.prompts_equal == 9
-    assert "The reloaded weights and the model in memory differ" in str(objection(run.path))
+    assert "The reloaded weights and the model in memory differ" in str(alias_blocker(run.path))
 
 
 def test_a_weight_that_is_no_number_is_found(run: RunDirectory) -> None:
@@ -130,44 +130,44 @@ def test_a_weight_that_is_no_number_is_found(run: RunDirectory) -> None:
     weights = load_file(path)
     weights[next(iter(weights))][:] = float("nan")
     save_file(weights, path)
-    parity = certify(run)
-    assert "is another from token 1 on" in str(voice(parity, "reloaded").reason)
-    assert objection(run.path)
+    parity = check_parity(run)
+    assert "differs from token 1 on" in str(form_of(parity, "reloaded").reason)
+    assert alias_blocker(run.path)
 
 
 def test_a_run_that_kept_nothing_is_compared_with_itself(run: RunDirectory) -> None:
     (run.path / "parity.json").unlink()
-    assert objection(run.path) is None
-    parity = certify(run)
-    assert parity.reference.voice == "reloaded"
-    assert "only at the end of a run" in str(voice(parity, "memory").missing)
-    assert voice(parity, "merged").reason is None
+    assert alias_blocker(run.path) is None
+    parity = check_parity(run)
+    assert parity.reference.form == "reloaded"
+    assert "only at the end of a run" in str(form_of(parity, "memory").missing)
+    assert form_of(parity, "merged").reason is None
     assert parity.difference is None
 
 
 @needs_llama_cpp
 def test_a_gguf_file_is_asked(run: RunDirectory, tiny_folder: Path, tmp_path: Path) -> None:
-    right = certify(run, Others(gguf=export(run, "gguf")))
-    found = voice(right, "gguf")
+    right = check_parity(run, OtherForms(gguf=export(run, "gguf")))
+    found = form_of(right, "gguf")
     assert found.prompts_equal == 9
     assert found.reason is None
     assert found.largest is not None
     assert found.largest < 1e-3
     base = load_model(str(tiny_folder), "cpu")
     write_gguf(base.module, base.tokenizer, tmp_path / "base.gguf", name="base")
-    wrong = certify(run, Others(gguf=tmp_path / "base.gguf"))
-    assert voice(certify(run), "gguf") == voice(wrong, "gguf")  # until another is asked
+    wrong = check_parity(run, OtherForms(gguf=tmp_path / "base.gguf"))
+    assert form_of(check_parity(run), "gguf") == form_of(wrong, "gguf")  # until another is asked
     assert "base.gguf and the model in memory differ" in str(wrong.difference)
     with refused("file_missing", ModelError, path=str(tmp_path / "no.gguf")):
-        certify(run, Others(gguf=tmp_path / "no.gguf"))
+        check_parity(run, OtherForms(gguf=tmp_path / "no.gguf"))
 
 
 def test_a_live_endpoint_is_asked(run: RunDirectory, tiny_folder: Path) -> None:
     with served(run, tiny_folder) as url:
-        right = voice(certify(run, Others(url, TUNED)), "endpoint")
-        wrong = voice(certify(run, Others(url, "tiny")), "endpoint")
+        right = form_of(check_parity(run, OtherForms(url, TUNED)), "endpoint")
+        wrong = form_of(check_parity(run, OtherForms(url, "tiny")), "endpoint")
         with refused("bad_reply", ModelError, model="nobody", url=url):
-            certify(run, Others(url, "nobody"))
+            check_parity(run, OtherForms(url, "nobody"))
     assert right.reason is None
     assert right.prompts_equal == right.answers_equal == 9
     assert right.largest is not None
@@ -188,22 +188,22 @@ def test_a_wrong_template_at_the_endpoint_is_found(
     assert changed != template
     (other / "chat_template.jinja").write_text(changed)
     with served(run, other) as url:
-        told = voice(certify(run, Others(url, TUNED)), "endpoint")
+        told = form_of(check_parity(run, OtherForms(url, TUNED)), "endpoint")
     with served(run, other, tells=False) as url:
-        counted = voice(certify(run, Others(url, TUNED)), "endpoint")
-    assert "other tokens from token" in str(told.reason)
+        counted = form_of(check_parity(run, OtherForms(url, TUNED)), "endpoint")
+    assert "different tokens, starting at token" in str(told.reason)
     first = told.differences[0]
-    assert first.prompt_at is not None
-    assert first.prompt_at >= len(_said(run)[0].prompt) - 3
-    assert counted.reason == f"the rendered prompt {first.id} has other tokens"
-    assert "differ: the rendered prompt" in str(objection(run.path))
+    assert first.prompt_differs_at is not None
+    assert first.prompt_differs_at >= len(_said(run)[0].prompt) - 3
+    assert counted.reason == f"the rendered prompt {first.id} has different tokens"
+    assert "differ: the rendered prompt" in str(alias_blocker(run.path))
 
 
 def test_an_endpoint_that_tells_little_is_compared_in_what_it_tells(
     run: RunDirectory, tiny_folder: Path
 ) -> None:
     with served(run, tiny_folder, tells=False) as url:
-        found = voice(certify(run, Others(url, TUNED)), "endpoint")
+        found = form_of(check_parity(run, OtherForms(url, TUNED)), "endpoint")
     assert found.prompts_equal is None
     assert found.reason is None
     assert found.largest is not None
@@ -213,21 +213,21 @@ def test_other_prompts_are_asked_and_not_kept(run: RunDirectory, tmp_path: Path)
     before = (run.path / "parity.json").read_text()
     (tmp_path / "asked.txt").write_text("where is my tent\n\nein Zelt\n")
     (tmp_path / "asked.jsonl").write_text(json.dumps({"prompt": "tent", "completion": "x"}) + "\n")
-    lines = certify(run, prompts=tmp_path / "asked.txt")
-    rows = certify(run, prompts=tmp_path / "asked.jsonl")
-    assert [one.conversation[-1].content for one in lines.reference.said] == [
+    lines = check_parity(run, prompts=tmp_path / "asked.txt")
+    rows = check_parity(run, prompts=tmp_path / "asked.jsonl")
+    assert [one.conversation[-1].content for one in lines.reference.answers] == [
         "where is my tent",
         "ein Zelt",
     ]
-    assert rows.reference.said[0].conversation[-1].content == "tent"
+    assert rows.reference.answers[0].conversation[-1].content == "tent"
     assert (run.path / "parity.json").read_text() == before
     (tmp_path / "long.txt").write_text("where is my tent " * 200)
     with refused("text_too_long", DataError, prompt="line-1"):
-        certify(run, prompts=tmp_path / "long.txt")
+        check_parity(run, prompts=tmp_path / "long.txt")
     (tmp_path / "none.txt").write_text("\n")
     for name, code in (("none.txt", "no_prompts"), ("gone.txt", "file_missing")):
         with refused(code, DataError, path=str(tmp_path / name)):
-            certify(run, prompts=tmp_path / name)
+            check_parity(run, prompts=tmp_path / name)
 
 
 def test_the_verb_prints_a_table_and_what_is_next(
@@ -249,7 +249,7 @@ def test_the_verb_prints_a_table_and_what_is_next(
     told = json.loads(capsys.readouterr().out)
     assert ended.value.code == 1
     assert told["difference"].startswith("The reloaded weights and the model in memory differ")
-    assert told["comparisons"][0]["voice"] == "reloaded"
+    assert told["comparisons"][0]["form"] == "reloaded"
     with pytest.raises(SystemExit) as ended:
         main(["parity", str(run.path), "--url", "http://127.0.0.1:9/v1"])
     said = capsys.readouterr().err
@@ -266,12 +266,12 @@ def test_without_a_suite_the_model_that_was_trained_is_the_reference(
     )
     parity = read_parity(run.path)
     assert parity is not None
-    assert parity.reference.voice == "memory"
-    assert [one.voice for one in parity.comparisons] == ["reloaded", "merged"]
+    assert parity.reference.form == "memory"
+    assert [one.form for one in parity.comparisons] == ["reloaded", "merged"]
     assert parity.difference is None
 
 
-def test_tools_are_offered_to_every_voice(tiny_folder: Path, tmp_path: Path) -> None:
+def test_tools_are_offered_to_every_form(tiny_folder: Path, tmp_path: Path) -> None:
     base = shutil.copytree(tiny_folder, tmp_path / "base")
     (base / "chat_template.jinja").write_text(TEMPLATE)
     # Templates show a tool as it was written, whatever the order of its fields.
@@ -287,11 +287,11 @@ def test_tools_are_offered_to_every_voice(tiny_folder: Path, tmp_path: Path) -> 
     run = burnish.run(recipe, quiet=True)
     assert [bool(said.tools) for said in _said(run)].count(True) > 0
     with served(run, base) as url:
-        parity = certify(run, Others(url, TUNED))
-    assert [one.voice for one in parity.comparisons] == ["reloaded", "merged", "endpoint"]
+        parity = check_parity(run, OtherForms(url, TUNED))
+    assert [one.form for one in parity.comparisons] == ["reloaded", "merged", "endpoint"]
     assert parity.difference is None
     kept = json.loads((run.path / "parity.json").read_text())
-    for said in kept["reference"]["said"]:
+    for said in kept["reference"]["answers"]:
         del said["tools"]  # as an earlier version wrote it
     (run.path / "parity.json").write_text(json.dumps(kept))
     assert {said.tools for said in _said(run)} == {""}
@@ -305,9 +305,9 @@ def test_what_writes_no_text_has_none(judged: RunDirectory, tmp_path: Path) -> N
         f"objective: classify\ntraining: {{epochs: 1, preflight: false}}\noutput: {tmp_path}\n"
     )
     run = burnish.train(recipe, quiet=True)
-    assert complete(run) is None
+    assert ensure_parity(run) is None
     with refused("writes_no_text", RunError, path=str(run.path)):
-        certify(run)
+        check_parity(run)
 
 
 def test_a_file_that_is_no_certificate_is_told(run: RunDirectory) -> None:
@@ -317,10 +317,10 @@ def test_a_file_that_is_no_certificate_is_told(run: RunDirectory) -> None:
     assert read_parity(run.path) == replace(parity, comparisons=parity.comparisons[:1])
     (run.path / "parity.json").write_text("{}")
     with refused("not_a_certificate", RunError, path=str(run.path / "parity.json")):
-        objection(run.path)
+        alias_blocker(run.path)
 
 
 def _said(run: RunDirectory) -> Any:
     parity = read_parity(run.path)
     assert parity is not None
-    return parity.reference.said
+    return parity.reference.answers

@@ -1,24 +1,24 @@
-"""A voice against the reference, worked by hand: rounding, other answers, what is not told."""
+"""A form against the reference, worked by hand: rounding, other answers, missing values."""
 
 import math
 from typing import Any
 
 import pytest
 
-from burnish.parity.difference import Heard, difference
+from burnish.parity.difference import ProbeResult, difference
 from burnish.parity.endpoint import _Answer
-from burnish.parity.record import Comparison, Parity, Reference, Said
+from burnish.parity.record import Comparison, Parity, Reference, ReferenceAnswer
 
-SAID = Said("a", (("user", "hi"),), (1, 2, 3), (7, 8), (-0.5, -1.0), (3.0, 0.001))
+SAID = ReferenceAnswer("a", (("user", "hi"),), (1, 2, 3), (7, 8), (-0.5, -1.0), (3.0, 0.001))
 # "é!" and a stop token, the first character in two halves.
 WANTED = [(10, b"\xc3"), (11, b"\xa9"), (12, b"!"), (2, b"<|im_end|>")]
 
 
-def heard(**changes: Any) -> Heard:
+def probe(**changes: Any) -> ProbeResult:
     values: dict[str, Any] = {
-        "prompt": (1, 2, 3), "length": 3, "answer_at": None, "logprobs": (-0.5, -1.0)
+        "prompt": (1, 2, 3), "length": 3, "answer_differs_at": None, "logprobs": (-0.5, -1.0)
     }  # fmt: skip
-    return Heard(**values | changes)
+    return ProbeResult(**values | changes)
 
 
 @pytest.mark.parametrize(
@@ -27,31 +27,31 @@ def heard(**changes: Any) -> Heard:
         ({}, None),
         ({"logprobs": (-0.501, -1.0)}, None),
         ({"logprobs": (-0.5, None)}, None),
-        ({"logprobs": (-0.5, -1.2)}, "differs by 0.2 nats, more than 0.01"),
-        ({"answer_at": 1}, None),  # the reference hardly preferred its own token
-        ({"answer_at": 0}, "the answer to a is another from token 1 on"),
-        ({"answer_at": 2}, "the answer to a is another from token 3 on"),  # it goes on
-        ({"logprobs": (-0.5, math.nan)}, "the answer to a is another from token 2 on"),
-        ({"prompt": (1, 2, 4)}, "the rendered prompt a has other tokens from token 3 on"),
-        ({"prompt": (1, 2)}, "the rendered prompt a has other tokens from token 3 on"),
-        ({"prompt": None, "length": 4}, "the rendered prompt a has other tokens"),
+        ({"logprobs": (-0.5, -1.2)}, "differs by 0.2 nats (tolerance 0.01)"),
+        ({"answer_differs_at": 1}, None),  # the reference hardly preferred its own token
+        ({"answer_differs_at": 0}, "the answer to a differs from token 1 on"),
+        ({"answer_differs_at": 2}, "the answer to a differs from token 3 on"),  # it goes on
+        ({"logprobs": (-0.5, math.nan)}, "the answer to a differs from token 2 on"),
+        ({"prompt": (1, 2, 4)}, "the rendered prompt a has different tokens, starting at token 3"),
+        ({"prompt": (1, 2)}, "the rendered prompt a has different tokens, starting at token 3"),
+        ({"prompt": None, "length": 4}, "the rendered prompt a has different tokens"),
         ({"prompt": None}, None),
         ({"prompt": None, "length": None}, None),
     ],
 )
 def test_what_is_rounding_and_what_is_not(changes: dict[str, Any], reason: str | None) -> None:
-    found = difference(SAID, heard(**changes)).reason(0.01)
+    found = difference(SAID, probe(**changes)).reason(0.01)
     assert found == reason or (reason and found and found.endswith(reason))
 
 
 def test_what_is_not_told_is_not_made_up() -> None:
-    found = difference(SAID, heard(prompt=None, logprobs=(None, None)))
+    found = difference(SAID, probe(prompt=None, logprobs=(None, None)))
     assert (found.prompt_equal, found.compared, found.largest) == (None, 0, None)
 
 
 def test_answers_that_rounding_changed_are_counted() -> None:
     """They agree, and do not say the same."""
-    same, other = difference(SAID, heard()), difference(SAID, heard(answer_at=1))
+    same, other = difference(SAID, probe()), difference(SAID, probe(answer_differs_at=1))
     asked = (
         Comparison("reloaded", "", 0.01, (same, same)),
         Comparison("gguf", "a.gguf", 0.01, (same, other)),
@@ -59,8 +59,11 @@ def test_answers_that_rounding_changed_are_counted() -> None:
     reference = Reference("memory", "abc", "float32", (SAID, SAID))
     said = Parity(reference, asked).sentence
     assert said.startswith("The model in memory, the reloaded weights, the GGUF file a.gguf agree ")
-    assert "agree on 2 prompts; the GGUF file a.gguf answers 1 otherwise, within rounding; " in said
-    assert "say the same to 2 prompts" in Parity(reference, asked[:1]).sentence
+    assert (
+        "agree on 2 prompts; 1 of 2 answers of the GGUF file a.gguf differ within rounding; "
+        in said
+    )
+    assert "give the same 2 answers" in Parity(reference, asked[:1]).sentence
 
 
 def told(*tokens: Any, end: str = "stop") -> dict[str, Any]:

@@ -21,7 +21,7 @@ from burnish.evaluation.suite import Suite
 from burnish.evaluation.tasks import Task
 from burnish.models.adapt import save_weights
 from burnish.models.load import base_sha256
-from burnish.parity.compare import begin, reference_of
+from burnish.parity.compare import record_reference, save_reference
 from burnish.runs.candidates import Candidate
 from burnish.runs.directory import RunDirectory, replace_directory, write_atomic
 from burnish.runs.overlaps import Leakage
@@ -114,9 +114,9 @@ def release_candidate(search: ScaleSearch, candidate: Candidate) -> None:
     with search.at(candidate) as model:
         new.mkdir(exist_ok=True)
         save_weights(model.module, new)
-        said = reference_of(directory, model)
+        said = record_reference(directory, model)
     replace_directory(new, directory.adapter)
-    begin(directory, said)
+    save_reference(directory, said)
 
 
 def cert_hashes(certs: Sequence[Suite]) -> list[str]:

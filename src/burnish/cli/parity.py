@@ -40,7 +40,7 @@ def command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    from burnish.parity.compare import Others, certify
+    from burnish.parity.compare import OtherForms, check_parity
     from burnish.runs.directory import RunDirectory
 
     if url is not None and model is None:
@@ -57,8 +57,8 @@ def command(
             code="server_not_named",
             model=model,
         )
-    others = Others(url, model or "", gguf, tolerance)
-    parity = certify(RunDirectory.open(run), others, prompts)
+    others = OtherForms(url, model or "", gguf, tolerance)
+    parity = check_parity(RunDirectory.open(run), others, prompts)
     if as_json:
         print(json.dumps(parity.as_dict() | {"run": run, "difference": parity.difference}))
     else:
@@ -86,7 +86,7 @@ def _print(run: str, parity: "Parity", url: str | None) -> None:
 
 def _table(parity: "Parity") -> Table:
     reference = parity.reference
-    title = f"{len(reference.said)} prompts against {reference.voice} ({reference.precision})"
+    title = f"{len(reference.answers)} prompts against {reference.form} ({reference.precision})"
     table = Table(title=title)
     for column in ("voice", "prompt tokens", "answers", "first at", "apart", "allowed", ""):
         table.add_column(column)
@@ -99,7 +99,10 @@ def _table(parity: "Parity") -> Table:
 def _cells(one: "Comparison") -> list[str]:
     count = len(one.differences)
     told = one.prompts_equal
-    first = min((d.answer_at + 1 for d in one.differences if d.answer_at is not None), default=None)
+    first = min(
+        (d.answer_differs_at + 1 for d in one.differences if d.answer_differs_at is not None),
+        default=None,
+    )
     return [
         one.words,
         "not told" if told is None else f"{told} of {count} equal",

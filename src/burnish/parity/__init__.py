@@ -1,1 +1,1 @@
-"""Parity: one model in memory, reloaded, merged, as GGUF and behind an endpoint says one thing."""
+"""Parity: checks that every form of a model (merged, GGUF, served ...) gives the same output."""

@@ -1,4 +1,4 @@
-"""The certificate of a run: begun while the model is in memory, completed from the disk."""
+"""The parity check of a run: record the model in memory, then compare the saved forms with it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,36 +10,36 @@ from burnish.models.adapt import WHOLE
 from burnish.models.from_run import open_tuned
 from burnish.models.language_model import LanguageModel
 from burnish.models.lineage import check_trained, recipe_of, tuned_sha256
-from burnish.parity.difference import Heard, difference
+from burnish.parity.difference import ProbeResult, difference
 from burnish.parity.endpoint import Endpoint
-from burnish.parity.llama_cpp import check_llama_cpp, opened, precision_of
-from burnish.parity.local import answered, heard
-from burnish.parity.prompts import chosen, read_prompts
-from burnish.parity.record import Comparison, Parity, Reference, Voice, read_parity, write_parity
+from burnish.parity.llama_cpp import check_llama_cpp, precision_of, serve_gguf
+from burnish.parity.local import generate_reference, probe
+from burnish.parity.prompts import choose_prompts, read_prompts
+from burnish.parity.record import Comparison, Form, Parity, Reference, read_parity, write_parity
 from burnish.recipe.schema import HEADS
 from burnish.runs.directory import RunDirectory
 
-# Nats by the voice and, of GGUF, by its precision; docs/how-to/parity.md has what was measured.
+# Nats, by form, and by precision for GGUF; docs/how-to/parity.md has the measurements.
 _TOLERANCES = {
     "reloaded": 1e-3, "merged": 1e-3, "endpoint": 1e-2, "f32": 1e-2, "f16": 0.05, "q8_0": 0.5
 }  # fmt: skip
-# Voices that are asked only on request.
-_ASKED: tuple[Voice, ...] = ("gguf", "endpoint")
-# At least, of models that compute in numbers of 16 bits.
+# Forms that are compared only on request.
+_ON_REQUEST: tuple[Form, ...] = ("gguf", "endpoint")
+# The least tolerance of models that compute in 16-bit precision.
 _COARSE = 0.25
 
-_GONE = "it is there only at the end of a run, and this run did not keep what it said"
+_GONE = "it exists only at the end of a run, and this run did not record its answers"
 
 
 @dataclass(frozen=True, slots=True)
-class Others:
-    """Who is asked besides the weights on disk.
+class OtherForms:
+    """The forms to compare in addition to the weights on disk.
 
     Attributes:
-        url: a server's base URL, ending in /v1.
-        model: what it calls the model.
-        gguf: a file for llama.cpp.
-        tolerance: nats, instead of the voice's own.
+        url: base URL of a server, ending in /v1.
+        model: the model's name on that server.
+        gguf: a GGUF file, run with llama.cpp.
+        tolerance: in nats, for both; None for the default of each form.
     """
 
     url: str | None = None
@@ -48,139 +48,144 @@ class Others:
     tolerance: float | None = None
 
 
-def reference_of(directory: RunDirectory, model: LanguageModel) -> Reference:
-    """What the model in memory says, to be given to `begin` once its weights are saved."""
-    prompts = chosen(directory, model.tokenizer, model.context_length)
-    said = answered(model, prompts)
-    return Reference("memory", "", _precision(model), said)
+def record_reference(directory: RunDirectory, model: LanguageModel) -> Reference:
+    """Record the answers of the model in memory; pass them to `save_reference` after saving it."""
+    prompts = choose_prompts(directory, model.tokenizer, model.context_length)
+    return Reference("memory", "", _precision(model), generate_reference(model, prompts))
 
 
-def begin(directory: RunDirectory, reference: Reference) -> None:
-    """Begins the certificate anew, for the weights that the run holds now."""
+def save_reference(directory: RunDirectory, reference: Reference) -> None:
+    """Start a new certificate for the weights that the run contains now."""
     weights = tuned_sha256(directory)
     write_parity(directory.path, Parity(replace(reference, weights=weights)))
 
 
-def writes_text(directory: RunDirectory) -> bool:
-    """Whether there is anything to certify: heads and reward models write no text."""
+def generates_text(directory: RunDirectory) -> bool:
+    """Whether the run's model generates text; classifiers, taggers and reward models do not."""
     objective = recipe_of(directory.manifest()).objective
     return objective not in HEADS and objective != "reward" and directory.adapter.exists()
 
 
-def certify(
-    directory: RunDirectory, others: Others | None = None, prompts: Path | None = None
+def check_parity(
+    directory: RunDirectory, others: OtherForms | None = None, prompts: Path | None = None
 ) -> Parity:
-    """Asks the same prompts of every voice and compares it with the reference.
+    """Run the same prompts through every form of the model and compare it with the reference.
 
-    The reference is what the model said in memory, where the run kept that, else the reloaded
-    weights. The certificate is kept in the run; what an earlier one says of a file or an endpoint
-    stays in it until another is asked, as long as the weights are the same. With `prompts`, a file,
-    nothing is kept: what the model in memory would have said to them is not known.
+    The reference is the model in memory if the run recorded its answers, else the reloaded
+    weights. The result is saved in the run. Earlier results for a GGUF file or an endpoint are
+    retained until another one is compared, as long as the weights are the same. With `prompts`, a
+    file, nothing is saved, because the answers of the model in memory are not known for them.
 
     Raises:
-        RunError: the run is not trained, or its model writes no text.
-        ModelError: the GGUF file or the endpoint cannot be asked.
+        RunError: the run is not trained, or its model does not generate text.
+        ModelError: the GGUF file or the endpoint cannot be used.
         DataError: the prompts cannot be read.
     """
-    others = others or Others()
+    others = others or OtherForms()
     check_trained(directory)
-    if not writes_text(directory):
+    if not generates_text(directory):
         raise RunError(
-            f"{directory.path} holds a model that never writes text",
-            "name a run of another objective",
+            f"{directory.path} contains a model that does not generate text",
+            "choose a run with another objective",
             code="writes_no_text",
             path=str(directory.path),
         )
     if others.gguf is not None:
         check_llama_cpp()
-    kept = None if prompts else read_parity(directory.path)
-    found = _compared(directory, kept, others, prompts)
+    earlier = None if prompts else read_parity(directory.path)
+    parity = _compare(directory, earlier, others, prompts)
     if prompts is None:
-        write_parity(directory.path, found)
-    return found
+        write_parity(directory.path, parity)
+    return parity
 
 
-def complete(directory: RunDirectory) -> Parity | None:
-    """The certificate of a run that has just ended; None where its model writes no text.
+def ensure_parity(directory: RunDirectory) -> Parity | None:
+    """Return the parity certificate of a finished run, checking parity if it has none yet.
 
-    One that is complete already is only read.
+    None if the model does not generate text.
     """
-    if not writes_text(directory):
+    if not generates_text(directory):
         return None
     kept = read_parity(directory.path)
     done = kept is not None and kept.comparisons
-    return kept if done else certify(directory)
+    return kept if done else check_parity(directory)
 
 
-def objection(folder: Path) -> str | None:
-    """Why a run's model should have no alias, as a clause; None where parity was shown.
+def alias_blocker(folder: Path) -> str | None:
+    """Why a run's model should not get an alias, as a clause; None if nothing is against it.
+
+    A run without a certificate is not blocked.
 
     Raises:
-        RunError: the run has a certificate that cannot be read.
+        RunError: the run's certificate cannot be read.
     """
     parity = read_parity(folder)
     if parity is None or parity.difference:
         return None if parity is None else parity.difference
     if parity.reference.weights != tuned_sha256(RunDirectory.open(folder)):
-        return "its weights on disk are not those that its certificate of parity is about"
+        return "its weights on disk have changed since its parity was checked"
     return None
 
 
-def _compared(
-    directory: RunDirectory, kept: Parity | None, others: Others, prompts: Path | None
+def _compare(
+    directory: RunDirectory, kept: Parity | None, others: OtherForms, prompts: Path | None
 ) -> Parity:
     weights = tuned_sha256(directory)
     model = open_tuned(directory)
     tokenizer, precision = model.tokenizer, _precision(model)
-    if kept is not None and kept.reference.voice == "memory":
+    if kept is not None and kept.reference.form == "memory":
         reference = kept.reference
-        asked = heard(model, reference.said)
-        found = [_comparison("reloaded", "", reference, asked, _allowed("reloaded", precision))]
+        results = probe(model, reference.answers)
+        comparisons = [
+            _comparison("reloaded", "", reference, results, _allowed("reloaded", precision))
+        ]
     else:
-        given = (
-            read_prompts(prompts) if prompts else chosen(directory, tokenizer, model.context_length)
+        questions = (
+            read_prompts(prompts)
+            if prompts
+            else choose_prompts(directory, tokenizer, model.context_length)
         )
-        reference = Reference("reloaded", weights, precision, answered(model, given))
-        found = [Comparison("memory", "", 0.0, missing=_GONE)]
+        reference = Reference("reloaded", weights, precision, generate_reference(model, questions))
+        comparisons = [Comparison("memory", "", 0.0, missing=_GONE)]
     del model  # one at a time: on a GPU two may not fit
-    found.append(_merged(directory, reference, precision))
+    comparisons.append(_merged(directory, reference, precision))
     allowed = others.tolerance
     if others.gguf is not None:
         kind = precision_of(others.gguf)
-        with opened(others.gguf, reference.said, tokenizer) as file:
-            said = file.heard(reference.said)
+        with serve_gguf(others.gguf, reference.answers, tokenizer) as file:
+            results = file.probe(reference.answers)
         tolerance = _allowed(kind, precision) if allowed is None else allowed
-        found.append(_comparison("gguf", str(others.gguf), reference, said, tolerance))
+        comparisons.append(_comparison("gguf", str(others.gguf), reference, results, tolerance))
     if others.url is not None:
         with Endpoint(others.url, others.model, tokenizer) as endpoint:
-            said = endpoint.heard(reference.said)
+            results = endpoint.probe(reference.answers)
         tolerance = _allowed("endpoint", precision) if allowed is None else allowed
         name = f"{others.model} at {others.url}"
-        found.append(_comparison("endpoint", name, reference, said, tolerance))
+        comparisons.append(_comparison("endpoint", name, reference, results, tolerance))
     if kept is not None and kept.reference == reference and reference.weights == weights:
-        now = {one.voice for one in found}
-        found += [one for one in kept.comparisons if one.voice in _ASKED and one.voice not in now]
-    return Parity(reference, tuple(found))
+        earlier = [one for one in kept.comparisons if one.form in _ON_REQUEST]
+        comparisons += [one for one in earlier if one.form not in {new.form for new in comparisons}]
+    return Parity(reference, tuple(comparisons))
 
 
 def _merged(directory: RunDirectory, reference: Reference, precision: str) -> Comparison:
     if recipe_of(directory.manifest()).method in WHOLE:
-        why = "the run keeps whole weights, so there is nothing to merge"
-        return Comparison("merged", "", 0.0, missing=why)
+        reason = "the run saved full weights, so there is no adapter to merge"
+        return Comparison("merged", "", 0.0, missing=reason)
     try:
         model = open_merged(directory)
     except (RunError, ModelError) as error:
         return Comparison("merged", "", 0.0, missing=error.seen)
     assert isinstance(model, LanguageModel)
-    said = heard(model, reference.said)
-    return _comparison("merged", "", reference, said, _allowed("merged", precision))
+    results = probe(model, reference.answers)
+    return _comparison("merged", "", reference, results, _allowed("merged", precision))
 
 
 def _comparison(
-    voice: Voice, name: str, reference: Reference, found: Sequence[Heard], tolerance: float
+    form: Form, name: str, reference: Reference, results: Sequence[ProbeResult], tolerance: float
 ) -> Comparison:
-    differences = map(difference, reference.said, found)
-    return Comparison(voice, name, tolerance, tuple(differences))
+    differences = map(difference, reference.answers, results)
+    return Comparison(form, name, tolerance, tuple(differences))
 
 
 def _allowed(kind: str, precision: str) -> float:

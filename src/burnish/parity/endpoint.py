@@ -1,7 +1,8 @@
-"""A model behind the ordinary API as a voice: chat completions, and completions that echo.
+"""Compares a served model over the OpenAI API: chat completions, and completions with `echo`.
 
-What a server does not tell is left open: token ids of the prompt (`return_token_ids`, which this
-project's server and vLLM know), log-probabilities, `echo`. Then the lengths and texts count.
+Servers differ in what they report: token ids of the prompt (`return_token_ids`, which this
+project's server and vLLM support), log-probabilities, `echo`. Where they are missing, only the
+lengths and texts are compared.
 """
 
 import os
@@ -12,23 +13,23 @@ import httpx2
 from llguidance.hf import from_tokenizer
 
 from burnish.errors import ModelError
-from burnish.parity.difference import Heard
-from burnish.parity.record import Said
+from burnish.parity.difference import ProbeResult
+from burnish.parity.record import ReferenceAnswer
 
 _SECONDS = 300.0
-# Alternatives a token: where the answers part, the reference's token is most likely among them.
+# Alternatives per token: where the answers differ, the reference's token is usually among them.
 _TOP = 5
 _Json = dict[str, Any]
 _Token = tuple[int, bytes]
 
 
 class Endpoint:
-    """One model of a server.
+    """A model on a server.
 
     Args:
         url: the server's base URL, ending in /v1.
-        model: how the server calls the model.
-        tokenizer: of the run; the reference's tokens are spelt with it.
+        model: the model's name on the server.
+        tokenizer: the run's tokenizer; it converts the reference's tokens to bytes.
     """
 
     def __init__(self, url: str, model: str, tokenizer: Any) -> None:
@@ -43,87 +44,87 @@ class Endpoint:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
-    def heard(self, said: Sequence[Said]) -> list[Heard]:
-        """What the model says to the reference's prompts.
+    def probe(self, references: Sequence[ReferenceAnswer]) -> list[ProbeResult]:
+        """Send the reference's prompts to the model.
 
         Raises:
-            ModelError: the server cannot be reached, or gives no chat completions.
+            ModelError: the server cannot be reached, or does not return chat completions.
         """
-        return [self._heard(one) for one in said]
+        return [self._probe(one) for one in references]
 
-    def prompt_ids(self, said: Said, reply: _Json) -> tuple[int, ...] | None:
-        """The prompt's tokens as the server rendered it, where it tells them."""
-        told = reply.get("prompt_token_ids")
-        return tuple(int(token) for token in told) if told is not None else None
+    def prompt_ids(self, reference: ReferenceAnswer, reply: _Json) -> tuple[int, ...] | None:
+        """The prompt's token ids as the server rendered it; None if it does not report them."""
+        reported = reply.get("prompt_token_ids")
+        return tuple(int(token) for token in reported) if reported is not None else None
 
-    def _heard(self, said: Said) -> Heard:
-        reply = self._chat(said)
+    def _probe(self, reference: ReferenceAnswer) -> ProbeResult:
+        reply = self._chat(reference)
         try:
             choice = reply["choices"][0]
-            wanted = list(zip(said.answer, self._spelt(said), strict=True))
-            answer = _Answer(wanted, choice)
+            tokens = list(zip(reference.answer, self._bytes(reference), strict=True))
+            answer = _Answer(tokens, choice)
             length = (reply.get("usage") or {}).get("prompt_tokens")
         except (LookupError, TypeError, ValueError) as error:
             raise self._wrong(error) from error
-        echoed = self.echoed(said)
-        logprobs = [b if a is None else a for a, b in zip(answer.logprobs, echoed, strict=True)]
-        return Heard(self.prompt_ids(said, reply), length, answer.at, tuple(logprobs))
+        pairs = zip(answer.logprobs, self.echo_logprobs(reference), strict=True)
+        logprobs = [echoed if own is None else own for own, echoed in pairs]
+        return ProbeResult(self.prompt_ids(reference, reply), length, answer.at, tuple(logprobs))
 
-    def _chat(self, said: Said) -> _Json:
-        wanted: _Json = {
+    def _chat(self, reference: ReferenceAnswer) -> _Json:
+        body: _Json = {
             "model": self.model,
-            **said.body,
-            "max_tokens": len(said.answer),
+            **reference.body,
+            "max_tokens": len(reference.answer),
             "temperature": 0,
             "logprobs": True,
             "top_logprobs": _TOP,
         }
-        reply = self._post("chat/completions", wanted | {"return_token_ids": True})
-        if reply.status_code in (400, 422):  # a server that knows no such field
-            reply = self._post("chat/completions", wanted)
+        reply = self._post("chat/completions", body | {"return_token_ids": True})
+        if reply.status_code in (400, 422):  # the server rejects the field
+            reply = self._post("chat/completions", body)
         try:
             reply.raise_for_status()
-            found: _Json = reply.json()
+            result: _Json = reply.json()
         except (httpx2.HTTPError, ValueError) as error:
             raise self._wrong(error) from error
-        return found
+        return result
 
-    def echoed(self, said: Said) -> list[float | None]:
-        """Log-probabilities of the reference's own tokens behind its own prompt.
+    def echo_logprobs(self, reference: ReferenceAnswer) -> list[float | None]:
+        """Log-probabilities of the reference's answer tokens after its prompt.
 
-        None each, where the server does not echo.
+        All are None if the server does not support `echo`.
         """
-        wanted = {
+        body = {
             "model": self.model,
-            "prompt": [*said.prompt, *said.answer],
+            "prompt": [*reference.prompt, *reference.answer],
             "max_tokens": 0,
             "echo": True,
             "logprobs": 1,
         }
-        unknown: list[float | None] = [None] * len(said.answer)
-        reply = self._post("completions", wanted)
+        unknown: list[float | None] = [None] * len(reference.answer)
+        reply = self._post("completions", body)
         try:
             values = reply.json()["choices"][0]["logprobs"]["token_logprobs"]
-            own = values[len(said.prompt) : len(said.prompt) + len(said.answer)]
+            own = values[len(reference.prompt) : len(reference.prompt) + len(reference.answer)]
         except (LookupError, TypeError, ValueError):
             return unknown
-        if len(own) < len(said.answer):
+        if len(own) < len(reference.answer):
             return unknown
         return [None if value is None else float(value) for value in own]
 
-    def _spelt(self, said: Said) -> list[bytes]:
-        return [bytes(self._tokens.decode_bytes([token])) for token in said.answer]
+    def _bytes(self, reference: ReferenceAnswer) -> list[bytes]:
+        return [bytes(self._tokens.decode_bytes([token])) for token in reference.answer]
 
-    def _post(self, route: str, wanted: _Json) -> httpx2.Response:
+    def _post(self, route: str, body: _Json) -> httpx2.Response:
         try:
-            return self._client.post(f"{self.url}/{route}", json=wanted)
+            return self._client.post(f"{self.url}/{route}", json=body)
         except httpx2.HTTPError as error:
             raise self._wrong(error) from error
 
     def _wrong(self, error: Exception) -> ModelError:
         return ModelError(
-            f"{self.model} at {self.url} gave no answer that can be read ({error})",
-            "name a server that knows chat completions, and a model that it has",
+            f"{self.model} at {self.url} did not return a usable answer ({error})",
+            "use a server that supports chat completions, and a model that it serves",
             code="bad_reply",
             model=self.model,
             url=self.url,
@@ -132,63 +133,63 @@ class Endpoint:
 
 
 class _Answer:
-    """A reply beside the reference's answer: where it leaves it, and what it says up to there.
+    """Aligns a reply with the reference's answer: where it differs, and its log-probabilities.
 
-    A reply need not show the token that ends it; it has the same one where it stops at its place.
-    Some servers show the halves of a character as one token, with the last half's id: of the
-    others nothing is known then.
+    A reply may omit the stop token; it counts as equal if the reply stops at that position.
+    Some servers merge the tokens of one character into one, with the id of the last; the
+    log-probabilities of the others are then unknown.
 
     Args:
-        wanted: the reference's tokens, id and bytes.
-        choice: of the reply.
+        tokens: the reference's tokens, each as id and bytes.
+        choice: the first choice of the reply.
     """
 
-    def __init__(self, wanted: Sequence[_Token], choice: _Json) -> None:
-        told = (choice.get("logprobs") or {}).get("content")
-        self.logprobs: list[float | None] = [None] * len(wanted)
-        self._wanted = wanted
-        if told is None:
+    def __init__(self, tokens: Sequence[_Token], choice: _Json) -> None:
+        reported = (choice.get("logprobs") or {}).get("content")
+        self.logprobs: list[float | None] = [None] * len(tokens)
+        self._tokens = tokens
+        if reported is None:
             text = str((choice.get("message") or {}).get("content") or "").encode()
-            self.at = _first_left(wanted, text)
+            self.at = _first_mismatch(tokens, text)
         else:
-            self.at = self._read(told, stopped=choice.get("finish_reason") == "stop")
+            self.at = self._read(reported, stopped=choice.get("finish_reason") == "stop")
 
-    def _read(self, told: Sequence[_Json], *, stopped: bool) -> int | None:
-        """Goes through both; the first place where they part."""
-        place = 0
-        for one in told:
-            if place == len(self._wanted):
-                return place
-            last = self._last(one, place)
+    def _read(self, reported: Sequence[_Json], *, stopped: bool) -> int | None:
+        """Walk both answers and return the index of the first token that differs."""
+        index = 0
+        for one in reported:
+            if index == len(self._tokens):
+                return index
+            last = self._last(one, index)
             if last is None:
-                self.logprobs[place] = _among(one.get("top_logprobs") or (), self._wanted[place])
-                return place
+                self.logprobs[index] = _among(one.get("top_logprobs") or (), self._tokens[index])
+                return index
             self.logprobs[last] = float(one["logprob"])
-            place = last + 1
-        left = b"".join(own for _, own in self._wanted[place:])
-        if not left or (stopped and place == len(self._wanted) - 1) or _is_half(left):
+            index = last + 1
+        left = b"".join(own for _, own in self._tokens[index:])
+        if not left or (stopped and index == len(self._tokens) - 1) or _is_half(left):
             return None
-        return place
+        return index
 
-    def _last(self, one: _Json, place: int) -> int | None:
-        """The place of the last of our tokens that the server shows as this one."""
-        if _is(one, self._wanted[place]):
-            return place
-        spelt = b""
-        for last, (_, own) in enumerate(self._wanted[place:], place):
-            spelt += own
-            if spelt == _bytes_of(one):
+    def _last(self, one: _Json, index: int) -> int | None:
+        """Index of the last reference token that this reported token covers; None if none does."""
+        if _is(one, self._tokens[index]):
+            return index
+        piece = b""
+        for last, (_, own) in enumerate(self._tokens[index:], index):
+            piece += own
+            if piece == _bytes_of(one):
                 return last
-            if not _is_half(spelt):
+            if not _is_half(piece):
                 return None
         return None
 
 
-def _first_left(wanted: Sequence[_Token], text: bytes) -> int | None:
-    """The first token that a text without token bounds does not go on with; the last may stop."""
-    for place, (_, own) in enumerate(wanted):
+def _first_mismatch(tokens: Sequence[_Token], text: bytes) -> int | None:
+    """Index of the first token that is not in the text; a final stop token may be missing."""
+    for index, (_, own) in enumerate(tokens):
         if not text.startswith(own):
-            return None if not text and place == len(wanted) - 1 else place
+            return None if not text and index == len(tokens) - 1 else index
         text = text[len(own) :]
     return None
 
@@ -198,17 +199,17 @@ def _among(top: Sequence[_Json], own: _Token) -> float | None:
 
 
 def _is(one: _Json, own: _Token) -> bool:
-    """Whether it is that token, by the id that some servers tell, else by its bytes."""
+    """Whether both are the same token: by the id if the server reports it, else by the bytes."""
     if isinstance(one.get("id"), int):
         return bool(one["id"] == own[0])
     return _bytes_of(one) == own[1]
 
 
 def _bytes_of(one: _Json) -> bytes:
-    told = one.get("bytes")
-    return bytes(told) if told is not None else str(one["token"]).encode()
+    reported = one.get("bytes")
+    return bytes(reported) if reported is not None else str(one["token"]).encode()
 
 
-def _is_half(spelt: bytes) -> bool:
-    """Whether the bytes end within a character."""
-    return spelt.decode(errors="ignore").encode() != spelt
+def _is_half(piece: bytes) -> bool:
+    """Whether the bytes end in the middle of a character."""
+    return piece.decode(errors="ignore").encode() != piece

@@ -1,4 +1,4 @@
-"""A GGUF file as a voice: llama.cpp's own server, in this process, on loopback only."""
+"""Compares a GGUF file: runs llama.cpp's server in this process, on loopback only."""
 
 import importlib.util
 from collections.abc import Iterator, Sequence
@@ -11,38 +11,42 @@ import torch
 
 from burnish.errors import ModelError
 from burnish.parity.endpoint import Endpoint
-from burnish.parity.record import Said
+from burnish.parity.record import ReferenceAnswer
 
 _SECONDS = 60.0
-# Places in the cache come in such blocks.
+# llama.cpp allocates its cache in blocks of this many tokens.
 _BLOCK = 256
-# Those that are coarser than 8 bits are allowed no more, so that what they lost is told.
+# Precisions below 8 bits get the tolerance of 8 bits, so that their loss is reported.
 _PRECISIONS = {"ALL_F32": "f32", "MOSTLY_F16": "f16", "MOSTLY_BF16": "f16", "MOSTLY_Q8_0": "q8_0"}
 
 
 class LlamaCpp(Endpoint):
-    """An endpoint that also shows how it renders a prompt, with the template in the file."""
+    """llama.cpp's server, which also reports how the template in the file renders a prompt."""
 
-    def prompt_ids(self, said: Said, reply: dict[str, Any]) -> tuple[int, ...] | None:
+    def prompt_ids(
+        self, reference: ReferenceAnswer, reply: dict[str, Any]
+    ) -> tuple[int, ...] | None:
+        """The prompt\'s token ids, rendered with the template in the file."""
         root = self.url.removesuffix("/v1")
         with httpx2.Client(base_url=root, timeout=_SECONDS) as client:
-            text = client.post("/apply-template", json=said.body).json()["prompt"]
-            wanted = {"content": text, "add_special": True, "parse_special": True}
-            return tuple(client.post("/tokenize", json=wanted).json()["tokens"])
+            text = client.post("/apply-template", json=reference.body).json()["prompt"]
+            body = {"content": text, "add_special": True, "parse_special": True}
+            return tuple(client.post("/tokenize", json=body).json()["tokens"])
 
-    def echoed(self, said: Said) -> list[float | None]:
-        """It does not echo."""
-        return [None] * len(said.answer)
+    def echo_logprobs(self, reference: ReferenceAnswer) -> list[float | None]:
+        """All None: llama.cpp does not support `echo`."""
+        return [None] * len(reference.answer)
 
 
 def check_llama_cpp() -> None:
-    """
+    """Check that llama.cpp can be used.
+
     Raises:
         ModelError: llama.cpp's Python package is not installed.
     """
     if importlib.util.find_spec("xllamacpp") is None:
         raise ModelError(
-            "a GGUF file is to be asked, but llama.cpp is not installed",
+            "comparing a GGUF file needs llama.cpp, which is not installed",
             "install it with `pip install burnish[llama-cpp]`",
             code="not_installed",
             package="xllamacpp",
@@ -50,10 +54,10 @@ def check_llama_cpp() -> None:
 
 
 def precision_of(path: Path) -> str:
-    """In what the matrices of a GGUF file are kept.
+    """Return the precision of the weights in a GGUF file: f32, f16 or q8_0.
 
     Raises:
-        ModelError: there is no such file, or it is no GGUF file.
+        ModelError: the file does not exist, or is not a GGUF file.
     """
     from gguf import GGUFReader, LlamaFileType
 
@@ -61,8 +65,8 @@ def precision_of(path: Path) -> str:
         field = GGUFReader(path).get_field("general.file_type")
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"{path} is no GGUF file",
-            "write one with `burnish export RUN --as gguf`",
+            f"{path} does not exist or is not a GGUF file",
+            "create one with `burnish export RUN --as gguf`",
             code="file_missing" if isinstance(error, FileNotFoundError) else "not_gguf",
             path=str(path),
         ) from error
@@ -71,10 +75,12 @@ def precision_of(path: Path) -> str:
 
 
 @contextmanager
-def opened(path: Path, said: Sequence[Said], tokenizer: Any) -> Iterator[LlamaCpp]:
-    """The file, loaded, for as long as the block lasts.
+def serve_gguf(
+    path: Path, references: Sequence[ReferenceAnswer], tokenizer: Any
+) -> Iterator[LlamaCpp]:
+    """Serve a GGUF file with llama.cpp within a `with` block.
 
-    Keys and values are kept in float32, as torch keeps them; llama.cpp's own default is float16.
+    Keys and values are stored in float32, as in torch; llama.cpp's default is float16.
 
     Raises:
         ModelError: llama.cpp is not installed, or does not load the file.
@@ -82,10 +88,10 @@ def opened(path: Path, said: Sequence[Said], tokenizer: Any) -> Iterator[LlamaCp
     check_llama_cpp()
     import xllamacpp
 
-    longest = max(len(one.prompt) + len(one.answer) for one in said)
+    longest = max(len(one.prompt) + len(one.answer) for one in references)
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(path)
-    parameters.n_ctx = -(-2 * longest // _BLOCK) * _BLOCK  # its template may write more
+    parameters.n_ctx = -(-2 * longest // _BLOCK) * _BLOCK  # its template may add tokens
     parameters.n_parallel = 1
     parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -95,12 +101,12 @@ def opened(path: Path, said: Sequence[Said], tokenizer: Any) -> Iterator[LlamaCp
         server = xllamacpp.Server(parameters)
     except (RuntimeError, ValueError) as error:
         raise ModelError(
-            f"llama.cpp does not load {path} ({error})",
-            "export it again, or name another file",
+            f"llama.cpp cannot load {path} ({error})",
+            "export it again, or choose another file",
             code="gguf_not_loaded",
             path=str(path),
             reason=str(error),
         ) from error
-    with LlamaCpp(f"{server.listening_address}/v1", path.name, tokenizer) as found:
-        yield found
+    with LlamaCpp(f"{server.listening_address}/v1", path.name, tokenizer) as endpoint:
+        yield endpoint
     del server

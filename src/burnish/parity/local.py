@@ -1,7 +1,7 @@
-"""A model in memory as reference and as voice: one pass over prompt and answer tells all.
+"""Compares a model in memory: one forward pass over prompt and answer is enough.
 
-Where at every place of the reference's answer its own token is the likeliest, the greedy answer is
-the same; so only the reference has to write.
+If at every position of the reference's answer its token is the likeliest, the greedy answer is the
+same. So only the reference has to generate.
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ from burnish.models.branches import Network, Row, branch_states
 from burnish.models.generate import Decoder
 from burnish.models.interface import Sampling
 from burnish.models.language_model import LanguageModel
-from burnish.parity.difference import Heard
+from burnish.parity.difference import ProbeResult
 from burnish.parity.prompts import ANSWER, Prompt
-from burnish.parity.record import Said
+from burnish.parity.record import ReferenceAnswer
 
 # Tokens of a prompt and of the answer to it.
 _Row = tuple[tuple[int, ...], tuple[int, ...]]
@@ -27,44 +27,48 @@ _Pass = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @torch.no_grad()
-def answered(model: LanguageModel, prompts: Sequence[Prompt]) -> tuple[Said, ...]:
-    """The model's greedy answers, as others are compared with them.
+def generate_reference(
+    model: LanguageModel, prompts: Sequence[Prompt]
+) -> tuple[ReferenceAnswer, ...]:
+    """Generate the greedy answers that other forms are compared with.
 
     Raises:
-        DataError: a prompt leaves no room for an answer.
+        DataError: a prompt leaves no room for an answer in the model's context.
     """
     model.module.eval()
-    tokens = [tuple(render_prompt(asked, model.tokenizer)) for _, asked in prompts]
+    tokens = [tuple(render_prompt(conversation, model.tokenizer)) for _, conversation in prompts]
     _check_lengths(model, prompts, tokens)
-    wrote: list[tuple[int, ...]] = [()] * len(prompts)
+    answered: list[tuple[int, ...]] = [()] * len(prompts)
     decoder = Decoder(model.network, model.tokenizer, Sampling(max_new_tokens=ANSWER))
-    for group in _alike(model.network, [asked for _, asked in prompts]):
-        answers = decoder.answers([tokens[place] for place in group])
-        for place, (answer,) in zip(group, answers, strict=True):
-            wrote[place] = answer.tokens
-    rows = list(zip(tokens, wrote, strict=True))
-    passes = _passes(model, [asked for _, asked in prompts], rows)
+    for group in _group_prompts(model.network, [conversation for _, conversation in prompts]):
+        answers = decoder.answers([tokens[index] for index in group])
+        for index, (answer,) in zip(group, answers, strict=True):
+            answered[index] = answer.tokens
+    rows = list(zip(tokens, answered, strict=True))
+    passes = _passes(model, [conversation for _, conversation in prompts], rows)
     return tuple(
-        Said(
+        ReferenceAnswer(
             name,
-            tuple((turn.role, turn.content) for turn in asked),
+            tuple((turn.role, turn.content) for turn in conversation),
             *row,
             *passed,
-            next((turn.tools for turn in asked if turn.tools), ""),
+            next((turn.tools for turn in conversation if turn.tools), ""),
         )
-        for (name, asked), row, passed in zip(prompts, rows, passes, strict=True)
+        for (name, conversation), row, passed in zip(prompts, rows, passes, strict=True)
     )
 
 
 @torch.no_grad()
-def heard(model: LanguageModel, said: Sequence[Said]) -> list[Heard]:
-    """What the model says to the reference's prompts, rendered with its own tokenizer."""
-    asked = [one.conversation for one in said]
-    tokens = [tuple(render_prompt(prompt, model.tokenizer)) for prompt in asked]
-    rows = [(prompt, one.answer) for prompt, one in zip(tokens, said, strict=True)]
+def probe(model: LanguageModel, references: Sequence[ReferenceAnswer]) -> list[ProbeResult]:
+    """Score the reference's answers with this model, whose own tokenizer renders the prompts."""
+    conversations = [one.conversation for one in references]
+    tokens = [tuple(render_prompt(prompt, model.tokenizer)) for prompt in conversations]
+    rows = [(prompt, one.answer) for prompt, one in zip(tokens, references, strict=True)]
     return [
-        Heard(prompt, len(prompt), _first_below(leads), logprobs)
-        for prompt, (logprobs, leads) in zip(tokens, _passes(model, asked, rows), strict=True)
+        ProbeResult(prompt, len(prompt), _first_below(leads), logprobs)
+        for prompt, (logprobs, leads) in zip(
+            tokens, _passes(model, conversations, rows), strict=True
+        )
     ]
 
 
@@ -75,9 +79,9 @@ def _check_lengths(
     for (name, _), row in zip(prompts, tokens, strict=True):
         if len(row) > longest:
             raise DataError(
-                f"the prompt {name} has {len(row)} tokens, and with an answer {model.name} reads "
-                f"{longest} of them",
-                "shorten it, or leave it out",
+                f"the prompt {name} has {len(row)} tokens, more than the {longest} that fit in the "
+                f"context of {model.name} with an answer",
+                "shorten the prompt, or leave it out",
                 code="text_too_long",
                 prompt=name,
                 tokens=len(row),
@@ -86,41 +90,41 @@ def _check_lengths(
             )
 
 
-def _alike(network: Network, prompts: Sequence[Conversation]) -> list[list[int]]:
-    """Prompts with the same system message are read together: it is computed once.
+def _group_prompts(network: Network, prompts: Sequence[Conversation]) -> list[list[int]]:
+    """Group prompts with the same system message, so that it is computed only once.
 
-    Where attention has a window, each stands alone, because padding would shift the window.
+    With sliding-window attention each prompt is its own group: padding would shift the window.
     """
     if network.window is not None:
-        return [[place] for place in range(len(prompts))]
+        return [[index] for index in range(len(prompts))]
     groups: dict[Message | None, list[int]] = {}
-    for place, (first, *_) in enumerate(prompts):
-        groups.setdefault(first if first.role == "system" else None, []).append(place)
+    for index, (first, *_) in enumerate(prompts):
+        groups.setdefault(first if first.role == "system" else None, []).append(index)
     return list(groups.values())
 
 
 def _passes(
     model: LanguageModel, prompts: Sequence[Conversation], rows: Sequence[_Row]
 ) -> list[_Pass]:
-    """Of each row the log-probability and the lead of every answer token."""
+    """The log-probability and the lead of every answer token, for each row."""
     model.module.eval()
     network = model.network
-    found: list[_Pass] = [((), ())] * len(rows)
-    for group in _alike(network, prompts):
-        given = [
+    passes: list[_Pass] = [((), ())] * len(rows)
+    for group in _group_prompts(network, prompts):
+        batch = [
             Row([*prompt, *answer], [0.0] * len(prompt) + [1.0] * len(answer))
-            for prompt, answer in (rows[place] for place in group)
+            for prompt, answer in (rows[index] for index in group)
         ]
-        asked = branch_states(network, given)
-        values = network.read(asked.hidden_N_H, asked.targets_N, _logprobs_and_leads).tolist()
-        for place in group:
-            own, values = values[: len(rows[place][1])], values[len(rows[place][1]) :]
-            found[place] = tuple(one[0] for one in own), tuple(one[1] for one in own)
-    return found
+        states = branch_states(network, batch)
+        values = network.read(states.hidden_N_H, states.targets_N, _logprobs_and_leads).tolist()
+        for index in group:
+            own, values = values[: len(rows[index][1])], values[len(rows[index][1]) :]
+            passes[index] = tuple(one[0] for one in own), tuple(one[1] for one in own)
+    return passes
 
 
 def _logprobs_and_leads(logits_N_V: Tensor, targets_N: Tensor, _: slice) -> Tensor:
-    """log p(target), and by how much that is more than the likeliest other token's."""
+    """log p(target), and its lead over the likeliest other token; [N, 2]."""
     logprobs_N_V = logits_N_V.log_softmax(-1)
     own_N_1 = logprobs_N_V.gather(1, targets_N[:, None])
     others_N_V = logprobs_N_V.scatter(1, targets_N[:, None], -torch.inf)
@@ -128,4 +132,4 @@ def _logprobs_and_leads(logits_N_V: Tensor, targets_N: Tensor, _: slice) -> Tens
 
 
 def _first_below(leads: Sequence[float]) -> int | None:
-    return next((place for place, lead in enumerate(leads) if lead < 0), None)
+    return next((index for index, lead in enumerate(leads) if lead < 0), None)

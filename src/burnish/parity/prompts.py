@@ -1,4 +1,4 @@
-"""What everybody is asked: rows that the run held out, and general prompts in several languages."""
+"""The prompts of a parity check: held-out rows of the run, and general ones in many languages."""
 
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ from burnish.runs.directory import RunDirectory
 
 Prompt = tuple[str, Conversation]
 
-# Scripts, digits, white space and signs are where tokenizers and templates come apart.
+# Tokenizers and templates differ most often in scripts, digits, white space and symbols.
 _GENERAL = {
     "english": "What is the capital of France, and how far is it from Berlin?",
     "german": "Schreibe einen Satz über den Regen in Köln.",
@@ -22,18 +22,18 @@ _GENERAL = {
     "signs": "Copy this line:\n\tnaïve café – 3.14159 × 1,000 = {x: [1, 22, 333]} 🙂  <b>ok</b>",
 }
 _OWN = 4
-# Tokens of an answer: enough to leave the first words, few enough for seconds.
+# Tokens per answer: enough to get past the first words, few enough to take only seconds.
 ANSWER = 16
-# Rows are looked through up to here for such as are short enough to be asked in seconds.
+# Only this many rows are searched for prompts that are short enough to run in seconds.
 _LOOKED_AT = 400
 _LONGEST = 512
 _MOST = 100
 
 
-def chosen(directory: RunDirectory, tokenizer: Any, context: int) -> list[Prompt]:
-    """Some of the run's own held-out prompts, spread over the file, then the general ones.
+def choose_prompts(directory: RunDirectory, tokenizer: Any, context: int) -> list[Prompt]:
+    """Choose some of the run's held-out prompts, spread over the file, and add the general ones.
 
-    Prompts that leave no room for an answer in the model's `context` are left out.
+    Prompts that leave no room for an answer in the model's `context` (tokens) are left out.
     """
     longest = min(_LONGEST, context - ANSWER)
 
@@ -42,24 +42,24 @@ def chosen(directory: RunDirectory, tokenizer: Any, context: int) -> list[Prompt
 
     rows: list[Example] = []
     for split in ("validation", "test", "train"):
-        asked = (row for row in islice(directory.stream(split), _LOOKED_AT) if _is_prompt(row))
-        rows = rows or [row for row in asked if fits(row.prompt)]
-    spread = [rows[place * len(rows) // _OWN] for place in range(min(_OWN, len(rows)))]
+        candidates = (row for row in islice(directory.stream(split), _LOOKED_AT) if _is_prompt(row))
+        rows = rows or [row for row in candidates if fits(row.prompt)]
+    spread = [rows[index * len(rows) // _OWN] for index in range(min(_OWN, len(rows)))]
     own = [(row.id, row.prompt) for row in {row.id: row for row in spread}.values()]
     general = [(name, (Message("user", text),)) for name, text in _GENERAL.items()]
     return own + [(name, prompt) for name, prompt in general if fits(prompt)]
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """The prompts of a file: rows as training data has them, or a text a line (`.txt`).
+    """Read prompts from a file: rows in any training format, or one prompt per line (`.txt`).
 
     Raises:
-        DataError: the file is missing, or a row of it cannot be read.
+        DataError: the file is missing, or one of its rows cannot be read.
     """
     if path.suffix == ".txt":
         return _lines(path)
     converter = Converter({}, None, None)
-    found = []
+    prompts = []
     for row in islice(read_rows(path), _MOST):
         example = row if isinstance(row, BadRow) else converter.convert(row)
         if isinstance(example, BadRow):
@@ -70,8 +70,8 @@ def read_prompts(path: Path) -> list[Prompt]:
                 **{**example.fields, "source": example.source},
             )
         if example.prompt:
-            found.append((example.id, example.prompt))
-    return _some(found, path)
+            prompts.append((example.id, example.prompt))
+    return _require_prompts(prompts, path)
 
 
 def _lines(path: Path) -> list[Prompt]:
@@ -79,20 +79,22 @@ def _lines(path: Path) -> list[Prompt]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{path} cannot be read",
-            "name a text file in UTF-8",
+            f"cannot read {path}",
+            "choose an existing text file in UTF-8",
             code="file_missing" if isinstance(error, FileNotFoundError) else "unreadable",
             path=str(path),
         ) from error
     texts = [line for line in lines if line.strip()][:_MOST]
-    return _some([(f"line-{n}", (Message("user", text),)) for n, text in enumerate(texts, 1)], path)
+    return _require_prompts(
+        [(f"line-{n}", (Message("user", text),)) for n, text in enumerate(texts, 1)], path
+    )
 
 
-def _some(prompts: list[Prompt], path: Path) -> list[Prompt]:
+def _require_prompts(prompts: list[Prompt], path: Path) -> list[Prompt]:
     if not prompts:
         raise DataError(
-            f"{path} has no prompts",
-            "give it a row or a line for each",
+            f"{path} contains no prompts",
+            "write one row or one line per prompt",
             code="no_prompts",
             path=str(path),
         )
@@ -100,5 +102,5 @@ def _some(prompts: list[Prompt], path: Path) -> list[Prompt]:
 
 
 def _is_prompt(row: Example) -> bool:
-    """A document has none, and answers of tools need ids that other servers ask for."""
+    """Documents have no prompt, and tool results need ids that some servers require."""
     return bool(row.prompt) and not any(turn.role == "tool" for turn in row.prompt)

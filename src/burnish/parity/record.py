@@ -1,21 +1,23 @@
-"""Parity as a run directory keeps it: what the reference said, and how far others are from it.
+"""The parity certificate of a run: the reference answers, and how far other forms differ.
 
-`parity.json` holds
+`parity.json` has two keys:
 
-    reference    voice: `memory`, the model as it was measured or trained, before it was let go,
-                 or `reloaded`, where nobody kept that. weights: hash of the tuned weights that
-                 were saved then. precision: where and in what it computed. said: for each prompt
-                 its id, messages and tools, the token ids of the rendered prompt and of the greedy
-                 answer (a stop token included), and of each answer token the log-probability in
-                 nats and its lead: by how much it was likelier than any other.
-    comparisons  for each other voice (`reloaded`, `merged`, `gguf`, `endpoint`; `memory` where it
-                 is missing) its name, the tolerance in nats, why it is missing (null: it is not),
-                 and for each prompt: prompt_equal, whether the token ids of the rendered prompt
-                 are the same (null: it does not tell them), and prompt_at, the first that is not
-                 (null: none, or not told); answer_at, the first place where its own greedy answer
-                 is another (null: none), and the reference's lead there; compared, of how many
-                 answer tokens the log-probabilities are known, and largest, how far they are
-                 apart at most.
+    reference    the answers that all forms are compared with. `form` is `memory` (the model before
+                 it was unloaded at the end of the run) or `reloaded` (if the run has no answers
+                 from memory). `weights` is the hash of the tuned weights, `precision` the device
+                 and data type. `answers` has for each prompt its id, messages and tools, the token
+                 ids of the rendered prompt and of the greedy answer (stop token included), and for
+                 each answer token its log-probability in nats and its lead: the log-probability
+                 minus that of the likeliest other token.
+    comparisons  one entry for each other form (`reloaded`, `merged`, `gguf`, `endpoint`, or
+                 `memory` if it is missing): its name, the tolerance in nats, and `missing`, the
+                 reason why the form was not compared (null if it was). For each prompt:
+                 `prompt_equal`, whether the rendered prompt has the same token ids (null if the
+                 form does not report them); `prompt_differs_at`, the index of the first different
+                 prompt token; `answer_differs_at`, the index of the first different answer token
+                 (both null if there is none); `lead`, the reference's lead at that token;
+                 `compared`, the number of answer tokens whose log-probabilities are known; and
+                 `largest`, their largest difference in nats.
 """
 
 import json
@@ -27,9 +29,9 @@ from burnish.conversation import Conversation, Message
 from burnish.errors import RunError
 from burnish.runs.directory import write_atomic
 
-Voice = Literal["memory", "reloaded", "merged", "gguf", "endpoint"]
+Form = Literal["memory", "reloaded", "merged", "gguf", "endpoint"]
 FILE = "parity.json"
-_WORDS: dict[Voice, str] = {
+_WORDS: dict[Form, str] = {
     "memory": "the model in memory",
     "reloaded": "the reloaded weights",
     "merged": "the merged weights",
@@ -39,8 +41,8 @@ _WORDS: dict[Voice, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What the reference said to one prompt; see the module for units."""
+class ReferenceAnswer:
+    """The reference's answer to one prompt; see the module for units."""
 
     id: str
     messages: tuple[tuple[str, str], ...]
@@ -48,67 +50,68 @@ class Said:
     answer: tuple[int, ...]
     logprobs: tuple[float, ...]
     leads: tuple[float, ...]
-    tools: str = ""  # as `Message` has them; earlier versions kept none
+    tools: str = ""  # JSON, as in `Message`; earlier versions did not record them
 
     @property
     def conversation(self) -> Conversation:
-        """The prompt as it was asked."""
+        """The prompt as a conversation."""
         turns = [Message(role, content) for role, content in self.messages]  # type: ignore[arg-type]
         return (replace(turns[0], tools=self.tools), *turns[1:])
 
     @property
     def body(self) -> dict[str, Any]:
-        """The prompt as the API takes it."""
+        """The prompt as the body of an API request."""
         messages = [{"role": role, "content": content} for role, content in self.messages]
         return {"messages": messages} | ({"tools": json.loads(self.tools)} if self.tools else {})
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What all others are compared with."""
+    """The answers that all other forms are compared with."""
 
-    voice: Voice
+    form: Form
     weights: str
     precision: str
-    said: tuple[Said, ...]
+    answers: tuple[ReferenceAnswer, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How far a voice is from the reference on one prompt; see the module for the values."""
+    """How far a form differs from the reference on one prompt; see the module for the fields."""
 
     id: str
     prompt_equal: bool | None
-    prompt_at: int | None
-    answer_at: int | None
+    prompt_differs_at: int | None
+    answer_differs_at: int | None
     lead: float | None
     compared: int
     largest: float | None
 
     def reason(self, tolerance: float) -> str | None:
-        """What cannot be rounding, in words; None where all of it can.
+        """Describe a difference that is too large for rounding; None if there is none.
 
-        Another greedy token is rounding only where the reference hardly preferred its own: each of
-        the two log-probabilities may be off by the tolerance.
+        A different greedy token counts as rounding only if the reference hardly preferred its own:
+        each of the two log-probabilities may be off by the tolerance.
         """
         if self.prompt_equal is False:
-            at = "" if self.prompt_at is None else f" from token {self.prompt_at + 1} on"
-            return f"the rendered prompt {self.id} has other tokens{at}"
+            first = self.prompt_differs_at
+            start = "" if first is None else f", starting at token {first + 1}"
+            return f"the rendered prompt {self.id} has different tokens{start}"
         if self.largest is not None and self.largest > tolerance:
             return (
-                f"a log-probability of the answer to {self.id} differs by {self.largest:.2g} nats, "
-                f"more than {tolerance:g}"
+                f"a log-probability in the answer to {self.id} differs by {self.largest:.2g} nats "
+                f"(tolerance {tolerance:g})"
             )
-        if self.answer_at is not None and (self.lead is None or self.lead > 2 * tolerance):
-            return f"the answer to {self.id} is another from token {self.answer_at + 1} on"
+        if self.answer_differs_at is not None and (self.lead is None or self.lead > 2 * tolerance):
+            return f"the answer to {self.id} differs from token {self.answer_differs_at + 1} on"
         return None
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One voice against the reference; `missing` says why it was not asked."""
+    """One form compared with the reference; `missing` is the reason why it was not compared."""
 
-    voice: Voice
+    form: Form
     name: str
     tolerance: float
     differences: tuple[Difference, ...] = ()
@@ -116,96 +119,98 @@ class Comparison:
 
     @property
     def reason(self) -> str | None:
-        """The first thing that cannot be rounding; None where the two agree, or one is missing."""
-        found = (difference.reason(self.tolerance) for difference in self.differences)
-        return next((reason for reason in found if reason), None)
+        """The first difference too large for rounding; None if there is none."""
+        reasons = (difference.reason(self.tolerance) for difference in self.differences)
+        return next((reason for reason in reasons if reason), None)
 
     @property
     def largest(self) -> float | None:
-        """Of all answer tokens; None where no log-probability is known."""
+        """The largest log-probability difference in nats; None if no log-probability is known."""
         known = [d.largest for d in self.differences if d.largest is not None]
         return max(known, default=None)
 
     @property
     def answers_equal(self) -> int:
-        """Prompts whose greedy answers are the same."""
-        return sum(difference.answer_at is None for difference in self.differences)
+        """Number of prompts with the same greedy answer."""
+        return sum(difference.answer_differs_at is None for difference in self.differences)
 
     @property
     def prompts_equal(self) -> int | None:
-        """Prompts whose tokens are the same; None where the voice tells none."""
-        told = [d.prompt_equal for d in self.differences if d.prompt_equal is not None]
-        return sum(told) if told else None
+        """Number of prompts rendered to the same tokens; None if the form does not report them."""
+        reported = [d.prompt_equal for d in self.differences if d.prompt_equal is not None]
+        return sum(reported) if reported else None
 
     @property
     def words(self) -> str:
-        named = f" {self.name}" if self.voice in ("gguf", "endpoint") else ""
-        return _WORDS[self.voice] + named
+        """The form in words, such as `the GGUF file model.gguf`."""
+        named = f" {self.name}" if self.form in ("gguf", "endpoint") else ""
+        return _WORDS[self.form] + named
 
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """The certificate: the reference, and everything that was compared with it."""
+    """The parity certificate: the reference, and all forms that were compared with it."""
 
     reference: Reference
     comparisons: tuple[Comparison, ...] = ()
 
     @property
     def difference(self) -> str | None:
-        """The first difference that cannot be rounding, as a sentence without its full stop."""
+        """The first difference too large for rounding, as a sentence without a full stop."""
         for one in self.comparisons:
             if one.reason is not None:
-                said = f"{one.words} and {_WORDS[self.reference.voice]} differ: {one.reason}"
-                return said[0].upper() + said[1:]
+                text = f"{one.words} and {_WORDS[self.reference.form]} differ: {one.reason}"
+                return text[0].upper() + text[1:]
         return None
 
     @property
     def sentence(self) -> str:
-        """All of it in one sentence."""
+        """The result in one sentence."""
         if self.difference is not None:
             return f"{self.difference}."
-        asked = [one for one in self.comparisons if one.missing is None]
-        if not asked:
+        compared = [one for one in self.comparisons if one.missing is None]
+        if not compared:
             return "Nothing was compared."
-        named = ", ".join([_WORDS[self.reference.voice], *(one.words for one in asked)])
-        count = len(self.reference.said)
-        largest = max((one.largest for one in asked if one.largest is not None), default=None)
+        named = ", ".join([_WORDS[self.reference.form], *(one.words for one in compared)])
+        count = len(self.reference.answers)
+        largest = max((one.largest for one in compared if one.largest is not None), default=None)
         known = (
-            "their log-probabilities are not told"
+            "their log-probabilities are not available"
             if largest is None
-            else f"their log-probabilities are at most {largest:.1g} nats apart"
+            else f"their log-probabilities differ by at most {largest:.1g} nats"
         )
         otherwise = [
-            f"{one.words} answers {count - one.answers_equal} otherwise, within rounding"
-            for one in asked
+            f"{count - one.answers_equal} of {count} answers of {one.words} differ within rounding"
+            for one in compared
             if one.answers_equal < count
         ]
-        agree = f"agree on {count} prompts" if otherwise else f"say the same to {count} prompts"
+        agree = f"agree on {count} prompts" if otherwise else f"give the same {count} answers"
         return "; ".join([f"{named[0].upper()}{named[1:]} {agree}", *otherwise, f"{known}."])
 
     def as_dict(self) -> dict[str, Any]:
+        """The certificate as JSON values, as in `parity.json`."""
         return asdict(self)
 
 
 def read_parity(folder: Path) -> Parity | None:
-    """The certificate of the run in a folder; None where it has none.
+    """Read the parity certificate of the run in a folder; None if there is none.
 
     Raises:
-        RunError: the file is no certificate.
+        RunError: the file is not a valid certificate.
     """
     path = folder / FILE
     try:
         row = json.loads(path.read_text(encoding="utf-8"))
-        said = [Said(**_tuples(one)) for one in row["reference"]["said"]]
+        answers = [ReferenceAnswer(**_tuples(one)) for one in row["reference"]["answers"]]
         return Parity(
-            Reference(**row["reference"] | {"said": tuple(said)}),
+            Reference(**row["reference"] | {"answers": tuple(answers)}),
             tuple(map(_comparison, row["comparisons"])),
         )
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(
-            f"{path} is no certificate of parity",
+            f"{path} is not a valid parity certificate",
             "delete it and run `burnish parity` again",
             code="not_a_certificate",
             path=str(path),
@@ -213,7 +218,7 @@ def read_parity(folder: Path) -> Parity | None:
 
 
 def write_parity(folder: Path, parity: Parity) -> None:
-    """Writes `parity.json` whole, in place of an earlier one."""
+    """Write `parity.json` atomically, replacing an earlier one."""
     text = json.dumps(parity.as_dict(), indent=1, ensure_ascii=False, allow_nan=False)
     write_atomic(folder / FILE, text + "\n")
 

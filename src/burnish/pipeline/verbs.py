@@ -49,7 +49,7 @@ from burnish.models.language_model import LanguageModel
 from burnish.models.lineage import check_method, recipe_of
 from burnish.models.load import load_tokenizer
 from burnish.models.registry import resolve
-from burnish.parity.compare import complete
+from burnish.parity.compare import ensure_parity
 from burnish.pipeline.adopt_adapter import ELSEWHERE, adopt, is_foreign
 from burnish.pipeline.prepare import Checked, begin, prepare
 from burnish.pipeline.resume import continued, forget_order, forget_verdict, unlike_files
@@ -195,7 +195,7 @@ def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirec
     if manifest.state != "certified" or lost:
         with alone_in(directory):
             _judge(directory, manifest, bars)
-    parity = complete(directory)
+    parity = ensure_parity(directory)
     if parity is not None and parity.difference:
         bars.say(f"[red]parity[/] {escape(parity.sentence)}")
     return directory

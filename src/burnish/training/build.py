@@ -22,7 +22,7 @@ from burnish.models.language_model import LanguageModel
 from burnish.models.lineage import trainable_model
 from burnish.models.load import load_model, load_tokenizer, pick_device
 from burnish.models.registry import resolve
-from burnish.parity.compare import begin, reference_of
+from burnish.parity.compare import record_reference, save_reference
 from burnish.progress import Bars
 from burnish.recipe.schema import HEADS, Recipe
 from burnish.runs.directory import RunDirectory, replace_directory
@@ -102,7 +102,7 @@ def learn(
     _keep(directory, loop, recipe)
     if isinstance(model, LanguageModel):  # a search may choose another one, and begins anew
         learnt = open_tuned(directory) if recipe.training.fsdp else _learnt(model, module)
-        begin(directory, reference_of(directory, learnt))
+        save_reference(directory, record_reference(directory, learnt))
     manifest.training |= {
         "learning_rate": loop.settings.learning_rate,
         "steps": progress.step,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from burnish.cli import main
-from burnish.parity.compare import objection
+from burnish.parity.compare import alias_blocker
 from burnish.parity.record import read_parity
 from burnish.runs.directory import RunDirectory
 from burnish.serving.catalog.alias import point
@@ -68,12 +68,12 @@ def test_a_difference_blocks_unless_forced(
     service: Service, run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     break_weights(run)
-    unmeasured = objection(run.path)
+    unmeasured = alias_blocker(run.path)
     with refused("parity_differs", model=NAME, difference=unmeasured):
         point(service, "support", NAME)
     with pytest.raises(SystemExit):
         main(["parity", str(run.path)])
-    measured = objection(run.path)
+    measured = alias_blocker(run.path)
     assert None is not measured != unmeasured is not None
     with refused("parity_differs", model=NAME, difference=measured):
         point(service, "support", NAME)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from burnish.parity.compare import objection
+from burnish.parity.compare import alias_blocker
 from burnish.parity.record import read_parity
 from burnish.serving.state import models
 from burnish.serving.state.installation import Service
@@ -19,7 +19,7 @@ def point(service: Service, name: str, target: str, *, force: bool = False) -> s
         UserError: its certificate of parity names a difference, or what `models.alias` refuses.
     """
     run = _run_of(service, target)
-    difference = objection(run) if run is not None else None
+    difference = alias_blocker(run) if run is not None else None
     models.alias(service.database, name, target, force=force, difference=difference)
     if difference is not None:
         return f"forced, although: {difference}"

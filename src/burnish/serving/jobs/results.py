@@ -256,7 +256,7 @@ def _last_words(tuned: str, verdict: Verdict, parity: Parity | None) -> tuple[Ev
 
 def _parity_said(parity: Parity) -> Event:
     differs = parity.difference is not None
-    data = {"agrees": not differs, "prompts": len(parity.reference.said)}
+    data = {"agrees": not differs, "prompts": len(parity.reference.answers)}
     said = f"Parity: {parity.sentence}"
     return Event(said, "warn" if differs else "info", data=data, place="parity")
 
