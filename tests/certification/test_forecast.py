@@ -49,7 +49,7 @@ def test_the_chance_to_pass_is_how_often_draws_pass() -> None:
 
 def test_a_healed_model_is_not_behind_weak_ones_of_another_attempt() -> None:
     weak = [candidate(0.35, 25), candidate(0.67, 37)]
-    healed = [candidate(0.64, 76, text=5.0, attempt="1-mend")]
+    healed = [candidate(0.64, 76, text=5.0, attempt="1-continue")]
     ruined = [candidate(9.0, 90, attempt="2-rate")]
     forecast = Forecast([*weak, *healed, *ruined], BUDGETS)
     assert order_of_testing([*weak, *healed, *ruined], forecast) == healed
@@ -106,7 +106,7 @@ def test_of_two_attempts_the_nearer_one_is_asked_first() -> None:
     """PROBE puts the other first, by less than its error."""
     ruin = [candidate(12.5, 78, kl=1.3), candidate(8.0, 64, kl=0.42), candidate(4.3, 44, kl=0.17)]
     weak = [candidate(0.4, 25, kl=0.058), candidate(0.7, 37, kl=0.088)]
-    mended = candidate(0.8, 76, kl=0.11, attempt="1-mend")
+    mended = candidate(0.8, 76, kl=0.11, attempt="1-continue")
     anchored = candidate(1.2, 76, kl=0.022, attempt="2-anchor")
     every = [*ruin, *weak, mended, anchored]
     assert order_of_testing(every, Forecast(every, BUDGETS)) == [anchored]

@@ -60,7 +60,7 @@ def run(ruined: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two levers, where the others would only take time."""
-    monkeypatch.setattr(heal, "LEVERS", heal.LEVERS[:2])
+    monkeypatch.setattr(heal, "REMEDIES", heal.REMEDIES[:2])
     monkeypatch.setattr(heal, "_SLOPES", ())
 
 
@@ -73,7 +73,7 @@ def attempts(directory: RunDirectory) -> list[str]:
 def test_levers_are_pulled_in_turn_until_one_is_enough(run: Path) -> None:
     healed = burnish.heal(run, 10, quiet=True)
     tried = attempts(healed)
-    names = [f"{number}-{lever.name}" for number, lever in enumerate(heal.LEVERS, 1)]
+    names = [f"{number}-{remedy.name}" for number, remedy in enumerate(heal.REMEDIES, 1)]
     assert tried
     assert tried == [name for name in names if name in tried]
     assert [e["attempt"] for e in healed.events("heal")][:2] == ["slope-0.5", "slope-1"]
@@ -127,7 +127,7 @@ def test_an_attempt_that_was_begun_is_gone_on_with(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("burnish.pipeline.verbs.learn", stop)
+        patched.setattr("burnish.pipeline.verbs.train_run", stop)
         with pytest.raises(KeyboardInterrupt):
             burnish.heal(run, 10, quiet=True)
     begun = next((run / "heal").glob("*")).name
@@ -159,17 +159,17 @@ def test_a_healthy_run_is_left_as_it_is(tmp_path: Path, tiny_folder: Path, suite
 def test_a_lever_that_cannot_be_had_is_told_and_passed_over(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pull = heal._pull
+    pull = heal._train_attempt
 
     def broken(search: Any, attempt: Recipe, *rest: Any) -> None:
-        if attempt.name == "1-mend":
+        if attempt.name == "1-continue":
             raise DivergedError("the loss became nan", "lower training.learning_rate")
         pull(search, attempt, *rest)
 
-    monkeypatch.setattr(heal, "_pull", broken)
+    monkeypatch.setattr(heal, "_train_attempt", broken)
     healed = burnish.heal(run, 10, quiet=True)
     told = {event["attempt"]: event["failed"] for event in healed.events("heal")}
-    assert "the loss became nan" in told["1-mend"]
+    assert "the loss became nan" in told["1-continue"]
     assert told["2-anchor"] is None
     assert healed.manifest().state == "certified"
     assert "the loss became nan" in (burnish.report(healed)).read_text()
@@ -186,11 +186,11 @@ def test_a_base_that_writes_no_questions_is_asked_once(
 
     monkeypatch.setattr(heal, "replayed", counted)
     monkeypatch.setattr(heal, "_SLOPES", ())
-    needing = [one for one in heal.LEVERS if one.name not in ("rate", "entropy", "likely")]
-    monkeypatch.setattr(heal, "LEVERS", needing)
+    needing = [one for one in heal.REMEDIES if one.name not in ("rate", "entropy", "likely")]
+    monkeypatch.setattr(heal, "REMEDIES", needing)
     healed = burnish.heal(run, 10, quiet=True)
     told = {event["attempt"]: event["failed"] for event in healed.events("heal")}
-    assert list(told) == ["1-mend", "2-anchor", "3-replay", "4-on-policy"]
+    assert list(told) == ["1-continue", "2-anchor", "3-replay", "4-on-policy"]
     assert asked == [(64, 0)]
     assert {event["code"] for event in healed.events("heal")} == {"too_few_questions"}
     (said,) = set(told.values())
@@ -203,10 +203,10 @@ def test_what_was_released_stays_where_a_later_look_finds_nothing(
 ) -> None:
     made = burnish.run(recipe(tmp_path, tiny_folder, suite, 0.02, 99), quiet=True)
     kept = (made.adapter / "adapter_model.safetensors").read_bytes()
-    monkeypatch.setattr(verbs, "is_released_well", lambda _: False)
+    monkeypatch.setattr(verbs, "is_release_healed", lambda _: False)
     monkeypatch.setattr(ScaleSearch, "inside", lambda _: None)
     monkeypatch.setattr(heal, "_SLOPES", (0.5,))
-    monkeypatch.setattr(heal, "LEVERS", ())
+    monkeypatch.setattr(heal, "REMEDIES", ())
     strict = certify.certify
 
     def nothing(order: Any, *rest: Any) -> Any:
@@ -226,7 +226,7 @@ def test_what_was_released_stays_where_a_later_look_finds_nothing(
 def test_no_look_is_spent_where_nothing_new_was_found(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heal, "LEVERS", ())
+    monkeypatch.setattr(heal, "REMEDIES", ())
     monkeypatch.setattr(heal, "_SLOPES", ())
     asked = RunDirectory.open(run)
     before = asked.cert_uses.read_text()
@@ -246,7 +246,7 @@ def test_where_one_attempt_fails_another_one_gets_a_look(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was trained failed at the first look, and no attempt that failed is asked again."""
-    monkeypatch.setattr(heal, "is_well", lambda _: False)
+    monkeypatch.setattr(heal, "is_healed", lambda _: False)
     monkeypatch.setattr(certify, "_WORTH_A_LOOK", -1.0)
     monkeypatch.setattr(ScaleSearch, "_gain", lambda *_: (50.0, (40.0, 60.0)))
     asked: list[str] = []
@@ -261,7 +261,7 @@ def test_where_one_attempt_fails_another_one_gets_a_look(
 
     monkeypatch.setattr(certify, "cert_evidence", evidence)
     healed = burnish.heal(run, 10, quiet=True)
-    assert set(asked) == {"1-mend", "2-anchor"}
+    assert set(asked) == {"1-continue", "2-anchor"}
     released = healed.frontier().candidates[healed.frontier().released or 0]
     assert released.attempt == asked[-1]
     kept, failed, last = healed.verdict().reasons[1:4]

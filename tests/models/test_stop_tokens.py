@@ -74,7 +74,7 @@ def test_the_preflight_names_the_setting_that_it_takes(recipe: Path, run: RunDir
     assert line in error.value.remedy
     assert f"\"model_settings.stop_tokens=['{END}']\"" in error.value.remedy
     recipe.with_name("with.yaml").write_text(f"{recipe.read_text()}{line}\n")
-    checks = verbs.try_out(recipe.with_name("with.yaml"), quiet=True)
+    checks = verbs.preflight(recipe.with_name("with.yaml"), quiet=True)
     assert all(check.passed is not False for check in checks)
     assert run.manifest().recipe["model_settings"]["stop_tokens"] == [END]
     with refused("unknown_token", RecipeError, value="<|im_ends|>", near="<|im_end|>"):

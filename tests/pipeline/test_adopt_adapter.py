@@ -76,7 +76,7 @@ def test_an_adapter_of_others_is_taken_over_and_mended(
     assert healed.manifest().adopted
     assert healed.verdict().reasons[-1].endswith("were among them, the gain flatters.")
     tried = attempts(healed)
-    assert tried[0] == "1-mend"
+    assert tried[0] == "1-continue"
     assert not {"2-anchor", "3-replay", "4-rate"} & set(tried)
     model = burnish.open_tuned(healed)
     kinds = {name.split(".")[-4] for name, _ in model.module.named_parameters() if "lora_A" in name}

@@ -10,7 +10,7 @@ import pytest
 from burnish.errors import RunError
 from burnish.models.lineage import recipe_of
 from burnish.models.load import pick_device
-from burnish.pipeline.resume import continued, unlike_files
+from burnish.pipeline.resume import continue_run, warnings_about_changed_files
 from burnish.recipe.schema import Recipe, load_recipe
 from burnish.runs.directory import Manifest, RunDirectory, State
 from tests.refused import refused
@@ -60,7 +60,7 @@ def test_what_the_weights_depend_on_is_refused(
     run = begun(load_recipe(path), state)
     before = (run.path / "manifest.json").read_bytes()
     with refused("recipe_changed", RunError, path=str(run.path), changes=changes) as caught:
-        continued(load_recipe(path, change))
+        continue_run(load_recipe(path, change))
     assert all(
         json.dumps(value) in str(caught.value) for pair in changes.values() for value in pair
     )
@@ -71,7 +71,7 @@ def test_what_the_weights_depend_on_is_refused(
 def test_what_is_read_after_training_may_change_and_is_recorded(state: State, path: Path) -> None:
     begun(load_recipe(path), state)
     changes = {"budget.general": 5.0, "evaluate.limit": 7}
-    run = continued(load_recipe(path, changes))
+    run = continue_run(load_recipe(path, changes))
     assert run is not None
     manifest = run.manifest()
     assert recipe_of(manifest).budget.general == 5.0
@@ -81,7 +81,7 @@ def test_what_is_read_after_training_may_change_and_is_recorded(state: State, pa
         {"key": "evaluate.limit", "before": None, "after": 7, "state": state},
         {"key": "budget.general", "before": 2.0, "after": 5.0, "state": state},
     ]
-    again = continued(load_recipe(path, changes))
+    again = continue_run(load_recipe(path, changes))
     assert again is not None
     assert again.manifest().changes == manifest.changes
 
@@ -89,7 +89,7 @@ def test_what_is_read_after_training_may_change_and_is_recorded(state: State, pa
 def test_a_verdict_keeps_the_budget_that_it_was_reached_with(path: Path) -> None:
     begun(load_recipe(path), "certified")
     with refused("recipe_changed", RunError, changes={"budget.general": [2.0, 5.0]}):
-        continued(load_recipe(path, {"budget.general": 5.0}))
+        continue_run(load_recipe(path, {"budget.general": 5.0}))
 
 
 def test_a_run_may_be_moved_and_its_preflight_left_out(path: Path, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_run_may_be_moved_and_its_preflight_left_out(path: Path, tmp_path: Pat
     (tmp_path / "elsewhere").mkdir()
     run.path.rename(tmp_path / "elsewhere" / "two")
     moved = {"output": str(tmp_path / "elsewhere"), "name": "two", "training.preflight": False}
-    found = continued(load_recipe(path, moved))
+    found = continue_run(load_recipe(path, moved))
     assert found is not None
     assert found.manifest().name == "two"
     assert recipe_of(found.manifest()).output == tmp_path / "elsewhere"
@@ -116,16 +116,16 @@ def test_a_run_goes_on_from_any_folder(
     manifest = run.manifest()
     manifest.host |= {key: value.format(tmp_path=tmp_path) for key, value in folder.items()}
     run.write_manifest(manifest)
-    assert continued(load_recipe(path.name)) is not None
+    assert continue_run(load_recipe(path.name)) is not None
     if folder:
         (tmp_path / "elsewhere").mkdir()
         monkeypatch.chdir(tmp_path / "elsewhere")
-        again = continued(load_recipe("../recipe.yaml"))
+        again = continue_run(load_recipe("../recipe.yaml"))
         assert again is not None
         assert again.manifest() == manifest
         changes = {"data.train": ["rows.jsonl", "other.jsonl"]}
         with refused("recipe_changed", RunError, changes=changes):
-            continued(load_recipe("../recipe.yaml", {"data.train": "other.jsonl"}))
+            continue_run(load_recipe("../recipe.yaml", {"data.train": "other.jsonl"}))
 
 
 def test_training_goes_on_in_the_same_place_only(path: Path) -> None:
@@ -135,25 +135,25 @@ def test_training_goes_on_in_the_same_place_only(path: Path) -> None:
     run.write_manifest(manifest)
     changes = {"device": ["cuda, bfloat16", "cpu, float32"]}
     with refused("recipe_changed", RunError, changes=changes):
-        continued(load_recipe(path))
+        continue_run(load_recipe(path))
     manifest.state = "trained"
     run.write_manifest(manifest)
-    assert continued(load_recipe(path)) is not None
+    assert continue_run(load_recipe(path)) is not None
 
 
 def test_a_run_without_its_data_is_begun_again(path: Path) -> None:
     run = begun(load_recipe(path), "created")
-    assert continued(load_recipe(path)) is None
+    assert continue_run(load_recipe(path)) is None
     assert not run.path.exists()
     with refused("run_missing", RunError, path=str(run.path)):
-        continued(load_recipe(path))
+        continue_run(load_recipe(path))
 
 
 def test_a_folder_without_its_manifest_is_not_continued(path: Path) -> None:
     run = begun(load_recipe(path), "training")
     (run.path / "manifest.json").unlink()
     with refused("no_manifest", RunError, path=str(run.path)):
-        continued(load_recipe(path))
+        continue_run(load_recipe(path))
 
 
 def test_a_run_without_its_rows_is_started_again(path: Path) -> None:
@@ -179,10 +179,10 @@ def test_files_that_changed_or_went_since_the_run_began_are_named(
     run.write_manifest(manifest)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert unlike_files(run) == []
+    assert warnings_about_changed_files(run) == []
     (tmp_path / "rows.jsonl").write_text("fewer")
     (tmp_path / "tools.json").unlink()
-    changed, gone = unlike_files(run)
+    changed, gone = warnings_about_changed_files(run)
     assert changed.startswith(f"rows.jsonl has changed since {run.path} began, and the run goes on")
     assert gone.startswith(f"tools.json has gone since {run.path} began")
     assert all(text.endswith("start a run under another --name") for text in (changed, gone))

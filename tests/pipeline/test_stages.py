@@ -9,7 +9,7 @@ import pytest
 
 import burnish
 from burnish.errors import RecipeError, RunError
-from burnish.pipeline.stages import _with_earlier, matrix, run_stages, stage_recipes
+from burnish.pipeline.stages import _with_earlier, results_matrix, run_stages, stage_recipes
 from burnish.recipe.schema import load_recipe
 from burnish.runs.directory import LedgerRow, RunDirectory, Verdict
 from burnish.training.batches import Batches, temperature_shares
@@ -92,7 +92,7 @@ def test_stages_follow_each_other_and_all_test_sets_are_measured(tmp_path: Path,
     assert (first.training.epochs, second.training.epochs) == (6, 8)
     assert (second.init, second.data.system) == ("continue", "answer")
     folder = run_stages(chosen, quiet=True)
-    found = matrix(folder.ledger())
+    found = results_matrix(folder.ledger())
     assert {name: set(rows) for name, rows in found.items()} == {
         "1-colours": {"1-colours", "2-answers"},
         "2-answers": {"2-answers"},

@@ -126,7 +126,7 @@ def test_a_second_process_does_not_work_on_the_same_run(recipe: Path) -> None:
         if (phase, values["step"]) == ("train", 2):
             second.append(command("train", str(recipe), "--resume"))
 
-    run = burnish.train(recipe, quiet=True, watch=again)
+    run = burnish.train(recipe, quiet=True, on_event=again)
     assert second[0].returncode == 2
     assert "[run_in_use]" in second[0].stderr
     steps = [line["step"] for line in run.events("train")]
@@ -354,7 +354,7 @@ def test_a_model_that_is_away_for_a_while_loses_no_run(recipe: Path, tiny_folder
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        burnish.train(recipe, quiet=True, watch=stop)
+        burnish.train(recipe, quiet=True, on_event=stop)
     away = tiny_folder.with_name("away")
     tiny_folder.rename(away)
     try:

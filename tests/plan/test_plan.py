@@ -14,8 +14,8 @@ from burnish.models.adapt import add_lora
 from burnish.models.branches import Row
 from burnish.pipeline import verbs
 from burnish.plan.estimate import duration
-from burnish.plan.fit import Disk, Room, check_disk, check_memory, nearest_folder
-from burnish.plan.memory import Batch, Shapes, bytes_a_token, memory
+from burnish.plan.fit import Disk, FreeSpace, check_disk, check_memory, nearest_folder
+from burnish.plan.memory import Batch, Shapes, activation_bytes_per_token, memory
 from burnish.plan.timing import count_steps, training_seconds, work_of
 from burnish.recipe.schema import Recipe, load_recipe
 from burnish.training.batches import Batches
@@ -94,7 +94,7 @@ def test_bytes_a_token_are_those_that_autograd_keeps(adapter: bool) -> None:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         base.base_model(input_ids=torch.ones(1, 32, dtype=torch.long), use_cache=False)
     real = sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / 32
-    assert bytes_a_token(model, torch.float32) == pytest.approx(real, rel=0.15)
+    assert activation_bytes_per_token(model, torch.float32) == pytest.approx(real, rel=0.15)
     assert next(model.parameters()).device.type == "cpu"
 
 
@@ -106,10 +106,10 @@ def test_what_does_not_fit_names_a_batch_that_does() -> None:
     # 8 rows of 10 tokens without a trunk: 520 + 80 x 50 + 8 x 60 = 5000 bytes; 2 rows: 1640.
     batch = Batch(rows=8, trunk=0, computed=80, learnt=8)
     assert memory(SHAPES, batch).total == 5000
-    check_memory(plain_recipe(), SHAPES, batch, 0, Room(5000, 0))
+    check_memory(plain_recipe(), SHAPES, batch, 0, FreeSpace(5000, 0))
     settings: dict[str, Any] = {"training.batch_size": 2, "training.gradient_accumulation": 4}
     with refused("too_little_memory", needed=5000, free=1700, settings=settings):
-        check_memory(plain_recipe(), SHAPES, batch, 0, Room(1700, 0))
+        check_memory(plain_recipe(), SHAPES, batch, 0, FreeSpace(1700, 0))
 
 
 def test_what_does_not_fit_in_single_rows_names_lora_or_a_length() -> None:
@@ -117,24 +117,24 @@ def test_what_does_not_fit_in_single_rows_names_lora_or_a_length() -> None:
     batch = Batch(rows=8, trunk=0, computed=80, learnt=8)
     settings: dict[str, Any] = {"method": "lora", "training.batch_size": 1}
     with refused("too_little_memory", free=80_000, settings=settings):
-        check_memory(plain_recipe(method="full"), full, batch, 0, Room(80_000, 0))
+        check_memory(plain_recipe(method="full"), full, batch, 0, FreeSpace(80_000, 0))
     # One row of 10 tokens takes 520 + 500 + 60 bytes, one of 5 takes 250 less.
     settings = {"training.batch_size": 1, "training.max_length": 5}
     with refused("too_little_memory", free=880, settings=settings):
-        check_memory(plain_recipe(), SHAPES, batch, 0, Room(880, 0))
+        check_memory(plain_recipe(), SHAPES, batch, 0, FreeSpace(880, 0))
     with refused("too_little_memory", free=300, settings={}):
-        check_memory(plain_recipe(), SHAPES, batch, 0, Room(300, 0))
+        check_memory(plain_recipe(), SHAPES, batch, 0, FreeSpace(300, 0))
 
 
 def test_a_disk_that_is_too_small_names_the_checkpoints_that_fit() -> None:
     disk = Disk(checkpoint=100, checkpoints=6, optimizer=200, results=50)
     assert disk.total == 100 * 7 + 600 + 50
-    check_disk(plain_recipe(), disk, Room(0, 1350))
+    check_disk(plain_recipe(), disk, FreeSpace(0, 1350))
     settings = {"training.checkpoints": 3, "training.evaluations": 3}
     with refused("too_little_disk", needed=disk.total, free=1050, settings=settings):
-        check_disk(plain_recipe(), disk, Room(0, 1050))
+        check_disk(plain_recipe(), disk, FreeSpace(0, 1050))
     with refused("too_little_disk", free=700, settings={}):
-        check_disk(plain_recipe(), disk, Room(0, 700))
+        check_disk(plain_recipe(), disk, FreeSpace(0, 700))
 
 
 def test_free_disk_is_that_of_the_nearest_folder(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_each_of_several_workers_has_its_share_of_a_batch_and_all_its_weights(
     assert two.memory.weights == one.memory.weights
     assert two.memory.activations < one.memory.activations
     assert two.peak is None
-    assert two.everything == 2 * two.memory.total
+    assert two.total_memory == 2 * two.memory.total
 
 
 def test_cuda_is_computed_without_one(recipe: Path, tiny_folder: Path) -> None:
@@ -224,7 +224,7 @@ def test_cuda_is_computed_without_one(recipe: Path, tiny_folder: Path) -> None:
 def test_a_run_that_cannot_fit_is_refused_before_anything_heavy(
     recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("burnish.plan.estimate.Room", lambda memory, disk: Room(10, disk))
+    monkeypatch.setattr("burnish.plan.estimate.FreeSpace", lambda memory, disk: FreeSpace(10, disk))
     with refused("too_little_memory", free=10, settings={}):
         verbs.plan(load_recipe(recipe), quiet=True)
 

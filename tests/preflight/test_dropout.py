@@ -77,7 +77,7 @@ def recipe(model: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("model", [name for name in CONFIGS if name != "gpt2"], indirect=True)
 def test_checks_pass(recipe: Path) -> None:
-    checks = verbs.try_out(recipe, quiet=True)
+    checks = verbs.preflight(recipe, quiet=True)
     assert all(check.passed for check in checks), checks
 
 

@@ -21,10 +21,10 @@ from burnish.models import branches, from_run
 from burnish.models.branches import Row
 from burnish.models.generate import Decoder
 from burnish.pipeline import verbs
-from burnish.preflight import Check, refuse
-from burnish.preflight.base import far, rows_in
-from burnish.preflight.rows import something_learnt
-from burnish.preflight.run import chosen
+from burnish.preflight import Check, raise_on_failure
+from burnish.preflight.base import relative_difference, rows_in
+from burnish.preflight.rows import check_every_row_trains
+from burnish.preflight.run import pick_items
 from burnish.training import checkpoint
 from burnish.training.objectives.base import Loss
 from burnish.training.objectives.grpo import Grpo
@@ -69,13 +69,13 @@ def recipe(tmp_path: Path, tiny_folder: Path) -> Path:
 
 
 def found(recipe: Path, name: str, **overrides: Any) -> Check:
-    checks = verbs.try_out(recipe, quiet=True, **overrides)
+    checks = verbs.preflight(recipe, quiet=True, **overrides)
     assert [check.name for check in checks] == NAMES
     return checks[NAMES.index(name)]
 
 
 def test_a_sound_run_passes(recipe: Path) -> None:
-    checks = verbs.try_out(recipe, quiet=True)
+    checks = verbs.preflight(recipe, quiet=True)
     assert [check.name for check in checks] == NAMES
     assert all(check.passed for check in checks), checks
     values = {check.name: check.value for check in checks}
@@ -148,7 +148,7 @@ def test_an_answer_that_ends_where_the_model_does_not_stop(
     assert "'<|endoftext|>'" in check.seen
     fields = {"check": "the stop token is learnt", "stop_token": "'<|im_end|>'"}
     with refused("answer_not_ended", PreflightError, **fields):
-        refuse([check])
+        raise_on_failure([check])
 
 
 @pytest.mark.parametrize("name", ["sft", "grpo"])
@@ -220,7 +220,7 @@ def test_a_model_that_differs_from_its_files(recipe: Path, monkeypatch: pytest.M
 
 
 def test_full_tuning_has_nothing_to_merge(recipe: Path) -> None:
-    checks = verbs.try_out(recipe, quiet=True, method="full")
+    checks = verbs.preflight(recipe, quiet=True, method="full")
     assert [check.passed for check in checks] == [True] * 6 + [None]
     assert "nothing to merge" in checks[-1].figure
 
@@ -241,7 +241,7 @@ def test_rows_without_anything_learnt_are_named() -> None:
     model = SimpleNamespace(tokenizer=tokenizer)
     loop = SimpleNamespace(objective=Sft())
     subject: Any = SimpleNamespace(items=rows, examples=examples, model=model, loop=loop)
-    check = something_learnt(subject)
+    check = check_every_row_trains(subject)
     assert check.passed is False
     assert check.figure == "1 of 2 rows"
     assert check.code == "nothing_learnt"
@@ -269,7 +269,7 @@ def test_an_objective_that_samples_is_checked_on_what_it_sampled(
     answer = Row([5, 6, 7, 8, 9], [0.0, 0.0, 0.0, 1.0, 1.0])
     monkeypatch.setattr(Sft, "items", lambda *_: [Prompt((5, 6, 7))] * 9)
     monkeypatch.setattr(Sft, "collect", lambda self, network, items, step: [answer for _ in items])
-    checks = verbs.try_out(recipe, quiet=True)
+    checks = verbs.preflight(recipe, quiet=True)
     assert [check.passed for check in checks] == [None, None, *[True] * 5]
     assert "log-probabilities of 4 tokens" in checks[NAMES.index("trunk = plain")].figure
 
@@ -287,7 +287,7 @@ def test_answers_are_few_and_short_before_the_first_step(
         return answers(self, prompts, each)
 
     monkeypatch.setattr(Decoder, "answers", counted)
-    checks = verbs.try_out(recipe, quiet=True, **SAMPLING[name])
+    checks = verbs.preflight(recipe, quiet=True, **SAMPLING[name])
     passed = {check.name: check.passed for check in checks}
     assert passed["something is learnt"] is None
     assert all(passed[name] for name in NAMES[2:]), checks
@@ -323,7 +323,7 @@ def test_equal_rewards_do_not_make_the_checks_empty(
 def test_a_reward_that_does_not_work_is_found_before_the_run(recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "worth.py").write_text("def one(answers, examples):\n    return [1.0]\n")
     with refused("wrong_count_of_rewards", count=1, expected=4):
-        verbs.try_out(
+        verbs.preflight(
             recipe, quiet=True, **SAMPLING["grpo"], **{"grpo.reward": f"{tmp_path}/worth.py:one"}
         )
 
@@ -331,7 +331,7 @@ def test_a_reward_that_does_not_work_is_found_before_the_run(recipe: Path, tmp_p
 def test_rows_are_found_in_pairs_and_groups() -> None:
     @dataclass
     class Pair:
-        chosen: Row
+        pick_items: Row
         rejected: Row
         margin: float
 
@@ -343,14 +343,14 @@ def test_rows_are_found_in_pairs_and_groups() -> None:
 
 
 def test_difference_is_relative_to_the_largest_value() -> None:
-    found = far(torch.tensor([1.0, 2.5]), torch.tensor([1.0, -2.0]))
+    found = relative_difference(torch.tensor([1.0, 2.5]), torch.tensor([1.0, -2.0]))
     assert found.tolist() == [0.0, 2.25]
 
 
 def test_chosen_rows_differ_in_size_and_are_short() -> None:
     rows = [Row([1] * n, [0.0] + [1.0] * (n - 1)) for n in (900, 5, 7, 3, 9)]
-    assert [row.size for row in chosen(rows)] == [3, 7]
-    assert [row.size for row in chosen(rows[:1])] == [900]
+    assert [row.size for row in pick_items(rows)] == [3, 7]
+    assert [row.size for row in pick_items(rows[:1])] == [900]
 
 
 def test_a_fresh_head_is_not_told_at_length(recipe: Path) -> None:

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from burnish.sweep.page import ShownTrial, write_trials
+from burnish.sweep.page import TrialRow, write_trials
 
 TRIALS = [
-    ShownTrial(0, "best", {"lora.rank": 8}, 0.5, (-1.0, 1.0, 3.0)),
-    ShownTrial(1, "outside the budget", {"lora.rank": 16}, 0.25, (2.0, 4.0, 6.0)),
-    ShownTrial(2, "failed: the loss became nan <", {"lora.rank": 32}, None, None),
+    TrialRow(0, "best", {"lora.rank": 8}, 0.5, (-1.0, 1.0, 3.0)),
+    TrialRow(1, "outside the budget", {"lora.rank": 16}, 0.25, (2.0, 4.0, 6.0)),
+    TrialRow(2, "failed: the loss became nan <", {"lora.rank": 32}, None, None),
 ]
 
 
@@ -25,6 +25,6 @@ def test_every_trial_is_in_the_table_and_the_finished_ones_are_drawn(tmp_path: P
 
 
 def test_without_a_budget_there_is_no_drawing(tmp_path: Path) -> None:
-    page = write_trials(tmp_path, "mine", [ShownTrial(0, "done", {}, 0.5, None)], None).read_text()
+    page = write_trials(tmp_path, "mine", [TrialRow(0, "done", {}, 0.5, None)], None).read_text()
     assert "<svg" not in page
     assert "0.5000" in page

@@ -19,8 +19,8 @@ from burnish.cli import main
 from burnish.errors import RecipeError, RunError
 from burnish.recipe.schema import Recipe, load_recipe
 from burnish.runs.directory import LedgerRow, RunDirectory
-from burnish.sweep.search import _is_behind, _Search, search
-from burnish.sweep.space import own_settings, space_of
+from burnish.sweep.search import _is_behind, _Search, run_sweep
+from burnish.sweep.space import recipe_settings, search_space
 from tests.refused import refused
 from tests.rows import labelled, write_rows
 
@@ -67,7 +67,7 @@ def row(delta: float) -> LedgerRow:
 
 
 def test_trials_are_runs_and_the_best_is_the_lowest_loss(recipe: Path, tmp_path: Path) -> None:
-    found = search(loaded(recipe, training__early_stopping_patience=9), 3, quiet=True)
+    found = run_sweep(loaded(recipe, training__early_stopping_patience=9), 3, quiet=True)
     assert [trial.number for trial in found.trials] == [0, 1, 2]
     done = [trial for trial in found.trials if trial.state == "done"]
     assert found.best == min(done, key=lambda trial: trial.validation)
@@ -87,9 +87,9 @@ def test_trials_are_runs_and_the_best_is_the_lowest_loss(recipe: Path, tmp_path:
 
 
 def test_more_trials_go_on_and_the_same_number_does_nothing(recipe: Path, tmp_path: Path) -> None:
-    first = search(loaded(recipe), 2, quiet=True)
-    assert search(loaded(recipe), 2, quiet=True) == first
-    more = search(loaded(recipe), 3, quiet=True)
+    first = run_sweep(loaded(recipe), 2, quiet=True)
+    assert run_sweep(loaded(recipe), 2, quiet=True) == first
+    more = run_sweep(loaded(recipe), 3, quiet=True)
     assert list(more.trials[:2]) == list(first.trials)
     assert len(more.trials) == 3
 
@@ -98,23 +98,23 @@ def test_a_folder_that_cannot_be_used_is_a_sentence(recipe: Path, tmp_path: Path
     folder = tmp_path / "runs" / "tiny-sweep"
     folder.mkdir(parents=True)
     with FileLock(folder / ".lock"), refused("search_in_use", RunError, path=str(folder)):
-        search(loaded(recipe), 1)
+        run_sweep(loaded(recipe), 1)
     (folder / "study.db").write_text("this is no database, and long enough to be read as one" * 9)
     with refused("database_unusable", RunError, path=str(folder / "study.db")):
-        search(loaded(recipe), 1)
+        run_sweep(loaded(recipe), 1)
     (tmp_path / "file").write_text("")
     with refused("folder_not_writable", RunError):
-        search(loaded(recipe, output=str(tmp_path / "file" / "runs")), 1)
+        run_sweep(loaded(recipe, output=str(tmp_path / "file" / "runs")), 1)
 
 
 def test_a_changed_recipe_is_not_continued(recipe: Path) -> None:
-    search(loaded(recipe), 1, quiet=True)
+    run_sweep(loaded(recipe), 1, quiet=True)
     with refused("recipe_changed", RunError, keys=["training"]):
-        search(loaded(recipe, training__epochs=3), 2, quiet=True)
+        run_sweep(loaded(recipe, training__epochs=3), 2, quiet=True)
 
 
 def test_killed_and_continued_is_the_straight_search(recipe: Path, tmp_path: Path) -> None:
-    straight = search(loaded(recipe, name="straight"), 3, quiet=True)
+    straight = run_sweep(loaded(recipe, name="straight"), 3, quiet=True)
     command = sweep(recipe, "--trials", "3", "--json")
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     events = tmp_path / "runs" / "tiny-sweep" / "trial-1" / "events.jsonl"
@@ -163,7 +163,7 @@ def test_a_trial_outside_the_budget_never_wins(
     monkeypatch.setattr(_Search, "_general", general)
     space = {"training.learning_rate": [0.02, 0.005, 0.0025]}
     given = spaced(recipe, space, budget__general=2, training__evaluations=1)
-    found = search(given, 5, quiet=True)
+    found = run_sweep(given, 5, quiet=True)
     lowest = min(found.trials, key=lambda trial: trial.validation)
     assert lowest.settings == {"training.learning_rate": 0.02}
     assert lowest.inside is False
@@ -174,7 +174,7 @@ def test_a_trial_outside_the_budget_never_wins(
 
 def test_a_bad_trial_is_stopped_early(recipe: Path, tmp_path: Path) -> None:
     space = {"training.learning_rate": [0.02, 0.015, 0.01, 1e-6]}
-    found = search(spaced(recipe, space, training__epochs=8), 8, quiet=True)
+    found = run_sweep(spaced(recipe, space, training__epochs=8), 8, quiet=True)
     stopped = [trial for trial in found.trials if trial.state == "stopped early"]
     assert 1e-6 in {trial.settings["training.learning_rate"] for trial in stopped}
     for trial in stopped:
@@ -217,7 +217,7 @@ def test_a_trial_outside_the_budget_is_no_peer() -> None:
 
 def test_a_failed_trial_is_a_sentence_and_the_search_goes_on(recipe: Path) -> None:
     space = {"training.learning_rate": [0.02, 1e30, 2e30]}
-    found = search(spaced(recipe, space), 4, quiet=True)
+    found = run_sweep(spaced(recipe, space), 4, quiet=True)
     failed = [trial for trial in found.trials if trial.state == "failed"]
     assert failed
     assert any(trial.code == "loss_not_finite" for trial in failed)
@@ -228,8 +228,8 @@ def test_a_failed_trial_is_a_sentence_and_the_search_goes_on(recipe: Path) -> No
 
 def test_a_fault_of_the_recipe_is_no_failed_trial(recipe: Path) -> None:
     with refused("unknown_scorer"):
-        search(loaded(recipe, evaluate__target=["acuracy"]), 1, quiet=True)
-    assert search(loaded(recipe, training__epochs=1), 1, quiet=True).best is not None
+        run_sweep(loaded(recipe, evaluate__target=["acuracy"]), 1, quiet=True)
+    assert run_sweep(loaded(recipe, training__epochs=1), 1, quiet=True).best is not None
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_a_bad_space_is_a_sentence(
     space: dict[str, Any], code: str, fields: dict[str, Any], recipe: Path
 ) -> None:
     with refused(code, RecipeError, **fields) as error:
-        search(spaced(recipe, space), 2, quiet=True)
+        run_sweep(spaced(recipe, space), 2, quiet=True)
     assert "\n" not in str(error.value)
     assert fields.get("key", "").removeprefix("sweep.space.") in str(error.value)
 
@@ -275,7 +275,7 @@ def test_all_problems_of_a_space_at_once(recipe: Path) -> None:
 def test_two_problems_of_one_value_are_told_without_the_count(recipe: Path) -> None:
     space = {"training.epochs": [0, -1, 2]}
     with refused("recipe_problems", RecipeError) as caught:
-        search(spaced(recipe, space), 1, quiet=True)
+        run_sweep(spaced(recipe, space), 1, quiet=True)
     problems = caught.value.fields["problems"]
     assert [(one["key"], one["value"]) for one in problems] == [
         ("training.epochs", 0),
@@ -284,26 +284,26 @@ def test_two_problems_of_one_value_are_told_without_the_count(recipe: Path) -> N
 
 
 def test_rates_without_a_point_are_numbers(recipe: Path) -> None:
-    assert space_of(loaded(recipe))["training.learning_rate"] == [0.0001, 0.04]
+    assert search_space(loaded(recipe))["training.learning_rate"] == [0.0001, 0.04]
 
 
 def test_the_default_space_holds_the_recipes_own_settings(recipe: Path) -> None:
     given = spaced(recipe, {}, training__learning_rate="auto", lora__rank=12)
-    space = space_of(given)
+    space = search_space(given)
     assert space["lora.rank"] == [8, 12, 16, 32]
-    own = own_settings(given, space)
+    own = recipe_settings(given, space)
     assert own is not None
     assert own["lora.rank"] == 12
     # 10 x 5e-5 x (2000 / 48) ** 0.781 = 0.00921
     assert own["training.learning_rate"] == pytest.approx(0.00921, abs=1e-5)
-    assert "lora.rank" not in space_of(spaced(recipe, {}, method="full"))
+    assert "lora.rank" not in search_space(spaced(recipe, {}, method="full"))
 
 
 def test_without_validation_nothing_is_compared(recipe: Path) -> None:
     with refused("no_validation", RecipeError, key="training.evaluations"):
-        search(loaded(recipe, training__evaluations=0), 1)
+        run_sweep(loaded(recipe, training__evaluations=0), 1)
     with refused("no_validation", RecipeError, key="data.split.validation"):
-        search(loaded(recipe, data__split__validation=0), 1)
+        run_sweep(loaded(recipe, data__split__validation=0), 1)
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -109,7 +109,7 @@ def test_kept_in_parts_they_learn_the_same(
     assert not layers
     parts = {**WORKERS, "training.fsdp": True, "training.checkpoints": 12}
     with refused("worker_lost", WorkerLostError):
-        trained("two", watch=kill_other, **given, **parts)
+        trained("two", on_event=kill_other, **given, **parts)
     two = trained("two", resume=True, **given, **parts)
     assert_same(two, one)
     losses = [[e["loss"] for e in run.events("validation")] for run in (two, one)]
@@ -151,7 +151,7 @@ def test_killed_stopped_and_gone_on_with_by_another_number(
     checkpoints = {"training.checkpoints": 12, **RATE}
 
     with refused("worker_lost", WorkerLostError):
-        trained("two", watch=kill_other, **checkpoints, **WORKERS)
+        trained("two", on_event=kill_other, **checkpoints, **WORKERS)
     assert not joined()
     folder = tmp_path / "two" / "checkpoints"
     assert saved_steps(folder) == [1]
@@ -162,7 +162,7 @@ def test_killed_stopped_and_gone_on_with_by_another_number(
             asked.set()
 
     with pytest.raises(InterruptedRunError, match="step 2 of"), stopped_by(asked):
-        trained("two", watch=stop, resume=True, **checkpoints, **WORKERS)
+        trained("two", on_event=stop, resume=True, **checkpoints, **WORKERS)
     assert saved_steps(folder) == [1, 2]
     assert_same(trained("two", resume=True, **checkpoints), straight)
 

@@ -268,7 +268,7 @@ def test_a_run_is_that_with_the_chosen_rate_and_a_killed_one_keeps_it(
 
         name = f"killed-{last}"
         with pytest.raises(KilledError):
-            burnish.train(recipe, quiet=True, name=name, watch=kill)
+            burnish.train(recipe, quiet=True, name=name, on_event=kill)
         with monkeypatch.context() as patch:
             patch.setattr(build, "screen", lambda _: pytest.fail("screened twice"))
             killed = burnish.train(recipe, quiet=True, name=name, resume=True)

@@ -26,7 +26,7 @@ from burnish.errors import RecipeError, UserError, shown
 from burnish.terminal import Terminal
 
 if TYPE_CHECKING:
-    from burnish.pipeline.prepare import Checked
+    from burnish.pipeline.prepare import CheckedData
     from burnish.recipe.schema import Recipe
 
 _COLOURS = {"error": "red", "warning": "yellow", "info": "dim"}
@@ -93,7 +93,7 @@ def command(
     console.print(f"next     {following}", markup=False, soft_wrap=True)
 
 
-def _checked(recipe: "Recipe") -> dict[str, "Checked"]:
+def _checked(recipe: "Recipe") -> dict[str, "CheckedData"]:
     """What each data set of the recipe gives; of stages, each under the stage's name."""
     from burnish.pipeline import verbs
 
@@ -147,7 +147,7 @@ def _columns(given: Sequence[str]) -> dict[str, str]:
     return {f"data.columns.{field}": column for field, column in pairs.items()}
 
 
-def _as_json(checked: Mapping[str, "Checked"]) -> dict[str, Any]:
+def _as_json(checked: Mapping[str, "CheckedData"]) -> dict[str, Any]:
     """The first data set, and others of the recipe by their names."""
     parts = {
         name: {
@@ -162,11 +162,11 @@ def _as_json(checked: Mapping[str, "Checked"]) -> dict[str, Any]:
     return parts[first] | ({"others": others} if others else {})
 
 
-def _sizes(checked: "Checked") -> dict[str, int]:
+def _sizes(checked: "CheckedData") -> dict[str, int]:
     return {name: len(getattr(checked.dataset, name)) for name in _SPLITS}
 
 
-def _print(checked: "Checked", console: Terminal) -> None:
+def _print(checked: "CheckedData", console: Terminal) -> None:
     for finding in checked.findings:
         colour, said = _COLOURS[finding.severity], escape(finding.message)
         console.print(f"[{colour}]{finding.severity:8}[/] {said}")

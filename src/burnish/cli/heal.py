@@ -21,13 +21,13 @@ def command(
     name: Annotated[str | None, typer.Option(help="of an adapter: name of the run")] = None,
     as_json: Json = False,
 ) -> None:
-    from burnish.healing.heal import check_own
+    from burnish.healing.heal import check_no_adapter_options
     from burnish.pipeline import verbs
     from burnish.pipeline.adopt_adapter import is_foreign
     from burnish.runs.directory import RunDirectory
 
     if model is not None and not is_foreign(run, data):
-        check_own(RunDirectory.open(run), {"model": model})
+        check_no_adapter_options(RunDirectory.open(run), {"model": model})
     named = {"model": model} if model is not None else {}
     with going_on():
         directory = verbs.heal(run, minutes, data=data, name=name, quiet=as_json, **named)

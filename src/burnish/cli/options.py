@@ -261,9 +261,9 @@ def _ledger_table(run: RunDirectory) -> Table:
 
 def print_matrix(run: RunDirectory, *, as_json: bool) -> None:
     """Each stage's test set after each stage, with the interval of its change from base."""
-    from burnish.pipeline.stages import matrix
+    from burnish.pipeline.stages import results_matrix
 
-    found = matrix(run.ledger())
+    found = results_matrix(run.ledger())
     verdict = run.verdict()
     if as_json:
         ledger = [asdict(row) for row in run.ledger()]

@@ -27,11 +27,11 @@ def command(
     drop_bad: DropBad = False,
     as_json: Json = False,
 ) -> None:
-    chosen = load_recipe(recipe, overrides(settings, name, output, drop_bad))
+    pick_items = load_recipe(recipe, overrides(settings, name, output, drop_bad))
     from burnish.pipeline import verbs
     from burnish.plan import one_line
 
-    plan = verbs.plan(chosen, device=device, quiet=as_json)
+    plan = verbs.plan(pick_items, device=device, quiet=as_json)
     if as_json:
         print(json.dumps(plan.as_dict()))
         return

@@ -24,16 +24,16 @@ def command(
 ) -> None:
     chosen = load_recipe(recipe, overrides(settings, None, None, drop_bad))
     from burnish.pipeline import verbs
-    from burnish.preflight import MARKS, refuse
+    from burnish.preflight import MARKS, raise_on_failure
 
-    checks = verbs.try_out(chosen, quiet=as_json)
+    checks = verbs.preflight(chosen, quiet=as_json)
     if as_json:
         print(json.dumps({"checks": [asdict(check) for check in checks]}))
-        refuse(checks)
+        raise_on_failure(checks)
         return
     table = Table("", "check", "what was measured")
     for check in checks:
         table.add_row(MARKS[check.passed], escape(check.name), escape(check.figure))
     Terminal(highlight=False).print(table)
-    refuse(checks)
+    raise_on_failure(checks)
     write(f"next   burnish run {recipe}")

@@ -25,7 +25,7 @@ from burnish.recipe.schema import load_recipe
 from burnish.terminal import Terminal
 
 if TYPE_CHECKING:
-    from burnish.sweep.search import Found, Trial
+    from burnish.sweep.search import SweepResult, Trial
 
 
 def command(
@@ -38,10 +38,10 @@ def command(
     as_json: Json = False,
 ) -> None:
     chosen = load_recipe(recipe, overrides(settings, name, output, drop_bad))
-    from burnish.sweep.search import search
+    from burnish.sweep.search import run_sweep
 
     with going_on():
-        found = search(chosen, trials, quiet=as_json)
+        found = run_sweep(chosen, trials, quiet=as_json)
     given = [f"--set={setting}" for setting in settings or ()]
     given += [f"--name={name}"] if name else []
     given += [f"--output={output}"] if output else []
@@ -66,7 +66,7 @@ def _next(recipe: str, given: Sequence[str], best: "Trial | None") -> str | None
     return shlex.join(["burnish", "run", recipe, *given, *sets])
 
 
-def _print(found: "Found", following: str | None) -> None:
+def _print(found: "SweepResult", following: str | None) -> None:
     console = Terminal(highlight=False)
     console.width = max(console.width, 110)
     console.print(_table(found))
@@ -83,8 +83,8 @@ def _print(found: "Found", following: str | None) -> None:
     console.print(f"next   {following}", markup=False, soft_wrap=True)
 
 
-def _table(found: "Found") -> Table:
-    from burnish.sweep.search import drop_in_words
+def _table(found: "SweepResult") -> Table:
+    from burnish.sweep.search import format_drop
 
     title = f"{found.folder.name}: lowest validation loss"
     if found.budget is not None:
@@ -97,8 +97,8 @@ def _table(found: "Found") -> Table:
             str(trial.number),
             *(str(trial.settings.get(key, "–")) for key in keys),
             "–" if trial.validation is None else f"{trial.validation:.4f}",
-            "–" if trial.general is None else drop_in_words(trial.general),
-            "best" if best else trial.state_in_words(),
+            "–" if trial.general is None else format_drop(trial.general),
+            "best" if best else trial.describe_state(),
             style="bold green" if best else None,
         )
     return table

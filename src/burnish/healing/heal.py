@@ -40,7 +40,7 @@ Train = Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Lever:
+class Remedy:
     """One way to forget less.
 
     Attributes:
@@ -53,34 +53,34 @@ class Lever:
 
     name: str
     words: str
-    settings: Callable[[Recipe, "Past"], Settings | None]
+    settings: Callable[[Recipe, "RemedyContext"], Settings | None]
     share: float = 1.0
     on_prompts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class RemedyContext:
     """What a lever goes on from: the run, its learning rate, and whether it can be trained anew."""
 
     run: RunDirectory
     rate: float
-    anew: bool
+    can_retrain: bool
 
 
-def _mend(recipe: Recipe, past: Past) -> Settings | None:
+def _continue_with_kl(recipe: Recipe, context: RemedyContext) -> Settings | None:
     """From the weights as they are, held to the base, with half the rate and half the rows."""
     if recipe.method not in ("lora", "qlora") or recipe.objective not in ANCHORED:
         return None
-    return _onwards(recipe, past) | {
-        "training.epochs": recipe.training.epochs / 2 if past.anew else 1.0,
+    return _continue_training(recipe, context) | {
+        "training.epochs": recipe.training.epochs / 2 if context.can_retrain else 1.0,
         "replay.rows": REPLAYED,
         "replay.mode": "anchor",
         "replay.anchors_per_step": _EACH,
     }
 
 
-def _anchor(recipe: Recipe, past: Past) -> Settings | None:
-    if not past.anew or recipe.objective not in ANCHORED:
+def _retrain_with_kl(recipe: Recipe, context: RemedyContext) -> Settings | None:
+    if not context.can_retrain or recipe.objective not in ANCHORED:
         return None
     held = recipe.replay.rows and recipe.replay.mode == "anchor"
     tolerated = recipe.replay.target_kl or TOLERATED * recipe.budget.general
@@ -91,33 +91,33 @@ def _anchor(recipe: Recipe, past: Past) -> Settings | None:
     }
 
 
-def _rate(recipe: Recipe, past: Past) -> Settings | None:
-    return {"training.learning_rate": past.rate / 2} if past.anew else None
+def _retrain_at_half_rate(recipe: Recipe, context: RemedyContext) -> Settings | None:
+    return {"training.learning_rate": context.rate / 2} if context.can_retrain else None
 
 
-def _entropy(recipe: Recipe, past: Past) -> Settings | None:
-    return _focused(recipe, past, "entropy")
+def _train_uncertain_tokens(recipe: Recipe, context: RemedyContext) -> Settings | None:
+    return _with_focus(recipe, context, "entropy")
 
 
-def _likely(recipe: Recipe, past: Past) -> Settings | None:
-    return _focused(recipe, past, "likely")
+def _train_likely_tokens(recipe: Recipe, context: RemedyContext) -> Settings | None:
+    return _with_focus(recipe, context, "likely")
 
 
-def _focused(recipe: Recipe, past: Past, focus: str) -> Settings | None:
-    fits = past.anew and recipe.objective == "sft" and recipe.sft.token_weighting != focus
+def _with_focus(recipe: Recipe, context: RemedyContext, focus: str) -> Settings | None:
+    fits = context.can_retrain and recipe.objective == "sft" and recipe.sft.token_weighting != focus
     return {"sft.token_weighting": focus} if fits else None
 
 
-def _replay(recipe: Recipe, past: Past) -> Settings | None:
-    fits = past.anew and recipe.objective == "sft" and not recipe.replay.rows
+def _retrain_with_replay(recipe: Recipe, context: RemedyContext) -> Settings | None:
+    fits = context.can_retrain and recipe.objective == "sft" and not recipe.replay.rows
     return {"replay.rows": REPLAYED, "replay.mode": "text"} if fits else None
 
 
-def _on_policy(recipe: Recipe, past: Past) -> Settings | None:
+def _distill_own_answers(recipe: Recipe, context: RemedyContext) -> Settings | None:
     """Its own answers to general prompts, drawn to what the base would say (GKD, reverse KL)."""
     if recipe.method not in ("lora", "qlora") or recipe.tasks:
         return None
-    return _onwards(recipe, past) | {
+    return _continue_training(recipe, context) | {
         "objective": "distill",
         "distill.on_policy": True,
         "distill.kl_direction": "reverse",
@@ -127,26 +127,36 @@ def _on_policy(recipe: Recipe, past: Past) -> Settings | None:
     }
 
 
-def _onwards(recipe: Recipe, past: Past) -> Settings:
+def _continue_training(recipe: Recipe, context: RemedyContext) -> Settings:
     """From the run's last weights, which learn on at half the rate."""
     return {
-        "init_from": str(past.run.path),
+        "init_from": str(context.run.path),
         "init": "continue",
-        "training.learning_rate": past.rate / 2,
+        "training.learning_rate": context.rate / 2,
     }
 
 
 # Those that bench/forgetting.py found to keep most come first.
-LEVERS = (
-    Lever("mend", "goes on from the last checkpoint, held to the base", _mend, 0.8),
-    Lever("anchor", "learns anew, held to the base on what it replays", _anchor, 1.4),
-    Lever(
-        "replay", "learns beside what it replays: own rows, or what the base wrote", _replay, 1.5
+REMEDIES = (
+    Remedy(
+        "continue", "goes on from the last checkpoint, held to the base", _continue_with_kl, 0.8
     ),
-    Lever("rate", "learns anew at half the rate", _rate),
-    Lever("entropy", "learns tokens by how unsure the model is (EAFT)", _entropy),
-    Lever("likely", "learns the tokens that the base finds likely (STM)", _likely),
-    Lever("on-policy", "is drawn to the base on its own answers", _on_policy, on_prompts=True),
+    Remedy("anchor", "learns anew, held to the base on what it replays", _retrain_with_kl, 1.4),
+    Remedy(
+        "replay",
+        "learns beside what it replays: own rows, or what the base wrote",
+        _retrain_with_replay,
+        1.5,
+    ),
+    Remedy("rate", "learns anew at half the rate", _retrain_at_half_rate),
+    Remedy("entropy", "learns tokens by how unsure the model is (EAFT)", _train_uncertain_tokens),
+    Remedy("likely", "learns the tokens that the base finds likely (STM)", _train_likely_tokens),
+    Remedy(
+        "on-policy",
+        "is drawn to the base on its own answers",
+        _distill_own_answers,
+        on_prompts=True,
+    ),
 )
 _SLOPES = (0.5, 1.0)
 # One in so many prompts chooses the checkpoint.
@@ -159,28 +169,28 @@ _OWN_ROWS = (
 _UNKNOWN, _RATE = 300.0, 2e-4
 
 
-def is_well(search: ScaleSearch) -> bool:
+def is_healed(search: ScaleSearch) -> bool:
     """Whether a candidate expected inside has 90 % of the greatest gain that was seen."""
     best = search.best_within_budget()
-    return best is not None and _has_most(best, search.candidates.values())
+    return best is not None and _keeps_most_gain(best, search.candidates.values())
 
 
-def is_released_well(run: RunDirectory) -> bool:
+def is_release_healed(run: RunDirectory) -> bool:
     """Whether its certificate was asked, and let pass a candidate that has such a gain."""
     if run.manifest().state != "certified" or not (run.path / "frontier.json").exists():
         return False
     frontier = run.frontier()
     if frontier.released is None:
         return False
-    return _has_most(frontier.candidates[frontier.released], frontier.candidates)
+    return _keeps_most_gain(frontier.candidates[frontier.released], frontier.candidates)
 
 
-def _has_most(one: Candidate, of: Iterable[Candidate]) -> bool:
+def _keeps_most_gain(one: Candidate, of: Iterable[Candidate]) -> bool:
     greatest = max((other.worth for other in of if other.worth is not None), default=0.0)
     return (one.worth or 0.0) >= _ENOUGH * greatest > 0
 
 
-def check_own(run: RunDirectory, given: Mapping[str, Any]) -> None:
+def check_no_adapter_options(run: RunDirectory, given: Mapping[str, Any]) -> None:
     """A run brings its rows and its name along; RunError where something else is given."""
     if named := [name for name, value in given.items() if value is not None]:
         raise RunError(
@@ -193,7 +203,7 @@ def check_own(run: RunDirectory, given: Mapping[str, Any]) -> None:
         )
 
 
-def check_judged(run: RunDirectory) -> None:
+def check_can_heal(run: RunDirectory) -> None:
     """RunError where it is not trained yet, or nothing is there to judge or to choose from.
 
     It comes before the verdict is forgotten, which could not be reached again.
@@ -220,8 +230,8 @@ def check_judged(run: RunDirectory) -> None:
     checkpoint_steps(run)
 
 
-def heal(
-    search: ScaleSearch, minutes: float, train: Train, bars: Bars, *, anew: bool = True
+def try_remedies(
+    search: ScaleSearch, minutes: float, train: Train, bars: Bars, *, can_retrain: bool = True
 ) -> None:
     """Pulls levers until the search holds a candidate that is well, or the time is up.
 
@@ -234,51 +244,53 @@ def heal(
     """
     directory, recipe = search.directory, search.recipe
     ends = time.monotonic() + 60 * minutes
-    if is_well(search):
+    if is_healed(search):
         return
     # The remedies continue from the unscaled weights, whatever part of them was released.
     release_candidate(search, search.unscaled())
-    _tilt(search, ends, bars)
+    _try_layer_slopes(search, ends, bars)
     manifest = directory.manifest()
     training = float(manifest.times.get("train", _UNKNOWN))
-    past = Past(directory, float(manifest.training.get("learning_rate", _RATE)), anew)
-    written = _Written(search)
-    for number, lever in enumerate(LEVERS, 1):
-        name = f"{number}-{lever.name}"
-        if is_well(search):
+    context = RemedyContext(
+        directory, float(manifest.training.get("learning_rate", _RATE)), can_retrain
+    )
+    written = _BaseGenerations(search)
+    for number, remedy in enumerate(REMEDIES, 1):
+        name = f"{number}-{remedy.name}"
+        if is_healed(search):
             break
-        settings = lever.settings(recipe, past)
+        settings = remedy.settings(recipe, context)
         if settings is None:
             continue
-        needed = 0.0 if _is_trained(directory, name) else lever.share * training
+        needed = 0.0 if _is_trained(directory, name) else remedy.share * training
         if time.monotonic() + needed + search.seconds_per_candidate > ends:
-            bars.say(f"[dim]no time is left for {name}, which {lever.words}[/]")
+            bars.say(f"[dim]no time is left for {name}, which {remedy.words}[/]")
             continue
-        bars.say(f"[bold]healing[/] {name}: {lever.words}")
+        bars.say(f"[bold]healing[/] {name}: {remedy.words}")
         started = time.monotonic()
         try:
-            attempt = _attempt(recipe, settings, directory, name)
-            prompts = written.prompts(lever, attempt)
-            _pull(search, attempt, prompts, train, bars)
+            attempt = _attempt_recipe(recipe, settings, directory, name)
+            prompts = written.prompts(remedy, attempt)
+            _train_attempt(search, attempt, prompts, train, bars)
         except (UserError, torch.OutOfMemoryError) as error:
             bars.say(f"[yellow]{name} cannot be had[/]: {escape(str(error))}")
-            _log(search, name, lever.words, started, failed=error)
+            _log_attempt(search, name, remedy.words, started, failed=error)
             continue
-        _log(search, name, lever.words, started)
+        _log_attempt(search, name, remedy.words, started)
 
 
-def _tilt(search: ScaleSearch, ends: float, bars: Bars) -> None:
+def _try_layer_slopes(search: ScaleSearch, ends: float, bars: Bars) -> None:
     """The lever that costs no training: less of the adapter in the first layers."""
     if search.recipe.method not in ("lora", "qlora"):
         return
     for slope in _SLOPES:
-        if is_well(search) or time.monotonic() + search.seconds_per_candidate > ends:
+        if is_healed(search) or time.monotonic() + search.seconds_per_candidate > ends:
             break
         words = f"less of the adapter in the first layers ({slope:g})"
         bars.say(f"[bold]healing[/] with {words}")
         started = time.monotonic()
         search.with_layer_slope(slope)
-        _log(search, f"slope-{slope:g}", words, started)
+        _log_attempt(search, f"slope-{slope:g}", words, started)
 
 
 def _is_trained(run: RunDirectory, attempt: str) -> bool:
@@ -287,44 +299,44 @@ def _is_trained(run: RunDirectory, attempt: str) -> bool:
     return path.exists() and RunDirectory.open(path).manifest().state == "trained"
 
 
-class _Written:
+class _BaseGenerations:
     """What the base writes for levers; where it cannot, no other lever asks it again."""
 
     def __init__(self, search: ScaleSearch) -> None:
         self._search = search
         self._failed: ModelError | None = None
 
-    def prompts(self, lever: Lever, recipe: Recipe) -> list[Example] | None:
+    def prompts(self, remedy: Remedy, recipe: Recipe) -> list[Example] | None:
         """What the attempt learns on, if that is general prompts; what it replays is written too.
 
         Raises:
             ModelError: the base wrote too little for this lever, or for one before it.
         """
         replays = recipe.replay.count and recipe.replay.data is None
-        if not lever.on_prompts and (not replays or recipe.replay.rows == "auto"):
+        if not remedy.on_prompts and (not replays or recipe.replay.rows == "auto"):
             return None
         if self._failed is not None:
             raise self._failed
-        count = REPLAYED if lever.on_prompts else recipe.replay.count
+        count = REPLAYED if remedy.on_prompts else recipe.replay.count
         try:
             with self._search.model.base() as base:
                 rows = replayed(base, count, recipe.seed, cache_folder() / "replay")
         except ModelError as error:
             self._failed = ModelError(error.seen, _OWN_ROWS, code=error.code, **error.fields)
             raise self._failed from error
-        return list(examples_of(rows)) if lever.on_prompts else None
+        return list(examples_of(rows)) if remedy.on_prompts else None
 
 
-def _pull(
+def _train_attempt(
     search: ScaleSearch, recipe: Recipe, prompts: list[Example] | None, train: Train, bars: Bars
 ) -> None:
-    attempt = _begin(search.directory, recipe, prompts)
+    attempt = _create_attempt(search.directory, recipe, prompts)
     with search.model_unloaded():
         train(recipe_of(attempt.manifest()), resume=True, quiet=bars.console.quiet)
     search.run(recipe.name, attempt)
 
 
-def _log(
+def _log_attempt(
     search: ScaleSearch, attempt: str, words: str, started: float, failed: Exception | None = None
 ) -> None:
     """The attempt's line among the run's events, which the report tells as a story."""
@@ -334,14 +346,14 @@ def _log(
         attempt=attempt,
         words=words,
         seconds=round(time.monotonic() - started, 1),
-        well=is_well(search),
+        well=is_healed(search),
         best=best.label if best else None,
         failed=None if failed is None else str(failed),
         code=getattr(failed, "code", None),
     )
 
 
-def _attempt(recipe: Recipe, settings: Settings, run: RunDirectory, name: str) -> Recipe:
+def _attempt_recipe(recipe: Recipe, settings: Settings, run: RunDirectory, name: str) -> Recipe:
     """The run's recipe with what the lever changes; nothing of it is judged by itself."""
     own = {
         "name": name,
@@ -352,7 +364,9 @@ def _attempt(recipe: Recipe, settings: Settings, run: RunDirectory, name: str) -
     return changed_recipe(recipe, own | settings)
 
 
-def _begin(run: RunDirectory, recipe: Recipe, prompts: list[Example] | None) -> RunDirectory:
+def _create_attempt(
+    run: RunDirectory, recipe: Recipe, prompts: list[Example] | None
+) -> RunDirectory:
     """A run on the very rows of the first one, whatever became of its files since."""
     path = recipe.output / recipe.name
     if path.exists():  # a heal that was interrupted

@@ -18,8 +18,8 @@ from burnish.models.cache import files_sha256
 from burnish.models.foreign_folders import import_problem, is_foreign_folder
 from burnish.models.from_run import open_run
 from burnish.models.registry import resolve
-from burnish.pipeline.prepare import begin
-from burnish.pipeline.resume import continued
+from burnish.pipeline.prepare import create_run
+from burnish.pipeline.resume import continue_run
 from burnish.progress import Bars
 from burnish.recipe.paths import expanded
 from burnish.recipe.schema import Recipe, build_recipe, changed_recipe
@@ -28,7 +28,7 @@ from burnish.runs.directory import Finding, RunDirectory, remove_directory, repl
 # What is kept of a model whose weights themselves were tuned.
 _WHOLE = ("model.safetensors", "config.json")
 # Of the verdict: the test rows are new to healing, but perhaps not to the adapter.
-ELSEWHERE = (
+TRAINED_ELSEWHERE = (
     "Another tool trained the adapter, on rows that are not known here: where the test rows were "
     "among them, the gain flatters."
 )
@@ -60,13 +60,13 @@ def adopt(
     values = adopted_recipe(folder, data, model, name)
     recipe = build_recipe(values, recipe_keys=set(), command_keys={"model", "data.train"})
     recipe = changed_recipe(recipe, overrides) if overrides else recipe
-    with _parts(folder, recipe, bars) as (recipe, parts):
-        directory = _begun(recipe, folder, parts)
+    with _split_adapter(folder, recipe, bars) as (recipe, parts):
+        directory = _existing_run(recipe, folder, parts)
         if directory is None:
-            directory = begin(recipe, bars)
+            directory = create_run(recipe, bars)
             try:
-                open_run(take_over(directory, parts))
-                _warn_of_base(directory, folder, model, bars)
+                open_run(install_adapter(directory, parts))
+                _warn_of_other_base(directory, folder, model, bars)
             except BaseException:
                 remove_directory(directory.path)  # nothing was measured; mended, it is taken over
                 raise
@@ -74,7 +74,7 @@ def adopt(
 
 
 @contextmanager
-def _parts(folder: Path, recipe: Recipe, bars: Bars) -> Iterator[tuple[Recipe, Path]]:
+def _split_adapter(folder: Path, recipe: Recipe, bars: Bars) -> Iterator[tuple[Recipe, Path]]:
     """The recipe of the run and the folder of its weights: those of the adapter, or what is left
     of it where it brings tokens, with which its base then lies next to the run.
 
@@ -93,7 +93,7 @@ def _parts(folder: Path, recipe: Recipe, bars: Bars) -> Iterator[tuple[Recipe, P
         changes: dict[str, Any] = {"method": "full"} if found.whole else {}
         if found.extended:
             changes["model"] = str(target.absolute())
-            placed = _placed(extended, target)
+            placed = _place_base(extended, target)
         try:
             yield changed_recipe(recipe, changes), rest
         except BaseException:
@@ -104,7 +104,7 @@ def _parts(folder: Path, recipe: Recipe, bars: Bars) -> Iterator[tuple[Recipe, P
         bars.say(f"the base with the adapter's tokens is {target}; the run needs it")
 
 
-def _placed(extended: Path, target: Path) -> bool:
+def _place_base(extended: Path, target: Path) -> bool:
     """Puts the base next to its run; whether it was not there before."""
     if not target.exists():
         extended.rename(target)
@@ -119,7 +119,7 @@ def _placed(extended: Path, target: Path) -> bool:
     return False
 
 
-def _begun(recipe: Recipe, folder: Path | str, parts: Path) -> RunDirectory | None:
+def _existing_run(recipe: Recipe, folder: Path | str, parts: Path) -> RunDirectory | None:
     """The run of an earlier call; None where there is none, or it got no further than its rows.
 
     Raises:
@@ -150,10 +150,12 @@ def _begun(recipe: Recipe, folder: Path | str, parts: Path) -> RunDirectory | No
                     path=str(path),
                     rows=rows,
                 )
-    return continued(recipe)
+    return continue_run(recipe)
 
 
-def _warn_of_base(directory: RunDirectory, folder: Path | str, model: str, bars: Bars) -> None:
+def _warn_of_other_base(
+    directory: RunDirectory, folder: Path | str, model: str, bars: Bars
+) -> None:
     """Where the adapter names a base that is plainly not called as the model is.
 
     It is no more than a warning, for the same weights go by many names and lie at many places.
@@ -162,7 +164,7 @@ def _warn_of_base(directory: RunDirectory, folder: Path | str, model: str, bars:
     source = resolve(model)
     if not isinstance(named, str) or Path(named).expanduser().resolve() == source.path.resolve():
         return
-    theirs, ours = _last_name(named), _last_name(source.name)
+    theirs, ours = _base_name(named), _base_name(source.name)
     if theirs in _letters(f"{source.name} {source.origin}") or ours in _letters(named):
         return
     message = (
@@ -173,7 +175,7 @@ def _warn_of_base(directory: RunDirectory, folder: Path | str, model: str, bars:
     bars.say(f"[yellow]warning[/] {escape(message)}")
 
 
-def _last_name(model: str) -> str:
+def _base_name(model: str) -> str:
     """Of a path, or of org/name."""
     return _letters(re.split(r"[/:\\]", model.rstrip("/\\"))[-1].removesuffix(".gguf"))
 
@@ -232,7 +234,7 @@ def adopted_recipe(
     }
 
 
-def take_over(directory: RunDirectory, folder: Path | str) -> RunDirectory:
+def install_adapter(directory: RunDirectory, folder: Path | str) -> RunDirectory:
     """Puts the adapter into a run that was begun, as the weights that it ended with."""
     adapter = (Path(folder) / CONFIG).exists()
     weights = directory.path / ("adapter" if adapter else "model")

@@ -33,7 +33,7 @@ _LIBRARIES = ("burnish", "torch", "transformers", "peft", "tokenizers", "numpy")
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedData:
     """The data, its rows of each split as the model would learn them, and what was found."""
 
     dataset: Dataset
@@ -53,7 +53,7 @@ class Checked:
         return [example for example in getattr(self.dataset, split) if example.id in inside]
 
 
-def prepare(recipe: Recipe, source: Source, data: Data | None = None) -> Checked:
+def prepare(recipe: Recipe, source: Source, data: Data | None = None) -> CheckedData:
     """The recipe's main data set, or another of its tasks."""
     dataset = load(data or recipe.data, recipe.seed, recipe.objective)
     tokenizer = load_tokenizer(source, recipe.model_settings.stop_tokens)
@@ -78,7 +78,7 @@ def prepare(recipe: Recipe, source: Source, data: Data | None = None) -> Checked
         if longer := found[1]:
             advice = f"shorten them, or {remedy}"
             findings.append(replace(longer, seen=f"{split}: {longer.seen}", remedy=advice))
-    checked = Checked(dataset, rendered, findings)
+    checked = CheckedData(dataset, rendered, findings)
     if dataset.test and (count := len(tested(checked.kept("test")))) < LEAST_TESTED:
         raise DataError(
             f"{count} rows are left to test on, too few to show a gain",
@@ -93,7 +93,7 @@ def prepare(recipe: Recipe, source: Source, data: Data | None = None) -> Checked
     return checked
 
 
-def begin(recipe: Recipe, bars: Bars) -> RunDirectory:
+def create_run(recipe: Recipe, bars: Bars) -> RunDirectory:
     """A new run directory with its manifest and its checked rows, ready to be trained.
 
     Raises:

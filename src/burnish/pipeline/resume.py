@@ -27,7 +27,7 @@ _UNTIL_VERDICT = ("evaluate.", "budget.", "scale_search.")
 _PLACED = "device"
 
 
-def continued(recipe: Recipe) -> RunDirectory | None:
+def continue_run(recipe: Recipe) -> RunDirectory | None:
     """The run to go on with; None where it never got as far as its data, and is removed.
 
     Raises:
@@ -51,10 +51,10 @@ def continued(recipe: Recipe) -> RunDirectory | None:
     directory = RunDirectory.open(path)
     manifest = directory.manifest()
     changes = _changes(manifest, recipe)
-    refused = [change for change in changes if not _allowed(change["key"], manifest)]
+    refused = [change for change in changes if not _may_change(change["key"], manifest)]
     if refused:
         told = ", ".join(
-            f"{change['key']} was {_written(change['before'])}, is {_written(change['after'])}"
+            f"{change['key']} was {_as_json(change['before'])}, is {_as_json(change['after'])}"
             for change in refused
         )
         raise RunError(
@@ -74,11 +74,11 @@ def continued(recipe: Recipe) -> RunDirectory | None:
         manifest.changes += [change for change in changes if _is_in(change["key"], _UNTIL_VERDICT)]
         directory.write_manifest(manifest)
         if any(_is_in(change["key"], _UNTIL_VERDICT) for change in changes):
-            forget_order(directory)
+            discard_order(directory)
     return directory
 
 
-def unlike_files(directory: RunDirectory) -> list[str]:
+def warnings_about_changed_files(directory: RunDirectory) -> list[str]:
     """A sentence for each data file that is not what it was when the run took its rows."""
     manifest = directory.manifest()
     began = Path.cwd() / manifest.host.get("folder", "")
@@ -95,12 +95,12 @@ def unlike_files(directory: RunDirectory) -> list[str]:
     return sentences
 
 
-def forget_order(directory: RunDirectory) -> None:
+def discard_order(directory: RunDirectory) -> None:
     """What is searched anew, or by other budgets, is tested in a new order."""
     (directory.path / "frontier.json").unlink(missing_ok=True)
 
 
-def forget_verdict(directory: RunDirectory) -> None:
+def discard_verdict(directory: RunDirectory) -> None:
     """What healing begins with is the model as it was trained, and no verdict is about that one."""
     for name in ("verdict.json", "ledger.json", "report.html", "card.md"):
         (directory.path / name).unlink(missing_ok=True)
@@ -128,7 +128,7 @@ def _changes(manifest: Manifest, recipe: Recipe) -> list[dict[str, Any]]:
     return changes
 
 
-def _allowed(key: str, manifest: Manifest) -> bool:
+def _may_change(key: str, manifest: Manifest) -> bool:
     decided = manifest.state in ("evaluated", "certified")
     if key == _PLACED:
         return manifest.state != "training"
@@ -146,5 +146,5 @@ def _is_in(key: str, sections: tuple[str, ...]) -> bool:
     return any(key == part or (part.endswith(".") and key.startswith(part)) for part in sections)
 
 
-def _written(value: Any) -> str:
+def _as_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)

@@ -87,14 +87,14 @@ def run_stages(recipe: Recipe, *, resume: bool = False, quiet: bool = False) -> 
     rows: list[LedgerRow] = []
     verdict: Verdict | None = None
     for planned in recipes:
-        stage = _from_last_kept(planned, recipe, kept)
+        stage = _start_from_last_kept(planned, recipe, kept)
         path = stage.output / stage.name
         run = verbs.run(stage, resume=resume and path.exists(), quiet=quiet)
         done.append(run)
-        after = _after(folder, [*kept, (stage, run)], bars)
+        after = _measure_after_stage(folder, [*kept, (stage, run)], bars)
         rows += after
         verdict = _with_earlier(run.verdict(), after)
-        if _stands(stage, verdict, after):
+        if _may_build_on(stage, verdict, after):
             kept.append((stage, run))
         else:
             inherit_looks(run, folder)
@@ -149,7 +149,7 @@ def _check(recipes: Sequence[Recipe]) -> None:
             raise error.within(f"stage {stage.name}: ") from error
 
 
-def _from_last_kept(
+def _start_from_last_kept(
     planned: Recipe, recipe: Recipe, kept: Sequence[tuple[Recipe, RunDirectory]]
 ) -> Recipe:
     """The stage's recipe, started from the last stage that stands, or from where all began."""
@@ -157,7 +157,7 @@ def _from_last_kept(
     return changed_recipe(planned, {"init_from": start})
 
 
-def _stands(stage: Recipe, verdict: Verdict, after: Sequence[LedgerRow]) -> bool:
+def _may_build_on(stage: Recipe, verdict: Verdict, after: Sequence[LedgerRow]) -> bool:
     """Whether the next stage may start from it: released, or good at all that was measured."""
     if stage.evaluate.general:
         return verdict.decision == "release"
@@ -187,7 +187,7 @@ def _with_earlier(verdict: Verdict, after: Sequence[LedgerRow]) -> Verdict:
     return replace(verdict, decision=decision, reasons=tuple(reasons))
 
 
-def matrix(rows: Sequence[LedgerRow]) -> dict[str, dict[str, LedgerRow]]:
+def results_matrix(rows: Sequence[LedgerRow]) -> dict[str, dict[str, LedgerRow]]:
     """Test set -> stage after which it was measured -> its row."""
     found: dict[str, dict[str, LedgerRow]] = {}
     for row in rows:
@@ -198,7 +198,7 @@ def matrix(rows: Sequence[LedgerRow]) -> dict[str, dict[str, LedgerRow]]:
     return found
 
 
-def _after(
+def _measure_after_stage(
     folder: RunDirectory, stages: Sequence[tuple[Recipe, RunDirectory]], bars: Bars
 ) -> list[LedgerRow]:
     """The newest stage's model on the test sets of all stages that stand, and on its own.

@@ -39,8 +39,12 @@ from burnish.evaluation.measure import (
 )
 from burnish.evaluation.suite import Suite, split_suite
 from burnish.evaluation.tasks import Task
-from burnish.healing.heal import check_judged, check_own, is_released_well
-from burnish.healing.heal import heal as pull_levers
+from burnish.healing.heal import (
+    check_can_heal,
+    check_no_adapter_options,
+    is_release_healed,
+    try_remedies,
+)
 from burnish.models.from_run import Opened
 from burnish.models.from_run import open_classifier as open_classifier  # a verb of notebooks
 from burnish.models.from_run import open_run as open_run
@@ -50,11 +54,16 @@ from burnish.models.lineage import check_method, recipe_of
 from burnish.models.load import load_tokenizer
 from burnish.models.registry import resolve
 from burnish.parity.compare import ensure_parity
-from burnish.pipeline.adopt_adapter import ELSEWHERE, adopt, is_foreign
-from burnish.pipeline.prepare import Checked, begin, prepare
-from burnish.pipeline.resume import continued, forget_order, forget_verdict, unlike_files
+from burnish.pipeline.adopt_adapter import TRAINED_ELSEWHERE, adopt, is_foreign
+from burnish.pipeline.prepare import CheckedData, create_run, prepare
+from burnish.pipeline.resume import (
+    continue_run,
+    discard_order,
+    discard_verdict,
+    warnings_about_changed_files,
+)
 from burnish.plan import Plan, make_plan
-from burnish.preflight import MARKS, Check, Subject, preflight, refuse
+from burnish.preflight import MARKS, Check, Subject, raise_on_failure, run_checks
 from burnish.progress import Bars
 from burnish.recipe.schema import Recipe, changed_recipe, load_recipe, recipe_of_rows
 from burnish.reports.html import write_page
@@ -62,7 +71,7 @@ from burnish.reports.model_card import write_card
 from burnish.runs.candidates import Candidate
 from burnish.runs.directory import Manifest, RunDirectory
 from burnish.runs.lock import alone_in
-from burnish.training.build import check_workers, learn, open_training
+from burnish.training.build import check_workers, open_training, train_run
 from burnish.training.checkpoint import saved_steps
 from burnish.training.loop import Listener, Loop
 
@@ -81,7 +90,7 @@ def run(
         quiet: no progress bars.
         overrides: recipe values, nested (`training={"epochs": 2}`) or dotted.
     """
-    chosen = _chosen(recipe, overrides)
+    chosen = _resolve_recipe(recipe, overrides)
     check_tested(chosen)  # now, not after training
     directory = train(chosen, resume=resume, quiet=quiet)
     evaluate(directory, quiet=quiet)
@@ -96,7 +105,7 @@ def check(
     objective: str = "sft",
     drop_bad: bool = False,
     **columns: str,
-) -> Checked:
+) -> CheckedData:
     """Reads, checks, splits and renders a file as a run would; trains nothing."""
     values = {"model": model, "objective": objective, "data.drop_bad": drop_bad}
     named = {f"data.columns.{field}": column for field, column in columns.items()}
@@ -110,7 +119,7 @@ def recipe_to_check(path: Path | str, overrides: Mapping[str, Any]) -> Recipe:
     return recipe_of_rows(path, overrides)
 
 
-def check_recipe(recipe: Recipe) -> dict[str, Checked]:
+def check_recipe(recipe: Recipe) -> dict[str, CheckedData]:
     """Each data set of a recipe as a run would read it: its own by no name, then its tasks."""
     source = resolve(recipe.model)
     others = {name: prepare(recipe, source, data) for name, data in recipe.tasks.items()}
@@ -122,11 +131,11 @@ def train(
     *,
     resume: bool = False,
     quiet: bool = False,
-    watch: Listener | None = None,
+    on_event: Listener | None = None,
     **overrides: Any,
 ) -> RunDirectory:
-    """Trains and keeps the adapter; measures nothing yet. `watch` hears the loop's events."""
-    chosen = _chosen(recipe, overrides)
+    """Trains and keeps the adapter; measures nothing yet. `on_event` hears the loop's events."""
+    chosen = _resolve_recipe(recipe, overrides)
     check_scorers(chosen)
     check_workers(chosen)
     check_method(chosen)
@@ -134,12 +143,12 @@ def train(
     check_budgets(chosen, suites)  # an idle budget is found now, not after training
     check_suites(chosen, suites)
     bars = Bars(quiet=quiet)
-    directory = continued(chosen) if resume else None
+    directory = continue_run(chosen) if resume else None
     is_new = directory is None
-    for sentence in unlike_files(directory) if directory else ():
+    for sentence in warnings_about_changed_files(directory) if directory else ():
         bars.say(f"[yellow]warning[/] {escape(sentence)}")
     if directory is None:
-        directory = begin(chosen, bars)
+        directory = create_run(chosen, bars)
     with alone_in(directory):
         if directory.manifest().state != "training":
             return directory
@@ -151,7 +160,7 @@ def train(
         if is_new and suites:
             _warn_of_leaks(directory, chosen, suites, bars)
         try:
-            learn(directory, chosen, bars, _first(directory, chosen, bars), watch)
+            train_run(directory, chosen, bars, _run_preflight(directory, chosen, bars), on_event)
         except PreflightError:
             shutil.rmtree(directory.path)  # nothing was trained; a corrected recipe starts anew
             raise
@@ -171,12 +180,12 @@ def _warn_of_leaks(
         bars.say(f"[yellow]warning[/] {escape(finding.message)}")
 
 
-def try_out(recipe: Path | str | Recipe, *, quiet: bool = False, **overrides: Any) -> list[Check]:
+def preflight(recipe: Path | str | Recipe, *, quiet: bool = False, **overrides: Any) -> list[Check]:
     """The preflight checks of a run, which is not started; nothing is kept."""
-    chosen = _chosen(recipe, overrides)
-    with _rehearsal(chosen, quiet=quiet) as directory:
+    chosen = _resolve_recipe(recipe, overrides)
+    with _temporary_run(chosen, quiet=quiet) as directory:
         model, loop = open_training(directory, chosen)
-        return preflight(_subject(directory, chosen, model, loop))
+        return run_checks(_check_subject(directory, chosen, model, loop))
 
 
 def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirectory:
@@ -194,14 +203,14 @@ def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirec
     lost = [file for file in _JUDGED if not (directory.path / file).exists()]
     if manifest.state != "certified" or lost:
         with alone_in(directory):
-            _judge(directory, manifest, bars)
+            _evaluate_and_decide(directory, manifest, bars)
     parity = ensure_parity(directory)
     if parity is not None and parity.difference:
         bars.say(f"[red]parity[/] {escape(parity.sentence)}")
     return directory
 
 
-def _judge(directory: RunDirectory, manifest: Manifest, bars: Bars) -> None:
+def _evaluate_and_decide(directory: RunDirectory, manifest: Manifest, bars: Bars) -> None:
     """From a trained run to its verdict."""
     recipe = recipe_of(manifest)
     model = open_run(directory)
@@ -226,7 +235,7 @@ def _judge(directory: RunDirectory, manifest: Manifest, bars: Bars) -> None:
     head = _head(model)
     if search is not None and search.counted_sections:
         del model  # the search may close it
-        order = _searched(search, manifest, bars)
+        order = _find_candidates(search, manifest, bars)
         leakage = search.leakage = look_for_leakage(directory, recipe, [*probes, *certs])
         certificate, shown = certify_candidates(search, certs, order)
         with search.at(shown) as chosen:
@@ -240,13 +249,13 @@ def _judge(directory: RunDirectory, manifest: Manifest, bars: Bars) -> None:
     rows = fill_ledger(directory, recipe, certs, leakage, level)
     directory.write_ledger(rows)
     verdict = decide(rows, recipe.budget.general, head, certificate)
-    beside = flattered(leakage, rows) + ([ELSEWHERE] if manifest.adopted else [])
+    beside = flattered(leakage, rows) + ([TRAINED_ELSEWHERE] if manifest.adopted else [])
     directory.write_verdict(replace(verdict, reasons=(*verdict.reasons, *beside)))
     manifest.state = "certified"
     directory.write_manifest(manifest)
 
 
-def _searched(search: ScaleSearch, manifest: Manifest, bars: Bars) -> list[Candidate]:
+def _find_candidates(search: ScaleSearch, manifest: Manifest, bars: Bars) -> list[Candidate]:
     """Looks for candidates, and heals; an order that was fixed before a stop is gone on with."""
     directory, minutes = search.directory, search.recipe.heal.minutes
     if (directory.path / "frontier.json").exists():
@@ -255,7 +264,7 @@ def _searched(search: ScaleSearch, manifest: Manifest, bars: Bars) -> list[Candi
     search.run()
     manifest.times["choose"] = round(time.perf_counter() - started, 1)
     if minutes:
-        pull_levers(search, minutes, train, bars, anew=not manifest.adopted)
+        try_remedies(search, minutes, train, bars, can_retrain=not manifest.adopted)
     return []
 
 
@@ -289,9 +298,9 @@ def heal(
         directory = adopt(run, data, model, name, overrides, bars)
     else:
         directory = RunDirectory.open(run)
-        check_own(directory, {"data": data, "name": name, **overrides})
-    check_judged(directory)
-    if is_released_well(directory):
+        check_no_adapter_options(directory, {"data": data, "name": name, **overrides})
+    check_can_heal(directory)
+    if is_release_healed(directory):
         bars.say(f"{directory.path} needs no healing: it keeps its budgets and 90 % of the gain")
         return directory
     with alone_in(directory):
@@ -303,8 +312,8 @@ def heal(
         )
         manifest.recipe, manifest.origins = recipe.model_dump(mode="json"), dict(recipe.origins)
         manifest.state = "trained"
-        forget_order(directory)
-        forget_verdict(directory)
+        discard_order(directory)
+        discard_verdict(directory)
         directory.write_manifest(manifest)
     return evaluate(directory, quiet=quiet)
 
@@ -337,43 +346,45 @@ def plan(
     **overrides: Any,
 ) -> Plan:
     """What the run would take, from shapes and a few of its steps; nothing is kept."""
-    chosen = _chosen(recipe, overrides)
-    with _rehearsal(chosen, quiet=quiet) as directory:
+    chosen = _resolve_recipe(recipe, overrides)
+    with _temporary_run(chosen, quiet=quiet) as directory:
         return make_plan(directory, chosen, device=device)
 
 
-def _chosen(recipe: Path | str | Recipe, overrides: Mapping[str, Any]) -> Recipe:
+def _resolve_recipe(recipe: Path | str | Recipe, overrides: Mapping[str, Any]) -> Recipe:
     if not isinstance(recipe, Recipe):
         return load_recipe(recipe, overrides)
     return changed_recipe(recipe, overrides) if overrides else recipe
 
 
 @contextmanager
-def _rehearsal(recipe: Recipe, *, quiet: bool) -> Iterator[RunDirectory]:
+def _temporary_run(recipe: Recipe, *, quiet: bool) -> Iterator[RunDirectory]:
     """A run directory that holds the recipe's data and vanishes."""
     with tempfile.TemporaryDirectory(prefix="burnish-") as folder:
-        yield begin(recipe.model_copy(update={"output": Path(folder)}), Bars(quiet=quiet))
+        yield create_run(recipe.model_copy(update={"output": Path(folder)}), Bars(quiet=quiet))
 
 
-def _subject(directory: RunDirectory, recipe: Recipe, model: Opened, loop: Loop) -> Subject:
+def _check_subject(directory: RunDirectory, recipe: Recipe, model: Opened, loop: Loop) -> Subject:
     longest = recipe.training.max_length or model.context_length
     return Subject(
         model, loop, directory.split("train"), longest, on_earlier=recipe.init_from is not None
     )
 
 
-def _first(directory: RunDirectory, recipe: Recipe, bars: Bars) -> Callable[[Opened, Loop], None]:
+def _run_preflight(
+    directory: RunDirectory, recipe: Recipe, bars: Bars
+) -> Callable[[Opened, Loop], None]:
     """What comes before the first step: the preflight, which is told, logged, and may refuse."""
 
     def first(model: Opened, loop: Loop) -> None:
         if not recipe.training.preflight:
             return
         started = time.perf_counter()
-        checks = preflight(_subject(directory, recipe, model, loop))
+        checks = run_checks(_check_subject(directory, recipe, model, loop))
         seconds = round(time.perf_counter() - started, 1)
         directory.log("preflight", seconds=seconds, checks=[asdict(check) for check in checks])
         for check in checks:
             bars.say(f"{MARKS[check.passed]} {check.name:26}[dim]{escape(check.figure)}[/]")
-        refuse(checks)
+        raise_on_failure(checks)
 
     return first

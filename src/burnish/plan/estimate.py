@@ -20,7 +20,7 @@ from burnish.evaluation.suite import split_suite
 from burnish.evaluation.tasks import Task
 from burnish.models.from_run import Opened
 from burnish.models.load import pick_device
-from burnish.plan.fit import GIB, Disk, Room, check_disk, check_memory, nearest_folder
+from burnish.plan.fit import GIB, Disk, FreeSpace, check_disk, check_memory, nearest_folder
 from burnish.plan.memory import Batch, Memory, Shapes, memory
 from burnish.plan.timing import (
     Clock,
@@ -32,7 +32,7 @@ from burnish.plan.timing import (
     work_of,
 )
 from burnish.preflight.checkpoints import free_memory
-from burnish.preflight.run import chosen
+from burnish.preflight.run import pick_items
 from burnish.recipe.schema import Recipe
 from burnish.runs.directory import RunDirectory
 from burnish.training.build import open_training
@@ -78,7 +78,7 @@ class Plan:
     memory: Memory
     checkpointed: int
     peak: int | None
-    everything: int
+    total_memory: int
     disk: Disk
     seconds: dict[str, float] | None
     power: list[str]
@@ -127,11 +127,11 @@ def make_plan(
     program = _program(weights) if on_cpu else _CUDA_CONTEXT
     tasks = _tasks(directory, recipe, model)
     disk = _disk(loop, steps, shapes, sum(len(task) for task in tasks))
-    beside = workers if on_cpu else 1  # they share its memory
-    room = Room((_room(loop) + program + weights) // beside, _free_disk(recipe))
+    processes = workers if on_cpu else 1  # they share its memory
+    free = FreeSpace((_free_memory(loop) + program + weights) // processes, _free_disk(recipe))
     if not elsewhere:
-        check_memory(recipe, shapes, steps.heaviest, program, room)
-    check_disk(recipe, disk, room)
+        check_memory(recipe, shapes, steps.heaviest, program, free)
+    check_disk(recipe, disk, free)
     seconds = None if elsewhere else _seconds(recipe, (model, loop), tasks, shapes, clock)
     if seconds is not None:
         seconds = {"loading twice": 2 * load} | seconds
@@ -148,7 +148,7 @@ def make_plan(
         memory=computed,
         checkpointed=memory(shapes, steps.heaviest, program=program, checkpointing=True).total,
         peak=peak,
-        everything=peak or beside * computed.total,
+        total_memory=peak or processes * computed.total,
         disk=disk,
         seconds=seconds,
         power=_power(directory, recipe),
@@ -157,7 +157,10 @@ def make_plan(
 
 def one_line(plan: Plan) -> str:
     """Such as `about 6 min, 2.4 GB of memory, 0.2 GB of disk`."""
-    parts = [f"{plan.everything / 1e9:.1f} GB of memory", f"{plan.disk.total / 1e9:.2f} GB of disk"]
+    parts = [
+        f"{plan.total_memory / 1e9:.1f} GB of memory",
+        f"{plan.disk.total / 1e9:.2f} GB of disk",
+    ]
     if plan.seconds is not None:
         parts.insert(0, duration(sum(plan.seconds.values())))
     return "about " + ", ".join(parts)
@@ -211,7 +214,7 @@ def _screen_work(loop: Loop, shapes: Shapes) -> float:
 
 def _preflight_work(loop: Loop, shapes: Shapes) -> float:
     """Five passes over the chosen items together, two over each alone, and logits of the last."""
-    items = chosen([item for members in loop.batches.sets.values() for item in members])
+    items = pick_items([item for members in loop.batches.sets.values() for item in members])
     alone = [work_of(Batch.of([item]), shapes) for item in items]
     return 5 * work_of(Batch.of(items), shapes) + 2 * sum(alone) + alone[-1]
 
@@ -271,7 +274,7 @@ def _program(weights: int) -> int:
     return max(0, int(psutil.Process().memory_info().rss) - weights)
 
 
-def _room(loop: Loop) -> int:
+def _free_memory(loop: Loop) -> int:
     return free_memory(loop.network.device)
 
 

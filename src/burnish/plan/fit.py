@@ -13,7 +13,7 @@ _Fitting = tuple[str, dict[str, int | str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class FreeSpace:
     """Bytes that are free: memory for one process, and the disk of the output folder."""
 
     memory: int
@@ -35,7 +35,9 @@ class Disk:
         return self.checkpoint * (self.checkpoints + 1) + 3 * self.optimizer + self.results
 
 
-def check_memory(recipe: Recipe, shapes: Shapes, batch: Batch, program: int, room: Room) -> None:
+def check_memory(
+    recipe: Recipe, shapes: Shapes, batch: Batch, program: int, free: FreeSpace
+) -> None:
     """Refuses a recipe whose largest step does not fit.
 
     Raises:
@@ -43,23 +45,25 @@ def check_memory(recipe: Recipe, shapes: Shapes, batch: Batch, program: int, roo
             accumulation, adapters instead of all weights, or shorter rows.
     """
     needed = memory(shapes, batch, program=program).total
-    if needed <= room.memory:
+    if needed <= free.memory:
         return
     workers = recipe.training.workers
     whose = f" for each of {workers} workers" if workers > 1 else ""
-    remedy, settings = what_fits(recipe, shapes, batch, program, room.memory)
+    remedy, settings = suggest_settings(recipe, shapes, batch, program, free.memory)
     raise UserError(
         f"a training step needs about {needed / GIB:.1f} GiB of memory and "
-        f"{room.memory / GIB:.1f} GiB are free{whose}",
+        f"{free.memory / GIB:.1f} GiB are free{whose}",
         remedy,
         code="too_little_memory",
         needed=needed,
-        free=room.memory,
+        free=free.memory,
         settings=settings,
     )
 
 
-def what_fits(recipe: Recipe, shapes: Shapes, batch: Batch, program: int, free: int) -> _Fitting:
+def suggest_settings(
+    recipe: Recipe, shapes: Shapes, batch: Batch, program: int, free: int
+) -> _Fitting:
     """The remedy as an imperative sentence, and the settings that it names."""
     given = recipe.training
     for rows in range(given.batch_size - 1, 0, -1):
@@ -95,16 +99,16 @@ def what_fits(recipe: Recipe, shapes: Shapes, batch: Batch, program: int, free: 
     return f"choose a smaller model, the weights of this one alone are {weights:.1f} GiB", {}
 
 
-def check_disk(recipe: Recipe, disk: Disk, room: Room) -> None:
+def check_disk(recipe: Recipe, disk: Disk, free: FreeSpace) -> None:
     """Refuses a recipe whose checkpoints do not fit.
 
     Raises:
         UserError: with the number of checkpoints that would fit, if any does.
     """
-    if disk.total <= room.disk:
+    if disk.total <= free.disk:
         return
     fixed = disk.total - disk.checkpoint * disk.checkpoints
-    fitting = (room.disk - fixed) // max(1, disk.checkpoint)
+    fitting = (free.disk - fixed) // max(1, disk.checkpoint)
     fits: _Fitting = ("free some room, or name another folder with --output", {})
     if fitting >= 1:
         remedy = f"set training.checkpoints={fitting} and training.evaluations={fitting}"
@@ -113,12 +117,12 @@ def check_disk(recipe: Recipe, disk: Disk, room: Room) -> None:
         fits = "set method=lora, whose checkpoints hold only the adapter", {"method": "lora"}
     remedy, settings = fits
     raise UserError(
-        f"the run writes about {disk.total / GIB:.1f} GiB and {room.disk / GIB:.1f} GiB are free "
+        f"the run writes about {disk.total / GIB:.1f} GiB and {free.disk / GIB:.1f} GiB are free "
         f"at {recipe.output}",
         remedy,
         code="too_little_disk",
         needed=disk.total,
-        free=room.disk,
+        free=free.disk,
         path=str(recipe.output),
         settings=settings,
     )

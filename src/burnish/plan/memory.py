@@ -95,7 +95,7 @@ class Shapes:
             parameters=sum(p.numel() for p in model.parameters()),
             learning=sum(p.numel() for p in model.parameters() if p.requires_grad),
             number=dtype.itemsize,
-            token=bytes_a_token(model, dtype),
+            token=activation_bytes_per_token(model, dtype),
             layers=int(config.num_hidden_layers),
             hidden=int(config.hidden_size),
             key_value=int(heads * size),
@@ -147,7 +147,7 @@ def memory(
     )
 
 
-def bytes_a_token(model: Any, dtype: torch.dtype) -> float:
+def activation_bytes_per_token(model: Any, dtype: torch.dtype) -> float:
     """Bytes that autograd keeps of one token, without what grows with the square of the length."""
     bare = _without_numbers(model, dtype)
     once, twice = (_kept(bare, tokens) for tokens in (_COUNTED_TOKENS, 2 * _COUNTED_TOKENS))

@@ -156,7 +156,7 @@ def _rates(keeper: Any) -> list[tuple[str, float]]:
     ]
 
 
-def far(found: Tensor, expected: Tensor) -> Tensor:
+def relative_difference(found: Tensor, expected: Tensor) -> Tensor:
     """Absolute difference over the largest absolute value that is expected, elementwise."""
     scale = expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
     return (found - expected).abs() / scale

@@ -17,7 +17,7 @@ from torch import Tensor
 from burnish.models.adapt import save_weights
 from burnish.models.branches import Row
 from burnish.models.classifier import quiet_transformers
-from burnish.preflight.base import Check, Subject, far, not_applicable, rows_in
+from burnish.preflight.base import Check, Subject, not_applicable, relative_difference, rows_in
 from burnish.training import checkpoint
 from burnish.training.batches import Batches
 from burnish.training.data_parallel import parameters_of
@@ -29,7 +29,7 @@ _REMEDY_SAVED = "choose another method, or name the parameter among those that a
 MERGED, RELOADED, RESUMED = "merged = adapter", "reloaded = in memory", "saved = resumed"
 
 
-def saved_equals_resumed(subject: Subject, items: Sequence[Any], folder: Path) -> Check:
+def check_saved_equals_resumed(subject: Subject, items: Sequence[Any], folder: Path) -> Check:
     """Two steps; the second is repeated from the first one's checkpoint after all is garbled."""
     straight = _short_loop(subject, items, folder / "straight")
     saved: dict[str, str] = {}
@@ -65,7 +65,7 @@ def saved_equals_resumed(subject: Subject, items: Sequence[Any], folder: Path) -
     return Check(RESUMED, True, figure, 0.0)
 
 
-def elsewhere_equals_here(subject: Subject, items: Sequence[Any], folder: Path) -> list[Check]:
+def check_reloaded_and_merged(subject: Subject, items: Sequence[Any], folder: Path) -> list[Check]:
     """The saved weights in plain transformers and PEFT, then merged: the same logits as here.
 
     One copy of the model serves both checks; nothing of ours reads what it reads.
@@ -113,7 +113,7 @@ def _compared(
 ) -> Check:
     """Compares logits (L, V) of each row, over the largest logit of all."""
     ours, theirs = logits
-    far_R = [far(there, here) for here, there in zip(ours, theirs, strict=True)]
+    far_R = [relative_difference(there, here) for here, there in zip(ours, theirs, strict=True)]
     value = max(float(difference.max()) for difference in far_R)
     figure = f"logits of {sum(len(row.tokens) for row in rows)} tokens differ by {value:.0e}"
     if value <= subject.tolerance:

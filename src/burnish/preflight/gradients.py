@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from burnish.models.branches import Row, TargetStates, branch_states, tree_states
-from burnish.preflight.base import Check, Subject, far, not_applicable, rows_in, without_dropout
+from burnish.preflight.base import (
+    Check,
+    Subject,
+    not_applicable,
+    relative_difference,
+    rows_in,
+    without_dropout,
+)
 
 # A parameter whose gradient is this small a share of the largest one is all rounding.
 _SMALL = 1e-3
@@ -26,7 +33,7 @@ class _Difference:
     name: str
 
 
-def accumulated_equals_one_batch(subject: Subject, items: Sequence[Any]) -> Check:
+def check_accumulation(subject: Subject, items: Sequence[Any]) -> Check:
     """Gradients of the same items in one pass and in a pass each."""
     name = "accumulated = one batch"
     if not subject.objective.additive:
@@ -60,7 +67,7 @@ def accumulated_equals_one_batch(subject: Subject, items: Sequence[Any]) -> Chec
     return Check(name, False, figure, found.value, seen, remedy, "gradients_differ", fields)
 
 
-def trunk_equals_plain(subject: Subject, items: Sequence[Any]) -> Check:
+def check_trunk(subject: Subject, items: Sequence[Any]) -> Check:
     """Log-probabilities and gradients of our branches and of the plain forward pass, row by row."""
     name = "trunk = plain"
     if not subject.writes:
@@ -84,7 +91,7 @@ def _judged(
     subject: Subject, rows: Sequence[Row], values: tuple[Tensor, Tensor], gradient: _Difference
 ) -> Check:
     name, (ours_N, plain_N) = "trunk = plain", values
-    far_N = far(ours_N, plain_N)
+    far_N = relative_difference(ours_N, plain_N)
     value = float(far_N.max())
     figure = (
         f"log-probabilities of {len(far_N)} tokens differ by {value:.0e} at most, "

@@ -13,7 +13,7 @@ from burnish.training.objectives.base import Objective
 _ROWS_AT_MOST = 2000
 
 
-def something_learnt(subject: Subject) -> Check:
+def check_every_row_trains(subject: Subject) -> Check:
     """Every item of the run has a token, or a decision, that the loss sees."""
     name, items = "something is learnt", subject.items
     if type(subject.loop.objective).collect is not Objective.collect:
@@ -31,7 +31,7 @@ def something_learnt(subject: Subject) -> Check:
     return Check(name, False, figure, float(len(empty)), seen, remedy, "nothing_learnt", fields)
 
 
-def stop_learnt(subject: Subject) -> Check:
+def check_stop_token_trained(subject: Subject) -> Check:
     """The last learnt token of each answer is one that the model stops at."""
     name = "the stop token is learnt"
     if not subject.writes:

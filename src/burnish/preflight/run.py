@@ -7,34 +7,34 @@ from typing import Any
 
 from burnish.errors import PreflightError
 from burnish.preflight.base import Check, Subject
-from burnish.preflight.checkpoints import elsewhere_equals_here, saved_equals_resumed
-from burnish.preflight.gradients import accumulated_equals_one_batch, trunk_equals_plain
-from burnish.preflight.rows import something_learnt, stop_learnt
+from burnish.preflight.checkpoints import check_reloaded_and_merged, check_saved_equals_resumed
+from burnish.preflight.gradients import check_accumulation, check_trunk
+from burnish.preflight.rows import check_every_row_trains, check_stop_token_trained
 from burnish.training.snapshot import undone
 
 # Longer rows show nothing that shorter ones do not, and cost minutes on a CPU.
 _TOKENS = 512
 
 
-def preflight(subject: Subject) -> list[Check]:
+def run_checks(subject: Subject) -> list[Check]:
     """Tries what a run promises; weights, random states and optimizer are left as they were."""
-    checks = [something_learnt(subject), stop_learnt(subject)]
-    items = chosen(subject.items)
+    checks = [check_every_row_trains(subject), check_stop_token_trained(subject)]
+    items = pick_items(subject.items)
     with (
         tempfile.TemporaryDirectory(prefix="burnish-preflight-") as name,
         undone(subject.loop.model, subject.objective.carried, Path(name)),
     ):
         folder = Path(name)
         collected = subject.objective.collect(subject.network, items, 0)
-        checks.append(accumulated_equals_one_batch(subject, collected))
-        checks.append(trunk_equals_plain(subject, collected))
-        checks.append(saved_equals_resumed(subject, items, folder))
+        checks.append(check_accumulation(subject, collected))
+        checks.append(check_trunk(subject, collected))
+        checks.append(check_saved_equals_resumed(subject, items, folder))
         (folder / "adapter").mkdir()
-        checks += elsewhere_equals_here(subject, collected, folder / "adapter")
+        checks += check_reloaded_and_merged(subject, collected, folder / "adapter")
     return checks
 
 
-def refuse(checks: Sequence[Check]) -> None:
+def raise_on_failure(checks: Sequence[Check]) -> None:
     """Stops at the first check that failed.
 
     Raises:
@@ -51,7 +51,7 @@ def refuse(checks: Sequence[Check]) -> None:
             )
 
 
-def chosen(items: Sequence[Any]) -> list[Any]:
+def pick_items(items: Sequence[Any]) -> list[Any]:
     """The shortest item and the middle one: of different sizes where there are any."""
     # Where answers are sampled at each step, nothing is learnt yet.
     learnt = sorted([i for i in items if i.learnt] or items, key=lambda item: item.size)

@@ -12,7 +12,7 @@ from burnish.runs.directory import write_atomic
 
 
 @dataclass(frozen=True, slots=True)
-class ShownTrial:
+class TrialRow:
     """One trial; `drop` is the low end, the estimate and the high end in points."""
 
     number: int
@@ -23,7 +23,7 @@ class ShownTrial:
 
 
 def write_trials(
-    folder: Path, title: str, trials: Sequence[ShownTrial], budget: float | None
+    folder: Path, title: str, trials: Sequence[TrialRow], budget: float | None
 ) -> Path:
     """Writes `trials.html`; without a budget nothing was measured that could be drawn."""
     environment = Environment(
@@ -46,9 +46,9 @@ def write_trials(
     return path
 
 
-def _plot(trials: Sequence[ShownTrial], budget: float) -> svg.Plot | None:
+def _plot(trials: Sequence[TrialRow], budget: float) -> svg.Plot | None:
     """Each finished trial as a dot on its interval; a dotted line where the budget ends."""
-    groups: dict[tuple[str, str], list[ShownTrial]] = {}
+    groups: dict[tuple[str, str], list[TrialRow]] = {}
     for trial in trials:
         if trial.drop is not None and trial.validation is not None:
             groups.setdefault(_group(trial, budget), []).append(trial)
@@ -68,7 +68,7 @@ def _plot(trials: Sequence[ShownTrial], budget: float) -> svg.Plot | None:
     return svg.line_plot(series, "Validation loss by drop", [budget] if seen else [])
 
 
-def _group(trial: ShownTrial, budget: float) -> tuple[str, str]:
+def _group(trial: TrialRow, budget: float) -> tuple[str, str]:
     assert trial.drop is not None
     if trial.state == "best":
         return "smooth", "best"
@@ -76,6 +76,6 @@ def _group(trial: ShownTrial, budget: float) -> tuple[str, str]:
     return ("raw", "inside the budget") if inside else ("validation", "outside the budget")
 
 
-def _words(trial: ShownTrial) -> str:
+def _words(trial: TrialRow) -> str:
     settings = ", ".join(f"{key}={value}" for key, value in trial.settings.items())
     return f"trial {trial.number} ({settings}), drop in points"

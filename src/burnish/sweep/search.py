@@ -36,9 +36,9 @@ from burnish.pipeline import verbs
 from burnish.progress import Bars
 from burnish.recipe.schema import Recipe, changed_recipe
 from burnish.runs.directory import LedgerRow, RunDirectory
-from burnish.sweep.page import ShownTrial, write_trials
-from burnish.sweep.space import rounded, space_of, suggest
-from burnish.sweep.study import study_in
+from burnish.sweep.page import TrialRow, write_trials
+from burnish.sweep.space import rounded, search_space, suggest
+from burnish.sweep.study import open_study
 from burnish.training.loop import Listener
 
 _PEERS = 2  # finished trials inside the budget before one is stopped early
@@ -72,14 +72,14 @@ class Trial:
     reason: str | None = None
     code: str | None = None
 
-    def state_in_words(self) -> str:
+    def describe_state(self) -> str:
         """The state, whether the drop was too large, and the reason where one is known."""
         state = "outside the budget" if self.inside is False else self.state
         return f"{state}: {self.reason}" if self.reason else state
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SweepResult:
     """All trials of a search, and the best one; None if none was finished inside the budget."""
 
     folder: Path
@@ -87,12 +87,12 @@ class Found:
     trials: Sequence[Trial]
     best: Trial | None
 
-    def shown(self) -> list[ShownTrial]:
+    def shown(self) -> list[TrialRow]:
         """The trials as the page draws them: drops in points with their intervals."""
         return [
-            ShownTrial(
+            TrialRow(
                 trial.number,
-                "best" if trial is self.best else trial.state_in_words(),
+                "best" if trial is self.best else trial.describe_state(),
                 trial.settings,
                 trial.validation,
                 _drop(trial.general) if trial.general else None,
@@ -101,7 +101,7 @@ class Found:
         ]
 
 
-def search(recipe: Recipe, trials: int, *, quiet: bool = False) -> Found:
+def run_sweep(recipe: Recipe, trials: int, *, quiet: bool = False) -> SweepResult:
     """Searches until `trials` trials have ended, those of an interrupted search among them.
 
     Raises:
@@ -109,10 +109,10 @@ def search(recipe: Recipe, trials: int, *, quiet: bool = False) -> Found:
         RunError: the folder holds a search with another recipe, or another process works in it.
         InterruptedRunError: SIGINT or SIGTERM came; the same call goes on.
     """
-    space = space_of(recipe)
+    space = search_space(recipe)
     _check_validation(recipe)
     folder = recipe.output / f"{recipe.name}-sweep"
-    with study_in(folder, recipe, space) as study:
+    with open_study(folder, recipe, space) as study:
         work = _Search(recipe, space, folder, study, Bars(quiet=quiet))
         while (ended := _ended(study)) < trials:
             # Seeded trial by trial, a search that was interrupted proposes what it would have.
@@ -157,12 +157,12 @@ class _Search:
         gc.collect()  # the model of a trial that raised hangs on its traceback
         self._say(self.trial(self.study.trials[trial.number]))
 
-    def found(self) -> Found:
+    def found(self) -> SweepResult:
         trials = [self.trial(frozen) for frozen in self.study.trials]
         done = [trial for trial in trials if trial.state == "done" and trial.inside]
         best = min(done, key=lambda trial: trial.validation or 0.0, default=None)
         budget = self.recipe.budget.general if self.recipe.evaluate.general else None
-        return Found(self.folder, budget, trials, best)
+        return SweepResult(self.folder, budget, trials, best)
 
     def trial(self, frozen: FrozenTrial) -> Trial:
         row = frozen.user_attrs.get("general")
@@ -190,7 +190,7 @@ class _Search:
             recipe,
             resume=directory.path.exists(),
             quiet=self.bars.console.quiet,
-            watch=self._watch(trial, recipe),
+            on_event=self._event_listener(trial, recipe),
         )
         losses = [event["loss"] for event in directory.events("validation")]
         losses = [loss for loss in losses if math.isfinite(loss)]
@@ -207,11 +207,11 @@ class _Search:
                 trial.set_constraint("general", -row.delta * 100 - 100 * (row.budget or 0))
         self.study.tell(trial, min(losses))
 
-    def _watch(self, trial: optuna.Trial, recipe: Recipe) -> Listener:
+    def _event_listener(self, trial: optuna.Trial, recipe: Recipe) -> Listener:
         """Reports validation losses by their turn, and stops a trial that lies behind."""
         steps = 0
 
-        def watch(phase: str, values: dict[str, Any]) -> None:
+        def on_event(phase: str, values: dict[str, Any]) -> None:
             nonlocal steps
             if phase == "train":
                 steps = values["steps"]
@@ -226,7 +226,7 @@ class _Search:
                 trial.set_user_attr("reason", f"behind the others after {share}")
                 raise optuna.TrialPruned
 
-        return watch
+        return on_event
 
     def _general(self, directory: RunDirectory, recipe: Recipe) -> LedgerRow | None:
         if recipe.evaluate.general is None:
@@ -282,7 +282,7 @@ class _Search:
         if trial.validation is not None:
             said.append(f"validation {trial.validation:.4f}")
         if trial.general is not None:
-            said.append(f"drop {drop_in_words(trial.general)}")
+            said.append(f"drop {format_drop(trial.general)}")
         if trial.inside is False:
             said.append(f"outside the budget of {self.recipe.budget.general:g}")
         said += [trial.reason] if trial.reason else []
@@ -292,7 +292,7 @@ class _Search:
         self.bars.say("  " + "; ".join(said))
 
 
-def drop_in_words(row: LedgerRow) -> str:
+def format_drop(row: LedgerRow) -> str:
     """Points that the probe mean fell by, with the 95 % interval; a gain is negative."""
     low, drop, high = _drop(row)
     return f"{drop:+z.1f} points ({low:+z.1f} to {high:+z.1f})"

@@ -26,7 +26,7 @@ _FIXED = {
 _PLAINLY_VALIDATED = {"sft"}  # objectives whose validation loss no key of theirs changes
 
 
-def space_of(recipe: Recipe) -> dict[str, list[Any]]:
+def search_space(recipe: Recipe) -> dict[str, list[Any]]:
     """The recipe's space, or learning rate, rank and epochs around the recipe's own.
 
     Raises:
@@ -54,7 +54,7 @@ def space_of(recipe: Recipe) -> dict[str, list[Any]]:
     return dict(space)
 
 
-def own_settings(recipe: Recipe, space: Mapping[str, Sequence[Any]]) -> dict[str, Any] | None:
+def recipe_settings(recipe: Recipe, space: Mapping[str, Sequence[Any]]) -> dict[str, Any] | None:
     """The recipe's own values, which are tried first; None where the space leaves one out."""
     values = dict(flat_values(recipe))
     own = {key: values[key] for key in space}

@@ -12,11 +12,11 @@ from sqlalchemy.exc import DatabaseError
 from burnish.errors import RunError
 from burnish.recipe.files import whole_files
 from burnish.recipe.schema import Recipe
-from burnish.sweep.space import own_settings
+from burnish.sweep.space import recipe_settings
 
 
 @contextmanager
-def study_in(
+def open_study(
     folder: Path, recipe: Recipe, space: Mapping[str, Sequence[Any]]
 ) -> Iterator[optuna.Study]:
     """The search on disk, locked; a new one begins with the recipe's own settings.
@@ -72,7 +72,7 @@ def _opened(
         optuna.delete_study(**known)  # the recipe had a fault that no trial got past
         study, before = optuna.create_study(**known), {}
     if not before:
-        if (own := own_settings(recipe, space)) is not None:
+        if (own := recipe_settings(recipe, space)) is not None:
             study.enqueue_trial(own, skip_if_exists=True)
         study.set_user_attr("recipe", asked)
     elif before != now:

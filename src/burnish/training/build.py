@@ -57,17 +57,17 @@ def open_training(directory: RunDirectory, recipe: Recipe) -> tuple[Opened, Loop
     return model, _loop(directory, recipe, model, module, replay)
 
 
-def learn(
+def train_run(
     directory: RunDirectory,
     recipe: Recipe,
     bars: Bars,
-    first: Callable[[Opened, Loop], None] = lambda *_: None,
-    watch: Listener | None = None,
+    before_first_step: Callable[[Opened, Loop], None] = lambda *_: None,
+    on_event: Listener | None = None,
 ) -> None:
-    """Trains to the end, going on from the last checkpoint if there is one.
+    """Trains a run to the end, from its last checkpoint where there is one.
 
-    `first` sees model and loop of a run that has taken no step yet; what it raises ends the run.
-    `watch` hears the loop's events; what it raises ends the training there, between two steps.
+    `before_first_step` gets the model and its loop if no step was taken yet; `on_event` gets each
+    event of the loop. An error that either raises stops the training between two steps.
     """
     manifest = directory.manifest()
     bars.say(f"{escape(recipe.model)} on {pick_device(recipe.device)}")
@@ -76,7 +76,7 @@ def learn(
     if not saved_steps(directory.checkpoints):
         if recipe.replay.rows:
             directory.log("replay", rows=sum(1 for _ in directory.stream("replay")))
-        first(model, loop)
+        before_first_step(model, loop)
     if recipe.training.learning_rate == "auto":
         manifest.training["screen"] = found = _screened(directory, recipe, loop, bars)
         loop.settings = replace(loop.settings, learning_rate=found["chosen"])
@@ -90,8 +90,8 @@ def learn(
                 _say_damaged(bars, values)
             directory.log(phase, **values)
             show(phase, values)
-            if watch:
-                watch(phase, values)
+            if on_event:
+                on_event(phase, values)
 
         loop.listen = listen
         started = time.perf_counter()
@@ -273,7 +273,7 @@ def _loop(
         learnt, given.batch_size, given.gradient_accumulation, given.epochs, recipe.seed, shares
     )
     if replay and recipe.replay.mode == "text":
-        _learn_beside(batches, [one.row for one in replay])
+        _mix_in_replay(batches, [one.row for one in replay])
     elif replay:
         batches.beside = held = anchors(network, [one.whole for one in replay])
         batches.beside_each = recipe.replay.anchors_per_step
@@ -333,7 +333,7 @@ def _written(recipe: Recipe, model: LanguageModel) -> Sequence[Replayed]:
         return []
 
 
-def _learn_beside(batches: Batches, rows: Sequence[Row]) -> None:
+def _mix_in_replay(batches: Batches, rows: Sequence[Row]) -> None:
     """One more data set, which gives all of its rows to every epoch."""
     share = len(rows) / (sum(map(len, batches.sets.values())) + len(rows))
     shares = {name: part * (1 - share) for name, part in (batches.shares or {}).items()}
