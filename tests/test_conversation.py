@@ -3,8 +3,8 @@
 import pytest
 
 from burnish.conversation import Example, Message
-from burnish.data.checks.dataset import question_of
-from burnish.data.render import answering
+from burnish.data.checks.dataset import normalised_question
+from burnish.data.render import with_answer
 
 
 def row(*weights: float) -> Example:
@@ -24,10 +24,10 @@ def test_the_last_turn_that_is_learnt_is_expected(weights: tuple[float, ...], an
     assert example.question == f"q{answer}"
     assert example.prompt == example.messages[: 2 * answer + 2]
     assert example.masked is (sum(weights) == 0)
-    assert f"q{answer}" in question_of(example)
-    assert f"q{answer + 1}" not in question_of(example)
+    assert f"q{answer}" in normalised_question(example)
+    assert f"q{answer + 1}" not in normalised_question(example)
     assert Example.from_row(example.to_row()).expected == example.expected
-    assert answering(example, "other").messages[:-1][-1].content == f"q{answer}"
+    assert with_answer(example, "other").messages[:-1][-1].content == f"q{answer}"
 
 
 def test_prompts_and_documents() -> None:

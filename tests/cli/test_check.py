@@ -136,11 +136,11 @@ def test_tools_are_offered_in_rows_without_their_own(tmp_path: Path, content: ob
 @pytest.mark.parametrize(
     ("content", "code", "fields"),
     [
-        (None, "unreadable", {"reason": "No such file or directory"}),
+        (None, "file_unreadable", {"reason": "No such file or directory"}),
         ("{", "not_json", {}),
         ("[]", "no_tools", {}),
-        ('["x"]', "field_missing", {"field": "tools[0].function"}),
-        ('{"a": 1}', "field_missing", {"field": "tools[0].function"}),
+        ('["x"]', "missing_key", {"field": "tools[0].function"}),
+        ('{"a": 1}', "missing_key", {"field": "tools[0].function"}),
         ("3", "wrong_type", {"field": "tools"}),
         (
             '[{"type": "function", "function": {}}]',

@@ -12,14 +12,14 @@ from transformers import AutoTokenizer
 from burnish.conversation import Example, Message
 from burnish.data.chat_templates import (
     PLAIN_TEMPLATE,
-    declare_stops,
-    declared_stops,
-    next_speakers,
-    speaker_start,
+    extra_stop_tokens,
+    next_speaker_index,
+    set_stop_tokens,
+    speaker_prefixes,
     template_for,
-    templates_to_keep,
+    templates_to_export,
 )
-from burnish.data.render import render, render_prompt, written_end
+from burnish.data.render import render, render_prompt, template_stop_token
 from burnish.errors import DataError, RecipeError
 from burnish.models.load import load_tokenizer
 from burnish.models.registry import resolve
@@ -67,8 +67,8 @@ def test_rows_and_requests_use_the_template_for_tools(named: Any, tiny_tokenizer
         assert render_prompt(turns[:1], named) == render_prompt(turns[:1], single)
     assert prompt_tokens(ASKED, [FIND], named) == prompt_tokens(ASKED, [FIND], tools)
     assert prompt_tokens(ASKED, [], named) == prompt_tokens(ASKED, [], plain)
-    assert {one["name"]: one["template"] for one in templates_to_keep(named)} == NAMED  # type: ignore[index]
-    assert next_speakers(named) == ()
+    assert {one["name"]: one["template"] for one in templates_to_export(named)} == NAMED  # type: ignore[index]
+    assert speaker_prefixes(named) == ()
 
 
 def test_names_that_do_not_fit_are_named(tiny_tokenizer: Any) -> None:
@@ -79,7 +79,7 @@ def test_names_that_do_not_fit_are_named(tiny_tokenizer: Any) -> None:
     with api_refused("no_default_template", "rag", "tool_use", param="model"):
         prompt_tokens(ASKED, [], rag)
     default = with_template(tiny_tokenizer, {"default": TEMPLATE})
-    assert template_for(default, [FIND]) == TEMPLATE == templates_to_keep(default)
+    assert template_for(default, [FIND]) == TEMPLATE == templates_to_export(default)
     shows_none = with_template(tiny_tokenizer, {"default": CHATML})
     with pytest.raises(ApiError) as error:
         prompt_tokens(ASKED, [FIND], shows_none)
@@ -90,7 +90,7 @@ def test_names_that_do_not_fit_are_named(tiny_tokenizer: Any) -> None:
 @pytest.mark.parametrize("name", ["tool_use", "chat", "default"])
 def test_one_template_is_for_everything_whatever_its_name(tiny_tokenizer: Any, name: str) -> None:
     one = with_template(tiny_tokenizer, {name: TEMPLATE})
-    assert template_for(one) == template_for(one, [FIND]) == TEMPLATE == templates_to_keep(one)
+    assert template_for(one) == template_for(one, [FIND]) == TEMPLATE == templates_to_export(one)
     with_none = with_template(tiny_tokenizer, {name: TEMPLATE, "empty": None})
     assert template_for(with_none) == TEMPLATE
     assert template_for(with_template(tiny_tokenizer, {"default": None})) == PLAIN_TEMPLATE
@@ -119,8 +119,8 @@ def test_what_is_no_template_is_named(
 
 def test_the_next_speaker_of_the_plain_template(tiny_tokenizer: Any) -> None:
     bare = with_template(tiny_tokenizer, None)
-    assert set(next_speakers(bare)) == {"\nuser:", "\nassistant:", "\nsystem:", "\ntool:"}
-    assert next_speakers(with_template(tiny_tokenizer, PLAIN_TEMPLATE)) == next_speakers(bare)
+    assert set(speaker_prefixes(bare)) == {"\nuser:", "\nassistant:", "\nsystem:", "\ntool:"}
+    assert speaker_prefixes(with_template(tiny_tokenizer, PLAIN_TEMPLATE)) == speaker_prefixes(bare)
     for text, start in (
         ("at home\nuser:\nthanks", 7),
         ("assistant: hello", 0),
@@ -129,36 +129,36 @@ def test_the_next_speaker_of_the_plain_template(tiny_tokenizer: Any) -> None:
         ("a\nusers: many", None),
         ("a\n\nsystem:", 2),
     ):
-        assert speaker_start(text) == start
+        assert next_speaker_index(text) == start
 
 
 def test_declared_tokens_end_turns(tiny_tokenizer: Any) -> None:
     own = with_template(tiny_tokenizer, "{% for m in messages %}{{ m.content }}~{% endfor %}")
     with refused("turn_changed_by_template", DataError, turn=2):
         render(Example("1", TURNS), own)
-    assert written_end(own) is None
+    assert template_stop_token(own) is None
     (tilde,) = own("~")["input_ids"]
-    declare_stops(own, ["~", tilde, 0])
-    assert declared_stops(own) == (tilde, 0)
-    assert written_end(own) == tilde
+    set_stop_tokens(own, ["~", tilde, 0])
+    assert extra_stop_tokens(own) == (tilde, 0)
+    assert template_stop_token(own) == tilde
     rendered = render(Example("1", TURNS), own)
     assert rendered.tokens[-1] == tilde
     assert rendered.weights[-1] == 1
     plain = with_template(tiny_tokenizer, None)
-    assert written_end(plain) == plain.eos_token_id
-    declare_stops(plain, ["<|endoftext|>"])
-    assert written_end(plain) == plain.convert_tokens_to_ids("<|endoftext|>")
-    exported = with_template(tiny_tokenizer, templates_to_keep(plain))
+    assert template_stop_token(plain) == plain.eos_token_id
+    set_stop_tokens(plain, ["<|endoftext|>"])
+    assert template_stop_token(plain) == plain.convert_tokens_to_ids("<|endoftext|>")
+    exported = with_template(tiny_tokenizer, templates_to_export(plain))
     assert render_prompt(TURNS * 2, exported) == render_prompt(TURNS * 2, plain)
-    assert next_speakers(exported) == next_speakers(plain)
+    assert speaker_prefixes(exported) == speaker_prefixes(plain)
 
 
 @pytest.mark.parametrize(
     ("stop", "fields"),
     [
-        ("<|im_ennd|>", {"near": "<|im_end|>"}),
-        ("red green", {"near": None}),
-        ("", {"near": None, "tokens": 0}),
+        ("<|im_ennd|>", {"closest": "<|im_end|>"}),
+        ("red green", {"closest": None}),
+        ("", {"closest": None, "tokens": 0}),
         (4000, {}),
         (-1, {}),
     ],
@@ -169,4 +169,4 @@ def test_what_is_not_a_token_is_refused(
     with refused(
         "unknown_token", RecipeError, key="model_settings.stop_tokens", value=stop, **fields
     ):
-        declare_stops(copy.deepcopy(tiny_tokenizer), [stop])
+        set_stop_tokens(copy.deepcopy(tiny_tokenizer), [stop])

@@ -9,7 +9,7 @@ import pytest
 from burnish.conversation import Conversation, Example, Message
 from burnish.data.readers.read_rows import BadRow, Row, read_rows
 from burnish.data.recognise import Converter
-from burnish.data.tool_calls import tools_of
+from burnish.data.tool_calls import offered_tools
 
 USER, GOOD = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 BAD, SYSTEM = {"role": "assistant", "content": "b"}, {"role": "system", "content": "s"}
@@ -133,7 +133,7 @@ def test_pairs_with_more_to_them() -> None:
     given = {"instruction": "say", "input": "it", "chosen": "a", "rejected": "b"}
     assert good(given).question == "say\n\nit"
     offered = good({"prompt": "q", "chosen": "a", "rejected": "b", "tools": text([FIND])})
-    assert tools_of(offered.messages) == [{"type": "function", "function": FIND}]
+    assert offered_tools(offered.messages) == [{"type": "function", "function": FIND}]
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_tools_of_every_format() -> None:
             {"prompt": "q", "completion": "a"},
             {"question": "q", "answer": "a"},
         ):
-            assert tools_of(good(row | {"tools": tools}).messages) == shown
+            assert offered_tools(good(row | {"tools": tools}).messages) == shown
 
 
 def test_calls_in_conversations_of_every_style() -> None:
@@ -447,7 +447,7 @@ def test_structured_cells_of_a_table(tmp_path: Path) -> None:
     read = Converter({}).convert(row)
     assert isinstance(read, Example)
     assert (read.expected, read.liked) == ("a", False)
-    assert tools_of(read.messages)
+    assert offered_tools(read.messages)
 
 
 def test_turns_are_read_whichever_names_they_use() -> None:

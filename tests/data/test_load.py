@@ -150,7 +150,7 @@ def test_what_is_wrong_with_all_rows_is_told_once(tmp_path: Path) -> None:
     with refused("bad_rows", DataError, count=9, total=9) as caught:
         dataset(tmp_path, labelled(9), columns={"text": "txet"})
     (row,) = caught.value.fields["rows"]
-    assert (row["code"], row["fields"]) == ("column_misspelt", {"field": "txet", "near": "text"})
+    assert (row["code"], row["fields"]) == ("column_misspelt", {"field": "txet", "closest": "text"})
     assert (row["count"], row["more_lines"]) == (9, ["2", "3", "4"])
 
 
@@ -185,7 +185,7 @@ def test_file_without_rows(tmp_path: Path, rows: Rows) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with refused("file_missing", DataError, path=f"{tmp_path}/none.jsonl", near=None):
+    with refused("file_missing", DataError, path=f"{tmp_path}/none.jsonl", closest=None):
         load(Data(train=tmp_path / "none.jsonl"), 0)
 
 
@@ -347,7 +347,7 @@ def test_one_group_cannot_be_split(tmp_path: Path) -> None:
 
 def test_group_by_must_be_a_column(tmp_path: Path) -> None:
     rows = [row | {"customer": n} for n, row in enumerate(labelled(9))]
-    with refused("unknown_column", DataError, column="custmer", near="customer"):
+    with refused("unknown_column", DataError, column="custmer", closest="customer"):
         dataset(tmp_path, rows, group_by="custmer")
 
 

@@ -135,7 +135,7 @@ def turn(**values: Any) -> dict[str, Any]:
         ({"messages": "q"}, "wrong_type", {"field": "messages", "value": "'q'"}),
         ({"messages": []}, "no_turns", {"field": "messages"}),
         ({"messages": ["q"]}, "wrong_type", {"field": "messages[0]", "value": "'q'"}),
-        (turn(content="a"), "field_missing", {"field": "messages[1].role"}),
+        (turn(content="a"), "missing_key", {"field": "messages[1].role"}),
         (
             turn(role="cat", content="a"),
             "unknown_role",
@@ -149,7 +149,7 @@ def turn(**values: Any) -> dict[str, Any]:
         (turn(role="assistant"), "wrong_type", {"field": "messages[1].content", "value": "None"}),
         (
             turn(role="assistant", content=None, tool_calls=[{}]),
-            "field_missing",
+            "missing_key",
             {"field": "messages[1].tool_calls.function"},
         ),
         (
@@ -173,7 +173,7 @@ def turn(**values: Any) -> dict[str, Any]:
             "starts_with_assistant",
             {},
         ),
-        ({"conversations": [{"value": "q"}]}, "field_missing", {"field": "conversations[0].from"}),
+        ({"conversations": [{"value": "q"}]}, "missing_key", {"field": "conversations[0].from"}),
         (
             {"conversations": [{"from": "cat", "value": "q"}]},
             "unknown_role",
@@ -194,7 +194,7 @@ def test_row_that_does_not_fit_is_told(
 @pytest.mark.parametrize(
     ("later", "code", "fields"),
     [
-        ({"text": "q", "lable": "a"}, "column_misspelt", {"field": "label", "near": "lable"}),
+        ({"text": "q", "lable": "a"}, "column_misspelt", {"field": "label", "closest": "lable"}),
         ({"text": "q"}, "column_missing", {"field": "label"}),
         (CHAT, "column_missing", {"field": "text"}),
         (
@@ -219,11 +219,14 @@ def test_first_good_row_decides_the_format(
 def test_mapped_column_that_is_missing_is_told() -> None:
     found = convert({"reviw": "q", "label": "a"}, columns={"text": "review"})
     assert isinstance(found, BadRow)
-    assert (found.code, found.fields) == ("column_misspelt", {"field": "review", "near": "reviw"})
+    assert (found.code, found.fields) == (
+        "column_misspelt",
+        {"field": "review", "closest": "reviw"},
+    )
 
 
 def test_columns_must_be_fields_of_ours() -> None:
-    with refused("unknown_field", DataError, key="data.columns", value="lable", near="label"):
+    with refused("unknown_field", DataError, key="data.columns", value="lable", closest="label"):
         Converter({"lable": "stars"})
     with refused("two_groups", DataError, group_by="a", column="b"):
         Converter({"group": "b"}, group_by="a")

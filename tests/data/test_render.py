@@ -11,10 +11,10 @@ from burnish.conversation import Conversation, Example, Message
 from burnish.data.chat_templates import PLAIN_TEMPLATE
 from burnish.data.render import (
     Rendered,
+    hidden_reasoning,
     render,
     render_all,
     render_prompt,
-    unshown_reasoning,
 )
 from burnish.errors import DataError
 from tests.refused import refused
@@ -296,7 +296,7 @@ def test_reasoning_is_learnt_where_the_template_shows_it(tiny_tokenizer: Any) ->
     assert learnt(rendered, tokenizer) == ["<think>\nhm\n</think>\n\na<|im_end|>"]
     prompt = render_prompt(row.prompt, tokenizer)
     assert list(rendered.tokens[: len(prompt)]) == prompt
-    assert unshown_reasoning([row], tokenizer) == []
+    assert hidden_reasoning([row], tokenizer) == []
     earlier = example(*row.messages, asked, Message("assistant", "b", reasoning="so"))
     for rows, template, is_shown in (
         ([earlier, row], REASONING, True),
@@ -304,6 +304,6 @@ def test_reasoning_is_learnt_where_the_template_shows_it(tiny_tokenizer: Any) ->
         ([row], REASONING, False),
     ):
         tokenizer.chat_template = template
-        (found,) = unshown_reasoning(rows, tokenizer, is_shown=is_shown)
+        (found,) = hidden_reasoning(rows, tokenizer, is_shown=is_shown)
         assert (found.kind, found.severity, found.count) == ("reasoning", "warning", 1)
         assert "1 rows have reasoning in an assistant turn that is not learnt" in found.message

@@ -10,7 +10,7 @@ from burnish.conversation import Example
 from burnish.data.readers.read_rows import BadRow, Row
 from burnish.data.recognise import Converter
 from burnish.data.render import render, render_prompt
-from burnish.data.tool_calls import called
+from burnish.data.tool_calls import tool_call_text
 from burnish.errors import DataError
 from tests.refused import refused
 from tests.tool_calling import FIND, TEMPLATE, calling, row
@@ -118,7 +118,7 @@ def broken(**given: Any) -> dict[str, Any]:
         (row("where", "x") | {"tools": {"a": 1}}, "wrong_type", {"field": "tools", "type": "dict"}),
         (
             row("where", "x") | {"tools": [{"type": "function"}]},
-            "field_missing",
+            "missing_key",
             {"field": "tools[0].function"},
         ),
     ],
@@ -139,4 +139,4 @@ def test_a_template_without_tools_is_told(tiny_tokenizer: Any) -> None:
 def test_a_call_without_arguments_has_none(arguments: dict[str, Any]) -> None:
     call = {"type": "function", "function": {"name": "find", **arguments}}
     written = '<tool_call>\n{"name": "find", "arguments": {}}\n</tool_call>'
-    assert called({"tool_calls": [call]}, "") == written
+    assert tool_call_text({"tool_calls": [call]}, "") == written

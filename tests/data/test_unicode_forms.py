@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 
 from burnish.data.checks.dataset import normalised_text
-from burnish.data.checks.label_spelling import folded
+from burnish.data.checks.label_spelling import fold_label
 from burnish.data.unicode_forms import MOST_MARKS, has_long_row, normal_form
 from burnish.evaluation.scorers import SCORERS
 
@@ -25,7 +25,7 @@ def test_a_row_of_marks_takes_no_long_time(row: str) -> None:
     text, other = "a" + row * 100_000, "a" + row[::-1] * 100_000
     started = time.monotonic()
     assert normal_form("NFC", text) == normal_form("NFC", text)
-    folded(text)
+    fold_label(text)
     normalised_text(text)
     for name in ("accuracy", "rouge1", "rougeL"):
         SCORERS[name].grade(text, other)

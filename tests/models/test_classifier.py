@@ -140,7 +140,7 @@ def test_an_empty_text_has_a_label(folder: Path) -> None:
 def test_text_beyond_the_models_places_is_a_sentence(tiny_encoder: Path) -> None:
     model = load_classifier(str(tiny_encoder), "cpu", "classify", LABELS)
     assert model.predict(["red " * 62])[0].text in LABELS
-    with refused("text_too_long", ModelError, tokens=65, limit=64):
+    with refused("too_many_tokens", ModelError, tokens=65, limit=64):
         model.predict(["red", "red " * 63])
 
 

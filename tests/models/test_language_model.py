@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from burnish.conversation import Message
-from burnish.data.chat_templates import speaker_start
+from burnish.data.chat_templates import next_speaker_index
 from burnish.data.render import render_prompt
 from burnish.errors import ModelError
 from burnish.evaluation.tasks import DivergenceTask, Opening
@@ -138,7 +138,7 @@ def test_an_answer_ends_where_another_speaks(
     steps = iter(written)
     shown: list[str] = []
     (answer,) = model.generate(asked, Sampling(), lambda _, text: shown.append(text))
-    cut = speaker_start(said)
+    cut = next_speaker_index(said)
     expected = said if cut is None else said[:cut]
     assert "".join(shown) == answer.text == expected
     assert answer.finished
@@ -205,7 +205,7 @@ def test_an_answer_ends_where_the_model_reads_no_further(tiny: LanguageModel) ->
 
 
 def test_what_is_too_long_is_refused(tiny: LanguageModel) -> None:
-    with refused("text_too_long", ModelError, limit=512):
+    with refused("too_many_tokens", ModelError, limit=512):
         tiny.generate([(Message("user", "x" * 600),)], Sampling())
 
 

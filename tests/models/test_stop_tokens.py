@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, GenerationConfig
 
 import burnish
 from burnish.cli.options import settings_of
-from burnish.data.chat_templates import declared_stops
+from burnish.data.chat_templates import extra_stop_tokens
 from burnish.errors import PreflightError, RecipeError
 from burnish.export.export import export
 from burnish.inference.types import SamplingSettings
@@ -77,7 +77,7 @@ def test_the_preflight_names_the_setting_that_it_takes(recipe: Path, run: RunDir
     checks = verbs.preflight(recipe.with_name("with.yaml"), quiet=True)
     assert all(check.passed is not False for check in checks)
     assert run.manifest().recipe["model_settings"]["stop_tokens"] == [END]
-    with refused("unknown_token", RecipeError, value="<|im_ends|>", near="<|im_end|>"):
+    with refused("unknown_token", RecipeError, value="<|im_ends|>", closest="<|im_end|>"):
         burnish.train(
             recipe, quiet=True, name="typo", **{"model_settings.stop_tokens": ["<|im_ends|>"]}
         )
@@ -136,9 +136,9 @@ def test_the_server_stops_there(run: RunDirectory, endless: Path, tmp_path: Path
             ask = base.ask((5, 6), SamplingSettings(4), None, 0)
             assert (end in ask.sampling.ends) is bool(stops)
             tuned = engines._tokenizer(base, run.adapter)
-            assert declared_stops(tuned) == (end,)
+            assert extra_stop_tokens(tuned) == (end,)
             assert engines._tokenizer(base, run.adapter) is tuned
-            assert declared_stops(base.tokenizer) == ((end,) if stops else ())
+            assert extra_stop_tokens(base.tokenizer) == ((end,) if stops else ())
             engines.close()
 
 

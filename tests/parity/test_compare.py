@@ -222,7 +222,7 @@ def test_other_prompts_are_asked_and_not_kept(run: RunDirectory, tmp_path: Path)
     assert rows.reference.answers[0].conversation[-1].content == "tent"
     assert (run.path / "parity.json").read_text() == before
     (tmp_path / "long.txt").write_text("where is my tent " * 200)
-    with refused("text_too_long", DataError, prompt="line-1"):
+    with refused("too_many_tokens", DataError, prompt="line-1"):
         check_parity(run, prompts=tmp_path / "long.txt")
     (tmp_path / "none.txt").write_text("\n")
     for name, code in (("none.txt", "no_prompts"), ("gone.txt", "file_missing")):

@@ -285,7 +285,7 @@ def test_labels_of_the_test_set_never_seen_in_train(recipe: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "code", "fields", "shown"),
     [
-        ({"training.epoch": 2}, "unknown_key", {"meant": "training.epochs"}, "training.epoch"),
+        ({"training.epoch": 2}, "unknown_key", {"closest": "training.epochs"}, "training.epoch"),
         ({"training.epochs": "many"}, "wrong_type", {"key": "training.epochs"}, "'many'"),
         ({"training.epochs": float("inf")}, "out_of_range", {"key": "training.epochs"}, "inf"),
         ({"replay.rows": True}, "wrong_type", {"key": "replay.rows", "value": True}, "True"),

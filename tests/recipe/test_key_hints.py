@@ -39,7 +39,7 @@ def test_the_message_names_our_key(key: str, ours: str) -> None:
     part = values.setdefault(section, {}) if section else values
     assert isinstance(part, dict)
     part[name] = 1
-    with refused("unknown_key", RecipeError, key=key, meant=ours) as caught:
+    with refused("unknown_key", RecipeError, key=key, closest=ours) as caught:
         build_recipe(values, recipe_keys=set(), command_keys=set())
     assert key in str(caught.value)
     assert ours in str(caught.value)

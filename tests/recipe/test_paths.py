@@ -96,7 +96,7 @@ def test_aliases_make_no_long_message(tmp_path: Path, levels: int) -> None:
         ("data: {train: 2024-13-45}", "not_yaml", {}),
         ("data: {train: " + "x" * 100_000 + ": y", "not_yaml", {}),
         ("data: {train: [" + "x" * 100_000 + "]}", "wrong_type", {"key": "data.train"}),
-        ("data:\n  train: a\n  ? " + "k" * 100_000 + "\n  : 1", "unknown_key", {"meant": None}),
+        ("data:\n  train: a\n  ? " + "k" * 100_000 + "\n  : 1", "unknown_key", {"closest": None}),
         ("training: {epochs: " + "x" * 100_000 + "}", "recipe_problems", {}),
         ("name: a/" + "x" * 100_000 + "\ndata: {train: a}", "bad_name", {"key": "name"}),
     ],

@@ -65,7 +65,7 @@ def test_it_is_frozen(path: Path) -> None:
             "data: {train: a.jsonl, train: b.jsonl}\n",
             *("duplicate_key", {}, "key train .*line 1.*line 1"),
         ),
-        (WRITTEN + "budjet: 1\n", "unknown_key", {"key": "budjet", "meant": "budget"}, "budget"),
+        (WRITTEN + "budjet: 1\n", "unknown_key", {"key": "budjet", "closest": "budget"}, "budget"),
         (WRITTEN + "seed: -1\n", "out_of_range", {"key": "seed", "value": -1}, "-1"),
         (
             WRITTEN + "method: lorra\n",
@@ -109,7 +109,7 @@ def test_it_is_frozen(path: Path) -> None:
         ),
         (
             WRITTEN + "budget: {sections: 5}\n",
-            *("unknown_key", {"key": "budget.sections", "meant": "budget.section"}, "section"),
+            *("unknown_key", {"key": "budget.sections", "closest": "budget.section"}, "section"),
         ),
     ],
 )
@@ -141,11 +141,11 @@ def test_a_key_that_was_merged_in_may_be_set_again(path: Path) -> None:
 
 def test_a_missing_recipe_has_a_hint(path: Path) -> None:
     other = path.with_name("mine.yml")
-    with refused("file_missing", RecipeError, path=str(other), meant=str(path)) as caught:
+    with refused("file_missing", RecipeError, path=str(other), closest=str(path)) as caught:
         load_recipe(other)
     assert str(path) in str(caught.value)
     other = path.with_name("refine.yaml")
-    with refused("file_missing", RecipeError, path=str(other), meant=None) as caught:
+    with refused("file_missing", RecipeError, path=str(other), closest=None) as caught:
         load_recipe(other)
     assert str(other) in str(caught.value)
 

@@ -237,7 +237,7 @@ def test_a_fault_of_the_recipe_is_no_failed_trial(recipe: Path) -> None:
     [
         (
             {"training.lerning_rate": [1e-4, 1e-3]},
-            *("unknown_key", {"meant": "training.learning_rate"}),
+            *("unknown_key", {"closest": "training.learning_rate"}),
         ),
         ({"training": [1, 2]}, "unknown_key", {"key": "training"}),
         ({"lora.rank": 8}, "space_not_list", {"key": "sweep.space.lora.rank"}),

@@ -80,7 +80,7 @@ class _LazyGroup(click.Group):
                 f"did you mean `burnish {near[0]}`?",
                 code="unknown_command",
                 value=cut(args[0]),
-                meant=near[0],
+                closest=near[0],
             )
         return super().resolve_command(ctx, args)
 

@@ -18,7 +18,7 @@ _LONG_NAME = 60
 
 
 @dataclass
-class _Kind:
+class _Mistake:
     """Rows of one file with the same mistake: the first, and where the next are."""
 
     first: BadRow
@@ -60,7 +60,7 @@ class BadRows:
     total: int = 0
     count: int = 0
     where: list[str] = field(default_factory=list)
-    _kinds: dict[tuple[str, ...], _Kind] = field(default_factory=dict)
+    _kinds: dict[tuple[str, ...], _Mistake] = field(default_factory=dict)
     _like_header: set[str] = field(default_factory=set)
 
     def add(self, bad: BadRow, row: Row | BadRow) -> None:
@@ -71,7 +71,7 @@ class BadRows:
         file, _, line = bad.source.rpartition(":")
         kind = self._kinds.get((file, *bad.kind))
         if kind is None:
-            self._kinds[file, *bad.kind] = _Kind(bad)
+            self._kinds[file, *bad.kind] = _Mistake(bad)
         else:
             kind.count += 1
             if len(kind.lines) < _LINES:

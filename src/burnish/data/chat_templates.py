@@ -67,7 +67,7 @@ def has_template(tokenizer: Any) -> bool:
     return bool(_templates(tokenizer))
 
 
-def templates_to_keep(tokenizer: Any) -> str | list[dict[str, str]]:
+def templates_to_export(tokenizer: Any) -> str | list[dict[str, str]]:
     """What an exported model needs to read conversations as they were learnt: one template, or
     several with their names."""
     named = _templates(tokenizer)
@@ -76,7 +76,7 @@ def templates_to_keep(tokenizer: Any) -> str | list[dict[str, str]]:
     return [{"name": name, "template": template} for name, template in named.items()]
 
 
-def next_speakers(tokenizer: Any) -> tuple[str, ...]:
+def speaker_prefixes(tokenizer: Any) -> tuple[str, ...]:
     """Texts at which an answer ends, because another turn begins there; of a model that has no
     chat template of its own, which knows no token for that."""
     named = _templates(tokenizer)
@@ -85,14 +85,14 @@ def next_speakers(tokenizer: Any) -> tuple[str, ...]:
     return ()
 
 
-def speaker_start(text: str) -> int | None:
+def next_speaker_index(text: str) -> int | None:
     """Where in the text of an answer the next speaker's line begins, the break before it included;
     None where none does."""
     found = _SPEAKER.search(text)
     return found.start() if found else None
 
 
-def declare_stops(tokenizer: Any, stops: Sequence[str | int]) -> None:
+def set_stop_tokens(tokenizer: Any, stops: Sequence[str | int]) -> None:
     """Makes these tokens, texts or ids, end the answers of whatever uses this tokenizer.
 
     Raises:
@@ -101,20 +101,20 @@ def declare_stops(tokenizer: Any, stops: Sequence[str | int]) -> None:
     setattr(tokenizer, _STOPS, tuple(dict.fromkeys(_token(tokenizer, stop) for stop in stops)))
 
 
-def declared_stops(tokenizer: Any) -> tuple[int, ...]:
-    """The tokens that `declare_stops` named, in that order."""
+def extra_stop_tokens(tokenizer: Any) -> tuple[int, ...]:
+    """The tokens that `set_stop_tokens` named, in that order."""
     found: tuple[int, ...] = getattr(tokenizer, _STOPS, ())
     return found
 
 
-def end_texts(tokenizer: Any) -> frozenset[str]:
+def stop_texts(tokenizer: Any) -> frozenset[str]:
     """The declared tokens as a template writes them."""
-    return frozenset(tokenizer.decode([token]) for token in declared_stops(tokenizer))
+    return frozenset(tokenizer.decode([token]) for token in extra_stop_tokens(tokenizer))
 
 
-def ends_mark(tokenizer: Any) -> str:
+def stop_tokens_hash(tokenizer: Any) -> str:
     """Changes when answers end elsewhere than a model's own files say; empty where they do not."""
-    ends = [*declared_stops(tokenizer), *next_speakers(tokenizer)]
+    ends = [*extra_stop_tokens(tokenizer), *speaker_prefixes(tokenizer)]
     return hashlib.sha256(json.dumps(ends).encode()).hexdigest()[:8] if ends else ""
 
 
@@ -150,7 +150,7 @@ def _unreadable(listed: Any) -> DataError:
 
 def _plain(tokenizer: Any) -> str:
     """The plain template; a declared token ends its answers in place of the tokenizer's own."""
-    declared = declared_stops(tokenizer)
+    declared = extra_stop_tokens(tokenizer)
     if not declared:
         return PLAIN_TEMPLATE
     # Jinja reads a text in JSON's quotes, but for its escapes of what is not ASCII.
@@ -190,5 +190,5 @@ def _token(tokenizer: Any, stop: str | int) -> int:
         key="model_settings.stop_tokens",
         value=stop,
         tokens=len(tokens),
-        near=near[0] if near else None,
+        closest=near[0] if near else None,
     )

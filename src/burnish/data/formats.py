@@ -9,38 +9,38 @@ from typing import Any
 
 from burnish.conversation import Conversation
 from burnish.data.conversions import (
-    BESIDES,
+    TURN_EXTRAS,
     alpaca,
     chat,
-    first_of_spans,
-    has_spans,
-    labelled,
-    pair,
+    iob2_tags,
+    is_squad_answer,
+    label_extra,
     plain_text,
-    renamed,
+    question_answer,
     sharegpt,
-    tags_of,
+    squad,
     text_label,
-    turned,
-    words_tags,
+    tokens_tags,
+    with_renamed_fields,
+    with_row_context,
 )
 from burnish.data.preferences import (
-    answered,
-    asked,
     chosen_turns,
-    compared,
-    disliked_besides,
-    liked,
-    openai_pair,
-    rejected_answer,
-    whole_pair,
+    from_conversation_pair,
+    from_openai_preference,
+    liked_extra,
+    prompt_turns,
+    prompt_with_answer,
+    rejected_extra,
+    second_answer_extra,
+    with_separate_prompt,
 )
-from burnish.data.tracked_row import Fields
-from burnish.data.turns import judgement
+from burnish.data.tracked_row import TrackedRow
+from burnish.data.turns import parse_judgement
 
 Aliases = Mapping[str, tuple[str, ...]]
 _ANSWERS = ("completion", "response", "output", "answer")
-JUDGEMENTS = ("label", "kto_tag", "liked", "is_liked", "thumbs_up")
+JUDGEMENT_COLUMNS = ("label", "kto_tag", "liked", "is_liked", "thumbs_up")
 _SYSTEM: Aliases = {
     "system": ("system_prompt",),
     "reasoning_content": ("reasoning", "thinking"),
@@ -64,9 +64,9 @@ class Format:
 
     name: str
     required: tuple[str, ...]
-    convert: Callable[[Fields], Conversation]
+    convert: Callable[[TrackedRow], Conversation]
     optional: tuple[str, ...] = ()
-    extras: Callable[[Fields], dict[str, Any]] = lambda values: {}
+    extras: Callable[[TrackedRow], dict[str, Any]] = lambda values: {}
     aliases: Aliases = field(default_factory=dict)
     judged: bool = False
     admits: Callable[[Any], bool] | None = None
@@ -79,7 +79,7 @@ class Format:
     @property
     def is_plain(self) -> bool:
         """Whether it is no other format with a judgement or a rejected answer besides."""
-        return not self.judged and self.extras is not disliked_besides
+        return not self.judged and self.extras is not second_answer_extra
 
     @property
     def is_last(self) -> bool:
@@ -91,7 +91,7 @@ def _synonyms(answer: str) -> Aliases:
     return {answer: tuple(name for name in _ANSWERS if name != answer), **_SYSTEM}
 
 
-_ASKED: Aliases = {
+_PROMPT_ALIASES: Aliases = {
     "prompt": ("instruction", "question", "query", "input", "messages", "conversations"),
     "chosen": ("chosen_response",),
     "rejected": ("rejected_response",),
@@ -99,44 +99,50 @@ _ASKED: Aliases = {
 }
 _ALPACA = {**_synonyms("output"), "input": ("context",)}
 _WITH_ANSWERS: tuple[Format, ...] = (
-    Format("chat", ("messages",), turned(chat), BESIDES, aliases=_SYSTEM),
-    Format("ShareGPT", ("conversations",), turned(sharegpt), BESIDES, aliases=_SYSTEM),
+    Format("chat", ("messages",), with_row_context(chat), TURN_EXTRAS, aliases=_SYSTEM),
     Format(
-        "Alpaca", ("instruction", "output"), turned(alpaca), ("input", *BESIDES), aliases=_ALPACA
+        "ShareGPT", ("conversations",), with_row_context(sharegpt), TURN_EXTRAS, aliases=_SYSTEM
+    ),
+    Format(
+        "Alpaca",
+        ("instruction", "output"),
+        with_row_context(alpaca),
+        ("input", *TURN_EXTRAS),
+        aliases=_ALPACA,
     ),
     Format(
         "prompt/completion",
         ("prompt", "completion"),
-        turned(pair("prompt", "completion")),
-        BESIDES,
+        with_row_context(question_answer("prompt", "completion")),
+        TURN_EXTRAS,
         aliases=_synonyms("completion"),
     ),
     Format(
         "question/answer",
         ("question", "answer"),
-        turned(pair("question", "answer")),
-        BESIDES,
+        with_row_context(question_answer("question", "answer")),
+        TURN_EXTRAS,
         aliases={**_synonyms("answer"), "question": ("query",)},
     ),
     Format(
         "SQuAD",
         ("question", "answers"),
-        turned(first_of_spans),
-        ("context", *BESIDES),
+        with_row_context(squad),
+        ("context", *TURN_EXTRAS),
         aliases=_SYSTEM,
-        admits=has_spans,
+        admits=is_squad_answer,
     ),
     Format(
         "input/output",
         ("input", "output"),
-        turned(pair("input", "output")),
-        BESIDES,
+        with_row_context(question_answer("input", "output")),
+        TURN_EXTRAS,
         aliases=_synonyms("output"),
     ),
 )
 
 
-def _compared(forms: tuple[Format, ...]) -> Iterator[Format]:
+def _with_rejected(forms: tuple[Format, ...]) -> Iterator[Format]:
     """The same rows with a second answer, which was liked less."""
     for form in forms:
         if form.admits:
@@ -146,12 +152,12 @@ def _compared(forms: tuple[Format, ...]) -> Iterator[Format]:
             (*form.required, "rejected"),
             form.convert,
             form.optional,
-            extras=disliked_besides,
+            extras=second_answer_extra,
             aliases={**form.aliases, "rejected": ("rejected_response",)},
         )
 
 
-def _judged(forms: tuple[Format, ...]) -> Iterator[Format]:
+def _with_judgement(forms: tuple[Format, ...]) -> Iterator[Format]:
     """The same rows with a judgement of the answer."""
     for form in forms:
         if form.admits or form.name == "prompt/completion":
@@ -161,8 +167,8 @@ def _judged(forms: tuple[Format, ...]) -> Iterator[Format]:
             (*form.required, "label"),
             form.convert,
             form.optional,
-            extras=liked,
-            aliases={**form.aliases, "label": JUDGEMENTS[1:]},
+            extras=liked_extra,
+            aliases={**form.aliases, "label": JUDGEMENT_COLUMNS[1:]},
             judged=True,
         )
 
@@ -171,46 +177,53 @@ FORMATS: tuple[Format, ...] = (
     Format(
         "preference",
         ("prompt", "chosen", "rejected"),
-        renamed(compared, turned(chosen_turns)),
-        ("input", *BESIDES),
-        extras=renamed(compared, rejected_answer),
-        aliases=_ASKED,
+        with_renamed_fields(with_separate_prompt, with_row_context(chosen_turns)),
+        ("input", *TURN_EXTRAS),
+        extras=with_renamed_fields(with_separate_prompt, rejected_extra),
+        aliases=_PROMPT_ALIASES,
     ),
     Format(
         "OpenAI preference",
         ("input", "preferred_output", "non_preferred_output"),
-        renamed(openai_pair, turned(chosen_turns)),
-        extras=renamed(openai_pair, rejected_answer),
+        with_renamed_fields(from_openai_preference, with_row_context(chosen_turns)),
+        extras=with_renamed_fields(from_openai_preference, rejected_extra),
     ),
     Format(
         "preference of conversations",
         ("chosen", "rejected"),
-        renamed(whole_pair, turned(chosen_turns)),
-        BESIDES,
-        extras=renamed(whole_pair, rejected_answer),
+        with_renamed_fields(from_conversation_pair, with_row_context(chosen_turns)),
+        TURN_EXTRAS,
+        extras=with_renamed_fields(from_conversation_pair, rejected_extra),
         aliases=_SYSTEM,
     ),
     Format(
         "judged answer",
         ("prompt", "completion", "label"),
-        turned(answered("completion")),
-        BESIDES,
-        extras=liked,
-        aliases={**_synonyms("completion"), "label": JUDGEMENTS[1:]},
+        with_row_context(prompt_with_answer("completion")),
+        TURN_EXTRAS,
+        extras=liked_extra,
+        aliases={**_synonyms("completion"), "label": JUDGEMENT_COLUMNS[1:]},
     ),
-    *_compared(_WITH_ANSWERS),
-    *_judged(_WITH_ANSWERS),
+    *_with_rejected(_WITH_ANSWERS),
+    *_with_judgement(_WITH_ANSWERS),
     *_WITH_ANSWERS,
     Format(
         "text/label",
         ("text", "label"),
         text_label,
-        extras=labelled,
+        extras=label_extra,
         aliases={"label": ("labels",)},
     ),
-    Format("tokens/tags", ("tokens", "tags"), words_tags, extras=tags_of),
+    Format("tokens/tags", ("tokens", "tags"), tokens_tags, extras=iob2_tags),
     Format("plain text", ("text",), plain_text),
-    Format("prompt", ("prompt",), turned(asked), BESIDES, aliases=_SYSTEM, answered=False),
+    Format(
+        "prompt",
+        ("prompt",),
+        with_row_context(prompt_turns),
+        TURN_EXTRAS,
+        aliases=_SYSTEM,
+        answered=False,
+    ),
 )
 KNOWN = {"id", "group"}.union(
     *(form.fields for form in FORMATS),
@@ -223,7 +236,7 @@ def is_missing(name: str, value: Any) -> bool:
     return value is None or (name in ("messages", "conversations") and value in ("", "[]", []))
 
 
-def sources_of(
+def match_columns(
     form: Format, values: Mapping[str, Any], mapped: set[str], is_filled: bool, allowed: bool
 ) -> dict[str, str] | None:
     """Each field of a format that the row has, and the column that stands for it."""
@@ -243,7 +256,7 @@ def sources_of(
             return None
         if held and name not in found:
             found[name] = held[0]
-    if form.judged and "label" not in mapped and judgement(values[found["label"]]) is None:
+    if form.judged and "label" not in mapped and parse_judgement(values[found["label"]]) is None:
         return None
     if form.admits and not form.admits(values[found["answers"]]):
         return None

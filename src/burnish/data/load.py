@@ -10,19 +10,19 @@ from burnish.conversation import Example
 from burnish.data.bad_rows import BadRows
 from burnish.data.checks.dataset import (
     conflicting_labels,
+    document_boundaries,
     empty_turns,
-    error_of,
-    is_silent,
+    error_from_finding,
+    has_no_text,
     label_balance,
-    parted_documents,
     unseen_types,
     without_disliked,
     without_duplicates,
     without_masked,
     without_overlap,
 )
-from burnish.data.checks.label_spelling import alike_labels, escaped, folded
-from burnish.data.checks.template_marks import templated
+from burnish.data.checks.label_spelling import escape_lookalikes, fold_label, similar_labels
+from burnish.data.checks.template_marks import chat_template_marks
 from burnish.data.readers.read_rows import BadRow, Row, read_rows
 from burnish.data.recognise import Converter
 from burnish.data.sample import Sample
@@ -74,7 +74,7 @@ class _Reading:
         rows, drawn = sample.draw(name)
         self.findings += [*converter.findings(name), *drawn]
         if path.suffix.lower() == ".txt":
-            self.findings += parted_documents(rows, name)
+            self.findings += document_boundaries(rows, name)
         return rows
 
     def judge(self, data: Data) -> None:
@@ -106,7 +106,7 @@ def load(data: Data, seed: int, objective: str = "sft") -> Dataset:
     _check_read(read, files, data, reading.columns)
     for one in findings:
         if one.severity == "error":
-            raise error_of(one)
+            raise error_from_finding(one)
     for name, rows in read.items():
         rows, masked = without_masked(rows, name)
         _check_learnt(rows, files[name], name)
@@ -116,8 +116,12 @@ def load(data: Data, seed: int, objective: str = "sft") -> Dataset:
             rows, disliked = without_disliked(rows, name)
             findings += disliked
         read[name], doubles = without_duplicates(rows, name)
-        findings += [*empty_turns(read[name], name), *templated(read[name], name), *doubles]
-    findings += alike_labels([example for rows in read.values() for example in rows])
+        findings += [
+            *empty_turns(read[name], name),
+            *chat_template_marks(read[name], name),
+            *doubles,
+        ]
+    findings += similar_labels([example for rows in read.values() for example in rows])
     findings += conflicting_labels(read["train"])
     parts, overlap = _parts(read, data, seed)
     findings += [*overlap, *label_balance(parts["train"])]
@@ -221,7 +225,7 @@ def _check_read(
             code="unknown_column",
             key="data.group_by",
             column=data.group_by,
-            near=near[0] if near else None,
+            closest=near[0] if near else None,
         )
 
 
@@ -238,7 +242,7 @@ def _check_learnt(rows: list[Example], path: Path | None, part: str) -> None:
 
 def _check_said(rows: list[Example], path: Path | None, part: str) -> None:
     """A few empty answers may be meant, such as those of nothing found; most of them are not."""
-    silent = sum(map(is_silent, rows))
+    silent = sum(map(has_no_text, rows))
     if silent < _MOSTLY * len(rows):
         return
     what = {"document": "document", "assistant": "answer"}.get(rows[0].messages[-1].role, "prompt")
@@ -308,16 +312,16 @@ def _check_unseen(train: list[Example], test: list[Example]) -> None:
     seen = {e.label for e in train if e.label is not None}
     unseen = {e.label for e in test if e.label is not None} - seen
     if seen and unseen:
-        looks = {folded(label): label for label in seen}
+        looks = {fold_label(label): label for label in seen}
         for label in sorted(unseen):
-            if folded(label) in looks:
-                here, there = escaped([label, looks[folded(label)]])
+            if fold_label(label) in looks:
+                here, there = escape_lookalikes([label, looks[fold_label(label)]])
                 raise DataError(
                     f"the test set has the label {here}, which train writes {there}",
                     "write it in one way",
                     code="label_spelt_differently",
                     label=label,
-                    other=looks[folded(label)],
+                    other=looks[fold_label(label)],
                 )
         names = ", ".join(sorted(map(shown, unseen))[:_SHOWN])
         known = ", ".join(sorted(map(shown, seen))[:_SHOWN])

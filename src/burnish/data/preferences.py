@@ -5,32 +5,39 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from burnish.conversation import Conversation, Message
-from burnish.data.conversions import said
-from burnish.data.row_errors import MisfitError, unfit
-from burnish.data.tracked_row import Fields
-from burnish.data.turns import judgement, read_turn, text_of, turns_of, turns_or_text, unpacked
+from burnish.data.conversions import text_or_turns
+from burnish.data.row_errors import RowFormatError, wrong_value
+from burnish.data.tracked_row import TrackedRow
+from burnish.data.turns import (
+    parse_cell,
+    parse_judgement,
+    read_turn,
+    text_field,
+    turn_list,
+    turns_or_text,
+)
 
 
-def asked(values: Fields) -> Conversation:
+def prompt_turns(values: TrackedRow) -> Conversation:
     """A prompt: text, perhaps with an input to it, or turns up to the answer."""
-    turns = said(values, "prompt", "user")
+    turns = text_or_turns(values, "prompt", "user")
     if values.column("prompt").lower() == "instruction" and values.peek("input"):
-        question, given = turns[-1].content, text_of(values, "input")
+        question, given = turns[-1].content, text_field(values, "input")
         whole = "\n\n".join(part for part in (question, given) if part.strip())
         return (*turns[:-1], Message("user", whole))
     return turns
 
 
-def _reply(values: Fields, field: str) -> str:
+def _reply(values: TrackedRow, field: str) -> str:
     """An answer: text, a turn, or a list of one assistant turn."""
     value = turns_or_text(values.get(field))
     if not isinstance(value, list):
-        return text_of(values, field)
-    view = Fields({field: value}, {field: values.column(field)}, (values, ""))
+        return text_field(values, field)
+    view = TrackedRow({field: value}, {field: values.column(field)}, (values, ""))
     # Only what is said counts here: a weight or reasoning in the turn is reported as unused.
-    turns = [read_turn(turn, f"{field}.", learnt=False) for turn in turns_of(view, field)]
+    turns = [read_turn(turn, f"{field}.", learnt=False) for turn in turn_list(view, field)]
     if [turn.role for turn in turns] != ["assistant"]:
-        raise MisfitError(
+        raise RowFormatError(
             f"has {len(turns)} turns in {field}",
             "leave one assistant turn there",
             code="not_one_answer",
@@ -40,14 +47,14 @@ def _reply(values: Fields, field: str) -> str:
     return turns[0].content
 
 
-def answered(field: str) -> Callable[[Fields], Conversation]:
-    def convert(values: Fields) -> Conversation:
-        turns, answer = asked(values), Message("assistant", _reply(values, field))
+def prompt_with_answer(field: str) -> Callable[[TrackedRow], Conversation]:
+    def convert(values: TrackedRow) -> Conversation:
+        turns, answer = prompt_turns(values), Message("assistant", _reply(values, field))
         if turns[-1].role == "assistant" and turns[-1].content == answer.content:
             return turns  # the conversation was given up to its end
         if turns[-1].role == "assistant":
             reason = f"has an answer at the end of {values.column('prompt')}, before {field}"
-            raise MisfitError(
+            raise RowFormatError(
                 reason,
                 "end the prompt with the question",
                 code="answer_in_prompt",
@@ -58,7 +65,7 @@ def answered(field: str) -> Callable[[Fields], Conversation]:
     return convert
 
 
-def compared(values: Fields) -> Fields:
+def with_separate_prompt(values: TrackedRow) -> TrackedRow:
     """A comparison with the prompt apart, also where both answers repeat it as whole conversations.
 
     Raises:
@@ -67,42 +74,42 @@ def compared(values: Fields) -> Fields:
     answers = {field: turns_or_text(values.peek(field)) for field in ("chosen", "rejected")}
     if not all(isinstance(turns, list) and len(turns) > 1 for turns in answers.values()):
         return values
-    whole = whole_pair(values)
+    whole = from_conversation_pair(values)
     before, prompt = whole.peek("prompt"), turns_or_text(values.get("prompt"))
     texts = [turn.get("content", turn.get("value")) for turn in before if isinstance(turn, dict)]
     if prompt in (before, turns_or_text(values.peek("chosen"))) or (
         isinstance(prompt, str) and prompt in texts
     ):
         return whole
-    raise MisfitError(
+    raise RowFormatError(
         "has a prompt that chosen and rejected do not begin with",
         "write the prompt once",
         code="other_prompt",
     )
 
 
-def rejected_answer(values: Fields) -> dict[str, Any]:
+def rejected_extra(values: TrackedRow) -> dict[str, Any]:
     chosen, rejected = _reply(values, "chosen"), _reply(values, "rejected")
     for name, answer in (("chosen", chosen), ("rejected", rejected)):
         if not answer.strip():  # which of two is likelier cannot be asked of nothing
-            raise MisfitError(
+            raise RowFormatError(
                 f"has an empty answer as {name}",
                 "write it, or delete the row",
                 code="empty_answer",
                 field=name,
             )
     if chosen == rejected:
-        raise MisfitError(
+        raise RowFormatError(
             "has the same answer as chosen and rejected", "delete the row", code="same_answers"
         )
     return {"rejected": rejected}
 
 
-def disliked_besides(values: Fields) -> dict[str, Any]:
+def second_answer_extra(values: TrackedRow) -> dict[str, Any]:
     """The answer that people liked less, where the liked one is the last turn of the row."""
     rejected = _reply(values, "rejected")
     if not rejected.strip():
-        raise MisfitError(
+        raise RowFormatError(
             f"has an empty answer as {values.column('rejected')}",
             "write it, or delete the row",
             code="empty_answer",
@@ -111,26 +118,26 @@ def disliked_besides(values: Fields) -> dict[str, Any]:
     return {"rejected": rejected}
 
 
-def liked(values: Fields) -> dict[str, Any]:
+def liked_extra(values: TrackedRow) -> dict[str, Any]:
     value = values.get("label")
-    if (is_liked := judgement(value)) is None:
-        raise unfit(
+    if (is_liked := parse_judgement(value)) is None:
+        raise wrong_value(
             value, values.column("label"), "write true (liked) or false", code="not_true_or_false"
         )
     return {"liked": is_liked}
 
 
-def further_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+def other_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     """What a row says besides its prompt, for graders; what JSON does not know becomes text."""
     rest = {name: value for name, value in values.items() if name not in ("prompt", "id", "group")}
     return {"item": json.loads(json.dumps(rest, default=str))} if rest else {}
 
 
-def openai_pair(values: Fields) -> Fields:
+def from_openai_preference(values: TrackedRow) -> TrackedRow:
     """OpenAI's preference rows in the names of ours."""
-    given = unpacked(values.get("input"))
+    given = parse_cell(values.get("input"))
     if not isinstance(given, dict):
-        raise unfit(given, "input", "write an object with messages")
+        raise wrong_value(given, "input", "write an object with messages")
     ours = {
         "prompt": given.get("messages"),
         "tools": given.get("tools"),
@@ -141,14 +148,14 @@ def openai_pair(values: Fields) -> Fields:
     return values.renamed(ours, columns | {"prompt": "input", "tools": "input"})
 
 
-def whole_pair(values: Fields) -> Fields:
+def from_conversation_pair(values: TrackedRow) -> TrackedRow:
     """Two conversations that differ in the last turn alone."""
     chosen, rejected = (turns_or_text(values.get(field)) for field in ("chosen", "rejected"))
     for field, turns in (("chosen", chosen), ("rejected", rejected)):
         if not isinstance(turns, list) or not turns:
-            turns_of(values, field)  # says what is wrong
+            turn_list(values, field)  # says what is wrong
     if chosen[:-1] != rejected[:-1] or len(chosen) < 2:
-        raise MisfitError(
+        raise RowFormatError(
             "has conversations that differ before the last turn",
             "write the turns before it once, as prompt",
             code="other_prompt",
@@ -159,4 +166,4 @@ def whole_pair(values: Fields) -> Fields:
     return values.renamed(besides | ours, columns | {"prompt": columns["chosen"]})
 
 
-chosen_turns = answered("chosen")
+chosen_turns = prompt_with_answer("chosen")

@@ -5,16 +5,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from burnish.conversation import Conversation, Example, Message, content_id
-from burnish.data.checks.dataset import error_of
-from burnish.data.checks.unused_columns import UnusedColumns, recipe_line, suggested
-from burnish.data.conversions import has_spans, plain_text
+from burnish.data.checks.dataset import error_from_finding
+from burnish.data.checks.unused_columns import UnusedColumns, recipe_line, suggest_columns
+from burnish.data.conversions import is_squad_answer, plain_text
 from burnish.data.formats import FORMATS as FORMATS
-from burnish.data.formats import JUDGEMENTS, KNOWN, Format, is_missing, sources_of
-from burnish.data.preferences import further_fields
+from burnish.data.formats import JUDGEMENT_COLUMNS, KNOWN, Format, is_missing, match_columns
+from burnish.data.preferences import other_fields
 from burnish.data.readers.read_rows import BadRow, Row
-from burnish.data.row_errors import MisfitError
-from burnish.data.tracked_row import Fields
-from burnish.data.turns import judgement
+from burnish.data.row_errors import RowFormatError
+from burnish.data.tracked_row import TrackedRow
+from burnish.data.turns import parse_judgement
 from burnish.errors import DataError
 from burnish.runs.directory import Finding
 
@@ -65,7 +65,7 @@ class Converter:
         Raises:
             DataError: there is a system message, but the rows are plain text without turns.
         """
-        raw = {_bare(name, row.values): value for name, value in row.values.items()}
+        raw = {_trimmed(name, row.values): value for name, value in row.values.items()}
         try:
             fields, form, sources = self._fitting(*self._rename(raw))
             turns = form.convert(fields)
@@ -75,9 +75,9 @@ class Converter:
             _check_turns(turns, form)
             extras = form.extras(fields)
             if not form.answered:
-                rest = further_fields(fields if self._grades else _untracked(fields))
+                rest = other_fields(fields if self._grades else _all_values(fields))
                 extras = {**extras, **rest}
-        except MisfitError as misfit:
+        except RowFormatError as misfit:
             return BadRow(row.source, misfit.reason, misfit.remedy, misfit.code, misfit.fields)
         self.format, self._sources = form, sources
         self._own = self._own or {name: fields.column(name) for name in form.fields}
@@ -116,7 +116,7 @@ class Converter:
         for name, column in self._columns.items():
             if column not in values and name != "group":
                 reason = f"has no column {column!r}, which data.columns names for {name}"
-                raise _absent(column, values, reason, "correct data.columns")
+                raise _column_missing(column, values, reason, "correct data.columns")
         taken = set(self._columns.values())
         names: dict[str, str] = {}
         for column in values:
@@ -129,15 +129,17 @@ class Converter:
 
     def _fitting(
         self, values: Mapping[str, Any], names: Mapping[str, str]
-    ) -> tuple[Fields, Format, Mapping[str, str]]:
+    ) -> tuple[TrackedRow, Format, Mapping[str, str]]:
         """The row as a format reads it, and which of its columns stands for which field."""
         expected = self.format
         for name in expected.required if expected else ():
             column = self._sources.get(name, name)
             if column not in values:
-                raise _absent(column, values, f"has no {column}", f"add the {column}")
-        judged = tuple(judgement(values[name]) is None for name in JUDGEMENTS if name in values)
-        spans = tuple(has_spans(values[name]) for name in ("answers",) if name in values)
+                raise _column_missing(column, values, f"has no {column}", f"add the {column}")
+        judged = tuple(
+            parse_judgement(values[name]) is None for name in JUDGEMENT_COLUMNS if name in values
+        )
+        spans = tuple(is_squad_answer(values[name]) for name in ("answers",) if name in values)
         key = (*names, *(is_missing(*pair) for pair in values.items()), *judged, *spans)
         form, sources = self._matches.get(key) or self._match(values, names)
         if len(self._matches) < _LAYOUTS:
@@ -151,7 +153,7 @@ class Converter:
                 more = [name for name in form.required if name not in expected.fields]
                 is_wider = more and set(expected.required) < set(form.required)
                 remedy = f"give every row its {more[0]}, or " if is_wider else ""
-                raise MisfitError(
+                raise RowFormatError(
                     reason,
                     f"{remedy}keep one format a file",
                     code="mixed_formats",
@@ -167,7 +169,7 @@ class Converter:
         columns = {
             name: names.get(sources.get(name, name), sources.get(name, name)) for name in ours
         }
-        return Fields(ours, columns), form, sources
+        return TrackedRow(ours, columns), form, sources
 
     def _match(
         self, values: Mapping[str, Any], names: Mapping[str, str]
@@ -179,14 +181,14 @@ class Converter:
         for is_last, is_filled in ((False, True), (False, False), (True, False)):
             for form in FORMATS:
                 if form.is_last is is_last:
-                    sources = sources_of(form, values, self._mapped, is_filled, allowed)
+                    sources = match_columns(form, values, self._mapped, is_filled, allowed)
                     if sources is not None:
                         return form, sources
         own = {names.get(name, name): value for name, value in values.items()}
         known = ", ".join("/".join(form.required) for form in FORMATS if form.is_plain)
-        columns = suggested(own)
+        columns = suggest_columns(own)
         such = f", such as {recipe_line(columns)}" if columns else ""
-        raise MisfitError(
+        raise RowFormatError(
             f"is of no known format (its fields: {', '.join(own) or 'none'})",
             f"name its columns in data.columns{such}, or use the fields of a format ({known})",
             code="unknown_format",
@@ -200,7 +202,7 @@ class Converter:
             return turns
         return (Message("system", self._system), *turns)
 
-    def _without_turns(self, raw: Mapping[str, Any], fields: Fields, row: Row) -> DataError:
+    def _without_turns(self, raw: Mapping[str, Any], fields: TrackedRow, row: Row) -> DataError:
         """A system text has no place in plain text, which a label by another name leaves behind."""
         lost = UnusedColumns(self._exempt)
         lost.add(raw, fields.unused(raw), row.source)
@@ -208,7 +210,7 @@ class Converter:
             "it", "plain text", {"text": fields.column("text")}, is_meant=False
         ):
             if one.severity == "error":
-                return error_of(one)
+                return error_from_finding(one)
         seen = f"data.system is set, but {row.source} is plain text, which has no turns"
         return DataError(
             seen,
@@ -218,13 +220,13 @@ class Converter:
         )
 
 
-def _bare(name: Any, values: Mapping[str, Any]) -> str:
+def _trimmed(name: Any, values: Mapping[str, Any]) -> str:
     """The name of a column without the spaces around it, unless that is the name of another."""
     bare = name.strip() if isinstance(name, str) else str(name)
     return str(name) if bare != name and bare in values else bare
 
 
-def _untracked(values: Fields) -> dict[str, Any]:
+def _all_values(values: TrackedRow) -> dict[str, Any]:
     return {name: values.peek(name) for name in values}
 
 
@@ -240,7 +242,7 @@ def _check_columns(columns: Mapping[str, str], group_by: str | None) -> None:
                 code="unknown_field",
                 key="data.columns",
                 value=name,
-                near=near[0] if near else None,
+                closest=near[0] if near else None,
             )
     if group_by and columns.get("group", group_by) != group_by:
         seen = f"data.group_by is {group_by!r} and data.columns.group {columns['group']!r}"
@@ -249,13 +251,15 @@ def _check_columns(columns: Mapping[str, str], group_by: str | None) -> None:
         )
 
 
-def _absent(column: str, values: Mapping[str, Any], reason: str, remedy: str) -> MisfitError:
+def _column_missing(
+    column: str, values: Mapping[str, Any], reason: str, remedy: str
+) -> RowFormatError:
     """A column that a row lacks; the remedy is for rows with none of a similar name."""
     near = difflib.get_close_matches(column, [str(one) for one in values], n=1)
     if not near:
-        return MisfitError(reason, remedy, code="column_missing", field=column)
+        return RowFormatError(reason, remedy, code="column_missing", field=column)
     hint = f"did you mean its {near[0]}"
-    return MisfitError(reason, hint, code="column_misspelt", field=column, near=near[0])
+    return RowFormatError(reason, hint, code="column_misspelt", field=column, closest=near[0])
 
 
 def _check_turns(turns: Conversation, form: Format) -> None:
@@ -263,13 +267,13 @@ def _check_turns(turns: Conversation, form: Format) -> None:
     if roles == ["document"]:
         return
     if "assistant" not in roles and form.answered:
-        raise MisfitError(
+        raise RowFormatError(
             "has no assistant turn to learn from",
             "add the answer, or delete the row",
             code="no_assistant_turn",
         )
     if roles[0] == "assistant":
-        raise MisfitError(
+        raise RowFormatError(
             "starts with an assistant turn",
             "put a user turn before it, or set data.system",
             code="starts_with_assistant",

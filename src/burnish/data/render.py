@@ -11,8 +11,8 @@ from typing import Any
 from jinja2 import TemplateError, TemplateSyntaxError
 
 from burnish.conversation import Conversation, Example, Message
-from burnish.data.chat_templates import end_texts, template_for
-from burnish.data.tool_calls import tools_of
+from burnish.data.chat_templates import stop_texts, template_for
+from burnish.data.tool_calls import offered_tools
 from burnish.data.turns import REASONING
 from burnish.errors import DataError
 from burnish.runs.directory import Finding
@@ -43,7 +43,7 @@ class _Span:
 
 
 @dataclass(frozen=True, slots=True)
-class _Marks:
+class _SpecialTokens:
     """What a tokenizer puts around texts. Take it once: it walks through all added tokens."""
 
     head: list[int]
@@ -52,8 +52,8 @@ class _Marks:
     stop_lengths: tuple[int, ...]
 
     @classmethod
-    def of(cls, tokenizer: Any) -> "_Marks":
-        stops = _special(tokenizer) | end_texts(tokenizer)
+    def of(cls, tokenizer: Any) -> "_SpecialTokens":
+        stops = _special(tokenizer) | stop_texts(tokenizer)
         # A tokenizer may have a start token that it never writes: SmolLM2's opens chat turns.
         start = tokenizer("")["input_ids"][:1]
         return cls(
@@ -93,15 +93,15 @@ def render_all(
 ) -> tuple[list[Rendered], Finding | None]:
     """All rows that fit; a row that is too long is left out and told, never cut.
 
-    The tokens of a conversation are those of `apply_chat_template`, but that no text which the
-    model did not write can hold a special token (`turn_text`). Learnt are the assistant turns
-    with a weight, stop token included; of a document, every token after the first.
+    The tokens of a conversation are those of `apply_chat_template`, except that text which the
+    model did not write never becomes a special token (`escape_special_tokens`). The assistant turns
+    with a weight are trained on, stop token included; of a document, every token after the first.
 
     Raises:
         DataError: nothing would be learnt.
     """
     limit = max_length or int(min(tokenizer.model_max_length, 1 << 30))
-    kept, finding = without_longer(examples, _render(examples, tokenizer), limit)
+    kept, finding = drop_longer(examples, _render(examples, tokenizer), limit)
     if not any(weight for row in kept for weight in row.weights):
         raise DataError(
             f"nothing would be learnt from {len(examples)} rows",
@@ -114,7 +114,7 @@ def render_all(
     return kept, finding
 
 
-def without_longer(
+def drop_longer(
     examples: Sequence[Example], rows: Iterable[Rendered], limit: int
 ) -> tuple[list[Rendered], Finding | None]:
     """The rows of at most `limit` tokens, and which are longer; none is ever cut."""
@@ -136,7 +136,7 @@ def without_longer(
     return kept, Finding("too long", "warning", message, len(longer), tuple(longer[:5]))
 
 
-def turn_text(role: str, text: str, tokenizer: Any) -> str:
+def escape_special_tokens(role: str, text: str, tokenizer: Any) -> str:
     """What a turn says, with a character of no width in each name of a special token in it.
 
     The assistant's own turns stay as they are. Otherwise whoever writes `<|im_end|>` into a
@@ -149,7 +149,7 @@ def turn_text(role: str, text: str, tokenizer: Any) -> str:
     return names.sub(lambda found: found[0][0] + _JOINER + found[0][1:], text)
 
 
-def written_end(tokenizer: Any) -> int | None:
+def template_stop_token(tokenizer: Any) -> int | None:
     """The token that the chat template writes behind an answer; None where it writes none, or
     takes no plain question and answer."""
     example = Example("", (Message("user", "Hello?"), Message("assistant", "Hello.")))
@@ -177,7 +177,7 @@ def render_prompts(
     limit = (max_length or int(min(tokenizer.model_max_length, 1 << 30))) - answer
     prompts = ((e.id, render_prompt(e.prompt, tokenizer)) for e in examples)
     rows = (Rendered(n, tuple(p), (*[0.0] * (len(p) - 1), 1.0)) for n, p in prompts)
-    kept, finding = without_longer(examples, rows, limit)
+    kept, finding = drop_longer(examples, rows, limit)
     if not kept:
         seen = f"none of {len(examples)} prompts has at most {limit} tokens"
         remedy = "shorten them, or lower max_new_tokens"
@@ -190,14 +190,14 @@ def render_answers(
 ) -> tuple[list[Rendered], Finding | None]:
     """Rows whose answers all fit, the chosen and the rejected; given is the longer of them."""
     limit = max_length or int(min(tokenizer.model_max_length, 1 << 30))
-    chosen, _ = render_all([answering(e, e.expected) for e in examples], tokenizer, 1 << 30)
-    pairs = [answering(e, e.rejected) for e in examples if e.rejected is not None]
+    chosen, _ = render_all([with_answer(e, e.expected) for e in examples], tokenizer, 1 << 30)
+    pairs = [with_answer(e, e.rejected) for e in examples if e.rejected is not None]
     rejected = iter(render_all(pairs, tokenizer, 1 << 30)[0] if pairs else [])
     longer = [
         row if e.rejected is None else max(row, next(rejected), key=lambda r: len(r.tokens))
         for e, row in zip(examples, chosen, strict=True)
     ]
-    kept, finding = without_longer(examples, longer, limit)
+    kept, finding = drop_longer(examples, longer, limit)
     if not kept:
         seen = f"none of {len(examples)} rows has answers of at most {limit} tokens"
         remedy = "shorten them, or raise training.max_length"
@@ -205,7 +205,7 @@ def render_answers(
     return kept, finding
 
 
-def unshown_reasoning(
+def hidden_reasoning(
     examples: Sequence[Example], tokenizer: Any, *, is_shown: bool = True
 ) -> list[Finding]:
     """Rows with reasoning in a learnt turn that the chat template leaves out, so it is not learnt.
@@ -229,7 +229,7 @@ def unshown_reasoning(
     return [Finding("reasoning", "warning", message, len(lost), where, remedy)] if lost else []
 
 
-def answering(example: Example, answer: str) -> Example:
+def with_answer(example: Example, answer: str) -> Example:
     """The row with this answer, the only turn that is learnt."""
     prompt = tuple(replace(turn, weight=0.0) for turn in example.prompt)
     return replace(example, messages=(*prompt, Message("assistant", answer)))
@@ -237,7 +237,7 @@ def answering(example: Example, answer: str) -> Example:
 
 def _render(examples: Iterable[Example], tokenizer: Any) -> Iterator[Rendered]:
     rows = iter(examples)
-    marks = _Marks.of(tokenizer)
+    marks = _SpecialTokens.of(tokenizer)
     while chunk := list(islice(rows, _AT_ONCE)):
         texts, spans = zip(*(_text_and_spans(e, tokenizer, marks) for e in chunk), strict=True)
         encoded = tokenizer(
@@ -257,7 +257,9 @@ def _document(example: Example, tokens: Sequence[int]) -> Rendered:
     return Rendered(example.id, tuple(tokens), tuple(weights[: len(tokens)]))
 
 
-def _text_and_spans(example: Example, tokenizer: Any, marks: _Marks) -> tuple[str, list[_Span]]:
+def _text_and_spans(
+    example: Example, tokenizer: Any, marks: _SpecialTokens
+) -> tuple[str, list[_Span]]:
     turns = example.messages
     if turns[0].role == "document":
         return turns[0].content, []
@@ -308,7 +310,7 @@ def _start(text: str, example: Example, place: int, tokenizer: Any) -> int:
     return len(before)
 
 
-def _end(text: str, start: int, content: str, marks: _Marks) -> int | None:
+def _end(text: str, start: int, content: str, marks: _SpecialTokens) -> int | None:
     """The end of the stop token after the answer.
 
     The answer is searched from the header on, because templates strip it, or put an empty thought
@@ -355,11 +357,11 @@ def _special_names(tokenizer: Any) -> re.Pattern[str] | None:
 def _template(
     turns: Conversation, tokenizer: Any, *, answer: bool = False, where: str = "a prompt"
 ) -> str:
-    tools = tools_of(turns)
+    tools = offered_tools(turns)
     template = template_for(tokenizer, tools)
     thoughts = [name for name in REASONING if name in template]
     messages = [
-        {"role": turn.role, "content": turn_text(turn.role, turn.content, tokenizer)}
+        {"role": turn.role, "content": escape_special_tokens(turn.role, turn.content, tokenizer)}
         | (dict.fromkeys(thoughts, turn.reasoning) if turn.reasoning else {})
         for turn in turns
     ]

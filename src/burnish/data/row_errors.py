@@ -5,7 +5,7 @@ from typing import Any
 from burnish.errors import shown
 
 
-class MisfitError(Exception):
+class RowFormatError(Exception):
     """A row that does not fit its format; `code` names the mistake, whichever value shows it.
 
     `fields` are the values that the sentence names: `field` is where in the row, `value` what stood
@@ -19,14 +19,14 @@ class MisfitError(Exception):
         self.remedy = remedy
 
 
-def unfit(value: Any, field: str, remedy: str, *, code: str = "wrong_type") -> MisfitError:
+def wrong_value(value: Any, field: str, remedy: str, *, code: str = "wrong_type") -> RowFormatError:
     """The error of a field that holds what it cannot."""
     kind = type(value).__name__
-    reason = f"has {kind_of(value)} as {field}"
-    return MisfitError(reason, remedy, code=code, field=field, type=kind, value=shown(value))
+    reason = f"has {describe(value)} as {field}"
+    return RowFormatError(reason, remedy, code=code, field=field, type=kind, value=shown(value))
 
 
-def kind_of(value: Any) -> str:
+def describe(value: Any) -> str:
     if value is None:
         return "nothing"
     kinds = {bool: "a true/false value", int: "a number", float: "a number", str: "text"}

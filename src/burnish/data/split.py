@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from burnish.conversation import Example
-from burnish.data.checks.dataset import question_of
+from burnish.data.checks.dataset import normalised_question
 from burnish.errors import DataError
 
 Groups = dict[str, list[Example]]
@@ -44,7 +44,7 @@ def split(
 
 def _group(example: Example) -> str:
     """Rows without a group stand alone, but for those that ask the same in another spelling."""
-    return f"\0{question_of(example)}" if example.group is None else example.group
+    return f"\0{normalised_question(example)}" if example.group is None else example.group
 
 
 def _places(groups: Groups, names: Sequence[str], shares: Sequence[float]) -> dict[str, int]:

@@ -10,10 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from burnish.conversation import Conversation
-from burnish.data.row_errors import MisfitError, unfit
+from burnish.data.row_errors import RowFormatError, wrong_value
 
 
-def called(turn: Mapping[str, Any], where: str) -> str:
+def tool_call_text(turn: Mapping[str, Any], where: str) -> str:
     """The calls of a turn as text, one below the other; empty where it has none.
 
     Raises:
@@ -23,14 +23,14 @@ def called(turn: Mapping[str, Any], where: str) -> str:
     if isinstance(calls, str):
         calls = _listed(calls)
     if not isinstance(calls, list):
-        raise unfit(calls, f"{where}tool_calls", "write a list of calls")
+        raise wrong_value(calls, f"{where}tool_calls", "write a list of calls")
     named = [(_function(call, f"{where}tool_calls."), f"{where}tool_calls.") for call in calls]
     if turn.get("function_call"):
         named.append((turn["function_call"], f"{where}function_call."))
     return "\n".join(_text(function, place) for function, place in named)
 
 
-def call_of_text(value: Any, where: str) -> str:
+def tool_call_from_text(value: Any, where: str) -> str:
     """A turn that is a call, written as JSON text (or as objects): one call or a list of them.
 
     Raises:
@@ -42,11 +42,13 @@ def call_of_text(value: Any, where: str) -> str:
         read = None
     calls = read if isinstance(read, list) else [read]
     if not calls or not all(isinstance(call, Mapping) for call in calls):
-        raise unfit(value, where, "write the call as JSON with name and arguments", code="not_json")
+        raise wrong_value(
+            value, where, "write the call as JSON with name and arguments", code="not_json"
+        )
     return "\n".join(_text(call.get("function", call), f"{where}.") for call in calls)
 
 
-def offered(turns: Conversation, values: Mapping[str, Any]) -> Conversation:
+def with_offered_tools(turns: Conversation, values: Mapping[str, Any]) -> Conversation:
     """The turns with the row's `tools`, or older `functions`, on the first that a user speaks.
 
     Both may be JSON text, as cells of tables are, and a tool may be the bare function.
@@ -61,7 +63,7 @@ def offered(turns: Conversation, values: Mapping[str, Any]) -> Conversation:
     for place, tool in enumerate(shown):
         name = _function(tool, f"tools[{place}].").get("name")
         if not isinstance(name, str) or not name:
-            raise unfit(name, f"tools[{place}].function.name", "name it")
+            raise wrong_value(name, f"tools[{place}].function.name", "name it")
     roles = [turn.role for turn in turns]
     first = roles.index("user") if "user" in roles else 0
     own = replace(turns[first], tools=json.dumps(shown, ensure_ascii=False))
@@ -76,7 +78,7 @@ def _listed(value: Any) -> list[Any]:
     if not read or (isinstance(read, str) and not read.strip()):
         return []
     if not isinstance(read, list):
-        raise MisfitError(
+        raise RowFormatError(
             "has tools that are no list",
             "write a list of functions",
             code="wrong_type",
@@ -94,17 +96,17 @@ def _wrapped(tool: Any) -> Any:
     return {"type": "function", "function": function}
 
 
-def tools_of(turns: Sequence[Any]) -> list[dict[str, Any]] | None:
+def offered_tools(turns: Sequence[Any]) -> list[dict[str, Any]] | None:
     """What a template shows as tools; None where the conversation has none."""
     return next((json.loads(turn.tools) for turn in turns if turn.tools), None)
 
 
 def _function(call: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(call, Mapping) or not isinstance(call.get("function"), Mapping):
-        raise MisfitError(
+        raise RowFormatError(
             f"has no {where}function",
             "write it as OpenAI does",
-            code="field_missing",
+            code="missing_key",
             field=f"{where}function",
         )
     found: Mapping[str, Any] = call["function"]
@@ -114,7 +116,7 @@ def _function(call: Any, where: str) -> Mapping[str, Any]:
 def _text(function: Any, where: str) -> str:
     name = function.get("name") if isinstance(function, Mapping) else None
     if not isinstance(name, str) or not name:
-        raise unfit(name, f"{where}name", "write the function's name")
+        raise wrong_value(name, f"{where}name", "write the function's name")
     given = function.get("arguments", "{}")
     if given is None or given == "":  # of a function without parameters
         given = "{}"
@@ -123,6 +125,6 @@ def _text(function: Any, where: str) -> str:
     except ValueError:
         arguments = None
     if not isinstance(arguments, dict):
-        raise unfit(given, f"{where}arguments", "write a JSON object there")
+        raise wrong_value(given, f"{where}arguments", "write a JSON object there")
     call = {"name": name, "arguments": arguments}
     return f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>"

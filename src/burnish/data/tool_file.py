@@ -6,8 +6,8 @@ from typing import Any
 
 from burnish.conversation import Message
 from burnish.data.row import MAX_ROW_BYTES, Row
-from burnish.data.row_errors import MisfitError
-from burnish.data.tool_calls import offered
+from burnish.data.row_errors import RowFormatError
+from burnish.data.tool_calls import with_offered_tools
 from burnish.errors import DataError
 from burnish.recipe.paths import expanded
 
@@ -27,7 +27,7 @@ def read_tools(path: Path) -> list[Any]:
         raise DataError(
             f"the tools {path} cannot be read ({why})",
             "name a JSON file",
-            code="unreadable",
+            code="file_unreadable",
             path=str(path),
             reason=why,
         ) from error
@@ -41,8 +41,8 @@ def read_tools(path: Path) -> list[Any]:
         ) from error
     tools = read.get("tools", [read]) if isinstance(read, dict) else read
     try:
-        found = offered((Message("user", ""),), {"tools": tools})
-    except MisfitError as misfit:
+        found = with_offered_tools((Message("user", ""),), {"tools": tools})
+    except RowFormatError as misfit:
         raise DataError(
             f"the file of tools {path} {misfit.reason}",
             misfit.remedy,

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 
-class Fields(Mapping[str, Any]):
+class TrackedRow(Mapping[str, Any]):
     """An object of a row: reading a field notes that it is used; `in` and `peek` note nothing.
 
     Args:
@@ -19,7 +19,7 @@ class Fields(Mapping[str, Any]):
         self,
         values: Mapping[str, Any],
         columns: Mapping[str, str] | None = None,
-        within: "tuple[Fields, str] | None" = None,
+        within: "tuple[TrackedRow, str] | None" = None,
     ) -> None:
         self._values = values
         self._columns = columns or {}
@@ -57,14 +57,14 @@ class Fields(Mapping[str, Any]):
         """Notes that a part of the field's value has a meaning, and is not read."""
         self._seen.add(f"{self.column(field)}{part}")
 
-    def part(self, value: Mapping[str, Any], field: str) -> "Fields":
+    def part(self, value: Mapping[str, Any], field: str) -> "TrackedRow":
         """An object inside the field, such as a turn; its fields are noted here, too."""
-        return Fields(value, within=(self, f"{self.column(field)}."))
+        return TrackedRow(value, within=(self, f"{self.column(field)}."))
 
-    def renamed(self, values: Mapping[str, Any], columns: Mapping[str, str]) -> "Fields":
+    def renamed(self, values: Mapping[str, Any], columns: Mapping[str, str]) -> "TrackedRow":
         """The same row in other fields, made of `columns`, which count as used."""
         self._used.update(map(self.column, columns.values()))
-        view = Fields({}, {**self._columns, **columns})
+        view = TrackedRow({}, {**self._columns, **columns})
         view._values, view._used, view._seen = values, self._used, self._seen
         return view
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from burnish.conversation import Message, Role
-from burnish.data.row_errors import MisfitError, unfit
-from burnish.data.tool_calls import call_of_text, called
-from burnish.data.tracked_row import Fields, is_empty
+from burnish.data.row_errors import RowFormatError, wrong_value
+from burnish.data.tool_calls import tool_call_from_text, tool_call_text
+from burnish.data.tracked_row import TrackedRow, is_empty
 from burnish.errors import shown
 
 _CALLS: dict[str, Role] = {"function_call": "assistant", "tool_call": "assistant"}
@@ -72,18 +72,18 @@ CHAT = Style("role", "content")
 SHAREGPT = Style("from", "value")
 
 
-def text_of(values: Mapping[str, Any], field: str, where: str = "") -> str:
+def text_field(values: Mapping[str, Any], field: str, where: str = "") -> str:
     value = values.get(field)
     if not isinstance(value, str):
-        raise unfit(value, f"{where}{_name(values, field)}", "write text there")
+        raise wrong_value(value, f"{where}{_name(values, field)}", "write text there")
     return value
 
 
 def _name(values: Mapping[str, Any], field: str) -> str:
-    return values.column(field).rpartition(".")[2] if isinstance(values, Fields) else field
+    return values.column(field).rpartition(".")[2] if isinstance(values, TrackedRow) else field
 
 
-def unpacked(value: Any) -> Any:
+def parse_cell(value: Any) -> Any:
     """A list or an object that a cell holds as text, as CSV files have it; else the value itself.
 
     Both JSON and what Python prints of a list are read.
@@ -102,7 +102,7 @@ def unpacked(value: Any) -> Any:
 
 def turns_or_text(value: Any) -> Any:
     """Turns that a cell holds as text; other text stays text, even `[1, 2]`."""
-    read = unpacked(value)
+    read = parse_cell(value)
     turns = read if isinstance(read, list) else [read]
     is_turns = bool(turns) and all(
         isinstance(turn, dict) and ("role" in turn or "from" in turn) for turn in turns
@@ -110,13 +110,13 @@ def turns_or_text(value: Any) -> Any:
     return turns if is_turns else value
 
 
-def turns_of(values: Fields, field: str) -> list[Any]:
-    turns = unpacked(values.get(field))
+def turn_list(values: TrackedRow, field: str) -> list[Any]:
+    turns = parse_cell(values.get(field))
     name = _name(values, field)
     if not isinstance(turns, list):
-        raise unfit(turns, name, "write a list of turns")
+        raise wrong_value(turns, name, "write a list of turns")
     if not turns:
-        raise MisfitError(
+        raise RowFormatError(
             f"has no turn in {name}", "add a question and its answer", code="no_turns", field=name
         )
     return [values.part(turn, field) if isinstance(turn, dict) else turn for turn in turns]
@@ -135,9 +135,9 @@ def read_turn(turn: Any, where: str, style: Style = CHAT, *, learnt: bool = True
     role, name = _role_of(turn, style, where)
     refuse_media(turn, where)
     if name in _CALLS:
-        text = call_of_text(turn.get(style.text), f"{where}{style.text}")
+        text = tool_call_from_text(turn.get(style.text), f"{where}{style.text}")
         return Message(role, text, _weight(turn, where) if learnt else 1.0)
-    calls = called(turn, where) if role == "assistant" else ""
+    calls = tool_call_text(turn, where) if role == "assistant" else ""
     content, thought = _content(turn, where, style, is_call=bool(calls))
     said = "\n".join(part for part in (content, calls) if part)
     if role == "tool":  # calls and results stand in order, so their ids add nothing
@@ -150,10 +150,10 @@ def read_turn(turn: Any, where: str, style: Style = CHAT, *, learnt: bool = True
 def refuse_media(values: Mapping[str, Any], where: str = "") -> None:
     """Raises MisfitError where a row or a turn has pictures or sounds besides its text."""
     for name in values:
-        value = values.peek(name) if isinstance(values, Fields) else values.get(name)
+        value = values.peek(name) if isinstance(values, TrackedRow) else values.get(name)
         if name.lower() in MEDIA and not is_empty(value):
-            column = values.column(name) if isinstance(values, Fields) and not where else name
-            raise MisfitError(
+            column = values.column(name) if isinstance(values, TrackedRow) and not where else name
+            raise RowFormatError(
                 f"has {where}{column}, and only text is read",
                 "leave the row out, or write what it shows as text",
                 code="not_text_alone",
@@ -174,18 +174,18 @@ def _style_of(turn: Any, style: Style) -> Style:
 def _role_of(turn: Any, style: Style, where: str) -> tuple[Role, str]:
     field = style.role
     if not isinstance(turn, Mapping):
-        raise unfit(turn, where[:-1], f"write an object with {field}")
+        raise wrong_value(turn, where[:-1], f"write an object with {field}")
     if field not in turn:
-        raise MisfitError(
+        raise RowFormatError(
             f"has no {where}{field}",
             f"add the {field}",
-            code="field_missing",
+            code="missing_key",
             field=f"{where}{field}",
         )
     role = turn[field]
     name = role.strip().lower() if isinstance(role, str) else ""
     if name not in ROLES:
-        raise MisfitError(
+        raise RowFormatError(
             f"has {role!r} as {where}{field}",
             "use one of " + ", ".join(ROLES),
             code="unknown_role",
@@ -205,7 +205,7 @@ def _content(
     if value is None and isinstance(turn.get("refusal"), str):
         return str(turn["refusal"]), ""
     if not isinstance(value, list | dict):
-        return text_of(turn, style.text, where), ""
+        return text_field(turn, style.text, where), ""
     value = value if isinstance(value, list) else [value]
     parts = [_part(part, f"{where}{style.text}") for part in value]
     said = "".join(text for text, is_thought in parts if not is_thought)
@@ -218,14 +218,14 @@ def _part(part: Any, where: str) -> tuple[str, bool]:
         return part, False
     kind = part.get("type") if isinstance(part, dict) else part
     if isinstance(part, dict) and kind in ("thinking", "reasoning"):
-        return text_of(
+        return text_field(
             {"thinking": part.get(kind, part.get("text"))}, "thinking", f"{where}."
         ), True
     names: tuple[str, ...] = ("text", "value", "content")
     if kind == "refusal":
         names = ("refusal",)
     elif kind not in (None, "text", "input_text", "output_text"):
-        raise MisfitError(
+        raise RowFormatError(
             f"has a part {kind!r} in {where}",
             "leave only parts of type text",
             code="not_text_alone",
@@ -233,7 +233,7 @@ def _part(part: Any, where: str) -> tuple[str, bool]:
             value=shown(kind),
         )
     if not isinstance(part, dict) or (kind is None and not any(name in part for name in names)):
-        raise MisfitError(
+        raise RowFormatError(
             f"has a part {part!r} in {where}",
             "leave only parts of type text",
             code="not_text_alone",
@@ -241,21 +241,21 @@ def _part(part: Any, where: str) -> tuple[str, bool]:
             value=shown(part),
         )
     held = next((name for name in names if part.get(name) is not None), names[0])
-    return text_of(part, held, f"{where}."), False
+    return text_field(part, held, f"{where}."), False
 
 
 def _reasoning(turn: Mapping[str, Any], where: str) -> str:
     held = [name for name in REASONING if turn.get(name) not in (None, "")]
-    return text_of(turn, held[0], where) if held else ""
+    return text_field(turn, held[0], where) if held else ""
 
 
 def _weight(turn: Mapping[str, Any], where: str) -> float:
     """The weight of the loss; a turn that is switched off has none."""
     for name in _SWITCHES:
-        if not truth_of(turn.get(name), True, f"{where}{name}"):
+        if not bool_field(turn.get(name), True, f"{where}{name}"):
             return 0.0
     for name in _MASKS:
-        if truth_of(turn.get(name), False, f"{where}{name}"):
+        if bool_field(turn.get(name), False, f"{where}{name}"):
             return 0.0
     name = next((name for name in _WEIGHTS if turn.get(name) is not None), "")
     if not name:
@@ -263,7 +263,7 @@ def _weight(turn: Mapping[str, Any], where: str) -> float:
     weight = turn[name]
     number = isinstance(weight, int | float) and not isinstance(weight, bool)
     if not number or not (weight >= 0 and math.isfinite(weight)):
-        raise MisfitError(
+        raise RowFormatError(
             f"has {weight!r} as {where}{name}",
             "write 0, 1 or another number from 0 up",
             code="bad_weight",
@@ -273,24 +273,24 @@ def _weight(turn: Mapping[str, Any], where: str) -> float:
     return float(weight)
 
 
-def truth_of(value: Any, missing: bool, where: str) -> bool:
+def bool_field(value: Any, missing: bool, where: str) -> bool:
     """True or false, also as CSV files write them; `missing` where there is nothing."""
     if value is None:
         return missing
-    if (read := truth(value)) is None:
-        raise unfit(value, where, "write true or false", code="not_true_or_false")
+    if (read := parse_bool(value)) is None:
+        raise wrong_value(value, where, "write true or false", code="not_true_or_false")
     return read
 
 
-def truth(value: Any) -> bool | None:
+def parse_bool(value: Any) -> bool | None:
     """True or false, also as 1 or 0 and as CSV files write them; None for all else."""
     if isinstance(value, str):
         return _TRUTH.get(value.strip().lower())
     return bool(value) if value in (True, False) else None
 
 
-def judgement(value: Any) -> bool | None:
+def parse_judgement(value: Any) -> bool | None:
     """Whether an answer was liked, in any of the words for it; None where that is not said."""
     if isinstance(value, str):
         return _JUDGEMENTS.get(value.strip().lower())
-    return False if value == -1 else truth(value)
+    return False if value == -1 else parse_bool(value)

@@ -31,7 +31,7 @@ def check_lengths(tasks: Sequence[Task], tokenizer: Any, longest: int) -> None:
                     code="too_many_tokens",
                     item=item.id,
                     task=task.name,
-                    count=count,
+                    tokens=count,
                     limit=longest,
                 )
 

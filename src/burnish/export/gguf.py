@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
-from burnish.data.chat_templates import declared_stops
+from burnish.data.chat_templates import extra_stop_tokens
 from burnish.errors import ModelError
 from burnish.export.gguf_tokenizer import add_vocabulary, check_vocabulary
 from burnish.models.stop_tokens import stop_tokens
@@ -100,7 +100,7 @@ def _add_ends(writer: "GGUFWriter", model: Any, tokenizer: Any) -> None:
     """Tokens that end an answer along with the tokenizer's own; a file has room for two of them,
     the end of a turn and of a message."""
     more = stop_tokens(model, tokenizer) - {tokenizer.eos_token_id}
-    first = [token for token in declared_stops(tokenizer) if token in more]
+    first = [token for token in extra_stop_tokens(tokenizer) if token in more]
     ordered = [*first, *sorted(more - {*first})]
     for add, token in zip(
         (writer.add_eot_token_id, writer.add_eom_token_id), ordered, strict=False

@@ -28,7 +28,7 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
         raise ModelError(
             f"{path} cannot be read ({error})",
             _AGAIN,
-            code="unreadable" if isinstance(error, OSError) else "not_json",
+            code="file_unreadable" if isinstance(error, OSError) else "not_json",
             path=str(path),
             reason=str(error),
         ) from error

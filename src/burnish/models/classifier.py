@@ -173,7 +173,7 @@ class Classifier:
             raise ModelError(
                 f"a text has {longest} tokens, {self.name} reads {self.context_length}",
                 "shorten or split it",
-                code="text_too_long",
+                code="too_many_tokens",
                 tokens=longest,
                 limit=self.context_length,
                 model=self.name,

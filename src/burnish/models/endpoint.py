@@ -9,9 +9,9 @@ from typing import Any
 import httpx2
 
 from burnish.conversation import Conversation
-from burnish.data.chat_templates import next_speakers, speaker_start
-from burnish.data.row_errors import MisfitError
-from burnish.data.tool_calls import called, tools_of
+from burnish.data.chat_templates import next_speaker_index, speaker_prefixes
+from burnish.data.row_errors import RowFormatError
+from burnish.data.tool_calls import offered_tools, tool_call_text
 from burnish.errors import ModelError
 from burnish.models.interface import Choice, Generation, Sampling, Scores, Stream, TextLoss
 from burnish.models.tokenize import token_windows, tokenize_choice
@@ -75,18 +75,18 @@ class RemoteModel:
             "top_p": sampling.top_p,
             "seed": sampling.seed,
         }
-        speakers = next_speakers(self.tokenizer)
+        speakers = speaker_prefixes(self.tokenizer)
         if stops := [*sampling.stop, *speakers][: max(_MOST_STOPS, len(sampling.stop))]:
             wanted["stop"] = stops
-        if tools := tools_of(prompt):
+        if tools := offered_tools(prompt):
             wanted["tools"] = tools
         choice = self._post("chat/completions", wanted)
         try:
-            said = choice["message"]["content"], called(choice["message"], "message.")
+            said = choice["message"]["content"], tool_call_text(choice["message"], "message.")
             text = "\n".join(part for part in said if part)
-        except (KeyError, TypeError, MisfitError) as error:
+        except (KeyError, TypeError, RowFormatError) as error:
             raise self._wrong(error) from error
-        cut = speaker_start(text) if speakers else None
+        cut = next_speaker_index(text) if speakers else None
         ended = choice.get("finish_reason") == "stop" or cut is not None
         return Generation(text[:cut], (), 0.0, ended)
 

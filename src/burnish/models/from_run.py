@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from burnish.data.chat_templates import declare_stops
+from burnish.data.chat_templates import set_stop_tokens
 from burnish.data.tags import all_tags
 from burnish.errors import RunError
 from burnish.models.adapt import WHOLE
@@ -137,14 +137,14 @@ def open_start(directory: RunDirectory, recipe: Recipe) -> Opened:
 def load_base(recipe: Recipe) -> LanguageModel:
     """The model that the recipe names, with the tokens that the recipe says end its answers."""
     model = load_model(recipe.model, recipe.device, four_bit=recipe.method == "qlora")
-    declare_stops(model.tokenizer, recipe.model_settings.stop_tokens)
+    set_stop_tokens(model.tokenizer, recipe.model_settings.stop_tokens)
     return model
 
 
 def _load_reward_model(recipe: Recipe) -> RewardModel:
     """It writes nothing, but reads whole conversations, in which turns end."""
     model = load_reward_model(recipe.model, recipe.device, recipe.seed)
-    declare_stops(model.tokenizer, recipe.model_settings.stop_tokens)
+    set_stop_tokens(model.tokenizer, recipe.model_settings.stop_tokens)
     return model
 
 

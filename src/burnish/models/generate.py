@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from burnish.data.chat_templates import next_speakers, speaker_start
+from burnish.data.chat_templates import next_speaker_index, speaker_prefixes
 from burnish.models.branches import Network, common_start
 from burnish.models.interface import Generation, Sampling, Stream
 from burnish.models.stop_tokens import stop_tokens
@@ -45,7 +45,7 @@ class Decoder:
         self.network, self.tokenizer = network, tokenizer
         self.sampling, self.stream, self.context_length = sampling, stream, context_length
         self.stops = stop_tokens(network.model, tokenizer)
-        self.speakers = next_speakers(tokenizer)
+        self.speakers = speaker_prefixes(tokenizer)
         self.random = torch.Generator(network.device).manual_seed(sampling.seed)
 
     @torch.no_grad()
@@ -150,7 +150,7 @@ class _Batch:
             return False
         tokens = self.tokens[answer]
         if len(tokens) <= _LINE:
-            return speaker_start(self._text(answer)) is not None
+            return next_speaker_index(self._text(answer)) is not None
         line = str(self.decoder.tokenizer.decode(tokens[-_LINE:], skip_special_tokens=True))
         return any(speaker in line for speaker in self.decoder.speakers)
 
@@ -162,7 +162,7 @@ class _Batch:
 
     def _answer(self, answer: int, *, finished: bool) -> Generation:
         text, tokens = self._text(answer), self.tokens[answer]
-        if self.decoder.speakers and (start := speaker_start(text)) is not None:
+        if self.decoder.speakers and (start := next_speaker_index(text)) is not None:
             tokens = tokens[: max(1, self._count_before(answer, start))]
             text = text[:start]
         cuts = [text.index(stop) for stop in self.decoder.sampling.stop if stop in text]

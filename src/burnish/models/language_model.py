@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from burnish.conversation import Conversation
-from burnish.data.chat_templates import ends_mark
+from burnish.data.chat_templates import stop_tokens_hash
 from burnish.data.render import render_prompt
 from burnish.errors import ModelError
 from burnish.models.adapt import adapters_disabled, has_adapter, load_weights
@@ -84,7 +84,7 @@ class LanguageModel:
     def fingerprint(self) -> str:
         on = self.adapter_sha256 if self._adapter_on and self.adapter_sha256 else None
         part = f"{on[:16]}{self._part}" if on else "base"
-        ends = ends_mark(self.tokenizer)
+        ends = stop_tokens_hash(self.tokenizer)
         return f"{self.source_sha256[:16]}-{part}" + (f"-{ends}" if ends else "")
 
     @property
@@ -260,7 +260,7 @@ class LanguageModel:
             raise ModelError(
                 f"{length} tokens exceed the {self.context_length} that {self.name} reads at once",
                 "shorten the text",
-                code="text_too_long",
+                code="too_many_tokens",
                 tokens=length,
                 limit=self.context_length,
                 model=self.name,

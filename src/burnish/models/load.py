@@ -16,7 +16,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from burnish.data.chat_templates import check_templates, declare_stops
+from burnish.data.chat_templates import check_templates, set_stop_tokens
 from burnish.errors import ModelError
 from burnish.models.adapt import load_adapter
 from burnish.models.language_model import LanguageModel, folder_sha256
@@ -161,7 +161,7 @@ def load_tokenizer(source: Source, stops: Sequence[str | int] = ()) -> PreTraine
             model=source.name,
             reason=why,
         ) from error
-    declare_stops(tokenizer, stops)
+    set_stop_tokens(tokenizer, stops)
     return tokenizer
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from burnish.conversation import Example
-from burnish.data.render import answering, render_all
+from burnish.data.render import render_all, with_answer
 from burnish.errors import ModelError
 from burnish.models.branches import Network, Row, tree_states
 from burnish.models.classifier import load_classifier
@@ -63,7 +63,7 @@ class RewardModel:
         self.module.eval()
         if not examples:
             return []
-        given = [answering(e, answer) for e, answer in zip(examples, answers, strict=True)]
+        given = [with_answer(e, answer) for e, answer in zip(examples, answers, strict=True)]
         rendered, _ = render_all(given, self.tokenizer, 1 << 30)
         rows = [Row(row.tokens, row.weights) for row in rendered]
         found = [0.0] * len(rows)

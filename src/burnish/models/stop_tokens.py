@@ -4,8 +4,8 @@ from typing import Any
 
 from transformers import AutoConfig, GenerationConfig
 
-from burnish.data.chat_templates import declared_stops
-from burnish.data.render import written_end
+from burnish.data.chat_templates import extra_stop_tokens
+from burnish.data.render import template_stop_token
 from burnish.models.registry import Source
 
 
@@ -43,7 +43,7 @@ def stop_token_setting(token: int, tokenizer: Any) -> str:
 def missing_stop_token(source: Source, tokenizer: Any) -> int | None:
     """The token that the chat template writes behind an answer, where the model does not stop at
     it; None where it does, or where the template writes none that is known."""
-    end = written_end(tokenizer)
+    end = template_stop_token(tokenizer)
     return (
         end
         if end is not None and end not in _ends(generation_settings(source), tokenizer)
@@ -52,7 +52,7 @@ def missing_stop_token(source: Source, tokenizer: Any) -> int | None:
 
 
 def _ends(generation: Any, tokenizer: Any) -> frozenset[int]:
-    named = {tokenizer.eos_token_id, *_listed(generation), *declared_stops(tokenizer)}
+    named = {tokenizer.eos_token_id, *_listed(generation), *extra_stop_tokens(tokenizer)}
     return frozenset(named - {None})
 
 

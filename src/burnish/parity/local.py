@@ -82,7 +82,7 @@ def _check_lengths(
                 f"the prompt {name} has {len(row)} tokens, more than the {longest} that fit in the "
                 f"context of {model.name} with an answer",
                 "shorten the prompt, or leave it out",
-                code="text_too_long",
+                code="too_many_tokens",
                 prompt=name,
                 tokens=len(row),
                 limit=longest,

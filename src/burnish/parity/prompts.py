@@ -81,7 +81,7 @@ def _lines(path: Path) -> list[Prompt]:
         raise DataError(
             f"cannot read {path}",
             "choose an existing text file in UTF-8",
-            code="file_missing" if isinstance(error, FileNotFoundError) else "unreadable",
+            code="file_missing" if isinstance(error, FileNotFoundError) else "file_unreadable",
             path=str(path),
         ) from error
     texts = [line for line in lines if line.strip()][:_MOST]

@@ -12,9 +12,9 @@ from rich.markup import escape
 
 from burnish.conversation import Example
 from burnish.data.checks.dataset import rejected_answers
-from burnish.data.checks.template_marks import speaking_lines
+from burnish.data.checks.template_marks import speaker_lines
 from burnish.data.load import Dataset, load
-from burnish.data.render import Rendered, unshown_reasoning
+from burnish.data.render import Rendered, hidden_reasoning
 from burnish.data.sample import LIMIT
 from burnish.errors import DataError, RecipeError
 from burnish.evaluation.measure import LEAST_TESTED, tested
@@ -67,10 +67,10 @@ def prepare(recipe: Recipe, source: Source, data: Data | None = None) -> Checked
     if recipe.objective == "sft":
         findings += rejected_answers(dataset.train)
     reads_turns = recipe.objective == "sft"  # the others read what an answer says
-    findings += unshown_reasoning(dataset.train, tokenizer, is_shown=reads_turns)
+    findings += hidden_reasoning(dataset.train, tokenizer, is_shown=reads_turns)
     if recipe.objective not in HEADS:  # a head writes nothing
         every = [*dataset.train, *dataset.validation, *dataset.test]
-        findings += speaking_lines(every, tokenizer)
+        findings += speaker_lines(every, tokenizer)
     for split in ("train", "validation", "test"):
         examples = getattr(dataset, split)
         found = objective.render(examples, tokenizer, limit) if examples else ([], None)

@@ -142,7 +142,7 @@ def _values_in(path: Path) -> Any:
             f"did you mean {near}?" if near else "name a recipe file",
             code="file_missing",
             path=str(path),
-            meant=near and str(near),
+            closest=near and str(near),
         ) from error
     except UnicodeDecodeError as error:
         raise RecipeError(

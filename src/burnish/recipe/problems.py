@@ -121,7 +121,7 @@ def unknown_key(key: str, known: Sequence[str], seen: str = "unknown key ") -> P
     """That there is no such key, with the one that is likely meant."""
     near = meant_key(key, known)
     hint = f" (did you mean {near}?)" if near else ""
-    return Problem(cut(key), "unknown_key", f"{seen}{cut(key)}{hint}", {"meant": near})
+    return Problem(cut(key), "unknown_key", f"{seen}{cut(key)}{hint}", {"closest": near})
 
 
 def quotable(value: Any) -> Any:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from burnish.conversation import Example, Message
-from burnish.data.chat_templates import ends_mark, has_template, template_for
+from burnish.data.chat_templates import has_template, stop_tokens_hash, template_for
 from burnish.data.load import load_rows
 from burnish.data.render import render_all, render_prompt
 from burnish.errors import DataError, ModelError
@@ -134,7 +134,7 @@ def replayed(model: LanguageModel, count: int, seed: int, cache: Path) -> list[R
     Raises:
         ModelError: the model has no chat template to begin from, or writes no questions.
     """
-    ends = ends_mark(model.tokenizer)
+    ends = stop_tokens_hash(model.tokenizer)
     path = cache / f"{model.source_sha256[:16]}{ends and f'-{ends}'}-{count}-{seed}.jsonl"
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from burnish.conversation import Example, Message
-from burnish.data.checks.template_marks import mark_in, speaking_lines, templated
+from burnish.data.checks.template_marks import chat_template_marks, first_mark, speaker_lines
 
 RENDERED = {
     "ChatML": "<|im_start|>user\nq<|im_end|>",
@@ -39,10 +39,10 @@ RENDERED = {
 @pytest.mark.parametrize("family", RENDERED)
 def test_marks_of_every_family(family: str) -> None:
     text = RENDERED[family]
-    assert mark_in(text)
+    assert first_mark(text)
     document = Example("d", (Message("document", text),), source="f:1")
     turns = Example("t", (Message("user", text), Message("assistant", "a")), source="f:2")
-    of_turns, of_documents = templated([document, turns], "train")
+    of_turns, of_documents = chat_template_marks([document, turns], "train")
     assert (of_turns.where, of_documents.where) == (("f:2",), ("f:1",))
     assert {of_turns.severity, of_documents.severity} == {"warning"}
     assert "give what each turn says alone" in of_turns.message
@@ -60,12 +60,12 @@ def test_marks_of_every_family(family: str) -> None:
     ],
 )
 def test_other_text_has_none(text: str) -> None:
-    assert mark_in(text) is None
+    assert first_mark(text) is None
 
 
 def test_a_rejected_answer_is_looked_at() -> None:
     turns = (Message("user", "q"), Message("assistant", "a"))
-    assert templated([Example("p", turns, rejected="b<|eot_id|>")], "train")
+    assert chat_template_marks([Example("p", turns, rejected="b<|eot_id|>")], "train")
 
 
 def test_lines_at_which_a_model_without_a_template_stops(tiny_tokenizer: Any) -> None:
@@ -79,9 +79,9 @@ def test_lines_at_which_a_model_without_a_template_stops(tiny_tokenizer: Any) ->
         Example("m", masked, source="f:9"),
         Example("d", (Message("document", "a\nuser: b"),), source="f:10"),
     ]
-    assert speaking_lines(rows, tiny_tokenizer) == []
+    assert speaker_lines(rows, tiny_tokenizer) == []
     plain = copy.deepcopy(tiny_tokenizer)
     plain.chat_template = None
-    (finding,) = speaking_lines(rows, plain)
+    (finding,) = speaker_lines(rows, plain)
     assert (finding.severity, finding.count, finding.where) == ("warning", 2, ("f:0", "f:2"))
     assert "use a model with a chat template" in finding.message

@@ -258,12 +258,12 @@ def test_file_that_cannot_be_used(
 def test_missing_file_has_a_spelling_hint(tmp_path: Path) -> None:
     write(tmp_path / "support.jsonl", "")
     near = f"{tmp_path}/support.jsonl"
-    with refused("file_missing", DataError, path=f"{tmp_path}/suport.jsonl", near=near):
+    with refused("file_missing", DataError, path=f"{tmp_path}/suport.jsonl", closest=near):
         read_rows(tmp_path / "suport.jsonl")
     for other in ("nowhere/x.jsonl", "report.jsonl", "s.jsonl"):
-        with refused("file_missing", DataError, path=f"{tmp_path}/{other}", near=None):
+        with refused("file_missing", DataError, path=f"{tmp_path}/{other}", closest=None):
             read_rows(tmp_path / other)
-    with refused("file_missing", DataError, near=near):
+    with refused("file_missing", DataError, closest=near):
         read_rows(tmp_path / "support.csv")
 
 
@@ -284,7 +284,7 @@ def test_file_without_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)
-    with refused("unreadable", DataError, path=str(path), reason="Permission denied"):
+    with refused("file_unreadable", DataError, path=str(path), reason="Permission denied"):
         list(read_rows(path))
 
 

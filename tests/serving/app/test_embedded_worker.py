@@ -55,7 +55,7 @@ def test_the_encoder_may_have_other_names(tmp_path: Path) -> None:
 def test_a_wrong_value_is_said_before_anything_starts(tmp_path: Path) -> None:
     with refused("out_of_range", RecipeError, key="training.workers", value=0):
         settings_of(tmp_path, None, ["training.workers=0"])
-    with refused("unknown_key", RecipeError, key="training.worker", meant="training.workers"):
+    with refused("unknown_key", RecipeError, key="training.worker", closest="training.workers"):
         settings_of(tmp_path, None, ["training.worker=2"])
     with refused("bad_name", key="organization", value="a:b"):
         settings_of(tmp_path, None, organization="a:b")

@@ -196,5 +196,5 @@ def test_graders_ask_models_by_their_names_here() -> None:
     found = local_grader(both, {"tiny": "/models/tiny"})
     assert found["graders"] == {"a": judge | {"model": "/models/tiny"}, "b": {"type": "python"}}
     assert both["graders"]["a"] == judge  # what the client gave stays as it was
-    with refused("model_unknown", GraderError, model="tiny"):
+    with refused("unknown_model", GraderError, model="tiny"):
         local_grader(both, {"other": "x"})

@@ -152,5 +152,5 @@ def test_cancelled_on_ray_a_job_ends_there(
 
 def test_without_ray_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with refused("package_missing", package="ray"):
+    with refused("not_installed", package="ray"):
         on_ray()

@@ -44,7 +44,7 @@ def _without_punctuation(sign: re.Match[str]) -> str:
     return " " if unicodedata.category(char)[0] == "P" and char not in _MEANINGFUL else char
 
 
-def question_of(example: Example) -> str:
+def normalised_question(example: Example) -> str:
     """The normalised input; a document is its own."""
     return normalised(example.prompt or example.messages)
 
@@ -73,8 +73,8 @@ def without_duplicates(
     repeated = f"{len(doubles)} rows of {split} say the same as an earlier one and were left out"
     used = f"{len(renamed)} rows of {split} have the id of an earlier one and were given another"
     return list(first.values()), [
-        *found("duplicate", "warning", repeated, doubles),
-        *found("id", "warning", used, renamed),
+        *finding_if_any("duplicate", "warning", repeated, doubles),
+        *finding_if_any("id", "warning", used, renamed),
     ]
 
 
@@ -101,16 +101,16 @@ def without_disliked(
         "out"
     )
     remedy = "set objective to kto to learn from both kinds"
-    return liked, found("disliked", "warning", message, disliked, remedy)
+    return liked, finding_if_any("disliked", "warning", message, disliked, remedy)
 
 
 def without_overlap(
     examples: Sequence[Example], held_out: Sequence[Example], split: str, other: str
 ) -> tuple[list[Example], list[Finding]]:
     """The rows of `split` whose input, normalised, does not stand in `other`."""
-    known = {question_of(example) for example in held_out}
+    known = {normalised_question(example) for example in held_out}
     same = {example.messages for example in held_out}
-    inside = [question_of(example) in known for example in examples]
+    inside = [normalised_question(example) in known for example in examples]
     shared = [example for example, yes in zip(examples, inside, strict=True) if yes]
     exact = sum(1 for example in shared if example.messages in same)
     message = (
@@ -118,7 +118,7 @@ def without_overlap(
         f"were removed from {split}"
     )
     kept = [example for example, yes in zip(examples, inside, strict=True) if not yes]
-    return kept, found("overlap", "warning", message, shared)
+    return kept, finding_if_any("overlap", "warning", message, shared)
 
 
 def without_masked(examples: Sequence[Example], split: str) -> tuple[list[Example], list[Finding]]:
@@ -129,23 +129,25 @@ def without_masked(examples: Sequence[Example], split: str) -> tuple[list[Exampl
         "weight 0, and were left out"
     )
     kept = [example for example in examples if not example.masked]
-    return kept, found("masked", "warning", message, masked)
+    return kept, finding_if_any("masked", "warning", message, masked)
 
 
 def empty_turns(examples: Iterable[Example], split: str) -> list[Finding]:
     """Rows in which somebody says nothing."""
     rows = [e for e in examples if any(not turn.content.strip() for turn in e.messages)]
-    return found("empty", "warning", f"{len(rows)} rows of {split} have an empty turn", rows)
+    return finding_if_any(
+        "empty", "warning", f"{len(rows)} rows of {split} have an empty turn", rows
+    )
 
 
-def is_silent(example: Example) -> bool:
+def has_no_text(example: Example) -> bool:
     """Whether there is nothing but white space in whatever is learnt of a row, or asked by it."""
     learnt = [turn for turn in example.messages if turn.role in ("assistant", "document")]
     said = [turn for turn in learnt if turn.weight] or list(example.messages[-1:])
     return not any((turn.content + turn.reasoning).strip() for turn in said)
 
 
-def parted_documents(examples: Sequence[Example], split: str) -> list[Finding]:
+def document_boundaries(examples: Sequence[Example], split: str) -> list[Finding]:
     """How the text of a .txt file was parted, and whether its lines look like documents."""
     parted = f"the documents of {split} are parted by blank lines: {len(examples)} documents"
     findings = [Finding("documents", "info", parted, len(examples))]
@@ -155,7 +157,7 @@ def parted_documents(examples: Sequence[Example], split: str) -> list[Finding]:
         "between them"
     )
     remedy = "if each line is a document, put an empty line after each"
-    return findings + found("documents", "warning", message, long, remedy)
+    return findings + finding_if_any("documents", "warning", message, long, remedy)
 
 
 def _has_long_lines(text: str) -> bool:
@@ -168,11 +170,11 @@ def conflicting_labels(examples: Iterable[Example]) -> list[Finding]:
     rows: dict[str, list[Example]] = defaultdict(list)
     for example in examples:
         if example.label is not None:
-            rows[question_of(example)].append(example)
+            rows[normalised_question(example)].append(example)
     torn = [group for group in rows.values() if len({e.label for e in group}) > 1]
     seen = " and ".join(sorted({str(example.label) for example in torn[0]})) if torn else ""
     message = f"{len(torn)} inputs have more than one label, the first has {seen}"
-    return found("conflict", "warning", message, [group[-1] for group in torn])
+    return finding_if_any("conflict", "warning", message, [group[-1] for group in torn])
 
 
 def rejected_answers(examples: Iterable[Example]) -> list[Finding]:
@@ -182,7 +184,7 @@ def rejected_answers(examples: Iterable[Example]) -> list[Finding]:
         f"{len(rows)} rows have a rejected answer beside the chosen one, which alone is learnt"
     )
     remedy = "set objective to dpo to learn from both"
-    return found("rejected", "warning", message, rows, remedy)
+    return finding_if_any("rejected", "warning", message, rows, remedy)
 
 
 def unseen_types(train: Sequence[Example], test: Sequence[Example]) -> list[Finding]:
@@ -192,7 +194,7 @@ def unseen_types(train: Sequence[Example], test: Sequence[Example]) -> list[Find
     rows = [e for e in test if {t[2:] for t in e.tags or ()} & set(unseen)]
     names = ", ".join(unseen)
     message = f"{len(rows)} rows of test have spans of a type that train never shows: {names}"
-    return found("unseen", "warning", message, rows)
+    return finding_if_any("unseen", "warning", message, rows)
 
 
 def label_balance(examples: Iterable[Example]) -> list[Finding]:
@@ -206,12 +208,12 @@ def label_balance(examples: Iterable[Example]) -> list[Finding]:
     return [Finding("balance", "warning" if skewed else "info", message, len(counts))]
 
 
-def error_of(finding: Finding) -> DataError:
+def error_from_finding(finding: Finding) -> DataError:
     """A finding that stops, as the error that does; only columns that nothing uses do."""
     return DataError(finding.seen, finding.remedy, code="unused_columns", **finding.fields)
 
 
-def found(
+def finding_if_any(
     kind: str,
     severity: Literal["warning", "info"],
     seen: str,

@@ -12,14 +12,14 @@ _SHOWN = 3
 _LONGEST_CLASS = 60
 
 
-def folded(label: str) -> str:
+def fold_label(label: str) -> str:
     """A label without what the eye may miss: case, Unicode form, spaces, characters of no width."""
     plain = normal_form("NFKC", label).casefold()
     shown = (char for char in plain if unicodedata.category(char) != "Cf")
     return " ".join(normal_form("NFKC", "".join(shown)).split())
 
 
-def escaped(spellings: Sequence[str]) -> list[str]:
+def escape_lookalikes(spellings: Sequence[str]) -> list[str]:
     """Spellings so that they can be told apart, with escapes where they would look alike."""
     looks = Counter(_look(spelling) for spelling in spellings)
     return [repr(one) if looks[_look(one)] == 1 else ascii(one) for one in spellings]
@@ -30,12 +30,12 @@ def _look(spelling: str) -> str:
     return " ".join("".join(c for c in plain if unicodedata.category(c) != "Cf").split())
 
 
-def alike_labels(examples: Sequence[Example]) -> list[Finding]:
+def similar_labels(examples: Sequence[Example]) -> list[Finding]:
     """Classes that differ only in case, Unicode form or spaces; each is learnt as its own."""
     for what, names in _classes(examples):
         spellings: dict[str, Counter[str]] = defaultdict(Counter)
         for name in names:
-            spellings[folded(name)][name] += 1
+            spellings[fold_label(name)][name] += 1
         torn = {look: counts for look, counts in spellings.items() if len(counts) > 1}
         if torn:
             more = f", and {len(torn) - _SHOWN} more" if len(torn) > _SHOWN else ""
@@ -52,7 +52,7 @@ def alike_labels(examples: Sequence[Example]) -> list[Finding]:
 
 def _spelt(counts: Counter[str]) -> str:
     names = [name for name, _ in counts.most_common()]
-    shown = escaped(names)
+    shown = escape_lookalikes(names)
     same = f"{names[0]}: " if shown[0] != repr(names[0]) else ""
     return same + " and ".join(
         f"{one} ({counts[name]} rows)" for name, one in zip(names, shown, strict=True)

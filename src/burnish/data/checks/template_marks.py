@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from burnish.conversation import Example
-from burnish.data.chat_templates import next_speakers, speaker_start
-from burnish.data.checks.dataset import found
+from burnish.data.chat_templates import next_speaker_index, speaker_prefixes
+from burnish.data.checks.dataset import finding_if_any
 from burnish.runs.directory import Finding
 
 _NAMES = (
@@ -43,7 +43,7 @@ _WORDS = (
 )
 
 
-def templated(examples: Iterable[Example], split: str) -> list[Finding]:
+def chat_template_marks(examples: Iterable[Example], split: str) -> list[Finding]:
     """Rows whose text has what a chat template writes: it would be there twice, or be learnt."""
     marked = [(example, mark) for example in examples if (mark := _mark_of(example))]
     documents = [pair for pair in marked if pair[0].messages[0].role == "document"]
@@ -65,20 +65,20 @@ def templated(examples: Iterable[Example], split: str) -> list[Finding]:
         mark = rows[0][1] if rows else ""
         message = f"{len(rows)} rows of {split} {said.format(mark)}"
         examples = [example for example, _ in rows]
-        findings += found("template", "warning", message, examples, remedy)
+        findings += finding_if_any("template", "warning", message, examples, remedy)
     return findings
 
 
-def speaking_lines(examples: Iterable[Example], tokenizer: Any) -> list[Finding]:
+def speaker_lines(examples: Iterable[Example], tokenizer: Any) -> list[Finding]:
     """Rows with a line in an answer that looks like the next speaker's to a model without a chat
     template: whatever such a model writes ends there."""
-    if not next_speakers(tokenizer):
+    if not speaker_prefixes(tokenizer):
         return []
     rows = [
         example
         for example in examples
         for turn in example.messages
-        if turn.role == "assistant" and turn.learnt and speaker_start(turn.content) is not None
+        if turn.role == "assistant" and turn.learnt and next_speaker_index(turn.content) is not None
     ]
     message = (
         f"{len(rows)} answers have a line that begins like a turn (user:, assistant:, system: or "
@@ -86,15 +86,15 @@ def speaking_lines(examples: Iterable[Example], tokenizer: Any) -> list[Finding]
         "line, in evaluation and when it is served"
     )
     remedy = "word these lines differently, or use a model with a chat template"
-    return found("speaker", "warning", message, rows, remedy)
+    return finding_if_any("speaker", "warning", message, rows, remedy)
 
 
 def _mark_of(example: Example) -> str | None:
     texts = [turn.content for turn in example.messages] + [example.rejected or ""]
-    return next((mark for text in texts if (mark := mark_in(text))), None)
+    return next((mark for text in texts if (mark := first_mark(text))), None)
 
 
-def mark_in(text: str) -> str | None:
+def first_mark(text: str) -> str | None:
     """The first mark of a template in a text."""
     if mark := _MARK.search(text):
         return mark[0].strip()

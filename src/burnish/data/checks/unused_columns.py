@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
-from burnish.data.turns import judgement, unpacked
+from burnish.data.turns import parse_cell, parse_judgement
 from burnish.runs.directory import Finding
 
 _SHOWN = 5
@@ -181,7 +181,7 @@ class _Column:
         self.rows += 1
         if len(self.where) < _SHOWN:
             self.where.append(source)
-        self.are_truths &= judgement(value) is not None
+        self.are_truths &= parse_judgement(value) is not None
         self.are_texts &= isinstance(value, str)
         self.are_short &= isinstance(value, bool | int | str) and len(str(value)) <= _LONGEST_CLASS
         if self.are_short and len(self.values) <= _MOST_VALUES:
@@ -190,7 +190,7 @@ class _Column:
     @property
     def judges(self) -> bool:
         """Whether it says yes of some rows and no of others."""
-        return self.are_truths and len({judgement(value) for value in self.values}) == 2
+        return self.are_truths and len({parse_judgement(value) for value in self.values}) == 2
 
     @property
     def has_few_values(self) -> bool:
@@ -327,10 +327,10 @@ class _Hint:
         return {"aim": self.aim, "columns": dict(self.columns), "instead": self.instead}
 
 
-def suggested(values: Mapping[str, Any]) -> dict[str, str]:
+def suggest_columns(values: Mapping[str, Any]) -> dict[str, str]:
     """Our fields with the columns that may be them in a row of no known format; or nothing."""
     for name, value in values.items():
-        turns = unpacked(value)
+        turns = parse_cell(value)
         first = turns[0] if isinstance(turns, list) and turns else None
         if isinstance(first, Mapping) and ("role" in first or "from" in first):
             return {"messages" if "role" in first else "conversations": name}
@@ -383,10 +383,10 @@ def _may_answer(name: str) -> bool:
 
 def recipe_line(columns: Mapping[str, str]) -> str:
     """The line of a recipe that names them, in YAML."""
-    pairs = ", ".join(f"{field}: {quoted(column)}" for field, column in columns.items())
+    pairs = ", ".join(f"{field}: {yaml_quoted(column)}" for field, column in columns.items())
     return f"data: {{columns: {{{pairs}}}}}"
 
 
-def quoted(column: str) -> str:
+def yaml_quoted(column: str) -> str:
     """A column's name as YAML takes it: in quotes where it is not one plain word."""
     return column if re.fullmatch(r"[A-Za-z][\w-]*", column) else json.dumps(column)

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, cast
 from burnish.data.row import MAX_ROW_BYTES, Notice
 from burnish.errors import DataError
 
-UNREADABLE = (EOFError, zlib.error, lzma.LZMAError)
+DECOMPRESSION_ERRORS = (EOFError, zlib.error, lzma.LZMAError)
 _SAMPLE = 1 << 16
 _CHUNK = 1 << 18
 _UNPACK: dict[bytes, Callable[..., BinaryIO]] = {
@@ -63,17 +63,17 @@ _CONTROLS = bytes({*range(32), 127} - set(b"\b\t\n\v\f\r\x1b"))
 _START, _FEWEST_CONTROLS = 1024, 4
 
 
-def silent(_: str) -> None:
+def ignore_notice(_: str) -> None:
     """Takes a notice of how a file was read, and drops it."""
 
 
-def open_utf8(path: Path, notice: Notice = silent) -> BinaryIO:
+def open_utf8(path: Path, notice: Notice = ignore_notice) -> BinaryIO:
     """The file's text as UTF-8 bytes; `notice` hears how it was read where that is unusual.
 
     Raises:
         DataError: its first bytes are those of another kind of file, or no text.
     """
-    file = _unpacked(path, notice)
+    file = _decompressed(path, notice)
     try:
         sample = file.read(_SAMPLE)
         if b"\r" in sample and b"\n" not in sample:
@@ -108,7 +108,7 @@ def lines(file: BinaryIO) -> Iterator[bytes]:
         first = False
 
 
-def _unpacked(path: Path, notice: Notice) -> BinaryIO:
+def _decompressed(path: Path, notice: Notice) -> BinaryIO:
     file = path.open("rb")
     start = file.read(16)
     for magic, unpack in _UNPACK.items():
@@ -147,7 +147,7 @@ def _is_binary(sample: bytes) -> bool:
     return False
 
 
-def not_text(sample: bytes) -> str | None:
+def binary_kind(sample: bytes) -> str | None:
     """What a file that begins like this is, where it cannot be one of plain text; else None."""
     if any(sample.startswith(magic) for magic in _UNPACK):
         return "compressed"

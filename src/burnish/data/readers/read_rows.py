@@ -12,7 +12,7 @@ from pathlib import Path
 
 from burnish.data.readers.arrow import ARROW, PARQUET, arrow, parquet
 from burnish.data.readers.csv import csv_rows, tsv_rows
-from burnish.data.readers.encoding import UNREADABLE, silent
+from burnish.data.readers.encoding import DECOMPRESSION_ERRORS, ignore_notice
 from burnish.data.readers.json import json_array, json_lines
 from burnish.data.readers.text import plain_text
 from burnish.data.row import MAX_ROW_BYTES as MAX_ROW_BYTES
@@ -57,7 +57,7 @@ _OTHER_KINDS = {
 }
 
 
-def read_rows(path: Path, notice: Notice = silent) -> Iterator[Row | BadRow]:
+def read_rows(path: Path, notice: Notice = ignore_notice) -> Iterator[Row | BadRow]:
     """Every row of the file in order; the file is opened when the first row is asked for.
 
     `notice` hears a sentence where the file is read otherwise than its name says.
@@ -129,7 +129,7 @@ def _missing(path: Path) -> DataError:
         hint,
         code="file_missing",
         path=str(path),
-        near=str(near) if near else None,
+        closest=str(near) if near else None,
     )
 
 
@@ -181,11 +181,11 @@ def _guarded(path: Path, reader: RowReader | None, notice: Notice) -> Iterator[R
         raise DataError(
             f"{path} cannot be read ({why})",
             "check the file and its rights",
-            code="unreadable",
+            code="file_unreadable",
             path=str(path),
             reason=why,
         ) from error
-    except UNREADABLE as error:
+    except DECOMPRESSION_ERRORS as error:
         what = " ".join(str(error).split())
         raise DataError(
             f"{path} cannot be unpacked ({what})",

@@ -87,7 +87,7 @@ class ModelGrader(Grader):
                 f"the grader {self.name or self.type!r} asks the model {self.model}, which is not "
                 "there",
                 "name one of the models that are listed",
-                code="model_not_found",
+                code="unknown_model",
                 grader=self.name or self.type,
                 model=self.model,
             )

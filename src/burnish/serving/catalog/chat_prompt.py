@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from burnish.data.chat_templates import template_for
-from burnish.data.render import turn_text
+from burnish.data.render import escape_special_tokens
 from burnish.errors import DataError
 from burnish.inference.lengths import tokens_within
 from burnish.serving.errors import invalid
@@ -62,7 +62,7 @@ def _turn(message: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
     role = _ROLES.get(message["role"], message["role"])
     content = message.get("content")  # a turn that refused has none, and its words beside it
     text = _text(message.get("refusal") if content is None else content)
-    text = turn_text(role, text, tokenizer)
+    text = escape_special_tokens(role, text, tokenizer)
     turn: dict[str, Any] = {"role": role, "content": text}
     calls = list(message.get("tool_calls") or ())
     if function := message.get("function_call"):  # as calls were sent before there were tools

@@ -11,7 +11,7 @@ from typing import Any
 
 from openai.types import Model
 
-from burnish.data.chat_templates import declare_stops, next_speakers
+from burnish.data.chat_templates import set_stop_tokens, speaker_prefixes
 from burnish.evaluation.graders import SamplingRequest
 from burnish.inference.embedder import Embedder
 from burnish.inference.engine import Engine
@@ -71,7 +71,7 @@ def ending_at(stops: Sequence[str | int], opened: Open) -> Open:
 
     def also(source: str) -> Target:
         target = opened(source)
-        declare_stops(target.tokenizer, stops)
+        set_stop_tokens(target.tokenizer, stops)
         return target
 
     return also
@@ -204,7 +204,7 @@ class Engines:
             temperature=1.0 if request.temperature is None else request.temperature,
             top_p=1.0 if request.top_p is None else request.top_p,
             grammar=grammar,
-            speakers=next_speakers(target.tokenizer),
+            speakers=speaker_prefixes(target.tokenizer),
         )
         with target.engine.submit(target.ask(prompt, draw, request.seed, 0)) as answer:
             pieces = []
@@ -238,7 +238,7 @@ class Engines:
         key = (id(base.tokenizer), stops)
         if key not in self._tokenizers:
             own = copy.copy(base.tokenizer)
-            declare_stops(own, stops)
+            set_stop_tokens(own, stops)
             self._tokenizers[key] = own
         return self._tokenizers[key]
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from anyio import to_thread
 from fastapi import Request
 
-from burnish.data.chat_templates import declared_stops
+from burnish.data.chat_templates import extra_stop_tokens
 from burnish.inference.engine import Backend
 from burnish.inference.grammar import SchemaGrammar, json_grammar, lenient, schema_grammar
 from burnish.inference.lengths import TooLongError, tokens_within
@@ -88,7 +88,7 @@ class Target:
         prompt_logprobs: bool = False,
     ) -> GenerationRequest:
         """One of several answers to a prompt: a seed is the first one's, the others' come of it."""
-        ends = frozenset(declared_stops(self.tokenizer))
+        ends = frozenset(extra_stop_tokens(self.tokenizer))
         own = replace(
             draw, ends=ends, seed=seed if seed is None or not place else _seed(seed, place)
         )

@@ -141,7 +141,7 @@ def local_grader(spec: Mapping[str, Any], models: Mapping[str, str]) -> dict[str
             raise GraderError(
                 f"the grader asks the model {spec['model']}, which no job here can ask",
                 f"name one of {', '.join(models)}",
-                code="model_unknown",
+                code="unknown_model",
                 model=spec["model"],
                 expected=[*models],
             )

@@ -33,7 +33,7 @@ def on_ray(address: str | None = None) -> Engine:
         raise UserError(
             "the engine is ray, but Ray is not installed",
             "install it with `pip install burnish[ray]`, or leave --engine out",
-            code="package_missing",
+            code="not_installed",
             package="ray",
         )
     return ("burnish.serving.jobs.run_on_ray", *([address] if address else []))

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from burnish.data.checks.unused_columns import quoted
+from burnish.data.checks.unused_columns import yaml_quoted
 from burnish.data.sample import LIMIT
 from burnish.errors import DataError, GraderError
 from burnish.parity.record import Parity, read_parity
@@ -217,7 +217,7 @@ def _way(hint: Mapping[str, Any]) -> str:
 
 def _rename(columns: Mapping[str, str]) -> str:
     changed = [(column, field) for field, column in columns.items() if column != field]
-    pairs = " and ".join(f"{quoted(column)} to {field}" for column, field in changed)
+    pairs = " and ".join(f"{yaml_quoted(column)} to {field}" for column, field in changed)
     return f"rename {pairs}" if pairs else ""
 
 

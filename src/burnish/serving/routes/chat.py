@@ -15,7 +15,7 @@ from openai.types.chat.chat_completion_chunk import ChoiceDelta
 from openai.types.chat.chat_completion_message import ChatCompletionMessage
 from pydantic import Field, model_validator
 
-from burnish.data.chat_templates import next_speakers
+from burnish.data.chat_templates import speaker_prefixes
 from burnish.errors import UserError
 from burnish.inference.grammar import call_grammar
 from burnish.inference.tool_calls import Call, text_before_calls
@@ -204,7 +204,7 @@ def _asks(body: ChatRequest, target: Target, prompt: tuple[int, ...]) -> list[Ge
         bias=body.biases(target.vocabulary),
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         grammar=_grammar(body, target),
-        speakers=next_speakers(target.tokenizer),
+        speakers=speaker_prefixes(target.tokenizer),
         **{name: value for name, value in body.drawn().items() if name != "seed"},
     )
     return [target.ask(prompt, draw, body.seed, place) for place in range(body.n or 1)]

@@ -2,7 +2,7 @@
 
 import codecs
 
-from burnish.data.readers.encoding import not_text
+from burnish.data.readers.encoding import binary_kind
 from burnish.serving.errors import invalid
 
 # The only purpose whose files are rows; the others hold whatever they hold.
@@ -22,6 +22,6 @@ def check_start(purpose: str, start: bytes, param: str) -> None:
     if len(start) < START and not start.removeprefix(codecs.BOM_UTF8).strip():
         said = "The file is empty. Upload a file with one JSON object on each line."
         raise invalid(said, param, "invalid_file")
-    if kind := not_text(start):
+    if kind := binary_kind(start):
         said = f"The file is {kind}. Upload JSON Lines, one JSON object on each line, as text."
         raise invalid(said, param, "invalid_file")

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from burnish.conversation import Example
-from burnish.data.render import Rendered, without_longer
+from burnish.data.render import Rendered, drop_longer
 from burnish.errors import DataError, RecipeError
 from burnish.models.branches import Network
 from burnish.models.head_inputs import encode_texts, label_logits
@@ -155,7 +155,7 @@ def fitting(
         DataError: all are.
     """
     limit = max_length or int(min(tokenizer.model_max_length, 1 << 30))
-    kept, finding = without_longer(examples, rows, limit)
+    kept, finding = drop_longer(examples, rows, limit)
     if not kept:
         raise DataError(
             f"nothing would be learnt from {len(examples)} rows",

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from burnish.conversation import Example
-from burnish.data.render import Rendered, answering, render_answers
+from burnish.data.render import Rendered, render_answers, with_answer
 from burnish.models.branches import Network, Row, tree_states
 from burnish.runs.directory import Finding
 from burnish.training.objectives.base import Loss, Objective, light_pieces, require, rows_of
@@ -68,8 +68,10 @@ class Dpo(Objective[Pair]):
         return render_answers(examples, tokenizer, max_length)
 
     def items(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Pair]:
-        chosen = rows_of([answering(e, e.expected) for e in examples], tokenizer, max_length)
-        rejected = rows_of([answering(e, str(e.rejected)) for e in examples], tokenizer, max_length)
+        chosen = rows_of([with_answer(e, e.expected) for e in examples], tokenizer, max_length)
+        rejected = rows_of(
+            [with_answer(e, str(e.rejected)) for e in examples], tokenizer, max_length
+        )
         return [Pair(good, bad) for good, bad in zip(chosen, rejected, strict=True)]
 
     def prepare(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from burnish.conversation import Example
-from burnish.data.render import Rendered, answering, render_answers
+from burnish.data.render import Rendered, render_answers, with_answer
 from burnish.errors import DataError
 from burnish.models.branches import Network, Row, tree_states
 from burnish.runs.directory import Finding
@@ -142,7 +142,7 @@ def mismatched(judged: Sequence[Example]) -> list[Example]:
 
     shifts = range(1, min(len(judged), _SHIFTS_TRIED + 1))
     answers = _shifted(judged, min(shifts, key=own, default=0))
-    return [answering(e, other.expected) for e, other in zip(judged, answers, strict=True)]
+    return [with_answer(e, other.expected) for e, other in zip(judged, answers, strict=True)]
 
 
 def _shifted(values: Sequence[Any], by: int) -> list[Any]:
@@ -156,7 +156,7 @@ def as_judged(example: Example) -> list[Example]:
         DataError: the row neither compares nor judges.
     """
     if example.liked is not None:
-        return [answering(example, example.expected)]
+        return [with_answer(example, example.expected)]
     if example.rejected is None:
         raise DataError(
             f"{example.source or example.id} has no judgement",
@@ -164,5 +164,5 @@ def as_judged(example: Example) -> list[Example]:
             code="no_judgement",
             row=example.source or example.id,
         )
-    chosen = answering(replace(example, liked=True), example.expected)
-    return [chosen, answering(replace(example, liked=False), example.rejected)]
+    chosen = with_answer(replace(example, liked=True), example.expected)
+    return [chosen, with_answer(replace(example, liked=False), example.rejected)]
