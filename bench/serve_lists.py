@@ -31,8 +31,8 @@ from serve_programs import burnish, free_port, serving
 from sqlalchemy import insert, text
 
 from burnish.serving.state.installation import Service, Settings, open_service
-from burnish.serving.state.keys import confine
 from burnish.serving.state.keys import make as make_key
+from burnish.serving.state.keys import restrict_to_project
 from burnish.serving.state.tables import (
     EventRow,
     FileRow,
@@ -248,7 +248,7 @@ def secrets_of(service: Service) -> tuple[str, str]:
     with service.database.writing() as session:
         _, whole = make_key(session, "bench", "whole", ["admin"])
         key, one = make_key(session, "bench", "one", ["infer"])
-        confine(session, "bench", key.id, "proj-1")
+        restrict_to_project(session, "bench", key.id, "proj-1")
     return whole, one
 
 

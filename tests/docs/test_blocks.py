@@ -25,7 +25,7 @@ from burnish.errors import RecipeError
 from burnish.evaluation.graders import grader_of_file
 from burnish.evaluation.suite import load_suite
 from burnish.recipe.schema import Recipe, known_keys, load_recipe, recipe_of_rows
-from burnish.serving.schemas.openapi import Refusal
+from burnish.serving.schemas.openapi import ErrorBody
 from tests.docs.blocks import BLOCKS, PAGES, ROOT, Block, commands, inline, shown
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -115,7 +115,7 @@ def _is_grader(path: Path) -> None:
 
 
 def _is_error(path: Path) -> None:
-    Refusal.model_validate_json(path.read_text())
+    ErrorBody.model_validate_json(path.read_text())
 
 
 def _are_rows(path: Path) -> None:

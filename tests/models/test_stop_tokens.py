@@ -22,8 +22,8 @@ from burnish.models.stop_tokens import stop_tokens
 from burnish.pipeline import verbs
 from burnish.runs.directory import RunDirectory
 from burnish.serving.catalog.chat_prompt import prompt_tokens
-from burnish.serving.catalog.registry import in_memory
-from burnish.serving.catalog.server import endless_bases, open_server
+from burnish.serving.catalog.registry import open_in_process
+from burnish.serving.catalog.server import models_without_stop_token, open_server
 from burnish.serving.routes import chat
 from burnish.serving.routes.chat import ChatRequest
 from burnish.serving.schemas.tools import Tool
@@ -144,14 +144,14 @@ def test_the_server_stops_there(run: RunDirectory, endless: Path, tmp_path: Path
 
 def test_the_server_warns_of_a_base_that_does_not_stop(endless: Path, tmp_path: Path) -> None:
     given = [f"model_settings.stop_tokens=['{END}']"]
-    (warning,) = endless_bases(settings_of(tmp_path, [f"told={endless}"]))
+    (warning,) = models_without_stop_token(settings_of(tmp_path, [f"told={endless}"]))
     assert f"told does not stop at '{END}'" in warning
     assert f'--set "{given[0]}"' in warning
     settings = settings_of(tmp_path, [f"told={endless}"], given)
     assert settings.stops == (END,)
-    assert endless_bases(settings) == []
+    assert models_without_stop_token(settings) == []
     with refused("unknown_token", RecipeError, value="<|im|>") as error:
-        endless_bases(
+        models_without_stop_token(
             settings_of(tmp_path, [f"told={endless}"], ["model_settings.stop_tokens=[<|im|>]"])
         )
     assert "the model told" in error.value.seen
@@ -159,7 +159,7 @@ def test_the_server_warns_of_a_base_that_does_not_stop(endless: Path, tmp_path: 
 
 def test_a_chat_without_a_template_ends_where_another_speaks(tiny_folder: Path) -> None:
     """Whole, streamed and with stops of the client's own; a completion has no speakers."""
-    target = in_memory("cpu")(str(tiny_folder))
+    target = open_in_process("cpu")(str(tiny_folder))
     speakers = ("\nsystem:", "\nuser:", "\nassistant:", "\ntool:")
     for template, expected in ((CHATML, ()), (None, speakers)):
         target.tokenizer.chat_template = template
@@ -171,7 +171,7 @@ def test_a_chat_without_a_template_ends_where_another_speaks(tiny_folder: Path) 
 
 
 def test_the_server_shows_tools_with_their_template(endless: Path, tiny_tokenizer: Any) -> None:
-    target = in_memory("cpu")(str(endless))
+    target = open_in_process("cpu")(str(endless))
     single = copy.deepcopy(tiny_tokenizer)
     single.chat_template = TEMPLATE
     turns = [{"role": "user", "content": "where is it"}]

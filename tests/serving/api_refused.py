@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from burnish.inference.errors import InferenceError
-from burnish.serving.errors import ApiError, unanswered
+from burnish.serving.errors import ApiError, inference_error
 
 
 def api_refused(
@@ -26,7 +26,7 @@ def api_refused(
 
     def fits(error: ApiError | InferenceError | openai.APIStatusError) -> bool:
         if isinstance(error, InferenceError):
-            error = unanswered(error)
+            error = inference_error(error)
         seen = error.status if isinstance(error, ApiError) else error.status_code
         return (seen, error.code, error.param) == (status, code, param) and quotes(error, *values)
 

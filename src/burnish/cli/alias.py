@@ -38,7 +38,7 @@ def command(
             value=alias,
         )
     service = service_in(folder, database)
-    ours = replace(service, database=service.database.acting("cli"))
+    ours = replace(service, database=service.database.as_actor("cli"))
     if target:
         said = point(ours, name, target, force=force)
         if said:

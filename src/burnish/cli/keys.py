@@ -57,7 +57,7 @@ def command(
             scopes, first = scope or ["infer", "tune"], not keys.required(session)
             key, secret = keys.make(session, "cli", name or "", scopes, requests, tokens)
             if project is not None:
-                keys.confine(session, "cli", key.id, project)
+                keys.restrict_to_project(session, "cli", key.id, project)
             shown = {"id": key.id, "scopes": sorted(key.scopes), "secret": secret}
             if as_json:
                 print(json.dumps(shown))
@@ -69,7 +69,7 @@ def command(
                 write(said, error=True)
         elif action == "revoke":
             keys.revoke(session, "cli", name or "")
-            if not keys.any_left(session) and keys.required(session):
+            if not keys.any_active(session) and keys.required(session):
                 write(_LOCKED, error=True)
         elif action == "off":
             keys.turn_off(session, "cli")

@@ -19,7 +19,7 @@ from burnish.terminal import Terminal, write
 
 if TYPE_CHECKING:  # slow to import, and most verbs serve nothing
     from burnish.recipe.schema import Recipe
-    from burnish.serving.jobs.process import Engine
+    from burnish.serving.jobs.process import JobRunner
     from burnish.serving.state.installation import Service, Settings
 
 Set = Annotated[
@@ -155,15 +155,15 @@ def service_in(folder: Path, database: str | None) -> "Service":
     return open_service(Settings(folder), database)
 
 
-def engine_of(engine: str, cluster: str | None) -> "Engine":
+def engine_of(engine: str, cluster: str | None) -> "JobRunner":
     """
     Raises:
         UserError: Ray is not installed, or an address is given for another engine.
     """
-    from burnish.serving.jobs.process import LOCAL, on_ray
+    from burnish.serving.jobs.process import LOCAL, ray_runner
 
     if engine == "ray":
-        return on_ray(cluster)
+        return ray_runner(cluster)
     if cluster:
         raise UserError(
             f"--address is {cluster}, but the engine is {engine}",

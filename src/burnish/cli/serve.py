@@ -58,9 +58,9 @@ def command(
     ] = 60.0,
 ) -> None:
     from burnish.serving import log
-    from burnish.serving.app.connections import Patience
-    from burnish.serving.app.listen import Address, check, listen, worker_beside
-    from burnish.serving.catalog.server import endless_bases, open_server, opener
+    from burnish.serving.app.connections import ConnectionLimits
+    from burnish.serving.app.listen import Address, check, embedded_worker, listen
+    from burnish.serving.catalog.server import base_opener, models_without_stop_token, open_server
     from burnish.serving.state.installation import GradingBounds
 
     names = [one.partition("=")[0] for one in model or ()]
@@ -76,14 +76,14 @@ def command(
     settings = replace(settings, record=record, grading=grading)
     runs = engine_of(engine, cluster)
     log.write_all_to(sys.stderr)
-    server = open_server(settings, database, opened=opener(settings, backend, vllm_url))
+    server = open_server(settings, database, opened=base_opener(settings, backend, vllm_url))
     address = Address(host, port, tls_cert, tls_key)
     with server.database.reading() as session:
         check(address, session)
     console = Terminal(highlight=False, stderr=True)
     console.print(f"serve  {address.url}  {', '.join(settings.models)}", markup=False)
-    for warning in endless_bases(settings):
+    for warning in models_without_stop_token(settings):
         console.print(f"warning  {warning}", style="yellow", markup=False)
     console.print(f'try    openai.OpenAI(base_url="{address.url}", api_key="none")', markup=False)
-    with worker_beside(settings, database, runs) if worker else contextlib.nullcontext():
-        listen(server, address, patience=Patience(each=connections))
+    with embedded_worker(settings, database, runs) if worker else contextlib.nullcontext():
+        listen(server, address, connection_limits=ConnectionLimits(each=connections))

@@ -54,7 +54,7 @@ class ApiError(Exception):
         return JSONResponse(self.body, self.status, headers=self.headers)
 
 
-def unanswered(error: InferenceError) -> ApiError:
+def inference_error(error: InferenceError) -> ApiError:
     """What the engine raised; the official client tries again where that may help."""
     if isinstance(error, RequestError):
         return invalid(error.message, error.param, error.code)

@@ -13,7 +13,7 @@ import pytest
 
 from burnish.cli import main
 from burnish.serving.app import listen
-from burnish.serving.app.listen import Address, check, worker_beside
+from burnish.serving.app.listen import Address, check, embedded_worker
 from burnish.serving.state.installation import Service, Settings
 from tests.refused import refused
 
@@ -83,7 +83,7 @@ def test_a_worker_that_is_killed_is_started_again(
             time.sleep(0.02)
         raise AssertionError("there is no worker")
 
-    with worker_beside(settings, None):
+    with embedded_worker(settings, None):
         first = worker()
         os.kill(first, signal.SIGKILL)
         second = worker(not_this=first)

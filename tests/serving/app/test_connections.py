@@ -25,15 +25,15 @@ from fastapi.responses import StreamingResponse
 from burnish.serving import log
 from burnish.serving.app.connections import (
     Connection,
+    ConnectionLimits,
     Connections,
-    Patience,
     network_of,
-    raise_descriptors,
+    raise_open_file_limit,
 )
 from burnish.serving.app.listen import _Listener
 from burnish.serving.middleware.drain import Drain
 
-QUICK = Patience(each=8, head=0.6, window=0.8, rate=1000, unread=60.0)
+QUICK = ConnectionLimits(each=8, head=0.6, window=0.8, rate=1000, unread=60.0)
 HALF = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-"
 WHOLE = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
@@ -62,14 +62,14 @@ def small_app() -> FastAPI:
 
 
 @contextlib.contextmanager
-def listening(patience: Patience = QUICK, **tls: Any) -> Iterator[int]:
+def listening(connection_limits: ConnectionLimits = QUICK, **tls: Any) -> Iterator[int]:
     """The port of a server with the application."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
     given: dict[str, Any] = {"log_config": None, "ws": "none", "timeout_graceful_shutdown": 1}
     config = uvicorn.Config(small_app(), host="127.0.0.1", port=port, **given, **tls)
-    server = _Listener(config, Drain(), 1.0, patience)
+    server = _Listener(config, Drain(), 1.0, connection_limits)
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
@@ -332,11 +332,11 @@ def test_descriptors_are_raised() -> None:
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert found.stdout.split() == ["200", "200", "200"]
-    assert raise_descriptors() >= resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    assert raise_open_file_limit() >= resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def test_bounds_leave_descriptors_for_all_else() -> None:
-    most = [Connections({}, None, Patience(), count)._most for count in (20, 1024, 1 << 20)]
+    most = [Connections({}, None, ConnectionLimits(), count)._most for count in (20, 1024, 1 << 20)]
     assert most == [16, 448, 4096]
 
 

@@ -31,7 +31,7 @@ def test_values_and_engine_are_handed_on(tmp_path: Path, monkeypatch: pytest.Mon
     given = ["training.workers=2", "evaluate.general=null"]
     settings = settings_of(tmp_path, None, given, "acme-corp")
     for engine in (LOCAL, ("burnish.serving.jobs.run_on_ray", "gpu:6379")):
-        with listen.worker_beside(settings, None, engine):
+        with listen.embedded_worker(settings, None, engine):
             pass
     plain, ray = (" ".join(command) for command in started)
     assert "--organization acme-corp" in plain

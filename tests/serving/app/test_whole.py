@@ -74,7 +74,7 @@ def whole(settings: Settings) -> Iterator[Whole]:
         ):
             key, secrets[name] = keys.make(session, "cli", name, scopes)
             if project:
-                keys.confine(session, "cli", key.id, project)
+                keys.restrict_to_project(session, "cli", key.id, project)
     worker = Worker(server)
     with running(make_app(server)) as address:
         made = Whole(server, address, None, secrets)  # type: ignore[arg-type]
@@ -189,15 +189,17 @@ def test_a_project_sees_its_own_files_uploads_and_jobs(whole: Whole) -> None:
             other.fine_tuning.jobs.create(model="tiny", training_file=file)
         assert refused.value.code == "file_not_found"
         part = team.uploads.parts.create(upload.id, data=b"abc")
-        parted = team.uploads.complete(upload.id, part_ids=[part.id]).file
-        assert parted
+        split_calls = team.uploads.complete(upload.id, part_ids=[part.id]).file
+        assert split_calls
         own = other.files.create(file=("own.jsonl", chats(2)), purpose="fine-tune")
         assert [one.id for one in other.files.list()] == [own.id]
-        assert {parted.id, file, *whole.job.result_files} <= {one.id for one in team.files.list()}
+        assert {split_calls.id, file, *whole.job.result_files} <= {
+            one.id for one in team.files.list()
+        }
         assert own.id not in {one.id for one in team.files.list()}
-        assert {own.id, parted.id, file} <= {one.id for one in admin.files.list()}
+        assert {own.id, split_calls.id, file} <= {one.id for one in admin.files.list()}
         other.files.delete(own.id)
-        team.files.delete(parted.id)
+        team.files.delete(split_calls.id)
         assert list(other.fine_tuning.jobs.list()) == []
         assert job in [one.id for one in team.fine_tuning.jobs.list()]
         assert job in [one.id for one in admin.fine_tuning.jobs.list()]

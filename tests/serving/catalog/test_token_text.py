@@ -3,7 +3,7 @@
 from transformers import PreTrainedTokenizerFast
 
 from burnish.inference.types import SampledToken
-from burnish.serving.catalog.token_text import Wording
+from burnish.serving.catalog.token_text import TokenText
 
 
 def test_a_special_token_takes_room_in_the_prompt_alone(
@@ -14,7 +14,7 @@ def test_a_special_token_takes_room_in_the_prompt_alone(
         SampledToken(token, -1.0)
         for token in tiny_tokenizer.convert_tokens_to_ids(["a", "<|endoftext|>", "b"])
     ]
-    found = Wording(tiny_tokenizer).legacy(drawn, drawn, 0, 0)
+    found = TokenText(tiny_tokenizer).completion_logprobs(drawn, drawn, 0, 0)
     assert found.tokens == ["a", "<|endoftext|>", "b"] * 2
     assert found.text_offset == [0, 1, 14, 15, 16, 16]
 
@@ -23,5 +23,5 @@ def test_a_token_is_among_its_alternatives(tiny_tokenizer: PreTrainedTokenizerFa
     a, b, c = tiny_tokenizer.convert_tokens_to_ids(["a", "b", "c"])
     likely = ((b, -0.5), (c, -1.5))
     drawn = [SampledToken(a, -2.0, likely), SampledToken(b, -0.5, likely)]
-    found = Wording(tiny_tokenizer).legacy((), drawn, 0, 2)
+    found = TokenText(tiny_tokenizer).completion_logprobs((), drawn, 0, 2)
     assert found.top_logprobs == [{"b": -0.5, "c": -1.5, "a": -2.0}, {"b": -0.5, "c": -1.5}]

@@ -109,7 +109,7 @@ def test_what_the_database_refuses_fails_the_job(
     client: openai.OpenAI, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def tells_too_much(attempt: Attempt) -> None:
-        attempt.held.report([Event("x", place="far " * 100)])
+        attempt.lease.report([Event("x", log_position="far " * 100)])
 
     monkeypatch.setattr(Attempt, "run", tells_too_much)
     job = submitted(client, chats(20))

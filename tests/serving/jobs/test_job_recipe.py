@@ -10,7 +10,13 @@ from burnish.data.load import load
 from burnish.errors import DataError, GraderError, RecipeError
 from burnish.recipe.schema import load_recipe
 from burnish.serving.jobs import job_recipe
-from burnish.serving.jobs.job_recipe import Start, lay_out, local_grader, recipe_for, write_recipe
+from burnish.serving.jobs.job_recipe import (
+    Start,
+    local_grader,
+    recipe_for,
+    write_job_files,
+    write_recipe,
+)
 from burnish.serving.jobs.results import error_of, warnings
 from burnish.serving.jobs.run_recipe import outcome
 from burnish.serving.state.tables import JobRow
@@ -106,8 +112,8 @@ def test_an_interval_becomes_a_number_of_passes(tmp_path: Path) -> None:
     recipe = load_recipe(tmp_path / "recipe.yaml")
     assert recipe.grpo.num_generations == 4
     # 100 rows less 25 to test and 10 to validate are 13 steps an epoch, 26 in all
-    assert job_recipe.with_interval(recipe, 13, 100) == 2
-    assert job_recipe.with_interval(recipe, 1000, 100) == 1
+    assert job_recipe.validation_passes(recipe, 13, 100) == 2
+    assert job_recipe.validation_passes(recipe, 1000, 100) == 1
 
 
 def rows(path: Path, count: int) -> Path:
@@ -121,7 +127,7 @@ def rows(path: Path, count: int) -> Path:
 
 def test_rows_of_a_grader_are_prompts_whatever_else_they_say(tmp_path: Path) -> None:
     wanted, folder = job("reinforcement"), tmp_path / "job"
-    assert lay_out(wanted, folder, {"train": rows(tmp_path / "upload", 12)}, {}) == 12
+    assert write_job_files(wanted, folder, {"train": rows(tmp_path / "upload", 12)}, {}) == 12
     assert json.loads((folder / "grader.json").read_text()) == GRADER
     values = recipe_for(wanted, folder, Start("smollm2-135m"), {}, 1e-3)
     write_recipe(folder / "recipe.yaml", values)
@@ -134,10 +140,10 @@ def test_rows_of_a_grader_are_prompts_whatever_else_they_say(tmp_path: Path) -> 
 def test_rows_are_taken_as_they_are_and_once_more(tmp_path: Path) -> None:
     source = rows(tmp_path / "upload", 10)
     for _ in range(2):  # a worker that was killed lays them out again
-        assert lay_out(job("supervised"), tmp_path / "job", {"train": source}, {}) == 10
+        assert write_job_files(job("supervised"), tmp_path / "job", {"train": source}, {}) == 10
     assert (tmp_path / "job" / "train.jsonl").samefile(source)
     with refused("too_few_rows", DataError, count=9, least=10):
-        lay_out(job("dpo"), tmp_path / "job", {"train": rows(source, 9)}, {})
+        write_job_files(job("dpo"), tmp_path / "job", {"train": rows(source, 9)}, {})
 
 
 @pytest.mark.parametrize(
@@ -154,7 +160,7 @@ def test_rows_are_taken_as_they_are_and_once_more(tmp_path: Path) -> None:
 def test_another_kind_of_file_is_named(tmp_path: Path, content: bytes, found: str) -> None:
     (tmp_path / "upload").write_bytes(content)
     with refused("other_file_kind", DataError, part="train", found=found):
-        lay_out(job("supervised"), tmp_path / "job", {"train": tmp_path / "upload"}, {})
+        write_job_files(job("supervised"), tmp_path / "job", {"train": tmp_path / "upload"}, {})
 
 
 def test_rows_are_counted_as_they_are_read(tmp_path: Path) -> None:
@@ -162,7 +168,7 @@ def test_rows_are_counted_as_they_are_read(tmp_path: Path) -> None:
     for content in (text.replace("\n", "\r").encode(), text.encode("utf-16")):
         (tmp_path / "upload").write_bytes(content)
         folder = tmp_path / "job"
-        assert lay_out(job("supervised"), folder, {"train": tmp_path / "upload"}, {}) == 12
+        assert write_job_files(job("supervised"), folder, {"train": tmp_path / "upload"}, {}) == 12
 
 
 def test_a_file_of_both_sets_is_taken_with_a_warning(tmp_path: Path) -> None:
@@ -173,7 +179,9 @@ def test_a_file_of_both_sets_is_taken_with_a_warning(tmp_path: Path) -> None:
     ]
     for name in ("one", "other"):  # the same content under two ids
         (tmp_path / name).write_text("\n".join(json.dumps({"messages": each}) for each in turns))
-    lay_out(wanted, folder, {"train": tmp_path / "one", "validation": tmp_path / "other"}, {})
+    write_job_files(
+        wanted, folder, {"train": tmp_path / "one", "validation": tmp_path / "other"}, {}
+    )
     values = recipe_for(wanted, folder, Start("smollm2-135m"), {"data.limit": 30}, 1e-3)
     write_recipe(folder / "recipe.yaml", values)
     found = load(load_recipe(folder / "recipe.yaml").data, seed=0)

@@ -18,7 +18,7 @@ import pytest
 from safetensors.torch import load_file
 
 import burnish
-from burnish.serving.jobs.process import on_ray
+from burnish.serving.jobs.process import ray_runner
 from burnish.serving.jobs.worker import Worker
 from burnish.serving.state.installation import Service, Settings
 from burnish.training.checkpoint import saved_steps
@@ -72,7 +72,7 @@ def settings(tuning: Settings) -> Settings:
 
 @contextmanager
 def working(service: Service, cluster: Cluster) -> Iterator[None]:
-    worker = Worker(service, engine=on_ray(cluster.address))
+    worker = Worker(service, engine=ray_runner(cluster.address))
     thread = threading.Thread(target=worker.run)
     thread.start()
     try:
@@ -153,4 +153,4 @@ def test_cancelled_on_ray_a_job_ends_there(
 def test_without_ray_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with refused("not_installed", package="ray"):
-        on_ray()
+        ray_runner()

@@ -21,7 +21,7 @@ from sqlalchemy import update
 
 from burnish.runs.directory import RunDirectory
 from burnish.serving.jobs.results import REMEDIES
-from burnish.serving.jobs.run_events import Follower, Tail, table
+from burnish.serving.jobs.run_events import EventTranslator, LogTail, metrics_csv
 from burnish.serving.jobs.worker import Worker
 from burnish.serving.state import models
 from burnish.serving.state.installation import Service, Settings
@@ -437,7 +437,7 @@ def test_our_own_mistake_fails_the_job_and_not_the_worker(
 
 def test_what_is_read_beside_the_rows_is_told(tmp_path: Path) -> None:
     lines = [{"time": 1.0, "phase": "replay", "rows": rows} for rows in (64, 0)]
-    said = [event.message for event in Follower().events(lines)]
+    said = [event.message for event in EventTranslator().events(lines)]
     assert said == [
         "Reads 64 general conversations beside the rows, so as to forget less",
         "Nothing holds the model to its base, which wrote no conversations",
@@ -455,11 +455,14 @@ def test_a_log_is_told_once_though_it_is_cut_back(tmp_path: Path) -> None:
         new.write_text("".join(json.dumps(one) + "\n" for one in lines) + torn)
         new.replace(path)
 
-    tail, follower = Tail(path), Follower()
-    assert tail.new() == []
+    log_tail, translator = LogTail(path), EventTranslator()
+    assert log_tail.new() == []
     write([line(1), line(2), line(2, "validation"), line(3)], '{"time": 1')
-    first = follower.events(tail.new())
-    assert [event.place for event in first] == ["train 1", "train 2"]  # the third may be validated
+    first = translator.events(log_tail.new())
+    assert [event.log_position for event in first] == [
+        "train 1",
+        "train 2",
+    ]  # the third may be validated
     assert first[1].data == {
         "step": 2,
         "total_steps": 4,
@@ -467,15 +470,15 @@ def test_a_log_is_told_once_though_it_is_cut_back(tmp_path: Path) -> None:
         "valid_loss": 2.0,
         "full_valid_loss": 2.0,
     }
-    assert follower.finish_time() == 104
+    assert translator.finish_time() == 104
     write([line(1), line(2), line(2, "validation")])
     with path.open("a") as file:
         file.write(json.dumps(line(3)) + "\n" + json.dumps(line(4)) + "\n")
-    places = [event.place for event in follower.events(tail.new(), ended=True)]
+    places = [event.log_position for event in translator.events(log_tail.new(), ended=True)]
     assert places == ["train 3", "train 1", "train 2", "train 3", "train 4"]
-    assert table([line(1), line(1, "validation")]).splitlines()[1] == "1,1.0,,1.0,"
+    assert metrics_csv([line(1), line(1, "validation")]).splitlines()[1] == "1,1.0,,1.0,"
     rewarded = [line(1) | {"reward": 0.5}, line(1, "validation") | {"sets": {"": {"reward": 0.25}}}]
-    assert table(rewarded).splitlines() == [
+    assert metrics_csv(rewarded).splitlines() == [
         "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy,"
         "train_reward_mean,valid_reward_mean",
         "1,1.0,,1.0,,0.5,0.25",

@@ -23,10 +23,10 @@ from burnish.serving import log
 from burnish.serving.app.app import make_app
 from burnish.serving.app.exception_handlers import add_handlers
 from burnish.serving.catalog.server import open_server
-from burnish.serving.middleware.auth import Guard, actor_of, is_loopback, needed
+from burnish.serving.middleware.auth import Authentication, actor_of, is_loopback, needed
 from burnish.serving.middleware.limits import Limits, Shape, release_body
 from burnish.serving.middleware.metrics import Metrics
-from burnish.serving.middleware.observe import Observing
+from burnish.serving.middleware.observe import RequestLog
 from burnish.serving.middleware.usage import usage_of
 from burnish.serving.routes.graders import router
 from burnish.serving.state import keys
@@ -93,8 +93,8 @@ def small_app(engine: Engine, metrics: Metrics, host: str) -> FastAPI:
         raise RuntimeError("the prompt was: my secret")
 
     app.add_middleware(Limits, body=2000, form=5000, depth=5)
-    app.add_middleware(Guard, sessions=sessionmaker(engine), host=host)
-    app.add_middleware(Observing, metrics=metrics)
+    app.add_middleware(Authentication, sessions=sessionmaker(engine), host=host)
+    app.add_middleware(RequestLog, metrics=metrics)
     return app
 
 

@@ -17,7 +17,7 @@ from openai.types import FileObject
 from sqlalchemy import update
 
 from burnish.serving.state import files, uploads
-from burnish.serving.state.blobs import Received
+from burnish.serving.state.blobs import ReceivedBlob
 from burnish.serving.state.installation import Service
 from burnish.serving.state.tables import FileRow, UploadRow
 from tests.serving.api_refused import api_refused
@@ -282,7 +282,7 @@ def test_an_upload_completed_twice_at_once_is_one_file(
     other: list[str] = []
     receive = service.content.receive
 
-    def slow(pieces: Iterable[bytes]) -> Received:
+    def slow(pieces: Iterable[bytes]) -> ReceivedBlob:
         monkeypatch.undo()
         received = receive(pieces) if late else None
         other.append(complete())
@@ -330,7 +330,7 @@ def test_bytes_are_never_lost_between_two_who_add_and_delete(service: Service) -
     def again_and_again() -> None:
         for _ in range(15):
             received = service.content.receive([ROWS])
-            row = files.described(received, "batch", "a")
+            row = files.file_row(received, "batch", "a")
             files.add(service.database, service.content, received, row)
             assert b"".join(service.content.read(row.sha256)) == ROWS
             files.delete(service.database, service.content, row.id)
@@ -355,7 +355,7 @@ def test_bytes_are_never_lost_between_two_who_add_and_delete(service: Service) -
 def test_what_killed_processes_left_is_swept(service: Service) -> None:
     left, torn, good = (service.content.receive([text]) for text in (b"left", b"torn", b"good"))
     service.content.keep(left)
-    files.add(service.database, service.content, good, files.described(good, "batch", "a"))
+    files.add(service.database, service.content, good, files.file_row(good, "batch", "a"))
     os.utime(torn.path, (1, 1))
     files.sweep(service.database, service.content)
     assert kept(service) == [good.sha256]

@@ -36,7 +36,7 @@ def asker(model: str, messages: Sequence[Mapping[str, str]], request: SamplingRe
     return '{"result": 0.75}' if messages[0]["content"] == "yes" else "no idea"
 
 
-class Engines:
+class ModelRegistry:
     """As the server's, with a judge of one's own."""
 
     def __init__(self, answer: Callable[..., str]) -> None:
@@ -49,7 +49,7 @@ class Engines:
 
 
 def judged(answer: Callable[..., str]) -> SimpleNamespace:
-    return SimpleNamespace(engines=Engines(answer))
+    return SimpleNamespace(engines=ModelRegistry(answer))
 
 
 def served(service: Any = None) -> openai.AsyncOpenAI:

@@ -14,7 +14,7 @@ import pytest
 from burnish.inference.scheduler import EngineLimits
 from burnish.inference.types import GenerationRequest, SamplingSettings
 from burnish.serving.app.app import make_app
-from burnish.serving.catalog.registry import in_memory
+from burnish.serving.catalog.registry import open_in_process
 from burnish.serving.catalog.server import Server, open_server
 from burnish.serving.state import keys
 from burnish.serving.state.installation import Settings
@@ -31,7 +31,9 @@ ENDLESS = {"0": -100, "2": -100}
 def server(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Server:
     """One row and one that waits."""
     settings = Settings(tmp_path_factory.mktemp("streams"), models={"tiny": str(tiny_folder)})
-    found = open_server(settings, opened=in_memory("cpu", EngineLimits(max_batch=1, max_waiting=1)))
+    found = open_server(
+        settings, opened=open_in_process("cpu", EngineLimits(max_batch=1, max_waiting=1))
+    )
     with found.database.writing() as session:
         session.add(ModelRow(BROKEN, "tiny", "ftjob-a", "nowhere", 1, decision="release"))
     return found

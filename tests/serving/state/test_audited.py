@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 
 from burnish.cli import main
 from burnish.serving.state import audit, files, jobs, models
-from burnish.serving.state.blobs import Content
+from burnish.serving.state.blobs import BlobStore
 from burnish.serving.state.installation import Service, Settings, open_service
 from burnish.serving.state.leases import Result, lease
 from burnish.serving.state.tables import AuditRow, FileRow, JobRow, ModelRow
@@ -26,7 +26,7 @@ from burnish.serving.state.database import Database
 from burnish.serving.state import jobs
 from burnish.serving.state.tables import JobRow
 from burnish.serving.state.leases import lease
-database = Database(sys.argv[1]).acting(sys.argv[2])
+database = Database(sys.argv[1]).as_actor(sys.argv[2])
 for i in range(15):
     name = f"ftjob-{sys.argv[2]}-{i}"
     jobs.submit(database, JobRow(name, "tiny", "validating_files", "file-a",
@@ -77,13 +77,13 @@ def test_what_expires(client: openai.OpenAI, service: Service) -> None:
     file = client.files.create(file=("a", b"rows"), purpose="fine-tune")
     with service.database.writing() as session:
         session.execute(update(FileRow).values(expires_at=1))
-    files.expire(service.database.acting("worker w"), service.content)
+    files.expire(service.database.as_actor("worker w"), service.content)
     assert lines(service)[-1] == ("worker w", "file.expire", file.id, {})
 
 
 def result(service: Service, decision: str) -> Result:
     received = service.content.receive([b"verdict"])
-    file = files.described(received, "fine-tune-results", "verdict.json")
+    file = files.file_row(received, "fine-tune-results", "verdict.json")
     row = ModelRow(MODEL, "tiny", "ftjob-a", "x", 1, decision=decision)
     return Result(row, [(received, file)], 9, {})
 
@@ -96,7 +96,7 @@ def test_a_job_and_its_model(client: openai.OpenAI, service: Service) -> None:
     client.fine_tuning.jobs.pause(job)
     client.fine_tuning.jobs.pause(job)
     client.fine_tuning.jobs.resume(job)
-    ours = service.database.acting("worker w")
+    ours = service.database.as_actor("worker w")
     first = lease(ours, "w", -1)  # over at once
     held = lease(ours, "v", 60)
     assert first
@@ -247,9 +247,9 @@ def _with_model(service: Service) -> Any:
 
 
 def test_a_write_that_fails_leaves_no_line(service: Service) -> None:
-    content: Content = service.content
+    content: BlobStore = service.content
     received = content.receive([b"a"])
-    row = files.described(received, "fine-tune", "a")
+    row = files.file_row(received, "fine-tune", "a")
     content.drop(received)  # so that it cannot be kept
     with pytest.raises(FileNotFoundError):
         files.add(service.database, content, received, row)

@@ -1,5 +1,6 @@
 """The database: migrations, opening at once, what is said of one that cannot be opened."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import select, text
 
+from burnish.serving.state import database as state
 from burnish.serving.state.database import Database
 from burnish.serving.state.tables import AliasRow, Table
 from tests.refused import refused
@@ -20,6 +22,18 @@ import sys
 from burnish.serving.state.database import Database
 sys.stdin.read(1)
 Database(sys.argv[1]).close()
+"""
+
+
+SECOND = """
+import sqlalchemy as sa
+from alembic import op
+
+revision, down_revision = "0002", "0001"
+
+
+def upgrade() -> None:
+    op.add_column("aliases", sa.Column("note", sa.Text(), server_default="new"))
 """
 
 
@@ -33,6 +47,20 @@ def test_migrations_give_the_tables(url: str) -> None:
     with opened(url) as database, database.reading() as session:
         context = MigrationContext.configure(session.connection(), opts={"compare_type": True})
         assert compare_metadata(context, Table.metadata) == []
+
+
+def test_an_older_database_is_migrated_and_keeps_its_rows(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is one migration so far, so the test brings a second one."""
+    with opened(url) as database, database.writing() as session:
+        session.add(AliasRow(name="a", target="b", created_at=1))
+    later = tmp_path / "migrations"
+    shutil.copytree(state._MIGRATIONS, later, ignore=shutil.ignore_patterns("__pycache__"))
+    (later / "versions" / "v0002_notes.py").write_text(SECOND)
+    monkeypatch.setattr(state, "_MIGRATIONS", later)
+    with opened(url) as database, database.reading() as session:
+        assert session.execute(text("SELECT name, note FROM aliases")).all() == [("a", "new")]
 
 
 def test_processes_may_open_a_new_database_at_once(url: str) -> None:

@@ -95,9 +95,11 @@ def test_a_lease_that_ended_is_taken_over_and_its_holder_writes_nothing(
 
 def result(service: Service) -> Result:
     received = service.content.receive([b"a result"])
-    row = files.described(received, "fine-tune-results", "a.csv")
+    row = files.file_row(received, "fine-tune-results", "a.csv")
     model = ModelRow(name="ft:a", base="tiny", job_id="job", folder="x", created_at=1)
-    return Result(model, [(received, row)], 5, {"n_epochs": 3}, [Event("done", place="done")])
+    return Result(
+        model, [(received, row)], 5, {"n_epochs": 3}, [Event("done", log_position="done")]
+    )
 
 
 def test_a_job_ends_once(service: Service, database: Database) -> None:
@@ -144,8 +146,14 @@ def test_wishes(database: Database) -> None:
 def test_an_event_of_a_place_is_written_once(database: Database) -> None:
     jobs.submit(database, job("job"))
     held = taken(database)
-    held.report([Event("one", place="train 1"), Event("two", place="train 2")])
-    held.report([Event("two", place="train 2"), Event("three", place="train 3"), Event("free")])
+    held.report([Event("one", log_position="train 1"), Event("two", log_position="train 2")])
+    held.report(
+        [
+            Event("two", log_position="train 2"),
+            Event("three", log_position="train 3"),
+            Event("free"),
+        ]
+    )
     held.report([Event("free")])
     said = [row.message for row in events.listed(database, "job", Cursor(6)).rows]
     assert said == ["free", "free", "three", "two", "one", "Validating training file: file-a"]
@@ -302,7 +310,7 @@ def test_lists_walk_along_an_index(many: Database) -> None:
     assert jobs.listed(many, cursor).rows[0].id == "job-9999"
     assert len(jobs.listed(many, cursor, {"team": "1"}).rows) == 20
     assert jobs.listed(many, cursor, {"team": "1", "more": "2"}).rows == []
-    assert jobs.listed(many, Cursor(20), plain=True).rows == []
+    assert jobs.listed(many, Cursor(20), without_metadata=True).rows == []
     assert len(events.listed(many, "job-1", Cursor(20, "event-50001")).rows) == 20
     assert models.checkpoints(many, "job-1", Cursor(20)).rows == []
     assert files.listed(many, Cursor(20), "fine-tune").rows == []

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
 from burnish.cli import main
 from burnish.serving.errors import ApiError
 from burnish.serving.state import audit, keys
-from burnish.serving.state.database import Database
 from burnish.serving.state.keys import Key, Limiter
 from burnish.serving.state.tables import Table
 from tests.refused import refused
@@ -39,7 +38,7 @@ def test_a_key_from_first_to_last(session: Session, tmp_path: Path) -> None:
     keys.revoke(session, "cli", key.id)
     keys.revoke(session, "cli", key.id)
     assert keys.known(session, secret) is None
-    assert not keys.any_left(session)
+    assert not keys.any_active(session)
     assert keys.listed(session)[0].revoked_at is not None
     assert audit.verify(session) is None
     actions = [line.split('"action": "')[1].split('"')[0] for line in audit.export(session)]
@@ -90,25 +89,6 @@ def test_the_command_line_says_whether_keys_are_on(
     assert "keys are on" in run("list")[1]
 
 
-@pytest.mark.parametrize("ever", [True, False])
-def test_a_database_from_before_that_ever_had_a_key_requires_keys(
-    tmp_path: Path, ever: bool
-) -> None:
-    url = f"sqlite:///{tmp_path / 'state.db'}"
-    database = Database(url)
-    with database.writing() as opened:
-        if ever:
-            key, _ = keys.make(opened, "cli", "one", ["infer"])
-            keys.revoke(opened, "cli", key.id)
-        opened.execute(text("DROP TABLE switches"))
-        opened.execute(text("UPDATE alembic_version SET version_num = '0003'"))
-    database.close()
-    database = Database(url)
-    with database.reading() as opened:
-        assert keys.required(opened) is ever
-    database.close()
-
-
 def test_secrets_that_are_none(session: Session) -> None:
     _, secret = keys.make(session, "cli", "one", ["infer"])
     _, other = keys.make(session, "cli", "two", ["infer"])
@@ -145,13 +125,13 @@ def test_keys_that_cannot_be_made(
 def test_keys_that_cannot_be_of_a_project(session: Session) -> None:
     admin, _ = keys.make(session, "cli", "n", ["admin"])
     with refused("admin_of_project", key=admin.id):
-        keys.confine(session, "cli", admin.id, "team")
+        keys.restrict_to_project(session, "cli", admin.id, "team")
     key, _ = keys.make(session, "cli", "n", ["infer"])
     for name in ("", "x" * 65):
         with refused("bad_name", key="project", value=name):
-            keys.confine(session, "cli", key.id, name)
+            keys.restrict_to_project(session, "cli", key.id, name)
     with refused("unknown_key_id", key="key_1"):
-        keys.confine(session, "cli", "key_1", "team")
+        keys.restrict_to_project(session, "cli", "key_1", "team")
 
 
 class Clock:

@@ -9,11 +9,11 @@ from fastapi.responses import Response
 
 from burnish.serving.app.exception_handlers import add_handlers
 from burnish.serving.catalog.server import Server
-from burnish.serving.middleware.auth import Guard
-from burnish.serving.middleware.drain import Drain, Draining
+from burnish.serving.middleware.auth import Authentication
+from burnish.serving.middleware.drain import Drain, DrainRequests
 from burnish.serving.middleware.limits import Limits
 from burnish.serving.middleware.metrics import Metrics
-from burnish.serving.middleware.observe import Observing
+from burnish.serving.middleware.observe import RequestLog
 from burnish.serving.routes import (
     chat,
     completions,
@@ -78,7 +78,9 @@ def make_app(service: Server, host: str = "127.0.0.1", drain: float = 30.0) -> F
     metrics.watch_queue(lambda: service.engines.waiting)
     metrics.watch_jobs(lambda: by_status(service.database))
     app.add_middleware(Limits, form=largest)
-    app.add_middleware(Guard, sessions=service.database.reading, host=host, limiter=Limiter())
-    app.add_middleware(Draining, drain=app.state.drain)
-    app.add_middleware(Observing, metrics=metrics)
+    app.add_middleware(
+        Authentication, sessions=service.database.reading, host=host, limiter=Limiter()
+    )
+    app.add_middleware(DrainRequests, drain=app.state.drain)
+    app.add_middleware(RequestLog, metrics=metrics)
     return app

@@ -31,7 +31,7 @@ _REFUSAL = (
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class ConnectionLimits:
     """What a connection may take.
 
     Attributes:
@@ -52,7 +52,7 @@ class Patience:
     unread: float = 300.0
 
 
-def raise_descriptors() -> int:
+def raise_open_file_limit() -> int:
     """Raises this process's limit of open files as far as it may; returns what it is then."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 1 << 20 if hard == resource.RLIM_INFINITY else hard
@@ -67,8 +67,8 @@ def raise_descriptors() -> int:
 class Connection:
     """One connection, from its acceptance on."""
 
-    def __init__(self, address: str, patience: Patience) -> None:
-        self.address, self._patience = address, patience
+    def __init__(self, address: str, connection_limits: ConnectionLimits) -> None:
+        self.address, self._limits = address, connection_limits
         self.protocol: Any = None
         self.task: asyncio.Task[None] | None = None
         self.since = self.heard = self._window = time.monotonic()
@@ -124,15 +124,15 @@ class Connection:
             self._begin_window(now)
         if self.unread:  # an answer may be over and still be on its way to a slow reader
             return self._is_unread(now)
-        return now - self.since > self._patience.head if self.waits else self._is_slow(now)
+        return now - self.since > self._limits.head if self.waits else self._is_slow(now)
 
     def _is_slow(self, now: float) -> bool:
         if not self.brings or self.protocol.flow.read_paused:  # it is we who are slow
             self._begin_window(now)
             return False
-        if now - self._window < self._patience.window:
+        if now - self._window < self._limits.window:
             return False
-        slow = self._brought < self._patience.rate * self._patience.window
+        slow = self._brought < self._limits.rate * self._limits.window
         self._begin_window(now)
         return slow
 
@@ -142,7 +142,7 @@ class Connection:
     def _is_unread(self, now: float) -> bool:
         if self.unread != self._left:
             self._left, self._stuck = self.unread, now
-        return now - self._stuck > self._patience.unread
+        return now - self._stuck > self._limits.unread
 
     def end(self) -> None:
         """Gives its descriptor back at once."""
@@ -152,7 +152,7 @@ class Connection:
             self.task.cancel()
 
 
-class _Timed(_HTTP):  # type: ignore[misc]
+class _TimedProtocol(_HTTP):  # type: ignore[misc]
     """uvicorn's protocol, which tells its connection how far it is."""
 
     def __init__(self, *given: Any, connection: Connection, lost: Callable[[], None], **more: Any):
@@ -193,11 +193,11 @@ class Connections:
         self,
         protocol: dict[str, Any],
         tls: ssl.SSLContext | None,
-        patience: Patience,
+        connection_limits: ConnectionLimits,
         descriptors: int,
     ) -> None:
-        self._protocol, self._tls, self._patience = protocol, tls, patience
-        self._most = min(patience.all, max(16, (descriptors - _OTHERS) // _EACH))
+        self._protocol, self._tls, self._limits = protocol, tls, connection_limits
+        self._most = min(connection_limits.all, max(16, (descriptors - _OTHERS) // _EACH))
         self._open: set[Connection] = set()
         self._of: Counter[str] = Counter()
         self._found_idle: dict[str | None, list[tuple[float, Connection]]] = {}
@@ -248,13 +248,13 @@ class Connections:
             await asyncio.sleep(0)
 
     def _admit(self, accepted: socket.socket, address: str) -> None:
-        full = self._of[address] >= self._patience.each
+        full = self._of[address] >= self._limits.each
         crowded = full or len(self._open) >= self._most
         if crowded and not self._make_room(address if full else None):
             _LOG.warning("too many connections")
             _refuse(accepted, plain=self._tls is None)
             return
-        one = Connection(address, self._patience)
+        one = Connection(address, self._limits)
         self._open.add(one)
         self._of[address] += 1
         one.task = asyncio.get_running_loop().create_task(self._connect(one, accepted))
@@ -262,10 +262,12 @@ class Connections:
 
     async def _connect(self, one: Connection, accepted: socket.socket) -> None:
         await asyncio.get_running_loop().connect_accepted_socket(
-            lambda: _Timed(**self._protocol, connection=one, lost=lambda: self._forget(one)),
+            lambda: _TimedProtocol(
+                **self._protocol, connection=one, lost=lambda: self._forget(one)
+            ),
             accepted,
             ssl=self._tls,
-            ssl_handshake_timeout=self._patience.head if self._tls else None,
+            ssl_handshake_timeout=self._limits.head if self._tls else None,
         )
 
     def _connected(

@@ -12,8 +12,8 @@ from starlette.exceptions import HTTPException
 from burnish.errors import UserError
 from burnish.inference.errors import InferenceError
 from burnish.serving import log
-from burnish.serving.app.validation_errors import malformed
-from burnish.serving.errors import ApiError, disk_full, failed, invalid, refused, unanswered
+from burnish.serving.app.validation_errors import validation_error
+from burnish.serving.errors import ApiError, disk_full, failed, inference_error, invalid, refused
 from burnish.serving.state.disk import is_full
 
 _NO_VALUE = "A value of the request cannot be stored: it is too long, or holds a NUL character."
@@ -48,11 +48,11 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(InferenceError)
     async def no_answer(_: Request, error: InferenceError) -> JSONResponse:
-        return unanswered(error).response
+        return inference_error(error).response
 
     @app.exception_handler(RequestValidationError)
     async def unusable(_: Request, error: RequestValidationError) -> JSONResponse:
-        return malformed(error.errors(), error.body).response
+        return validation_error(error.errors(), error.body).response
 
     @app.exception_handler(UserError)
     async def mistaken(_: Request, error: UserError) -> JSONResponse:

@@ -22,9 +22,9 @@ from uvicorn.config import STARTUP_FAILURE
 
 from burnish.errors import UserError
 from burnish.serving.app.app import make_app
-from burnish.serving.app.connections import Connections, Patience, raise_descriptors
+from burnish.serving.app.connections import ConnectionLimits, Connections, raise_open_file_limit
 from burnish.serving.catalog.server import Server
-from burnish.serving.jobs.process import LOCAL, PATIENCE, Engine
+from burnish.serving.jobs.process import LOCAL, PATIENCE, JobRunner
 from burnish.serving.middleware.auth import is_loopback
 from burnish.serving.middleware.drain import Drain
 from burnish.serving.state import keys
@@ -63,7 +63,7 @@ def check(address: Address, session: Session) -> None:
         UserError: others could reach the server without a key, a file is missing, or the port is
             taken.
     """
-    if not is_loopback(address.host) and not keys.any_left(session):
+    if not is_loopback(address.host) and not keys.any_active(session):
         raise UserError(
             f"host is {address.host} and there are no API keys, so anybody could use the server",
             "make one with `burnish keys make NAME`, or listen on 127.0.0.1",
@@ -107,15 +107,18 @@ def _check_free(address: Address) -> None:
 
 
 def listen(
-    server: Server, address: Address, drain: float = 30.0, patience: Patience | None = None
+    server: Server,
+    address: Address,
+    drain: float = 30.0,
+    connection_limits: ConnectionLimits | None = None,
 ) -> None:
     """Answers until SIGTERM or Ctrl-C.
 
     Answers under way then get `drain` seconds to end, and new requests a 503; a second signal cuts
-    them short. `patience` bounds what each connection may take.
+    them short. `connection_limits` bounds what each connection may take.
     """
     app = make_app(server, address.host, drain)
-    _keep_out_of_collections()
+    _freeze_gc()
     config = uvicorn.Config(
         app,
         host=address.host,
@@ -129,10 +132,10 @@ def listen(
         timeout_graceful_shutdown=1,
         ws="none",
     )
-    _Listener(config, app.state.drain, drain, patience or Patience()).run()
+    _Listener(config, app.state.drain, drain, connection_limits or ConnectionLimits()).run()
 
 
-def _keep_out_of_collections() -> None:
+def _freeze_gc() -> None:
     """Takes what was imported out of Python's collections, which stop all answers meanwhile.
 
     The imported libraries are more than half a million objects that stay to the end, and to look
@@ -147,11 +150,15 @@ class _Listener(uvicorn.Server):
     """Goes on listening while it drains, so that clients are told and not just cut off."""
 
     def __init__(
-        self, config: uvicorn.Config, drain: Drain, seconds: float, patience: Patience
+        self,
+        config: uvicorn.Config,
+        drain: Drain,
+        seconds: float,
+        connection_limits: ConnectionLimits,
     ) -> None:
         super().__init__(config)
         self.drain, self.seconds, self.deadline = drain, seconds, math.inf
-        self.patience = patience
+        self.connection_limits = connection_limits
         self.connections: Connections | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -164,7 +171,7 @@ class _Listener(uvicorn.Server):
             "server_state": self.server_state,
             "app_state": self.lifespan.state,
         }
-        found = Connections(protocol, config.ssl, self.patience, raise_descriptors())
+        found = Connections(protocol, config.ssl, self.connection_limits, raise_open_file_limit())
         try:
             found.listen(config.host, config.port, config.backlog)
         except OSError as error:
@@ -193,8 +200,8 @@ class _Listener(uvicorn.Server):
 
 
 @contextmanager
-def worker_beside(
-    settings: Settings, database: str | None, engine: Engine = LOCAL
+def embedded_worker(
+    settings: Settings, database: str | None, engine: JobRunner = LOCAL
 ) -> Iterator[None]:
     """A worker in a process of its own, which is told to stop at the end and dies with this one."""
     command = [sys.executable, "-P", "-m", "burnish.cli", "worker"]

@@ -50,7 +50,7 @@ _LENGTHS = {
 }
 
 
-def malformed(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
+def validation_error(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
     """The first error of a request's validation; `body` is what was sent.
 
     Where a value may be of several types, the ones that it is not of are told last, and of those

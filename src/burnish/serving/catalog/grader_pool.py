@@ -124,7 +124,7 @@ async def _watch(request: Request, limits: Limits, scope: CancelScope) -> None:
     scope.cancel()
 
 
-def grading_of(request: Request) -> Grading:
+def grader_pool(request: Request) -> Grading:
     """The server's own."""
     state = request.app.state
     if not hasattr(state, "grading"):

@@ -23,8 +23,8 @@ from burnish.models.load import DeviceChoice, load_model, load_tokenizer
 from burnish.models.registry import ENCODER, resolve
 from burnish.runs.directory import RunDirectory
 from burnish.serving.catalog.chat_prompt import prompt_tokens
-from burnish.serving.catalog.served_model import Target, refusing_uncounted, room_for
-from burnish.serving.catalog.token_text import Wording
+from burnish.serving.catalog.served_model import ServedModel, answer_room, reject_too_long_prompt
+from burnish.serving.catalog.token_text import TokenText
 from burnish.serving.errors import ApiError, invalid, model_not_found
 from burnish.serving.state import models, permissions
 from burnish.serving.state.database import Database
@@ -38,22 +38,22 @@ _MOST = 1024
 
 
 # A base by its Burnish name, opened.
-Open = Callable[[str], Target]
+Open = Callable[[str], ServedModel]
 
 
-def in_memory(device: DeviceChoice = "auto", limits: EngineLimits | None = None) -> Open:
+def open_in_process(device: DeviceChoice = "auto", limits: EngineLimits | None = None) -> Open:
     """Bases are computed in this process, by an engine each."""
 
-    def opened(source: str) -> Target:
+    def opened(source: str) -> ServedModel:
         model = load_model(source, device)
         engine = Engine(model, limits)
         mark = f"fp_{model.fingerprint[:10]}"
-        return Target(engine, model.tokenizer, Wording(model.tokenizer), mark)
+        return ServedModel(engine, model.tokenizer, TokenText(model.tokenizer), mark)
 
     return opened
 
 
-def behind_vllm(url: str, source: str) -> Target:
+def open_on_vllm(url: str, source: str) -> ServedModel:
     """A vLLM server at the URL, whose base model is to be the same as `source` here.
 
     Raises:
@@ -63,13 +63,13 @@ def behind_vllm(url: str, source: str) -> Target:
     tokenizer = load_tokenizer(found)
     engine = VllmBackend(url, len(tokenizer))
     mark = hashlib.sha256(f"{engine.name} {found.sha256}".encode()).hexdigest()[:10]
-    return Target(engine, tokenizer, Wording(tokenizer), f"fp_{mark}")
+    return ServedModel(engine, tokenizer, TokenText(tokenizer), f"fp_{mark}")
 
 
-def ending_at(stops: Sequence[str | int], opened: Open) -> Open:
+def with_stop_tokens(stops: Sequence[str | int], opened: Open) -> Open:
     """Bases whose answers end at these tokens along with their own."""
 
-    def also(source: str) -> Target:
+    def also(source: str) -> ServedModel:
         target = opened(source)
         set_stop_tokens(target.tokenizer, stops)
         return target
@@ -77,7 +77,7 @@ def ending_at(stops: Sequence[str | int], opened: Open) -> Open:
     return also
 
 
-class Engines:
+class ModelRegistry:
     """Loads a base when it is first asked for, and keeps it.
 
     Args:
@@ -99,17 +99,17 @@ class Engines:
         embedders: Collection[str] = (EMBEDDER,),
     ) -> None:
         self.database, self.folder, self.device = database, folder, device
-        self._open = opened or in_memory(device)
+        self._open = opened or open_in_process(device)
         self.bases = {name: source for name, source in bases.items() if name != EMBEDDER}
         self.embedders = tuple(embedders)
         self._started = int(time.time())
         self._loading = threading.Lock()
-        self._bases: dict[str, Target] = {}
+        self._bases: dict[str, ServedModel] = {}
         self._embedder: Embedder | None = None
         self._stops: dict[Path, tuple[str | int, ...]] = {}
         self._tokenizers: dict[tuple[int, tuple[str | int, ...]], Any] = {}
 
-    def target(self, name: str, project: str | None = None) -> Target:
+    def target(self, name: str, project: str | None = None) -> ServedModel:
         """The model of that name, or that an alias stands for; loads its base, which takes seconds.
 
         Raises:
@@ -127,10 +127,10 @@ class Engines:
         base = self._base(row.base)
         folder = self.folder / row.folder
         mark = hashlib.sha256(f"{base.fingerprint} {row.name}".encode()).hexdigest()[:10]
-        return Target(
+        return ServedModel(
             base.engine,
             self._tokenizer(base, folder),
-            base.wording,
+            base.token_text,
             f"fp_{mark}",
             adapter=str(folder),
             project=project,
@@ -195,9 +195,9 @@ class Engines:
                 room for an answer.
         """
         target = self.target(name, project)
-        with refusing_uncounted(target, None, "messages"):
+        with reject_too_long_prompt(target, None, "messages"):
             prompt = prompt_tokens(messages, (), target.tokenizer, target.engine.context)
-        room = room_for(target, prompt, None)
+        room = answer_room(target, prompt, None)
         grammar = schema_grammar(target.tokenizer, request.schema) if request.schema else None
         draw = SamplingSettings(
             max_tokens=min(request.max_tokens or _MOST, room),
@@ -220,14 +220,14 @@ class Engines:
         for target in self._bases.values():
             target.engine.close(seconds)
 
-    def _base(self, name: str) -> Target:
+    def _base(self, name: str) -> ServedModel:
         if name not in self._bases:  # what is loaded does not wait for another that is not yet
             with self._loading:
                 if name not in self._bases:
                     self._bases[name] = self._open(self.bases[name])
         return self._bases[name]
 
-    def _tokenizer(self, base: Target, folder: Path) -> Any:
+    def _tokenizer(self, base: ServedModel, folder: Path) -> Any:
         """The base's tokenizer; where the tuned model's run names other tokens as the end of an
         answer, a copy that knows them."""
         if folder not in self._stops:

@@ -14,7 +14,7 @@ from burnish.inference.engine import Backend
 from burnish.inference.grammar import SchemaGrammar, json_grammar, lenient, schema_grammar
 from burnish.inference.lengths import TooLongError, tokens_within
 from burnish.inference.types import GenerationRequest, SamplingSettings
-from burnish.serving.catalog.token_text import Wording
+from burnish.serving.catalog.token_text import TokenText
 from burnish.serving.errors import ApiError, invalid
 from burnish.serving.middleware.auth import project_of
 from burnish.serving.middleware.limits import SHORT, release_body
@@ -24,13 +24,13 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ServedModel:
     """A model that can be asked.
 
     Attributes:
         engine: answers with the base weights and the adapters on them.
         tokenizer: of the base.
-        wording: its tokens as the API shows them.
+        token_text: its tokens as the API shows them.
         fingerprint: changes when answers could.
         adapter: the tuned model's folder; None for the base.
         project: whose answers share what is computed of their prompts.
@@ -38,7 +38,7 @@ class Target:
 
     engine: Backend
     tokenizer: Any
-    wording: Wording
+    token_text: TokenText
     fingerprint: str
     adapter: str | None = None
     project: str | None = None
@@ -101,18 +101,18 @@ def _seed(seed: int, place: int) -> int:
     return int.from_bytes(digest[:8])
 
 
-async def target_of(request: Request, name: str) -> Target:
+async def resolve_model(request: Request, name: str) -> ServedModel:
     """The model of that name, an alias included; its base is loaded where nobody asked it yet.
 
     Raises:
         ApiError: there is none, it is not served here, or the key's project may not use it.
     """
     find = request.app.state.service.engines.target
-    found: Target = await to_thread.run_sync(find, name, project_of(request))
+    found: ServedModel = await to_thread.run_sync(find, name, project_of(request))
     return found
 
 
-async def beside(
+async def run_in_thread_if_large(
     request: Request, work: Callable[..., Result], *given: Any, compiles: bool = False
 ) -> Result:
     """What is done with a request before it is asked; in threads of its own where it may take long.
@@ -131,10 +131,10 @@ async def beside(
 
 
 @contextmanager
-def refusing_uncounted(target: Target, wanted: int | None, param: str) -> Iterator[None]:
+def reject_too_long_prompt(target: ServedModel, wanted: int | None, param: str) -> Iterator[None]:
     """
     Raises:
-        ApiError: as `room_for` does, where a prompt is too long for its tokens to be counted.
+        ApiError: as `answer_room` does, where a prompt is too long for its tokens to be counted.
     """
     try:
         yield
@@ -142,8 +142,8 @@ def refusing_uncounted(target: Target, wanted: int | None, param: str) -> Iterat
         raise _too_long(target, f"more than {error.least}", wanted, param) from error
 
 
-def room_for(
-    target: Target, prompt: Sequence[int], wanted: int | None, param: str = "messages"
+def answer_room(
+    target: ServedModel, prompt: Sequence[int], wanted: int | None, param: str = "messages"
 ) -> int:
     """Tokens that the answer may have; `param` is what the prompt was made of.
 
@@ -156,7 +156,7 @@ def room_for(
     return context - len(prompt) if wanted is None else wanted
 
 
-def _too_long(target: Target, count: str, wanted: int | None, param: str) -> ApiError:
+def _too_long(target: ServedModel, count: str, wanted: int | None, param: str) -> ApiError:
     rest = "" if wanted is None else f" and asks for {wanted} more"
     return invalid(
         f"This model's maximum context length is {target.engine.context} tokens. "

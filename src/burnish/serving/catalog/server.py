@@ -13,11 +13,11 @@ from burnish.models.registry import BUILT_IN, resolve
 from burnish.models.stop_tokens import missing_stop_token, stop_token_setting
 from burnish.serving.catalog.registry import (
     EMBEDDER,
-    Engines,
+    ModelRegistry,
     Open,
-    behind_vllm,
-    ending_at,
-    in_memory,
+    open_in_process,
+    open_on_vllm,
+    with_stop_tokens,
 )
 from burnish.serving.state import models
 from burnish.serving.state.installation import Service, Settings, open_service
@@ -27,7 +27,7 @@ from burnish.serving.state.installation import Service, Settings, open_service
 class Server(Service):
     """What `request.app.state.service` is to every route."""
 
-    engines: Engines
+    engines: ModelRegistry
 
     def embedder(self, texts: Sequence[str]) -> list[list[float]]:
         """How graders compare meanings.
@@ -78,16 +78,16 @@ def open_server(
             code="name_is_alias",
             name=min(hidden),
         )
-    opening = opened or in_memory(device)
+    opening = opened or open_in_process(device)
     if settings.stops:
-        opening = ending_at(settings.stops, opening)
-    engines = Engines(
+        opening = with_stop_tokens(settings.stops, opening)
+    engines = ModelRegistry(
         service.database, settings.folder, settings.models, device, opening, settings.embedders
     )
     return Server(settings, service.database, service.content, engines)
 
 
-def endless_bases(settings: Settings) -> list[str]:
+def models_without_stop_token(settings: Settings) -> list[str]:
     """A sentence for each base model whose chat template ends answers with a token at which the
     model does not stop, so that its answers run on; built-in models are known to stop.
 
@@ -112,7 +112,7 @@ def endless_bases(settings: Settings) -> list[str]:
     return found
 
 
-def opener(settings: Settings, backend: str, vllm_url: str | None = None) -> Open | None:
+def base_opener(settings: Settings, backend: str, vllm_url: str | None = None) -> Open | None:
     """How bases are opened; None is in memory.
 
     Raises:
@@ -142,4 +142,4 @@ def opener(settings: Settings, backend: str, vllm_url: str | None = None) -> Ope
             code="not_one_model",
             models=bases,
         )
-    return partial(behind_vllm, vllm_url)
+    return partial(open_on_vllm, vllm_url)

@@ -13,7 +13,7 @@ from openai.types.completion_choice import Logprobs
 from burnish.inference.types import SampledToken
 
 
-class Wording:
+class TokenText:
     """The bytes of each token of one tokenizer."""
 
     def __init__(self, tokenizer: Any) -> None:
@@ -21,25 +21,25 @@ class Wording:
         added = tokenizer.added_tokens_decoder
         self._special = frozenset(token for token, one in added.items() if one.special)
 
-    def spelt(self, token: int) -> bytes:
+    def token_bytes(self, token: int) -> bytes:
         """What the token stands for; a special token its name."""
         return bytes(self._tokens.decode_bytes([token]))
 
-    def shown(self, token: int) -> str:
+    def token_string(self, token: int) -> str:
         """The same as text; half a character as the API's escape."""
-        return text_of(self.spelt(token))
+        return bytes_to_string(self.token_bytes(token))
 
-    def chat(self, drawn: Sequence[SampledToken]) -> list[ChatCompletionTokenLogprob]:
+    def chat_logprobs(self, drawn: Sequence[SampledToken]) -> list[ChatCompletionTokenLogprob]:
         """The log-probabilities of a chat reply."""
         return [
             ChatCompletionTokenLogprob(
-                token=self.shown(one.token),
-                bytes=list(self.spelt(one.token)),
+                token=self.token_string(one.token),
+                bytes=list(self.token_bytes(one.token)),
                 logprob=_number(one.logprob),
                 top_logprobs=[
                     TopLogprob(
-                        token=self.shown(token),
-                        bytes=list(self.spelt(token)),
+                        token=self.token_string(token),
+                        bytes=list(self.token_bytes(token)),
                         logprob=_number(logprob),
                     )
                     for token, logprob in one.top
@@ -48,7 +48,7 @@ class Wording:
             for one in drawn
         ]
 
-    def legacy(
+    def completion_logprobs(
         self, prompt: Sequence[SampledToken], answer: Sequence[SampledToken], offset: int, top: int
     ) -> Logprobs:
         """Those of a completion whose first token begins at `offset` of prompt and answer.
@@ -64,10 +64,10 @@ class Wording:
         for place, one in enumerate(drawn):
             offsets.append(offset)
             if place < len(prompt) or one.token not in self._special:
-                offset += len(read.decode(self.spelt(one.token)))
+                offset += len(read.decode(self.token_bytes(one.token)))
         alternatives: list[Any] = [
             {
-                self.shown(token): _number(logprob)
+                self.token_string(token): _number(logprob)
                 for token, logprob in (*one.top[:top], (one.token, one.logprob))
             }
             if one.logprob is not None
@@ -75,7 +75,7 @@ class Wording:
             for one in drawn
         ]
         return Logprobs.construct(
-            tokens=[self.shown(one.token) for one in drawn],
+            tokens=[self.token_string(one.token) for one in drawn],
             token_logprobs=[None if d.logprob is None else _number(d.logprob) for d in drawn],
             top_logprobs=alternatives if top else None,
             text_offset=offsets,
@@ -83,12 +83,12 @@ class Wording:
 
 
 @lru_cache(maxsize=4096)
-def text_of(spelt: bytes) -> str:
+def bytes_to_string(token_bytes: bytes) -> str:
     """Bytes as text; bytes that are none are escaped as the API does."""
     try:
-        return spelt.decode()
+        return token_bytes.decode()
     except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in spelt)
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token_bytes)
 
 
 def _number(logprob: float | None) -> float:

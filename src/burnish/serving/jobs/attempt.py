@@ -13,8 +13,8 @@ from burnish.runs.directory import RunDirectory
 from burnish.serving.errors import ApiError
 from burnish.serving.jobs import job_recipe, results
 from burnish.serving.jobs.prepare import Prepared, prepare
-from burnish.serving.jobs.process import LOCAL, PATIENCE, Engine, JobProcess, folder_lock
-from burnish.serving.jobs.run_events import Follower, Tail
+from burnish.serving.jobs.process import LOCAL, PATIENCE, JobProcess, JobRunner, folder_lock
+from burnish.serving.jobs.run_events import EventTranslator, LogTail
 from burnish.serving.jobs.run_recipe import DONE, FULL, LOST, OUTCOME, REFUSED, STOPPED, outcome
 from burnish.serving.state.events import Event
 from burnish.serving.state.installation import Service
@@ -37,9 +37,9 @@ class Attempt:
     """What a worker does with a job that it has leased; `stop` ends it early, with a checkpoint."""
 
     def __init__(
-        self, service: Service, held: Lease, stop: threading.Event, engine: Engine = LOCAL
+        self, service: Service, held: Lease, stop: threading.Event, engine: JobRunner = LOCAL
     ) -> None:
-        self.service, self.held, self.stop, self.engine = service, held, stop, engine
+        self.service, self.lease, self.stop, self.engine = service, held, stop, engine
         self.job = held.job
         self.folder = service.settings.job_folder(held.job.id).resolve()
         self.directory = RunDirectory(self.folder / job_recipe.RUN)
@@ -60,7 +60,7 @@ class Attempt:
                 prepared = prepare(self.service, self.job)
             except ApiError as error:
                 said = {"code": error.code, "message": error.message, "param": error.param}
-                self.held.fail(said)
+                self.lease.fail(said)
             except UserError as error:
                 self._refuse(outcome(error))
             else:
@@ -97,44 +97,46 @@ class Attempt:
 
     def _watch(self, process: JobProcess, prepared: Prepared) -> int:
         """Tells what the run logs until its process has ended; returns the exit code."""
-        tail, follower = Tail(self.directory.path / "events.jsonl"), Follower()
+        log_tail, translator = LogTail(self.directory.path / "events.jsonl"), EventTranslator()
         deadline: float | None = None
         while True:
             code = process.code
-            self._tell(tail, follower, prepared, ended=code == DONE)
+            self._tell(log_tail, translator, prepared, ended=code == DONE)
             if code is not None:
                 stopped = deadline is not None or code == -signal.SIGINT
                 return STOPPED if stopped and code not in (DONE, REFUSED) else code
-            if self._is_to_stop(follower) and deadline is None:
+            if self._is_to_stop(translator) and deadline is None:
                 process.interrupt()
                 deadline = time.monotonic() + PATIENCE
             if deadline is not None and time.monotonic() > deadline:
                 return STOPPED  # killed on the way out
             time.sleep(_TICK)
 
-    def _is_to_stop(self, follower: Follower) -> bool:
+    def _is_to_stop(self, translator: EventTranslator) -> bool:
         """
         Raises:
             LeaseLostError: there is nothing to go on for.
         """
         if time.monotonic() - self._beaten >= _HEARTBEAT:
             self._beaten = time.monotonic()
-            order = self.held.heartbeat(follower.finish_time())
+            order = self.lease.heartbeat(translator.finish_time())
             if order in ("cancel", "lost"):
                 raise LeaseLostError(self.job.id)
             if order == "pause":
                 return True
         return self.stop.is_set()
 
-    def _tell(self, tail: Tail, follower: Follower, prepared: Prepared, *, ended: bool) -> None:
+    def _tell(
+        self, log_tail: LogTail, translator: EventTranslator, prepared: Prepared, *, ended: bool
+    ) -> None:
         """Steps first: what the log says of a checkpoint's step is written before it."""
         steps = [s for s in saved_steps(self.directory.checkpoints) if s not in self._checkpoints]
         self._begin(prepared)
-        said = follower.events(tail.new(), ended=ended)
+        said = translator.events(log_tail.new(), ended=ended)
         made = self._made(steps, prepared) if steps else []
-        said += [results.snapshot(row) for row in made]
+        said += [results.checkpoint_event(row) for row in made]
         if said:
-            self.held.report(said, made)
+            self.lease.report(said, made)
         self._checkpoints.update(steps)
 
     def _begin(self, prepared: Prepared) -> None:
@@ -144,12 +146,12 @@ class Attempt:
         self._begun = True
         taken = job_recipe.resolved(self.job, prepared.recipe)
         said = [
-            Event("Files validated, moving job to queued state", place="validated"),
-            results.learnt_from(self.directory.manifest().data),
+            Event("Files validated, moving job to queued state", log_position="validated"),
+            results.rows_event(self.directory.manifest().data),
             *results.warnings(self.directory.findings()),
-            Event("Fine-tuning job started", place="started"),
+            Event("Fine-tuning job started", log_position="started"),
         ]
-        self.held.report(said, status="running", resolved=taken)
+        self.lease.report(said, status="running", resolved=taken)
 
     def _has_rows(self) -> bool:
         try:
@@ -178,19 +180,19 @@ class Attempt:
         elif code > 0 and code != STOPPED:
             _LOG.error("job %s ended with %d; see %s", self.job.id, code, self.folder)
             said = _FULL if code == FULL else OURS
-            self.held.fail({"code": "server_error", "message": said, "param": None})
+            self.lease.fail({"code": "server_error", "message": said, "param": None})
         elif code < 0 and not self.stop.is_set():
-            self.held.fail({"code": "server_error", "message": _KILLED, "param": None})
+            self.lease.fail({"code": "server_error", "message": _KILLED, "param": None})
 
     def _finish(self, prepared: Prepared) -> None:
         content = self.service.content
         folder = self._relative(f"{job_recipe.RUN}/{self.directory.adapter.name}")
         found = results.result_of(self.job, prepared, self.directory, folder, content)
         try:
-            self.held.finish(content, found)
+            self.lease.finish(content, found)
         finally:
             for received, _ in found.files:
                 content.drop(received)
 
     def _refuse(self, error: Mapping[str, Any]) -> None:
-        self.held.fail(results.error_of(error, str(self.folder)))
+        self.lease.fail(results.error_of(error, str(self.folder)))

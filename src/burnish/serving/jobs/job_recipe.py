@@ -30,7 +30,7 @@ OBJECTIVES = {"supervised": "sft", "dpo": "dpo", "reinforcement": "grpo"}
 # Rows of one forward pass; more of them are accumulated.
 _AT_ONCE = 32
 # Fewer teach nothing, and the API takes no fewer.
-FEWEST = 10
+MIN_ROWS = 10
 # How files begin that gzip, zip, bzip2, xz or zstd wrote.
 _PACKED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 # What grpo samples for each prompt where compute_multiplier is 1.
@@ -102,7 +102,7 @@ def _hyperparameters(chosen: Mapping[str, Any], rate: float) -> dict[str, Any]:
     return values
 
 
-def with_interval(recipe: Recipe, interval: int, rows: int) -> int:
+def validation_passes(recipe: Recipe, interval: int, rows: int) -> int:
     """How many validation passes come to one every `interval` steps; `rows` are those of train."""
     held = recipe.data.split.test + (0 if recipe.data.validation else recipe.data.split.validation)
     each = recipe.training.batch_size * recipe.training.gradient_accumulation
@@ -149,7 +149,7 @@ def local_grader(spec: Mapping[str, Any], models: Mapping[str, str]) -> dict[str
     return found
 
 
-def lay_out(
+def write_job_files(
     job: JobRow, folder: Path, sources: Mapping[str, Path], models: Mapping[str, str]
 ) -> int:
     """Puts the rows into the job's folder; `sources` are the files of `train` and `validation`.
@@ -162,14 +162,14 @@ def lay_out(
     """
     folder.mkdir(parents=True, exist_ok=True)
     counts = {name: _linked(folder, name, source) for name, source in sources.items()}
-    if counts["train"] < FEWEST:
+    if counts["train"] < MIN_ROWS:
         raise DataError(
             f"the training file has {counts['train']} examples",
-            f"upload one with {FEWEST} or more",
+            f"upload one with {MIN_ROWS} or more",
             code="too_few_rows",
             part="train",
             count=counts["train"],
-            least=FEWEST,
+            least=MIN_ROWS,
         )
     if job.method["type"] == "reinforcement":
         grader = local_grader(job.method["reinforcement"]["grader"], models)

@@ -44,7 +44,9 @@ def prepare(service: Service, job: JobRow) -> Prepared:
         base = _base(service, job)
     else:
         base, start = _start(service, job)
-        rows = job_recipe.lay_out(job, folder, _sources(service, job), service.settings.models)
+        rows = job_recipe.write_job_files(
+            job, folder, _sources(service, job), service.settings.models
+        )
         job_recipe.write_recipe(path, _values(service, job, folder, start, rows))
     tuned = tuned_name(base, service.settings.organization, job.suffix, job.id)
     return Prepared(load_recipe(path), base, tuned)
@@ -100,6 +102,6 @@ def _values(
     if interval != "auto":
         draft = folder / "draft.yaml"
         job_recipe.write_recipe(draft, values)
-        passes = job_recipe.with_interval(load_recipe(draft), interval, rows)
+        passes = job_recipe.validation_passes(load_recipe(draft), interval, rows)
         values["training.evaluations"] = passes
     return values

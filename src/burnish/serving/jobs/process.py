@@ -15,14 +15,14 @@ from typing import Self
 from burnish.errors import UserError
 
 # The module that runs a job's recipe, and what it is told beside its worker and the recipe.
-Engine = tuple[str, ...]
-LOCAL: Engine = ("burnish.serving.jobs.run_recipe",)
+JobRunner = tuple[str, ...]
+LOCAL: JobRunner = ("burnish.serving.jobs.run_recipe",)
 # Seconds that an interrupted run gets to write its checkpoint.
 PATIENCE = 120.0
 _LOG = "process.log"
 
 
-def on_ray(address: str | None = None) -> Engine:
+def ray_runner(address: str | None = None) -> JobRunner:
     """Jobs run on a Ray cluster: the one at the address, of RAY_ADDRESS, of this machine, or a new
     one.
 
@@ -62,7 +62,7 @@ def folder_lock(folder: Path) -> Iterator[int | None]:
 class JobProcess:
     """The engine's program on one recipe; killed where its block is left before it ends."""
 
-    def __init__(self, recipe: Path, lock: int, engine: Engine = LOCAL) -> None:
+    def __init__(self, recipe: Path, lock: int, engine: JobRunner = LOCAL) -> None:
         program, *told = engine
         command = [sys.executable, "-P", "-m", program, str(os.getpid()), str(recipe), *told]
         with (recipe.parent / _LOG).open("ab") as log:

@@ -12,10 +12,10 @@ from burnish.parity.record import Parity, read_parity
 from burnish.runs.directory import Finding, RunDirectory, Verdict
 from burnish.serving.jobs import job_recipe
 from burnish.serving.jobs.prepare import Prepared
-from burnish.serving.jobs.run_events import Line, measures, table
-from burnish.serving.state.blobs import Content
+from burnish.serving.jobs.run_events import Line, metric_fields, metrics_csv
+from burnish.serving.state.blobs import BlobStore
 from burnish.serving.state.events import Event, Level
-from burnish.serving.state.files import described
+from burnish.serving.state.files import file_row
 from burnish.serving.state.ids import checkpoint_name, new_id
 from burnish.serving.state.leases import Result
 from burnish.serving.state.tables import JobRow, ModelRow
@@ -44,9 +44,9 @@ def checkpoint(job: JobRow, prepared: Prepared, folder: str, lines: Sequence[Lin
     metrics: dict[str, Any] = {"step": step}
     for line in lines:
         if line["phase"] == "train":
-            metrics |= measures(line, "train")
+            metrics |= metric_fields(line, "train")
         elif line["phase"] == "validation":
-            metrics |= measures(line, "valid")
+            metrics |= metric_fields(line, "valid")
     return ModelRow(
         name=checkpoint_name(prepared.tuned, step),
         base=prepared.base,
@@ -59,13 +59,13 @@ def checkpoint(job: JobRow, prepared: Prepared, folder: str, lines: Sequence[Lin
     )
 
 
-def snapshot(made: ModelRow) -> Event:
+def checkpoint_event(made: ModelRow) -> Event:
     said = f"Checkpoint created at step {made.step} with Snapshot ID: {made.name}"
-    return Event(said, place=f"checkpoint {made.step}")
+    return Event(said, log_position=f"checkpoint {made.step}")
 
 
 def result_of(
-    job: JobRow, prepared: Prepared, directory: RunDirectory, folder: str, content: Content
+    job: JobRow, prepared: Prepared, directory: RunDirectory, folder: str, content: BlobStore
 ) -> Result:
     """The result of a run that has its verdict; `folder` is that of the adapter.
 
@@ -81,25 +81,25 @@ def result_of(
         decision=verdict.decision,
     )
     texts = {
-        "step_metrics.csv": table(directory.events()),
+        "step_metrics.csv": metrics_csv(directory.events()),
         "verdict.json": (directory.path / "verdict.json").read_text(encoding="utf-8"),
     }
     received = {name: content.receive([text.encode()]) for name, text in texts.items()}
     return Result(
         model,
-        [(found, described(found, _PURPOSE, name)) for name, found in received.items()],
+        [(found, file_row(found, _PURPOSE, name)) for name, found in received.items()],
         manifest.training.get("tokens"),
         job_recipe.resolved(job, prepared.recipe, _multiplier(manifest.training)),
-        _last_words(prepared.tuned, verdict, read_parity(directory.path)),
+        final_events(prepared.tuned, verdict, read_parity(directory.path)),
     )
 
 
-def learnt_from(counts: Mapping[str, Any]) -> Event:
+def rows_event(counts: Mapping[str, Any]) -> Event:
     """What becomes of the rows that were uploaded, since a part of them is learnt from."""
     parts = {name: int(counts.get(name, 0)) for name in ("train", "validation", "test")}
     train, validation, test = parts.values()
     said = f"Learns from {train} rows; {validation} others validate and {test} test what is learnt"
-    return Event(said, data=parts, place="rows")
+    return Event(said, data=parts, log_position="rows")
 
 
 def warnings(findings: Iterable[Finding]) -> list[Event]:
@@ -113,7 +113,7 @@ def warnings(findings: Iterable[Finding]) -> list[Event]:
             "; ".join(("In the files: " + one.seen, *_advice(one.fields))),
             "warn" if one.severity == "warning" else "info",
             data={"kind": one.kind, "rows": one.count, "where": [*map(_place, one.where)]},
-            place=f"finding {one.kind} {number}",
+            log_position=f"finding {one.kind} {number}",
         )
         for number, one in enumerate(findings)
         if one.severity == "warning" or one.kind == LIMIT
@@ -240,25 +240,25 @@ def _multiplier(training: dict[str, Any]) -> float | None:
     return screen["chosen"] / screen["rule"] if screen else None
 
 
-def _last_words(tuned: str, verdict: Verdict, parity: Parity | None) -> tuple[Event, ...]:
+def final_events(tuned: str, verdict: Verdict, parity: Parity | None) -> tuple[Event, ...]:
     """The verdict and parity in words, then what the API says at the end."""
     held = "" if verdict.decision == "release" else " It is served only by its full name."
     said = f"Verdict: {verdict.decision}.{held} {' '.join(verdict.reasons)}"
     data = {"decision": verdict.decision, "reasons": list(verdict.reasons)}
     level: Level = "info" if verdict.decision == "release" else "warn"
     return (
-        Event(said, level, data=data, place="verdict"),
-        *([_parity_said(parity)] if parity is not None else []),
-        Event(f"New fine-tuned model created: {tuned}", place="model"),
-        Event("The job has successfully completed", place="completed"),
+        Event(said, level, data=data, log_position="verdict"),
+        *([parity_event(parity)] if parity is not None else []),
+        Event(f"New fine-tuned model created: {tuned}", log_position="model"),
+        Event("The job has successfully completed", log_position="completed"),
     )
 
 
-def _parity_said(parity: Parity) -> Event:
+def parity_event(parity: Parity) -> Event:
     differs = parity.difference is not None
     data = {"agrees": not differs, "prompts": len(parity.reference.answers)}
     said = f"Parity: {parity.sentence}"
-    return Event(said, "warn" if differs else "info", data=data, place="parity")
+    return Event(said, "warn" if differs else "info", data=data, log_position="parity")
 
 
 def _snake(name: str) -> str:

@@ -21,7 +21,7 @@ COLUMNS = {
 _REWARDS = ("train_reward_mean", "valid_reward_mean")
 
 
-class Tail:
+class LogTail:
     """The lines that are new in a file that grows, and now and then is written anew."""
 
     def __init__(self, path: Path) -> None:
@@ -46,7 +46,7 @@ class Tail:
         return [json.loads(line) for line in whole.splitlines() if line.strip()]
 
 
-class Follower:
+class EventTranslator:
     """Turns lines into events.
 
     A step's line waits for the next one, since a validation pass at that step is told with it. One
@@ -96,9 +96,9 @@ def _metrics(train: Line | None, validation: Line | None = None) -> Event:
     assert line is not None
     step, data = line["step"], {"step": line["step"]}
     if train:
-        data |= {"total_steps": train["steps"], **measures(train, "train")}
+        data |= {"total_steps": train["steps"], **metric_fields(train, "train")}
     if validation:
-        data |= measures(validation, "valid")
+        data |= metric_fields(validation, "valid")
     of = f"/{train['steps']}" if train else ""
     losses = {"training": train, "validation": validation}
     said = ", ".join(f"{name} loss={one['loss']:.2f}" for name, one in losses.items() if one)
@@ -106,7 +106,7 @@ def _metrics(train: Line | None, validation: Line | None = None) -> Event:
     return Event(f"Step {step}{of}: {said}", "info", "metrics", data, place, line["time"])
 
 
-def measures(line: Line, part: str) -> dict[str, float]:
+def metric_fields(line: Line, part: str) -> dict[str, float]:
     """Loss, and what else is known, under the API's names; `part` is train or valid.
 
     Of a validation pass, which covers all rows, the loss and accuracy are also the `full_` ones.
@@ -124,38 +124,38 @@ def measures(line: Line, part: str) -> dict[str, float]:
 
 def _screened(line: Line) -> Event:
     said = f"Learning rate: {line['chosen']:.3g}"
-    return Event(said, place="screen", time=line["time"])
+    return Event(said, log_position="screen", time=line["time"])
 
 
 def _replayed(line: Line) -> Event:
     said = f"Reads {line['rows']} general conversations beside the rows, so as to forget less"
     if not line["rows"]:
         said = "Nothing holds the model to its base, which wrote no conversations"
-    return Event(said, place="replay", time=line["time"])
+    return Event(said, log_position="replay", time=line["time"])
 
 
 def _resumed(line: Line) -> Event:
     said = f"Resumed from step {line['step']}"
-    return Event(said, place=f"resumed {line['time']}", time=line["time"])
+    return Event(said, log_position=f"resumed {line['time']}", time=line["time"])
 
 
 def _measured(line: Line) -> Event:
     said = f"Measured {line['n']} items of {line['task']} with the model {line['label']}"
     place = f"evaluate {line['label']} {line['task']}"[:128]
-    return Event(said, place=place, time=line["time"])
+    return Event(said, log_position=place, time=line["time"])
 
 
 _SENTENCES = {"replay": _replayed, "screen": _screened, "resumed": _resumed, "evaluate": _measured}
 
 
-def table(lines: Sequence[Line]) -> str:
+def metrics_csv(lines: Sequence[Line]) -> str:
     """The step metrics as CSV; what was not measured is empty."""
     rows: dict[int, dict[str, Any]] = {}
     for line in lines:
         if line["phase"] in ("train", "validation"):
             part = "train" if line["phase"] == "train" else "valid"
             row = rows.setdefault(line["step"], {"step": line["step"]})
-            row |= measures(line, part)
+            row |= metric_fields(line, part)
     rewards = [name for name in _REWARDS if any(name in row for row in rows.values())]
     columns = COLUMNS | {name: name for name in rewards}
     written = [",".join(columns)]

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from burnish.evaluation.graders.sandbox import sweep
 from burnish.serving.jobs.attempt import OURS, Attempt
-from burnish.serving.jobs.process import LOCAL, Engine
+from burnish.serving.jobs.process import LOCAL, JobRunner
 from burnish.serving.state import files
 from burnish.serving.state.disk import is_full
 from burnish.serving.state.installation import Service
@@ -42,11 +42,13 @@ class Worker:
         engine: where the jobs run.
     """
 
-    def __init__(self, service: Service, name: str | None = None, engine: Engine = LOCAL) -> None:
+    def __init__(
+        self, service: Service, name: str | None = None, engine: JobRunner = LOCAL
+    ) -> None:
         self.engine = engine
         plain = name or f"{socket.gethostname()}-{os.getpid()}"
         self.name = f"{plain[:100]}-{secrets.token_hex(4)}"
-        self.service = replace(service, database=service.database.acting(f"worker {self.name}"))
+        self.service = replace(service, database=service.database.as_actor(f"worker {self.name}"))
         self._stop = threading.Event()
         self._expired = self._swept = float("-inf")
 

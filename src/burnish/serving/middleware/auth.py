@@ -104,7 +104,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class Guard:
+class Authentication:
     """Middleware that lets a request in with a key of the right scope, or refuses it.
 
     No key is needed only where no key was ever made, or keys were turned off since, and the server

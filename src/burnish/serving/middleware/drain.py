@@ -17,7 +17,7 @@ class Drain:
         self.begun = True
 
 
-class Draining:
+class DrainRequests:
     """Middleware that answers 503 once the end has begun; the official client tries again."""
 
     def __init__(self, app: ASGIApp, drain: Drain) -> None:

@@ -18,7 +18,7 @@ from burnish.serving.middleware.usage import usage_in
 _CLOSED = 499  # the client went away before an answer began, as nginx writes it
 
 
-class Observing:
+class RequestLog:
     """Middleware; the answer's headers carry `x-request-id`, which the official client shows.
 
     Args:

@@ -29,20 +29,20 @@ from burnish.inference.types import (
 )
 from burnish.serving.catalog.chat_prompt import prompt_tokens
 from burnish.serving.catalog.served_model import (
-    Target,
-    beside,
-    refusing_uncounted,
-    room_for,
-    target_of,
+    ServedModel,
+    answer_room,
+    reject_too_long_prompt,
+    resolve_model,
+    run_in_thread_if_large,
 )
 from burnish.serving.errors import conflicting, invalid, refused
 from burnish.serving.middleware.recording import record
 from burnish.serving.middleware.usage import Usage, usage_of
-from burnish.serving.routes.generation import HungUp, begun, whole
+from burnish.serving.routes.generation import ClientDisconnected, complete, start_stream
 from burnish.serving.routes.sse import streamed
 from burnish.serving.schemas.openapi import CHAT
-from burnish.serving.schemas.sampling import Array, Body, Drawing, Metadata, ResponseFormat
-from burnish.serving.schemas.tools import Offer
+from burnish.serving.schemas.sampling import Array, Body, Metadata, ResponseFormat, SamplingParams
+from burnish.serving.schemas.tools import ToolOptions
 
 router = APIRouter()
 _GONE = Response(status_code=499)  # nobody reads it
@@ -72,7 +72,7 @@ class Message(Body):
     parsed: Any = None
 
 
-class ChatRequest(Drawing, Offer):
+class ChatRequest(SamplingParams, ToolOptions):
     """The body of a chat completion.
 
     `return_token_ids` is none of the API's: as vLLM does, a whole reply then also tells the ids of
@@ -112,21 +112,23 @@ class ChatRequest(Drawing, Offer):
 async def create(body: ChatRequest, request: Request) -> Response:
     """One reply or several to a conversation."""
     _check(body)
-    target = await target_of(request, body.model)
+    target = await resolve_model(request, body.model)
     turns = [message.model_dump(exclude_none=True) for message in body.messages]
     keeps = bool(body.offered) or (body.response_format is not None)
-    prompt, asks = await beside(request, _prepared, body, turns, target, compiles=keeps)
+    prompt, asks = await run_in_thread_if_large(
+        request, _prepared, body, turns, target, compiles=keeps
+    )
     usage = usage_of(request)
     usage.prompt = len(prompt)
     reply = _Reply(body, target, usage)
     try:
         if body.stream:
-            found = await begun(target.engine, asks, request, usage)
+            found = await start_stream(target.engine, asks, request, usage)
             said = [Generation() for _ in asks]
             record(request, turns, said)
             return streamed(reply.chunks(found, said))
-        answers = await whole(target.engine, asks, request, usage)
-    except HungUp:
+        answers = await complete(target.engine, asks, request, usage)
+    except ClientDisconnected:
         return _GONE
     record(request, turns, answers)
     told = reply.completion(answers).model_dump(mode="json", exclude_unset=True)
@@ -157,13 +159,13 @@ def _check(body: ChatRequest) -> None:
     if body.max_tokens is not None and body.max_completion_tokens is not None:
         said = "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported."
         raise conflicting(said, "max_tokens")
-    body.check_offer()
+    body.check_tools()
 
 
-def _grammar(body: ChatRequest, target: Target) -> Callable[[], Grammar] | None:
+def _grammar(body: ChatRequest, target: ServedModel) -> Callable[[], Grammar] | None:
     """What the answer must keep to; None where it is free. A format that is wanted leaves the
     model free to call, and a call of what is strict leaves it free in its words."""
-    tools, functions = "functions" if body.functions else "tools", body.demanded
+    tools, functions = "functions" if body.functions else "tools", body.required_functions
     with _naming(tools):
         if functions:
             several = not body.one_call and body.tool_choice == "required"
@@ -189,16 +191,18 @@ def _naming(param: str) -> Iterator[None]:
 
 
 def _prepared(
-    body: ChatRequest, turns: Sequence[dict[str, Any]], target: Target
+    body: ChatRequest, turns: Sequence[dict[str, Any]], target: ServedModel
 ) -> tuple[tuple[int, ...], list[GenerationRequest]]:
-    with refusing_uncounted(target, body.wanted, "messages"):
+    with reject_too_long_prompt(target, body.wanted, "messages"):
         prompt = prompt_tokens(turns, body.offered, target.tokenizer, target.engine.context)
     return prompt, _asks(body, target, prompt)
 
 
-def _asks(body: ChatRequest, target: Target, prompt: tuple[int, ...]) -> list[GenerationRequest]:
+def _asks(
+    body: ChatRequest, target: ServedModel, prompt: tuple[int, ...]
+) -> list[GenerationRequest]:
     """An ask for each choice."""
-    room = room_for(target, prompt, body.wanted)
+    room = answer_room(target, prompt, body.wanted)
     draw = SamplingSettings(
         max_tokens=room,
         bias=body.biases(target.vocabulary),
@@ -213,7 +217,7 @@ def _asks(body: ChatRequest, target: Target, prompt: tuple[int, ...]) -> list[Ge
 class _Reply:
     """What all parts of one reply have in common."""
 
-    def __init__(self, body: ChatRequest, target: Target, usage: Usage) -> None:
+    def __init__(self, body: ChatRequest, target: ServedModel, usage: Usage) -> None:
         self.body, self.target, self.usage = body, target, usage
         self.nothing = None if body.offered else ""  # what a reply says that only calls
         self.shared: dict[str, Any] = {
@@ -236,9 +240,9 @@ class _Reply:
     ) -> AsyncIterator[ChatCompletionChunk]:
         """The reply as it is written, its calls of tools too."""
         shown = [_Shown(self.body) for _ in said]
-        begun = ChoiceDelta(role="assistant", content=self.nothing, refusal=None)
+        start_stream = ChoiceDelta(role="assistant", content=self.nothing, refusal=None)
         for place in range(len(said)):
-            yield self._chunk(place, begun)
+            yield self._chunk(place, start_stream)
         async for place, piece in found:
             said[place].grow(piece)
             for delta in shown[place].more(said[place].text, piece):
@@ -250,13 +254,13 @@ class _Reply:
             yield self._marked(choices=[], usage=self.usage.told)
 
     def _ended(self, place: int, answer: Generation, shown: "_Shown") -> list[ChatCompletionChunk]:
-        text, calls, end = self.body.parted(answer.text, answer.end)
+        text, calls, end = self.body.split_calls(answer.text, answer.end)
         deltas = [*shown.rest(text, calls)]
         found = [self._chunk(place, delta, drawn=shown.told()) for delta in deltas]
         return [*found, self._chunk(place, ChoiceDelta(), end=end, drawn=shown.told())]
 
     def _choice(self, place: int, answer: Generation) -> Choice:
-        text, calls, end = self.body.parted(answer.text, answer.end)
+        text, calls, end = self.body.split_calls(answer.text, answer.end)
         message: dict[str, Any] = {"role": "assistant", "content": text or self.nothing}
         message |= {"refusal": None, "annotations": []} | (self.body.told(calls) if calls else {})
         return Choice.model_validate(
@@ -288,13 +292,13 @@ class _Reply:
     def _logprobs(self, drawn: Sequence[SampledToken]) -> ChoiceLogprobs | None:
         if not self.body.logprobs:
             return None
-        return ChoiceLogprobs(content=self.target.wording.chat(drawn), refusal=None)
+        return ChoiceLogprobs(content=self.target.token_text.chat_logprobs(drawn), refusal=None)
 
 
 class _Shown:
     """What of one streamed answer has been shown: of a call, its name and its arguments."""
 
-    def __init__(self, offer: Offer) -> None:
+    def __init__(self, offer: ToolOptions) -> None:
         self.offer, self.offered = offer, bool(offer.offered)
         self._size = 0
         self._calls: list[int] = []
@@ -304,7 +308,7 @@ class _Shown:
         """What can be shown now that the answer has grown to `text` by `piece`."""
         self._drawn += piece.drawn
         before = text_before_calls(text) if self.offered else text
-        calls = self.offer.parted(text, "")[1] if len(before) < len(text) else []
+        calls = self.offer.split_calls(text, "")[1] if len(before) < len(text) else []
         yield from self.rest(before, calls)
 
     def rest(self, text: str, calls: Sequence[Call]) -> Iterator[ChoiceDelta]:
@@ -312,7 +316,7 @@ class _Shown:
         if new := text[self._size :]:
             self._size += len(new)
             yield ChoiceDelta(content=new)
-        for told in self.offer.told_anew(calls, self._calls):
+        for told in self.offer.new_call_deltas(calls, self._calls):
             yield ChoiceDelta.model_validate(told)
 
     def told(self) -> list[SampledToken]:

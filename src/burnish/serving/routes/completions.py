@@ -19,19 +19,19 @@ from burnish.inference.types import (
     SamplingSettings,
 )
 from burnish.serving.catalog.served_model import (
-    Target,
-    beside,
-    refusing_uncounted,
-    room_for,
-    target_of,
+    ServedModel,
+    answer_room,
+    reject_too_long_prompt,
+    resolve_model,
+    run_in_thread_if_large,
 )
 from burnish.serving.errors import conflicting, invalid
 from burnish.serving.middleware.recording import record
 from burnish.serving.middleware.usage import Usage, usage_of
-from burnish.serving.routes.generation import HungUp, begun, whole
+from burnish.serving.routes.generation import ClientDisconnected, complete, start_stream
 from burnish.serving.routes.sse import streamed
 from burnish.serving.schemas.openapi import COMPLETION
-from burnish.serving.schemas.sampling import Array, Drawing
+from burnish.serving.schemas.sampling import Array, SamplingParams
 
 router = APIRouter()
 _GONE = Response(status_code=499)
@@ -41,7 +41,7 @@ _Several = Annotated[Array[T], Field(min_length=1)]
 _TOKENS = 16
 
 
-class CompletionRequest(Drawing):
+class CompletionRequest(SamplingParams):
     """The body of a legacy completion."""
 
     prompt: (
@@ -71,19 +71,19 @@ async def create(body: CompletionRequest, request: Request) -> Response:
         raise conflicting("'best_of' cannot be streamed.", "best_of")
     if (body.best_of or body.n or 1) < (body.n or 1):
         raise conflicting("'best_of' must be at least 'n'.", "best_of")
-    target = await target_of(request, body.model)
+    target = await resolve_model(request, body.model)
     _check_count(body, target.engine.max_requests)
-    prompts = await beside(request, _prompts, body, target)
+    prompts = await run_in_thread_if_large(request, _prompts, body, target)
     usage = usage_of(request)
     usage.prompt = sum(len(prompt) for prompt in prompts)
     reply = _Reply(body, target, prompts, usage)
     try:
         if body.stream:
-            found = await begun(target.engine, reply.asks, request, usage)
+            found = await start_stream(target.engine, reply.asks, request, usage)
             record(request, body.prompt, reply.said)
             return streamed(reply.chunks(found))
-        answers = await whole(target.engine, reply.asks, request, usage)
-    except HungUp:
+        answers = await complete(target.engine, reply.asks, request, usage)
+    except ClientDisconnected:
         return _GONE
     record(request, body.prompt, answers)
     return JSONResponse(reply.completion(answers).model_dump(mode="json", exclude_unset=True))
@@ -102,7 +102,7 @@ def _check_count(body: CompletionRequest, most: int) -> None:
         raise invalid(f"{said}ask for at most {most} at once.", "prompt", "too_many_answers")
 
 
-def _prompts(body: CompletionRequest, target: Target) -> list[tuple[int, ...]]:
+def _prompts(body: CompletionRequest, target: ServedModel) -> list[tuple[int, ...]]:
     """The prompts as tokens; no prompt is the start token."""
     given = body.prompt
     if not given:
@@ -117,13 +117,13 @@ def _prompts(body: CompletionRequest, target: Target) -> list[tuple[int, ...]]:
     ]
 
 
-def _encoded(text: str, body: CompletionRequest, target: Target) -> tuple[int, ...]:
-    with refusing_uncounted(target, body.wanted, "prompt"):
+def _encoded(text: str, body: CompletionRequest, target: ServedModel) -> tuple[int, ...]:
+    with reject_too_long_prompt(target, body.wanted, "prompt"):
         return target.encoded(text)
 
 
-def _checked(tokens: Any, body: CompletionRequest, target: Target) -> tuple[int, ...]:
-    room_for(target, tokens, body.wanted, "prompt")  # before each of millions is looked at
+def _checked(tokens: Any, body: CompletionRequest, target: ServedModel) -> tuple[int, ...]:
+    answer_room(target, tokens, body.wanted, "prompt")  # before each of millions is looked at
     if wrong := [token for token in tokens if not 0 <= token < target.vocabulary]:
         raise invalid(f"Invalid token in prompt: {wrong[0]}.", "prompt", "invalid_token")
     return tuple(tokens) or target.start
@@ -135,7 +135,7 @@ class _Reply:
     def __init__(
         self,
         body: CompletionRequest,
-        target: Target,
+        target: ServedModel,
         prompts: Sequence[tuple[int, ...]],
         usage: Usage,
     ) -> None:
@@ -185,7 +185,7 @@ class _Reply:
     def _ask(self, prompt: tuple[int, ...], place: int) -> GenerationRequest:
         body = self.body
         draw = SamplingSettings(
-            max_tokens=room_for(self.target, prompt, body.wanted, "prompt"),
+            max_tokens=answer_room(self.target, prompt, body.wanted, "prompt"),
             bias=body.biases(self.target.vocabulary),
             # Choosing the best of several needs them, wanted or not.
             top_logprobs=body.logprobs if body.logprobs is not None else self._judged,
@@ -218,8 +218,10 @@ class _Reply:
     def _logprobs(self, answer: Generation, offset: int) -> Logprobs | None:
         if self.body.logprobs is None:
             return None
-        wording = self.target.wording
-        return wording.legacy(answer.prompt, answer.drawn, offset, self.body.logprobs)
+        token_text = self.target.token_text
+        return token_text.completion_logprobs(
+            answer.prompt, answer.drawn, offset, self.body.logprobs
+        )
 
 
 def _likelihood(answer: Generation) -> float:

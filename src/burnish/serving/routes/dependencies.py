@@ -35,7 +35,7 @@ def _service(request: Request) -> Service:
     """Writes in the name of the request's key, so that the audit log says who did it, and shows a
     project its own files, uploads and jobs."""
     found: Service = request.app.state.service
-    database = found.database.acting(actor_of(request), project_of(request))
+    database = found.database.as_actor(actor_of(request), project_of(request))
     return replace(found, database=database)
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from burnish.inference.embedder import Embedder
 from burnish.inference.lengths import TooLongError
-from burnish.serving.catalog.served_model import beside
+from burnish.serving.catalog.served_model import run_in_thread_if_large
 from burnish.serving.errors import ApiError, invalid
 from burnish.serving.middleware.auth import project_of
 from burnish.serving.middleware.usage import usage_of
@@ -61,7 +61,7 @@ async def create(body: EmbeddingRequest, request: Request) -> dict[str, Any]:
     """An embedding for each input, in their order."""
     find, project = request.app.state.service.engines.embedder, project_of(request)
     embedder: Embedder = await to_thread.run_sync(find, body.model, project)
-    rows = await beside(request, _rows, body, embedder)
+    rows = await run_in_thread_if_large(request, _rows, body, embedder)
     size = body.dimensions or embedder.size
     if size > embedder.size:
         raise invalid(

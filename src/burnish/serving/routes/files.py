@@ -14,7 +14,7 @@ from openai.types import FileDeleted
 from burnish.serving.errors import invalid
 from burnish.serving.routes.dependencies import After, Shared
 from burnish.serving.schemas.openapi import BYTES
-from burnish.serving.schemas.responses import File, Listed, file_fields, file_of, written_page
+from burnish.serving.schemas.responses import File, ListPage, file_fields, file_object, json_page
 from burnish.serving.state import files
 from burnish.serving.state.paging import Cursor
 from burnish.serving.state.row_files import START, check_start
@@ -45,11 +45,11 @@ def create(
     file.file.seek(0)
     limit = service.settings.max_file_bytes
     received = files.receive(service.content, pieces_of(file.file), limit)
-    row = files.described(received, purpose, name_of(file), lasting(purpose, seconds))
-    return file_of(files.add(service.database, service.content, received, row))
+    row = files.file_row(received, purpose, name_of(file), lasting(purpose, seconds))
+    return file_object(files.add(service.database, service.content, received, row))
 
 
-@router.get("/files", response_model=Listed[File])
+@router.get("/files", response_model=ListPage[File])
 def listed(
     service: Shared,
     purpose: Annotated[str | None, Query(max_length=32)] = None,
@@ -59,12 +59,12 @@ def listed(
 ) -> Response:
     cursor = Cursor(limit, after, ascending=order == "asc")
     page = files.listed(service.database, cursor, purpose)
-    return written_page([file_fields(*row) for row in page.rows], has_more=page.has_more)
+    return json_page([file_fields(*row) for row in page.rows], has_more=page.has_more)
 
 
 @router.get("/files/{file_id}", response_model=File)
 def retrieve(service: Shared, file_id: str) -> Any:
-    return file_of(files.retrieve(service.database, file_id))
+    return file_object(files.retrieve(service.database, file_id))
 
 
 @router.get("/files/{file_id}/content", response_class=StreamingResponse, responses=BYTES)

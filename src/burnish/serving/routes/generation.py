@@ -15,11 +15,11 @@ from burnish.serving.middleware.usage import Usage
 T = TypeVar("T")
 
 
-class HungUp(Exception):  # noqa: N818 - nothing went wrong
+class ClientDisconnected(Exception):  # noqa: N818 - nothing went wrong
     """The client is gone, so nobody waits for the answer."""
 
 
-async def whole(
+async def complete(
     engine: Backend, asks: Sequence[GenerationRequest], request: Request, usage: Usage
 ) -> list[Generation]:
     """All answers, in the order of the asks; `usage` is filled in.
@@ -28,11 +28,11 @@ async def whole(
         HungUp: the client went away; what was under way is given up.
     """
     answers = [Generation() for _ in asks]
-    await _unless_gone(_whole(engine, asks, answers, usage), request)
+    await _unless_gone(_complete(engine, asks, answers, usage), request)
     return answers
 
 
-async def begun(
+async def start_stream(
     engine: Backend, asks: Sequence[GenerationRequest], request: Request, usage: Usage
 ) -> AsyncGenerator[tuple[int, Piece], None]:
     """Pieces of all answers, once the first is there: what keeps an answer from its beginning is
@@ -68,7 +68,7 @@ async def pieces(
                 yield place, piece
 
 
-async def _whole(
+async def _complete(
     engine: Backend, asks: Sequence[GenerationRequest], answers: Sequence[Generation], usage: Usage
 ) -> None:
     async with contextlib.aclosing(pieces(engine, asks, usage)) as found:
@@ -89,7 +89,7 @@ async def _unless_gone(work: Coroutine[Any, Any, T], request: Request) -> T:
     try:
         await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise HungUp
+            raise ClientDisconnected
         return await task
     finally:
         for one in (task, gone):

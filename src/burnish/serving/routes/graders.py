@@ -21,7 +21,7 @@ from burnish.evaluation.graders import (
     run,
 )
 from burnish.evaluation.graders.sandbox import Limits
-from burnish.serving.catalog.grader_pool import grading_of
+from burnish.serving.catalog.grader_pool import grader_pool
 from burnish.serving.errors import forbidden, invalid
 from burnish.serving.middleware.auth import key_of, project_of
 from burnish.serving.middleware.usage import Usage, usage_of
@@ -98,7 +98,7 @@ def check_scope(grader: Grader, request: Request) -> None:
 async def run_grader(body: GraderRun, request: Request) -> GraderRunResponse:
     """The grade of one answer; what kept it from one is told in the metadata."""
     check_scope(body.grader, request)
-    return await grading_of(request).run(
+    return await grader_pool(request).run(
         request, body.grader, lambda limits: _run(body, Judging(request, limits))
     )
 
@@ -133,7 +133,7 @@ async def validate_grader(body: CheckedGrader, request: Request) -> CheckedGrade
         _check(body, replace(judging.models, has_model=judging.knows))
         return CheckedGrader(grader=body.grader)
 
-    return await grading_of(request).run(request, body.grader, validated)
+    return await grader_pool(request).run(request, body.grader, validated)
 
 
 def _check(body: CheckedGrader, models: GraderModels) -> None:

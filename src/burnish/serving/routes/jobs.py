@@ -15,7 +15,7 @@ from burnish.errors import GraderError
 from burnish.evaluation.graders import GraderModels, parse_grader
 from burnish.evaluation.graders.sandbox import Limits
 from burnish.evaluation.rewards import local_chat
-from burnish.serving.catalog.grader_pool import grading_of
+from burnish.serving.catalog.grader_pool import grader_pool
 from burnish.serving.errors import ApiError, invalid
 from burnish.serving.jobs import job_recipe
 from burnish.serving.routes.dependencies import After, Shared
@@ -23,13 +23,13 @@ from burnish.serving.routes.graders import check_scope
 from burnish.serving.schemas.jobs import NewJob
 from burnish.serving.schemas.responses import (
     Job,
-    Listed,
-    a_page,
-    checkpoint_of,
-    event_of,
+    ListPage,
+    checkpoint_object,
+    event_object,
     job_fields,
-    job_of,
-    written_page,
+    job_object,
+    json_page,
+    list_page,
 )
 from burnish.serving.state import events, files, jobs, models, permissions
 from burnish.serving.state.events import Event
@@ -53,7 +53,7 @@ async def create(service: Shared, body: NewJob, request: Request) -> Any:
     if body.method is not None and body.method.reinforcement is not None:
         grader = body.method.reinforcement.grader
         check_scope(grader, request)
-        await grading_of(request).run(request, grader, partial(_check_grader, service, job.method))
+        await grader_pool(request).run(request, grader, partial(_check_grader, service, job.method))
     row = await to_thread.run_sync(jobs.submit, service.database, job, _idle(job.method))
     return _shown(service, row)
 
@@ -70,7 +70,7 @@ def _job(service: Service, body: NewJob) -> JobRow:
         model=model,
         status="validating_files",
         training_file=body.training_file,
-        method=body.taught(),
+        method=body.complete_method(),
         seed=secrets.randbelow(1 << 31) if body.seed is None else body.seed,
         created_at=int(time.time()),
         validation_file=body.validation_file,
@@ -80,7 +80,7 @@ def _job(service: Service, body: NewJob) -> JobRow:
     )
 
 
-@router.get("", response_model=Listed[Job])
+@router.get("", response_model=ListPage[Job])
 def listed(
     service: Shared,
     request: Request,
@@ -91,16 +91,20 @@ def listed(
     any."""
     query = request.query_params
     meta = {key[1]: value for name, value in query.items() if (key := _META.fullmatch(name))}
-    if (plain := query.get("metadata")) not in (None, "null") or (plain and meta):
+    if (without_metadata := query.get("metadata")) not in (None, "null") or (
+        without_metadata and meta
+    ):
         raise invalid(
             "Write metadata[KEY]=VALUE, or metadata=null alone.", "metadata", "invalid_value"
         )
     if len(meta) > _KEYS:
         said = f"{len(meta)} keys of metadata are asked for, and a job has at most {_KEYS}."
         raise invalid(said, "metadata", "array_above_max_length")
-    page = jobs.listed(service.database, Cursor(limit, after), meta, plain=plain is not None)
+    page = jobs.listed(
+        service.database, Cursor(limit, after), meta, without_metadata=without_metadata is not None
+    )
     own = service.settings.organization
-    return written_page([job_fields(row, own) for row in page.rows], has_more=page.has_more)
+    return json_page([job_fields(row, own) for row in page.rows], has_more=page.has_more)
 
 
 @router.get("/{fine_tuning_job_id}", response_model=Job)
@@ -123,7 +127,7 @@ def resume(service: Shared, fine_tuning_job_id: str) -> Any:
     return _shown(service, jobs.resume(service.database, fine_tuning_job_id))
 
 
-@router.get("/{fine_tuning_job_id}/events", response_model=Listed[FineTuningJobEvent])
+@router.get("/{fine_tuning_job_id}/events", response_model=ListPage[FineTuningJobEvent])
 def list_events(
     service: Shared,
     fine_tuning_job_id: str,
@@ -132,10 +136,10 @@ def list_events(
 ) -> Any:
     jobs.retrieve(service.database, fine_tuning_job_id)
     page = events.listed(service.database, fine_tuning_job_id, Cursor(limit, after))
-    return a_page([event_of(row) for row in page.rows], has_more=page.has_more)
+    return list_page([event_object(row) for row in page.rows], has_more=page.has_more)
 
 
-@router.get("/{fine_tuning_job_id}/checkpoints", response_model=Listed[FineTuningJobCheckpoint])
+@router.get("/{fine_tuning_job_id}/checkpoints", response_model=ListPage[FineTuningJobCheckpoint])
 def list_checkpoints(
     service: Shared,
     fine_tuning_job_id: str,
@@ -144,11 +148,11 @@ def list_checkpoints(
 ) -> Any:
     jobs.retrieve(service.database, fine_tuning_job_id)
     page = models.checkpoints(service.database, fine_tuning_job_id, Cursor(limit, after))
-    return a_page([checkpoint_of(row) for row in page.rows], has_more=page.has_more)
+    return list_page([checkpoint_object(row) for row in page.rows], has_more=page.has_more)
 
 
 def _shown(service: Service, job: JobRow) -> Job:
-    return job_of(job, service.settings.organization)
+    return job_object(job, service.settings.organization)
 
 
 def _own_name(service: Service, name: str, project: str | None) -> str:

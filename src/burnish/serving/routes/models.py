@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from openai.types import Model, ModelDeleted
 from pydantic import BaseModel
 
-from burnish.serving.catalog.registry import Engines
+from burnish.serving.catalog.registry import ModelRegistry
 from burnish.serving.errors import forbidden, invalid, model_not_found
 from burnish.serving.middleware.auth import project_of
 from burnish.serving.routes.dependencies import Shared
@@ -58,6 +58,6 @@ def deleted(name: str, request: Request, service: Shared) -> ModelDeleted:
     return ModelDeleted(id=name, deleted=True, object="model")
 
 
-def _engines(request: Request) -> Engines:
-    found: Engines = request.app.state.service.engines
+def _engines(request: Request) -> ModelRegistry:
+    found: ModelRegistry = request.app.state.service.engines
     return found

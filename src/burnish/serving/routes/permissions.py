@@ -14,7 +14,7 @@ from openai.types.fine_tuning.checkpoints import (
 from pydantic import BaseModel, ConfigDict, Field
 
 from burnish.serving.routes.dependencies import After, Shared
-from burnish.serving.schemas.responses import Listed, a_page
+from burnish.serving.schemas.responses import ListPage, list_page
 from burnish.serving.schemas.sampling import Array
 from burnish.serving.state import permissions
 from burnish.serving.state.paging import Cursor
@@ -36,13 +36,13 @@ class Grant(BaseModel):
     ]
 
 
-@router.post(_PATH, response_model=Listed[PermissionCreateResponse])
+@router.post(_PATH, response_model=ListPage[PermissionCreateResponse])
 def create(service: Shared, checkpoint: str, body: Grant) -> Any:
     rows = permissions.grant(service.database, checkpoint, body.project_ids)
-    return a_page([PermissionCreateResponse(**_values(row)) for row in rows])
+    return list_page([PermissionCreateResponse(**_values(row)) for row in rows])
 
 
-@router.get(_PATH, response_model=Listed[PermissionListResponse])
+@router.get(_PATH, response_model=ListPage[PermissionListResponse])
 def listed(
     service: Shared,
     checkpoint: str,
@@ -54,7 +54,7 @@ def listed(
     cursor = Cursor(limit, after, ascending=order == "ascending")
     page = permissions.listed(service.database, checkpoint, cursor, project_id)
     shown = [PermissionListResponse(**_values(row)) for row in page.rows]
-    return a_page(shown, has_more=page.has_more)
+    return list_page(shown, has_more=page.has_more)
 
 
 @router.delete(_PATH + "/{permission_id}", response_model=PermissionDeleteResponse)

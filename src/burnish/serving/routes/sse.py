@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from burnish.errors import UserError
 from burnish.inference.errors import InferenceError
-from burnish.serving.errors import ApiError, refused, unanswered
+from burnish.serving.errors import ApiError, inference_error, refused
 
 # Proxies must neither keep nor join events.
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -28,7 +28,7 @@ async def _lines(events: AsyncIterator[BaseModel]) -> AsyncIterator[str]:
     except ApiError as error:  # the status went out with the first line
         yield _line(error.body)
     except InferenceError as error:
-        yield _line(unanswered(error).body)
+        yield _line(inference_error(error).body)
     except UserError as error:
         yield _line(refused(error).body)
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from burnish.serving.errors import ApiError
 from burnish.serving.routes.dependencies import Shared
 from burnish.serving.routes.files import LONGEST, SHORTEST, Purpose, lasting, pieces_of
-from burnish.serving.schemas.responses import WholeUpload, part_of, upload_of
+from burnish.serving.schemas.responses import WholeUpload, part_object, upload_object
 from burnish.serving.schemas.sampling import Array
 from burnish.serving.state import files, uploads
 from burnish.serving.state.ids import new_id
@@ -66,14 +66,14 @@ def create(service: Shared, body: NewUpload) -> Any:
         expires_at=now + uploads.LASTS,
         lasts=lasting(body.purpose, seconds),
     )
-    return upload_of(uploads.begin(service.database, row))
+    return upload_object(uploads.begin(service.database, row))
 
 
 @router.post("/uploads/{upload_id}/parts", response_model=UploadPart)
 def add_part(service: Shared, upload_id: str, data: UploadFile) -> Any:
     uploads.retrieve(service.database, upload_id)
     received = files.receive(service.content, pieces_of(data.file), uploads.PART_LIMIT)
-    return part_of(uploads.add_part(service.database, service.content, upload_id, received))
+    return part_object(uploads.add_part(service.database, service.content, upload_id, received))
 
 
 @router.post("/uploads/{upload_id}/complete", response_model=WholeUpload)
@@ -81,9 +81,9 @@ def complete(service: Shared, upload_id: str, body: Order) -> Any:
     row, file = uploads.complete(
         service.database, service.content, upload_id, body.part_ids, body.md5
     )
-    return upload_of(row, file)
+    return upload_object(row, file)
 
 
 @router.post("/uploads/{upload_id}/cancel", response_model=Upload)
 def cancel(service: Shared, upload_id: str) -> Any:
-    return upload_of(uploads.cancel(service.database, service.content, upload_id))
+    return upload_object(uploads.cancel(service.database, service.content, upload_id))

@@ -129,7 +129,7 @@ class NewJob(_Body):
     metadata: Annotated[dict[Key, Value], Field(max_length=16)] | None = None
     integrations: Annotated[list[Any], AfterValidator(_none)] | None = None
 
-    def taught(self) -> dict[str, Any]:
+    def complete_method(self) -> dict[str, Any]:
         """The method; without one it is supervised, with what stands in the deprecated place.
 
         Raises:

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 Responses = dict[int | str, dict[str, Any]]
 
 
-class Problem(BaseModel):
+class ErrorDetail(BaseModel):
     """What is wrong; `code` is for programs, `param` the place in the request."""
 
     message: str
@@ -18,16 +18,16 @@ class Problem(BaseModel):
     code: str
 
 
-class Refusal(BaseModel):
+class ErrorBody(BaseModel):
     """The body of every answer that is an error."""
 
-    error: Problem
+    error: ErrorDetail
 
 
 ERRORS: Responses = {
-    "4XX": {"model": Refusal, "description": "The request cannot be done, and why."},
-    507: {"model": Refusal, "description": "The server's disk is full."},
-    503: {"model": Refusal, "description": "Too much is asked, or the server ends; come back."},
+    "4XX": {"model": ErrorBody, "description": "The request cannot be done, and why."},
+    507: {"model": ErrorBody, "description": "The server's disk is full."},
+    503: {"model": ErrorBody, "description": "Too much is asked, or the server ends; come back."},
 }
 
 

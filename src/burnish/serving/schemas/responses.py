@@ -46,7 +46,7 @@ class WholeUpload(Upload):
     file: File | None = None
 
 
-class Listed(BaseModel, Generic[Item]):
+class ListPage(BaseModel, Generic[Item]):
     """A page of a list."""
 
     object: Literal["list"]
@@ -56,7 +56,7 @@ class Listed(BaseModel, Generic[Item]):
     last_id: str | None = None
 
 
-def a_page(
+def list_page(
     items: Sequence[BaseModel | dict[str, Any]], *, has_more: bool = False
 ) -> dict[str, Any]:
     """The page as a list of those items; its ends are named, if it has any."""
@@ -70,13 +70,13 @@ def a_page(
     }
 
 
-def written_page(items: Sequence[dict[str, Any]], *, has_more: bool) -> Response:
+def json_page(items: Sequence[dict[str, Any]], *, has_more: bool) -> Response:
     """The same of a long list: to make objects of the documented type would take longer than to
     read the rows."""
-    return Response(to_json(a_page(items, has_more=has_more)), media_type="application/json")
+    return Response(to_json(list_page(items, has_more=has_more)), media_type="application/json")
 
 
-def file_of(row: FileRow) -> File:
+def file_object(row: FileRow) -> File:
     shown = (row.id, row.bytes, row.created_at, row.filename, row.purpose, row.expires_at)
     return File.model_validate(file_fields(*shown))
 
@@ -98,7 +98,7 @@ def file_fields(
     }
 
 
-def upload_of(row: UploadRow, file: FileRow | None = None) -> WholeUpload:
+def upload_object(row: UploadRow, file: FileRow | None = None) -> WholeUpload:
     return WholeUpload(
         id=row.id,
         bytes=row.bytes,
@@ -108,17 +108,17 @@ def upload_of(row: UploadRow, file: FileRow | None = None) -> WholeUpload:
         object="upload",
         purpose=row.purpose,
         status=row.status,
-        file=file and file_of(file),
+        file=file and file_object(file),
     )
 
 
-def part_of(row: PartRow) -> UploadPart:
+def part_object(row: PartRow) -> UploadPart:
     return UploadPart(
         id=row.id, created_at=row.created_at, object="upload.part", upload_id=row.upload_id
     )
 
 
-def job_of(row: JobRow, organization: str) -> Job:
+def job_object(row: JobRow, organization: str) -> Job:
     return Job.model_validate(job_fields(row, organization))
 
 
@@ -155,7 +155,7 @@ def job_fields(row: JobRow, organization: str) -> dict[str, Any]:
     }
 
 
-def event_of(row: EventRow) -> FineTuningJobEvent:
+def event_object(row: EventRow) -> FineTuningJobEvent:
     return FineTuningJobEvent(
         id=row.id,
         created_at=row.created_at,
@@ -167,7 +167,7 @@ def event_of(row: EventRow) -> FineTuningJobEvent:
     )
 
 
-def checkpoint_of(row: ModelRow) -> FineTuningJobCheckpoint:
+def checkpoint_object(row: ModelRow) -> FineTuningJobCheckpoint:
     return FineTuningJobCheckpoint.model_validate(
         {
             "id": row.checkpoint_id,

@@ -44,7 +44,7 @@ class StreamOptions(Body):
     include_obfuscation: bool | None = None
 
 
-class Drawing(Body):
+class SamplingParams(Body):
     """How answers are drawn."""
 
     model: str

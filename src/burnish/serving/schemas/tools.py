@@ -79,7 +79,7 @@ _OlderChoice = Annotated[
 ]
 
 
-class Offer(Body):
+class ToolOptions(Body):
     """What of a request speaks of tools."""
 
     tools: Annotated[Array[Tool], Field(max_length=_MOST)] | None = None
@@ -97,7 +97,7 @@ class Offer(Body):
         return [tool.shown for tool in self.tools or ()] or older
 
     @property
-    def demanded(self) -> list[dict[str, Any]]:
+    def required_functions(self) -> list[dict[str, Any]]:
         """The functions of which one must be called; empty where none must.
 
         Raises:
@@ -115,7 +115,7 @@ class Offer(Body):
         """Whether the client wants no two calls at once."""
         return self.parallel_tool_calls is False or self.functions is not None
 
-    def check_offer(self) -> None:
+    def check_tools(self) -> None:
         """
         Raises:
             ApiError: a choice without its tools, or both ways to offer them.
@@ -130,7 +130,7 @@ class Offer(Body):
             reason = "'function_call' is only allowed when 'functions' are specified."
             raise conflicting(reason, "function_call")
 
-    def parted(self, text: str, end: str) -> tuple[str, list[Call], str]:
+    def split_calls(self, text: str, end: str) -> tuple[str, list[Call], str]:
         """What a reply says beside its calls, the calls that the client wants, and why it ended.
 
         A reply that must call says nothing else, whatever cut it.
@@ -142,7 +142,7 @@ class Offer(Body):
         wanted = calls[:1] if self.one_call else calls
         if wanted and wanted[-1].whole and not (cut and end == "length"):
             end = "function_call" if self.functions else "tool_calls"
-        return "" if self.demanded else rest, wanted, end
+        return "" if self.required_functions else rest, wanted, end
 
     def told(self, calls: Sequence[Call]) -> dict[str, Any]:
         """A message's fields with these calls, at least one."""
@@ -151,7 +151,7 @@ class Offer(Body):
             return {"function_call": told[0]}
         return {"tool_calls": [_begun() | {"function": function} for function in told]}
 
-    def told_anew(self, calls: Sequence[Call], told: list[int]) -> Iterator[dict[str, Any]]:
+    def new_call_deltas(self, calls: Sequence[Call], told: list[int]) -> Iterator[dict[str, Any]]:
         """The same as a stream tells it: each call's name, then its arguments as they come.
 
         `told` holds how much of each call's arguments was told before, and is brought up to date.

@@ -23,7 +23,7 @@ _Line = Row[tuple[int, float, str, str, str, dict[str, Any], str, str]]
 
 
 def note(session: Session, action: str, subject: str, **data: Any) -> None:
-    """`append` in the name of whom the session writes for: see `Database.acting`."""
+    """`append` in the name of whom the session writes for: see `Database.as_actor`."""
     append(session, session.info["actor"], action, subject, data)
 
 
@@ -59,14 +59,14 @@ def verify(session: Session, head: str | None = None) -> int | None:
     With the `head` of an earlier time, lines cut off since then are found too: the number is then
     the one after the last line that is left.
     """
-    previous, seq, seen = START, 0, head in (None, START)
+    previous, seq, visible = START, 0, head in (None, START)
     for line in _lines(session):
         sealed = _seal(previous, [line.time, line.actor, line.action, line.subject, line.data])
         if line.previous != previous or line.hash != sealed:
             return int(line.seq)
         previous, seq = sealed, int(line.seq)
-        seen = seen or previous == head
-    return None if seen else seq + 1
+        visible = visible or previous == head
+    return None if visible else seq + 1
 
 
 def head(session: Session) -> str:

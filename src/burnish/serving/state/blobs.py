@@ -18,7 +18,7 @@ _STALE = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class ReceivedBlob:
     """Bytes that are on the disk and not kept yet: `path` is their temporary name."""
 
     path: Path
@@ -30,7 +30,7 @@ class TooLongError(Exception):
     """More bytes came than are allowed."""
 
 
-class Content:
+class BlobStore:
     """A folder of bytes.
 
     What a row is to refer to is received first, then kept inside the transaction that writes the
@@ -43,7 +43,7 @@ class Content:
         self.reserve = Reserve(folder.with_name("reserve"))
         self.reserve.keep()
 
-    def receive(self, pieces: Iterable[bytes], limit: int | None = None) -> Received:
+    def receive(self, pieces: Iterable[bytes], limit: int | None = None) -> ReceivedBlob:
         """Writes a stream to the disk; nothing is left of it where it is cut short.
 
         Raises:
@@ -55,9 +55,9 @@ class Content:
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        return Received(path, digest, size)
+        return ReceivedBlob(path, digest, size)
 
-    def keep(self, received: Received) -> None:
+    def keep(self, received: ReceivedBlob) -> None:
         """Gives the bytes their name; they last from here on, through a power cut too."""
         target = self.path(received.sha256)
         if not target.parent.exists():
@@ -66,7 +66,7 @@ class Content:
         received.path.replace(target)
         _sync_folder(target.parent)
 
-    def drop(self, received: Received) -> None:
+    def drop(self, received: ReceivedBlob) -> None:
         """Forgets bytes that were not kept."""
         received.path.unlink(missing_ok=True)
 

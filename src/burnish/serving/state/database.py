@@ -29,8 +29,9 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from burnish.errors import UserError
-from burnish.serving.state.disk import is_full, tighten
+from burnish.serving.state.disk import is_full, remove_other_access
 
+_MIGRATIONS = Path(__file__).parent / "migrations"
 # How long one process waits for another's write, in seconds.
 _PATIENCE = 60
 # What SQLite says while others write.
@@ -51,7 +52,7 @@ class Database:
         url: `sqlite:///FILE` or `postgresql://...`.
 
     Attributes:
-        actor: in whose name it is written, for the audit log; see `acting`.
+        actor: in whose name it is written, for the audit log; see `as_actor`.
         project: whose files, uploads and jobs are seen; None: all of the organization.
 
     Raises:
@@ -80,7 +81,7 @@ class Database:
                 reason=what,
             ) from error
 
-    def acting(self, actor: str, project: str | None = None) -> "Database":
+    def as_actor(self, actor: str, project: str | None = None) -> "Database":
         """The same database, written to in another's name: a key's id, `cli`, a worker's name.
 
         A `project` sees its own share.
@@ -118,7 +119,7 @@ class Database:
         self._engine.dispose()
 
 
-def seen(session: Session, table: Any) -> ColumnElement[bool]:
+def visible(session: Session, table: Any) -> ColumnElement[bool]:
     """The rows of a table that the session's project may see."""
     project = session.info["project"]
     return true() if project is None else table.project == project
@@ -157,7 +158,7 @@ def _engine(url: URL) -> Engine:
     path = Path(str(url.database))
     path.parent.mkdir(parents=True, exist_ok=True)
     for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):  # SQLite copies the first's
-        tighten(path.with_name(name))
+        remove_other_access(path.with_name(name))
     engine = create_engine(url, connect_args={"timeout": _PATIENCE}, json_serializer=_json)
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin)
@@ -211,7 +212,7 @@ def _hold(connection: Connection, name: str) -> None:
 
 def _migrate(connection: Connection) -> None:
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(_MIGRATIONS))
     attributes: dict[str, Any] = config.attributes
     attributes["connection"] = connection
     command.upgrade(config, "head")

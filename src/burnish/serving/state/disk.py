@@ -39,7 +39,7 @@ def make_private(folder: Path, *below: str) -> int:
         How many files and folders others had rights to.
     """
     paths = [folder, *(path for name in below for path in _all(folder / name))]
-    return sum(map(tighten, paths))
+    return sum(map(remove_other_access, paths))
 
 
 def _all(path: Path) -> Iterator[Path]:
@@ -50,7 +50,7 @@ def _all(path: Path) -> Iterator[Path]:
             yield from (Path(top) / name for name in [*folders, *files])
 
 
-def tighten(path: Path) -> bool:
+def remove_other_access(path: Path) -> bool:
     """Takes the rights of others; whether there were any."""
     try:
         mode = path.lstat().st_mode

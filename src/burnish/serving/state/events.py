@@ -22,15 +22,16 @@ Level = Literal["info", "warn", "error"]
 class Event:
     """What happened to a job.
 
-    `place` says where it comes from, such as `train 12`: a job has no two events of one place,
-    however often a worker begins again. None is for what happens once by itself.
+    `log_position` says where in the run the event comes from, such as `train 12`. A job has at most
+    one event for each position, however often a worker restarts it. None marks an event that can
+    happen repeatedly.
     """
 
     message: str
     level: Level = "info"
     type: Literal["message", "metrics"] = "message"
     data: dict[str, Any] | None = None
-    place: str | None = None
+    log_position: str | None = None
     time: float | None = None
 
 
@@ -45,7 +46,7 @@ def append(session: Session, job_id: str, events: Iterable[Event]) -> None:
         session.execute(insert_postgresql(EventRow).on_conflict_do_nothing(), values)
 
 
-def storable(text: str) -> str:
+def without_nul(text: str) -> str:
     """A text without NUL characters, which PostgreSQL does not take; users' rows may hold any."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
@@ -62,8 +63,8 @@ def _values(job_id: str, event: Event) -> dict[str, Any]:
         "job_id": job_id,
         "created_at": int(event.time or time.time()),
         "level": event.level,
-        "message": storable(event.message),
+        "message": without_nul(event.message),
         "type": event.type,
         "data": event.data,
-        "place": event.place,
+        "log_position": event.log_position,
     }

@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 
 from burnish.serving.errors import ApiError, not_found
 from burnish.serving.state import audit, paging
-from burnish.serving.state.blobs import Content, Received, TooLongError
-from burnish.serving.state.database import Database, seen
+from burnish.serving.state.blobs import BlobStore, ReceivedBlob, TooLongError
+from burnish.serving.state.database import Database, visible
 from burnish.serving.state.disk import is_full
 from burnish.serving.state.ids import new_id
 from burnish.serving.state.paging import Cursor, Page, page_of_columns
@@ -24,7 +24,7 @@ CONTENT = "content"
 Shown = Row[str, int, int, str, str, int | None]
 
 
-def receive(content: Content, pieces: Iterable[bytes], limit: int) -> Received:
+def receive(content: BlobStore, pieces: Iterable[bytes], limit: int) -> ReceivedBlob:
     """Takes a client's bytes.
 
     Raises:
@@ -37,26 +37,28 @@ def receive(content: Content, pieces: Iterable[bytes], limit: int) -> Received:
         raise ApiError(413, said, param="file", code="file_too_large") from error
 
 
-def add(database: Database, content: Content, received: Received, row: FileRow) -> FileRow:
+def add(database: Database, content: BlobStore, received: ReceivedBlob, row: FileRow) -> FileRow:
     """Keeps received bytes under a new row."""
     row.project = database.project
     try:
         with database.writing(CONTENT) as session:
             content.keep(received)
             session.add(row)
-            note_made(session, row)
+            audit_created(session, row)
     finally:
         content.drop(received)
     return row
 
 
-def note_made(session: Session, row: FileRow) -> None:
+def audit_created(session: Session, row: FileRow) -> None:
     """The audit log's line of a new file; what the client calls it is not told."""
     told = {"purpose": row.purpose, "bytes": row.bytes, "sha256": row.sha256}
     audit.note(session, "file.create", row.id, **told)
 
 
-def described(received: Received, purpose: str, filename: str, lasts: int | None = None) -> FileRow:
+def file_row(
+    received: ReceivedBlob, purpose: str, filename: str, lasts: int | None = None
+) -> FileRow:
     """A row for received bytes; `lasts` is for how many seconds it is kept."""
     now = int(time.time())
     return FileRow(
@@ -94,19 +96,19 @@ def listed(database: Database, cursor: Cursor, purpose: str | None = None) -> Pa
     if purpose is not None:
         asked = asked.where(FileRow.purpose == purpose)
     with database.reading() as session:
-        asked = asked.where(seen(session, FileRow))
+        asked = asked.where(visible(session, FileRow))
         return page_of_columns(session, FileRow, asked, cursor)
 
 
-def delete(database: Database, content: Content, name: str) -> None:
+def delete(database: Database, content: BlobStore, name: str) -> None:
     """
     Raises:
         ApiError: 404, there is no such file.
     """
-    freeing(content, lambda: _delete(database, content, name))
+    with_disk_reserve(content, lambda: _delete(database, content, name))
 
 
-def _delete(database: Database, content: Content, name: str) -> None:
+def _delete(database: Database, content: BlobStore, name: str) -> None:
     with database.writing() as session:
         row = _found(session, name)
         if row is None:
@@ -116,7 +118,7 @@ def _delete(database: Database, content: Content, name: str) -> None:
     release(database, content, [row.sha256])
 
 
-def freeing(content: Content, work: Callable[[], T]) -> T:
+def with_disk_reserve(content: BlobStore, work: Callable[[], T]) -> T:
     """Does what frees room on the disk, also on a full one: to write that something is deleted
     needs a little, which the reserve is kept for."""
     try:
@@ -130,7 +132,7 @@ def freeing(content: Content, work: Callable[[], T]) -> T:
         content.reserve.keep()
 
 
-def release(database: Database, content: Content, hashes: Iterable[str]) -> None:
+def release(database: Database, content: BlobStore, hashes: Iterable[str]) -> None:
     """Removes those bytes that no row refers to any more.
 
     Called after the rows were deleted and committed: a kill in between leaves bytes that nobody
@@ -144,12 +146,12 @@ def release(database: Database, content: Content, hashes: Iterable[str]) -> None
                 content.delete(sha256)
 
 
-def expire(database: Database, content: Content) -> None:
+def expire(database: Database, content: BlobStore) -> None:
     """Removes files and uploads whose time is over."""
-    freeing(content, lambda: _expire(database, content))
+    with_disk_reserve(content, lambda: _expire(database, content))
 
 
-def _expire(database: Database, content: Content) -> None:
+def _expire(database: Database, content: BlobStore) -> None:
     now = int(time.time())
     with database.writing() as session:
         gone = session.scalars(select(FileRow).where(FileRow.expires_at <= now)).all()
@@ -172,7 +174,7 @@ def _expire(database: Database, content: Content) -> None:
     release(database, content, hashes)
 
 
-def sweep(database: Database, content: Content) -> None:
+def sweep(database: Database, content: BlobStore) -> None:
     """Removes bytes that killed processes left; reads all names, so not to be done often."""
     content.drop_stale()
     kept = set(content.hashes())
@@ -184,7 +186,7 @@ def sweep(database: Database, content: Content) -> None:
 
 def _found(session: Session, name: str) -> FileRow | None:
     return session.scalar(
-        select(FileRow).where(FileRow.id == name, _lives(), seen(session, FileRow))
+        select(FileRow).where(FileRow.id == name, _lives(), visible(session, FileRow))
     )
 
 

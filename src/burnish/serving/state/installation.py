@@ -8,7 +8,7 @@ from typing import Any
 from burnish.errors import UserError
 from burnish.models.registry import BUILT_IN, ENCODER
 from burnish.serving import log
-from burnish.serving.state.blobs import Content
+from burnish.serving.state.blobs import BlobStore
 from burnish.serving.state.database import Database
 from burnish.serving.state.disk import keep_private, make_private
 
@@ -78,7 +78,7 @@ class Service:
 
     settings: Settings
     database: Database
-    content: Content
+    content: BlobStore
 
     def close(self) -> None:
         self.database.close()
@@ -105,4 +105,4 @@ def open_service(settings: Settings, url: str | None = None) -> Service:
     if count := make_private(folder, *names):
         log.note(f"took the rights of other users from {count} files of the data folder")
     database = Database(url or f"sqlite:///{folder.resolve() / SQLITE}")
-    return Service(settings, database, Content(folder / "content"))
+    return Service(settings, database, BlobStore(folder / "content"))

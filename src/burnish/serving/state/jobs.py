@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, aliased
 
 from burnish.serving.errors import ApiError, invalid, not_found
 from burnish.serving.state import audit
-from burnish.serving.state.database import Database, seen
+from burnish.serving.state.database import Database, visible
 from burnish.serving.state.events import Event, append
 from burnish.serving.state.paging import Cursor, Page, page
 from burnish.serving.state.tables import JobRow, MetaRow
@@ -32,8 +32,8 @@ def submit(database: Database, job: JobRow, said: tuple[Event, ...] = ()) -> Job
         session.flush()
         for key, value in (job.meta or {}).items():
             session.add(MetaRow(key=key, value=value, job_seq=job.seq))
-        created = Event(f"Created fine-tuning job: {job.id}", place="created")
-        files = Event(f"Validating training file: {job.training_file}", place="validating")
+        created = Event(f"Created fine-tuning job: {job.id}", log_position="created")
+        files = Event(f"Validating training file: {job.training_file}", log_position="validating")
         append(session, job.id, (created, files, *said))
         told = {"model": job.model, "file": job.training_file, "method": job.method["type"]}
         audit.note(session, "job.create", job.id, **told)
@@ -54,15 +54,22 @@ def listed(
     cursor: Cursor,
     meta: Mapping[str, str] | None = None,
     *,
-    plain: bool = False,
+    without_metadata: bool = False,
 ) -> Page[JobRow]:
-    """Newest first: all jobs, those that have every key of `meta`, or the `plain` ones, without."""
+    """Return a page of jobs, the newest first.
+
+    Args:
+        database: whose project restricts the list.
+        cursor: where the page starts and how long it is.
+        meta: only jobs that have all of these metadata values.
+        without_metadata: only jobs that have no metadata.
+    """
     with database.reading() as session:
-        own = seen(session, JobRow)
+        own = visible(session, JobRow)
         if meta:
             asked = _with_meta(session, meta).where(own)
             return page(session, JobRow, asked, cursor, along=MetaRow.job_seq)
-        plainly = [JobRow.meta.is_(None)] if plain else []
+        plainly = [JobRow.meta.is_(None)] if without_metadata else []
         return page(session, JobRow, select(JobRow).where(own, *plainly), cursor)
 
 
@@ -83,10 +90,12 @@ def cancel(database: Database, name: str) -> JobRow:
         job = _locked(session, name)
         if job.status not in (*ACTIVE, "paused"):
             raise _wrong_state(job, "cancel")
-        job.wish = "cancel" if job.worker else ""
+        job.requested_state = "cancel" if job.worker else ""
         job.status, job.finished_at = "cancelled", int(time.time())
         job.estimated_finish = None
-        append(session, name, [Event(f"Fine-tuning job cancelled: {name}", place="cancelled")])
+        append(
+            session, name, [Event(f"Fine-tuning job cancelled: {name}", log_position="cancelled")]
+        )
         audit.note(session, "job.cancel", name)
     return job
 
@@ -101,10 +110,10 @@ def pause(database: Database, name: str) -> JobRow:
         job = _locked(session, name)
         if job.status not in (*ACTIVE, "paused"):
             raise _wrong_state(job, "pause")
-        if job.status == "paused" or job.wish == "pause":
+        if job.status == "paused" or job.requested_state == "pause":
             return job
         if job.worker:
-            job.wish = "pause"
+            job.requested_state = "pause"
         else:
             set_paused(session, job)
         audit.note(session, "job.pause", name)
@@ -119,9 +128,9 @@ def resume(database: Database, name: str) -> JobRow:
     """
     with database.writing() as session:
         job = _locked(session, name)
-        if job.status != "paused" and job.wish != "pause":
+        if job.status != "paused" and job.requested_state != "pause":
             raise _wrong_state(job, "resume")
-        job.wish = ""
+        job.requested_state = ""
         if job.status == "paused":
             job.status = "queued"
             append(session, name, [Event("Fine-tuning job resumed")])
@@ -130,12 +139,12 @@ def resume(database: Database, name: str) -> JobRow:
 
 
 def set_paused(session: Session, job: JobRow) -> None:
-    job.status, job.wish, job.estimated_finish = "paused", "", None
+    job.status, job.requested_state, job.estimated_finish = "paused", "", None
     append(session, job.id, [Event("Fine-tuning job paused")])
 
 
 def _found(session: Session, name: str) -> JobRow:
-    job = session.scalar(select(JobRow).where(JobRow.id == name, seen(session, JobRow)))
+    job = session.scalar(select(JobRow).where(JobRow.id == name, visible(session, JobRow)))
     if job is None:
         raise not_found("fine-tuning job", name, "fine_tuning_job_id")
     return job
@@ -143,7 +152,7 @@ def _found(session: Session, name: str) -> JobRow:
 
 def _locked(session: Session, name: str) -> JobRow:
     """The job, which no other process changes before this transaction ends."""
-    own = seen(session, JobRow)
+    own = visible(session, JobRow)
     job = session.scalar(select(JobRow).where(JobRow.id == name, own).with_for_update())
     return job or _found(session, name)
 

@@ -92,7 +92,7 @@ def make(
     return _key(row), f"sk-burnish-{part}-{secret}"
 
 
-def confine(session: Session, actor: str, id: str, project: str) -> None:
+def restrict_to_project(session: Session, actor: str, id: str, project: str) -> None:
     """Makes a key that of one project: it sees the project's own files, uploads and jobs, and may
     ask the tuned models that its jobs made, and those whose checkpoint permissions name it.
 
@@ -164,7 +164,7 @@ def known(session: Session, secret: str) -> Key | None:
     return _key(row) if row is not None and same and row.revoked_at is None else None
 
 
-def any_left(session: Session) -> bool:
+def any_active(session: Session) -> bool:
     """Whether there is a key that is not revoked."""
     first = select(KeyRow.seq).where(KeyRow.revoked_at.is_(None)).limit(1)
     return session.scalar(first) is not None

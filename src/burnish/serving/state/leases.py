@@ -13,10 +13,10 @@ from sqlalchemy import Select, or_, select, update
 from sqlalchemy.orm import Session
 
 from burnish.serving.state import audit, jobs
-from burnish.serving.state.blobs import Content, Received
+from burnish.serving.state.blobs import BlobStore, ReceivedBlob
 from burnish.serving.state.database import Database
-from burnish.serving.state.events import Event, append, storable
-from burnish.serving.state.files import CONTENT, note_made
+from burnish.serving.state.events import Event, append, without_nul
+from burnish.serving.state.files import CONTENT, audit_created
 from burnish.serving.state.models import add_once
 from burnish.serving.state.tables import FileRow, JobRow, ModelRow
 
@@ -45,7 +45,7 @@ class Lease:
         with self.database.writing() as session:
             if not _renewed(session, self, values):
                 return "lost"
-            wish = session.scalar(select(JobRow.wish).where(JobRow.id == self.job.id))
+            wish = session.scalar(select(JobRow.requested_state).where(JobRow.id == self.job.id))
         return "pause" if wish == "pause" else "cancel" if wish == "cancel" else "go on"
 
     def report(
@@ -77,9 +77,9 @@ class Lease:
             )
             if job is None:
                 return
-            if job.wish == "pause" and job.status in jobs.ACTIVE:
+            if job.requested_state == "pause" and job.status in jobs.ACTIVE:
                 jobs.set_paused(session, job)
-            job.wish, job.worker, job.leased_until = "", None, None
+            job.requested_state, job.worker, job.leased_until = "", None, None
             if job.status in ("paused", *jobs.ACTIVE):
                 told = "job.paused" if job.status == "paused" else "job.give_back"
                 audit.note(session, told, job.id)
@@ -92,13 +92,13 @@ class Lease:
         """
         with self.database.writing() as session:
             job = self._held(session)
-            error = error | {"message": storable(error["message"])}
-            said = [*said, Event(error["message"], level="error", place="failed")]
+            error = error | {"message": without_nul(error["message"])}
+            said = [*said, Event(error["message"], level="error", log_position="failed")]
             self._end(session, job, "failed", said)
             job.error = error
             audit.note(session, "job.fail", job.id, code=error["code"])
 
-    def finish(self, content: Content, result: "Result") -> None:
+    def finish(self, content: BlobStore, result: "Result") -> None:
         """Ends the job with its model and files, all at once or not at all.
 
         Raises:
@@ -115,7 +115,7 @@ class Lease:
             job.result_files = [row.id for _, row in result.files]
             self._end(session, job, "succeeded", result.events)
             for _, row in result.files:
-                note_made(session, row)
+                audit_created(session, row)
             add_once(session, result.model)
             audit.note(session, "job.succeed", job.id, model=result.model.name)
 
@@ -133,7 +133,12 @@ class Lease:
     def _end(self, session: Session, job: JobRow, status: str, said: Sequence[Event]) -> None:
         append(session, job.id, said)
         job.status, job.finished_at = status, int(time.time())
-        job.wish, job.worker, job.leased_until, job.estimated_finish = "", None, None, None
+        job.requested_state, job.worker, job.leased_until, job.estimated_finish = (
+            "",
+            None,
+            None,
+            None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +146,7 @@ class Result:
     """What a finished job leaves: the model, files that were received, and the last events."""
 
     model: ModelRow
-    files: Sequence[tuple[Received, FileRow]]
+    files: Sequence[tuple[ReceivedBlob, FileRow]]
     trained_tokens: int | None
     resolved: dict[str, Any]
     events: Sequence[Event] = field(default_factory=tuple)

@@ -86,12 +86,12 @@ class PartRow(Table):
 class JobRow(Table):
     """A fine-tuning job.
 
-    `status` is the API's, and `paused` besides; `wish` is what a client asked of a job that runs:
-    "", "pause" or "cancel"; a cancelled job has its status at once, and the wish until its worker
-    has let go. A worker that works on it renews `leased_until`; after that moment
-    any other may go on with it, from the run's last checkpoint. `method` is the API's object with
-    every `auto` still in it, `resolved` the hyperparameters that were taken. `project` is that of
-    the key which made the job.
+    `status` is the API's status, or `paused`. `requested_state` is what a client requested of a job
+    that a worker holds: "", "pause" or "cancel". A cancelled job has its status at once, and keeps
+    the request until its worker has let go. The worker renews `leased_until`; after that moment any
+    other worker may continue from the run's last checkpoint. `method` is the API's object with
+    every `auto` in it, `resolved` the hyperparameters that were used. `project` is the project of
+    the key that created the job.
     """
 
     __tablename__ = "jobs"
@@ -108,7 +108,7 @@ class JobRow(Table):
     suffix: Mapped[str | None] = mapped_column(String(64), default=None)
     project: Mapped[str | None] = mapped_column(String(64), default=None)
     meta: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True), default=None)
-    wish: Mapped[str] = mapped_column(String(16), default="")
+    requested_state: Mapped[str] = mapped_column(String(16), default="")
     resolved: Mapped[dict[str, Any] | None] = mapped_column(JSON, default=None)
     fine_tuned_model: Mapped[str | None] = mapped_column(String(255), default=None)
     finished_at: Mapped[int | None] = mapped_column(BigInteger, default=None)
@@ -137,7 +137,7 @@ class MetaRow(Table):
 
 
 class EventRow(Table):
-    """An event of a job. `place` says where in the run's own log it comes from: written once."""
+    """An event of a job; each `log_position` of a job is written once."""
 
     __tablename__ = "events"
 
@@ -149,11 +149,11 @@ class EventRow(Table):
     message: Mapped[str] = mapped_column(Text)
     type: Mapped[str] = mapped_column(String(16), default="message")
     data: Mapped[dict[str, Any] | None] = mapped_column(JSON, default=None)
-    place: Mapped[str | None] = mapped_column(String(128), default=None)
+    log_position: Mapped[str | None] = mapped_column(String(128), default=None)
 
     __table_args__ = (
         Index("ix_events_job_seq", "job_id", "seq"),
-        Index("ix_events_place", "job_id", "place", unique=True),
+        Index("ix_events_log_position", "job_id", "log_position", unique=True),
     )
 
 

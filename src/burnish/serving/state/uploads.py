@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 
 from burnish.serving.errors import ApiError, invalid, not_found
 from burnish.serving.state import audit, files
-from burnish.serving.state.blobs import Content, Received
-from burnish.serving.state.database import Database, seen
+from burnish.serving.state.blobs import BlobStore, ReceivedBlob
+from burnish.serving.state.database import Database, visible
 from burnish.serving.state.ids import new_id
 from burnish.serving.state.row_files import START, check_start
 from burnish.serving.state.tables import FileRow, PartRow, UploadRow
@@ -38,7 +38,7 @@ def retrieve(database: Database, name: str) -> UploadRow:
         return _found(session, name)
 
 
-def add_part(database: Database, content: Content, name: str, received: Received) -> PartRow:
+def add_part(database: Database, content: BlobStore, name: str, received: ReceivedBlob) -> PartRow:
     """
     Raises:
         ApiError: there is no such upload, it takes no more parts, or it would become longer than
@@ -67,7 +67,7 @@ def add_part(database: Database, content: Content, name: str, received: Received
 
 
 def complete(
-    database: Database, content: Content, name: str, part_ids: Sequence[str], md5: str | None
+    database: Database, content: BlobStore, name: str, part_ids: Sequence[str], md5: str | None
 ) -> tuple[UploadRow, FileRow]:
     """Joins the parts in the order given; asked again, it gives the same file.
 
@@ -95,15 +95,15 @@ def complete(
         raise
 
 
-def cancel(database: Database, content: Content, name: str) -> UploadRow:
+def cancel(database: Database, content: BlobStore, name: str) -> UploadRow:
     """
     Raises:
         ApiError: there is no such upload, or it is not open any more.
     """
-    return files.freeing(content, lambda: _cancel(database, content, name))
+    return files.with_disk_reserve(content, lambda: _cancel(database, content, name))
 
 
-def _cancel(database: Database, content: Content, name: str) -> UploadRow:
+def _cancel(database: Database, content: BlobStore, name: str) -> UploadRow:
     with database.writing() as session:
         upload = _open(session, name)
         upload.status = "cancelled"
@@ -122,24 +122,24 @@ def _completed(database: Database, name: str) -> tuple[UploadRow, FileRow] | Non
 
 
 def _finish(
-    database: Database, content: Content, name: str, received: Received
+    database: Database, content: BlobStore, name: str, received: ReceivedBlob
 ) -> tuple[UploadRow, FileRow]:
     with database.writing(files.CONTENT) as session:
         upload = _open(session, name)
-        row = files.described(received, upload.purpose, upload.filename, upload.lasts)
+        row = files.file_row(received, upload.purpose, upload.filename, upload.lasts)
         row.project = upload.project
         content.keep(received)
         session.add(row)
         upload.status, upload.file_id = "completed", row.id
         hashes = _forget_parts(session, name)
-        files.note_made(session, row)
+        files.audit_created(session, row)
         audit.note(session, "upload.complete", name, file=row.id)
     files.release(database, content, hashes)
     return upload, row
 
 
 def _found(session: Session, name: str) -> UploadRow:
-    row = session.scalar(select(UploadRow).where(UploadRow.id == name, seen(session, UploadRow)))
+    row = session.scalar(select(UploadRow).where(UploadRow.id == name, visible(session, UploadRow)))
     if row is None:
         raise not_found("Upload object", name, "upload_id")
     if row.status == "pending" and row.expires_at <= time.time():
@@ -182,12 +182,14 @@ def _others(session: Session, name: str, sha256: str) -> int:
     return session.scalar(select(func.coalesce(func.sum(different.c.bytes), 0))) or 0
 
 
-def _joined(content: Content, parts: Sequence[PartRow]) -> Iterator[bytes]:
+def _joined(content: BlobStore, parts: Sequence[PartRow]) -> Iterator[bytes]:
     for part in parts:
         yield from content.read(part.sha256)
 
 
-def _check_whole(content: Content, upload: UploadRow, received: Received, md5: str | None) -> None:
+def _check_whole(
+    content: BlobStore, upload: UploadRow, received: ReceivedBlob, md5: str | None
+) -> None:
     if received.size != upload.bytes:
         said = f"The parts are {received.size} bytes, but {upload.bytes} were announced."
         raise invalid(said, "part_ids", "size_mismatch")

@@ -13,11 +13,13 @@ UNLABELLED = sa.text("meta IS NULL")
 def upgrade() -> None:
     _aliases()
     _audit()
+    _deleted()
     _files()
     _jobs()
     _keys()
     _models()
     _permissions()
+    _switches()
     _uploads()
     _events()
     _job_meta()
@@ -52,6 +54,16 @@ def _audit() -> None:
     )
 
 
+def _deleted() -> None:
+    op.create_table(
+        "deleted",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("table", sa.String(length=32), nullable=False),
+        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+
+
 def _files() -> None:
     op.create_table(
         "files",
@@ -63,10 +75,12 @@ def _files() -> None:
         sa.Column("sha256", sa.String(length=64), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("expires_at", sa.BigInteger(), nullable=True),
+        sa.Column("project", sa.String(length=64), nullable=True),
         sa.PrimaryKeyConstraint("seq"),
         sa.UniqueConstraint("id"),
     )
     op.create_index("ix_files_expires_at", "files", ["expires_at"])
+    op.create_index("ix_files_project_seq", "files", ["project", "seq"])
     op.create_index("ix_files_purpose_seq", "files", ["purpose", "seq"])
     op.create_index("ix_files_sha256", "files", ["sha256"])
 
@@ -86,7 +100,7 @@ def _jobs() -> None:
         sa.Column("suffix", sa.String(length=64), nullable=True),
         sa.Column("project", sa.String(length=64), nullable=True),
         sa.Column("meta", sa.JSON(none_as_null=True), nullable=True),
-        sa.Column("wish", sa.String(length=16), nullable=False),
+        sa.Column("requested_state", sa.String(length=16), nullable=False),
         sa.Column("resolved", sa.JSON(), nullable=True),
         sa.Column("fine_tuned_model", sa.String(length=255), nullable=True),
         sa.Column("finished_at", sa.BigInteger(), nullable=True),
@@ -99,6 +113,7 @@ def _jobs() -> None:
         sa.PrimaryKeyConstraint("seq"),
         sa.UniqueConstraint("id"),
     )
+    op.create_index("ix_jobs_project_seq", "jobs", ["project", "seq"])
     op.create_index("ix_jobs_status_seq", "jobs", ["status", "seq"])
     op.create_index(
         "ix_jobs_unlabelled", "jobs", ["seq"], sqlite_where=UNLABELLED, postgresql_where=UNLABELLED
@@ -162,6 +177,16 @@ def _permissions() -> None:
     )
 
 
+def _switches() -> None:
+    op.create_table(
+        "switches",
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("is_on", sa.Boolean(), nullable=False),
+        sa.Column("changed_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+    )
+
+
 def _uploads() -> None:
     op.create_table(
         "uploads",
@@ -176,6 +201,7 @@ def _uploads() -> None:
         sa.Column("status", sa.String(length=16), nullable=False),
         sa.Column("lasts", sa.Integer(), nullable=True),
         sa.Column("file_id", sa.String(length=64), nullable=True),
+        sa.Column("project", sa.String(length=64), nullable=True),
         sa.PrimaryKeyConstraint("seq"),
         sa.UniqueConstraint("id"),
     )
@@ -192,13 +218,13 @@ def _events() -> None:
         sa.Column("message", sa.Text(), nullable=False),
         sa.Column("type", sa.String(length=16), nullable=False),
         sa.Column("data", sa.JSON(), nullable=True),
-        sa.Column("place", sa.String(length=128), nullable=True),
+        sa.Column("log_position", sa.String(length=128), nullable=True),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"]),
         sa.PrimaryKeyConstraint("seq"),
         sa.UniqueConstraint("id"),
     )
     op.create_index("ix_events_job_seq", "events", ["job_id", "seq"])
-    op.create_index("ix_events_place", "events", ["job_id", "place"], unique=True)
+    op.create_index("ix_events_log_position", "events", ["job_id", "log_position"], unique=True)
 
 
 def _job_meta() -> None:
