@@ -136,7 +136,7 @@ def test_an_attempt_that_was_begun_is_gone_on_with(
     assert attempts(healed)[0] == begun
     # What an earlier heal trained needs no time for training: it is looked at again.
     manifest = healed.manifest()
-    manifest.times["train"] = 1e6
+    manifest.times["training"] = 1e6
     healed.write_manifest(manifest)
     names = {path.name for path in (run / "heal").glob("[0-9]*")}
     again = burnish.heal(run, 10, quiet=True)

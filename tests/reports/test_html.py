@@ -10,7 +10,7 @@ from burnish.errors import RunError
 from burnish.reports import svg
 from burnish.reports.html import OTHER, confusion, fold, write_page
 from burnish.reports.model_card import write_card
-from burnish.reports.read_run import moment, number, probability, signed, worded
+from burnish.reports.read_run import duration, number, probability, signed, worded
 from burnish.runs.directory import ItemResult, LedgerRow, RunDirectory, Verdict, append_results
 from burnish.runs.overlaps import ComparedSet, Leakage, Overlap
 from tests.refused import refused
@@ -165,7 +165,7 @@ def test_all_that_repeats_the_run_is_there(certified: RunDirectory) -> None:
     text = Page(page_of(certified)).text
     for words in (
         "burnish run recipe.yaml --seed 7", "training.learning_rate", "derived", "command line",
-        "ab" * 32, "2.13.0", "bench-1", "2026-05-28 20:26:40 UTC", "12 min 34 s",
+        "ab" * 32, "2.13.0", "bench-1", "12 min 34 s (94%)", "45.8 s (6%)",
     ):  # fmt: skip
         assert words in text
 
@@ -273,8 +273,8 @@ def test_numbers_in_words() -> None:
     assert signed(-1.25, 2) == "−1.25"
     assert number(None, 1) == "–"
     assert probability(0.0004) == "<0.001"
-    assert moment(3.25) == "3.2 s"
-    assert moment(7260) == "2 h 1 min"
+    assert duration(3.25) == "3.2 s"
+    assert duration(7260) == "2 h 1 min"
 
 
 def test_long_text_folds_at_a_space_without_loss() -> None:

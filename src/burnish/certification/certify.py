@@ -22,6 +22,7 @@ from burnish.evaluation.tasks import Task
 from burnish.models.adapt import save_weights
 from burnish.models.load import base_sha256
 from burnish.parity.compare import record_reference, save_reference
+from burnish.progress import counts_to
 from burnish.runs.candidates import Candidate
 from burnish.runs.directory import RunDirectory, replace_directory, write_atomic
 from burnish.runs.overlaps import Leakage
@@ -31,6 +32,7 @@ _WORTH_A_LOOK = 0.1
 _NOT_WORTH_IT = "Of what healing found, nothing promises enough to be worth another look."
 
 
+@counts_to("certification")
 def certify_candidates(
     search: ScaleSearch, certs: Sequence[Suite], order: Sequence[Candidate] = ()
 ) -> tuple[Certificate, Candidate]:

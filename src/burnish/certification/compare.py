@@ -29,12 +29,13 @@ from burnish.models.language_model import LanguageModel
 from burnish.models.lineage import recipe_of
 from burnish.models.load import context_length, load_model, load_tokenizer
 from burnish.models.registry import resolve
-from burnish.progress import Bars
+from burnish.progress import Bars, on_timeline, phase
 from burnish.recipe.schema import Recipe
 from burnish.runs.candidates import Candidate
 from burnish.runs.directory import RunDirectory, remove_directory
 from burnish.runs.lock import alone_in
 from burnish.runs.overlaps import Leakage
+from burnish.runs.times import timed_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class _Other:
         return {f"{self.name}.{split}": texts for split, texts in rows.items()}
 
 
+@on_timeline
 def compare(
     run: Path | str,
     against: Path | str,
@@ -92,7 +94,8 @@ def compare(
     bars = Bars(quiet=quiet)
     with alone_in(directory):
         before = _asked(directory, recipe, _open(against, recipe, served_name), bars)
-        return _judged(directory, recipe, before, bars)
+        with timed_run(before.found):
+            return _judged(directory, recipe, before, bars)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,8 @@ def _asked(directory: RunDirectory, recipe: Recipe, other: _Other, bars: Bars) -
     found = _begin(directory, other)
     found.write_leakage(leakage)
     tasks: list[Task] = [*targets, *(task for cert in certs for task in cert.tasks)]
-    measure(found, other.model, "base", tasks, bars)
+    with phase("base answers"):
+        measure(found, other.model, "base", tasks, bars)
     if isinstance(other.model, RemoteModel):
         other.model.close()
     ledger = cert_ledger(directory, other.sha256, certs)
@@ -138,12 +142,14 @@ def _judged(directory: RunDirectory, recipe: Recipe, before: _Before, bars: Bars
     tasks: list[Task] = [task for cert in certs for task in cert.tasks]
 
     def evidence(_: Candidate) -> Evidence:
-        measure(found, model, "tuned", tasks, bars)
+        with phase("certification"):
+            measure(found, model, "tuned", tasks, bars)
         return cert_evidence(found, certs, "tuned", leakage, budgets_of(recipe))
 
     own = before.itself or Candidate(str(model.adapter_sha256), _last_step(directory), 1.0)
     certificate = certify([own], evidence, budgets_of(recipe), before.ledger, "The run's model")
-    measure(found, model, "tuned", before.targets, bars)
+    with phase("tuned answers"):
+        measure(found, model, "tuned", before.targets, bars)
     rows = fill_ledger(found, recipe, certs, leakage, certificate.look.confidence)
     found.write_ledger(rows)
     verdict = decide(rows, recipe.budget.general, None, certificate)

@@ -31,7 +31,7 @@ from burnish.evaluation.tasks import Task, TextLossTask
 from burnish.models.adapter_scale import is_scalable
 from burnish.models.from_run import open_tuned
 from burnish.models.language_model import LanguageModel, folder_sha256
-from burnish.progress import Bars
+from burnish.progress import Bars, counts_to
 from burnish.recipe.schema import Recipe
 from burnish.runs.candidates import Candidate, Frontier, Range
 from burnish.runs.directory import RunDirectory
@@ -113,6 +113,7 @@ class ScaleSearch:
     def _target_tasks(self) -> list[Task]:
         return [self.target] if self.target is not None else []
 
+    @counts_to("candidates")
     def run(self, attempt: str = "", among: RunDirectory | None = None) -> None:
         """Looks at the checkpoints of the run, or of a healing attempt's run.
 

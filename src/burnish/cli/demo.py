@@ -14,6 +14,7 @@ import typer
 import burnish
 from burnish.cli.options import Json, Resume, Set, overrides, print_verdict, resumable
 from burnish.errors import RunError
+from burnish.progress import phase
 from burnish.recipe.schema import Recipe, load_recipe
 from burnish.runs.directory import RunDirectory, remove_directory
 from burnish.runs.lock import alone_in
@@ -31,8 +32,9 @@ def command(
 ) -> None:
     recipe = load_recipe(RECIPE, overrides(settings, None, None, drop_bad=False))
     _make_way(recipe, resume=resume, restart=restart)
-    with resumable(recipe):
-        from burnish.pipeline import verbs
+    with resumable(recipe, quiet=as_json):
+        with phase("starting"):
+            from burnish.pipeline import verbs
 
         run = verbs.run(recipe, resume=resume, quiet=as_json)
     print_verdict(run, as_json=as_json)

@@ -29,7 +29,7 @@ def command(
     if model is not None and not is_foreign(run, data):
         check_no_adapter_options(RunDirectory.open(run), {"model": model})
     named = {"model": model} if model is not None else {}
-    with going_on():
+    with going_on(quiet=as_json):
         directory = verbs.heal(run, minutes, data=data, name=name, quiet=as_json, **named)
     verbs.report(directory)
     print_verdict(directory, as_json=as_json)

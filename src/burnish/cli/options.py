@@ -13,8 +13,10 @@ from rich.table import Table
 
 from burnish.errors import InterruptedRunError, RecipeError, UserError, cut
 from burnish.parity.record import read_parity
+from burnish.progress import timeline
 from burnish.recipe.paths import expanded
 from burnish.runs.directory import RunDirectory
+from burnish.runs.times import shares
 from burnish.terminal import Terminal, write
 
 if TYPE_CHECKING:  # slow to import, and most verbs serve nothing
@@ -180,7 +182,8 @@ def print_verdict(run: RunDirectory, *, as_json: bool) -> None:
     verdict, ledger = run.verdict(), run.ledger()
     if as_json:
         rows = [asdict(row) for row in ledger]
-        print(json.dumps({"run": str(run.path), "verdict": asdict(verdict), "ledger": rows}))
+        shown = {"run": str(run.path), "verdict": asdict(verdict), "ledger": rows}
+        print(json.dumps(shown | {"seconds": run.manifest().times}))
         return
     console = _print_table(_ledger_table(run))
     console.print(f"[bold {_COLOURS[verdict.decision]}]{verdict.decision}[/]")
@@ -192,6 +195,7 @@ def print_verdict(run: RunDirectory, *, as_json: bool) -> None:
     parity = read_parity(run.path)
     if parity is not None and parity.comparisons:
         console.print(f"  {parity.sentence}", markup=False)
+    print_times(run)
     console.print(f"\nread   {run.path / 'report.html'}", markup=False)
     rewards = run.manifest().recipe["objective"] == "reward"
     following = f"use    grpo.reward: {run.path}" if rewards else f"try    burnish chat {run.path}"
@@ -212,20 +216,22 @@ def _print_table(table: Table) -> Terminal:
 
 
 @contextmanager
-def going_on() -> Iterator[None]:
+def going_on(*, quiet: bool) -> Iterator[None]:
     """For verbs that, stopped, go on where they were when they are given again."""
     try:
-        yield
+        with timeline(quiet=quiet):
+            yield
     except (InterruptedRunError, KeyboardInterrupt) as error:
         write(f"burnish: {str(error) or 'stopped'}; go on with the same command", error=True)
         raise typer.Exit(130) from error
 
 
 @contextmanager
-def resumable(recipe: "Recipe") -> Iterator[None]:
+def resumable(recipe: "Recipe", *, quiet: bool) -> Iterator[None]:
     """For verbs that, stopped, leave a run to go on with, or nothing at all."""
     try:
-        yield
+        with timeline(quiet=quiet):
+            yield
     except KeyboardInterrupt as error:
         folder = recipe.output / recipe.name
         if not folder.exists():
@@ -235,6 +241,21 @@ def resumable(recipe: "Recipe") -> Iterator[None]:
         untrained = not recipe.stages and not any((folder / "checkpoints").glob("step-*"))
         when = " before the first step, so nothing was trained yet" if untrained else ""
         raise InterruptedRunError("stopped" + when) from error
+
+
+def print_times(run: RunDirectory) -> None:
+    """A table of the seconds and the share of each phase; nothing where none was timed."""
+    times = run.manifest().times
+    if not times:
+        return
+    table = Table(title="where the time went")
+    for column in ("phase", "seconds", "share"):
+        table.add_column(column, justify="left" if column == "phase" else "right")
+    for name, share in shares(times).items():
+        table.add_row(name, f"{times[name]:.1f}", f"{share:.1%}")
+    table.add_section()
+    table.add_row("all phases", f"{sum(times.values()):.1f}", "100.0%")
+    _print_table(table)
 
 
 def decision_exit(run: RunDirectory) -> None:
@@ -267,7 +288,8 @@ def print_matrix(run: RunDirectory, *, as_json: bool) -> None:
     verdict = run.verdict()
     if as_json:
         ledger = [asdict(row) for row in run.ledger()]
-        print(json.dumps({"run": str(run.path), "ledger": ledger, "verdict": asdict(verdict)}))
+        shown = {"run": str(run.path), "ledger": ledger, "verdict": asdict(verdict)}
+        print(json.dumps(shown | {"seconds": run.manifest().times}))
         return
     stages = list(found)
     table = Table(title=f"{run.manifest().name}: each test set after each stage, change from base")
@@ -287,6 +309,7 @@ def print_matrix(run: RunDirectory, *, as_json: bool) -> None:
     console.print(f"[bold {_COLOURS[verdict.decision]}]{verdict.decision}[/]")
     for reason in verdict.reasons:
         console.print(f"  {reason}", markup=False)
+    print_times(run)
     lineage = run.manifest().lineage
     last = (lineage["kept"] or lineage["stages"])[-1]
     write(f"\nread   {last}/report.html\ntry    burnish chat {last}")

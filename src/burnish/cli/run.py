@@ -23,6 +23,7 @@ from burnish.cli.options import (
     resumable,
 )
 from burnish.errors import RecipeError
+from burnish.progress import phase
 from burnish.recipe.keys import recipe_keys
 from burnish.recipe.schema import explain, load_recipe
 from burnish.terminal import Terminal
@@ -60,9 +61,10 @@ def command(
             line = f"{key:28} {value!s:32} {origin}"
             Terminal(highlight=False).print(line, markup=False, soft_wrap=True)
         return
-    with resumable(chosen):
-        from burnish.pipeline import verbs
-        from burnish.pipeline.stages import run_stages
+    with resumable(chosen, quiet=as_json):
+        with phase("starting"):
+            from burnish.pipeline import verbs
+            from burnish.pipeline.stages import run_stages
 
         begin = run_stages if chosen.stages else verbs.run
         directory = begin(chosen, resume=resume, quiet=as_json)

@@ -40,7 +40,7 @@ def command(
     chosen = load_recipe(recipe, overrides(settings, name, output, drop_bad))
     from burnish.sweep.search import run_sweep
 
-    with going_on():
+    with going_on(quiet=as_json):
         found = run_sweep(chosen, trials, quiet=as_json)
     given = [f"--set={setting}" for setting in settings or ()]
     given += [f"--name={name}"] if name else []

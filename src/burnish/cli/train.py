@@ -8,7 +8,18 @@ from typing import Annotated
 
 import typer
 
-from burnish.cli.options import DropBad, Json, Name, Output, Resume, Set, overrides, resumable
+from burnish.cli.options import (
+    DropBad,
+    Json,
+    Name,
+    Output,
+    Resume,
+    Set,
+    overrides,
+    print_times,
+    resumable,
+)
+from burnish.progress import phase
 from burnish.recipe.schema import load_recipe
 from burnish.terminal import write
 
@@ -23,12 +34,23 @@ def command(
     as_json: Json = False,
 ) -> None:
     chosen = load_recipe(recipe, overrides(settings, name, output, drop_bad))
-    with resumable(chosen):
-        from burnish.pipeline import verbs
+    with resumable(chosen, quiet=as_json):
+        with phase("starting"):
+            from burnish.pipeline import verbs
 
         directory = verbs.train(chosen, resume=resume, quiet=as_json)
     if as_json:
-        print(json.dumps({"run": str(directory.path), "training": directory.manifest().training}))
+        manifest = directory.manifest()
+        print(
+            json.dumps(
+                {
+                    "run": str(directory.path),
+                    "training": manifest.training,
+                    "seconds": manifest.times,
+                }
+            )
+        )
         return
+    print_times(directory)
     write(f"trained {directory.path}")
     write(f"next   burnish evaluate {directory.path}")

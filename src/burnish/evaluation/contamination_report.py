@@ -5,11 +5,13 @@ from types import MappingProxyType
 
 from burnish.evaluation.contamination import LEAKAGE, Text, find_leakage, leaks, text_of, texts_of
 from burnish.evaluation.suite import Suite
+from burnish.progress import counts_to
 from burnish.recipe.schema import Recipe
 from burnish.runs.directory import RunDirectory
 from burnish.runs.overlaps import Leakage
 
 
+@counts_to("contamination check")
 def look_for_leakage(directory: RunDirectory, recipe: Recipe, suites: Sequence[Suite]) -> Leakage:
     """Keeps what `leakage_of` finds: `leakage.json`, and a finding for each set that judges and was
     learnt from."""

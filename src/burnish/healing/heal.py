@@ -250,7 +250,7 @@ def try_remedies(
     release_candidate(search, search.unscaled())
     _try_layer_slopes(search, ends, bars)
     manifest = directory.manifest()
-    training = float(manifest.times.get("train", _UNKNOWN))
+    training = float(manifest.times.get("training", _UNKNOWN))
     context = RemedyContext(
         directory, float(manifest.training.get("learning_rate", _RATE)), can_retrain
     )

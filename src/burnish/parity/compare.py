@@ -16,6 +16,7 @@ from burnish.parity.llama_cpp import check_llama_cpp, precision_of, serve_gguf
 from burnish.parity.local import generate_reference, probe
 from burnish.parity.prompts import choose_prompts, read_prompts
 from burnish.parity.record import Comparison, Form, Parity, Reference, read_parity, write_parity
+from burnish.progress import counts_to
 from burnish.recipe.schema import HEADS
 from burnish.runs.directory import RunDirectory
 
@@ -99,6 +100,7 @@ def check_parity(
     return parity
 
 
+@counts_to("parity")
 def ensure_parity(directory: RunDirectory) -> Parity | None:
     """Return the parity certificate of a finished run, checking parity if it has none yet.
 

@@ -24,11 +24,12 @@ from burnish.evaluation.measure import (
 )
 from burnish.models.lineage import check_method
 from burnish.pipeline import verbs
-from burnish.progress import Bars
+from burnish.progress import Bars, on_timeline
 from burnish.recipe.files import check_name
 from burnish.recipe.problems import quotable
 from burnish.recipe.schema import Recipe, changed_recipe
 from burnish.runs.directory import LedgerRow, Manifest, RunDirectory, Verdict
+from burnish.runs.times import add_times, log_times
 from burnish.training.build import check_workers
 
 
@@ -66,6 +67,7 @@ def stage_recipes(recipe: Recipe) -> list[Recipe]:
     return made
 
 
+@on_timeline
 def run_stages(recipe: Recipe, *, resume: bool = False, quiet: bool = False) -> RunDirectory:
     """Runs every stage and measures all earlier test sets after each; a finished stage is kept.
 
@@ -120,6 +122,8 @@ def run_stages(recipe: Recipe, *, resume: bool = False, quiet: bool = False) -> 
     )
     folder.write_ledger(rows)
     folder.write_verdict(verdict)
+    log_times(folder)
+    add_times(folder, done)
     return folder
 
 

@@ -4,7 +4,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -64,13 +64,14 @@ from burnish.pipeline.resume import (
 )
 from burnish.plan import Plan, make_plan
 from burnish.preflight import MARKS, Check, Subject, raise_on_failure, run_checks
-from burnish.progress import Bars
+from burnish.progress import Bars, counts_to, on_timeline, phase
 from burnish.recipe.schema import Recipe, changed_recipe, load_recipe, recipe_of_rows
 from burnish.reports.html import write_page
 from burnish.reports.model_card import write_card
 from burnish.runs.candidates import Candidate
 from burnish.runs.directory import Manifest, RunDirectory
 from burnish.runs.lock import alone_in
+from burnish.runs.times import timed_run
 from burnish.training.build import check_workers, open_training, train_run
 from burnish.training.checkpoint import saved_steps
 from burnish.training.loop import Listener, Loop
@@ -79,6 +80,7 @@ from burnish.training.loop import Listener, Loop
 _JUDGED = ("ledger.json", "verdict.json")
 
 
+@on_timeline
 def run(
     recipe: Path | str | Recipe, *, resume: bool = False, quiet: bool = False, **overrides: Any
 ) -> RunDirectory:
@@ -94,7 +96,8 @@ def run(
     check_tested(chosen)  # now, not after training
     directory = train(chosen, resume=resume, quiet=quiet)
     evaluate(directory, quiet=quiet)
-    report(directory)
+    with timed_run(directory), phase("report"):
+        report(directory)
     return directory
 
 
@@ -126,6 +129,7 @@ def check_recipe(recipe: Recipe) -> dict[str, CheckedData]:
     return {"": prepare(recipe, source), **others}
 
 
+@on_timeline
 def train(
     recipe: Path | str | Recipe,
     *,
@@ -148,8 +152,9 @@ def train(
     for sentence in warnings_about_changed_files(directory) if directory else ():
         bars.say(f"[yellow]warning[/] {escape(sentence)}")
     if directory is None:
-        directory = create_run(chosen, bars)
-    with alone_in(directory):
+        with phase("reading data"):
+            directory = create_run(chosen, bars)
+    with alone_in(directory), timed_run(directory):
         if directory.manifest().state != "training":
             return directory
         certs = [split_suite(suite)[1] for suite in suites]
@@ -171,6 +176,7 @@ def train(
     return directory
 
 
+@counts_to("contamination check")
 def _warn_of_leaks(
     directory: RunDirectory, recipe: Recipe, suites: Sequence[Suite], bars: Bars
 ) -> None:
@@ -180,6 +186,7 @@ def _warn_of_leaks(
         bars.say(f"[yellow]warning[/] {escape(finding.message)}")
 
 
+@on_timeline
 def preflight(recipe: Path | str | Recipe, *, quiet: bool = False, **overrides: Any) -> list[Check]:
     """The preflight checks of a run, which is not started; nothing is kept."""
     chosen = _resolve_recipe(recipe, overrides)
@@ -188,6 +195,7 @@ def preflight(recipe: Path | str | Recipe, *, quiet: bool = False, **overrides: 
         return run_checks(_check_subject(directory, chosen, model, loop))
 
 
+@on_timeline
 def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirectory:
     """Measures base and tuned on the same rows, fills the ledger, decides, and shows parity."""
     directory = run if isinstance(run, RunDirectory) else RunDirectory.open(run)
@@ -201,10 +209,12 @@ def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirec
         )
     bars = Bars(quiet=quiet)
     lost = [file for file in _JUDGED if not (directory.path / file).exists()]
-    if manifest.state != "certified" or lost:
-        with alone_in(directory):
-            _evaluate_and_decide(directory, manifest, bars)
-    parity = ensure_parity(directory)
+    is_judged = manifest.state == "certified" and not lost
+    with nullcontext() if is_judged else timed_run(directory):
+        if not is_judged:
+            with alone_in(directory):
+                _evaluate_and_decide(directory, manifest, bars)
+        parity = ensure_parity(directory)
     if parity is not None and parity.difference:
         bars.say(f"[red]parity[/] {escape(parity.sentence)}")
     return directory
@@ -213,38 +223,37 @@ def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirec
 def _evaluate_and_decide(directory: RunDirectory, manifest: Manifest, bars: Bars) -> None:
     """From a trained run to its verdict."""
     recipe = recipe_of(manifest)
-    model = open_run(directory)
+    with phase("loading models"):
+        model = open_run(directory)
     halves = [split_suite(suite) for suite in load_suites(recipe.evaluate.general or ())]
     probes, certs = [probe for probe, _ in halves], [cert for _, cert in halves]
     tasks: list[Task] = [
         *(target_task(recipe, directory, model, name) for name in ("", *recipe.tasks)),
         *(task for cert in certs for task in cert.tasks),
     ]
-    started = time.perf_counter()
     leakage = look_for_leakage(directory, recipe, [*probes, *certs])
-    manifest.times["leakage"] = round(time.perf_counter() - started, 1)
     for finding in leaks(leakage):
         bars.say(f"[yellow]warning[/] {escape(finding.message)}")
-    started = time.perf_counter()
-    with model.base() as base:
+    with phase("base answers"), model.base() as base:
         measure(directory, base, "base", tasks, bars)
     certificate = None
     search = None
     if isinstance(model, LanguageModel) and halves:
-        search = ScaleSearch(directory, recipe, model, probes, leakage, bars)
+        with phase("base answers"):
+            search = ScaleSearch(directory, recipe, model, probes, leakage, bars)
     head = _head(model)
     if search is not None and search.counted_sections:
         del model  # the search may close it
         order = _find_candidates(search, manifest, bars)
         leakage = search.leakage = look_for_leakage(directory, recipe, [*probes, *certs])
         certificate, shown = certify_candidates(search, certs, order)
-        with search.at(shown) as chosen:
+        with phase("tuned answers"), search.at(shown) as chosen:
             measure(directory, chosen, "tuned", tasks, bars)
         release_candidate(search, shown)
         manifest.training["chosen"] = shown.label
     else:
-        measure(directory, model, "tuned", tasks, bars)
-    manifest.times["evaluate"] = round(time.perf_counter() - started, 1)
+        with phase("tuned answers"):
+            measure(directory, model, "tuned", tasks, bars)
     level = certificate.look.confidence if certificate else LEVEL
     rows = fill_ledger(directory, recipe, certs, leakage, level)
     directory.write_ledger(rows)
@@ -260,14 +269,14 @@ def _find_candidates(search: ScaleSearch, manifest: Manifest, bars: Bars) -> lis
     directory, minutes = search.directory, search.recipe.heal.minutes
     if (directory.path / "frontier.json").exists():
         return search.resume(directory.frontier())
-    started = time.perf_counter()
     search.run()
-    manifest.times["choose"] = round(time.perf_counter() - started, 1)
     if minutes:
-        try_remedies(search, minutes, train, bars, can_retrain=not manifest.adopted)
+        with phase("healing"):
+            try_remedies(search, minutes, train, bars, can_retrain=not manifest.adopted)
     return []
 
 
+@on_timeline
 def heal(
     run: Path | str,
     minutes: float = 30.0,
@@ -338,6 +347,7 @@ def _head(model: Opened) -> Head | None:
         return Head("an encoder" if model.body == "encoder" else "a decoder", base.name)
 
 
+@on_timeline
 def plan(
     recipe: Path | str | Recipe,
     *,

@@ -10,12 +10,14 @@ from burnish.preflight.base import Check, Subject
 from burnish.preflight.checkpoints import check_reloaded_and_merged, check_saved_equals_resumed
 from burnish.preflight.gradients import check_accumulation, check_trunk
 from burnish.preflight.rows import check_every_row_trains, check_stop_token_trained
+from burnish.progress import counts_to
 from burnish.training.snapshot import undone
 
 # Longer rows show nothing that shorter ones do not, and cost minutes on a CPU.
 _TOKENS = 512
 
 
+@counts_to("preflight")
 def run_checks(subject: Subject) -> list[Check]:
     """Tries what a run promises; weights, random states and optimizer are left as they were."""
     checks = [check_every_row_trains(subject), check_stop_token_trained(subject)]

@@ -24,12 +24,12 @@ from burnish.reports.read_run import (
     Contents,
     Row,
     count,
+    duration,
     flat,
     in_points,
     is_loss,
     leakage_line,
     ledger_groups,
-    moment,
     number,
     plain,
     read_contents,
@@ -37,6 +37,7 @@ from burnish.reports.read_run import (
     stages,
 )
 from burnish.runs.directory import ItemResult, LedgerRow, RunDirectory, Verdict, write_atomic
+from burnish.runs.times import shares
 
 MOST_ITEMS = 200  # items shown in each list of lost or gained ones
 _MOST_TABLE_LABELS, _MOST_MAP_LABELS, _MOST_CONFUSIONS = 12, 80, 15
@@ -347,5 +348,6 @@ def _facts(contents: Contents) -> list[tuple[str, dict[str, str]]]:
         ("Changed before it was continued", changed),
     ]
     worded = [(name, {k: plain(v) for k, v in flat(values).items()}) for name, values in topics]
-    times = {key: moment(value) for key, value in manifest.times.items()}
-    return [(name, values) for name, values in [*worded, ("Times", times)] if values]
+    parts = shares(manifest.times)
+    times = {key: f"{duration(value)} ({parts[key]:.0%})" for key, value in manifest.times.items()}
+    return [(name, values) for name, values in [*worded, ("Time by phase", times)] if values]

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -300,17 +299,13 @@ def plain(value: Any) -> str:
     return str(value)
 
 
-def moment(value: float | None) -> str:
-    """Seconds since 1970 as a date in UTC; a smaller number as a duration."""
-    if value is None:
-        return MISSING
-    if value > 1e9:
-        return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    minutes, seconds = divmod(value, 60)
+def duration(seconds: float) -> str:
+    """Seconds in words: 3.2 s, 12 min 34 s, 2 h 1 min."""
+    minutes, rest = divmod(seconds, 60)
     hours, minutes = divmod(int(minutes), 60)
     if hours or minutes:
-        return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds:.0f} s"
-    return f"{seconds:.1f} s"
+        return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest:.0f} s"
+    return f"{rest:.1f} s"
 
 
 @contextmanager

@@ -103,7 +103,8 @@ class Manifest:
     `lineage` says which run this one started from (path, model, method, hash of its tuned
     weights, how it was taken over, its own lineage); empty for a run from the model itself.
     `changes` are the recipe's values that changed when the run was continued: key, before, after,
-    and the state it was in. `adopted` says that another tool trained the adapter.
+    and the state it was in. `adopted` says that another tool trained the adapter. `times` are the
+    seconds of each phase, over every time that the run was started or resumed.
     """
 
     name: str

@@ -33,7 +33,7 @@ from burnish.evaluation.load_suite import load_suites
 from burnish.evaluation.measure import measure
 from burnish.evaluation.suite import split_suite
 from burnish.pipeline import verbs
-from burnish.progress import Bars
+from burnish.progress import Bars, on_timeline
 from burnish.recipe.schema import Recipe, changed_recipe
 from burnish.runs.directory import LedgerRow, RunDirectory
 from burnish.sweep.page import TrialRow, write_trials
@@ -101,6 +101,7 @@ class SweepResult:
         ]
 
 
+@on_timeline
 def run_sweep(recipe: Recipe, trials: int, *, quiet: bool = False) -> SweepResult:
     """Searches until `trials` trials have ended, those of an interrupted search among them.
 

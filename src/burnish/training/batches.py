@@ -54,6 +54,13 @@ class Batches:
         beside = self._drawn(self.beside, number * self.beside_each, self.beside_each)
         return [[*items, *beside[place :: len(passes)]] for place, items in enumerate(passes)]
 
+    def add(self, name: str, items: Sequence[Item]) -> None:
+        """Adds a data set, which gives all of its items to every epoch."""
+        share = len(items) / (sum(map(len, self.sets.values())) + len(items))
+        shares = {other: part * (1 - share) for other, part in (self.shares or {}).items()}
+        self.sets = {**self.sets, name: items}
+        self.shares = shares | {name: share}
+
     def counts(self) -> dict[str, int]:
         """Items that each set gives to an epoch, at least one."""
         sizes = {name: len(items) for name, items in self.sets.items()}

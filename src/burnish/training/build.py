@@ -12,7 +12,7 @@ from rich.markup import escape
 from burnish.errors import ModelError, RecipeError
 from burnish.evaluation.rewards import load_reward
 from burnish.models.adapt import WHOLE
-from burnish.models.branches import Network, Row
+from burnish.models.branches import Network
 from burnish.models.cache import cache_folder
 from burnish.models.classifier import Classifier
 from burnish.models.endpoint_tokens import ServedModel
@@ -23,9 +23,10 @@ from burnish.models.lineage import trainable_model
 from burnish.models.load import load_model, load_tokenizer, pick_device
 from burnish.models.registry import resolve
 from burnish.parity.compare import record_reference, save_reference
-from burnish.progress import Bars
+from burnish.progress import Bars, counts_to, phase
 from burnish.recipe.schema import HEADS, Recipe
 from burnish.runs.directory import RunDirectory, replace_directory
+from burnish.runs.times import log_times
 from burnish.training.anchor import Anchor, Anchored, anchors
 from burnish.training.batches import Batches, temperature_shares
 from burnish.training.checkpoint import copy_weights, saved_steps
@@ -48,6 +49,7 @@ SHARDED = ("sft", "lm", "dpo")
 TOLERATED = 0.015
 
 
+@counts_to("loading models")
 def open_training(directory: RunDirectory, recipe: Recipe) -> tuple[Opened, Loop]:
     """The model and its loop before the first step; nothing listens yet."""
     model = open_start(directory, recipe)
@@ -80,29 +82,30 @@ def train_run(
     if recipe.training.learning_rate == "auto":
         manifest.training["screen"] = found = _screened(directory, recipe, loop, bars)
         loop.settings = replace(loop.settings, learning_rate=found["chosen"])
-    with bars.training(loop.batches.steps) as show:
+    with phase("training"), bars.training(loop.batches.steps) as show:
 
-        def listen(phase: str, values: dict[str, Any]) -> None:
-            if phase == "resumed":
+        def listen(event: str, values: dict[str, Any]) -> None:
+            if event == "resumed":
                 directory.drop_events_after(values["step"])
                 if not values["step"] and not values["damaged"]:
                     return
                 _say_damaged(bars, values)
-            directory.log(phase, **values)
-            show(phase, values)
+            directory.log(event, **values)
+            if event == "checkpoint":
+                log_times(directory)
+            show(event, values)
             if on_event:
-                on_event(phase, values)
+                on_event(event, values)
 
         loop.listen = listen
-        started = time.perf_counter()
         with gathered(recipe.training.workers, directory.path, loop.network.device) as team:
             loop.team = Sharded(team.rank, team.size) if recipe.training.fsdp else team
             progress = loop.run(resume=True)
-    manifest.times["train"] = round(time.perf_counter() - started, 1)
     _keep(directory, loop, recipe)
     if isinstance(model, LanguageModel):  # a search may choose another one, and begins anew
-        learnt = open_tuned(directory) if recipe.training.fsdp else _learnt(model, module)
-        save_reference(directory, record_reference(directory, learnt))
+        with phase("parity"):
+            learnt = open_tuned(directory) if recipe.training.fsdp else _learnt(model, module)
+            save_reference(directory, record_reference(directory, learnt))
     manifest.training |= {
         "learning_rate": loop.settings.learning_rate,
         "steps": progress.step,
@@ -123,6 +126,7 @@ def _learnt(model: LanguageModel, module: Any) -> LanguageModel:
     )
 
 
+@counts_to("learning rate test")
 def _screened(directory: RunDirectory, recipe: Recipe, loop: Loop, bars: Bars) -> dict[str, Any]:
     """The screen of this run; its manifest keeps it, so that a resumed run takes the same rate."""
     manifest = directory.manifest()
@@ -273,7 +277,7 @@ def _loop(
         learnt, given.batch_size, given.gradient_accumulation, given.epochs, recipe.seed, shares
     )
     if replay and recipe.replay.mode == "text":
-        _mix_in_replay(batches, [one.row for one in replay])
+        batches.add("replay", [one.row for one in replay])
     elif replay:
         batches.beside = held = anchors(network, [one.whole for one in replay])
         batches.beside_each = recipe.replay.anchors_per_step
@@ -293,6 +297,7 @@ def _loop(
     )
 
 
+@counts_to("replay conversations")
 def _replay(directory: RunDirectory, recipe: Recipe, model: Opened) -> Sequence[Replayed | Own]:
     """What is read beside the task, by the user or by the base; kept with the run's data."""
     given = recipe.replay
@@ -331,14 +336,6 @@ def _written(recipe: Recipe, model: LanguageModel) -> Sequence[Replayed]:
         return replayed(model, given.count, 0, cache)
     except ModelError:
         return []
-
-
-def _mix_in_replay(batches: Batches, rows: Sequence[Row]) -> None:
-    """One more data set, which gives all of its rows to every epoch."""
-    share = len(rows) / (sum(map(len, batches.sets.values())) + len(rows))
-    shares = {name: part * (1 - share) for name, part in (batches.shares or {}).items()}
-    batches.sets = {**batches.sets, "replay": rows}
-    batches.shares = shares | {"replay": share}
 
 
 def _anchored(

@@ -26,6 +26,7 @@ from burnish.models.branches import Network, Row, common_length
 from burnish.models.generate import Decoder
 from burnish.models.interface import Sampling
 from burnish.models.language_model import LanguageModel
+from burnish.progress import Advance, counted
 from burnish.runs.directory import write_atomic
 
 # Tokens of a question, and of the part of its answer that is learnt.
@@ -140,15 +141,16 @@ def replayed(model: LanguageModel, count: int, seed: int, cache: Path) -> list[R
         lines = path.read_text(encoding="utf-8").splitlines()
         rows = [json.loads(line) for line in lines]
         return [Replayed(**row | {"tokens": tuple(row["tokens"])}) for row in rows]
-    with model.network.frozen():
-        questions = _questions(model, count, seed)
+    with model.network.frozen(), counted("conversations", 2 * count) as advance:
+        questions = _questions(model, count, seed, advance)
         found = _answered(model, questions, seed)
+        advance(count)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in found))
     return found
 
 
-def _questions(model: LanguageModel, count: int, seed: int) -> list[str]:
+def _questions(model: LanguageModel, count: int, seed: int, advance: Advance) -> list[str]:
     """Different ones that end, in the order in which they were drawn; one in four is not English.
 
     Left alone, a model asks in the language that it was tuned on most, and then it forgets the
@@ -161,7 +163,10 @@ def _questions(model: LanguageModel, count: int, seed: int) -> list[str]:
     ]
     others = count // 4
     found = _drawn(model, [start], [""], count - others, seed)
-    return [*found, *_drawn(model, begun, _BEGINNINGS, others, seed + 1)]
+    advance(len(found))
+    found += _drawn(model, begun, _BEGINNINGS, others, seed + 1)
+    advance(others)
+    return found
 
 
 def _drawn(
