@@ -1,5 +1,6 @@
 """A tiny model and tokenizer made in memory, and the built-in model where it can be had."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from transformers import (
 
 from burnish.errors import ModelError
 from burnish.models.registry import resolve
+from tests.fork_server import ForkServer
 
 # SmolLM2's template, its default system message included.
 CHATML = (
@@ -38,6 +40,22 @@ SENTENCES = [
     "the tent is torn, please send me another one",
     "red green blue yes no parcel tent",
 ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fork_server() -> Iterator[ForkServer]:
+    """Starts our own programs at once, instead of after the seconds that their imports take."""
+    server = ForkServer()
+    with server.installed():
+        yield server
+    server.close()
+
+
+@pytest.fixture(autouse=True)
+def _real_program(request: pytest.FixtureRequest, fork_server: ForkServer) -> Iterator[None]:
+    """A test that is marked `real_program` starts Python itself."""
+    with fork_server.installed(request.node.get_closest_marker("real_program") is None):
+        yield
 
 
 @pytest.fixture(scope="session")

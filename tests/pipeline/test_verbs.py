@@ -15,6 +15,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import burnish
+from burnish.cli import VERBS
 from burnish.errors import DataError, ModelError, RecipeError, RunError
 from burnish.recipe.schema import load_recipe
 from burnish.runs.directory import RunDirectory
@@ -196,6 +197,7 @@ def test_a_run_goes_on_and_is_judged_from_any_folder(
     }
 
 
+@pytest.mark.real_program
 def test_exit_code_and_json(recipe: Path) -> None:
     done = command("run", str(recipe), "--json")
     printed = json.loads(done.stdout)
@@ -212,11 +214,14 @@ def test_chat_shows_both(recipe: Path, tmp_path: Path) -> None:
     assert set(json.loads(done.stdout)) == {"question", "base", "tuned"}
 
 
-def test_help_is_instant_and_has_examples() -> None:
+@pytest.mark.real_program
+def test_help_is_instant() -> None:
     code = "import sys, burnish.cli; print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
-    from burnish.cli import VERBS
+    assert "Verbs:" in command("--help").stdout
 
+
+def test_help_has_examples() -> None:
     for verb in VERBS:
         shown = command(verb, "--help")
         assert shown.returncode == 0
@@ -448,6 +453,7 @@ def test_output_below_a_file_is_a_sentence(recipe: Path, tmp_path: Path) -> None
         burnish.train(recipe, quiet=True, output=str(tmp_path / "file" / "runs"))
 
 
+@pytest.mark.real_program
 def test_user_error_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     done = command("run", str(tmp_path / "nothing.yaml"))
     assert done.returncode == 2
