@@ -391,7 +391,9 @@ def test_what_squad_rows_lack_or_leave_over_is_told() -> None:
     found = [converter.convert(Row(row, "f:1")) for row in (SPANS, several)]
     assert all(isinstance(one, Example) for one in found)
     (told,) = converter.findings("train")
-    assert told.message.startswith("column answers.text after the first (in 1 of 2 rows) is used")
+    assert told.message.startswith(
+        "column answers.text after the first (in 1 of 2 rows) is not used"
+    )
     bad = converter.convert(Row(SPANS | {"answers": {"text": []}}, "f:3"))
     assert isinstance(bad, BadRow)
     assert (bad.code, bad.fields) == ("no_answer", {"field": "answers"})

@@ -69,7 +69,7 @@ def test_limit_is_a_sample_and_reported(tmp_path: Path) -> None:
     told = finding(found, "limit")
     assert (told.severity, told.count) == ("info", 21)
     assert told.message == (
-        "data.limit takes 21 of the 60 rows of train, drawn by the seed, each label in its share"
+        "data.limit keeps 21 of the 60 rows of train, drawn at random, stratified by label"
     )
     assert not [one for one in dataset(tmp_path, rows, limit=60).findings if one.kind == "limit"]
 
@@ -91,7 +91,7 @@ def test_rows_with_nothing_to_learn_are_left_out(tmp_path: Path, split: str) -> 
     assert [len(part) for part in (found.train, found.validation, found.test)] == [20, 20, 20]
     told = finding(found, "masked")
     assert (told.count, told.severity) == (3, "warning")
-    assert f"3 rows of {split} have no turn to learn" in told.message
+    assert f"3 rows of {split} were left out because all" in told.message
     write(paths[split], [row(n, 0) for n in range(5)])
     with refused("nothing_learnt", DataError, path=str(paths[split]), part=split):
         load(Data(**paths), 0)
@@ -104,7 +104,7 @@ def test_how_a_file_was_read_is_told(tmp_path: Path) -> None:
     told = [one.message for one in found.findings if one.kind == "reading"]
     assert [message.removeprefix(f"{path} ")[:22] for message in told] == [
         "holds one JSON array i",
-        "is UTF-16, and was rea",
+        "is in UTF-16 and was c",
     ]
 
 
@@ -173,8 +173,8 @@ def test_bad_rows_are_dropped_where_asked(tmp_path: Path) -> None:
     assert finding(found, "bad").severity == "warning"
     assert finding(found, "bad").count == 1
     assert finding(found, "bad").message == (
-        "1 of 31 rows cannot be used and were left out, the first: "
-        f"{tmp_path}/rows.jsonl:1 has a number (1) as text"
+        "1 of 31 rows cannot be used and were left out; the first is "
+        f"{tmp_path}/rows.jsonl:1, which has a number (1) as text"
     )
 
 
@@ -235,7 +235,7 @@ def test_rows_that_hold_a_template_are_told(tmp_path: Path) -> None:
     found = dataset(tmp_path, [*written, *plain])
     told = finding(found, "template")
     assert (told.count, told.severity) == (3, "warning")
-    assert "(the first <|im_start|>)" in told.message
+    assert "(the first is <|im_start|>)" in told.message
     assert [place.rpartition(":")[2] for place in told.where] == ["1", "2", "4"]
 
 
@@ -259,7 +259,7 @@ def test_conflicting_labels_are_told(tmp_path: Path) -> None:
     rows = [*labelled(30), {"text": "Message  3!", "label": "blue"}]
     conflict = finding(dataset(tmp_path, rows), "conflict")
     assert (conflict.severity, conflict.count) == ("warning", 1)
-    assert conflict.message == "1 inputs have more than one label, the first has blue and red"
+    assert conflict.message == "1 inputs have more than one label; the first has blue and red"
 
 
 @pytest.mark.parametrize(
@@ -294,11 +294,13 @@ def test_what_test_asks_is_taken_from_the_others(tmp_path: Path) -> None:
     found = dataset(tmp_path, rows, test=test, validation=validation)
     messages = [one.message for one in found.findings if one.kind == "overlap"]
     assert messages == [
-        "2 rows of train ask what test asks (1 of them word for word) and were removed from train",
-        "1 rows of validation ask what test asks (1 of them word for word) and were removed from "
-        "validation",
-        "1 rows of train ask what validation asks (1 of them word for word) and were removed from "
-        "train",
+        f"{count} rows of {part} have the same input as a row of {other} (1 of them exactly the "
+        f"same) and were removed from {part}"
+        for count, part, other in (
+            (2, "train", "test"),
+            (1, "validation", "test"),
+            (1, "train", "validation"),
+        )
     ]
     assert [len(part) for part in (found.train, found.validation, found.test)] == [27, 4, 2]
 
@@ -319,7 +321,9 @@ def test_a_file_named_twice_is_split(tmp_path: Path, names: tuple[str, ...], cop
     found = dataset(tmp_path, labelled(120), **dict.fromkeys(names, path), split=shares)
     told = [one for one in found.findings if one.kind == "same"]
     assert len(told) == len(names)
-    assert all(one.severity == "warning" and "train is held out as" in one.message for one in told)
+    assert all(
+        one.severity == "warning" and "training rows is held out as" in one.message for one in told
+    )
     sizes = {"train": len(found.train), "validation": len(found.validation)}
     held = 12 if "validation" in names else 0  # the usual share, since a file was named for it
     assert (sizes, len(found.test)) == ({"train": 90 - held, "validation": held}, 30)
@@ -331,7 +335,7 @@ def test_validation_that_is_also_test_is_split_off(tmp_path: Path) -> None:
     held = write(tmp_path / "held.jsonl", labelled(30, 900))
     found = dataset(tmp_path, labelled(90), validation=held, test=held)
     assert [len(part) for part in (found.train, found.validation, found.test)] == [81, 9, 30]
-    assert "the same rows as that of test" in finding(found, "same").message
+    assert "the same rows as the test file" in finding(found, "same").message
 
 
 def test_one_row_many_times_is_one_row(tmp_path: Path) -> None:
@@ -392,11 +396,11 @@ def test_documents_of_a_text_file_say_how_they_are_parted(tmp_path: Path) -> Non
     path.write_text("\n\n".join(lines))
     (info,) = load(Data(train=path), 0).findings
     assert (info.severity, info.count) == ("info", 30)
-    assert info.message == "the documents of train are parted by blank lines: 30 documents"
+    assert info.message == "train has 30 documents, separated by empty lines"
     path.write_text("\n\n".join("\n".join(lines[start : start + 6]) for start in range(0, 30, 6)))
     _, warning = load(Data(train=path), 0).findings
     assert (warning.kind, warning.severity, warning.count) == ("documents", "warning", 5)
-    assert "put an empty line after each" in warning.message
+    assert "add an empty line after each line" in warning.message
     path.write_text("\n".join(lines))
     with refused("too_few_documents", DataError, path=str(path), count=1):
         load(Data(train=path), 0)

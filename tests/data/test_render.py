@@ -306,4 +306,4 @@ def test_reasoning_is_learnt_where_the_template_shows_it(tiny_tokenizer: Any) ->
         tokenizer.chat_template = template
         (found,) = hidden_reasoning(rows, tokenizer, is_shown=is_shown)
         assert (found.kind, found.severity, found.count) == ("reasoning", "warning", 1)
-        assert "1 rows have reasoning in an assistant turn that is not learnt" in found.message
+        assert "1 rows have reasoning in an assistant turn that is not trained on" in found.message

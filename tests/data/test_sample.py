@@ -47,7 +47,7 @@ def test_more_labels_than_rows() -> None:
     rows, (found,) = sample.draw("train")
     assert len(rows) == 100
     assert found.severity == "warning"
-    assert found.message.endswith(", and 50 of 150 labels have no row left; raise data.limit")
+    assert found.message.endswith("; 50 of 150 labels have no rows left; raise data.limit")
 
 
 @pytest.mark.parametrize("labelled", [False, True])
@@ -82,8 +82,8 @@ def test_what_was_left_out_is_reported() -> None:
     rows, (finding,) = sample.draw("test")
     assert (finding.kind, finding.severity, finding.count) == ("limit", "info", len(rows))
     assert finding.message == (
-        "data.limit takes 7 of the 20 rows of test, drawn by the seed, each label in its share, "
-        "groups whole"
+        "data.limit keeps 7 of the 20 rows of test, drawn at random, stratified by label, "
+        "with groups kept whole"
     )
 
 

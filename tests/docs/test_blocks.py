@@ -30,7 +30,7 @@ from tests.docs.blocks import BLOCKS, PAGES, ROOT, Block, commands, inline, show
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 # What a finding says is a message of the check; a test below makes it say so.
-UNUSED = "column category is used by nothing"
+UNUSED = "column category is not used"
 
 
 def parse(words: list[str]) -> Any:

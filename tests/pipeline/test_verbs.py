@@ -271,7 +271,7 @@ def test_columns_that_nothing_uses_are_told_by_check_and_run(recipe: Path, tmp_p
     run = burnish.train(recipe, quiet=True, **{"training.epochs": 1})
     for findings in (checked.findings, run.findings()):
         (found,) = [one for one in findings if one.kind == "unused"]
-        assert found.message.startswith("column shop is used by nothing")
+        assert found.message.startswith("column shop is not used")
     write_rows(path, [{"text": row["text"], "kind": row["label"]} for row in rows])
     with refused("unused_columns", DataError) as caught:
         burnish.check(path, model)

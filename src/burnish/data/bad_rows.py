@@ -1,4 +1,4 @@
-"""Rows that cannot be used, one line for each kind of mistake."""
+"""Collects the rows that cannot be used and reports each kind of mistake once."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,23 +19,24 @@ _LONG_NAME = 60
 
 @dataclass
 class _Mistake:
-    """Rows of one file with the same mistake: the first, and where the next are."""
+    """One mistake in the rows of one file: the first such row, and the lines of the next ones."""
 
     first: BadRow
     lines: list[str] = field(default_factory=list)
     count: int = 1
 
     def sentence(self) -> str:
-        said = f"{self.first.source} {_reason(self.first)} ({self.first.remedy})"
+        """The mistake as a sentence with its remedy and the lines of further rows."""
+        message = f"{self.first.source} {_reason(self.first)} ({self.first.remedy})"
         more = self.count - 1
         if not more:
-            return said
-        places = ", ".join(self.lines) + (", …" if more > len(self.lines) else "")
-        return f"{said}; and {more} more like it, on line{'s' * (more > 1)} {places}"
+            return message
+        lines = ", ".join(self.lines) + (", …" if more > len(self.lines) else "")
+        return f"{message}; {more} more on line{'s' * (more > 1)} {lines}"
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The same for programs; `more_lines` are the next few of `count`."""
+        """The mistake as values for programs; `more_lines` lists the next few of `count` rows."""
         path, _, line = self.first.source.rpartition(":")
         return {
             "path": path,
@@ -55,7 +56,7 @@ def _reason(bad: BadRow) -> str:
 
 @dataclass
 class BadRows:
-    """What was wrong so far. `total` counts the good rows, too."""
+    """The mistakes in the rows read so far. `total` counts the good rows, too."""
 
     total: int = 0
     count: int = 0
@@ -64,7 +65,7 @@ class BadRows:
     _like_header: set[str] = field(default_factory=set)
 
     def add(self, bad: BadRow, row: Row | BadRow) -> None:
-        """Counts a row; `row` is what it was read from."""
+        """Counts a bad row; `row` is the raw row that it was read from."""
         self.count += 1
         if len(self.where) < _WHERE:
             self.where.append(bad.source)
@@ -80,32 +81,36 @@ class BadRows:
             self._like_header.add(file)
 
     def findings(self) -> list[Finding]:
-        """One where there are any, for a run that goes on without them."""
+        """A warning about the bad rows, for a run that continues without them."""
         if not self.count:
             return []
         first = next(iter(self._kinds.values())).first
         message = (
-            f"{self.count} of {self.total} rows cannot be used and were left out, the first: "
-            f"{first.source} {_reason(first)}"
+            f"{self.count} of {self.total} rows cannot be used and were left out; the first is "
+            f"{first.source}, which {_reason(first)}"
         )
         return [Finding("bad", "warning", message, self.count, tuple(self.where))]
 
     def refuse(self, columns: Iterable[str]) -> None:
-        """
+        """Raises an error that lists the bad rows, if there are any.
+
+        Args:
+            columns: the column names of all rows.
+
         Raises:
-            DataError: there are any; `columns` are those of all rows.
+            DataError: at least one row cannot be used.
         """
         if not self.count:
             return
         kinds = list(self._kinds.values())
         if len(kinds) == 1 and self.count == self.total and kinds[0].first.code == "unknown_format":
             self._refuse_header(kinds[0].first, list(columns))
-        told = "".join(f"\n  {kind.sentence()}" for kind in kinds[:_KINDS])
+        listed = "".join(f"\n  {kind.sentence()}" for kind in kinds[:_KINDS])
         rest = sum(kind.count for kind in kinds[_KINDS:])
         more = f"\n  and {rest} more" if rest else ""
         raise DataError(
-            f"{self.count} of {self.total} rows cannot be used:{told}{more}\nTo go on",
-            "correct them, or leave them out with --drop-bad",
+            f"{self.count} of {self.total} rows cannot be used:{listed}{more}\nTo continue",
+            "correct these rows, or leave them out with --drop-bad",
             code="bad_rows",
             count=self.count,
             total=self.total,
@@ -113,19 +118,19 @@ class BadRows:
         )
 
     def _refuse_header(self, first: BadRow, columns: list[str]) -> None:
-        """Every row of a table has columns that nothing knows: maybe its header is a row."""
+        """Explains that no column name is known, which often means that the header is missing."""
         file = first.source.rpartition(":")[0]
         suffixes = {suffix.lower() for suffix in Path(file).suffixes[-2:]}
         if not suffixes & _TABLES or not columns:
             return
         names = ", ".join(map(shown, columns[:5]))
-        above = "put the names of its columns on a line above it, such as text,label"
+        above = "add a line with the column names above it, such as text,label"
         if file in self._like_header or any(map(_is_value, columns)):
-            seen = f"{file} has no header, its first line reads like a row ({names})"
+            seen = f"the first line of {file} looks like a row, not like a header ({names})"
             raise DataError(seen, above, code="no_header", path=file, columns=columns[:5])
         raise DataError(
-            f"no column of {file} has a name that is known here (its header: {names})",
-            f"{first.remedy}; or, if that line is a row, {above}",
+            f"no column of {file} has a name that Burnish recognises (header: {names})",
+            f"{first.remedy}; if the first line is a row, {above}",
             code="unknown_columns",
             path=file,
             columns=columns[:5],
@@ -133,7 +138,7 @@ class BadRows:
 
 
 def _repeats(row: Row) -> bool:
-    """Whether a value stands in the header, too: labels do where the header is a row."""
+    """Whether a value of the row also occurs in the header, as labels do if the header is a row."""
     return any(value == name for name, value in row.values.items())
 
 

@@ -1,4 +1,4 @@
-"""Which chat template a conversation uses, and what ends a turn in it."""
+"""Chooses the chat template of a conversation, and the tokens or lines that end an answer."""
 
 import difflib
 import hashlib
@@ -22,20 +22,20 @@ _PLAIN_END = (
     "{% endif %}{{ '\n' }}{% endfor %}{% if add_generation_prompt %}assistant:\n{% endif %}"
 )
 PLAIN_TEMPLATE = _PLAIN_START + "{{ eos_token or '' }}" + _PLAIN_END
-# Whoever speaks next stands at the start of a line, the answer's first one too.
+# The next speaker's name is at the start of a line, which may be the answer's first line.
 _SPEAKER = re.compile(rf"(?:\A|\n)(?:{'|'.join(ROLES)}):")
 _STOPS = "burnish_stop_tokens"  # attribute of a tokenizer
 
 
 def template_for(tokenizer: Any, tools: Any = None) -> str:
-    """The template of a conversation with these `tools`; the plain one where the model has none.
+    """The chat template for a conversation with these `tools`; the plain one if the model has none.
 
-    A tokenizer may have several templates with names: `tool_use` shows tools, `default` is for all
-    else, and for tools where there is no `tool_use`. One alone is for everything, whatever its
-    name.
+    A tokenizer may have several named templates: `tool_use` is for conversations with tools,
+    `default` for all others, and for tools too if there is no `tool_use`. A single template is
+    used for everything, whatever its name.
 
     Raises:
-        DataError: none of the names fits, or they are not templates.
+        DataError: no template is called `default`, or the values are not templates.
     """
     named = _templates(tokenizer)
     if not named:
@@ -45,7 +45,7 @@ def template_for(tokenizer: Any, tools: Any = None) -> str:
     if _DEFAULT in named:
         return named[_DEFAULT]
     raise DataError(
-        f"the model has several chat templates ({', '.join(sorted(named))}) and none is called "
+        f"the model has several chat templates ({', '.join(sorted(named))}), but none is called "
         f"{_DEFAULT!r}",
         f"rename the one to use to {_DEFAULT!r} in the model's tokenizer_config.json or "
         "additional_chat_templates folder",
@@ -55,21 +55,22 @@ def template_for(tokenizer: Any, tools: Any = None) -> str:
 
 
 def check_templates(tokenizer: Any) -> None:
-    """
+    """Checks that the model's chat template is a template, or a list of named templates.
+
     Raises:
-        DataError: what the model's files have as its chat template is none.
+        DataError: the model's files have another value there.
     """
     _templates(tokenizer)
 
 
 def has_template(tokenizer: Any) -> bool:
-    """Whether the model brings a chat template of its own."""
+    """Whether the model has its own chat template."""
     return bool(_templates(tokenizer))
 
 
 def templates_to_export(tokenizer: Any) -> str | list[dict[str, str]]:
-    """What an exported model needs to read conversations as they were learnt: one template, or
-    several with their names."""
+    """The template, or the named templates, that an exported model needs to read conversations as
+    in training."""
     named = _templates(tokenizer)
     if set(named) <= {_DEFAULT}:
         return named.get(_DEFAULT) or _plain(tokenizer)
@@ -77,8 +78,9 @@ def templates_to_export(tokenizer: Any) -> str | list[dict[str, str]]:
 
 
 def speaker_prefixes(tokenizer: Any) -> tuple[str, ...]:
-    """Texts at which an answer ends, because another turn begins there; of a model that has no
-    chat template of its own, which knows no token for that."""
+    """Line beginnings, such as "\\nuser:", that end an answer of a model without a chat template.
+
+    Such a model has no token that ends a turn. Empty for a model with its own template."""
     named = _templates(tokenizer)
     if not named or named.get(_DEFAULT, "").startswith(_PLAIN_START):
         return tuple(f"\n{role}:" for role in ROLES)
@@ -86,43 +88,43 @@ def speaker_prefixes(tokenizer: Any) -> tuple[str, ...]:
 
 
 def next_speaker_index(text: str) -> int | None:
-    """Where in the text of an answer the next speaker's line begins, the break before it included;
-    None where none does."""
-    found = _SPEAKER.search(text)
-    return found.start() if found else None
+    """Index in an answer where the next speaker's line begins, including the line break before
+    it; None if there is no such line."""
+    match = _SPEAKER.search(text)
+    return match.start() if match else None
 
 
 def set_stop_tokens(tokenizer: Any, stops: Sequence[str | int]) -> None:
-    """Makes these tokens, texts or ids, end the answers of whatever uses this tokenizer.
+    """Adds tokens, named by text or id, that end the answers of a model with this tokenizer.
 
     Raises:
-        RecipeError: one of them is not a single token of the tokenizer.
+        RecipeError: a text is not a single token, or an id is out of range.
     """
     setattr(tokenizer, _STOPS, tuple(dict.fromkeys(_token(tokenizer, stop) for stop in stops)))
 
 
 def extra_stop_tokens(tokenizer: Any) -> tuple[int, ...]:
-    """The tokens that `set_stop_tokens` named, in that order."""
-    found: tuple[int, ...] = getattr(tokenizer, _STOPS, ())
-    return found
+    """The tokens that `set_stop_tokens` added, in that order."""
+    tokens: tuple[int, ...] = getattr(tokenizer, _STOPS, ())
+    return tokens
 
 
 def stop_texts(tokenizer: Any) -> frozenset[str]:
-    """The declared tokens as a template writes them."""
+    """The texts of the added stop tokens, as a template writes them."""
     return frozenset(tokenizer.decode([token]) for token in extra_stop_tokens(tokenizer))
 
 
 def stop_tokens_hash(tokenizer: Any) -> str:
-    """Changes when answers end elsewhere than a model's own files say; empty where they do not."""
+    """A hash of the stop tokens and lines beyond those of the model's own files; empty if none."""
     ends = [*extra_stop_tokens(tokenizer), *speaker_prefixes(tokenizer)]
     return hashlib.sha256(json.dumps(ends).encode()).hexdigest()[:8] if ends else ""
 
 
 def _templates(tokenizer: Any) -> dict[str, str]:
-    """By name; a single one is the default.
+    """The model's templates by name; a single template is called `default`.
 
     Raises:
-        DataError: the tokenizer's files have something else there.
+        DataError: the tokenizer's files have another value there.
     """
     listed = tokenizer.chat_template or {}
     try:
@@ -141,15 +143,15 @@ def _templates(tokenizer: Any) -> dict[str, str]:
 def _unreadable(listed: Any) -> DataError:
     return DataError(
         f"the model's chat_template is {str(listed)[:80]!r}, which is neither a template nor a "
-        "list of templates with names",
-        "copy tokenizer_config.json from the model again",
+        "list of named templates",
+        "copy the model's tokenizer_config.json again",
         code="broken_template",
         value=str(listed)[:80],
     )
 
 
 def _plain(tokenizer: Any) -> str:
-    """The plain template; a declared token ends its answers in place of the tokenizer's own."""
+    """The plain template; an added stop token replaces the tokenizer's end token in it."""
     declared = extra_stop_tokens(tokenizer)
     if not declared:
         return PLAIN_TEMPLATE
@@ -164,7 +166,7 @@ def _token(tokenizer: Any, stop: str | int) -> int:
         if 0 <= stop < size:
             return stop
         raise RecipeError(
-            f"model_settings.stop_tokens names the token {stop}, and the model's tokens are "
+            f"model_settings.stop_tokens contains the token {stop}, but the model's tokens are "
             f"numbered 0 to {size - 1}",
             "use one of these numbers, or the token's text",
             code="unknown_token",
@@ -180,12 +182,11 @@ def _token(tokenizer: Any, stop: str | int) -> int:
     added = [one.content for one in tokenizer.added_tokens_decoder.values()]
     near = difflib.get_close_matches(stop, added, n=1, cutoff=0.5)
     raise RecipeError(
-        f"model_settings.stop_tokens names {stop!r}, which is not a token of the model (it is "
-        f"written as {len(tokens)} tokens)",
-        f"did you mean {near[0]!r}? Otherwise name another token by its text or its number"
+        f"model_settings.stop_tokens contains {stop!r}, which is not a single token of the model "
+        f"(it is encoded as {len(tokens)} tokens)",
+        f"did you mean {near[0]!r}? Otherwise use another token's text or number"
         if near
-        else f"name one of {', '.join(map(repr, added[:8]))}, or another token by its text or "
-        "number",
+        else f"use one of {', '.join(map(repr, added[:8]))}, or another token's text or number",
         code="unknown_token",
         key="model_settings.stop_tokens",
         value=stop,

@@ -1,4 +1,4 @@
-"""From the fields of a row to its turns, one function a format."""
+"""Converts the fields of a row to conversation turns, with one function per format."""
 
 import re
 from collections.abc import Callable
@@ -21,13 +21,14 @@ from burnish.data.turns import (
 from burnish.errors import shown
 
 _IOB2 = re.compile(r"O|[BI]-\S+")
-# Where a picture stood for LLaVA and its kin; inside a text it may be markup.
+# LLaVA and similar data sets mark the place of an image; inside a text it may be markup.
 _PLACEHOLDER = re.compile(r"\s*(<(image|audio|video)>)|.*(<(image|audio|video)>)\s*\Z", re.DOTALL)
-# What every format of turns may have besides.
+# Optional fields of every format that has turns.
 TURN_EXTRAS = ("system", "tools", "functions", "history", "reasoning_content")
 
 
 def chat(values: TrackedRow) -> Conversation:
+    """The turns of a row in the chat format of OpenAI, with `messages`."""
     return tuple(
         read_turn(turn, f"messages[{index}].")
         for index, turn in enumerate(turn_list(values, "messages"))
@@ -35,6 +36,7 @@ def chat(values: TrackedRow) -> Conversation:
 
 
 def sharegpt(values: TrackedRow) -> Conversation:
+    """The turns of a row in the ShareGPT format, with `conversations`."""
     return tuple(
         read_turn(turn, f"conversations[{index}].", SHAREGPT)
         for index, turn in enumerate(turn_list(values, "conversations"))
@@ -42,17 +44,20 @@ def sharegpt(values: TrackedRow) -> Conversation:
 
 
 def alpaca(values: TrackedRow) -> Conversation:
+    """The question and answer of a row with `instruction`, `input` and `output`."""
     parts = [text_field(values, "instruction")]
     if values.get("input") not in (None, ""):
         parts.append(text_field(values, "input"))
-    # An instruction may be empty, the input may say all of it.
+    # The instruction may be empty if the input contains all of it.
     question = "\n\n".join(part for part in parts if part.strip())
     return Message("user", question), Message("assistant", text_field(values, "output"))
 
 
 def question_answer(question: str, answer: str) -> Callable[[TrackedRow], Conversation]:
-    """A question and its answer; each is text or turns, and of those of the question none is
-    learnt."""
+    """Returns a function that converts a row with a question and an answer.
+
+    Each is text or a list of turns. The turns of the question are not trained on.
+    """
 
     def convert(values: TrackedRow) -> Conversation:
         asks = tuple(
@@ -66,10 +71,12 @@ def question_answer(question: str, answer: str) -> Callable[[TrackedRow], Conver
         ]
         answers = answers[len(asks) :] if repeats else answers
         if asks[-1].role == "assistant" and answers and answers[0].role == "assistant":
-            reason = f"has an answer at the end of {values.column(question)}, before {answer}"
+            reason = (
+                f"has an assistant turn at the end of {values.column(question)}, before {answer}"
+            )
             raise RowFormatError(
                 reason,
-                "end the prompt with the question",
+                "end the prompt with the user's question",
                 code="answer_in_prompt",
                 field=values.column(question),
             )
@@ -79,7 +86,7 @@ def question_answer(question: str, answer: str) -> Callable[[TrackedRow], Conver
 
 
 def text_or_turns(values: TrackedRow, field: str, role: str) -> Conversation:
-    """Text as one turn of `role`, or the turns that are written there."""
+    """The field as turns: its text as one turn of `role`, or its list of turns."""
     value = turns_or_text(values.get(field))
     if not _is_turns(value):
         return (Message("user" if role == "user" else "assistant", text_field(values, field)),)
@@ -96,26 +103,26 @@ def _is_turns(value: Any) -> bool:
 
 
 def is_squad_answer(value: Any) -> bool:
-    """Whether the answers are those of SQuAD: an object with texts, or a list of such objects."""
-    read = parse_cell(value)
-    items = read if isinstance(read, list) else [read]
+    """Whether a value has the format of SQuAD answers: an object with `text`, or a list of them."""
+    parsed = parse_cell(value)
+    items = parsed if isinstance(parsed, list) else [parsed]
     return bool(items) and all(isinstance(item, dict) and "text" in item for item in items)
 
 
 def squad(values: TrackedRow) -> Conversation:
-    """A passage and a question about it; the answer is the first that is given."""
-    read = parse_cell(values.get("answers"))
-    if not is_squad_answer(read):
-        raise wrong_value(read, values.column("answers"), "write {text: [..]}")
+    """The passage, the question about it and the first listed answer."""
+    answers = parse_cell(values.get("answers"))
+    if not is_squad_answer(answers):
+        raise wrong_value(answers, values.column("answers"), "write an object such as {text: [..]}")
     texts: list[Any] = []
-    for item in read if isinstance(read, list) else [read]:
+    for item in answers if isinstance(answers, list) else [answers]:
         part = values.part(item, "answers")
-        part.get("answer_start")  # where in the passage a text stands adds nothing to it
-        found = part.get("text")
-        texts += found if isinstance(found, list) else [found]
+        part.get("answer_start")  # the position in the passage is not needed
+        text = part.get("text")
+        texts += text if isinstance(text, list) else [text]
     name = values.column("answers")
     if not texts:
-        remedy = "write what the model should say there, such as unanswerable, or delete the row"
+        remedy = "write the expected answer, such as unanswerable, or delete the row"
         raise RowFormatError(f"has no answer in {name}", remedy, code="no_answer", field=name)
     if not isinstance(texts[0], str):
         raise RowFormatError(
@@ -127,16 +134,18 @@ def squad(values: TrackedRow) -> Conversation:
         )
     if len(set(map(str, texts))) > 1:
         values.pass_over("answers", ".text after the first")
-    asked = [text_field(values, "context")] if values.peek("context") else []
-    question = "\n\n".join((*asked, text_field(values, "question")))
+    context = [text_field(values, "context")] if values.peek("context") else []
+    question = "\n\n".join((*context, text_field(values, "question")))
     return Message("user", question), Message("assistant", texts[0])
 
 
 def text_label(values: TrackedRow) -> Conversation:
+    """The text as a user turn and its class as the answer."""
     return Message("user", text_field(values, "text")), Message("assistant", class_label(values))
 
 
 def class_label(values: TrackedRow) -> str:
+    """The class in the `label` field, as text without surrounding spaces."""
     name, value = values.column("label"), values.get("label")
     if name.lower() != "label":
         value = parse_cell(value)
@@ -144,7 +153,7 @@ def class_label(values: TrackedRow) -> str:
         if len(value) > 1:
             raise RowFormatError(
                 f"has {len(value)} classes in {name} ({', '.join(map(str, value))[:80]})",
-                "keep one class a row, or write them as the text of an answer: prompt, completion",
+                "keep one class per row, or write the classes as the text of an answer",
                 code="several_classes",
                 field=name,
                 count=len(value),
@@ -155,7 +164,7 @@ def class_label(values: TrackedRow) -> str:
     if not (label := str(value).strip()):
         raise RowFormatError(
             f"has an empty {name}",
-            "write the class, or delete the row",
+            "write the class there, or delete the row",
             code="empty_label",
             field=name,
         )
@@ -163,39 +172,41 @@ def class_label(values: TrackedRow) -> str:
 
 
 def tokens_tags(values: TrackedRow) -> Conversation:
+    """The words as a user turn and their IOB2 tags as the answer."""
     words, tags = _list(values, "tokens", "words"), _list(values, "tags", "tags")
     if len(words) != len(tags):
         raise RowFormatError(
             f"has {len(words)} tokens and {len(tags)} tags",
-            "give each word a tag",
+            "write one tag for each word",
             code="unequal_lengths",
             tokens=len(words),
             tags=len(tags),
         )
-    for place, word in enumerate(words):
+    for index, word in enumerate(words):
         if not isinstance(word, str) or word.split() != [word]:
             raise wrong_value(
-                word, f"tokens[{place}]", "write one word without white space", code="not_one_word"
+                word, f"tokens[{index}]", "write one word without white space", code="not_one_word"
             )
-    for place, tag in enumerate(tags):
+    for index, tag in enumerate(tags):
         if not isinstance(tag, str) or not _IOB2.fullmatch(tag):
             raise wrong_value(
-                tag, f"tags[{place}]", "write O, B-TYPE or I-TYPE (IOB2)", code="unknown_tag"
+                tag, f"tags[{index}]", "write O, B-TYPE or I-TYPE (IOB2)", code="unknown_tag"
             )
-        before = tags[place - 1] if place else "O"
+        before = tags[index - 1] if index else "O"
         if tag[0] == "I" and tag[2:] != before[2:]:
-            reason = f"has {tag!r} as tags[{place}], where no span of that type goes on"
+            reason = f"has {tag!r} as tags[{index}], but no span of that type is open there"
             raise RowFormatError(
                 reason,
                 f"begin the span with B-{tag[2:]} (IOB2)",
                 code="span_not_begun",
-                field=f"tags[{place}]",
+                field=f"tags[{index}]",
                 value=tag,
             )
     return Message("user", " ".join(words)), Message("assistant", " ".join(tags))
 
 
 def iob2_tags(values: TrackedRow) -> dict[str, Any]:
+    """The `tags` of an Example, one per word."""
     return {"tags": tuple(parse_cell(values["tags"]))}
 
 
@@ -211,16 +222,17 @@ def _list(values: TrackedRow, field: str, what: str) -> list[Any]:
 
 
 def plain_text(values: TrackedRow) -> Conversation:
+    """The text as one document, which has no turns."""
     return (Message("document", text_field(values, "text")),)
 
 
 def with_row_context(
     convert: Callable[[TrackedRow], Conversation],
 ) -> Callable[[TrackedRow], Conversation]:
-    """The turns with what else the row has to them: reasoning, history, system text and tools.
+    """Adds the row's reasoning, history, system message and tools to the converted turns.
 
     Raises:
-        MisfitError: the row has pictures or sounds, or tools that are none.
+        RowFormatError: the row has images or audio, or its tools are not functions.
     """
 
     def complete(values: TrackedRow) -> Conversation:
@@ -238,15 +250,15 @@ def _check_media(turns: Conversation, values: TrackedRow) -> None:
         kind = mark and (mark[2] or mark[4])
         if kind and f"</{kind}>" not in turn.content:
             raise RowFormatError(
-                f"has a turn with the placeholder <{kind}>, and only text is read",
-                "leave the row out, or write what it shows as text",
+                f"has a turn with the placeholder <{kind}>, but Burnish reads only text",
+                "delete the row, or describe the content as text",
                 code="media_placeholder",
                 field=kind,
             )
 
 
 def _with_reasoning(turns: Conversation, values: TrackedRow) -> Conversation:
-    """The row's reasoning in its only answer; of several, nothing says whose it is."""
+    """Adds the row's reasoning to its only answer; with several answers it is ambiguous."""
     answers = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
     value = values.peek("reasoning_content")
     if is_empty(value) or len(answers) != 1 or turns[answers[0]].reasoning:
@@ -257,7 +269,7 @@ def _with_reasoning(turns: Conversation, values: TrackedRow) -> Conversation:
 
 
 def _with_history(turns: Conversation, values: TrackedRow) -> Conversation:
-    """Earlier rounds, as pairs of question and answer or as turns, before the row's own."""
+    """Puts the turns of `history` before the row's own turns."""
     if "history" not in values or is_empty(rounds := parse_cell(values.get("history"))):
         return turns
     hint = "write a list of [question, answer] pairs"
@@ -277,7 +289,7 @@ def _with_history(turns: Conversation, values: TrackedRow) -> Conversation:
 
 
 def _with_system(turns: Conversation, values: TrackedRow) -> Conversation:
-    """The row's system text, unless its turns have another; then it stays unread."""
+    """Adds the row's system message, unless its turns already have another one."""
     own = next((turn.content for turn in turns if turn.role == "system"), None)
     if values.peek("system") in (None, "") or own not in (None, values.peek("system")):
         return turns
@@ -288,8 +300,10 @@ def _with_system(turns: Conversation, values: TrackedRow) -> Conversation:
 def with_renamed_fields(
     names: Callable[[TrackedRow], TrackedRow], convert: Callable[[TrackedRow], Any]
 ) -> Callable[[TrackedRow], Any]:
+    """Returns `convert` on the row as `names` renames its fields."""
     return lambda values: convert(names(values))
 
 
 def label_extra(values: TrackedRow) -> dict[str, Any]:
+    """The `label` of an Example."""
     return {"label": class_label(values)}

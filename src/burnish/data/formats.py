@@ -1,6 +1,6 @@
-"""The formats of rows: which fields each has, by which names, and how it becomes turns.
+"""The supported row formats: the fields of each, their aliases, and the conversion to turns.
 
-A new format is one entry of FORMATS and its conversion.
+A new format needs one entry in FORMATS and its conversion.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -49,17 +49,17 @@ _SYSTEM: Aliases = {
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A shape of rows. A row is of the first format whose `required` fields it all has.
+    """A row format. A row has the first format of FORMATS whose `required` fields it contains.
 
     Attributes:
         required: fields that a row must have.
-        convert: gives the turns.
-        optional: fields that it may have.
-        extras: what an Example has besides its turns, by the names of its fields.
-        aliases: other names of a field, the likeliest first.
-        judged: whether the label must be true or false for a row to be of this format.
-        admits: whether a value of its `answers` is one of this format.
-        answered: whether there is an answer to learn from.
+        convert: returns the turns of a row.
+        optional: fields that a row may have.
+        extras: returns the other fields of the Example, by name.
+        aliases: other names of a field, the most likely first.
+        judged: whether `label` must be true or false in this format.
+        admits: whether a value of `answers` fits this format.
+        answered: whether rows contain an answer to train on.
     """
 
     name: str
@@ -74,16 +74,17 @@ class Format:
 
     @property
     def fields(self) -> tuple[str, ...]:
+        """All fields of the format, the required ones first."""
         return self.required + self.optional
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is no other format with a judgement or a rejected answer besides."""
+        """Whether this is not a variant of another format with a judgement or a rejected answer."""
         return not self.judged and self.extras is not second_answer_extra
 
     @property
     def is_last(self) -> bool:
-        """Whether rows are of this format only where no other fits."""
+        """Whether rows have this format only if no other format fits."""
         return self.convert is plain_text or not self.answered
 
 
@@ -143,7 +144,7 @@ _WITH_ANSWERS: tuple[Format, ...] = (
 
 
 def _with_rejected(forms: tuple[Format, ...]) -> Iterator[Format]:
-    """The same rows with a second answer, which was liked less."""
+    """The same formats with a second, rejected answer."""
     for form in forms:
         if form.admits:
             continue
@@ -158,7 +159,7 @@ def _with_rejected(forms: tuple[Format, ...]) -> Iterator[Format]:
 
 
 def _with_judgement(forms: tuple[Format, ...]) -> Iterator[Format]:
-    """The same rows with a judgement of the answer."""
+    """The same formats with a judgement of the answer."""
     for form in forms:
         if form.admits or form.name == "prompt/completion":
             continue  # there a label is always a judgement
@@ -232,14 +233,14 @@ KNOWN = {"id", "group"}.union(
 
 
 def is_missing(name: str, value: Any) -> bool:
-    """Whether a row has no such field: null, or turns of which there are none."""
+    """Whether a field has no value: null, or an empty list of turns."""
     return value is None or (name in ("messages", "conversations") and value in ("", "[]", []))
 
 
 def match_columns(
     form: Format, values: Mapping[str, Any], mapped: set[str], is_filled: bool, allowed: bool
 ) -> dict[str, str] | None:
-    """Each field of a format that the row has, and the column that stands for it."""
+    """The column for each field of a format that the row contains; None if it does not fit."""
     if not mapped <= set(form.fields):
         return None
     found: dict[str, str] = {}

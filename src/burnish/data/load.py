@@ -1,4 +1,4 @@
-"""Files to a checked data set: one pass a file, every bad row told at once."""
+"""Loads files into a checked data set, in one pass per file, and reports all bad rows at once."""
 
 import difflib
 import hashlib
@@ -39,7 +39,7 @@ _LEARN_FROM_DISLIKED = ("kto",)
 
 @dataclass(frozen=True)
 class Dataset:
-    """Rows to learn from, to choose with and to measure on; no input stands in two of them."""
+    """Rows for training, validation and testing; no input occurs in two of them."""
 
     train: list[Example]
     validation: list[Example]
@@ -50,7 +50,7 @@ class Dataset:
 
 @dataclass
 class _Reading:
-    """What the files gave so far, and what was unusual about them."""
+    """The state of reading: bad rows, column names and findings so far."""
 
     seed: int
     bad: BadRows = field(default_factory=BadRows)
@@ -58,6 +58,7 @@ class _Reading:
     findings: list[Finding] = field(default_factory=list)
 
     def file(self, path: Path, data: Data, name: str, objective: str) -> list[Example]:
+        """The usable rows of one file; bad rows are counted."""
         converter = Converter(data.columns, data.system, data.group_by, objective)
         sample = Sample(data.limit, self.seed)
         tools = read_tools(data.tools) if data.tools else None
@@ -78,7 +79,8 @@ class _Reading:
         return rows
 
     def judge(self, data: Data) -> None:
-        """
+        """Raises an error for bad rows, or reports them if `drop_bad` is on.
+
         Raises:
             DataError: there are bad rows, and `drop_bad` is off.
         """
@@ -91,12 +93,12 @@ class _Reading:
 
 
 def load(data: Data, seed: int, objective: str = "sft") -> Dataset:
-    """Reads, checks and splits; what is learnt by `objective` decides which answers are of use.
+    """Reads, checks and splits the data; `objective` decides which rows and columns are needed.
 
     Raises:
-        DataError: a file cannot be used, has bad rows and `drop_bad` is off, is empty, has labels
-            or answers in a column that nothing uses, has nothing to learn or one label only, or
-            the test set has labels that train never shows.
+        DataError: a file cannot be read or is empty; it has bad rows and `drop_bad` is off; its
+            labels or answers are in a column that is not used; it has no answers to train on, or
+            only one label; or the test set has labels that do not occur in the training set.
     """
     files = {"train": data.train, "validation": data.validation, "test": data.test}
     reading = _Reading(seed)
@@ -139,16 +141,16 @@ def _readable(one: Finding) -> Finding:
 
 
 def check_file(path: Path) -> None:
-    """Whether there is a file of rows that can be opened; its rows are not judged.
+    """Checks that a data file can be opened; its rows are not checked.
 
     Raises:
-        DataError: it is missing, a folder, of an unknown kind or unreadable.
+        DataError: it is missing, a folder, unreadable, or has an unsupported file type.
     """
     next(read_rows(path), None)
 
 
 def load_rows(path: Path) -> list[Example]:
-    """All rows of one file, none of them twice.
+    """All rows of one file, without duplicates.
 
     Raises:
         DataError: the file cannot be used, has bad rows, or is empty.
@@ -163,11 +165,11 @@ def load_rows(path: Path) -> list[Example]:
 def _parts(
     read: dict[str, list[Example]], data: Data, seed: int
 ) -> tuple[dict[str, list[Example]], list[Finding]]:
-    """The three parts; a row is kept in the last of train, validation and test that asks it."""
+    """Splits into train, validation and test; a repeated input stays in the last of them."""
     read, findings = _without_copies(read)
     own = {"test": data.split.test, "validation": data.split.validation}
     usual = {"test": Split().test, "validation": Split().validation}
-    # A file was named for it, so that some rows are wanted whatever the split says.
+    # The user named a file for this part, so it gets rows whatever data.split says.
     shares = {
         name: share or (usual[name] if getattr(data, name) else share)
         for name, share in own.items()
@@ -184,13 +186,13 @@ def _parts(
 def _without_copies(
     read: dict[str, list[Example]],
 ) -> tuple[dict[str, list[Example]], list[Finding]]:
-    """Without the files that hold what another holds: rows of train are split off instead."""
+    """Drops files with the same rows as another file; rows of train are held out instead."""
     left, findings = dict(read), []
     for name, other in (("test", "train"), ("validation", "train"), ("validation", "test")):
         if name in left and other in left and _same_rows(left[name], left[other]):
             message = (
-                f"the file of {name} has the same rows as that of {other}, so a part of the rows "
-                f"of train is held out as {name} and not learnt"
+                f"the {name} file has the same rows as the {other} file, so a part of the training "
+                f"rows is held out as {name}"
             )
             findings.append(Finding("same", "warning", message, len(left.pop(name))))
     return left, findings
@@ -210,17 +212,17 @@ def _check_read(
         if not rows:
             raise DataError(
                 f"{files[name]} has no rows that can be used",
-                "name a file with at least a few dozen",
+                "use a file with at least a few dozen rows",
                 code="no_rows",
                 path=str(files[name]),
                 part=name,
             )
-    # A misspelt column would leave every row alone, and groups would leak into test unseen.
+    # With a misspelt column every row would be its own group, and groups would leak into test.
     if data.group_by and data.group_by not in columns:
         near = difflib.get_close_matches(data.group_by, columns, n=1)
-        hint = f"did you mean {near[0]}" if near else "use one of " + ", ".join(sorted(columns))
+        hint = f"did you mean {near[0]}?" if near else "use one of " + ", ".join(sorted(columns))
         raise DataError(
-            f"no row has the column {shown(data.group_by)} of data.group_by",
+            f"data.group_by is {shown(data.group_by)}, but no row has this column",
             hint,
             code="unknown_column",
             key="data.group_by",
@@ -233,7 +235,7 @@ def _check_learnt(rows: list[Example], path: Path | None, part: str) -> None:
     if not rows:
         raise DataError(
             f"no row of {path} has an assistant turn with a weight above 0",
-            "give one turn of each row the weight 1, or leave its weight out",
+            "set the weight of an assistant turn to 1, or remove the weights",
             code="nothing_learnt",
             path=str(path),
             part=part,
@@ -241,14 +243,14 @@ def _check_learnt(rows: list[Example], path: Path | None, part: str) -> None:
 
 
 def _check_said(rows: list[Example], path: Path | None, part: str) -> None:
-    """A few empty answers may be meant, such as those of nothing found; most of them are not."""
+    """A few empty answers may be intended, such as "nothing found"; a majority is a mistake."""
     silent = sum(map(has_no_text, rows))
     if silent < _MOSTLY * len(rows):
         return
     what = {"document": "document", "assistant": "answer"}.get(rows[0].messages[-1].role, "prompt")
     raise DataError(
-        f"{silent} of {len(rows)} rows of {path} have an empty {what}, which teaches nothing",
-        f"write each {what}, or name the column that has it in data.columns",
+        f"{silent} of {len(rows)} rows of {path} have an empty {what}, so nothing would be trained",
+        f"fill in each {what}, or set data.columns to the column that contains it",
         code="empty_answers",
         path=str(path),
         part=part,
@@ -261,8 +263,9 @@ def _check_said(rows: list[Example], path: Path | None, part: str) -> None:
 def _check_left(parts: dict[str, list[Example]], data: Data) -> None:
     if not parts["train"]:
         raise DataError(
-            f"no row of {data.train} is left to learn from, since test and validation ask them all",
-            "name other files for them, or none to split them off",
+            f"every row of {data.train} also occurs in the test or validation set, so none is left "
+            "for training",
+            "use different files, or leave them out to split the training file",
             code="nothing_left",
             path=str(data.train),
             part="validation" if data.validation else "train",
@@ -273,16 +276,16 @@ def _check_left(parts: dict[str, list[Example]], data: Data) -> None:
         labels = {row.label for row in rows} - {None}
         parted = data.train.suffix.lower() == ".txt"
         raise DataError(
-            f"{data.train} has {len(rows)} rows that differ"
+            f"{data.train} has only {len(rows)} distinct rows"
             + (f" within data.limit = {data.limit}, " if data.limit else ", ")
             + (
-                f"and {len(labels)} labels, so no label has a second row to test"
+                "each with its own label, so no label has a second row for testing"
                 if len(labels) > 1 and len(labels) == len(rows)
-                else f"too few rows or groups to hold out {data.split.test:g} to test"
+                else f"too few rows or groups to hold out {data.split.test:g} for testing"
             ),
-            "put an empty line between the documents, which parts them, or name a file as data.test"
+            "separate the documents by empty lines, or set data.test to a file"
             if parted
-            else f"{'raise data.limit' if data.limit else 'add rows'}, or name a file as data.test",
+            else f"{'raise data.limit' if data.limit else 'add rows'}, or set data.test to a file",
             code="too_few_documents" if parted else "too_few_test_rows",
             path=str(data.train),
             part="train",
@@ -299,7 +302,7 @@ def _check_labels(rows: list[Example], path: Path) -> None:
         label = labels.pop()
         raise DataError(
             f"every row of {path} has the label {shown(label)}",
-            "add rows of another label",
+            "add rows with another label",
             code="one_label",
             path=str(path),
             part="train",
@@ -308,7 +311,7 @@ def _check_labels(rows: list[Example], path: Path) -> None:
 
 
 def _check_unseen(train: list[Example], test: list[Example]) -> None:
-    """A label that train never shows could not be learnt, so the measure would be unfair."""
+    """A label that does not occur in training cannot be predicted, so testing it is unfair."""
     seen = {e.label for e in train if e.label is not None}
     unseen = {e.label for e in test if e.label is not None} - seen
     if seen and unseen:
@@ -317,8 +320,8 @@ def _check_unseen(train: list[Example], test: list[Example]) -> None:
             if fold_label(label) in looks:
                 here, there = escape_lookalikes([label, looks[fold_label(label)]])
                 raise DataError(
-                    f"the test set has the label {here}, which train writes {there}",
-                    "write it in one way",
+                    f"the test set has the label {here}, which the training set spells {there}",
+                    "use one spelling",
                     code="label_spelt_differently",
                     label=label,
                     other=looks[fold_label(label)],
@@ -326,9 +329,9 @@ def _check_unseen(train: list[Example], test: list[Example]) -> None:
         names = ", ".join(sorted(map(shown, unseen))[:_SHOWN])
         known = ", ".join(sorted(map(shown, seen))[:_SHOWN])
         raise DataError(
-            f"{len(unseen)} labels of the test set are never seen in train: {names}; seen are "
-            f"{known}",
-            "add rows of them to train, or take them out of the test set",
+            f"{len(unseen)} labels of the test set do not occur in the training set ({names}); the "
+            f"training set has {known}",
+            "add training rows with these labels, or remove them from the test set",
             code="unseen_labels",
             labels=sorted(unseen)[:_SHOWN],
             count=len(unseen),

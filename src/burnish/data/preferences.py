@@ -1,4 +1,4 @@
-"""Rows that compare two answers, judge one, or ask for one."""
+"""Converts rows with preferences, judged answers, or prompts without an answer."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -19,27 +19,27 @@ from burnish.data.turns import (
 
 
 def prompt_turns(values: TrackedRow) -> Conversation:
-    """A prompt: text, perhaps with an input to it, or turns up to the answer."""
+    """The prompt as turns: text, with the `input` of an instruction, or a list of turns."""
     turns = text_or_turns(values, "prompt", "user")
     if values.column("prompt").lower() == "instruction" and values.peek("input"):
-        question, given = turns[-1].content, text_field(values, "input")
-        whole = "\n\n".join(part for part in (question, given) if part.strip())
+        parts = (turns[-1].content, text_field(values, "input"))
+        whole = "\n\n".join(part for part in parts if part.strip())
         return (*turns[:-1], Message("user", whole))
     return turns
 
 
 def _reply(values: TrackedRow, field: str) -> str:
-    """An answer: text, a turn, or a list of one assistant turn."""
+    """The text of an answer: a string, a turn, or a list with one assistant turn."""
     value = turns_or_text(values.get(field))
     if not isinstance(value, list):
         return text_field(values, field)
     view = TrackedRow({field: value}, {field: values.column(field)}, (values, ""))
-    # Only what is said counts here: a weight or reasoning in the turn is reported as unused.
+    # Only the text counts here: a weight or reasoning in the turn is reported as unused.
     turns = [read_turn(turn, f"{field}.", learnt=False) for turn in turn_list(view, field)]
     if [turn.role for turn in turns] != ["assistant"]:
         raise RowFormatError(
             f"has {len(turns)} turns in {field}",
-            "leave one assistant turn there",
+            "keep one assistant turn",
             code="not_one_answer",
             field=field,
             count=len(turns),
@@ -48,15 +48,19 @@ def _reply(values: TrackedRow, field: str) -> str:
 
 
 def prompt_with_answer(field: str) -> Callable[[TrackedRow], Conversation]:
+    """Returns a function that converts a row to its prompt and the answer in `field`."""
+
     def convert(values: TrackedRow) -> Conversation:
         turns, answer = prompt_turns(values), Message("assistant", _reply(values, field))
         if turns[-1].role == "assistant" and turns[-1].content == answer.content:
-            return turns  # the conversation was given up to its end
+            return turns  # the prompt already contains the answer
         if turns[-1].role == "assistant":
-            reason = f"has an answer at the end of {values.column('prompt')}, before {field}"
+            reason = (
+                f"has an assistant turn at the end of {values.column('prompt')}, before {field}"
+            )
             raise RowFormatError(
                 reason,
-                "end the prompt with the question",
+                "end the prompt with the user's question",
                 code="answer_in_prompt",
                 field=values.column("prompt"),
             )
@@ -66,10 +70,10 @@ def prompt_with_answer(field: str) -> Callable[[TrackedRow], Conversation]:
 
 
 def with_separate_prompt(values: TrackedRow) -> TrackedRow:
-    """A comparison with the prompt apart, also where both answers repeat it as whole conversations.
+    """The row with its prompt in `prompt` alone, even if both answers repeat it.
 
     Raises:
-        MisfitError: they begin with another prompt than the row's.
+        RowFormatError: the answers begin with a different prompt than the row.
     """
     answers = {field: turns_or_text(values.peek(field)) for field in ("chosen", "rejected")}
     if not all(isinstance(turns, list) and len(turns) > 1 for turns in answers.values()):
@@ -82,19 +86,20 @@ def with_separate_prompt(values: TrackedRow) -> TrackedRow:
     ):
         return whole
     raise RowFormatError(
-        "has a prompt that chosen and rejected do not begin with",
-        "write the prompt once",
+        "has a prompt that differs from the beginning of chosen and rejected",
+        "write the prompt only in prompt",
         code="other_prompt",
     )
 
 
 def rejected_extra(values: TrackedRow) -> dict[str, Any]:
+    """The `rejected` answer of an Example; it must differ from the chosen one."""
     chosen, rejected = _reply(values, "chosen"), _reply(values, "rejected")
     for name, answer in (("chosen", chosen), ("rejected", rejected)):
-        if not answer.strip():  # which of two is likelier cannot be asked of nothing
+        if not answer.strip():  # an empty answer has no probability to compare
             raise RowFormatError(
                 f"has an empty answer as {name}",
-                "write it, or delete the row",
+                "write the answer, or delete the row",
                 code="empty_answer",
                 field=name,
             )
@@ -106,12 +111,12 @@ def rejected_extra(values: TrackedRow) -> dict[str, Any]:
 
 
 def second_answer_extra(values: TrackedRow) -> dict[str, Any]:
-    """The answer that people liked less, where the liked one is the last turn of the row."""
+    """The `rejected` answer of an Example whose preferred answer is the last turn."""
     rejected = _reply(values, "rejected")
     if not rejected.strip():
         raise RowFormatError(
             f"has an empty answer as {values.column('rejected')}",
-            "write it, or delete the row",
+            "write the answer, or delete the row",
             code="empty_answer",
             field=values.column("rejected"),
         )
@@ -119,6 +124,7 @@ def second_answer_extra(values: TrackedRow) -> dict[str, Any]:
 
 
 def liked_extra(values: TrackedRow) -> dict[str, Any]:
+    """The `liked` judgement of an Example: whether its answer is a good one."""
     value = values.get("label")
     if (is_liked := parse_judgement(value)) is None:
         raise wrong_value(
@@ -128,19 +134,19 @@ def liked_extra(values: TrackedRow) -> dict[str, Any]:
 
 
 def other_fields(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What a row says besides its prompt, for graders; what JSON does not know becomes text."""
+    """The row's fields besides its prompt, for graders; values that JSON lacks become text."""
     rest = {name: value for name, value in values.items() if name not in ("prompt", "id", "group")}
     return {"item": json.loads(json.dumps(rest, default=str))} if rest else {}
 
 
 def from_openai_preference(values: TrackedRow) -> TrackedRow:
-    """OpenAI's preference rows in the names of ours."""
-    given = parse_cell(values.get("input"))
-    if not isinstance(given, dict):
-        raise wrong_value(given, "input", "write an object with messages")
+    """Renames the fields of OpenAI's preference format to prompt, chosen and rejected."""
+    source = parse_cell(values.get("input"))
+    if not isinstance(source, dict):
+        raise wrong_value(source, "input", "write an object with messages")
     ours = {
-        "prompt": given.get("messages"),
-        "tools": given.get("tools"),
+        "prompt": source.get("messages"),
+        "tools": source.get("tools"),
         "chosen": values.peek("preferred_output"),
         "rejected": values.peek("non_preferred_output"),
     }
@@ -149,15 +155,15 @@ def from_openai_preference(values: TrackedRow) -> TrackedRow:
 
 
 def from_conversation_pair(values: TrackedRow) -> TrackedRow:
-    """Two conversations that differ in the last turn alone."""
+    """Splits two conversations that differ only in the last turn into prompt and answers."""
     chosen, rejected = (turns_or_text(values.get(field)) for field in ("chosen", "rejected"))
     for field, turns in (("chosen", chosen), ("rejected", rejected)):
         if not isinstance(turns, list) or not turns:
-            turn_list(values, field)  # says what is wrong
+            turn_list(values, field)  # raises the error
     if chosen[:-1] != rejected[:-1] or len(chosen) < 2:
         raise RowFormatError(
-            "has conversations that differ before the last turn",
-            "write the turns before it once, as prompt",
+            "has chosen and rejected conversations that differ before the last turn",
+            "make them equal up to the last turn",
             code="other_prompt",
         )
     columns = {field: values.column(field) for field in ("chosen", "rejected")}

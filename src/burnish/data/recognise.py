@@ -1,4 +1,4 @@
-"""Raw rows to Examples: the format is recognised once, then every row must fit it."""
+"""Converts raw rows to Examples: the first row determines the format that all rows must have."""
 
 import difflib
 from collections.abc import Mapping
@@ -18,20 +18,20 @@ from burnish.data.turns import parse_judgement
 from burnish.errors import DataError
 from burnish.runs.directory import Finding
 
-_LAYOUTS = 1000  # of columns, which are kept
+_LAYOUTS = 1000  # how many column layouts are cached
 
 
 class Converter:
-    """Turns the rows of one file into Examples; make a new one for each file.
+    """Converts the rows of one file to Examples; create a new one for each file.
 
     Args:
-        columns: our field to the user's column, e.g. {"text": "review", "label": "stars"}.
-        system: put before every row that has no system message of its own.
-        group_by: the user's column whose rows stay together; rows without it stand alone.
+        columns: maps fields to the user's columns, such as {"text": "review", "label": "stars"}.
+        system: system message for every row that has none.
+        group_by: column whose equal values keep rows in one split; empty values are ungrouped.
         objective: what is learnt; `grpo` reads prompts, and whatever else a row says.
 
     Raises:
-        DataError: `columns` maps a field that no format has, or a group twice.
+        DataError: `columns` contains an unknown field, or two columns are named for the group.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Converter:
         self.format: Format | None = None
         self._sources: Mapping[str, str] = {}
         self._own: dict[str, str] = {}
-        # Most rows of a file are laid out alike, so what was found for one is kept for the next.
+        # Most rows of a file have the same layout, so results are cached.
         self._names: dict[tuple[str, ...], dict[str, str]] = {}
         self._matches: dict[tuple[Any, ...], tuple[Format, Mapping[str, str]]] = {}
         self._columns = columns
@@ -60,10 +60,10 @@ class Converter:
         self._unused = UnusedColumns(self._exempt)
 
     def convert(self, row: Row) -> Example | BadRow:
-        """The Example of a row, or why there is none.
+        """Returns the Example of a row, or a BadRow with the reason why it cannot be used.
 
         Raises:
-            DataError: there is a system message, but the rows are plain text without turns.
+            DataError: a system message is set, but the rows are plain text without turns.
         """
         raw = {_trimmed(name, row.values): value for name, value in row.values.items()}
         try:
@@ -93,7 +93,7 @@ class Converter:
         )
 
     def findings(self, split: str) -> list[Finding]:
-        """What became of the columns: those that nothing read."""
+        """Findings about columns that were not used."""
         if self.format is None:
             return []
         form = self.format
@@ -104,7 +104,7 @@ class Converter:
         )
 
     def _rename(self, values: dict[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, str]]:
-        """The row by the names of our fields, and each of them with the user's column."""
+        """The row by field names, and the user's column of each field."""
         key = tuple(values)
         if (names := self._names.get(key)) is None:
             names = self._named(values)
@@ -115,12 +115,12 @@ class Converter:
     def _named(self, values: Mapping[str, Any]) -> dict[str, str]:
         for name, column in self._columns.items():
             if column not in values and name != "group":
-                reason = f"has no column {column!r}, which data.columns names for {name}"
+                reason = f"has no column {column!r}, which data.columns sets for {name}"
                 raise _column_missing(column, values, reason, "correct data.columns")
         taken = set(self._columns.values())
         names: dict[str, str] = {}
         for column in values:
-            folded = column.lower()  # `Label` is a label where there is no other
+            folded = column.lower()  # `Label` is used as `label` if there is no other
             is_ours = folded in KNOWN and folded not in values and folded not in names
             name = folded if is_ours and column not in KNOWN else column
             if column not in taken and name not in self._columns:
@@ -130,12 +130,14 @@ class Converter:
     def _fitting(
         self, values: Mapping[str, Any], names: Mapping[str, str]
     ) -> tuple[TrackedRow, Format, Mapping[str, str]]:
-        """The row as a format reads it, and which of its columns stands for which field."""
+        """The row by the fields of its format, the format, and the column of each field."""
         expected = self.format
         for name in expected.required if expected else ():
             column = self._sources.get(name, name)
             if column not in values:
-                raise _column_missing(column, values, f"has no {column}", f"add the {column}")
+                raise _column_missing(
+                    column, values, f"has no {column}", f"add the column {column}"
+                )
         judged = tuple(
             parse_judgement(values[name]) is None for name in JUDGEMENT_COLUMNS if name in values
         )
@@ -147,15 +149,17 @@ class Converter:
         if expected and form is not expected:
             missing = [self._sources.get(name, name) for name in expected.required]
             if expected.judged or any(values[column] is None for column in missing):
-                form, sources = expected, self._sources  # which then says what is missing
+                form, sources = expected, self._sources  # its conversion reports the missing value
             else:
-                reason = f"is a {form.name} row among {expected.name} rows"
+                reason = (
+                    f"has the format {form.name}, but earlier rows have the format {expected.name}"
+                )
                 more = [name for name in form.required if name not in expected.fields]
                 is_wider = more and set(expected.required) < set(form.required)
-                remedy = f"give every row its {more[0]}, or " if is_wider else ""
+                remedy = f"add {more[0]} to every row, or " if is_wider else ""
                 raise RowFormatError(
                     reason,
-                    f"{remedy}keep one format a file",
+                    f"{remedy}use one format per file",
                     code="mixed_formats",
                     format=form.name,
                     expected=expected.name,
@@ -174,10 +178,10 @@ class Converter:
     def _match(
         self, values: Mapping[str, Any], names: Mapping[str, str]
     ) -> tuple[Format, Mapping[str, str]]:
-        """The first format that the row fits: with values in its fields, if need be without."""
-        # Who names a prompt alone, or has it graded, wants no other column for its answer.
+        """The first format that fits the row: with values in its fields, otherwise without."""
+        # With data.columns.prompt, or with a grader, no other column is taken for the answer.
         allowed = "prompt" not in self._mapped | (set(values) if self._grades else set())
-        # A row that lacks a value is told so; as plain text or a prompt alone it would hide that.
+        # A missing value is reported; reading the row as plain text or a prompt would hide it.
         for is_last, is_filled in ((False, True), (False, False), (True, False)):
             for form in FORMATS:
                 if form.is_last is is_last:
@@ -187,10 +191,10 @@ class Converter:
         own = {names.get(name, name): value for name, value in values.items()}
         known = ", ".join("/".join(form.required) for form in FORMATS if form.is_plain)
         columns = suggest_columns(own)
-        such = f", such as {recipe_line(columns)}" if columns else ""
+        example = f", such as {recipe_line(columns)}" if columns else ""
         raise RowFormatError(
-            f"is of no known format (its fields: {', '.join(own) or 'none'})",
-            f"name its columns in data.columns{such}, or use the fields of a format ({known})",
+            f"has an unknown format (fields: {', '.join(own) or 'none'})",
+            f"set data.columns{example}, or use the fields of a known format ({known})",
             code="unknown_format",
             own=[*own],
             known=known,
@@ -203,7 +207,7 @@ class Converter:
         return (Message("system", self._system), *turns)
 
     def _without_turns(self, raw: Mapping[str, Any], fields: TrackedRow, row: Row) -> DataError:
-        """A system text has no place in plain text, which a label by another name leaves behind."""
+        """The error for data.system with plain text, or for an unrecognised label column."""
         lost = UnusedColumns(self._exempt)
         lost.add(raw, fields.unused(raw), row.source)
         for one in lost.findings(
@@ -211,17 +215,17 @@ class Converter:
         ):
             if one.severity == "error":
                 return error_from_finding(one)
-        seen = f"data.system is set, but {row.source} is plain text, which has no turns"
+        seen = f"data.system is set, but {row.source} is plain text without turns"
         return DataError(
             seen,
-            "leave out data.system, or give rows with prompt and completion",
+            "remove data.system, or use rows with prompt and completion",
             code="system_in_documents",
             source=row.source,
         )
 
 
 def _trimmed(name: Any, values: Mapping[str, Any]) -> str:
-    """The name of a column without the spaces around it, unless that is the name of another."""
+    """A column name without surrounding spaces, unless another column has that name."""
     bare = name.strip() if isinstance(name, str) else str(name)
     return str(name) if bare != name and bare in values else bare
 
@@ -235,9 +239,9 @@ def _check_columns(columns: Mapping[str, str], group_by: str | None) -> None:
     for name in columns:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}" if near else "use one of " + ", ".join(sorted(known))
+            hint = f"did you mean {near[0]}?" if near else "use one of " + ", ".join(sorted(known))
             raise DataError(
-                f"data.columns maps {name!r}, which is no field of ours",
+                f"data.columns contains {name!r}, which is not a field of any row format",
                 hint,
                 code="unknown_field",
                 key="data.columns",
@@ -245,7 +249,7 @@ def _check_columns(columns: Mapping[str, str], group_by: str | None) -> None:
                 closest=near[0] if near else None,
             )
     if group_by and columns.get("group", group_by) != group_by:
-        seen = f"data.group_by is {group_by!r} and data.columns.group {columns['group']!r}"
+        seen = f"data.group_by is {group_by!r}, but data.columns.group is {columns['group']!r}"
         raise DataError(
             seen, "keep one of them", code="two_groups", group_by=group_by, column=columns["group"]
         )
@@ -254,11 +258,11 @@ def _check_columns(columns: Mapping[str, str], group_by: str | None) -> None:
 def _column_missing(
     column: str, values: Mapping[str, Any], reason: str, remedy: str
 ) -> RowFormatError:
-    """A column that a row lacks; the remedy is for rows with none of a similar name."""
+    """The error for a missing column; `remedy` is used if no column has a similar name."""
     near = difflib.get_close_matches(column, [str(one) for one in values], n=1)
     if not near:
         return RowFormatError(reason, remedy, code="column_missing", field=column)
-    hint = f"did you mean its {near[0]}"
+    hint = f"did you mean its column {near[0]}?"
     return RowFormatError(reason, hint, code="column_misspelt", field=column, closest=near[0])
 
 
@@ -268,14 +272,14 @@ def _check_turns(turns: Conversation, form: Format) -> None:
         return
     if "assistant" not in roles and form.answered:
         raise RowFormatError(
-            "has no assistant turn to learn from",
+            "has no assistant turn to train on",
             "add the answer, or delete the row",
             code="no_assistant_turn",
         )
     if roles[0] == "assistant":
         raise RowFormatError(
             "starts with an assistant turn",
-            "put a user turn before it, or set data.system",
+            "add a user turn before it, or set data.system",
             code="starts_with_assistant",
         )
 

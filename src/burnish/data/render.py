@@ -1,4 +1,4 @@
-"""Conversations to tokens through the model's own chat template, each with its loss weight."""
+"""Renders conversations to tokens with loss weights, through the model's own chat template."""
 
 import functools
 import re
@@ -19,14 +19,14 @@ from burnish.runs.directory import Finding
 
 _AT_ONCE = 1000
 _SPACE = re.compile(r"\s*")
-# Has no width and joins what it stands between, so a reader sees the same text.
+# It has no width, so a reader sees the same text.
 _JOINER = "\N{WORD JOINER}"
 _SHORTEST_NAME = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """Tokens of a row, and for each the weight of predicting it; the first weight is 0."""
+    """Tokens of a row, and the loss weight of predicting each; the first weight is 0."""
 
     id: str
     tokens: tuple[int, ...]
@@ -35,7 +35,7 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """Characters [start, end) that are learnt with `weight`; a stop token is the last of them."""
+    """Characters [start, end) that are trained on with `weight`; they end with a stop token."""
 
     start: int
     end: int
@@ -44,7 +44,7 @@ class _Span:
 
 @dataclass(frozen=True, slots=True)
 class _SpecialTokens:
-    """What a tokenizer puts around texts. Take it once: it walks through all added tokens."""
+    """The special tokens around texts. Build it once: it iterates over all added tokens."""
 
     head: list[int]
     tail: list[int]
@@ -54,7 +54,7 @@ class _SpecialTokens:
     @classmethod
     def of(cls, tokenizer: Any) -> "_SpecialTokens":
         stops = _special(tokenizer) | stop_texts(tokenizer)
-        # A tokenizer may have a start token that it never writes: SmolLM2's opens chat turns.
+        # A tokenizer may have a start token that it never adds: SmolLM2's opens chat turns.
         start = tokenizer("")["input_ids"][:1]
         return cls(
             head=start if start == [tokenizer.bos_token_id] else [],
@@ -64,22 +64,23 @@ class _SpecialTokens:
         )
 
     def stop_end(self, text: str, at: int) -> int | None:
-        """Where the stop token that stands at `at` ends, if one does."""
+        """The end of the stop token that starts at `at`; None if there is none."""
         ends = (at + n for n in self.stop_lengths if text[at : at + n] in self.stops)
         return next(ends, None)
 
 
 def render(example: Example, tokenizer: Any, *, max_length: int | None = None) -> Rendered:
-    """One row; see `render_all`.
+    """Renders one row; see `render_all`.
 
     Raises:
-        DataError: the row is longer than `max_length`, or its template cannot be taken apart.
+        DataError: the row is longer than `max_length`, or its answers cannot be located in the
+            rendered text.
     """
     rendered = next(_render([example], tokenizer))
     if max_length is not None and len(rendered.tokens) > max_length:
         raise DataError(
             f"{_where(example)} has {len(rendered.tokens)} tokens, more than {max_length}",
-            "shorten it, or raise training.max_length",
+            "shorten the row, or raise training.max_length",
             code="too_many_tokens",
             source=_where(example),
             tokens=len(rendered.tokens),
@@ -91,22 +92,22 @@ def render(example: Example, tokenizer: Any, *, max_length: int | None = None) -
 def render_all(
     examples: Sequence[Example], tokenizer: Any, max_length: int | None
 ) -> tuple[list[Rendered], Finding | None]:
-    """All rows that fit; a row that is too long is left out and told, never cut.
+    """Renders all rows that fit; a row that is too long is left out and reported, never cut.
 
     The tokens of a conversation are those of `apply_chat_template`, except that text which the
     model did not write never becomes a special token (`escape_special_tokens`). The assistant turns
     with a weight are trained on, stop token included; of a document, every token after the first.
 
     Raises:
-        DataError: nothing would be learnt.
+        DataError: no token of the rows would be trained on.
     """
     limit = max_length or int(min(tokenizer.model_max_length, 1 << 30))
     kept, finding = drop_longer(examples, _render(examples, tokenizer), limit)
     if not any(weight for row in kept for weight in row.weights):
         raise DataError(
-            f"nothing would be learnt from {len(examples)} rows",
-            "give each row an assistant turn with a weight above 0 and at most "
-            f"{limit} tokens in all",
+            f"no token of the {len(examples)} rows would be trained on",
+            "use rows with an assistant turn whose weight is above 0, and with at most "
+            f"{limit} tokens",
             code="nothing_learnt",
             count=len(examples),
             limit=limit,
@@ -117,7 +118,7 @@ def render_all(
 def drop_longer(
     examples: Sequence[Example], rows: Iterable[Rendered], limit: int
 ) -> tuple[list[Rendered], Finding | None]:
-    """The rows of at most `limit` tokens, and which are longer; none is ever cut."""
+    """The rows of at most `limit` tokens, and a finding about the longer ones."""
     kept: list[Rendered] = []
     longer: list[str] = []
     longest = 0
@@ -137,21 +138,20 @@ def drop_longer(
 
 
 def escape_special_tokens(role: str, text: str, tokenizer: Any) -> str:
-    """What a turn says, with a character of no width in each name of a special token in it.
+    """The text of a turn, with a zero-width character in each special token that it contains.
 
-    The assistant's own turns stay as they are. Otherwise whoever writes `<|im_end|>` into a
-    message would end it there, and could go on as another speaker: what is said to the model is
-    text, turns are the template's.
+    Assistant turns are unchanged. Without this, a user who writes `<|im_end|>` into a message would
+    end the turn and could continue as another role.
     """
     names = _special_names(tokenizer)
     if role == "assistant" or names is None:
         return text
-    return names.sub(lambda found: found[0][0] + _JOINER + found[0][1:], text)
+    return names.sub(lambda match: match[0][0] + _JOINER + match[0][1:], text)
 
 
 def template_stop_token(tokenizer: Any) -> int | None:
-    """The token that the chat template writes behind an answer; None where it writes none, or
-    takes no plain question and answer."""
+    """The token that the chat template writes after an answer; None if it writes none, or cannot
+    render a plain question and answer."""
     example = Example("", (Message("user", "Hello?"), Message("assistant", "Hello.")))
     try:
         (rendered,) = _render([example], tokenizer)
@@ -164,23 +164,23 @@ def template_stop_token(tokenizer: Any) -> int | None:
 
 
 def render_prompt(conversation: Conversation, tokenizer: Any) -> list[int]:
-    """Tokens up to the place where the assistant begins to answer."""
+    """Tokens of the prompt, up to where the assistant's answer begins."""
     text = _template(conversation, tokenizer, answer=True)
-    # Not verbose: what is too long for the model is left out and told, it never reaches it.
+    # Not verbose: prompts that are too long are left out and reported elsewhere.
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def render_prompts(
     examples: Sequence[Example], tokenizer: Any, max_length: int | None, answer: int
 ) -> tuple[list[Rendered], Finding | None]:
-    """Prompts that leave room for `answer` tokens; the last token, where it begins, is marked."""
+    """Prompts that leave room for `answer` tokens; their last token has the weight 1."""
     limit = (max_length or int(min(tokenizer.model_max_length, 1 << 30))) - answer
     prompts = ((e.id, render_prompt(e.prompt, tokenizer)) for e in examples)
     rows = (Rendered(n, tuple(p), (*[0.0] * (len(p) - 1), 1.0)) for n, p in prompts)
     kept, finding = drop_longer(examples, rows, limit)
     if not kept:
-        seen = f"none of {len(examples)} prompts has at most {limit} tokens"
-        remedy = "shorten them, or lower max_new_tokens"
+        seen = f"all {len(examples)} prompts have more than {limit} tokens"
+        remedy = "shorten the prompts, or lower max_new_tokens"
         raise DataError(seen, remedy, code="prompts_too_long", count=len(examples), limit=limit)
     return kept, finding
 
@@ -188,7 +188,7 @@ def render_prompts(
 def render_answers(
     examples: Sequence[Example], tokenizer: Any, max_length: int | None
 ) -> tuple[list[Rendered], Finding | None]:
-    """Rows whose answers all fit, the chosen and the rejected; given is the longer of them."""
+    """Rows whose chosen and rejected answers fit; returns the longer rendering of each."""
     limit = max_length or int(min(tokenizer.model_max_length, 1 << 30))
     chosen, _ = render_all([with_answer(e, e.expected) for e in examples], tokenizer, 1 << 30)
     pairs = [with_answer(e, e.rejected) for e in examples if e.rejected is not None]
@@ -199,8 +199,8 @@ def render_answers(
     ]
     kept, finding = drop_longer(examples, longer, limit)
     if not kept:
-        seen = f"none of {len(examples)} rows has answers of at most {limit} tokens"
-        remedy = "shorten them, or raise training.max_length"
+        seen = f"all {len(examples)} rows have more than {limit} tokens with their answers"
+        remedy = "shorten the rows, or raise training.max_length"
         raise DataError(seen, remedy, code="answers_too_long", count=len(examples), limit=limit)
     return kept, finding
 
@@ -208,10 +208,10 @@ def render_answers(
 def hidden_reasoning(
     examples: Sequence[Example], tokenizer: Any, *, is_shown: bool = True
 ) -> list[Finding]:
-    """Rows with reasoning in a learnt turn that the chat template leaves out, so it is not learnt.
+    """Finds rows whose reasoning is not trained on, because the chat template omits it.
 
     Args:
-        is_shown: off for objectives that read only what an answer says.
+        is_shown: False for objectives that use only the text of an answer.
     """
     lost = []
     for example in examples:
@@ -221,16 +221,16 @@ def hidden_reasoning(
             if not is_shown or any(thought not in text for thought in thoughts):
                 lost.append(example.source)
     message = (
-        f"{len(lost)} rows have reasoning in an assistant turn that is not learnt, since the "
-        "model's chat template leaves it out there"
+        f"{len(lost)} rows have reasoning in an assistant turn that is not trained on, because the "
+        "model's chat template omits it"
     )
-    remedy = "use a model whose template shows it, or write it into the content"
+    remedy = "use a model whose template includes reasoning, or write the reasoning in the content"
     where = tuple(lost[:5])
     return [Finding("reasoning", "warning", message, len(lost), where, remedy)] if lost else []
 
 
 def with_answer(example: Example, answer: str) -> Example:
-    """The row with this answer, the only turn that is learnt."""
+    """The row with this answer, the only turn that is trained on."""
     prompt = tuple(replace(turn, weight=0.0) for turn in example.prompt)
     return replace(example, messages=(*prompt, Message("assistant", answer)))
 
@@ -271,10 +271,10 @@ def _text_and_spans(
             end = _end(text, start, turn.content, marks)
             if end is None:
                 raise DataError(
-                    f"the chat template does not write turn {place + 1} of {_where(example)} as "
-                    "it stands with a stop token behind it",
-                    "take out what it changes in the turn, name the token that ends a turn as "
-                    "model_settings.stop_tokens, or use another model",
+                    f"the chat template changes turn {place + 1} of {_where(example)}, or writes "
+                    "no stop token after it",
+                    "remove the text that the template changes, set model_settings.stop_tokens to "
+                    "the token that ends a turn, or use another model",
                     code="turn_changed_by_template",
                     source=_where(example),
                     turn=place + 1,
@@ -288,11 +288,11 @@ def _where(example: Example) -> str:
 
 
 def _start(text: str, example: Example, place: int, tokenizer: Any) -> int:
-    """Where the answer at `place` begins: what generation is given must be what is trained on."""
+    """Index where the answer of turn `place` begins, equal to the length of its prompt."""
     if place == 0:
         raise DataError(
             f"{_where(example)} starts with an assistant turn",
-            "put a user turn before it",
+            "add a user turn before it",
             code="starts_with_assistant",
             source=_where(example),
         )
@@ -300,8 +300,8 @@ def _start(text: str, example: Example, place: int, tokenizer: Any) -> int:
     before = _template(turns, tokenizer, answer=True, where=_where(example))
     if not text.startswith(before):
         raise DataError(
-            f"the chat template renders what stands before turn {place + 1} of "
-            f"{_where(example)} otherwise when more turns follow",
+            f"the chat template renders the text before turn {place + 1} of {_where(example)} "
+            "differently when more turns follow",
             "split the conversation into rows that end at this turn, or use another model",
             code="prompt_changed_by_template",
             source=_where(example),
@@ -313,8 +313,8 @@ def _start(text: str, example: Example, place: int, tokenizer: Any) -> int:
 def _end(text: str, start: int, content: str, marks: _SpecialTokens) -> int | None:
     """The end of the stop token after the answer.
 
-    The answer is searched from the header on, because templates strip it, or put an empty thought
-    before it; found is the first place with nothing but white space up to a stop token.
+    Templates strip the answer, or put an empty thought before it. So the answer is searched for
+    after the header, and must be followed by a stop token after at most white space.
     """
     wanted = content.strip()
     at = text.find(wanted, start)
@@ -329,12 +329,12 @@ def _end(text: str, start: int, content: str, marks: _SpecialTokens) -> int | No
 def _weights(
     text: str, places: Sequence[tuple[int, int]], spans: Sequence[_Span]
 ) -> tuple[float, ...]:
-    """Each span's weight on its tokens; behind the stop token all belongs to the next turn."""
+    """The loss weight of each token: its span's weight, or 0 outside of all spans."""
     weights = [0.0] * len(places)
     starts = [start for start, _ in places]
     for span in spans:
         first = bisect_left(starts, span.start)
-        # White space before the answer may melt into its first token: the token is the answer's.
+        # White space before the answer may be part of its first token.
         if first and places[first - 1][1] > span.start:
             first -= text[starts[first - 1] : span.start].isspace()
         last = bisect_left(starts, span.end)
@@ -348,7 +348,7 @@ def _special(tokenizer: Any) -> frozenset[str]:
     return frozenset(tokenizer.all_special_tokens) | {t.content for t in added if t.special}
 
 
-@functools.lru_cache(maxsize=8)  # it walks through all added tokens
+@functools.lru_cache(maxsize=8)  # it iterates over all added tokens
 def _special_names(tokenizer: Any) -> re.Pattern[str] | None:
     names = sorted((n for n in _special(tokenizer) if len(n) >= _SHORTEST_NAME), key=len)
     return re.compile("|".join(map(re.escape, reversed(names)))) if names else None
@@ -367,8 +367,8 @@ def _template(
     ]
     if tools and "tools" not in template:
         raise DataError(
-            f"{where} offers tools, and the model's chat template shows none",
-            "leave out tools, or use a model whose template knows them",
+            f"{where} offers tools, but the model's chat template does not support tools",
+            "remove the tools, or use a model whose template supports them",
             code="no_template_for_tools",
             source=where,
         )
@@ -382,7 +382,7 @@ def _template(
         )
     except TemplateSyntaxError as error:
         raise DataError(
-            f"the model's chat template cannot be read ({error}, in line {error.lineno})",
+            f"the model's chat template has a syntax error in line {error.lineno} ({error})",
             "fix it in the model's chat_template.jinja or tokenizer_config.json",
             code="broken_template",
             line=error.lineno,
@@ -390,8 +390,8 @@ def _template(
         ) from error
     except TemplateError as error:
         raise DataError(
-            f"the model's chat template refuses {where} ({error})",
-            "order the turns as the model expects, user and assistant in turn",
+            f"the model's chat template rejects {where} ({error})",
+            "arrange the turns as the model expects, with user and assistant alternating",
             code="refused_by_template",
             source=where,
             reason=str(error),

@@ -1,4 +1,4 @@
-"""A raw row of a file, good or bad, and what is too much of one."""
+"""Defines raw rows, bad rows and the size limit of a row."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -21,10 +21,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that cannot be used. `source reason` reads as a sentence, `remedy` as an order.
+    """A row that cannot be used. `source reason` is a sentence, and `remedy` an instruction.
 
-    `code` names the kind of mistake, whichever value shows it; `fields` are the values that the
-    reason names, as JSON can hold them.
+    `code` identifies the kind of mistake. `fields` contains the values in the reason, as JSON
+    values.
     """
 
     source: str
@@ -35,7 +35,7 @@ class BadRow:
 
     @property
     def kind(self) -> tuple[str, ...]:
-        """Equal for rows with the same mistake: the code, and where in the row it is."""
+        """The code and the field of the mistake, equal for all rows with the same mistake."""
         names = (str(self.fields.get(name, "")) for name in ("field", "type", "format"))
         return (self.code, *(_INDEX.sub("[]", name) for name in names))
 
@@ -46,7 +46,7 @@ RowReader = Callable[[Path, Notice], Iterator[Row | BadRow]]
 
 def too_long(source: str) -> BadRow:
     reason = f"is longer than {MAX_ROW_BYTES:,} bytes"
-    return BadRow(source, reason, "shorten or split it", "row_too_long")
+    return BadRow(source, reason, "shorten the row, or split it into several", "row_too_long")
 
 
 def not_utf8(source: str) -> BadRow:

@@ -1,4 +1,4 @@
-"""What keeps a raw row from its format, in a sentence with a remedy."""
+"""Errors of a single row, as a sentence with a remedy."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ from burnish.errors import shown
 
 
 class RowFormatError(Exception):
-    """A row that does not fit its format; `code` names the mistake, whichever value shows it.
+    """A row that does not fit its format; `code` identifies the kind of mistake.
 
-    `fields` are the values that the sentence names: `field` is where in the row, `value` what stood
-    there and `type` of which type it is.
+    `fields` contains the values in the sentence: `field` is the place in the row, `value` the value
+    there and `type` its type.
     """
 
     def __init__(self, reason: str, remedy: str, *, code: str, **fields: Any) -> None:
@@ -20,15 +20,16 @@ class RowFormatError(Exception):
 
 
 def wrong_value(value: Any, field: str, remedy: str, *, code: str = "wrong_type") -> RowFormatError:
-    """The error of a field that holds what it cannot."""
+    """Returns the error for a field with a value of the wrong type or content."""
     kind = type(value).__name__
     reason = f"has {describe(value)} as {field}"
     return RowFormatError(reason, remedy, code=code, field=field, type=kind, value=shown(value))
 
 
 def describe(value: Any) -> str:
+    """The type of a value in words, with the value itself."""
     if value is None:
-        return "nothing"
+        return "null"
     kinds = {bool: "a true/false value", int: "a number", float: "a number", str: "text"}
     kinds |= {list: "a list", dict: "an object"}
     shown = repr(value)

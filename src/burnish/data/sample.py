@@ -1,4 +1,4 @@
-"""A seeded share of a file's rows: each label keeps its part of them, groups stay whole."""
+"""Draws a seeded sample of a file's rows: stratified by label, with groups kept whole."""
 
 import hashlib
 import heapq
@@ -15,11 +15,11 @@ _Member = tuple[int, _Unit]  # a unit with its hash
 
 
 class Sample:
-    """Takes rows one by one and keeps at most `limit`; all where it is None.
+    """Receives rows one by one and keeps at most `limit` of them; all if it is None.
 
-    The order of a hash of seed and row decides, so the same rows are kept wherever they stand in
-    the file, a repeated row once. Rows with neither label nor group take the memory of `limit`
-    rows, others of all.
+    A hash of seed and row decides which rows are kept, so the result does not depend on their order
+    in the file. A repeated row is kept once. Rows with neither label nor group need the memory of
+    `limit` rows; other rows are all held in memory.
     """
 
     def __init__(self, limit: int | None, seed: int) -> None:
@@ -29,11 +29,11 @@ class Sample:
         self._kept: _Unit = []
         self._heap: list[tuple[int, int, Example]] = []
         self._bare = 0
-        self._held: set[object] = set()  # what the rows of the heap say
+        self._held: set[object] = set()  # contents of the rows in the heap
         self._repeated: _Unit = []  # kept as long as no row is left out
 
     def add(self, example: Example) -> None:
-        """The next row of the file."""
+        """Adds the next row of the file."""
         self._count += 1
         if self._limit is None or example.label is not None or example.group is not None:
             self._kept.append((self._count, example))
@@ -43,7 +43,7 @@ class Sample:
                 self._repeated.append((self._count, example))
             return
         self._bare += 1
-        # The largest hash goes first; the place in the file parts equal ones.
+        # The largest hash is removed first; the position in the file breaks ties.
         entry = (-_hash(self._seed, example.id), -self._count, example)
         self._held.add(example.content)
         heapq.heappush(self._heap, entry)
@@ -51,10 +51,10 @@ class Sample:
             self._held.discard(heapq.heappop(self._heap)[2].content)
 
     def draw(self, name: str) -> tuple[list[Example], list[Finding]]:
-        """What was kept, in the order of the file, and what was left out of the split `name`.
+        """The kept rows, in the order of the file, and a finding on the rows of `name` left out.
 
         Raises:
-            DataError: no group is as small as the limit.
+            DataError: every group has more rows than the limit.
         """
         if self._limit is None or self._count <= self._limit:
             kept = [*self._kept, *((-place, example) for _, place, example in self._heap)]
@@ -63,24 +63,25 @@ class Sample:
         if not rows:
             least = min(Counter(row.group for _, row in self._kept).values())
             raise DataError(
-                f"data.limit is {self._limit}, but the smallest group of {name} has {least} rows",
-                f"raise it to {least} or more, since groups stay whole",
+                f"data.limit is {self._limit}, but the smallest group of {name} has {least} rows, "
+                "and groups are kept whole",
+                f"raise it to at least {least}",
                 code="limit_below_group",
                 limit=self._limit,
                 part=name,
                 least=least,
             )
-        labels = ", each label in its share" if any(row.label for row in rows) else ""
-        groups = ", groups whole" if any(row.group for row in rows) else ""
+        labels = ", stratified by label" if any(row.label for row in rows) else ""
+        groups = ", with groups kept whole" if any(row.group for row in rows) else ""
         message = (
-            f"data.limit takes {len(rows)} of the {self._count} rows of {name}, drawn by the seed"
+            f"data.limit keeps {len(rows)} of the {self._count} rows of {name}, drawn at random"
             f"{labels}{groups}"
         )
         left, all_labels = ({row.label for row in of} for of in (rows, self._labelled()))
         lost = len(all_labels - left)
         if not lost:
             return rows, [Finding(LIMIT, "info", message, len(rows))]
-        message += f", and {lost} of {len(all_labels)} labels have no row left"
+        message += f"; {lost} of {len(all_labels)} labels have no rows left"
         return rows, [Finding(LIMIT, "warning", message, len(rows), remedy="raise data.limit")]
 
     def _labelled(self) -> list[Example]:
@@ -99,14 +100,14 @@ class Sample:
                     left -= len(member[1])
                 else:
                     rest.append(member)
-        # What groups were too large for goes to whatever fits.
+        # Room that whole groups could not fill is given to smaller units.
         for _, unit in sorted(rest, key=_order):
             if len(unit) <= limit - len(taken):
                 taken += unit
         return taken
 
     def _strata(self) -> tuple[dict[str, list[_Member]], Counter[str]]:
-        """The units of each label, and how many rows it has in the file."""
+        """The units of each label, and the number of its rows in the file."""
         units: dict[str, _Unit] = defaultdict(list)
         seen: set[object] = set()
         for place, example in self._kept:
@@ -130,7 +131,7 @@ class Sample:
 
 
 def _order(member: _Member) -> tuple[int, int]:
-    """By the hash; equal ones by the place in the file."""
+    """Sort key: the hash, then the position in the file."""
     return member[0], member[1][0][0]
 
 
@@ -140,7 +141,7 @@ def _stratum(unit: _Unit) -> str:
 
 
 def _quotas(sizes: Mapping[str, int], limit: int) -> dict[str, int]:
-    """Rows of each stratum: one where there is room for one of each, and a share of the others."""
+    """Rows per stratum: one each if the limit allows it, and the rest in proportion to its size."""
     least = 1 if len(sizes) <= limit else 0
     free, total = limit - least * len(sizes), sum(sizes.values()) - least * len(sizes)
     exact = {name: free * (size - least) / total for name, size in sizes.items()}

@@ -1,4 +1,4 @@
-"""Splits by hash: seeded, stratified by label, groups whole, and the same in any row order."""
+"""Splits rows by a seeded hash: stratified by label, groups kept whole, in any row order."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -14,19 +14,19 @@ Groups = dict[str, list[Example]]
 def split(
     examples: Sequence[Example], shares: Sequence[float], seed: int
 ) -> tuple[list[Example], list[list[Example]]]:
-    """The rows that stay, and one list for each share held out, all in the order given.
+    """Returns the rows that stay, and one list of rows for each held-out share, in input order.
 
     Within each label whole groups are taken in the order of a hash of seed and group. Every label
-    keeps at least one group among the rows that stay, so that it can be learnt; a group counts for
-    its commonest label. O(n log n).
+    keeps at least one group among the rows that stay, so that it is trained on; a group belongs to
+    its most frequent label. O(n log n).
 
     Raises:
-        DataError: the shares leave nothing.
+        DataError: the shares add up to 1 or more.
     """
     if sum(shares) >= 1:
         seen = " and ".join(f"{share:g}" for share in shares)
         raise DataError(
-            f"the shares {seen} in data.split leave nothing to learn from",
+            f"the shares {seen} in data.split leave no rows for training",
             "lower their sum below 1",
             code="split_leaves_nothing",
             shares=[*shares],
@@ -43,18 +43,18 @@ def split(
 
 
 def _group(example: Example) -> str:
-    """Rows without a group stand alone, but for those that ask the same in another spelling."""
+    """The group of a row; rows without one are grouped by their normalised question."""
     return f"\0{normalised_question(example)}" if example.group is None else example.group
 
 
 def _places(groups: Groups, names: Sequence[str], shares: Sequence[float]) -> dict[str, int]:
-    """k = held out for share k, for names in the order of their hashes; the others stay."""
+    """Maps held-out groups to their share, from 1; `names` are in the order of their hashes."""
     strata: dict[str, list[str]] = defaultdict(list)
     for name in names:
         strata[_stratum(groups[name])].append(name)
     stay = _kept_for_labels(groups, names)
     places: dict[str, int] = {}
-    # What a stratum cannot give exactly is carried to the next, or many rare labels give nothing.
+    # Remainders are carried to the next stratum; otherwise many rare labels would give no rows.
     owed = [0.0 for _ in shares]
     for _, stratum in sorted(strata.items()):
         rows = sum(len(groups[name]) for name in stratum)

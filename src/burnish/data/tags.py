@@ -1,4 +1,4 @@
-"""Tags of words in the IOB2 scheme: `O`, and B- and I- of each type."""
+"""The tag set of the IOB2 scheme: `O`, and B- and I- for each type."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,6 @@ from burnish.conversation import Example
 
 
 def all_tags(examples: Sequence[Example]) -> list[str]:
-    """`O` first, then B- and I- of every type that occurs."""
+    """All tags of the examples' types: `O` first, then B- and I- for each type."""
     types = sorted({tag[2:] for example in examples for tag in example.tags or () if tag != "O"})
     return ["O", *(f"{begin}-{kind}" for kind in types for begin in "BI")]

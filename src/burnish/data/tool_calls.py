@@ -1,7 +1,7 @@
-"""Tools in a row: the calls of an assistant turn, and the functions that may be called.
+"""Reads tools from a row: the calls of an assistant turn, and the functions it may call.
 
-A call is kept as the text that templates of the Hermes and Qwen families make of it, and that
-models of these families write. So it is learnt, measured and compared like any other answer.
+A call becomes the text that chat templates of the Hermes and Qwen families produce and that models
+of these families write. It is then trained on, measured and compared like any other answer.
 """
 
 import json
@@ -14,10 +14,10 @@ from burnish.data.row_errors import RowFormatError, wrong_value
 
 
 def tool_call_text(turn: Mapping[str, Any], where: str) -> str:
-    """The calls of a turn as text, one below the other; empty where it has none.
+    """The tool calls of a turn as text, one per line; empty if it has none.
 
     Raises:
-        MisfitError: a call has no name, or its arguments are no JSON object.
+        RowFormatError: a call has no name, or its arguments are not a JSON object.
     """
     calls = turn.get("tool_calls") or []
     if isinstance(calls, str):
@@ -31,10 +31,10 @@ def tool_call_text(turn: Mapping[str, Any], where: str) -> str:
 
 
 def tool_call_from_text(value: Any, where: str) -> str:
-    """A turn that is a call, written as JSON text (or as objects): one call or a list of them.
+    """The text of a turn that consists of calls, given as JSON text or objects: one or a list.
 
     Raises:
-        MisfitError: it is not JSON, or a call in it has no name.
+        RowFormatError: it is not JSON, or a call in it has no name.
     """
     try:
         read = json.loads(value) if isinstance(value, str) else value
@@ -49,12 +49,12 @@ def tool_call_from_text(value: Any, where: str) -> str:
 
 
 def with_offered_tools(turns: Conversation, values: Mapping[str, Any]) -> Conversation:
-    """The turns with the row's `tools`, or older `functions`, on the first that a user speaks.
+    """Attaches the row's `tools`, or its older `functions`, to the first user turn.
 
-    Both may be JSON text, as cells of tables are, and a tool may be the bare function.
+    Both may be JSON text, as in table cells, and a tool may be the function object itself.
 
     Raises:
-        MisfitError: they are no list of functions with names.
+        RowFormatError: they are not a list of functions with names.
     """
     tools, older = (_listed(values.get(field)) for field in ("tools", "functions"))
     shown = [*map(_wrapped, tools), *map(_wrapped, older)]
@@ -63,7 +63,7 @@ def with_offered_tools(turns: Conversation, values: Mapping[str, Any]) -> Conver
     for place, tool in enumerate(shown):
         name = _function(tool, f"tools[{place}].").get("name")
         if not isinstance(name, str) or not name:
-            raise wrong_value(name, f"tools[{place}].function.name", "name it")
+            raise wrong_value(name, f"tools[{place}].function.name", "write the function's name")
     roles = [turn.role for turn in turns]
     first = roles.index("user") if "user" in roles else 0
     own = replace(turns[first], tools=json.dumps(shown, ensure_ascii=False))
@@ -79,7 +79,7 @@ def _listed(value: Any) -> list[Any]:
         return []
     if not isinstance(read, list):
         raise RowFormatError(
-            "has tools that are no list",
+            "has tools that are not a list",
             "write a list of functions",
             code="wrong_type",
             field="tools",
@@ -97,7 +97,7 @@ def _wrapped(tool: Any) -> Any:
 
 
 def offered_tools(turns: Sequence[Any]) -> list[dict[str, Any]] | None:
-    """What a template shows as tools; None where the conversation has none."""
+    """The tools that a conversation offers, for the chat template; None if it has none."""
     return next((json.loads(turn.tools) for turn in turns if turn.tools), None)
 
 
@@ -105,26 +105,26 @@ def _function(call: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(call, Mapping) or not isinstance(call.get("function"), Mapping):
         raise RowFormatError(
             f"has no {where}function",
-            "write it as OpenAI does",
+            "write an object with name and parameters, as in the OpenAI API",
             code="missing_key",
             field=f"{where}function",
         )
-    found: Mapping[str, Any] = call["function"]
-    return found
+    function: Mapping[str, Any] = call["function"]
+    return function
 
 
 def _text(function: Any, where: str) -> str:
     name = function.get("name") if isinstance(function, Mapping) else None
     if not isinstance(name, str) or not name:
         raise wrong_value(name, f"{where}name", "write the function's name")
-    given = function.get("arguments", "{}")
-    if given is None or given == "":  # of a function without parameters
-        given = "{}"
+    value = function.get("arguments", "{}")
+    if value is None or value == "":  # a function without parameters
+        value = "{}"
     try:
-        arguments = json.loads(given) if isinstance(given, str) else given
+        arguments = json.loads(value) if isinstance(value, str) else value
     except ValueError:
         arguments = None
     if not isinstance(arguments, dict):
-        raise wrong_value(given, f"{where}arguments", "write a JSON object there")
+        raise wrong_value(value, f"{where}arguments", "write a JSON object")
     call = {"name": name, "arguments": arguments}
     return f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>"

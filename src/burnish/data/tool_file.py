@@ -1,4 +1,4 @@
-"""The functions that a recipe offers in every row which names none itself."""
+"""Reads the functions of `data.tools`, which every row without its own tools offers."""
 
 import json
 from pathlib import Path
@@ -13,10 +13,10 @@ from burnish.recipe.paths import expanded
 
 
 def read_tools(path: Path) -> list[Any]:
-    """The functions in a JSON file: a list of them, or an object with a list as `tools`.
+    """The functions in a JSON file: a list, or an object with a list as `tools`.
 
     Raises:
-        DataError: there is no such file, or it holds no functions with names.
+        DataError: the file cannot be read, or does not contain functions with names.
     """
     remedy = "write a JSON list of functions, each with a name and its parameters"
     try:
@@ -25,15 +25,15 @@ def read_tools(path: Path) -> list[Any]:
     except OSError as error:
         why = error.strerror or str(error)
         raise DataError(
-            f"the tools {path} cannot be read ({why})",
-            "name a JSON file",
+            f"cannot read the tools file {path} ({why})",
+            "check the path and the file's permissions",
             code="file_unreadable",
             path=str(path),
             reason=why,
         ) from error
     except (ValueError, RecursionError) as error:
         raise DataError(
-            f"the tools {path} are not JSON ({error})",
+            f"the tools file {path} is not valid JSON ({error})",
             remedy,
             code="not_json",
             path=str(path),
@@ -44,19 +44,21 @@ def read_tools(path: Path) -> list[Any]:
         found = with_offered_tools((Message("user", ""),), {"tools": tools})
     except RowFormatError as misfit:
         raise DataError(
-            f"the file of tools {path} {misfit.reason}",
+            f"the tools file {path} {misfit.reason}",
             misfit.remedy,
             code=misfit.code,
             path=str(path),
             **misfit.fields,
         ) from misfit
     if not isinstance(tools, list) or not found[0].tools:
-        raise DataError(f"the file {path} holds no tools", remedy, code="no_tools", path=str(path))
+        raise DataError(
+            f"the tools file {path} contains no functions", remedy, code="no_tools", path=str(path)
+        )
     return tools
 
 
 def with_tools(row: Row, tools: list[Any]) -> Row:
-    """The row with these functions, unless it names its own."""
+    """The row with these functions, unless it has its own."""
     if row.values.get("tools") or row.values.get("functions"):
         return row
     return Row({**row.values, "tools": tools}, row.source)

@@ -1,16 +1,18 @@
-"""A row that remembers which of its fields were read, so that whatever nothing uses is reported."""
+"""Records which fields of a row are read, so that unused columns can be reported."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 
 class TrackedRow(Mapping[str, Any]):
-    """An object of a row: reading a field notes that it is used; `in` and `peek` note nothing.
+    """A row, or an object in it, that marks a field as used when it is read.
+
+    `in` and `peek` do not mark a field.
 
     Args:
-        values: the object by the names of our fields.
-        columns: our field to the user's column, where the two differ.
-        within: the object that this one is a part of, and the path of its columns.
+        values: the object, by the field names of its format.
+        columns: maps a field of the format to the user's column, if the two differ.
+        within: the row or object that contains this one, and the path to it.
     """
 
     __slots__ = ("_columns", "_path", "_seen", "_used", "_values")
@@ -46,34 +48,34 @@ class TrackedRow(Mapping[str, Any]):
         return len(self._values)
 
     def column(self, field: str) -> str:
-        """The user's own name of a field; inside a turn the path to it."""
+        """The user's column name for a field; inside a turn, the path to the field."""
         return f"{self._path}{self._columns.get(field, field)}"
 
     def peek(self, field: str) -> Any:
-        """The value of a field, or None; this does not count as using it."""
+        """The value of a field, or None, without marking it as used."""
         return self._values.get(field)
 
     def pass_over(self, field: str, part: str) -> None:
-        """Notes that a part of the field's value has a meaning, and is not read."""
+        """Records that a part of the field's value is not used."""
         self._seen.add(f"{self.column(field)}{part}")
 
     def part(self, value: Mapping[str, Any], field: str) -> "TrackedRow":
-        """An object inside the field, such as a turn; its fields are noted here, too."""
+        """An object inside the field, such as a turn; its fields are tracked in this row, too."""
         return TrackedRow(value, within=(self, f"{self.column(field)}."))
 
     def renamed(self, values: Mapping[str, Any], columns: Mapping[str, str]) -> "TrackedRow":
-        """The same row in other fields, made of `columns`, which count as used."""
+        """The same row with other fields, built from `columns`, which are marked as used."""
         self._used.update(map(self.column, columns.values()))
         view = TrackedRow({}, {**self._columns, **columns})
         view._values, view._used, view._seen = values, self._used, self._seen
         return view
 
     def unused(self, row: Mapping[str, Any]) -> set[str]:
-        """Columns of the row, and fields of its turns, that have a value which nothing read."""
+        """Columns of the row, and fields of its turns, with a value that was not read."""
         held = {name for name, value in row.items() if not is_empty(value)}
         return (held | self._seen) - self._used
 
 
 def is_empty(value: Any) -> bool:
-    """Whether there is nothing to lose: null, empty text, an empty list or object."""
+    """Whether a value is null, empty text, an empty list or an empty object."""
     return value is None or (isinstance(value, str | list | dict) and not value)

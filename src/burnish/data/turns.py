@@ -1,4 +1,4 @@
-"""Fields of a raw row: text and turns, or a sentence on what is wrong with them."""
+"""Reads text and turns from the fields of a raw row, or says what is wrong with them."""
 
 import ast
 import json
@@ -33,9 +33,9 @@ ROLES: dict[str, Role] = {
     "ipython": "tool",
     **_CALLS,
 }
-# What data sets call the switch that says whether a turn is learnt.
+# Names that data sets use for "train on this turn".
 _SWITCHES = ("train", "loss", "trainable", "train_on", "learn", "loss_mask")
-_MASKS = ("masked", "ignored")  # the same the other way round
+_MASKS = ("masked", "ignored")  # the opposite: true means not trained on
 _WEIGHTS = ("weight", "loss_weight", "loss_scale")
 REASONING = ("reasoning_content", "reasoning", "thinking")
 MEDIA = ("image", "images", "audio", "audios", "video", "videos")
@@ -62,7 +62,7 @@ for _good, _bad in (
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How turns are written: the names of their fields."""
+    """The field names of a turn: one for its role, one for its text."""
 
     role: str
     text: str
@@ -73,9 +73,14 @@ SHAREGPT = Style("from", "value")
 
 
 def text_field(values: Mapping[str, Any], field: str, where: str = "") -> str:
+    """The text of a field.
+
+    Raises:
+        RowFormatError: its value is not text.
+    """
     value = values.get(field)
     if not isinstance(value, str):
-        raise wrong_value(value, f"{where}{_name(values, field)}", "write text there")
+        raise wrong_value(value, f"{where}{_name(values, field)}", "write text")
     return value
 
 
@@ -84,9 +89,9 @@ def _name(values: Mapping[str, Any], field: str) -> str:
 
 
 def parse_cell(value: Any) -> Any:
-    """A list or an object that a cell holds as text, as CSV files have it; else the value itself.
+    """Parses a cell whose text is a list or an object; returns any other value unchanged.
 
-    Both JSON and what Python prints of a list are read.
+    The text may be JSON or a Python literal, as CSV files often contain.
     """
     if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
         return value
@@ -101,9 +106,9 @@ def parse_cell(value: Any) -> Any:
 
 
 def turns_or_text(value: Any) -> Any:
-    """Turns that a cell holds as text; other text stays text, even `[1, 2]`."""
-    read = parse_cell(value)
-    turns = read if isinstance(read, list) else [read]
+    """Parses a cell that contains a list of turns; other text stays text, even `[1, 2]`."""
+    parsed = parse_cell(value)
+    turns = parsed if isinstance(parsed, list) else [parsed]
     is_turns = bool(turns) and all(
         isinstance(turn, dict) and ("role" in turn or "from" in turn) for turn in turns
     )
@@ -111,25 +116,30 @@ def turns_or_text(value: Any) -> Any:
 
 
 def turn_list(values: TrackedRow, field: str) -> list[Any]:
+    """The list of turns in a field.
+
+    Raises:
+        RowFormatError: it is not a list, or it is empty.
+    """
     turns = parse_cell(values.get(field))
     name = _name(values, field)
     if not isinstance(turns, list):
         raise wrong_value(turns, name, "write a list of turns")
     if not turns:
         raise RowFormatError(
-            f"has no turn in {name}", "add a question and its answer", code="no_turns", field=name
+            f"has no turns in {name}", "add a question and its answer", code="no_turns", field=name
         )
     return [values.part(turn, field) if isinstance(turn, dict) else turn for turn in turns]
 
 
 def read_turn(turn: Any, where: str, style: Style = CHAT, *, learnt: bool = True) -> Message:
-    """A turn with its calls, its reasoning and its weight.
+    """Converts a turn, with its tool calls, reasoning and weight, to a Message.
 
     Args:
         turn: an object of the row.
-        where: the path to it, for messages.
-        style: the names of its fields, unless they are those of the other style.
-        learnt: off where only the text of the turn is used, so that the rest is reported.
+        where: its path in the row, for error messages.
+        style: the expected field names; those of the other style are accepted too.
+        learnt: False if only the text of the turn is used; its weight is then reported as unused.
     """
     style = _style_of(turn, style)
     role, name = _role_of(turn, style, where)
@@ -139,30 +149,30 @@ def read_turn(turn: Any, where: str, style: Style = CHAT, *, learnt: bool = True
         return Message(role, text, _weight(turn, where) if learnt else 1.0)
     calls = tool_call_text(turn, where) if role == "assistant" else ""
     content, thought = _content(turn, where, style, is_call=bool(calls))
-    said = "\n".join(part for part in (content, calls) if part)
-    if role == "tool":  # calls and results stand in order, so their ids add nothing
+    text = "\n".join(part for part in (content, calls) if part)
+    if role == "tool":  # results follow their calls in order, so the ids are not needed
         turn.get("tool_call_id"), turn.get("name")
     if role != "assistant" or not learnt:
-        return Message(role, said)
-    return Message(role, said, _weight(turn, where), reasoning=_reasoning(turn, where) or thought)
+        return Message(role, text)
+    return Message(role, text, _weight(turn, where), reasoning=_reasoning(turn, where) or thought)
 
 
 def refuse_media(values: Mapping[str, Any], where: str = "") -> None:
-    """Raises MisfitError where a row or a turn has pictures or sounds besides its text."""
+    """Raises RowFormatError if a row or a turn contains images, audio or video."""
     for name in values:
         value = values.peek(name) if isinstance(values, TrackedRow) else values.get(name)
         if name.lower() in MEDIA and not is_empty(value):
             column = values.column(name) if isinstance(values, TrackedRow) and not where else name
             raise RowFormatError(
-                f"has {where}{column}, and only text is read",
-                "leave the row out, or write what it shows as text",
+                f"has {where}{column}, but Burnish reads only text",
+                "delete the row, or describe the content as text",
                 code="not_text_alone",
                 field=f"{where}{column}",
             )
 
 
 def _style_of(turn: Any, style: Style) -> Style:
-    """The names that the turn has; those of `style` where it has neither."""
+    """The field names that the turn uses; those of `style` if it uses neither."""
     if not isinstance(turn, Mapping):
         return style
     other = SHAREGPT if style == CHAT else CHAT
@@ -174,11 +184,11 @@ def _style_of(turn: Any, style: Style) -> Style:
 def _role_of(turn: Any, style: Style, where: str) -> tuple[Role, str]:
     field = style.role
     if not isinstance(turn, Mapping):
-        raise wrong_value(turn, where[:-1], f"write an object with {field}")
+        raise wrong_value(turn, where[:-1], f"write an object with the field {field}")
     if field not in turn:
         raise RowFormatError(
             f"has no {where}{field}",
-            f"add the {field}",
+            f"add the field {field}",
             code="missing_key",
             field=f"{where}{field}",
         )
@@ -198,7 +208,7 @@ def _role_of(turn: Any, style: Style, where: str) -> tuple[Role, str]:
 def _content(
     turn: Mapping[str, Any], where: str, style: Style, *, is_call: bool
 ) -> tuple[str, str]:
-    """What a turn says, and what its parts hold as reasoning."""
+    """The text of a turn, and the reasoning among its content parts."""
     value = turn.get(style.text)
     if value is None and is_call:
         return "", ""
@@ -208,12 +218,12 @@ def _content(
         return text_field(turn, style.text, where), ""
     value = value if isinstance(value, list) else [value]
     parts = [_part(part, f"{where}{style.text}") for part in value]
-    said = "".join(text for text, is_thought in parts if not is_thought)
-    return said, "".join(text for text, is_thought in parts if is_thought)
+    content = "".join(text for text, is_thought in parts if not is_thought)
+    return content, "".join(text for text, is_thought in parts if is_thought)
 
 
 def _part(part: Any, where: str) -> tuple[str, bool]:
-    """The text of a part, and whether it is reasoning."""
+    """The text of a content part, and whether it is reasoning."""
     if isinstance(part, str):
         return part, False
     kind = part.get("type") if isinstance(part, dict) else part
@@ -226,16 +236,16 @@ def _part(part: Any, where: str) -> tuple[str, bool]:
         names = ("refusal",)
     elif kind not in (None, "text", "input_text", "output_text"):
         raise RowFormatError(
-            f"has a part {kind!r} in {where}",
-            "leave only parts of type text",
+            f"has a content part of type {kind!r} in {where}",
+            "keep only parts of type text",
             code="not_text_alone",
             field=where,
             value=shown(kind),
         )
     if not isinstance(part, dict) or (kind is None and not any(name in part for name in names)):
         raise RowFormatError(
-            f"has a part {part!r} in {where}",
-            "leave only parts of type text",
+            f"has the content part {part!r} in {where}",
+            "keep only parts of type text",
             code="not_text_alone",
             field=where,
             value=shown(part),
@@ -250,7 +260,7 @@ def _reasoning(turn: Mapping[str, Any], where: str) -> str:
 
 
 def _weight(turn: Mapping[str, Any], where: str) -> float:
-    """The weight of the loss; a turn that is switched off has none."""
+    """The loss weight of a turn; 0 if the turn is excluded from training."""
     for name in _SWITCHES:
         if not bool_field(turn.get(name), True, f"{where}{name}"):
             return 0.0
@@ -265,7 +275,7 @@ def _weight(turn: Mapping[str, Any], where: str) -> float:
     if not number or not (weight >= 0 and math.isfinite(weight)):
         raise RowFormatError(
             f"has {weight!r} as {where}{name}",
-            "write 0, 1 or another number from 0 up",
+            "write a number of at least 0, such as 0 or 1",
             code="bad_weight",
             field=f"{where}{name}",
             value=shown(weight),
@@ -274,23 +284,27 @@ def _weight(turn: Mapping[str, Any], where: str) -> float:
 
 
 def bool_field(value: Any, missing: bool, where: str) -> bool:
-    """True or false, also as CSV files write them; `missing` where there is nothing."""
+    """A value as true or false, `missing` if it is null.
+
+    Raises:
+        RowFormatError: it is neither.
+    """
     if value is None:
         return missing
-    if (read := parse_bool(value)) is None:
+    if (parsed := parse_bool(value)) is None:
         raise wrong_value(value, where, "write true or false", code="not_true_or_false")
-    return read
+    return parsed
 
 
 def parse_bool(value: Any) -> bool | None:
-    """True or false, also as 1 or 0 and as CSV files write them; None for all else."""
+    """True or false, also written as 1, 0 or text; None for any other value."""
     if isinstance(value, str):
         return _TRUTH.get(value.strip().lower())
     return bool(value) if value in (True, False) else None
 
 
 def parse_judgement(value: Any) -> bool | None:
-    """Whether an answer was liked, in any of the words for it; None where that is not said."""
+    """Whether a value such as "good" or "rejected" approves an answer; None if it is neither."""
     if isinstance(value, str):
         return _JUDGEMENTS.get(value.strip().lower())
     return False if value == -1 else parse_bool(value)

@@ -47,7 +47,7 @@ def test_both_spellings_are_shown(
 def test_spans_are_of_types_too(tmp_path: Path) -> None:
     rows = [{"tokens": [f"w{n}"], "tags": [("B-Thing", "B-thing")[n % 2]]} for n in range(20)]
     (found,) = spelling(tmp_path, rows)
-    assert "types of spans that differ only" in found.message
+    assert "span types that differ only" in found.message
 
 
 def test_labels_that_differ_otherwise_are_no_matter(tmp_path: Path) -> None:

@@ -45,8 +45,8 @@ def test_marks_of_every_family(family: str) -> None:
     of_turns, of_documents = chat_template_marks([document, turns], "train")
     assert (of_turns.where, of_documents.where) == (("f:2",), ("f:1",))
     assert {of_turns.severity, of_documents.severity} == {"warning"}
-    assert "give what each turn says alone" in of_turns.message
-    assert "give the turns as messages" in of_documents.message
+    assert "keep only the text of each turn" in of_turns.message
+    assert "write the turns as messages" in of_documents.message
 
 
 @pytest.mark.parametrize(

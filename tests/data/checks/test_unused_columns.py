@@ -59,7 +59,7 @@ def seen(*rows: dict[str, Any], **options: Any) -> Finding:
 def test_lost_labels_and_answers_are_errors(row: dict[str, Any], line: str) -> None:
     found = seen(row)
     assert found.severity == "error"
-    assert "used by nothing" in found.message
+    assert "not used" in found.message
     assert f"data: {line}" in found.message
     assert found.where == ("f:1",)
 
@@ -68,7 +68,7 @@ def test_few_values_are_classes_whatever_their_name() -> None:
     rows = [{"text": f"t{n}", "queue": f"q{n % 3}", "site": f"s{n}"} for n in range(12)]
     found = seen(*rows)
     assert found.severity == "error"
-    assert found.message.startswith("columns queue, site are used by nothing (train is read as ")
+    assert found.message.startswith("columns queue, site are not used (train was read as ")
     assert "data: {columns: {label: queue}}" in found.message
     assert "label: site" not in found.message
     views = seen(*({"text": f"t{n}", "views": n % 30} for n in range(90)))
@@ -88,7 +88,7 @@ def test_a_column_whose_name_another_took_is_reported() -> None:
     found = seen(
         {"review": "q", "stars": "5", "text": "more"}, columns={"text": "review", "label": "stars"}
     )
-    assert found.message.startswith("column text is used by nothing")
+    assert found.message.startswith("column text is not used")
 
 
 def test_the_line_uses_the_column() -> None:
@@ -110,9 +110,9 @@ def test_the_line_uses_the_column() -> None:
         (CHAT | {"score": 3}, "score looks like a judgement"),
         (CHAT | {"label": "billing"}, "label looks like a judgement"),
         ({"messages": [USER, GOOD | {"mood": "good"}]}, "messages.mood"),
-        ({"messages": [USER | {"weight": 0}, GOOD]}, "messages.weight changes no weight"),
-        ({"messages": [USER, GOOD | {"is_correct": False}]}, "correct changes no weight"),
-        ({"prompt": "q", "completion": "a", "weight": 0}, "weight changes no weight"),
+        ({"messages": [USER | {"weight": 0}, GOOD]}, "messages.weight does not change any weight"),
+        ({"messages": [USER, GOOD | {"is_correct": False}]}, "correct does not change any weight"),
+        ({"prompt": "q", "completion": "a", "weight": 0}, "weight does not change any weight"),
         ({"text": "t", "sql": "a"}, "{columns: {prompt: text, completion: sql}}"),
         (SHAREGPT, "conversations.x"),
         (
@@ -121,7 +121,7 @@ def test_the_line_uses_the_column() -> None:
         ),
         (
             {"messages": [{"role": "system", "content": "own"}, USER, GOOD], "system": "other"},
-            "the turns have a system message of their own",
+            "the turns already have a system message",
         ),
         (CHAT | {"sytem": "s"}, "{columns: {system: sytem}}"),
         ({"text": "t", "label": "x", "system": "s"}, "system"),
@@ -166,7 +166,7 @@ def test_graders_use_all_columns() -> None:
 def test_a_part_of_the_rows_is_counted() -> None:
     found = seen(CHAT, CHAT | {"topic": "x"}, CHAT)
     assert (found.count, found.where) == (1, ("f:2",))
-    assert "column topic (in 1 of 3 rows) is used by nothing" in found.message
+    assert "column topic (in 1 of 3 rows) is not used" in found.message
 
 
 def test_a_named_group_is_used(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_disliked_answers_alone_cannot_be_learnt(tmp_path: Path) -> None:
 
 def test_a_column_that_differs_by_spaces_replaces_none() -> None:
     found = seen({"text": "t", "text ": "other", "label": "x"})
-    assert found.message.startswith("column text  is used by nothing")
+    assert found.message.startswith("column text  is not used")
 
 
 def test_a_column_of_yes_and_no_may_judge_the_answers() -> None:

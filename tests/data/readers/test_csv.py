@@ -87,14 +87,14 @@ def test_columns_without_a_name_keep_what_they_hold(tmp_path: Path) -> None:
 def test_too_many_or_few_fields_are_no_row(tmp_path: Path) -> None:
     content = "text;label\na;b;c\na\na;b;;\n" + "a;b\n" * 3
     assert values(tmp_path / "a.csv", content) == [
-        "has 3 fields where the header has 2",
-        "has 1 fields where the header has 2",
+        "has 3 fields, but the header has 2",
+        "has 1 fields, but the header has 2",
         *[{"text": "a", "label": "b"}] * 4,
     ]
     bad = [row for row in read_rows(tmp_path / "a.csv") if isinstance(row, BadRow)]
     assert [row.remedy for row in bad] == [
-        "put double quotes around fields that hold semicolons",
-        "complete the row or delete it",
+        "put double quotes around fields that contain semicolons",
+        "complete the row, or delete it",
     ]
     assert [row.code for row in bad] == ["wrong_field_count"] * 2
     assert len({row.kind for row in bad}) == 1

@@ -76,8 +76,8 @@ def test_what_is_not_clear_is_not_guessed(tmp_path: Path, content: bytes) -> Non
 BINARY = {
     "a PNG image": b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4,
     "a JPEG image": b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(range(256)),
-    "an MP3 sound": b"ID3\x03" + b"a title\n" * 300 + bytes(range(256)),
-    "a program": b"\x7fELF\x02\x01\x01" + b"\x00" * 99,
+    "an MP3 file": b"ID3\x03" + b"a title\n" * 300 + bytes(range(256)),
+    "an executable program": b"\x7fELF\x02\x01\x01" + b"\x00" * 99,
     "noise": bytes((n * 7919 + n * n * 31) % 256 for n in range(3000)),
     "tar": b"weights.bin" + b"\x00" * 501 + bytes(range(256)),  # as tar writes
     "zeros": b"\x00" * 4096,

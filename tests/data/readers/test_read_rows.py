@@ -240,7 +240,7 @@ def test_the_one_list_of_an_object_is_read(tmp_path: Path, name: str, indent: in
         ("a.tsv", '[\n {"text": "a"}]\n', "other_file_kind", {"found": "JSON"}),
         ("a.jsonl.zip", b"PK\x03\x04", "other_file_kind", {"found": "an archive"}),
         ("a.parquet.gz", b"", "compressed", {}),
-        ("a.yaml", "data: {}", "other_file_kind", {"found": "a recipe and not a file of rows"}),
+        ("a.yaml", "data: {}", "other_file_kind", {"found": "a recipe, not a file of rows"}),
         ("a.parquet", "PAR1", "broken_file", {}),
         ("a.xlsx", "", "other_file_kind", {"found": "an Excel workbook"}),
         ("a.exe", "", "unknown_file_kind", {"suffix": ".exe"}),

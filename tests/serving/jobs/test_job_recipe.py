@@ -188,8 +188,8 @@ def test_a_file_of_both_sets_is_taken_with_a_warning(tmp_path: Path) -> None:
     assert [len(part) for part in (found.train, found.validation, found.test)] == [19, 3, 8]
     events = {str(event.data["kind"]): event for event in warnings(found.findings) if event.data}
     assert (events["same"].level, events["limit"].level) == ("warn", "info")
-    assert "the file of validation has the same rows as that of train" in events["same"].message
-    assert "takes 30 of the 40 rows of validation" in events["limit"].message
+    assert "the validation file has the same rows as the train file" in events["same"].message
+    assert "keeps 30 of the 40 rows of validation" in events["limit"].message
 
 
 def test_an_error_of_a_recipe_is_of_no_file() -> None:

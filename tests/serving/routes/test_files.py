@@ -158,7 +158,7 @@ def test_bad_files_are_refused(client: openai.OpenAI, given: dict, param: str, c
         (b"%PDF-1.7\n%\xe2\xe3\n", "a PDF"),
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\2\0", "a PNG image"),
         (b"\xff\xd8\xff\xe0\0\x10JFIF\0\1\1\0", "a JPEG image"),
-        (b"\x7fELF\2\1\1" + bytes(40), "a program"),
+        (b"\x7fELF\2\1\1" + bytes(40), "an executable program"),
         (b"rows.jsonl" + bytes(502), "a binary file"),
         (b"PK\x03\x04\x14", "a ZIP archive"),
         (gzip.compress(ROWS, mtime=0), "compressed"),

@@ -1,4 +1,4 @@
-"""Labels that a reader takes for one and a model learns as several."""
+"""Finds labels that differ only in spelling, which a model learns as different classes."""
 
 import unicodedata
 from collections import Counter, defaultdict
@@ -13,14 +13,14 @@ _LONGEST_CLASS = 60
 
 
 def fold_label(label: str) -> str:
-    """A label without what the eye may miss: case, Unicode form, spaces, characters of no width."""
+    """A label without differences in case, Unicode form, spaces and zero-width characters."""
     plain = normal_form("NFKC", label).casefold()
-    shown = (char for char in plain if unicodedata.category(char) != "Cf")
-    return " ".join(normal_form("NFKC", "".join(shown)).split())
+    visible = (char for char in plain if unicodedata.category(char) != "Cf")
+    return " ".join(normal_form("NFKC", "".join(visible)).split())
 
 
 def escape_lookalikes(spellings: Sequence[str]) -> list[str]:
-    """Spellings so that they can be told apart, with escapes where they would look alike."""
+    """Quotes spellings, with escapes where two of them look the same."""
     looks = Counter(_look(spelling) for spelling in spellings)
     return [repr(one) if looks[_look(one)] == 1 else ascii(one) for one in spellings]
 
@@ -31,7 +31,7 @@ def _look(spelling: str) -> str:
 
 
 def similar_labels(examples: Sequence[Example]) -> list[Finding]:
-    """Classes that differ only in case, Unicode form or spaces; each is learnt as its own."""
+    """Finds classes whose names differ only in case, Unicode form or spaces."""
     for what, names in _classes(examples):
         spellings: dict[str, Counter[str]] = defaultdict(Counter)
         for name in names:
@@ -41,11 +41,11 @@ def similar_labels(examples: Sequence[Example]) -> list[Finding]:
             more = f", and {len(torn) - _SHOWN} more" if len(torn) > _SHOWN else ""
             shown = ", ".join(map(_spelt, list(torn.values())[:_SHOWN]))
             message = (
-                f"{what} that differ only in case, spaces or Unicode form are learnt as different: "
+                f"{what} that differ only in case, spaces or Unicode form are different classes: "
                 f"{_one_line(shown)}{more}"
             )
             count = sum(counts.total() - max(counts.values()) for counts in torn.values())
-            remedy = "write each in one way"
+            remedy = "use one spelling for each"
             return [Finding("spelling", "warning", message, count, remedy=remedy)]
     return []
 
@@ -64,9 +64,9 @@ def _one_line(text: str) -> str:
 
 
 def _classes(examples: Sequence[Example]) -> Iterable[tuple[str, list[str]]]:
-    """What the rows are sorted by: labels, kinds of spans, or answers of which there are few."""
+    """The classes of the rows: labels, span types, or answers if there are few different ones."""
     yield "labels", [example.label for example in examples if example.label is not None]
-    yield "types of spans", [t[2:] for e in examples for t in {*(e.tags or ())} if t != "O"]
+    yield "span types", [t[2:] for e in examples for t in {*(e.tags or ())} if t != "O"]
     plain = [e for e in examples if e.label is None and e.tags is None]
     answers = [e.expected for e in plain if e.messages[0].role != "document"]
     if (

@@ -1,4 +1,4 @@
-"""Marks of chat templates in the text of rows, where the model's own template will come again."""
+"""Finds markers of chat templates in the text of rows, which the model's template would repeat."""
 
 import re
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ _MARK = re.compile(
     r"|\[gMASK\]|<sop>|\[\|(?:system|user|assistant|endofturn)\|\]"
     r"|\A\s*<s>|</s>\s*\Z"
 )
-# Templates that are words: one speaker alone may be a heading.
+# Templates of plain words: a single one of them may be a heading.
 _WORDS = (
     ("### Instruction:", "### Response:"),
     ("### Human:", "### Assistant:"),
@@ -44,34 +44,34 @@ _WORDS = (
 
 
 def chat_template_marks(examples: Iterable[Example], split: str) -> list[Finding]:
-    """Rows whose text has what a chat template writes: it would be there twice, or be learnt."""
+    """Finds rows whose text contains chat template markers, such as <|im_start|>."""
     marked = [(example, mark) for example in examples if (mark := _mark_of(example))]
     documents = [pair for pair in marked if pair[0].messages[0].role == "document"]
     turns = [pair for pair in marked if pair[0].messages[0].role != "document"]
     findings = []
-    for rows, said, remedy in (
+    for rows, problem, remedy in (
         (
             turns,
-            "hold marks of a chat template (the first {})",
-            "give what each turn says alone, the model's own template is put around it",
+            "contain markers of a chat template (the first is {})",
+            "keep only the text of each turn; the model's own template is added around it",
         ),
         (
             documents,
-            "are plain text with marks of a chat template (the first {}), so questions and marks "
-            "are learnt like answers",
-            "give the turns as messages, the model's own template is put around them",
+            "are plain text with markers of a chat template (the first is {}), so questions and "
+            "markers are trained on like answers",
+            "write the turns as messages; the model's own template is added around them",
         ),
     ):
         mark = rows[0][1] if rows else ""
-        message = f"{len(rows)} rows of {split} {said.format(mark)}"
+        message = f"{len(rows)} rows of {split} {problem.format(mark)}"
         examples = [example for example, _ in rows]
         findings += finding_if_any("template", "warning", message, examples, remedy)
     return findings
 
 
 def speaker_lines(examples: Iterable[Example], tokenizer: Any) -> list[Finding]:
-    """Rows with a line in an answer that looks like the next speaker's to a model without a chat
-    template: whatever such a model writes ends there."""
+    """Finds answers with a line such as "user:", at which a model without a chat template would
+    end its answer."""
     if not speaker_prefixes(tokenizer):
         return []
     rows = [
@@ -82,10 +82,10 @@ def speaker_lines(examples: Iterable[Example], tokenizer: Any) -> list[Finding]:
     ]
     message = (
         f"{len(rows)} answers have a line that begins like a turn (user:, assistant:, system: or "
-        "tool:), and the model has no chat template, so whatever it writes ends before such a "
-        "line, in evaluation and when it is served"
+        "tool:); the model has no chat template, so its answers end before such a line, in "
+        "evaluation and when it is served"
     )
-    remedy = "word these lines differently, or use a model with a chat template"
+    remedy = "rephrase these lines, or use a model with a chat template"
     return finding_if_any("speaker", "warning", message, rows, remedy)
 
 
@@ -95,7 +95,7 @@ def _mark_of(example: Example) -> str | None:
 
 
 def first_mark(text: str) -> str | None:
-    """The first mark of a template in a text."""
+    """The first chat template marker in a text; None if there is none."""
     if mark := _MARK.search(text):
         return mark[0].strip()
     for asks, answers in _WORDS:

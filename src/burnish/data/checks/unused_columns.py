@@ -1,4 +1,4 @@
-"""Columns that nothing uses: what they look like, and the line of a recipe that would use them."""
+"""Reports columns that are not used, and suggests the recipe line that would use them."""
 
 import difflib
 import json
@@ -12,7 +12,7 @@ from burnish.runs.directory import Finding
 
 _SHOWN = 5
 _MOST_VALUES = 1000
-_MOST_NUMBERS = 20  # of stars or levels; what has more is counted
+_MOST_NUMBERS = 20  # of ratings or levels; a column with more is a measurement
 _LONGEST_CLASS = 100
 _CLASSES = frozenset(
     (
@@ -101,7 +101,7 @@ _JUDGEMENTS = frozenset(
         "quality",
     )
 )
-# What says where a row is from: few values of these are no classes.
+# Names of metadata columns: even with few values they are not classes.
 _ORIGINS = frozenset(
     (
         "source",
@@ -146,19 +146,19 @@ _ORIGINS = frozenset(
     )
 )
 _QUESTIONS = frozenset(("prompt", "instruction", "question", "query", "problem"))
-# What says that a turn or a row is learnt less, or not at all.
+# Names of columns that reduce the training weight of a turn or a row.
 _WEIGHTS = frozenset(
     ("weight", "train", "training", "train_detail", "loss", "trainable", "mask", "ignore", "skip")
 )
 _NOT_WEIGHED = (
-    "{} changes no weight: give an assistant turn that is not to be learnt the weight 0, or leave "
-    "the row out"
+    "{} does not change any weight: set the weight of an assistant turn to 0 to exclude it from "
+    "training, or delete the row"
 )
-_ONLY_TEXT, _OUT = "to learn only the text", "leave the column out"
+_ONLY_TEXT, _OUT = "to train only on the text", "delete the column"
 _CONTEXTS = frozenset(("context", "contexts", "passage", "document", "documents", "input"))
 _JUDGED = (
-    "{} looks like a judgement, and every answer is learnt as good: leave out the rows with poor "
-    "answers, or mark each with label true or false"
+    "{} looks like a judgement, but every answer is trained on as a good one: delete the rows with "
+    "poor answers, or add a label of true or false to every row"
 )
 _TEXT, _PROMPT = "plain text", "prompt"
 _ANSWERED = frozenset(
@@ -168,7 +168,7 @@ _ANSWERED = frozenset(
 
 @dataclass
 class _Column:
-    """What a column that nothing read had in it."""
+    """Statistics of the values in an unused column."""
 
     rows: int = 0
     where: list[str] = field(default_factory=list)
@@ -178,6 +178,7 @@ class _Column:
     are_texts: bool = True
 
     def add(self, value: Any, source: str) -> None:
+        """Adds the value of one row."""
         self.rows += 1
         if len(self.where) < _SHOWN:
             self.where.append(source)
@@ -189,18 +190,19 @@ class _Column:
 
     @property
     def judges(self) -> bool:
-        """Whether it says yes of some rows and no of others."""
+        """Whether its values are positive for some rows and negative for others."""
         return self.are_truths and len({parse_judgement(value) for value in self.values}) == 2
 
     @property
     def has_few_values(self) -> bool:
+        """Whether its values are short and few, as those of classes."""
         are_numbers = all(value.lstrip("-").isdigit() for value in self.values)
         most = _MOST_NUMBERS if are_numbers else _MOST_VALUES
         return self.are_short and 2 <= len(self.values) <= min(most, self.rows // 2)
 
 
 class UnusedColumns:
-    """Counts the columns with a value that nothing read, row by row; `exempt` never count."""
+    """Collects unused columns row by row; columns in `exempt` are ignored."""
 
     def __init__(self, exempt: Iterable[str]) -> None:
         self._exempt = frozenset(exempt)
@@ -208,6 +210,7 @@ class UnusedColumns:
         self._rows = 0
 
     def add(self, values: Mapping[str, Any], unused: Set[str], source: str) -> None:
+        """Adds a row with the names of its unused columns."""
         self._rows += 1
         inner = sorted(unused - values.keys())  # of turns
         for name in [*(name for name in values if name in unused), *inner]:
@@ -223,14 +226,14 @@ class UnusedColumns:
         optional: Iterable[str] = (),
         is_meant: bool,
     ) -> list[Finding]:
-        """One finding, if there are such columns.
+        """One finding if there are unused columns, otherwise an empty list.
 
         Args:
-            split: what the rows are for.
-            form: the name of the format that they were read as.
-            own: its fields, each with the user's column.
-            optional: those of them that a row may lack.
-            is_meant: whether the user chose that format, so that nothing in it is an error.
+            split: the part of the data, such as train.
+            form: the name of the row format.
+            own: the user's column for each field of the format.
+            optional: the optional fields of the format.
+            is_meant: whether the user chose the format, so that an unused column is not an error.
         """
         if not self._columns:
             return []
@@ -239,7 +242,7 @@ class UnusedColumns:
         is_error = not is_meant and any(hint.is_serious for hint in hints)
         are = "column {} is" if len(self._columns) == 1 else "columns {} are"
         names = are.format(", ".join(map(self._shown, self._columns)))
-        hints = hints or [_Hint("", "", {}, False, "delete what is not needed")]
+        hints = hints or [_Hint("", "", {}, False, "delete the columns that are not needed")]
         if is_error and form == _TEXT:
             hints.append(_Hint("", "", {"text": own["text"]}, False, _ONLY_TEXT, _OUT))
         fields = {"part": split, "columns": [*self._columns], "format": form}
@@ -247,7 +250,7 @@ class UnusedColumns:
             Finding(
                 "unused",
                 "error" if is_error else "warning",
-                f"{names} used by nothing ({split} is read as {form})",
+                f"{names} not used ({split} was read as {form})",
                 max(column.rows for column in self._columns.values()),
                 tuple(next(iter(self._columns.values())).where),
                 "; ".join(hint.advice for hint in hints),
@@ -262,7 +265,7 @@ class UnusedColumns:
     def _hint(
         self, name: str, form: str, own: Mapping[str, str], free: Mapping[str, str]
     ) -> "_Hint | None":
-        """How the column could be used, where its name or its values tell."""
+        """Suggests a use for the column, if its name or its values indicate one."""
         column, plain = self._columns[name], name.strip().lower()
         inner = plain.rpartition(".")[2]
         if inner in _WEIGHTS or (inner != plain and inner in _JUDGEMENTS):
@@ -273,7 +276,7 @@ class UnusedColumns:
             asked = own["text" if form == _TEXT else "prompt"]
             return _missing(name, column, asked) or self._answer(name, asked, form)
         if plain == "system":
-            return _Hint(name, "", {}, False, "the turns have a system message of their own")
+            return _Hint(name, "", {}, False, "the turns already have a system message")
         if plain in _JUDGEMENTS and form in _ANSWERED:
             if column.are_truths:
                 return _Hint(name, "as a judgement of the answers", {"label": name}, True)
@@ -292,7 +295,7 @@ class UnusedColumns:
         return _Hint(name, f"as {near[0]}", {near[0]: name}, False) if near else None
 
     def _answer(self, name: str, asked: str, form: str) -> "_Hint | None":
-        """The only other text of the rows; where there is a prompt alone, all would hang on it."""
+        """Suggests the only other text column of the rows as the answer."""
         texts = [one for one in self._columns if self._columns[one].are_texts and _may_answer(one)]
         if texts != [name]:
             return None
@@ -302,7 +305,7 @@ class UnusedColumns:
 
 @dataclass(frozen=True)
 class _Hint:
-    """What a column could be used as, by which columns of a recipe; or what else to do."""
+    """A suggested use of a column with its `data.columns`, or other advice."""
 
     name: str
     use: str
@@ -313,22 +316,24 @@ class _Hint:
 
     @property
     def aim(self) -> str:
+        """The purpose of the suggestion in words."""
         return self.words or f"to use {self.name} {self.use}"
 
     @property
     def advice(self) -> str:
+        """The suggestion as a sentence."""
         ways = [f"set {recipe_line(self.columns)}"] if self.columns else []
         ways += [self.instead] if self.instead else []
         return f"{self.aim}, {', or '.join(ways)}" if ways else self.aim
 
     @property
     def fields(self) -> dict[str, Any]:
-        """For those who have no recipe: `instead` is what to do with the file itself."""
+        """The suggestion as values; `instead` is advice for users without a recipe."""
         return {"aim": self.aim, "columns": dict(self.columns), "instead": self.instead}
 
 
 def suggest_columns(values: Mapping[str, Any]) -> dict[str, str]:
-    """Our fields with the columns that may be them in a row of no known format; or nothing."""
+    """Suggests `data.columns` for a row of an unknown format; empty if there is no clear choice."""
     for name, value in values.items():
         turns = parse_cell(value)
         first = turns[0] if isinstance(turns, list) and turns else None
@@ -350,13 +355,13 @@ def suggest_columns(values: Mapping[str, Any]) -> dict[str, str]:
         if len(names) == 1 and len(others) == 1:
             return {theirs: others[0], ours: names[0]}
     asked = [name for name in texts if name.strip().lower() in _QUESTIONS]
-    if len(asked) == 1 and len(answers) == 1:  # a wrong line would be worse than none
+    if len(asked) == 1 and len(answers) == 1:  # no suggestion is better than a wrong one
         return {"prompt": asked[0], "completion": answers[0]}
     return {}
 
 
 def _missing(name: str, column: _Column, asked: str) -> _Hint | None:
-    """What rows of a text or a prompt alone lack: its class, or an answer to it."""
+    """Suggests the column as the label or the answer of rows with only a text or a prompt."""
     plain = name.strip().lower()
     if plain in _QUESTIONS:
         return _Hint(name, "as the question", {"prompt": name, "completion": asked}, True)
@@ -375,18 +380,18 @@ def _missing(name: str, column: _Column, asked: str) -> _Hint | None:
 
 
 def _may_answer(name: str) -> bool:
-    """Whether a column may hold answers by its name: neither where a row is from nor its number."""
+    """Whether a column may contain answers, judging by its name: it is not metadata or an id."""
     plain = name.strip().lower()
     is_named = plain in _ORIGINS or bool(re.search(r"(^|[_ -])id$", plain))
     return not is_named and "reject" not in plain and "." not in name
 
 
 def recipe_line(columns: Mapping[str, str]) -> str:
-    """The line of a recipe that names them, in YAML."""
+    """The line of a recipe that sets data.columns, in YAML."""
     pairs = ", ".join(f"{field}: {yaml_quoted(column)}" for field, column in columns.items())
     return f"data: {{columns: {{{pairs}}}}}"
 
 
 def yaml_quoted(column: str) -> str:
-    """A column's name as YAML takes it: in quotes where it is not one plain word."""
+    """A column name in YAML, quoted unless it is a plain word."""
     return column if re.fullmatch(r"[A-Za-z][\w-]*", column) else json.dumps(column)

@@ -1,8 +1,8 @@
-"""Rows of Parquet and Arrow files, as JSON Lines of the same rows would give them.
+"""Reads the rows of Parquet and Arrow files, with the values that JSON Lines would have.
 
-A struct of Arrow has the fields of all rows, so in each row most may be null: such a field is
-absent inside a row. A column that is null stays. The names of a `ClassLabel` of Hugging Face's
-datasets, and the values of a dictionary, take the place of their numbers.
+An Arrow struct has the fields of all rows, so fields that are null inside a row are left out;
+columns that are null are kept. Numbers of a Hugging Face `ClassLabel`, and of a dictionary, are
+replaced by their names and values.
 """
 
 import json
@@ -27,20 +27,20 @@ def parquet(path: Path, notice: Notice) -> Iterator[Row | BadRow]:
     """The rows of a Parquet file.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file cannot be read.
     """
     try:
         with pq.ParquetFile(path) as file:
             yield from _rows(path, file.schema_arrow, file.iter_batches(batch_size=_BATCH))
     except pa.ArrowException as error:
-        raise _unreadable(path, "Parquet", error) from error
+        raise _unreadable(path, "Parquet file", error) from error
 
 
 def arrow(path: Path, notice: Notice) -> Iterator[Row | BadRow]:
     """The rows of an Arrow file, also called Feather, or of an Arrow stream.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file cannot be read.
     """
     try:
         with pa.memory_map(str(path)) as file:
@@ -60,8 +60,8 @@ def arrow(path: Path, notice: Notice) -> Iterator[Row | BadRow]:
 def _unreadable(path: Path, kind: str, error: Exception) -> DataError:
     what = " ".join(str(error).split())
     return DataError(
-        f"{path} is no readable {kind} ({what})",
-        "write the file again",
+        f"{path} is not a valid {kind} ({what})",
+        "create the file again",
         code="broken_file",
         path=str(path),
         reason=what,
@@ -85,7 +85,7 @@ def _rows(path: Path, schema: Any, batches: Iterator[Any]) -> Iterator[Row | Bad
 
 
 def _decoded(batch: Any) -> Any:
-    """Each row with its own values: a dictionary would be counted whole as part of any row."""
+    """Replaces dictionary columns by their values, so that the size of a row is that of its own."""
     for at, field in enumerate(batch.schema):
         if pa.types.is_dictionary(field.type):
             batch = batch.set_column(at, field.name, batch.column(at).dictionary_decode())
@@ -93,7 +93,7 @@ def _decoded(batch: Any) -> Any:
 
 
 def _small(batch: Any) -> Iterator[dict[str, Any] | Callable[[str], BadRow]]:
-    """The rows of a batch; halved until what is too large or not UTF-8 is one row."""
+    """The rows of a batch, split in halves until only a too large or invalid row is alone."""
     count = batch.num_rows
     broken: Callable[[str], BadRow] = too_long
     if count and batch.nbytes <= MAX_ROW_BYTES:
@@ -110,9 +110,9 @@ def _small(batch: Any) -> Iterator[dict[str, Any] | Callable[[str], BadRow]]:
 
 
 def _columns(path: Path, schema: Any) -> dict[str, Plain | None]:
-    """What makes plain values of each column's; None where they are plain.
+    """The conversion to JSON values for each column; None if none is needed.
 
-    The index that pandas writes is none of the columns.
+    The index that pandas writes is left out.
     """
     twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
     if twice is not None:
@@ -144,7 +144,7 @@ def _part(values: Any, name: str) -> Any:
 
 
 def _plain(kind: Any, feature: Any) -> Plain | None:
-    """What makes a plain value of one of an Arrow type; `feature` is what datasets say of it."""
+    """The conversion of an Arrow type to JSON values; `feature` is the datasets metadata of it."""
     types = pa.types
     if types.is_integer(kind) and _part(feature, "_type") == "ClassLabel":
         return _named(_part(feature, "names"))
@@ -180,7 +180,7 @@ _PLAIN = (
 
 
 def _named(names: Any) -> Plain | None:
-    """A number as the class that it stands for; -1 is a row without one."""
+    """The conversion of class numbers to names; -1 means no class."""
     if not isinstance(names, list):
         return None
     return lambda number: names[number] if 0 <= number < len(names) else None
@@ -214,7 +214,7 @@ def _map(item: Plain | None) -> Plain:
 
 
 def _simple(value: Any) -> Any:
-    """What JSON has for a value of another type; bytes are text where they can be."""
+    """The JSON value for a value of another type; bytes become text if they are UTF-8."""
     if isinstance(value, date | time):
         return value.isoformat()
     if isinstance(value, Decimal):

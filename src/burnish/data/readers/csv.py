@@ -1,4 +1,4 @@
-"""Rows of a table in text: its delimiter, spaces and quotes are read from its first rows."""
+"""Reads CSV and TSV files; delimiter, spaces and quoting are detected from the first rows."""
 
 import csv
 import io
@@ -25,7 +25,7 @@ _SPACE_AND_QUOTE = re.compile(r"\s+\"")
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """How a table is written. `share` of its first rows have as many fields as the header."""
+    """The dialect of a table. `share` of its first rows have as many fields as the header."""
 
     delimiter: str = ","
     skips_spaces: bool = False
@@ -35,6 +35,7 @@ class _Layout:
     width: int = 0
 
     def reader(self, text: Iterator[str]) -> "_csv.Reader":
+        """A reader of lines in this dialect."""
         return csv.reader(
             text,
             strict=True,
@@ -48,27 +49,27 @@ def csv_rows(path: Path, notice: Notice) -> Iterator[Row | BadRow]:
     """The rows of a `.csv` file.
 
     Raises:
-        DataError: its header cannot be used.
+        DataError: the header cannot be used.
     """
     layout = _layout(path, tuple(_NAMES))
     if layout.delimiter != ",":
-        notice(f"{path} has {_NAMES[layout.delimiter]} between its columns, and was read as such")
+        notice(f"the columns of {path} are separated by {_NAMES[layout.delimiter]}")
     return _rows(path, layout, notice)
 
 
 def is_table(path: Path, delimiter: str) -> bool:
-    """Whether the first lines of a file have this between several columns, all as many."""
+    """Whether the first lines of a file form a table with this delimiter."""
     layout = _layout(path, (delimiter,))
     return layout.delimiter == delimiter and layout.width > 1 and layout.share >= _ALIKE
 
 
 def tsv_rows(path: Path, notice: Notice) -> Iterator[Row | BadRow]:
-    """The rows of a `.tsv` file; quotes are text where they do not enclose fields."""
+    """The rows of a `.tsv` file; quotes that do not enclose fields are text."""
     return _rows(path, _layout(path, ("\t",)), notice)
 
 
 def _rows(path: Path, layout: _Layout, notice: Notice) -> Iterator[Row | BadRow]:
-    # The limit is the process's: the default of 131,072 is less than a row may have.
+    # The limit is set for the process: the default of 131,072 is less than MAX_ROW_BYTES.
     csv.field_size_limit(MAX_ROW_BYTES)
     with open_utf8(path, notice) as file:
         counted = _CountedLines(file)
@@ -79,8 +80,8 @@ def _rows(path: Path, layout: _Layout, notice: Notice) -> Iterator[Row | BadRow]
             header = _Header.of(next(filter(_width, reader), []), path, layout.delimiter)
         except csv.Error as error:
             raise DataError(
-                f"{path} has no readable header ({error})",
-                "mend line 1",
+                f"the header of {path} cannot be read ({error})",
+                "correct line 1",
                 code="broken_header",
                 path=str(path),
                 reason=str(error),
@@ -100,9 +101,13 @@ def _rows(path: Path, layout: _Layout, notice: Notice) -> Iterator[Row | BadRow]
             except StopIteration:
                 return
             except csv.Error as error:
-                remedy = "close and double its quotes"
+                remedy = "close quoted fields, and double the quotes inside of them"
                 broken = BadRow(
-                    source, f"is no CSV ({error})", remedy, "broken_csv", {"reason": str(error)}
+                    source,
+                    f"is not valid CSV ({error})",
+                    remedy,
+                    "broken_csv",
+                    {"reason": str(error)},
                 )
                 yield too_long(source) if counted.size > MAX_ROW_BYTES else broken
                 continue
@@ -115,9 +120,9 @@ def _rows(path: Path, layout: _Layout, notice: Notice) -> Iterator[Row | BadRow]
 
 
 class _CountedLines:
-    """Decoded lines; `size` counts their bytes, since the cut of a long line must not pass.
+    """Decoded lines of a file; `size` counts their bytes, to detect rows that are too long.
 
-    `broken` says that one of them is not UTF-8.
+    `broken` is true if a line is not UTF-8.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -140,7 +145,7 @@ class _CountedLines:
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """The names of the columns; one without a name is empty, at the end it is left out."""
+    """The column names; unnamed columns are empty, and left out at the end of the line."""
 
     names: Sequence[str]
     delimiter: str
@@ -159,10 +164,10 @@ class _Header:
                 column=twice,
             )
         if len(names) == 1 and re.search(r"[;|\t]", names[0]):
-            seen = f"the header of {path} is the one column {shown(names[0])}"
+            seen = f"the header of {path} has only one column, {shown(names[0])}"
             raise DataError(
                 seen,
-                "save the file with commas between its columns",
+                "save the file with commas between the columns",
                 code="one_column",
                 path=str(path),
                 column=names[0],
@@ -172,18 +177,17 @@ class _Header:
         return cls(names, delimiter, all(names) and len(names) == len(cells))
 
     def row(self, fields: list[str], source: str) -> Row | BadRow:
-        """The row by its columns' names; what stands in a column without one is called by its
-        place."""
+        """The row by column names; the value of an unnamed column is called by its number."""
         if self.complete and len(fields) == len(self.names):
             return Row(dict(zip(self.names, fields, strict=True)), source)
         width, filled = len(self.names), len(fields)
         while filled > width and not fields[filled - 1].strip():
             filled -= 1
         if len(fields) < width or (self.complete and filled > width):
-            reason = f"has {len(fields)} fields where the header has {width}"
-            remedy = f"put double quotes around fields that hold {_NAMES[self.delimiter]}"
+            reason = f"has {len(fields)} fields, but the header has {width}"
+            remedy = f"put double quotes around fields that contain {_NAMES[self.delimiter]}"
             if len(fields) < width:
-                remedy = "complete the row or delete it"
+                remedy = "complete the row, or delete it"
             elif width == 1:
                 remedy += ", or delete line 1 if it is not the header"
             counts = {"count": len(fields), "expected": width}
@@ -197,7 +201,7 @@ class _Header:
 
 
 def _layout(path: Path, delimiters: Sequence[str]) -> _Layout:
-    """The first way to read the file under which most of its first rows are like the header."""
+    """Detects the dialect in which most of the first rows have as many fields as the header."""
     with open_utf8(path) as file:
         sample = file.read(_SAMPLE_BYTES)
     if len(sample) == _SAMPLE_BYTES:
@@ -229,13 +233,15 @@ def _fitted(layout: _Layout, text: str) -> _Layout:
 
 
 def _records(layout: _Layout, text: str) -> list[list[str]]:
-    """The first records; one that cannot be read ends them with an empty one."""
-    found: list[list[str]] = []
+    """The first records; an invalid one ends the list with an empty record."""
+    records: list[list[str]] = []
     try:
-        found += islice(filter(_width, layout.reader(io.StringIO(text, newline=""))), _SAMPLE_ROWS)
+        records += islice(
+            filter(_width, layout.reader(io.StringIO(text, newline=""))), _SAMPLE_ROWS
+        )
     except csv.Error:
-        found.append([])
-    return found
+        records.append([])
+    return records
 
 
 def _width(fields: Sequence[str]) -> int:
@@ -243,7 +249,7 @@ def _width(fields: Sequence[str]) -> int:
 
 
 def _has_spaces(layout: _Layout, text: str) -> bool:
-    """Whether a space follows each delimiter, as a person writes: `text, label`."""
+    """Whether a space follows each delimiter, as in `text, label`."""
     records = _records(layout, text)
     header = records[0][1:] if records else []
     if header and all(cell[:1] == " " for cell in header):

@@ -1,7 +1,7 @@
-"""Files of text as UTF-8 bytes with line feeds, whichever encoding and packing they come in.
+"""Reads text files as UTF-8 with line feeds, whatever their encoding and compression.
 
-UTF-8 is passed through. UTF-16 and UTF-32, line ends of a carriage return alone, and the packings
-of gzip, bzip2 and xz are recognised by their bytes, never by the file's name.
+UTF-8 is passed through. UTF-16, UTF-32, lines that end in a carriage return, and compression by
+gzip, bzip2 or xz are recognised by the file's bytes, never by its name.
 """
 
 import bz2
@@ -26,7 +26,7 @@ _UNPACK: dict[bytes, Callable[..., BinaryIO]] = {
     b"BZh": cast(Callable[..., BinaryIO], bz2.open),
     b"\xfd7zXZ\x00": cast(Callable[..., BinaryIO], lzma.open),
 }
-# The mark of UTF-32 begins like that of UTF-16.
+# The byte order mark of UTF-32 begins like that of UTF-16.
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -34,44 +34,44 @@ _MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _WITHOUT_MARK = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
-# Bytes that texts of an encoding with single bytes have.
+# Bytes that occur in text of a single-byte encoding.
 _PRINTED = bytes((*b"\t\n\r\f", *range(0x20, 0x7F), *range(0x80, 0x100)))
 _NO_TEXT = ("Cc", "Cn", "Co", "Cs")
 _OTHER = "name a file of rows, such as JSON Lines or CSV"
-# What is no text at all, and what to do with it; read by the first bytes.
+# Binary files, recognised by their first bytes, and what to do with them.
 _OTHER_FILES = {
     b"PK\x03\x04": ("a ZIP archive or an Excel workbook", "save the sheet as CSV, or unpack it"),
     b"\xd0\xcf\x11\xe0": ("an old Excel or Word file", "save the sheet as CSV"),
-    b"%PDF": ("a PDF", "write its text into a .txt file"),
-    b"\x28\xb5\x2f\xfd": ("packed by Zstandard", "unpack it with `zstd -d`"),
+    b"%PDF": ("a PDF", "save its text as a .txt file"),
+    b"\x28\xb5\x2f\xfd": ("a Zstandard archive", "unpack it with `zstd -d`"),
     b"SQLite format 3": ("an SQLite database", "export the table as CSV"),
     b"\x89HDF": ("an HDF5 file", "write its rows as Parquet or JSON Lines"),
-    b"PAR1": ("a Parquet file", "name it .parquet"),
-    b"ARROW1": ("an Arrow file", "name it .arrow"),
+    b"PAR1": ("a Parquet file", "rename it to .parquet"),
+    b"ARROW1": ("an Arrow file", "rename it to .arrow"),
     b"\x89PNG": ("a PNG image", _OTHER),
     b"\xff\xd8\xff": ("a JPEG image", _OTHER),
     b"GIF8": ("a GIF image", _OTHER),
-    b"RIFF": ("a sound, a video or an image", _OTHER),
-    b"OggS": ("a sound or a video", _OTHER),
-    b"fLaC": ("a sound", _OTHER),
-    b"ID3": ("an MP3 sound", _OTHER),
-    b"\x7fELF": ("a program", _OTHER),
-    b"GGUF": ("a model's weights", _OTHER),
+    b"RIFF": ("an audio, video or image file", _OTHER),
+    b"OggS": ("an audio or video file", _OTHER),
+    b"fLaC": ("an audio file", _OTHER),
+    b"ID3": ("an MP3 file", _OTHER),
+    b"\x7fELF": ("an executable program", _OTHER),
+    b"GGUF": ("a GGUF model", _OTHER),
 }
-# Control characters of the first bytes; those of layout and of terminals are left out.
+# Control characters that text does not contain; those of layout and terminals are left out.
 _CONTROLS = bytes({*range(32), 127} - set(b"\b\t\n\v\f\r\x1b"))
 _START, _FEWEST_CONTROLS = 1024, 4
 
 
 def ignore_notice(_: str) -> None:
-    """Takes a notice of how a file was read, and drops it."""
+    """Ignores a notice about how a file was read."""
 
 
 def open_utf8(path: Path, notice: Notice = ignore_notice) -> BinaryIO:
-    """The file's text as UTF-8 bytes; `notice` hears how it was read where that is unusual.
+    """Opens a text file as UTF-8 bytes; `notice` is called if it was converted.
 
     Raises:
-        DataError: its first bytes are those of another kind of file, or no text.
+        DataError: its first bytes are those of a binary file.
     """
     file = _decompressed(path, notice)
     try:
@@ -89,16 +89,16 @@ def open_utf8(path: Path, notice: Notice = ignore_notice) -> BinaryIO:
         file.close()
         raise
     if encoding:
-        notice(f"{path} is {encoding.upper()[:6]}, and was read as such")
+        notice(f"{path} is in {encoding.upper()[:6]} and was converted to UTF-8")
     if bare:
-        notice(f"the lines of {path} end in a carriage return alone, and were read as lines")
+        notice(f"the lines of {path} end in a carriage return, which was read as a line end")
     if not encoding and not bare:
         return file
     return io.BufferedReader(_Recoded(path, file, encoding or "", bare), _CHUNK)
 
 
 def lines(file: BinaryIO) -> Iterator[bytes]:
-    """Lines without a byte order mark; one past the limit is cut there, its rest is skipped."""
+    """Lines without a byte order mark; a line beyond the size limit is cut, its rest skipped."""
     first = True
     while line := file.readline(MAX_ROW_BYTES + 1):
         rest = line
@@ -114,7 +114,7 @@ def _decompressed(path: Path, notice: Notice) -> BinaryIO:
     for magic, unpack in _UNPACK.items():
         if start.startswith(magic):
             file.close()
-            notice(f"{path} is compressed, and was unpacked while it was read")
+            notice(f"{path} is compressed and was decompressed while reading")
             return unpack(path)
     file.seek(0)
     return file
@@ -134,9 +134,9 @@ def _check_kind(path: Path, sample: bytes) -> None:
 
 
 def _is_binary(sample: bytes) -> bool:
-    """Whether the file begins with so many control characters as no text has.
+    """Whether the file begins with more control characters than text contains.
 
-    Text in an encoding of old has none; a stray one in a row is reported with its line.
+    A single one in a row is reported with its line instead.
     """
     for size in (64, _START):
         start = sample[:size]
@@ -148,7 +148,7 @@ def _is_binary(sample: bytes) -> bool:
 
 
 def binary_kind(sample: bytes) -> str | None:
-    """What a file that begins like this is, where it cannot be one of plain text; else None."""
+    """The kind of a file that begins with `sample`, if it cannot be plain text; else None."""
     if any(sample.startswith(magic) for magic in _UNPACK):
         return "compressed"
     for magic, (kind, _) in _OTHER_FILES.items():
@@ -159,15 +159,15 @@ def binary_kind(sample: bytes) -> str | None:
     if encoding:
         return None if text is not None and _is_plain(text) else "a binary file"
     signs = len(sample.translate(None, _PRINTED))
-    # One stray sign of control spoils a row, and a byte of another encoding is in a text's place.
+    # One control character spoils only its row, and other bytes may be text in an old encoding.
     return "a binary file" if signs and (text is None or signs >= len(sample) / 4) else None
 
 
 def _encoding(sample: bytes) -> str | None:
-    """What a file that begins like this is written in; None is UTF-8, or what nothing recognises.
+    """The encoding of a file that begins with `sample`; None for UTF-8 or an unknown encoding.
 
-    Without a mark it must have bytes of 0, which no text in UTF-8 has, and read in that encoding
-    it must hold no character that texts do not have.
+    Without a byte order mark, the sample must contain zero bytes, and decode to characters that
+    occur in text.
     """
     for mark, name in _MARKS.items():
         if sample.startswith(mark):
@@ -175,13 +175,13 @@ def _encoding(sample: bytes) -> str | None:
     zeros = sample.count(0)
     if not zeros or (zeros < len(sample) / 4 and _decoded(sample, "utf-8") is not None):
         return None
-    read = {name: _decoded(sample, name) for name in _WITHOUT_MARK}
-    plain = {name: text for name, text in read.items() if text and _is_plain(text)}
+    decoded = {name: _decoded(sample, name) for name in _WITHOUT_MARK}
+    plain = {name: text for name, text in decoded.items() if text and _is_plain(text)}
     return max(plain, key=lambda name: sum(map(str.isascii, plain[name])), default=None)
 
 
 def _decoded(sample: bytes, encoding: str) -> str | None:
-    """The sample as text, but for a character that is cut at its end."""
+    """The sample as text, without an incomplete character at its end; None if it is invalid."""
     try:
         return codecs.getincrementaldecoder(encoding)().decode(sample)
     except UnicodeDecodeError:
@@ -193,9 +193,9 @@ def _is_plain(text: str) -> bool:
 
 
 class _Recoded(io.RawIOBase):
-    """Another encoding as UTF-8, and carriage returns as line feeds where lines end in them.
+    """Converts another encoding to UTF-8, and carriage returns to line feeds.
 
-    What cannot be decoded becomes bytes that are no UTF-8, so that its row is reported.
+    Text that cannot be decoded becomes invalid UTF-8, so that its row is reported.
     """
 
     def __init__(self, path: Path, file: BinaryIO, encoding: str, bare: bool) -> None:

@@ -1,8 +1,9 @@
-"""Raw rows of a file, one at a time: JSON Lines, JSON array, CSV, Parquet, Arrow or plain text.
+"""Reads the raw rows of a file: JSON Lines, a JSON array, CSV, Parquet, Arrow or plain text.
 
-A line that cannot be used comes back as a `BadRow` and the reading goes on; only a file that
-cannot be used raises. A million rows take the memory of one (of one batch for Parquet). What a
-file is read as is decided by its name; Parquet, Arrow and what is compressed by the first bytes.
+A row that cannot be used is returned as a `BadRow`; only a file that cannot be used raises an
+error. Rows are read one at a time (one batch at a time for Parquet), so memory stays constant. The
+file's name determines its format; Parquet, Arrow and compressed files are recognised by their
+first bytes.
 """
 
 import codecs
@@ -44,42 +45,38 @@ _OTHER_KINDS = {
     ".xlsx": _EXCEL,
     ".xls": _EXCEL,
     ".ods": ("a spreadsheet", "save its sheet as CSV"),
-    ".zip": ("an archive", "unpack it, and name one file in it"),
-    ".tar": ("an archive", "unpack it, and name one file in it"),
-    ".tgz": ("an archive", "unpack it, and name one file in it"),
-    ".zst": ("compressed by Zstandard", "unpack it with `zstd -d`"),
-    ".7z": ("an archive", "unpack it, and name one file in it"),
-    ".yaml": ("a recipe and not a file of rows", "name the file that its data.train names"),
-    ".yml": ("a recipe and not a file of rows", "name the file that its data.train names"),
-    ".pdf": ("a PDF", "write its text into a .txt file"),
+    ".zip": ("an archive", "unpack it, and use one of its files"),
+    ".tar": ("an archive", "unpack it, and use one of its files"),
+    ".tgz": ("an archive", "unpack it, and use one of its files"),
+    ".zst": ("compressed with Zstandard", "unpack it with `zstd -d`"),
+    ".7z": ("an archive", "unpack it, and use one of its files"),
+    ".yaml": ("a recipe, not a file of rows", "use the file in its data.train"),
+    ".yml": ("a recipe, not a file of rows", "use the file in its data.train"),
+    ".pdf": ("a PDF", "save its text as a .txt file"),
     ".docx": ("a Word document", "save it as plain text, .txt"),
-    ".pkl": ("a Python pickle, which may run code when it is read", "write it as Parquet"),
+    ".pkl": ("a Python pickle, which may run code when it is loaded", "save the rows as Parquet"),
 }
 
 
 def read_rows(path: Path, notice: Notice = ignore_notice) -> Iterator[Row | BadRow]:
-    """Every row of the file in order; the file is opened when the first row is asked for.
+    """Yields every row of the file in order; the file is opened when the first row is requested.
 
-    `notice` hears a sentence where the file is read otherwise than its name says.
+    `notice` is called with a sentence if the file was read differently than its name says.
 
     Raises:
-        DataError: the file is missing, a folder, of an unknown kind or unreadable as a whole.
+        DataError: the file is missing, a folder, of an unsupported type, or unreadable.
     """
     if is_url(str(path)):
-        raise DataError(
-            f"{path} is an address and not a file", DOWNLOAD, code="not_a_path", path=str(path)
-        )
+        raise DataError(f"{path} is a URL, not a file", DOWNLOAD, code="not_a_path", path=str(path))
     path = expanded(path)
     if path.is_dir():
-        raise DataError(
-            f"{path} is a folder", "name one file in it", code="is_folder", path=str(path)
-        )
+        raise DataError(f"{path} is a folder", "use a file in it", code="is_folder", path=str(path))
     if not path.exists():
         raise _missing(path)
     if not path.is_file():
         raise DataError(
             f"{path} is a device or a pipe",
-            "name a file of rows",
+            "use a file of rows",
             code="not_a_file",
             path=str(path),
         )
@@ -87,10 +84,10 @@ def read_rows(path: Path, notice: Notice = ignore_notice) -> Iterator[Row | BadR
 
 
 def _reader(path: Path) -> RowReader | None:
-    """The reader of a file by its name; None where only its first bytes can tell.
+    """The reader for a file name; None if only the first bytes of the file can tell.
 
     Raises:
-        DataError: no reader reads files with such a name.
+        DataError: files with such a name are not supported.
     """
     suffixes = [suffix.lower() for suffix in path.suffixes]
     packed = bool(suffixes) and suffixes[-1] in _COMPRESSED
@@ -98,7 +95,10 @@ def _reader(path: Path) -> RowReader | None:
     reader = _READERS.get(kind[0])
     if packed and reader in _BY_START.values():
         raise DataError(
-            f"{path} is compressed as a whole", "unpack it", code="compressed", path=str(path)
+            f"{path} is a compressed Parquet or Arrow file",
+            "decompress it",
+            code="compressed",
+            path=str(path),
         )
     if reader is not None:
         return reader
@@ -113,7 +113,7 @@ def _reader(path: Path) -> RowReader | None:
 def _of_unknown_kind(path: Path) -> DataError:
     kinds = ", ".join(_READERS)
     return DataError(
-        f"{path} is of no known kind ({path.suffix or 'no ending'})",
+        f"{path} has an unsupported file type ({path.suffix or 'no extension'})",
         f"use {kinds}",
         code="unknown_file_kind",
         path=str(path),
@@ -123,9 +123,9 @@ def _of_unknown_kind(path: Path) -> DataError:
 
 def _missing(path: Path) -> DataError:
     near = similar_file(path)
-    hint = f"did you mean {near}?" if near else "name a file of rows"
+    hint = f"did you mean {near}?" if near else "check the path"
     return DataError(
-        f"there is no file {path}",
+        f"the file {path} does not exist",
         hint,
         code="file_missing",
         path=str(path),
@@ -134,9 +134,10 @@ def _missing(path: Path) -> DataError:
 
 
 def _check_start(path: Path, reader: RowReader, start: bytes) -> None:
-    """
+    """Checks the first bytes of a file against its name.
+
     Raises:
-        DataError: the file begins like another, which was saved in its place or under its name.
+        DataError: the file is a Git LFS pointer, a web page, or JSON with the name of a table.
     """
     if start.startswith(_POINTER):
         raise DataError(
@@ -145,21 +146,21 @@ def _check_start(path: Path, reader: RowReader, start: bytes) -> None:
             code="git_lfs_pointer",
             path=str(path),
         )
-    if reader is plain_text:  # documents may be of any kind
+    if reader is plain_text:  # a document may contain anything
         return
     if _PAGE.match(start):
         seen = f"{path} is a web page, not a file of rows"
         raise DataError(
             seen,
-            "download the file itself, and look at the page in a browser",
+            "open the page in a browser, and download the file itself",
             code="web_page",
             path=str(path),
         )
     if reader in (csv_rows, tsv_rows) and (found := _JSON.match(start)):
         ending = ".json" if found[1] else ".jsonl"
         raise DataError(
-            f"{path} holds JSON and no table",
-            f"name it {path.stem}{ending}",
+            f"{path} contains JSON, not a table",
+            f"rename it to {path.stem}{ending}",
             code="other_file_kind",
             path=str(path),
             found="JSON",
@@ -179,8 +180,8 @@ def _guarded(path: Path, reader: RowReader | None, notice: Notice) -> Iterator[R
     except OSError as error:
         why = error.strerror or " ".join(str(error).split())
         raise DataError(
-            f"{path} cannot be read ({why})",
-            "check the file and its rights",
+            f"cannot read {path} ({why})",
+            "check the file and its permissions",
             code="file_unreadable",
             path=str(path),
             reason=why,
@@ -188,8 +189,8 @@ def _guarded(path: Path, reader: RowReader | None, notice: Notice) -> Iterator[R
     except DECOMPRESSION_ERRORS as error:
         what = " ".join(str(error).split())
         raise DataError(
-            f"{path} cannot be unpacked ({what})",
-            "write the file again",
+            f"cannot decompress {path} ({what})",
+            "create the file again",
             code="broken_file",
             path=str(path),
             reason=what,

@@ -1,4 +1,4 @@
-"""Documents of plain text, parted by empty lines."""
+"""Reads plain text files, whose documents are separated by empty lines."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ from burnish.data.row import MAX_ROW_BYTES, BadRow, Notice, Row, not_utf8, too_l
 
 
 def plain_text(path: Path, notice: Notice) -> Iterator[Row | BadRow]:
-    """Each block of lines as a document in the field `text`."""
+    """Yields each block of lines as a document in the field `text`."""
     with open_utf8(path, notice) as file:
         block, start = bytearray(), 0
         for number, line in enumerate(lines(file), 1):
