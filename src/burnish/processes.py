@@ -1,11 +1,23 @@
-"""A process that ends with the one that started it, however that one ends."""
+"""Processes: how they share the processor's cores, answer Ctrl-C, and end with their parent."""
 
 import ctypes
 import os
 import signal
+import socket
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from burnish.progress import timeline
+from burnish.terminal import Terminal, write
 
 _PR_SET_PDEATHSIG = 1
+# Seconds within which a second signal is the first one again: `timeout` sends one to a process and
+# one to its group.
+SAME_REQUEST = 0.5
+INTERRUPTED = 130
 
 
 def die_with(parent: int) -> None:
@@ -14,3 +26,51 @@ def die_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         raise SystemExit("the process that started this one is gone")
+
+
+@contextmanager
+def answered_interrupts(last_words: str, *, quiet: bool) -> Iterator[None]:
+    """Ctrl-C is answered at once, also while the main thread computes and handles no signal.
+
+    The first one prints what happens now; a second one prints `last_words` and ends the process.
+    That is safe at any moment, since files are written as a whole or not at all.
+    """
+    with timeline(quiet=quiet) as current:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        receiver, sender = socket.socketpair()
+        sender.setblocking(False)
+        before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+        thread = threading.Thread(
+            target=_answer,
+            args=(receiver, current.interrupted, last_words),
+            name="burnish-interrupts",
+            daemon=True,
+        )
+        thread.start()
+        current.answers_interrupts = True
+        try:
+            yield
+        finally:
+            current.answers_interrupts = False
+            signal.set_wakeup_fd(before)
+            sender.close()
+            thread.join()
+            receiver.close()
+
+
+def _answer(receiver: socket.socket, answer: Callable[[], str], last_words: str) -> None:
+    """Reads the numbers of the signals that arrive, until the other end is closed."""
+    first: float | None = None
+    while numbers := receiver.recv(1):
+        if numbers[0] not in (signal.SIGINT, signal.SIGTERM):
+            continue
+        now = time.monotonic()
+        if first is None:
+            first = now
+            write(answer(), error=True)
+        elif now - first > SAME_REQUEST:
+            Terminal(stderr=True).show_cursor(True)  # a bar hides it
+            write(last_words, error=True)
+            os._exit(INTERRUPTED)

@@ -37,6 +37,10 @@ Phase = Literal[
 PHASES: tuple[Phase, ...] = get_args(Phase)
 # A healing attempt trains and measures, and all of it is healing.
 _WHOLE: Phase = "healing"
+# Phases whose answers are saved as they come.
+_SAVED: frozenset[Phase] = frozenset(
+    {"base answers", "candidates", "certification", "tuned answers"}
+)
 _LONGEST_SILENCE = 15.0
 _CHECKS_EVERY = 0.5
 
@@ -72,6 +76,10 @@ class Timeline:
     def __init__(self, *, quiet: bool = False, now: Callable[[], float] = time.monotonic) -> None:
         self.quiet, self._now = quiet, now
         self.console = Terminal(stderr=True, quiet=quiet, highlight=False, emoji=False)
+        # What the user is told after Ctrl-C, and whether a thread tells it.
+        self.interrupt_answer: Callable[[], str] | None = None
+        self.answers_interrupts = False
+        self._interrupted: Phase | None = None
         self._phases: list[tuple[Phase, float]] = []
         self._works: list[Work] = []
         self._seconds: dict[Phase, float] = {}
@@ -90,6 +98,9 @@ class Timeline:
         self._phases.append((name, self._now()))
         try:
             yield
+        except KeyboardInterrupt:  # which may end the phase before the user is answered
+            self._interrupted = self._interrupted or name
+            raise
         finally:
             self._mark()
             self._phases.pop()
@@ -110,6 +121,15 @@ class Timeline:
         finally:
             self._works.remove(work)
             self._print(work)
+
+    def interrupted(self) -> str:
+        """What happens after Ctrl-C, in a sentence for the user."""
+        if self.interrupt_answer is not None:
+            return self.interrupt_answer()
+        name = self._interrupted or next((name for name, _ in self._phases[-1:]), "other")
+        kept = "finished answers are saved" if name in _SAVED else "it starts again on resuming"
+        during = "" if name == "other" else f" during {name}: {kept}"
+        return f"stopping{during}; press Ctrl-C again to stop now"
 
     def printed(self) -> None:
         """Notes that the user has just seen a line."""

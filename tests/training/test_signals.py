@@ -2,11 +2,15 @@
 
 import importlib
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+
+from burnish.training import signals
+from burnish.training.signals import stop_requests
 
 BENCH = Path(__file__).parents[2] / "bench"
 AIMS = {
@@ -38,3 +42,19 @@ def test_killed_twice_a_run_ends_as_if_nobody_had_stopped_it(
     # Dropout, noise and sampling did something, so equal weights are no accident.
     learnt = load_file(case.run("straight") / "adapter" / "adapter_model.safetensors")
     assert all(value.any() for value in learnt.values())
+
+
+def test_without_a_thread_that_answers_the_handler_does(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a notebook, whose process must not end."""
+    before = signal.getsignal(signal.SIGINT)
+    with stop_requests(lambda: "finishing step 8") as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.is_set()
+        signal.raise_signal(signal.SIGINT)  # at once, so it is the same request
+        monkeypatch.setattr(signals, "SAME_REQUEST", -1.0)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert capsys.readouterr().err == "finishing step 8\n"
+    assert signal.getsignal(signal.SIGINT) == before

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from burnish.errors import InterruptedRunError, RecipeError, UserError, cut
 from burnish.parity.record import read_parity
-from burnish.progress import timeline
+from burnish.processes import answered_interrupts
 from burnish.recipe.paths import expanded
 from burnish.runs.directory import RunDirectory
 from burnish.runs.times import shares
@@ -218,8 +218,9 @@ def _print_table(table: Table) -> Terminal:
 @contextmanager
 def going_on(*, quiet: bool) -> Iterator[None]:
     """For verbs that, stopped, go on where they were when they are given again."""
+    last_words = "burnish: stopped; resume with the same command"
     try:
-        with timeline(quiet=quiet):
+        with answered_interrupts(last_words, quiet=quiet):
             yield
     except (InterruptedRunError, KeyboardInterrupt) as error:
         write(f"burnish: {str(error) or 'stopped'}; go on with the same command", error=True)
@@ -229,8 +230,9 @@ def going_on(*, quiet: bool) -> Iterator[None]:
 @contextmanager
 def resumable(recipe: "Recipe", *, quiet: bool) -> Iterator[None]:
     """For verbs that, stopped, leave a run to go on with, or nothing at all."""
+    last_words = "burnish: stopped; resume with the same command and --resume"
     try:
-        with timeline(quiet=quiet):
+        with answered_interrupts(last_words, quiet=quiet):
             yield
     except KeyboardInterrupt as error:
         folder = recipe.output / recipe.name

@@ -93,7 +93,8 @@ class Loop:
         self.team.align(self.network, self.optimizer)
         self.objective.carried.update(self.progress.carried)
         keep_freed_memory()
-        with stop_requests() as stop, self._accidents(), fused_lora(self.model):
+        answer = self._stopping if self.team.leads else None
+        with stop_requests(answer) as stop, self._accidents(), fused_lora(self.model):
             while self.progress.step < steps and not self.progress.stopped:
                 self._step(steps)
                 self._after_step(steps)
@@ -102,6 +103,11 @@ class Loop:
                     raise InterruptedRunError(f"stopped at step {self.progress.step} of {steps}")
             self._restore_best()
         return self.progress
+
+    def _stopping(self) -> str:
+        """What the user is told who wants to stop."""
+        number = min(self.progress.step + 1, self.batches.steps)
+        return f"finishing step {number}, then saving; press Ctrl-C again to stop now"
 
     def _resume(self) -> None:
         """The leader finds the newest whole checkpoint; the others read that one."""

@@ -1,0 +1,99 @@
+"""Ctrl-C is answered at once, by real signals to real processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# The main thread computes for minutes in one call, during which Python runs no handler.
+COMPUTING = """
+import hashlib
+from burnish.processes import answered_interrupts
+from burnish.progress import phase
+from burnish.training.signals import stop_requests
+with answered_interrupts("last words", quiet=True):
+    {context}
+        print("computing", flush=True)
+        hashlib.pbkdf2_hmac("sha256", b"a", b"b", 1_000_000_000)
+"""
+STEP = 'with stop_requests(lambda: "finishing step 8, then saving"):'
+ANSWERS = 'with phase("base answers"):'
+
+
+@pytest.fixture
+def started(request: pytest.FixtureRequest) -> Iterator["subprocess.Popen[str]"]:
+    program = COMPUTING.format(context=request.param)
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "computing\n"
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize(
+    ("started", "answer"),
+    [(STEP, "finishing step 8, then saving"), (ANSWERS, "finished answers are saved")],
+    indirect=["started"],
+)
+def test_ctrl_c_is_answered_while_a_step_computes_and_a_second_one_ends_it(
+    started: "subprocess.Popen[str]", answer: str
+) -> None:
+    assert started.stderr is not None
+    for _ in range(2):  # as `timeout` does, which signals the process and its group
+        started.send_signal(signal.SIGINT)
+    sent = time.monotonic()
+    assert answer in started.stderr.readline()
+    assert time.monotonic() - sent < 2
+    time.sleep(0.6)
+    assert started.poll() is None
+    started.send_signal(signal.SIGINT)
+    assert started.wait(timeout=5) == 130
+    assert "last words" in started.stderr.read()
+
+
+def test_nothing_is_left_behind(capfd: pytest.CaptureFixture[str]) -> None:
+    from burnish.processes import answered_interrupts
+    from burnish.progress import phase
+
+    def interrupted() -> None:
+        with answered_interrupts("last words", quiet=True), phase("preflight"):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert "preflight: it starts again" in capfd.readouterr().err
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_training_says_which_step_it_finishes(tiny_folder: Path, tmp_path: Path) -> None:
+    """The whole command: the checkpoint is written, and the code is 130."""
+    rows = [f'{{"prompt": "question {i}", "completion": "answer {i}"}}\n' for i in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(rows))
+    (tmp_path / "recipe.yaml").write_text(
+        f"name: long\nmodel: {tiny_folder}\ndata: {{train: rows.jsonl}}\n"
+        "training: {epochs: 2000, learning_rate: 0.001}\nevaluate: {general: null}\n"
+    )
+    command = [sys.executable, "-m", "burnish.cli", "run", "recipe.yaml"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        events = tmp_path / "runs" / "long" / "events.jsonl"
+        while not (events.exists() and '"train"' in events.read_text()):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        message = process.stderr.read()
+        assert process.wait() == 130
+    assert "finishing step" in message
+    assert "press Ctrl-C again" in message
+    assert any((tmp_path / "runs" / "long" / "checkpoints").glob("step-*"))
