@@ -50,6 +50,7 @@ EARLY = (
 )
 _SET_CHILD_SUBREAPER = 36
 _MESSAGE = 1 << 17
+_ROOM = 1 << 14  # for the command line of the program that a fork becomes
 _fork_exec = subprocess._fork_exec  # type: ignore[attr-defined]
 _path = [*sys.path]
 
@@ -140,7 +141,7 @@ class ForkServer(Starter):
             self._socket, its_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with its_end:
                 self._server = subprocess.Popen(
-                    [sys.executable, "-P", __file__, str(its_end.fileno())],
+                    [sys.executable, "-P", __file__, str(its_end.fileno()), " " * _ROOM],
                     stdin=subprocess.DEVNULL,
                     env=self.environment,
                     cwd=self.folder,
@@ -218,9 +219,20 @@ def become(request: dict[str, Any], numbers: list[int]) -> None:
     if (group := request["group"]) != -1:
         os.setpgid(0, group)
     safe, command = "-P" in request["command"][1:3], request["command"]
+    _show(command)
     first = [] if safe else [request["folder"] if "-m" in command[1:3] else ""]
     sys.path[:] = [*first, *_path]
     sys.argv[:] = command[2 if safe else 1 :]
+
+
+def _show(command: list[str]) -> None:
+    """Lets `ps` see the program's command line; beyond the room for it, the server's stays."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    first, last = int(fields[45]), int(fields[46])
+    words = b"".join(os.fsencode(word) + b"\0" for word in command)
+    if len(words) <= last - first:
+        ctypes.memset(first, 0, last - first)
+        ctypes.memmove(first, words, len(words))
 
 
 def execute() -> None:

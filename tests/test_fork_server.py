@@ -16,13 +16,14 @@ FACTS = """# says what a program of burnish finds
 import json, os, signal, sys, threading
 told = sys.stdin.read()
 print("to stderr", file=sys.stderr)
+shown = open("/proc/self/cmdline").read().rstrip("\\0").split("\\0")
 inherited = os.read(int(sys.argv[1]), 9).decode()
 numbers = sorted(int(name) for name in os.listdir("/proc/self/fd"))
 print(json.dumps({
     "told": told, "inherited": inherited, "arguments": sys.argv[2:], "folder": os.getcwd(),
     "environment": dict(os.environ), "name": __name__, "threads": threading.active_count(),
     "parent": os.getppid(), "leads its group": os.getpgid(0) == os.getpid(), "path": sys.path[:1],
-    "numbers": len(numbers), "imports of the folder": "" in sys.path,
+    "numbers": len(numbers), "shown": shown, "imports of the folder": "" in sys.path,
     "signals": [str(signal.getsignal(n)) for n in (2, 13, 15)], "tty": sys.stdout.isatty(),
 }))
 raise SystemExit(7)
