@@ -271,7 +271,7 @@ def _meaning(option: Any) -> str:
 
 def _help(text: str) -> str:
     """A verb's help, its examples as a block of commands."""
-    words = inspect.cleandoc(text)
+    words = inspect.cleandoc(text).replace("\b\n", "")  # click's mark for lines that it keeps
     examples = re.findall(r"^(?:Example: )(.+(?:\n .+)*)$", words, re.MULTILINE)
     said = re.sub(r"^Example: .+(?:\n .+)*$", "", words, flags=re.MULTILINE).strip()
     block = "\n\n```sh\n" + "\n".join(examples) + "\n```" if examples else ""

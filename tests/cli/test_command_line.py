@@ -330,13 +330,12 @@ def test_a_trained_run_without_its_weights_is_not_resumed(
 @pytest.mark.parametrize(
     ("left", "sentence"),
     [
-        (None, "stopped before the run began, so nothing was kept; give the same command again"),
+        (None, "stopped before the run was created; repeat the command to start it"),
         (
             "data",
-            "stopped before the first step, so nothing was trained yet; go on with the same "
-            "command and --resume",
+            "stopped before the first training step; resume with the same command plus --resume",
         ),
-        ("checkpoints/step-3", "stopped; go on with the same command and --resume"),
+        ("checkpoints/step-3", "stopped; resume with the same command plus --resume"),
     ],
 )
 def test_who_stops_a_run_is_told_what_is_next(

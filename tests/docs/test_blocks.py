@@ -22,7 +22,7 @@ from burnish.conversation import Example
 from burnish.data.readers.read_rows import Row
 from burnish.data.recognise import Converter
 from burnish.errors import RecipeError
-from burnish.evaluation.graders import grader_of_file
+from burnish.evaluation.graders import read_grader
 from burnish.evaluation.suite import load_suite
 from burnish.recipe.schema import Recipe, known_keys, load_recipe, recipe_of_rows
 from burnish.serving.schemas.openapi import ErrorBody
@@ -111,7 +111,7 @@ def _is_suite(path: Path) -> None:
 
 
 def _is_grader(path: Path) -> None:
-    grader_of_file(path)
+    read_grader(path)
 
 
 def _is_error(path: Path) -> None:

@@ -275,7 +275,7 @@ def test_a_model_that_is_not_released_is_called_so(
     main(["export", str(run.path), "--output", str(tmp_path / "b"), "--json"])
     (run.path / "verdict.json").unlink(missing_ok=True)
     assert json.loads(capsys.readouterr().out)["verdict"] == decision
-    assert f"\njudged {decision or 'never'}" in said
+    assert f"\nverdict  {decision or 'none yet'}" in said
     assert ("NOT RELEASED" in said) is (decision != "release")
     assert (tmp_path / "a" / "model.safetensors").exists()
 

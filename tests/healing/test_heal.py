@@ -1,4 +1,4 @@
-"""Healing on a tiny model: levers are pulled in turn, judged on PROBE, and end in one verdict."""
+"""Healing of a tiny model: remedies are tried in turn, measured on PROBE, and end in a verdict."""
 
 import json
 import shutil
@@ -59,7 +59,7 @@ def run(ruined: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two levers, where the others would only take time."""
+    """Two remedies, because the others would only take time."""
     monkeypatch.setattr(heal, "REMEDIES", heal.REMEDIES[:2])
     monkeypatch.setattr(heal, "_SLOPES", ())
 
@@ -70,7 +70,7 @@ def attempts(directory: RunDirectory) -> list[str]:
     return [name for name in told if not name.startswith("slope")]
 
 
-def test_levers_are_pulled_in_turn_until_one_is_enough(run: Path) -> None:
+def test_remedies_are_tried_in_turn_until_one_is_enough(run: Path) -> None:
     healed = burnish.heal(run, 10, quiet=True)
     tried = attempts(healed)
     names = [f"{number}-{remedy.name}" for number, remedy in enumerate(heal.REMEDIES, 1)]
@@ -156,14 +156,16 @@ def test_a_healthy_run_is_left_as_it_is(tmp_path: Path, tiny_folder: Path, suite
 
 
 @pytest.mark.usefixtures("few")
-def test_a_lever_that_cannot_be_had_is_told_and_passed_over(
+def test_a_remedy_that_fails_is_reported_and_skipped(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pull = heal._train_attempt
 
     def broken(search: Any, attempt: Recipe, *rest: Any) -> None:
         if attempt.name == "1-continue":
-            raise DivergedError("the loss became nan", "lower training.learning_rate")
+            raise DivergedError(
+                "the loss became nan", "lower training.learning_rate", code="loss_not_finite"
+            )
         pull(search, attempt, *rest)
 
     monkeypatch.setattr(heal, "_train_attempt", broken)
@@ -204,7 +206,7 @@ def test_what_was_released_stays_where_a_later_look_finds_nothing(
     made = burnish.run(recipe(tmp_path, tiny_folder, suite, 0.02, 99), quiet=True)
     kept = (made.adapter / "adapter_model.safetensors").read_bytes()
     monkeypatch.setattr(verbs, "is_release_healed", lambda _: False)
-    monkeypatch.setattr(ScaleSearch, "inside", lambda _: None)
+    monkeypatch.setattr(ScaleSearch, "best_within_budget", lambda _: None)
     monkeypatch.setattr(heal, "_SLOPES", (0.5,))
     monkeypatch.setattr(heal, "REMEDIES", ())
     strict = certify.certify

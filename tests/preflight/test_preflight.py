@@ -155,7 +155,7 @@ def test_an_answer_that_ends_where_the_model_does_not_stop(
 def test_branches_that_see_another_trunk(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    expand = branches.expand
+    expand = branches.expand_cache
 
     def halved(cache: Any, index_B: torch.Tensor) -> Any:
         expanded = expand(cache, index_B)

@@ -148,7 +148,7 @@ def test_interrupted_says_the_same_command(recipe: Path, tmp_path: Path) -> None
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 130
-    assert "go on with the same command\n" in said
+    assert "repeat the command to continue\n" in said
     assert "Traceback" not in said
 
 

@@ -1,7 +1,7 @@
-"""The command line: a lazy table of verbs, a module each; each parses, calls, prints what is next.
+"""The command line: one module per verb, imported when the verb is called.
 
-Exit codes: 0 release or done, 1 hold or inconclusive, 2 the user's error, 3 a mistake of ours
-(with its traceback), 130 interrupted.
+Exit codes: 0 for release or success, 1 for hold or inconclusive, 2 for an error that the user can
+fix, 3 for a bug in Burnish (with its traceback), 130 for an interruption.
 """
 
 import difflib
@@ -21,30 +21,30 @@ from burnish.terminal import write
 
 VERBS = {
     "demo": "Run the built-in example from its rows to a verdict.",
-    "run": "From rows to a verdict: train, measure, decide, report.",
-    "plan": "Say what a run will take: time, memory, disk.",
-    "preflight": "Try a run's promises on its own model and a few rows, in seconds.",
-    "check": "Read a data file as a run would, and show what is learnt.",
+    "run": "Train, evaluate, decide and write the report.",
+    "plan": "Estimate the time, memory and disk space of a run.",
+    "preflight": "Run quick correctness checks on the run's own model and data.",
+    "check": "Check a data file or recipe, and show what a run would train on.",
     "sweep": "Search hyperparameters for the best result within the budget.",
-    "train": "Train only; measure later.",
-    "evaluate": "Measure base and tuned of a run, and decide.",
-    "heal": "Look for a model that forgot less, lever by lever.",
+    "train": "Train without evaluating.",
+    "evaluate": "Evaluate the base model and the tuned model of a run, and decide.",
+    "heal": "Try ways to reduce forgetting, one at a time.",
     "compare": "Compare a run with another model under the budgets of the run.",
-    "report": "Write a run's page and model card.",
-    "export": "Write a run's model for other tools.",
-    "parity": "Show that every form of a run's model says the same.",
-    "chat": "Talk to base and tuned side by side.",
+    "report": "Write the HTML report and the model card of a run.",
+    "export": "Export a run's model for other tools.",
+    "parity": "Check that all exported forms of a model give the same output.",
+    "chat": "Chat with the base model and the tuned model side by side.",
     "models": "List the built-in models.",
     "serve": "Serve models, files and fine-tuning jobs through the OpenAI API.",
-    "worker": "Work on a server's fine-tuning jobs.",
-    "alias": "Let a name stand for a released model.",
-    "keys": "Make, list and revoke API keys.",
-    "audit": "Verify the log of what was changed.",
+    "worker": "Run the fine-tuning jobs of a server.",
+    "alias": "Point a model name to a released model.",
+    "keys": "Create, list and revoke API keys.",
+    "audit": "Verify or export the audit log.",
 }
 
-_FREE = "free some space, then give the same command, `run` and `train` with --resume"
-_WRITABLE = "use a folder that you may read and write"
-# The system's number -> what to do, and the code of the mistake.
+_FREE = "free some space and repeat the command, with --resume for `run` and `train`"
+_WRITABLE = "choose a folder you have access to"
+# The system's error number -> the remedy and the error code.
 _REMEDIES = {
     errno.ENOSPC: (_FREE, "disk_full"),
     errno.EDQUOT: (_FREE, "disk_full"),
@@ -54,7 +54,7 @@ _REMEDIES = {
 
 
 class _LazyGroup(click.Group):
-    """Imports a verb's module when that verb is asked for, so that help is instant."""
+    """Imports a verb's module only when the verb is called, so that help is instant."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
@@ -64,17 +64,17 @@ class _LazyGroup(click.Group):
             return None
         module = importlib.import_module(f"burnish.cli.{cmd_name}")
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        app.command(name=cmd_name, help=module.__doc__)(module.command)
+        app.command(name=cmd_name, help=_help_text(module.__doc__ or ""))(module.command)
         verb: Any = typer.main.get_command(app)  # typer carries its own copy of click
         return verb  # type: ignore[no-any-return]
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Click's own, with the verb that a mistyped one is likely to be."""
+        """Resolves the verb as click does, and suggests one for a typing mistake."""
         near = difflib.get_close_matches(args[0].lower(), VERBS, n=1)
         if args[0] not in VERBS and near and args[0][:1] != "-":
-            seen = f"there is no command {cut(args[0])!r}"
+            seen = f"{cut(args[0])!r} is not a command"
             raise UserError(
                 seen,
                 f"did you mean `burnish {near[0]}`?",
@@ -95,50 +95,57 @@ class _LazyGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 def app() -> None:
-    """Fine-tune a language model, see what it gained and forgot, release it inside a budget."""
+    """Fine-tune a language model, measure what it gained and forgot, release it within a budget."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The `burnish` command; a user's error is one sentence and exit code 2."""
+    """Runs the `burnish` command; an error of the user ends with one sentence and exit code 2."""
     try:
         app.main(args=arguments, prog_name="burnish", standalone_mode=False)
     except UserError as error:
         _fail(f"{error} [{error.code}]", 2)
     except InterruptedRunError as error:
-        _fail(f"{error}; go on with the same command and --resume", 130)
+        _fail(f"{error}; resume with the same command plus --resume", 130)
     except click.exceptions.NoArgsIsHelpError as error:
         write(error.format_message(), error=True)
         raise SystemExit(2) from None
     except (click.exceptions.Abort, KeyboardInterrupt):
         _fail("stopped", 130)
     except Exception as error:
-        _end_of_files(error)
-        _end_of_click(error)
+        _exit_on_disk_error(error)
+        _exit_on_usage_error(error)
         write(traceback.format_exc(), end="", error=True)
         raise SystemExit(3) from None  # an uncaught one would end with the code of a held model
 
 
-def _end_of_files(error: Any) -> None:
-    """A disk that is full, or may not be written, is no mistake of ours."""
+def _help_text(docstring: str) -> str:
+    """Marks examples and indented paragraphs so that click keeps their lines as they are."""
+    paragraphs = docstring.split("\n\n")
+    marked = [f"\b\n{p}" if p.startswith(("Example:", "    ")) else p for p in paragraphs]
+    return "\n\n".join(marked)
+
+
+def _exit_on_disk_error(error: Any) -> None:
+    """Ends with exit code 2 where a disk is full or a folder is not writable."""
     number = getattr(error, "errno", None)
     if number not in _REMEDIES and is_disk_full(error):
         number = errno.ENOSPC
     if number not in _REMEDIES:
         return
-    # A file is written under another name first, so its folder is what the user knows.
+    # Files are written under a temporary name first, so the message names the folder.
     name = getattr(error, "filename", None)
     where = Path(name).parent if name else "the disk"
     remedy, code = _REMEDIES[number]
-    _fail(f"{where} cannot be used ({os.strerror(number)}): {remedy}. [{code}]", 2)
+    _fail(f"cannot write to {where} ({os.strerror(number)}): {remedy}. [{code}]", 2)
 
 
-def _end_of_click(error: Any) -> None:
-    """Typer carries its own copy of click, whose errors are told by what they can do."""
+def _exit_on_usage_error(error: Any) -> None:
+    """Ends with exit code 2 on an error of click; typer vendors its own copy of these classes."""
     if hasattr(error, "format_message"):
         path = getattr(getattr(error, "ctx", None), "command_path", "burnish")
         path = path if path.startswith("burnish") else f"burnish {path}"
-        said = " ".join(error.format_message().split()).rstrip(".")
-        _fail(f"{said}: `{path} --help` shows what there is. [usage]", 2)
+        message = " ".join(error.format_message().split()).rstrip(".")
+        _fail(f"{message}: see `{path} --help` for the available options. [usage]", 2)
     if hasattr(error, "exit_code"):
         raise SystemExit(error.exit_code) from None
 

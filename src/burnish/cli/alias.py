@@ -1,7 +1,7 @@
-"""Let a name stand for a tuned model; without an argument, list the names.
+"""Point an alias to a tuned model; without an argument, list the aliases.
 
-It moves only to a model whose verdict is release and whose certificate of parity names no
-difference, unless forced; the audit log tells which it was.
+The model must have the verdict release and a parity certificate without a difference. --force
+skips both checks, and the audit log records it.
 
 Example: burnish alias support=ft:smollm2-135m:local:support:8kq2ZxYw
 """
@@ -18,9 +18,12 @@ from burnish.terminal import write
 
 
 def command(
-    alias: Annotated[str | None, typer.Argument(help="NAME=MODEL; NAME= removes it")] = None,
+    alias: Annotated[str | None, typer.Argument(help="NAME=MODEL; NAME= removes the alias")] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="also where it is not released, or differs")
+        bool,
+        typer.Option(
+            "--force", help="allow a model that was not released or failed the parity check"
+        ),
     ] = False,
     folder: Folder = SERVED,
     database: DatabaseUrl = None,
@@ -32,17 +35,17 @@ def command(
     name, equals, target = (alias or "").partition("=")
     if alias is not None and not (name and equals):
         raise UserError(
-            f"{alias!r} names no model",
-            "write NAME=MODEL, or NAME= to remove it",
+            f"the alias {alias!r} does not name a model",
+            "write NAME=MODEL, or NAME= to remove the alias",
             code="no_model",
             value=alias,
         )
     service = service_in(folder, database)
     ours = replace(service, database=service.database.as_actor("cli"))
     if target:
-        said = point(ours, name, target, force=force)
-        if said:
-            write(f"burnish: {said}", error=True)
+        warning = point(ours, name, target, force=force)
+        if warning:
+            write(f"burnish: {warning}", error=True)
     elif name:
         models.drop_alias(ours.database, name)
     rows = models.aliases(service.database)

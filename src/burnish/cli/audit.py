@@ -1,4 +1,4 @@
-"""Verify or print the audit log of a server's folder: each line is sealed to the one before it.
+"""Verify or export a server's audit log, in which each line contains the hash of the line before.
 
 Example: burnish audit verify --folder burnish-data
 """
@@ -14,9 +14,14 @@ from burnish.terminal import write
 
 
 def command(
-    action: Annotated[Literal["verify", "export"], typer.Argument(help="what to do")],
+    action: Annotated[
+        Literal["verify", "export"], typer.Argument(help="verify the log, or print it")
+    ],
     head: Annotated[
-        str | None, typer.Option(help="hash that an earlier verification printed")
+        str | None,
+        typer.Option(
+            help="head that an earlier verification printed, which the log must still contain"
+        ),
     ] = None,
     folder: Folder = SERVED,
     database: DatabaseUrl = None,
@@ -34,8 +39,8 @@ def command(
     if as_json:
         print(json.dumps({"broken": broken, "head": now}))
     elif broken is None:
-        write(f"unbroken  {now}")
+        write(f"audit log intact, head {now}")
     else:
-        write(f"line {broken} is not what was written, or is missing", error=True)
+        write(f"audit log line {broken} was altered or is missing", error=True)
     if broken is not None:
         raise typer.Exit(1)

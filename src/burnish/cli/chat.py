@@ -1,6 +1,6 @@
-"""Talk to base and tuned side by side; an empty line or Ctrl-D ends it.
+"""Chat with the base model and the tuned model side by side; an empty line or Ctrl-D ends the chat.
 
-A model with a head says its label.
+A classifier answers each message with its label.
 
 Example: burnish chat runs/support-routing --message "where is my parcel"
 """
@@ -21,11 +21,13 @@ from burnish.terminal import Terminal, write
 
 def command(
     run: Annotated[str, typer.Argument(help="a run folder")],
-    message: Annotated[str | None, typer.Option(help="ask this once and stop")] = None,
+    message: Annotated[str | None, typer.Option(help="send this one message and exit")] = None,
     temperature: Annotated[
-        float, typer.Option(min=0, help="0 always gives the likeliest answer")
+        float, typer.Option(min=0, help="sampling temperature; 0 is greedy decoding")
     ] = 0.0,
-    max_tokens: Annotated[int, typer.Option(min=1, help="longest answer")] = 200,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="maximum number of tokens per answer")
+    ] = 200,
     as_json: Json = False,
 ) -> None:
     from burnish.models.classifier import Classifier
@@ -36,8 +38,8 @@ def command(
     model = verbs.open_run(directory)
     if isinstance(model, RewardModel):
         raise RunError(
-            f"{run} holds a reward model, which scores answers and writes none",
-            "chat with a run that was tuned with it, or name it as grpo.reward",
+            f"{run} is a reward model, which scores answers but does not generate text",
+            "chat with a model tuned with it, or use it as grpo.reward",
             code="writes_no_text",
             path=run,
         )
@@ -50,13 +52,13 @@ def command(
     talks: dict[str, Conversation] = {"base": start, "tuned": start}
     for question in [message] if message else _questions():
         for label in talks:
-            asked = (*talks[label], Message("user", question))
+            prompt = (*talks[label], Message("user", question))
             if label == "base":
                 with model.base():
-                    answer = _ask(model, asked, sampling, label, quiet=as_json)
+                    answer = _answer(model, prompt, sampling, label, quiet=as_json)
             else:
-                answer = _ask(model, asked, sampling, label, quiet=as_json)
-            talks[label] = (*asked, Message("assistant", answer))
+                answer = _answer(model, prompt, sampling, label, quiet=as_json)
+            talks[label] = (*prompt, Message("assistant", answer))
         if as_json:
             print(
                 json.dumps({"question": question, **{k: v[-1].content for k, v in talks.items()}})
@@ -64,17 +66,17 @@ def command(
 
 
 def _label(model: Any, questions: Iterable[str], *, as_json: bool) -> None:
-    """A model with a head says its label; base is what it is compared with."""
+    """Prints the labels that the tuned classifier and its baseline predict for each message."""
     for question in questions:
         with model.base() as base:
-            found = {
+            labels = {
                 label: one.predict([question])[0].text
                 for label, one in (("base", base), ("tuned", model))
             }
         if as_json:
-            print(json.dumps({"question": question, **found}))
+            print(json.dumps({"question": question, **labels}))
             continue
-        for label, answer in found.items():
+        for label, answer in labels.items():
             Terminal(highlight=False).print(f"[bold]{label:6}[/] ", end="")
             write(answer)
 
@@ -90,7 +92,9 @@ def _typed() -> str:
         return ""
 
 
-def _ask(model: Model, asked: Conversation, sampling: Sampling, label: str, *, quiet: bool) -> str:
+def _answer(
+    model: Model, prompt: Conversation, sampling: Sampling, label: str, *, quiet: bool
+) -> str:
     if not quiet:
         Terminal(highlight=False).print(f"[bold]{label:6}[/] ", end="")
 
@@ -98,7 +102,7 @@ def _ask(model: Model, asked: Conversation, sampling: Sampling, label: str, *, q
         if not quiet:
             write(text, end="")
 
-    answer = model.generate([asked], sampling, stream)[0].text
+    answer = model.generate([prompt], sampling, stream)[0].text
     if not quiet:
         write("")
     return answer

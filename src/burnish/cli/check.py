@@ -1,7 +1,7 @@
-"""Read rows as a run would: findings, split sizes, rows with the learnt tokens in colour.
+"""Check rows as a run would read them: print findings, split sizes and the tokens to be trained on.
 
-Takes a data file, or a recipe. Whatever a finding advises can be tried here before a run: the
-options set the recipe's values, and the command printed at the end has the same ones.
+Takes a data file or a recipe. The options set recipe values, so that you can try what a finding
+advises before you run it. The command printed at the end has the same values.
 
 Example: burnish check support.jsonl --columns label=category --show 3
 Example: burnish check recipe.yaml --system "Sort the message into one queue."
@@ -36,36 +36,39 @@ _SPLITS = ("train", "validation", "test")
 
 def command(
     data: Annotated[
-        str, typer.Argument(help="a recipe, or a file of rows: JSON, CSV, Parquet, Arrow or text")
+        str, typer.Argument(help="a recipe, or a data file: JSON, CSV, Parquet, Arrow or text")
     ],
     model: Annotated[
         str | None,
-        typer.Option(help="whose chat template and tokens to use", show_default="smollm2-135m"),
+        typer.Option(help="model that tokenizes the rows (default: smollm2-135m)"),
     ] = None,
     objective: Annotated[
         str | None,
         typer.Option(
-            help="what would be learnt: sft, lm, dpo, kto, grpo, classify, tag, reward",
-            show_default="sft",
+            help="training objective: sft, lm, dpo, kto, grpo, classify, tag or reward "
+            "(default: sft)"
         ),
     ] = None,
     columns: Annotated[
         list[str] | None,
-        typer.Option(help="our field and your column, as in label=category (repeatable)"),
+        typer.Option(help="a field and its column, as in label=category (repeatable)"),
     ] = None,
-    system: Annotated[str | None, typer.Option(help="system message put before every row")] = None,
+    system: Annotated[str | None, typer.Option(help="system message added to every row")] = None,
     tools: Annotated[
-        str | None, typer.Option(help="JSON file of functions offered in every row")
+        str | None, typer.Option(help="JSON file of functions that every row may call")
     ] = None,
     settings: Set = None,
-    show: Annotated[int, typer.Option(min=0, help="rows to print, learnt tokens in colour")] = 0,
+    show: Annotated[
+        int,
+        typer.Option(min=0, help="number of training rows to print, with trained tokens in colour"),
+    ] = 0,
     drop_bad: DropBad = False,
     as_json: Json = False,
 ) -> None:
     if show and as_json:
         raise UserError(
-            f"--show is {show}, but --json prints no rows",
-            "leave one of them out",
+            f"--show is {show}, but --json does not print rows",
+            "leave out --show or --json",
             code="options_exclude_each_other",
             options=["--show", "--json"],
             value=show,
@@ -78,23 +81,20 @@ def command(
 
     recipe = verbs.recipe_to_check(data, values)
     checked = _checked(recipe)
-    following = _next(data, values)
+    next_command = _next(data, values)
     if as_json:
-        print(json.dumps(_as_json(checked) | {"next": following}))
+        print(json.dumps(_as_json(checked) | {"next": next_command}))
         return
-    console = Terminal(highlight=False, emoji=False)  # `:cat:` may stand in a label
-    for name, part in checked.items():
-        if name:
-            console.print(f"\n{name}", markup=False)
-        _print(part, console)
-    for part in list(checked.values())[:1]:
-        for row in part.rendered["train"][:show]:
-            console.print(_coloured(row, verbs.tokenizer_of(recipe.model)))
-    console.print(f"next     {following}", markup=False, soft_wrap=True)
+    console = Terminal(highlight=False, emoji=False)  # a label may contain `:cat:`
+    _print(checked, console)
+    own = next(iter(checked.values()))  # the recipe's own data set, or the first stage's
+    for row in own.rendered["train"][:show]:
+        console.print(_coloured(row, verbs.tokenizer_of(recipe.model)))
+    console.print(f"next     {next_command}", markup=False, soft_wrap=True)
 
 
 def _checked(recipe: "Recipe") -> dict[str, "CheckedData"]:
-    """What each data set of the recipe gives; of stages, each under the stage's name."""
+    """Checks each data set of the recipe, by name; those of a stage are named after the stage."""
     from burnish.pipeline import verbs
 
     if not recipe.stages:
@@ -109,7 +109,8 @@ def _checked(recipe: "Recipe") -> dict[str, "CheckedData"]:
 
 
 def _columns(given: Sequence[str]) -> dict[str, str]:
-    """Recipe values of `label=category`, also several with commas, or as a finding prints them.
+    """Returns the recipe values of `--columns`: `label=category`, several pairs separated by
+    commas, or the braces that a finding prints.
 
     Raises:
         RecipeError: a field or a column is missing.
@@ -125,7 +126,7 @@ def _columns(given: Sequence[str]) -> dict[str, str]:
                 read = None
             if not isinstance(read, dict):
                 raise RecipeError(
-                    f"--columns is {shown(text)}",
+                    f"--columns is {shown(text)}, which does not map a field to a column",
                     "write it as label=category",
                     code="bad_option",
                     option="--columns",
@@ -137,7 +138,7 @@ def _columns(given: Sequence[str]) -> dict[str, str]:
             field, _, column = pair.partition("=")
             if not field.strip() or not column:
                 raise RecipeError(
-                    f"--columns is {shown(text)}",
+                    f"--columns is {shown(text)}, which does not map a field to a column",
                     "write it as label=category",
                     code="bad_option",
                     option="--columns",
@@ -148,7 +149,7 @@ def _columns(given: Sequence[str]) -> dict[str, str]:
 
 
 def _as_json(checked: Mapping[str, "CheckedData"]) -> dict[str, Any]:
-    """The first data set, and others of the recipe by their names."""
+    """The result for the recipe's own data set, and those of its tasks by name."""
     parts = {
         name: {
             "rows": _sizes(part),
@@ -166,16 +167,20 @@ def _sizes(checked: "CheckedData") -> dict[str, int]:
     return {name: len(getattr(checked.dataset, name)) for name in _SPLITS}
 
 
-def _print(checked: "CheckedData", console: Terminal) -> None:
-    for finding in checked.findings:
-        colour, said = _COLOURS[finding.severity], escape(finding.message)
-        console.print(f"[{colour}]{finding.severity:8}[/] {said}")
-    split = ", ".join(f"{name} {count}" for name, count in _sizes(checked).items())
-    console.print(f"rows     {split}")
+def _print(parts: Mapping[str, "CheckedData"], console: Terminal) -> None:
+    """Prints the findings and the split sizes of each data set, under its name."""
+    for name, checked in parts.items():
+        if name:
+            console.print(f"\n{name}", markup=False)
+        for finding in checked.findings:
+            colour, message = _COLOURS[finding.severity], escape(finding.message)
+            console.print(f"[{colour}]{finding.severity:8}[/] {message}")
+        split = ", ".join(f"{name} {count}" for name, count in _sizes(checked).items())
+        console.print(f"rows     {split}")
 
 
 def _next(data: str, values: Mapping[str, Any]) -> str:
-    """The command that runs what was checked, with the same choices."""
+    """The command that runs the checked rows with the same values."""
     from burnish.recipe.schema import nested
 
     if Path(data).suffix.lower() in _RECIPES:
@@ -203,7 +208,7 @@ def _setting(key: str, value: Any) -> str:
 def _coloured(row: Any, tokenizer: Any) -> Text:
     text = Text("\n")
     learnt = [weight > 0 for weight in row.weights]
-    # An emoji or a Chinese character is of several tokens, none of which can be read alone.
+    # An emoji or a Chinese character may have several tokens, which are only readable together.
     for yes, run in groupby(zip(learnt, row.tokens, strict=True), key=itemgetter(0)):
         tokens = [token for _, token in run]
         text.append(tokenizer.decode(tokens), style="bold green" if yes else "dim")

@@ -1,4 +1,7 @@
-"""Compare a run's model with any other: what it gained, what it lost, inside the run's budgets.
+"""Compare the model of a run with another model under the budgets of the run.
+
+Both models answer the run's test rows and its general suite. The verdict says whether the run's
+model gained on the task and stayed within every budget.
 
 Example: burnish compare runs/support-routing --against runs/support-routing-2
 Example: burnish compare runs/support-routing --against http://127.0.0.1:8000/v1 --served-name ours
@@ -15,10 +18,11 @@ from burnish.errors import UserError
 def command(
     run: Annotated[str, typer.Argument(help="a run folder")],
     against: Annotated[
-        str, typer.Option(help="another run's folder, a model by name, or a server's URL (.../v1)")
+        str,
+        typer.Option(help="folder of another run, name of a model, or URL of a server (.../v1)"),
     ],
     served_name: Annotated[
-        str | None, typer.Option(help="what the server calls the model; else as the base model")
+        str | None, typer.Option(help="model name on the server (default: the base model's name)")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -26,8 +30,8 @@ def command(
 
     if served_name is not None and not against.startswith(("http://", "https://")):
         raise UserError(
-            f"--served-name is {served_name}, but --against {against} is no server's URL",
-            "leave it out",
+            f"--served-name is {served_name}, but --against {against} is not the URL of a server",
+            "leave out --served-name",
             code="not_a_server",
             key="against",
             value=against,

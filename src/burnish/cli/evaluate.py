@@ -1,4 +1,4 @@
-"""Measure base and tuned of a run on the same rows, fill the ledger and decide.
+"""Evaluate the base model and the tuned model of a run on the same rows, and decide.
 
 Example: burnish evaluate runs/support-routing
 """

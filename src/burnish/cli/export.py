@@ -1,4 +1,4 @@
-"""Write a run's model for other tools: merged weights, a PEFT adapter, or a GGUF file.
+"""Export a run's model for other tools: merged weights, a PEFT adapter, or a GGUF file.
 
 Example: burnish export runs/support-routing --as gguf --type q8_0
 """
@@ -12,11 +12,11 @@ import typer
 from burnish.cli.options import PATH, Json
 from burnish.terminal import write
 
-_JUDGED = {
+_VERDICTS = {
     "release": "release",
-    "hold": "hold: NOT RELEASED, `burnish report {run}` says why",
-    "inconclusive": "inconclusive: NOT RELEASED, `burnish report {run}` says why",
-    None: "never: NOT RELEASED, `burnish evaluate {run}` reaches a verdict",
+    "hold": "hold: NOT RELEASED, run `burnish report {run}` for the reasons",
+    "inconclusive": "inconclusive: NOT RELEASED, run `burnish report {run}` for the reasons",
+    None: "none yet: NOT RELEASED, run `burnish evaluate {run}`",
 }
 _LOADED_BY = {
     "merged": "transformers: AutoModelForCausalLM.from_pretrained({target!r})",
@@ -29,15 +29,15 @@ _LOADED_BY = {
 def command(
     run: Annotated[str, typer.Argument(help="a run folder")],
     form: Annotated[
-        Literal["merged", "peft", "gguf"], typer.Option("--as", help="for which tool")
+        Literal["merged", "peft", "gguf"], typer.Option("--as", help="format of the export")
     ] = "merged",
     output: Annotated[
         Path | None,
-        typer.Option(**PATH, help="a folder that is not there yet; of GGUF also a file"),
+        typer.Option(**PATH, help="new folder to write to (for GGUF: a folder or a file name)"),
     ] = None,
     precision: Annotated[
         Literal["f32", "f16", "q8_0"] | None,
-        typer.Option("--type", help="of the matrices in GGUF", show_default="f32"),
+        typer.Option("--type", help="precision of the GGUF weights (default: f32)"),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -49,26 +49,26 @@ def command(
 
     directory = RunDirectory.open(run)
     if precision is not None and form != "gguf":
-        seen = f"--type is {precision}, and with --as {form} weights keep their own type"
+        seen = f"--type is {precision}, but --as {form} keeps the precision of the weights"
         raise RunError(
             seen,
-            "leave it out, or choose --as gguf",
+            "leave out --type, or use --as gguf",
             code="type_without_gguf",
             type=precision,
             form=form,
         )
-    judged = (directory.path / "verdict.json").exists()
-    decision = directory.verdict().decision if judged else None
+    has_verdict = (directory.path / "verdict.json").exists()
+    decision = directory.verdict().decision if has_verdict else None
     target = export(directory, form, output, precision or "f32")
     if as_json:
-        told = {"run": run, "form": form, "output": str(target), "verdict": decision}
-        print(json.dumps(told))
+        result = {"run": run, "form": form, "output": str(target), "verdict": decision}
+        print(json.dumps(result))
         return
     objective = recipe_of(directory.manifest()).objective
     with_head = objective in HEADS or objective == "reward"
     kind = "head" if with_head and form == "merged" else form
-    write(f"wrote  {target}")
-    write(f"judged {_JUDGED[decision].format(run=run)}")
-    write(f"load   {_LOADED_BY[kind].format(target=str(target))}")
+    write(f"wrote    {target}")
+    write(f"verdict  {_VERDICTS[decision].format(run=run)}")
+    write(f"load     {_LOADED_BY[kind].format(target=str(target))}")
     if not with_head:
-        write(f"next   burnish parity {run}" + (f" --gguf {target}" if form == "gguf" else ""))
+        write(f"next     burnish parity {run}" + (f" --gguf {target}" if form == "gguf" else ""))

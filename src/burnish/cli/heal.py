@@ -1,4 +1,6 @@
-"""Look for a model that forgot less, lever by lever, and decide anew.
+"""Try ways to reduce forgetting, one at a time, then decide again.
+
+Takes a run, or an adapter that another tool trained. Such an adapter needs rows of its task.
 
 Example: burnish heal runs/support-routing --minutes 30
 Example: burnish heal my-adapter --data rows.jsonl --model smollm2-135m
@@ -13,12 +15,12 @@ from burnish.cli.options import Json, decision_exit, going_on, print_verdict
 
 def command(
     run: Annotated[str, typer.Argument(help="a run folder, or an adapter in PEFT format")],
-    minutes: Annotated[float, typer.Option(help="for all attempts together")] = 30.0,
-    data: Annotated[str | None, typer.Option(help="of an adapter: rows of its task")] = None,
+    minutes: Annotated[float, typer.Option(help="total time limit in minutes")] = 30.0,
+    data: Annotated[str | None, typer.Option(help="for an imported adapter: task data")] = None,
     model: Annotated[
-        str | None, typer.Option(help="of an adapter: its model, smollm2-135m unless named")
+        str | None, typer.Option(help="for an imported adapter: base model (default: smollm2-135m)")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="of an adapter: name of the run")] = None,
+    name: Annotated[str | None, typer.Option(help="for an imported adapter: run name")] = None,
     as_json: Json = False,
 ) -> None:
     from burnish.healing.heal import check_no_adapter_options

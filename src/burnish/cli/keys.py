@@ -1,7 +1,7 @@
-"""Make, list and revoke API keys; a server that others can reach needs them.
+"""Create, list and revoke API keys; a server that other machines can reach requires keys.
 
-From the first key on every request needs one, also when all are revoked. `burnish keys off` lets
-the server's own machine in without a key again, until the next key is made.
+Once the first key exists, every request needs a key, even after all keys are revoked. After
+`burnish keys off`, requests from the server's own machine need no key until the next key is made.
 
 Example: burnish keys make support-bot --scope infer --requests 60
 """
@@ -19,21 +19,27 @@ from burnish.terminal import Terminal, write
 _REQUIRED = "keys are on: every request needs a key"
 _OPEN = "keys are off: requests from the server's own machine need no key"
 _LOCKED = (
-    "no key is left, and every request still needs one: make one with `burnish keys make NAME`, "
-    "or let the server's own machine in without a key with `burnish keys off`"
+    "every key is revoked, and every request still needs a key: make one with `burnish keys make "
+    "NAME`, or allow local requests without a key with `burnish keys off`"
 )
 
 
 def command(
-    action: Annotated[Literal["make", "list", "revoke", "off"], typer.Argument(help="what to do")],
-    name: Annotated[str | None, typer.Argument(help="of a new key, or the id to revoke")] = None,
-    scope: Annotated[
-        list[str] | None, typer.Option(help="infer, tune or admin, as often as needed")
+    action: Annotated[
+        Literal["make", "list", "revoke", "off"],
+        typer.Argument(help="make, list or revoke keys, or turn them off"),
+    ],
+    name: Annotated[
+        str | None, typer.Argument(help="name of the new key, or id of the key to revoke")
     ] = None,
-    requests: Annotated[int | None, typer.Option(help="a minute")] = None,
-    tokens: Annotated[int | None, typer.Option(help="a minute")] = None,
+    scope: Annotated[
+        list[str] | None, typer.Option(help="scope: infer, tune or admin (repeatable)")
+    ] = None,
+    requests: Annotated[int | None, typer.Option(help="limit of requests per minute")] = None,
+    tokens: Annotated[int | None, typer.Option(help="limit of tokens per minute")] = None,
     project: Annotated[
-        str | None, typer.Option(help="that the key is of; else the organization's")
+        str | None,
+        typer.Option(help="project the key is restricted to (default: whole organization)"),
     ] = None,
     folder: Folder = SERVED,
     database: DatabaseUrl = None,
@@ -44,8 +50,8 @@ def command(
 
     if action in ("make", "revoke") and not name:
         raise UserError(
-            f"`burnish keys {action}` has no name",
-            "name the key",
+            f"`burnish keys {action}` needs a {'name' if action == 'make' else 'key id'}",
+            f"write `burnish keys {action} {'NAME' if action == 'make' else 'ID'}`",
             code="no_name",
             action=action,
         )
@@ -64,9 +70,8 @@ def command(
             else:
                 console.print(f"{key.id}  {', '.join(sorted(key.scopes))}", markup=False)
                 console.print(f"{secret}  (shown once)", markup=False)
-            if first:  # beside what a script reads
-                said = "from now on the server asks for a key, on its own machine too"
-                write(said, error=True)
+            if first:  # on stderr, because scripts read stdout
+                write("from now on every request needs a key, including local ones", error=True)
         elif action == "revoke":
             keys.revoke(session, "cli", name or "")
             if not keys.any_active(session) and keys.required(session):
@@ -76,18 +81,18 @@ def command(
             write(_OPEN, error=True)
         else:
             _list(keys.listed(session), console, as_json=as_json)
-            # Beside what a script reads.
+            # On stderr, because scripts read stdout.
             write(_REQUIRED if keys.required(session) else _OPEN, error=True)
     service.close()
 
 
 def _list(rows: Sequence[object], console: Terminal, *, as_json: bool) -> None:
     fields = ("id", "name", "scopes", "project", "requests", "tokens", "created_at", "revoked_at")
-    found = [{field: getattr(row, field) for field in fields} for row in rows]
+    keys = [{field: getattr(row, field) for field in fields} for row in rows]
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(keys))
         return
-    for one in found:
-        state = "revoked" if one["revoked_at"] else ", ".join(one["scopes"])
-        where = f"  of {one['project']}" if one["project"] else ""
-        console.print(f"{one['id']}  {one['name']}  {state}{where}", markup=False)
+    for key in keys:
+        state = "revoked" if key["revoked_at"] else ", ".join(key["scopes"])
+        project = f"  project {key['project']}" if key["project"] else ""
+        console.print(f"{key['id']}  {key['name']}  {state}{project}", markup=False)

@@ -1,4 +1,4 @@
-"""List the built-in models, their size and whether they are here already.
+"""List the built-in models, their sizes, and whether they are already downloaded.
 
 Example: burnish models --json
 """
@@ -14,18 +14,18 @@ from burnish.terminal import Terminal
 
 
 def command(as_json: Json = False) -> None:
-    found = built_in_status()
+    models = built_in_status()
     if as_json:
-        print(json.dumps([asdict(model) for model in found]))
+        print(json.dumps([asdict(model) for model in models]))
         return
-    table = Table("name", "here", "download", "what it is", "licence")
-    for model in found:
+    table = Table("name", "downloaded", "size", "description", "licence")
+    for model in models:
         size = f"{model.download / 1e6:.0f} MB"
         table.add_row(model.name, "yes" if model.cached else "no", size, model.about, model.license)
     console = Terminal(highlight=False)
     console.print(table)
     console.print(
-        "also   hf:org/name, pypi:package, a folder, a .gguf file\n"
+        "other models: hf:ORG/NAME, pypi:PACKAGE, a folder, or a .gguf file\n"
         "next   burnish check FILE --model smollm2-135m",
         markup=False,
     )

@@ -1,4 +1,4 @@
-"""Options that several verbs share, and what they print."""
+"""Options that several verbs share, and the tables and verdicts that they print."""
 
 import json
 import re
@@ -25,38 +25,41 @@ if TYPE_CHECKING:  # slow to import, and most verbs serve nothing
     from burnish.serving.state.installation import Service, Settings
 
 Set = Annotated[
-    list[str] | None, typer.Option("--set", help="a recipe value, as in training.epochs=2")
+    list[str] | None,
+    typer.Option("--set", help="set a recipe value, as in training.epochs=2 (repeatable)"),
 ]
-Name = Annotated[str | None, typer.Option(help="name of the run's folder")]
-Output = Annotated[str | None, typer.Option(help="folder that holds the runs")]
-Resume = Annotated[bool, typer.Option("--resume", help="go on where the run stopped")]
-DropBad = Annotated[bool, typer.Option("--drop-bad", help="go on without bad rows")]
-Json = Annotated[bool, typer.Option("--json", help="print JSON for a program")]
+Name = Annotated[str | None, typer.Option(help="name of the run and of its folder")]
+Output = Annotated[str | None, typer.Option(help="folder that contains the runs")]
+Resume = Annotated[bool, typer.Option("--resume", help="continue a run that was interrupted")]
+DropBad = Annotated[bool, typer.Option("--drop-bad", help="leave out rows that cannot be used")]
+Json = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
 
 PATH: dict[str, Any] = {"parser": expanded, "metavar": "PATH"}  # shells expand no --folder=~/x
-Folder = Annotated[
-    Path, typer.Option(**PATH, help="holds what lasts: files, jobs, models, database")
-]
+Folder = Annotated[Path, typer.Option(**PATH, help="data folder: files, jobs, models and database")]
 DatabaseUrl = Annotated[
-    str | None, typer.Option(help="postgresql://USER@HOST/NAME; else SQLite in the folder")
+    str | None, typer.Option(help="postgresql://USER@HOST/NAME (default: SQLite in the folder)")
 ]
 Models = Annotated[
     list[str] | None,
-    typer.Option("--model", help="base model, NAME or NAME=SOURCE; else the built-in ones"),
+    typer.Option("--model", help="base model, NAME or NAME=SOURCE (default: the built-in models)"),
 ]
 Organization = Annotated[
-    str, typer.Option(help="in the names of tuned models, ft:BASE:ORGANIZATION:SUFFIX:ID")
+    str,
+    typer.Option(help="organization part of tuned model names (ft:BASE:ORGANIZATION:SUFFIX:ID)"),
 ]
 EngineName = Annotated[
-    Literal["local", "ray"], typer.Option(help="where jobs run: this machine, or a Ray cluster")
+    Literal["local", "ray"], typer.Option(help="run jobs on this machine or on a Ray cluster")
 ]
 RayAddress = Annotated[
     str | None,
-    typer.Option("--address", help="of the Ray cluster; else RAY_ADDRESS, or Ray on this machine"),
+    typer.Option(
+        "--address",
+        help="address of the Ray cluster (default: RAY_ADDRESS, or Ray on this machine)",
+    ),
 ]
 SERVED = Path("burnish-data")
 
-# At least so many columns for sentences; a table has as many as it needs.
+# The minimum width of sentences; a table is as wide as it needs to be.
 _TEXT_WIDTH, _ANY_WIDTH = 110, 10_000
 _COLOURS = {"release": "green", "hold": "red", "inconclusive": "yellow"}
 
@@ -64,7 +67,7 @@ _COLOURS = {"release": "green", "hold": "red", "inconclusive": "yellow"}
 def overrides(
     settings: Sequence[str] | None, name: str | None, output: str | None, drop_bad: bool
 ) -> dict[str, Any]:
-    """Dotted recipe values of the command line.
+    """Returns the recipe values that the options set, by dotted key.
 
     Raises:
         RecipeError: a `--set` has no equals sign.
@@ -93,19 +96,19 @@ def settings_of(
     given: Sequence[str] | None = None,
     organization: str = "local",
 ) -> "Settings":
-    """The installation in a folder, with these base models, and recipe values for every job.
+    """Returns the settings of a server: its folder, base models, and recipe values for every job.
 
     Raises:
-        UserError: the organization's name would not fit into a model's.
-        ModelError: there is no such model.
-        RecipeError: there is no such key, or its value is impossible.
+        UserError: the organization's name cannot be part of a model's name.
+        ModelError: a model does not exist.
+        RecipeError: a recipe value has an unknown key or is invalid.
     """
     from burnish.models.registry import BUILT_IN, ENCODER, resolve
     from burnish.recipe.schema import build_recipe, changed_recipe
     from burnish.serving.state.installation import Settings
 
     recipe = overrides(given, None, None, drop_bad=False)
-    rows = {"data": {"train": "rows.jsonl"}}  # stands in: each job brings its own
+    rows = {"data": {"train": "rows.jsonl"}}  # a placeholder, because each job has its own file
     built = changed_recipe(build_recipe(rows, recipe_keys=set(), command_keys=set()), recipe)
 
     pairs = [one.partition("=") for one in models or ()]
@@ -113,44 +116,43 @@ def settings_of(
     if bases.get(ENCODER, ENCODER) != ENCODER:
         raise UserError(
             f"--model gives the name {ENCODER} to {bases[ENCODER]}",
-            f"choose another name: the embedding model is always served as {ENCODER}, too",
+            f"choose another name, because the embedding model is always served as {ENCODER}",
             code="name_reserved",
             name=ENCODER,
             source=bases[ENCODER],
         )
-    # It is served in any case, and writes nothing that could be tuned.
+    # The encoder is always served, and it generates no text, so it cannot be a base model.
     embedders = {ENCODER, *(name for name in bases if bases[name] == ENCODER)}
     bases = {name: source for name, source in bases.items() if name not in embedders}
     for source in bases.values():
-        if source not in BUILT_IN:  # a typing mistake is told now, not to the first client
+        if source not in BUILT_IN:  # report a typing mistake now, not to the first client
             resolve(source)
     if not re.fullmatch(r"[A-Za-z0-9._-]+", organization):
         raise UserError(
-            f"the organization is {organization!r}",
-            "name it with letters, digits, dots and dashes",
+            f"{organization!r} is not a valid name for an organization",
+            "use letters, digits, dots, dashes and underscores",
             code="bad_name",
             key="organization",
             value=cut(organization),
         )
     stops = built.model_settings.stop_tokens
     names = tuple(sorted(embedders))
-    found = Settings(folder, organization, recipe=recipe, stops=stops, embedders=names)
-    return replace(found, models=bases) if bases else found
+    settings = Settings(folder, organization, recipe=recipe, stops=stops, embedders=names)
+    return replace(settings, models=bases) if bases else settings
 
 
 def service_in(folder: Path, database: str | None) -> "Service":
-    """The installation that is there; a mistyped folder is none, and must not look like an empty
-    one.
+    """Opens the existing server data in a folder; a mistyped folder is an error, not a new server.
 
     Raises:
-        UserError: there is none in the folder, or its database cannot be opened.
+        UserError: the folder has no database of a server, or the database cannot be opened.
     """
     from burnish.serving.state.installation import SQLITE, Settings, open_service
 
     if database is None and not (folder / SQLITE).is_file():
         raise UserError(
-            f"there is no server's database in {folder}",
-            "name with --folder what `burnish serve` was given, or its --database",
+            f"{folder} does not contain the database of a server",
+            "pass the same --folder or --database as to `burnish serve`",
             code="database_missing",
             path=str(folder),
         )
@@ -158,9 +160,10 @@ def service_in(folder: Path, database: str | None) -> "Service":
 
 
 def engine_of(engine: str, cluster: str | None) -> "JobRunner":
-    """
+    """Returns the runner that starts jobs on this machine or on a Ray cluster.
+
     Raises:
-        UserError: Ray is not installed, or an address is given for another engine.
+        UserError: Ray is not installed, or `cluster` is set although the engine is not `ray`.
     """
     from burnish.serving.jobs.process import LOCAL, ray_runner
 
@@ -178,7 +181,7 @@ def engine_of(engine: str, cluster: str | None) -> "JobRunner":
 
 
 def print_verdict(run: RunDirectory, *, as_json: bool) -> None:
-    """The ledger as a table and the verdict in words; or all of it as JSON."""
+    """Prints the ledger as a table and the verdict with its reasons, or both as JSON."""
     verdict, ledger = run.verdict(), run.ledger()
     if as_json:
         rows = [asdict(row) for row in ledger]
@@ -189,7 +192,9 @@ def print_verdict(run: RunDirectory, *, as_json: bool) -> None:
     console.print(f"[bold {_COLOURS[verdict.decision]}]{verdict.decision}[/]")
     if verdict.headline:
         name, gain = verdict.headline
-        console.print(f"  [bold]{name} {gain:+.1f} points[/]: target gain certified in the budget")
+        console.print(
+            f"  [bold]{name} {gain:+.1f} points[/]: target gain, certified within the budget"
+        )
     for reason in verdict.reasons:
         console.print(f"  {reason}", markup=False)
     parity = read_parity(run.path)
@@ -198,15 +203,15 @@ def print_verdict(run: RunDirectory, *, as_json: bool) -> None:
     print_times(run)
     console.print(f"\nread   {run.path / 'report.html'}", markup=False)
     rewards = run.manifest().recipe["objective"] == "reward"
-    following = f"use    grpo.reward: {run.path}" if rewards else f"try    burnish chat {run.path}"
+    next_step = f"use    grpo.reward: {run.path}" if rewards else f"try    burnish chat {run.path}"
     if run.adapter.exists():  # a comparison has no model of its own
-        console.print(following, markup=False)
+        console.print(next_step, markup=False)
     if verdict.decision != "release" and (run.path / "frontier.json").exists():
         console.print(f"fix    burnish heal {run.path}", markup=False)
 
 
 def _print_table(table: Table) -> Terminal:
-    """A narrow terminal wraps the table rather than cuts it. Returns a console for what follows."""
+    """Prints a table uncut, even in a narrow terminal; returns a console for the text after it."""
     whole, console = Terminal(highlight=False), Terminal(highlight=False)
     whole.width = _ANY_WIDTH
     whole.width = max(console.width, whole.measure(table).maximum)
@@ -217,31 +222,32 @@ def _print_table(table: Table) -> Terminal:
 
 @contextmanager
 def going_on(*, quiet: bool) -> Iterator[None]:
-    """For verbs that, stopped, go on where they were when they are given again."""
-    last_words = "burnish: stopped; resume with the same command"
+    """For verbs that continue where they stopped when the command is repeated."""
+    last_words = "burnish: stopped; repeat the command to continue"
     try:
         with answered_interrupts(last_words, quiet=quiet):
             yield
     except (InterruptedRunError, KeyboardInterrupt) as error:
-        write(f"burnish: {str(error) or 'stopped'}; go on with the same command", error=True)
+        message = f"burnish: {str(error) or 'stopped'}; repeat the command to continue"
+        write(message, error=True)
         raise typer.Exit(130) from error
 
 
 @contextmanager
 def resumable(recipe: "Recipe", *, quiet: bool) -> Iterator[None]:
-    """For verbs that, stopped, leave a run to go on with, or nothing at all."""
-    last_words = "burnish: stopped; resume with the same command and --resume"
+    """For verbs that leave a run to resume when they are stopped, or nothing at all."""
+    last_words = "burnish: stopped; resume with the same command plus --resume"
     try:
         with answered_interrupts(last_words, quiet=quiet):
             yield
     except KeyboardInterrupt as error:
         folder = recipe.output / recipe.name
         if not folder.exists():
-            message = "burnish: stopped before the run began, so nothing was kept; "
-            write(message + "give the same command again", error=True)
+            message = "burnish: stopped before the run was created; repeat the command to start it"
+            write(message, error=True)
             raise typer.Exit(130) from error
         untrained = not recipe.stages and not any((folder / "checkpoints").glob("step-*"))
-        when = " before the first step, so nothing was trained yet" if untrained else ""
+        when = " before the first training step" if untrained else ""
         raise InterruptedRunError("stopped" + when) from error
 
 
@@ -261,12 +267,12 @@ def print_times(run: RunDirectory) -> None:
 
 
 def decision_exit(run: RunDirectory) -> None:
-    """0 for release, 1 for hold or inconclusive."""
+    """Exits with 0 for release, and with 1 for hold or inconclusive."""
     raise typer.Exit(0 if run.verdict().decision == "release" else 1)
 
 
 def _ledger_table(run: RunDirectory) -> Table:
-    table = Table(title=f"{run.manifest().name}: base against tuned, 95 % intervals")
+    table = Table(title=f"{run.manifest().name}: base and tuned model, with 95 % intervals")
     for column in ("task", "metric", "n", "base", "tuned", "change", "interval", "lost", "gained"):
         table.add_column(
             column, justify="left" if column in ("task", "metric") else "right", no_wrap=True
@@ -283,21 +289,22 @@ def _ledger_table(run: RunDirectory) -> Table:
 
 
 def print_matrix(run: RunDirectory, *, as_json: bool) -> None:
-    """Each stage's test set after each stage, with the interval of its change from base."""
+    """Prints the results on every test set after each stage, with their change from the base."""
     from burnish.pipeline.stages import results_matrix
 
-    found = results_matrix(run.ledger())
+    results = results_matrix(run.ledger())
     verdict = run.verdict()
     if as_json:
         ledger = [asdict(row) for row in run.ledger()]
         shown = {"run": str(run.path), "ledger": ledger, "verdict": asdict(verdict)}
         print(json.dumps(shown | {"seconds": run.manifest().times}))
         return
-    stages = list(found)
-    table = Table(title=f"{run.manifest().name}: each test set after each stage, change from base")
+    stages = list(results)
+    title = f"{run.manifest().name}: each test set after each stage (95 % interval of the change)"
+    table = Table(title=title)
     for column in ("test set", "metric", "base", *(f"after {stage}" for stage in stages)):
         table.add_column(column, justify="left" if column in ("test set", "metric") else "right")
-    for name, rows in found.items():
+    for name, rows in results.items():
         first = next(iter(rows.values()))
         times = 1 if first.metric == "perplexity" else 100
         cells = [

@@ -1,8 +1,9 @@
-"""Show that every form of a run's model says the same: in memory, reloaded, merged, GGUF, served.
+"""Check that all forms of a run's model give the same output: reloaded, merged, GGUF and served.
 
-The same prompts are asked of all; token ids of the prompt, greedy answer and log-probabilities are
-compared with those of the model in memory, as the run kept them. The result is kept in the run's
-parity.json, and a difference that rounding does not explain blocks an alias.
+Every form answers the same prompts. The token ids of each prompt, the greedy answer and its
+log-probabilities are compared with the reference answers, which the run saved after training. The
+result is written to the run's parity.json. A difference that rounding does not explain blocks an
+alias.
 
 Example: burnish parity runs/support-routing --url http://127.0.0.1:8000/v1 --model support
 """
@@ -25,18 +26,24 @@ if TYPE_CHECKING:
 def command(
     run: Annotated[str, typer.Argument(help="a run folder")],
     url: Annotated[
-        str | None, typer.Option(help="also a server (.../v1); its key: OPENAI_API_KEY")
+        str | None,
+        typer.Option(
+            help="also compare a server (.../v1); its API key is read from OPENAI_API_KEY"
+        ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="what the server calls the model")] = None,
+    model: Annotated[str | None, typer.Option(help="model name on the server")] = None,
     gguf: Annotated[
-        Path | None, typer.Option(**PATH, help="also a GGUF file, by llama.cpp")
+        Path | None, typer.Option(**PATH, help="also compare a GGUF file, run by llama.cpp")
     ] = None,
     prompts: Annotated[
         Path | None,
-        typer.Option(**PATH, help="ask these (rows, or .txt: a line each); nothing is kept"),
+        typer.Option(
+            **PATH,
+            help="use these prompts (rows, or a .txt file with one per line) and save nothing",
+        ),
     ] = None,
     tolerance: Annotated[
-        float | None, typer.Option(min=0, help="nats that server and GGUF file may be off")
+        float | None, typer.Option(min=0, help="tolerance in nats for the server and the GGUF file")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -45,15 +52,15 @@ def command(
 
     if url is not None and model is None:
         raise UserError(
-            f"--url is {url} and no model is named",
-            "name it with --model",
+            f"--url is {url}, but --model is missing",
+            "add --model with the model's name on the server",
             code="model_not_named",
             url=url,
         )
     if url is None and model is not None:
         raise UserError(
-            f"--model is {model} and no server is named",
-            "name it with --url",
+            f"--model is {model}, but --url is missing",
+            "add --url with the address of the server",
             code="server_not_named",
             model=model,
         )
@@ -67,7 +74,7 @@ def command(
 
 
 def _print(run: str, parity: "Parity", url: str | None) -> None:
-    console = Terminal(highlight=False, emoji=False)  # `:cat:` may stand in a model's name
+    console = Terminal(highlight=False, emoji=False)  # a model's name may contain `:cat:`
     console.width = max(console.width, 110)
     console.print(_table(parity))
     colour = "red" if parity.difference else "green"
@@ -75,9 +82,9 @@ def _print(run: str, parity: "Parity", url: str | None) -> None:
     console.print(f"  {parity.sentence}", markup=False)
     for one in parity.comparisons:
         if one.missing:
-            console.print(f"  {one.words} was not asked: {one.missing}", markup=False)
+            console.print(f"  {one.words} was not compared: {one.missing}", markup=False)
     if parity.difference:
-        write("next   export or load again what differs, then ask again")
+        write("next   re-export or reload what differs, then run parity again")
     elif url is None:
         write(f"next   burnish parity {run} --url http://HOST:PORT/v1 --model NAME")
     else:
@@ -86,9 +93,18 @@ def _print(run: str, parity: "Parity", url: str | None) -> None:
 
 def _table(parity: "Parity") -> Table:
     reference = parity.reference
-    title = f"{len(reference.answers)} prompts against {reference.form} ({reference.precision})"
+    title = f"{len(reference.answers)} prompts, compared with {reference.form} "
+    title += f"({reference.precision})"
     table = Table(title=title)
-    for column in ("voice", "prompt tokens", "answers", "first at", "apart", "allowed", ""):
+    for column in (
+        "form",
+        "prompt tokens",
+        "answers",
+        "first difference",
+        "largest",
+        "tolerance",
+        "",
+    ):
         table.add_column(column)
     for one in parity.comparisons:
         if one.missing is None:
@@ -98,17 +114,17 @@ def _table(parity: "Parity") -> Table:
 
 def _cells(one: "Comparison") -> list[str]:
     count = len(one.differences)
-    told = one.prompts_equal
+    equal = one.prompts_equal
     first = min(
         (d.answer_differs_at + 1 for d in one.differences if d.answer_differs_at is not None),
         default=None,
     )
     return [
         one.words,
-        "not told" if told is None else f"{told} of {count} equal",
+        "not reported" if equal is None else f"{equal} of {count} equal",
         f"{one.answers_equal} of {count} equal",
         "–" if first is None else f"token {first}",
-        "not told" if one.largest is None else f"{one.largest:.1e} nats",
-        f"{one.tolerance:g}",
+        "not reported" if one.largest is None else f"{one.largest:.1e} nats",
+        f"{one.tolerance:g} nats",
         "[red]differs[/]" if one.reason else "[green]agrees[/]",
     ]

@@ -1,4 +1,4 @@
-"""What a run will take: rows, steps, time, memory and disk, measured on a few of its steps.
+"""Estimate the steps, time, memory and disk space of a run from a few measured steps.
 
 Example: burnish plan recipe.yaml --device cuda --json
 """
@@ -22,7 +22,7 @@ def command(
     output: Output = None,
     device: Annotated[
         Literal["cuda"] | None,
-        typer.Option(help="cuda: compute the memory there, also without one here"),
+        typer.Option(help="estimate memory for CUDA even without a GPU here"),
     ] = None,
     drop_bad: DropBad = False,
     as_json: Json = False,
@@ -45,22 +45,23 @@ def command(
 def _table(plan: Any) -> Table:
     from burnish.plan.estimate import duration, gib
 
-    table = Table("", "in all", "made of", title=plan.device)
+    table = Table("", "total", "details", title=plan.device)
     split = ", ".join(f"{name} {count}" for name, count in plan.rows.items())
     table.add_row("rows", str(sum(plan.rows.values())), split)
     table.add_row("steps", str(plan.steps), "")
-    table.add_row("tokens", f"{plan.tokens:,}", f"{plan.learnt_tokens:,} of them learnt")
+    table.add_row("tokens", f"{plan.tokens:,}", f"{plan.learnt_tokens:,} of them trained on")
     if plan.seconds is not None:
         parts = ", ".join(f"{name} {duration(value)}" for name, value in plan.seconds.items())
         table.add_row("time", duration(sum(plan.seconds.values())), parts)
     if plan.peak is not None:
-        table.add_row("memory", gib(plan.peak), "the peak of the measured steps and items")
+        table.add_row("memory", gib(plan.peak), "measured peak of the sampled steps and items")
     parts = ", ".join(f"{name} {gib(value)}" for name, value in asdict(plan.memory).items())
     if plan.workers > 1:
-        parts += f"; of each of {plan.workers} workers"
-    table.add_row("computed", gib(plan.memory.total), parts)
+        parts += f"; for each of {plan.workers} workers"
+    table.add_row("computed memory", gib(plan.memory.total), parts)
     table.add_row("", gib(plan.checkpointed), "with gradient checkpointing")
-    kept = f"{plan.disk.checkpoints} checkpoints of {gib(plan.disk.checkpoint)}"
-    optimizer = f"2 optimizers of {gib(plan.disk.optimizer)}"
-    table.add_row("disk", gib(plan.disk.total), f"{kept}, {optimizer}, released weights, results")
+    checkpoints = f"{plan.disk.checkpoints} checkpoints of {gib(plan.disk.checkpoint)}"
+    optimizers = f"2 optimizer states of {gib(plan.disk.optimizer)}"
+    parts = f"{checkpoints}, {optimizers}, released weights, results"
+    table.add_row("disk", gib(plan.disk.total), parts)
     return table

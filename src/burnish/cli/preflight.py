@@ -1,4 +1,4 @@
-"""Try what a run promises on its own model, rows and settings, in seconds; nothing is trained.
+"""Run quick correctness checks on the model, rows and settings of a run, without training it.
 
 Example: burnish preflight recipe.yaml --set training.gradient_accumulation=4
 """
@@ -31,7 +31,7 @@ def command(
         print(json.dumps({"checks": [asdict(check) for check in checks]}))
         raise_on_failure(checks)
         return
-    table = Table("", "check", "what was measured")
+    table = Table("", "check", "measurement")
     for check in checks:
         table.add_row(MARKS[check.passed], escape(check.name), escape(check.figure))
     Terminal(highlight=False).print(table)

@@ -1,4 +1,4 @@
-"""Write a run's page (report.html) and model card (card.md) from its files.
+"""Write the HTML report (report.html) and the model card (card.md) of a run.
 
 Example: burnish report runs/support-routing
 """
@@ -24,4 +24,4 @@ def command(
     if as_json:
         print(json.dumps({"page": str(page), "card": str(card)}))
         return
-    write(f"page   {page}\ncard   {card}")
+    write(f"report {page}\ncard   {card}")

@@ -1,4 +1,4 @@
-"""From rows to a verdict: train, measure base and tuned, decide, write the report.
+"""Train, evaluate the base model and the tuned model, decide, and write the report.
 
 Example: burnish run recipe.yaml --set training.epochs=2
 """
@@ -41,14 +41,14 @@ def command(
         bool,
         typer.Option(
             "--explain",
-            help="print each value with its origin, or, without a recipe, every key; run nothing",
+            help="print every value and its origin (without a recipe: every key) and exit",
         ),
     ] = False,
 ) -> None:
     if recipe is None:
         if not explained or settings or name or output or resume or drop_bad:
-            remedy = "name a recipe file; `burnish run --explain` alone shows its keys"
-            raise RecipeError("no recipe is named", remedy, code="no_recipe")
+            remedy = "pass a recipe file, or see its keys with `burnish run --explain`"
+            raise RecipeError("the recipe file is missing", remedy, code="no_recipe")
         _print_keys(as_json=as_json)
         return
     chosen = load_recipe(recipe, overrides(settings, name, output, drop_bad))
@@ -74,7 +74,7 @@ def command(
 
 
 def _print_keys(*, as_json: bool) -> None:
-    """Every key of a recipe with its default and its meaning."""
+    """Prints every key of a recipe with its default and its meaning."""
     if as_json:
         print(json.dumps({one.key: asdict(one) for one in recipe_keys()}))
         return

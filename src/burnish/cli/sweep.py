@@ -1,12 +1,13 @@
-"""Search the settings that learn the task best inside the forgetting budget.
+"""Search hyperparameters for the best result on the task within the forgetting budget.
 
-Each trial is a run in runs/NAME-sweep, scored by its validation loss and by the drop on a fixed
-share of the general suite; the test set is not touched. A trial whose drop is beyond budget.general
-never wins, and one that lies behind is stopped early. The same command goes on after an
-interruption, and a larger --trials adds to it.
+Each trial is a run in runs/NAME-sweep. It is scored by its validation loss and by its drop on a
+fixed part of the general suite; the test set is not used. A trial whose drop exceeds budget.general
+never wins, and a trial that falls behind is stopped early. Repeat the command to continue after an
+interruption, or repeat it with a larger --trials to add trials.
 
-What is searched stands in the recipe, two numbers for a range, a longer list for a choice:
-sweep: {space: {training.learning_rate: [1e-4, 3e-3], lora.rank: [8, 16, 32]}}
+The recipe names the values to search: two numbers are a range, a longer list is a choice.
+
+    sweep: {space: {training.learning_rate: [1e-4, 3e-3], lora.rank: [8, 16, 32]}}
 
 Example: burnish sweep recipe.yaml --trials 12
 """
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 def command(
     recipe: Annotated[str, typer.Argument(help="a recipe file")],
-    trials: Annotated[int, typer.Option(min=1, help="trials in all")] = 12,
+    trials: Annotated[int, typer.Option(min=1, help="total number of trials")] = 12,
     settings: Set = None,
     name: Name = None,
     output: Output = None,
@@ -41,58 +42,58 @@ def command(
     from burnish.sweep.search import run_sweep
 
     with going_on(quiet=as_json):
-        found = run_sweep(chosen, trials, quiet=as_json)
-    given = [f"--set={setting}" for setting in settings or ()]
-    given += [f"--name={name}"] if name else []
-    given += [f"--output={output}"] if output else []
-    given += ["--drop-bad"] if drop_bad else []
-    following = _next(recipe, given, found.best)
+        result = run_sweep(chosen, trials, quiet=as_json)
+    options = [f"--set={setting}" for setting in settings or ()]
+    options += [f"--name={name}"] if name else []
+    options += [f"--output={output}"] if output else []
+    options += ["--drop-bad"] if drop_bad else []
+    command_to_run = _next_command(recipe, options, result.best)
     if as_json:
-        rows = [asdict(trial) for trial in found.trials]
-        best = found.best.number if found.best else None
-        place = {"folder": str(found.folder), "budget": found.budget}
-        print(json.dumps(place | {"trials": rows, "best": best, "next": following}))
+        rows = [asdict(trial) for trial in result.trials]
+        best = result.best.number if result.best else None
+        search = {"folder": str(result.folder), "budget": result.budget}
+        print(json.dumps(search | {"trials": rows, "best": best, "next": command_to_run}))
     else:
-        _print(found, following)
-    raise typer.Exit(0 if found.best else 1)
+        _print(result, command_to_run)
+    raise typer.Exit(0 if result.best else 1)
 
 
-def _next(recipe: str, given: Sequence[str], best: "Trial | None") -> str | None:
-    """The run with the best settings, and with what the search was given."""
+def _next_command(recipe: str, options: Sequence[str], best: "Trial | None") -> str | None:
+    """The command that runs the best settings, with the options of this search."""
     if best is None:
         return None
     chosen = [f"{key}={value}" for key, value in best.settings.items()]
     sets = [word for setting in chosen for word in ("--set", setting)]
-    return shlex.join(["burnish", "run", recipe, *given, *sets])
+    return shlex.join(["burnish", "run", recipe, *options, *sets])
 
 
-def _print(found: "SweepResult", following: str | None) -> None:
+def _print(result: "SweepResult", command_to_run: str | None) -> None:
     console = Terminal(highlight=False)
     console.width = max(console.width, 110)
-    console.print(_table(found))
-    if found.best is None:
-        within = f" within the budget of {found.budget:g} points" if found.budget else ""
-        console.print(f"[bold red]no trial was finished{within}[/]")
+    console.print(_table(result))
+    if result.best is None:
+        within = f" within the budget of {result.budget:g} points" if result.budget else ""
+        console.print(f"[bold red]no trial finished{within}[/]")
         console.print(
-            "  lower the learning rates or the epochs of sweep.space, or raise the budget"
+            "  lower the learning rates or the epochs in sweep.space, or raise the budget"
         )
         return
-    chosen = ", ".join(f"{key}={value}" for key, value in found.best.settings.items())
-    console.print(f"best   trial {found.best.number}: {chosen}", markup=False)
-    console.print(f"see    {found.folder / 'trials.html'}", markup=False)
-    console.print(f"next   {following}", markup=False, soft_wrap=True)
+    chosen = ", ".join(f"{key}={value}" for key, value in result.best.settings.items())
+    console.print(f"best   trial {result.best.number}: {chosen}", markup=False)
+    console.print(f"see    {result.folder / 'trials.html'}", markup=False)
+    console.print(f"next   {command_to_run}", markup=False, soft_wrap=True)
 
 
-def _table(found: "SweepResult") -> Table:
+def _table(result: "SweepResult") -> Table:
     from burnish.sweep.search import format_drop
 
-    title = f"{found.folder.name}: lowest validation loss"
-    if found.budget is not None:
-        title += f" with a drop of at most {found.budget:g} points"
-    keys = list(dict.fromkeys(key for trial in found.trials for key in trial.settings))
-    table = Table("trial", *keys, "validation", "drop (95 % interval)", "state", title=title)
-    for trial in found.trials:
-        best = trial is found.best
+    title = f"{result.folder.name}: lowest validation loss"
+    if result.budget is not None:
+        title += f" with a drop of at most {result.budget:g} points"
+    keys = list(dict.fromkeys(key for trial in result.trials for key in trial.settings))
+    table = Table("trial", *keys, "validation loss", "drop (95 % interval)", "state", title=title)
+    for trial in result.trials:
+        best = trial is result.best
         table.add_row(
             str(trial.number),
             *(str(trial.settings.get(key, "–")) for key in keys),

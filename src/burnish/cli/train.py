@@ -1,4 +1,4 @@
-"""Train only; `burnish evaluate` measures and decides later.
+"""Train without evaluating; run `burnish evaluate` later to evaluate and decide.
 
 Example: burnish train recipe.yaml --resume
 """

@@ -1,4 +1,4 @@
-"""Work on the fine-tuning jobs of a server's folder; several workers share them.
+"""Run the fine-tuning jobs of a server; several workers can share one folder or database.
 
 Example: burnish worker --folder burnish-data
 """
@@ -28,21 +28,21 @@ def command(
     database: DatabaseUrl = None,
     model: Models = None,
     organization: Organization = "local",
-    given: Set = None,
+    job_settings: Set = None,
     engine: EngineName = "local",
     cluster: RayAddress = None,
-    beside: Annotated[int | None, typer.Option(help="process to end with")] = None,
+    parent: Annotated[int | None, typer.Option(help="exit when this process id ends")] = None,
 ) -> None:
     from burnish.processes import die_with
     from burnish.serving import log
     from burnish.serving.jobs.worker import Worker
     from burnish.serving.state.installation import open_service
 
-    if beside is not None:
-        die_with(beside)
+    if parent is not None:
+        die_with(parent)
     runs = engine_of(engine, cluster)
     log.write_all_to(sys.stderr)
-    service = open_service(settings_of(folder, model, given, organization), database)
+    service = open_service(settings_of(folder, model, job_settings, organization), database)
     worker = Worker(service, engine=runs)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())

@@ -35,8 +35,8 @@ def test_values_and_engine_are_handed_on(tmp_path: Path, monkeypatch: pytest.Mon
             pass
     plain, ray = (" ".join(command) for command in started)
     assert "--organization acme-corp" in plain
-    assert "--set training.workers=2 --set evaluate.general=null --beside" in plain
-    assert "--engine ray --address gpu:6379 --beside" in ray
+    assert "--set training.workers=2 --set evaluate.general=null --parent" in plain
+    assert "--engine ray --address gpu:6379 --parent" in ray
 
 
 def test_the_encoder_is_no_base_that_learns(tmp_path: Path) -> None:

@@ -208,12 +208,12 @@ def test_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert secret.startswith("sk-burnish-")
     capsys.readouterr()
     assert command("keys", "list", *where) == 0
-    assert capsys.readouterr().out == f"{key}  bot  infer, tune  of proj_a\n"
+    assert capsys.readouterr().out == f"{key}  bot  infer, tune  project proj_a\n"
     assert secret.rsplit("-", 1)[1] not in json.dumps(found)
     assert command("keys", "revoke", key, *where) == 0
     capsys.readouterr()
     assert command("audit", "verify", *where) == 0
-    assert capsys.readouterr().out.startswith("unbroken  ")
+    assert capsys.readouterr().out.startswith("audit log intact, head ")
     with service.database.writing() as session:
         session.execute(update(AuditRow).where(AuditRow.seq == 1).values(action="alias.move"))
     service.close()

@@ -214,7 +214,7 @@ def embedded_worker(
     if engine != LOCAL:
         command += ["--engine", "ray"]
         command += ["--address", engine[1]] if len(engine) > 1 else []
-    command += ["--beside", str(os.getpid())]
+    command += ["--parent", str(os.getpid())]
     over = threading.Event()
     # A worker ends when the thread that started it does, so one thread keeps it to the end.
     keeper = threading.Thread(target=_keep, args=(command, over), name="worker beside")
