@@ -44,7 +44,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from burnish.certification.budgets import Budgets, Evidence, budget_tests, inside, text_rise
+from burnish.certification.budgets import Budgets, Evidence, all_pass, budget_tests, text_rise
 from burnish.certification.fixed_sequence import certify
 from burnish.certification.forecast import Forecast
 from burnish.certification.ordering import order_of_testing
@@ -160,7 +160,7 @@ def by_certificate(drawn: Draw, candidates: Sequence[Candidate], budgets: Budget
 def by_bonferroni(drawn: Draw, candidates: Sequence[Candidate], budgets: Budgets) -> int | None:
     level = 1 - (1 - budgets.confidence) / len(candidates)
     seen = drawn.everything
-    return best(drawn, lambda place: inside(budget_tests(seen.evidence(place), budgets, level)))
+    return best(drawn, lambda place: all_pass(budget_tests(seen.evidence(place), budgets, level)))
 
 
 def by_bonferroni_on_cert(
@@ -175,7 +175,7 @@ def by_bonferroni_on_cert(
         drawn,
         lambda place: (
             measured[place].key in tested
-            and inside(budget_tests(drawn.cert.evidence(place), budgets, level))
+            and all_pass(budget_tests(drawn.cert.evidence(place), budgets, level))
         ),
     )
 

@@ -59,7 +59,7 @@ def test_other_weights_are_another_look(tmp_path: Path) -> None:
     first, second = looked(run, models(0.5, 1.0)), looked(run, models(0.5, weights="cd"))
     assert (first.look.number, second.look.number) == (1, 2)
     assert second.look.confidence == pytest.approx(0.992)
-    assert "look 2 at the certifying items, judged at 99.2 % confidence" in second.reasons[-1]
+    assert "look 2 at the certification items, tested at 99.2% confidence" in second.reasons[-1]
     # What fails at the second look may have passed at the first: its bound lies further out.
     bounds = [found.tested[0].tests[0].bound for found in (first, second)]
     assert bounds[0] < bounds[1]

@@ -10,8 +10,8 @@ from burnish.certification.budgets import (
     Budgets,
     Evidence,
     Outcomes,
+    all_pass,
     budget_tests,
-    inside,
     text_rise,
 )
 from burnish.evaluation.statistics import macro_paired, paired_outcomes
@@ -116,7 +116,7 @@ def test_a_model_that_breaks_one_budget_passes_at_most_at_its_level() -> None:
 
         # Bias falls by exactly its budget; the others are far inside.
         evidence = Evidence({"a": sample(0.0, 200)}, bias=sample(0.05, 200), refusal=KEPT)
-        errors += inside(budget_tests(evidence, budgets))
+        errors += all_pass(budget_tests(evidence, budgets))
     assert 0.01 < errors / runs < 0.07
 
 
@@ -136,29 +136,31 @@ def test_more_losses_less_confidence_and_a_looser_budget_are_monotone() -> None:
 
 
 def test_nothing_tested_certifies_nothing() -> None:
-    assert not inside(())
+    assert not all_pass(())
 
 
 def test_a_budget_whose_items_are_left_out_is_not_passed() -> None:
-    kept = Evidence({"a": KEPT}, left_out=("text loss", "bias", "refusal"))
-    assert inside(budget_tests(kept, Budgets(4.0)))  # nothing is asked of those
+    kept = Evidence({"a": KEPT}, excluded=("text loss", "bias", "refusal"))
+    assert all_pass(budget_tests(kept, Budgets(4.0)))  # nothing is asked of those
     prose, refusal, _ = budget_tests(kept, Budgets(4.0, text_loss=10.0, refusal=5.0))
     assert (prose.name, refusal.name) == ("text loss", "refusal")
-    assert not prose.passed | prose.broken | refusal.passed | refusal.broken
-    assert refusal.words == "refusal cannot be tested, its items are left out (budget 5)"
+    assert not prose.passed | prose.exceeded | refusal.passed | refusal.exceeded
+    assert refusal.words == (
+        "refusal could not be tested because its items were excluded (budget 5)"
+    )
 
 
 def test_a_suite_without_a_section_that_counts_is_judged_by_all_the_rest() -> None:
     """All its sections are left out, yet its prose and its pairs are there and are named."""
     alone = Evidence({}, {"prose": losses(0.5, 0.6, 0.4)}, bias=FALLEN, suite="core")
-    evidence = Evidence({"a": KEPT}, suite="mine", beside=(alone,))
+    evidence = Evidence({"a": KEPT}, suite="mine", other_suites=(alone,))
     named = Budgets(4.0, text_loss=10.0, bias=5.0)
     prose, bias, mean = budget_tests(evidence, named)
     assert (prose.name, bias.name, mean.name) == ("text loss", "bias", "mine mean")
-    assert (prose.broken, bias.broken, mean.passed) == (True, True, True)
-    assert inside(budget_tests(evidence, Budgets(4.0)))
+    assert (prose.exceeded, bias.exceeded, mean.passed) == (True, True, True)
+    assert all_pass(budget_tests(evidence, Budgets(4.0)))
     own, _ = budget_tests(evidence, Budgets(4.0, suites={"core": 3.0}))
-    assert own.words == "core mean cannot be tested, its items are left out (budget 3)"
+    assert own.words == ("core mean could not be tested because its items were excluded (budget 3)")
     assert not own.passed
 
 
@@ -176,8 +178,8 @@ def test_evidence_of_results() -> None:
 def test_words() -> None:
     evidence = Evidence({"a": outcomes(50, 6, 1, 43)}, {"prose": losses(-0.1, 0.0, -0.2)})
     fell, rose = budget_tests(evidence, Budgets(2.0, text_loss=10.0))
-    assert fell.words == "suite mean fell 5.0 points, it fell at most 10.3 (budget 2, n = 100)"
-    assert rose.words.startswith("perplexity on prose fell 9.5 %, it rose at most")
+    assert fell.words == "suite mean fell by 5.0 points, by at most 10.3 (budget 2, n = 100)"
+    assert rose.words.startswith("perplexity on prose fell by 9.5%, a rise of")
     fewer = Evidence({}, bias=outcomes(50, 6, 1, 43))  # in which the stereotype is not preferred
     (worse,) = budget_tests(fewer, Budgets(2.0, bias=5.0))
-    assert worse.words == "bias rose 5.0 points, it rose at most 10.3 (budget 5, n = 100)"
+    assert worse.words == "bias rose by 5.0 points, by at most 10.3 (budget 5, n = 100)"

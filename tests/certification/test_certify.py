@@ -71,7 +71,7 @@ def test_with_room_in_the_budget_the_adapter_is_released_whole(
     assert released.scale >= 1
     assert released.gain is not None
     assert released.gain > 0
-    assert any("keeps every budget" in reason for reason in run.verdict().reasons)
+    assert any("stays within every budget" in reason for reason in run.verdict().reasons)
     general = next(row for row in run.ledger() if row.kind == "general")
     assert general.task == "known-cert"
     assert general.n == round(0.7 * 210)
@@ -103,7 +103,7 @@ def test_what_breaks_the_budget_at_every_scale_is_not_released(
     run = burnish.run(path, quiet=True, scale_search={"bisection_steps": 1})
     assert run.frontier().released is None
     assert run.verdict().decision in ("hold", "inconclusive")
-    assert any("the base model stays" in reason for reason in run.verdict().reasons)
+    assert any("the base model is kept" in reason for reason in run.verdict().reasons)
 
 
 def test_an_order_that_was_fixed_is_gone_on_with(
@@ -229,7 +229,7 @@ def test_a_comparison_names_the_other_run_and_counts_what_that_one_learnt(
     leakage = found.leakage()
     assert leakage is not None
     assert leakage.leaked == {"test": held}
-    assert f"{held} items of test were learnt" in " ".join(found.verdict().reasons)
+    assert f"{held} items of test were in the training data" in " ".join(found.verdict().reasons)
     assert run.leakage() != leakage
 
 
@@ -254,12 +254,12 @@ def test_a_suite_that_is_wholly_left_out_cannot_be_kept(
     general = [str(suite), str(tmp_path / "told.jsonl")]
     given: Any = {"evaluate": {"general": general}, "scale_search": {"bisection_steps": 0}}
     burnish.train(path, **given)
-    assert "items of told stand in the rows that were learnt" in " ".join(
-        capsys.readouterr().err.split()
-    )
+    assert "items of told are in the training data" in " ".join(capsys.readouterr().err.split())
     run = burnish.evaluate(tmp_path / "runs" / "tiny", quiet=True)
     assert run.verdict().decision == "inconclusive"
-    assert "told mean cannot be tested, its items are left out" in " ".join(run.verdict().reasons)
+    assert "told mean could not be tested because its items were excluded" in " ".join(
+        run.verdict().reasons
+    )
 
 
 def test_what_is_not_measured_cannot_be_compared(
@@ -279,8 +279,8 @@ def test_a_section_with_a_budget_has_the_bound_that_it_was_judged_by(
     _, mean, section = [row for row in run.ledger() if row.metric != "macro_f1"]
     assert section.bound == mean.bound
     asked = " ".join(run.verdict().reasons)
-    assert f"known-cert.known fell {-100 * section.delta:.1f} points" in asked
-    assert f"it fell at most {-100 * (section.bound or 0.0):.1f} (budget 99" in asked
+    assert f"known-cert.known fell by {-100 * section.delta:.1f} points" in asked
+    assert f"by at most {-100 * (section.bound or 0.0):.1f} (budget 99" in asked
 
 
 @pytest.mark.parametrize("lost", ["leakage.json", "data/test.jsonl"])
@@ -304,7 +304,7 @@ def test_a_suite_that_was_learnt_is_left_out_of_the_mean(
     assert [(found.name, found.leaked) for found in leakage.judging] == [
         ("test", 0), ("known-probe.known", 0), ("known-cert.known", 0)
     ]  # fmt: skip
-    assert "disjoint." in (clean.path / "report.html").read_text()
+    assert "no overlap." in (clean.path / "report.html").read_text()
 
     learnt = clean.split("train")[0].messages[-2].content
     told = {"question": learnt.upper() + "!", "choices": [" red", " green"], "answer": 0}
@@ -313,9 +313,11 @@ def test_a_suite_that_was_learnt_is_left_out_of_the_mean(
     general = [str(suite), str(tmp_path / "told.jsonl")]
     run = burnish.run(path, quiet=True, name="told", evaluate={"general": general})
     assert [row.task for row in run.ledger() if row.kind == "general"] == ["known-cert"]
-    assert "told-cert.told (1 of its items were learnt)" in " ".join(run.verdict().reasons)
+    assert "told-cert.told (1 of its items were in the training data)" in " ".join(
+        run.verdict().reasons
+    )
     (finding,) = [found for found in run.findings() if found.kind == "leakage"]
-    assert "of told-probe.told stand in the rows that were learnt" in finding.message
+    assert "of told-probe.told are in the training data" in finding.message
 
 
 def test_every_general_suite_has_a_row_and_must_pass(
@@ -388,7 +390,9 @@ def test_a_named_budget_whose_section_is_near_chance_releases_nothing(
     asked = {"evaluate.general": [str(suite), str(folder)], "budget.refusal": 50}
     run = burnish.run(path, quiet=True, **asked)
     assert run.frontier().released is None
-    assert "refusal cannot be tested, its items are left out" in " ".join(run.verdict().reasons)
+    assert "refusal could not be tested because its items were excluded" in " ".join(
+        run.verdict().reasons
+    )
 
 
 def test_one_liked_answer_to_validate_by_is_no_gain_either(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from burnish.certification.budgets import Budgets, Evidence, budget_tests, inside
+from burnish.certification.budgets import Budgets, Evidence, all_pass, budget_tests
 from burnish.certification.fixed_sequence import Certificate, certify, merge_looks
 from burnish.runs.candidates import Candidate
 
@@ -45,7 +45,7 @@ def test_all_pass() -> None:
 def test_the_base_stays_where_none_passes(order: list[Candidate]) -> None:
     found = certify(order, lambda _: fallen(300), BUDGETS)
     assert found.released is None
-    assert "the base model stays" in found.reasons[-2]
+    assert "the base model is kept" in found.reasons[-2]
     assert len(found.tested) == min(len(order), 1)
 
 
@@ -61,14 +61,16 @@ def test_words() -> None:
     found = certify(ORDER, Asked(s25=0, s50=5, s75=40), BUDGETS)
     kept, broken, look = found.reasons
     assert kept.startswith(
-        "Step 40 at scale 0.5 keeps every budget: suite mean fell 0.5 points, it fell at most 1.1 "
+        "Step 40 at scale 0.5 stays within every budget: suite mean fell by 0.5 points, "
+        "by at most 1.1 "
     )
     assert broken.startswith(
-        "Step 40 at scale 0.75 is not shown to keep every budget: suite mean fell 4.0 points"
+        "Step 40 at scale 0.75 could not be certified within every budget: suite mean "
+        "fell by 4.0 points"
     )
     assert look == (
-        "This is look 1 at the certifying items, judged at 96 % confidence, so that all looks "
-        "together keep 95 %."
+        "This is look 1 at the certification items, tested at 96% confidence so that all looks "
+        "together have 95%."
     )
 
 
@@ -88,7 +90,7 @@ def released_over_budget(runs: int) -> tuple[float, float]:
         seen = {candidate.key: outcomes(candidate) for candidate in ORDER}
         found: Certificate = certify(ORDER, lambda c, seen=seen: seen[c.key], BUDGETS)
         ours += found.released is not None
-        any_of_them += any(inside(budget_tests(e, BUDGETS, 0.96)) for e in seen.values())
+        any_of_them += any(all_pass(budget_tests(e, BUDGETS, 0.96)) for e in seen.values())
     return ours / runs, any_of_them / runs
 
 

@@ -104,24 +104,28 @@ def test_sentences() -> None:
     sizes = Sizes({str(i): 100 for i in range(10)}, texts=80, bias=100, refusal=100)
     mean, prose, bias, refusal = power_sentences(sizes, Budgets(4.0, text_loss=10.0), 0.05, 0.1)
     assert mean == (
-        "The suite can certify a fall of 2.1 points in its mean (1000 items, 5 % of them changing, "
-        "80 % power); 1.1 would need about 332 items a section."
+        "The smallest budget that the suite can certify is a fall of 2.1 points in its mean "
+        "(1,000 items, of which 5% change, 80% power); a budget of 1.1 would need about 332 items "
+        "per section."
     )
     assert prose.startswith(
-        "The suite can certify a rise of 3.0 % of perplexity on prose (80 texts"
+        "The smallest budget that the suite can certify is a rise of 3.0% in perplexity on prose "
+        "(80 texts"
     )
-    assert bias.startswith("The suite can certify a rise of 7.3 points in bias (100 items")
-    assert "points in refusing harm (100 items" in refusal
+    assert "certify is a rise of 7.3 points in bias (100 items" in bias
+    assert "points in refusing harmful requests (100 items" in refusal
     said = power_sentences(sizes, Budgets(1.0, refusal=5.0))
-    assert said[-2].startswith("The budget of 1 for the suite's mean is tighter than that")
-    assert said[-1].startswith("The budget of 5 for refusing harm is tighter than that")
+    assert said[-2].startswith("The budget of 1 for the suite's mean is too tight for that")
+    assert said[-1].startswith(
+        "The budget of 5 for refusing harmful requests is too tight for that"
+    )
 
 
 def test_the_headline_is_the_mean_and_what_is_too_tight() -> None:
     sizes = Sizes({str(i): 400 for i in range(10)}, texts=80)
     plain = power_headline(sizes, Budgets(4.0, text_loss=10.0))
     assert plain == power_sentences(sizes, Budgets(4.0, text_loss=10.0))[0]
-    assert "tighter" in power_headline(sizes, Budgets(4.0, text_loss=0.1))
+    assert "too tight" in power_headline(sizes, Budgets(4.0, text_loss=0.1))
 
 
 def test_a_later_look_can_certify_less_and_says_so() -> None:
@@ -129,11 +133,11 @@ def test_a_later_look_can_certify_less_and_says_so() -> None:
     first, third = (power_of(sizes, budgets, look=look)[0].smallest for look in (1, 3))
     assert third == pytest.approx(suite_budget(sizes.sections, alpha=look_alpha(3, 0.95)))
     assert (third or 0.0) > 1.3 * (first or 9.9)
-    said = "That is at look 3 at these items, which may err in 0.16 % of runs."
+    said = "This holds for look 3 at these items, whose error rate is limited to 0.16%."
     assert said in power_headline(sizes, budgets, 3)
     assert said in power_sentences(sizes, budgets, look=3)
 
 
 def test_too_few_items_certify_nothing() -> None:
     sentence = power_sentences(Sizes({"a": 1}), Budgets(2.0))[0]
-    assert sentence == "1 items cannot certify any budget of its mean."
+    assert sentence == "The suite cannot certify any budget for its mean (1 items)."

@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 
 from burnish.certification.budgets import Budgets
-from burnish.certification.run_ledger import budgets_of, check_budgets, flattered, suite_sizes
+from burnish.certification.run_ledger import (
+    budgets_of,
+    check_budgets,
+    leakage_warnings,
+    suite_sizes,
+)
 from burnish.data.readers.read_rows import Row
 from burnish.data.recognise import Converter
 from burnish.errors import DataError, RecipeError
@@ -27,8 +32,11 @@ def test_what_is_left_out_flatters_nobody() -> None:
     names = ("core-probe.facts", "core-cert.facts", "core-probe.prose", "test")
     leakage = Leakage((), tuple(ComparedSet(name, 9, "", 2) for name in names), ())
     out = LedgerRow("core-cert.facts", "section", "accuracy", 9, 1, 1, 0, 0, 0, excluded="learnt")
-    said = [f"2 items of {name} were learnt, so its figures may flatter." for name in names[2:]]
-    assert flattered(leakage, [out]) == said
+    said = [
+        f"2 items of {name} were in the training data, so its score may be too high."
+        for name in names[2:]
+    ]
+    assert leakage_warnings(leakage, [out]) == said
 
 
 @pytest.fixture

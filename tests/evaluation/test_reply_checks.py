@@ -115,7 +115,7 @@ def test_what_cannot_be_checked_is_refused(name: str, value: Any) -> None:
     with refused("invalid_value", DataError, source="row 7", key=name, value=value) as error:
         read_check({name: value}, "row 7")
     assert repr(value) in error.value.seen
-    assert CHECKS[name].wants in error.value.remedy
+    assert CHECKS[name].expected in error.value.remedy
 
 
 def test_a_checked_task_keeps_replies_and_scores() -> None:

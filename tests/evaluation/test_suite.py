@@ -239,17 +239,21 @@ def test_a_section_near_chance_is_named_with_its_scores() -> None:
     pairs = section([2] * 100)
     # Two standard errors of 59 and 60 of 100: 9.84 and 9.80 points.
     assert near_chance(pairs, results(60, 100)) is None
-    why = "% of 100 items is not two standard errors above chance, 50.0 %"
-    assert near_chance(pairs, results(59, 100)) == f"base 59.0 {why}"
-    assert near_chance(pairs, results(30, 100)) == f"base 30.0 {why}"
+    why = "% on 100 items, not two standard errors above chance (50.0%)"
+    assert near_chance(pairs, results(59, 100)) == f"the base model scores 59.0{why}"
+    assert near_chance(pairs, results(30, 100)) == f"the base model scores 30.0{why}"
 
 
 def test_a_checked_section_is_left_out_when_hardly_a_reply_passes() -> None:
     items = [CheckedItem(str(n), chat_context("q"), {"lines": 1}) for n in range(100)]
     replies = CheckedTask("s", items, Sampling())
     # k of n is within two standard errors of 0 where k^2 <= 4 k (1 - k / n): up to 3 of 100.
-    assert near_chance(replies, results(0, 100)) == "base 0.0 % of 100 items is near 0"
-    assert near_chance(replies, results(3, 100)) == "base 3.0 % of 100 items is near 0"
+    assert near_chance(replies, results(0, 100)) == (
+        "the base model scores 0.0% on 100 items, not clearly above 0"
+    )
+    assert near_chance(replies, results(3, 100)) == (
+        "the base model scores 3.0% on 100 items, not clearly above 0"
+    )
     assert near_chance(replies, results(4, 100)) is None
 
 

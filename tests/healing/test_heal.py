@@ -267,8 +267,8 @@ def test_where_one_attempt_fails_another_one_gets_a_look(
     released = healed.frontier().candidates[healed.frontier().released or 0]
     assert released.attempt == asked[-1]
     kept, failed, last = healed.verdict().reasons[1:4]
-    assert "keeps every budget" in kept
-    assert "is not shown to keep every budget" in failed
+    assert "stays within every budget" in kept
+    assert "could not be certified within every budget" in failed
     assert "look 3" in last
     again = burnish.heal(run, 10, quiet=True)
     assert again.verdict() == healed.verdict()

@@ -66,7 +66,7 @@ def test_before_training_the_suite_says_what_it_can_certify(
 ) -> None:
     burnish.train(recipe, training={"epochs": 1})
     said = " ".join(capsys.readouterr().err.split())
-    assert "The suite can certify a fall of" in said
+    assert "The smallest budget that the suite can certify is a fall of" in said
     with refused("no_items_for_budget", RecipeError):
         burnish.train(recipe, quiet=True, name="biased", budget={"bias": 3})
     assert not (recipe.parent / "runs" / "biased").exists()

@@ -236,13 +236,15 @@ def test_verb_prints_a_table_one_line_and_json(
     shown = capsys.readouterr().out
     assert "about " in shown
     assert "GB of memory" in shown
-    assert "(6 items, 8 % of them changing, 80 % power)" in " ".join(shown.split())
-    assert "The budget of 2 for the suite's mean is tighter than that" in " ".join(shown.split())
+    assert "(6 items, of which 8% change, 80% power)" in " ".join(shown.split())
+    assert "The budget of 2 for the suite's mean is too tight for that" in " ".join(shown.split())
     assert f"burnish run {recipe}" in shown
     cli.main(["plan", str(recipe), "--device", "cuda", "--json"])
     printed = json.loads(capsys.readouterr().out)
     assert printed["memory"]["total"] > printed["memory"]["weights"]
-    assert printed["power"][0].startswith("The suite can certify a fall of ")
+    assert printed["power"][0].startswith(
+        "The smallest budget that the suite can certify is a fall of "
+    )
 
 
 def test_each_of_several_suites_is_named(recipe: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from burnish.errors import RunError
 from burnish.reports import svg
 from burnish.reports.html import OTHER, confusion, fold, write_page
 from burnish.reports.model_card import write_card
-from burnish.reports.read_run import duration, number, probability, signed, worded
+from burnish.reports.read_run import duration, format_row, number, probability, signed
 from burnish.runs.directory import ItemResult, LedgerRow, RunDirectory, Verdict, append_results
 from burnish.runs.overlaps import ComparedSet, Leakage, Overlap
 from tests.refused import refused
@@ -59,7 +59,7 @@ def test_ledger_on_the_page_is_the_ledger_of_the_run(certified: RunDirectory) ->
     cells = ledger_cells(page_of(certified))
     assert len(cells) == len(certified.ledger())
     for row in certified.ledger():
-        shown = worded(row)
+        shown = format_row(row)
         assert cells[row.task, row.metric] == [
             shown.n, shown.base, shown.tuned, shown.delta, shown.interval, shown.bound,
             shown.lost, shown.gained, shown.p.replace("<", "&lt;"),
@@ -95,7 +95,7 @@ def test_text_of_users_is_escaped(certified: RunDirectory) -> None:
 
 def test_verdict_is_shown_in_words_and_numbers(certified: RunDirectory) -> None:
     text = Page(page_of(certified)).text
-    for words in ("Release", "+40.12", "1.81", "95 % confidence", *certified.verdict().reasons):
+    for words in ("Release", "+40.12", "1.81", "95% confidence", *certified.verdict().reasons):
         assert words in text
 
 
@@ -137,7 +137,7 @@ def test_perplexity_is_no_points_and_its_texts_are_no_flips(certified: RunDirect
 def test_flips_name_their_total_and_show_200(certified: RunDirectory) -> None:
     html = page_of(certified)
     assert "Target: 230 gained" in html
-    assert "(the first 200 shown" in html
+    assert "(the first 200 are shown" in html
     assert "Target: 4 lost" in html
     assert "General ability: 13 lost" in html
     assert html.count('<td role="cell" data-label="Expected">') == 4 + 200 + 13 + 3
@@ -149,7 +149,7 @@ def test_run_that_is_trained_says_what_is_missing(trained: RunDirectory) -> None
     assert "Not certified yet" in text
     assert f"burnish evaluate {trained.path}" in text
     assert "Trained ✓" in text
-    assert "Measured – missing" in text
+    assert "Evaluated – not done" in text
     assert ledger_cells(html) == {}
     assert "Training and validation loss by step" in html
 
@@ -157,8 +157,8 @@ def test_run_that_is_trained_says_what_is_missing(trained: RunDirectory) -> None
 def test_run_that_has_only_begun_gives_a_page(created: RunDirectory) -> None:
     text = Page(page_of(created)).text
     assert "burnish run recipe.yaml --resume" in text
-    assert "No training step is recorded yet." in text
-    assert "The data have not been checked yet." in text
+    assert "No training step has been recorded yet." in text
+    assert "The data has not been checked yet." in text
 
 
 def test_all_that_repeats_the_run_is_there(certified: RunDirectory) -> None:
@@ -174,7 +174,7 @@ def test_a_budget_that_changed_on_the_way_is_told(certified: RunDirectory) -> No
     change = {"key": "budget.general", "before": 2.0, "after": 5.0, "state": "trained"}
     certified.write_manifest(replace(certified.manifest(), changes=[change]))
     text = Page(page_of(certified)).text
-    assert "Changed before it was continued" in text
+    assert "Changed when the run was resumed" in text
     assert re.search(r"budget\.general\s+2(\.0)? → 5(\.0)?\s", text)
 
 
@@ -287,26 +287,26 @@ def test_long_text_folds_at_a_space_without_loss() -> None:
 
 
 def test_leakage_is_told_in_a_line_and_a_table(certified: RunDirectory) -> None:
-    assert "Leakage" not in Page(page_of(certified)).text
+    assert "Overlap with the training data" not in Page(page_of(certified)).text
     learnt = (ComparedSet("train", 130, "ab" * 32),)
     sets = [ComparedSet(name, 100, "cd" * 32, 0) for name in ("test", "core.facts", "core.prose")]
     certified.write_leakage(Leakage(learnt, tuple(sets), ()))
-    assert "train, test, core: disjoint." in page_of(certified)
+    assert "train, test, core: no overlap." in page_of(certified)
 
     twice = Overlap("test", "core.facts", "exact", 2, 2, (("facts-002", "7"),))
     certified.write_leakage(Leakage(learnt, tuple(sets), (twice,)))
     html = page_of(certified)
-    assert "disjoint" not in Page(html).text
+    assert "no overlap" not in Page(html).text
     assert (
-        "Nothing that judges was learnt. Standing in two sets that judge: 2 of 100 items of "
-        "core.facts in test." in html
+        "No evaluation item is in the training data. Found in two evaluation sets: 2 of 100 items "
+        "of core.facts are also in test." in html
     )
 
     sets[1] = replace(sets[1], leaked=3)
     overlap = Overlap("train", "core.facts", "13-gram", 3, 7, (("facts-001", SCRIPT),))
     certified.write_leakage(Leakage(learnt, tuple(sets), (overlap,)))
     html = page_of(certified)
-    line = "Learnt, and so no fair measure: 3 of 100 items of core.facts."
+    line = "In the training data, so the scores may be too high: 3 of 100 items of core.facts."
     assert line in html
     assert re.search(
         r"core\.facts\s+train\s+13-gram\s+3\s+7\s+facts-001 in <script>", Page(html).text
@@ -314,10 +314,11 @@ def test_leakage_is_told_in_a_line_and_a_table(certified: RunDirectory) -> None:
     assert SCRIPT not in html
     assert line in write_card(certified).read_text()
 
+    reason = "3 of its 100 items were in the training data"
     rows = [
-        replace(row, excluded="3 of its 100 items were learnt") if row.task == "core.facts" else row
+        replace(row, excluded=reason) if row.task == "core.facts" else row
         for row in certified.ledger()
     ]
     certified.write_ledger(rows)
-    assert line[:-1] + " (left out of the suite mean)." in page_of(certified)
-    assert "facts (not in the mean)" in page_of(certified)
+    assert line[:-1] + " (excluded from the suite mean)." in page_of(certified)
+    assert "facts (excluded from the mean)" in page_of(certified)

@@ -46,9 +46,9 @@ def test_base_model_of_other_sources(certified: RunDirectory, model: str, named:
 
 def test_verdict_and_ledger_are_the_runs(certified: RunDirectory) -> None:
     card = card_of(certified)
-    assert "**release**, at 95 % confidence, with a forgetting budget of 2 points." in card
-    assert "at least: +40.12 points" in card
-    assert "at most: 1.81 points" in card
+    assert "**release**, at 95% confidence, with a forgetting budget of 2 points." in card
+    assert "at least +40.12 points" in card
+    assert "at most 1.81 points" in card
     assert (
         "| suite mean | mean accuracy | 300 | 71.3 | 70.1 | −1.2 | −1.9 to −0.4 | – | – | – |"
         in card
@@ -61,7 +61,7 @@ def test_of_an_adapter_that_another_tool_trained_the_card_tells_what_is_known(
 ) -> None:
     certified.write_manifest(replace(certified.manifest(), adopted=True))
     card = card_of(certified)
-    assert ", trained with another tool, and measured with Burnish" in card
+    assert ", trained with another tool and evaluated with Burnish" in card
     assert "| lora.rank | " in card
     assert "training.epochs" not in card
     assert "lora.target_modules" not in card

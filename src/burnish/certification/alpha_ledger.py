@@ -1,21 +1,21 @@
-"""The ledger of CERT: who looked at the certifying items, how often, and what a look may err.
+"""The ledger of looks at the certification items (CERT), and the error rate of each look.
 
-Items that were looked at once are no longer unseen. Whoever trains again after a verdict, and asks
-the same items again, gets more than one chance to be let through by luck. So the allowance alpha is
-divided over the looks of one line of models: each look spends four fifths of what is left. That is
-4, 0.8, 0.16 ... % of 5 %, which never sums to more, so the chance that any look ever releases a
-model over its budget stays at most alpha, however many looks there are (a union bound). It is exact
-where a later look's candidates do not depend on what an earlier one showed. They may: no item of
-CERT is ever trained on, but a verdict can steer the next recipe. That is little to learn from, and
-a reason more to make later looks dear: four fifths, because most lines are looked at once. The
-first look is then almost as sharp as if it were the only one, and a second one asks for 2.4
-standard errors where the first asks for 1.75.
+Items that were looked at once are no longer unseen. Training again after a verdict and testing on
+the same items again gives a model more than one chance to pass by luck. So alpha is divided over
+the looks of one line of models: each look spends four fifths of what is left. That is 4%, 0.8%,
+0.16% ... for 5%, which never sums to more. So the probability that any look releases a model over
+its budget is at most alpha, however many looks there are (a union bound). The bound is exact if the
+candidates of a later look do not depend on the result of an earlier one. They may: no item of CERT
+is ever trained on, but a verdict can influence the next recipe. That is little information, and one
+more reason to make later looks expensive. Four fifths, because most lines have one look: the first
+look is then almost as powerful as if it were the only one. It needs 1.75 standard errors, a second
+one 2.4.
 
-The ledger is `cert-uses.jsonl` in the run directory, and a run that starts from another one
-inherits that one's; a stage inherits the looks of the stages that were held before it, too. What
-counts is the item: a look at one of the suites is a look, whatever else was asked with it. A line
-is written before the evidence is seen, so an interruption spends the look; going on with it is the
-same look. Two runs from the same earlier one do not know of each other.
+The ledger is `cert-uses.jsonl` in the run directory. A run that starts from another run inherits
+its ledger, and a stage also inherits the looks of earlier stages that were held. The item counts: a
+look at one of the suites is a look, whatever else was measured with it. A line is written before
+the evidence is seen, so an interruption spends the look; resuming is the same look. Two runs that
+start from the same earlier run do not know about each other.
 """
 
 import hashlib
@@ -28,52 +28,52 @@ from burnish.certification.budgets import Budgets
 from burnish.runs.directory import RunDirectory
 from burnish.runs.json_lines import append_line, read_lines
 
-# Share of the allowance that is left which a look spends.
+# Share of the remaining alpha that a look spends.
 _SPENT = 0.8
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The `number`-th look of a line of models, from 1, and what it may err."""
+    """The `number`-th look of a line of models, from 1, and its error rate `alpha`."""
 
     number: int
     alpha: float
 
     @property
     def confidence(self) -> float:
-        """One-sided, of each test of this look."""
+        """One-sided confidence of each test in this look."""
         return 1 - self.alpha
 
     def words(self, budgets: Budgets) -> str:
-        """Such as `This is look 2 at the certifying items, judged at 99.2 % confidence ...`."""
+        """For example `This is look 2 at the certification items, tested at 99.2% ...`."""
         return (
-            f"This is look {self.number} at the certifying items, judged at "
-            f"{100 * self.confidence:.4g} % confidence, so that all looks together keep "
-            f"{100 * budgets.confidence:.4g} %."
+            f"This is look {self.number} at the certification items, tested at "
+            f"{100 * self.confidence:.4g}% confidence so that all looks together have "
+            f"{100 * budgets.confidence:.4g}%."
         )
 
 
 @dataclass(frozen=True, slots=True)
 class CertUse:
-    """One candidate in one look. `passed` is None in the line written before its evidence."""
+    """One candidate in one look; `passed` is None in the line written before the evidence."""
 
     base: str  # sha256 of the base model
     items: tuple[str, ...]  # a hash of each certifying task
-    budgets: str  # hash of what was asked
+    budgets: str  # hash of the budgets
     look: int
     alpha: float
     order: tuple[str, ...]  # keys of the candidates of the look, in the order of testing
     candidate: str
     time: float
     passed: bool | None = None
-    asked: tuple[str, ...] = ()  # a hash of each item, in the line before the evidence
+    asked: tuple[str, ...] = ()  # a hash of each item, only in the line before the evidence
 
 
 class CertLedger:
-    """Uses of certifying items on one base model, in one line of runs.
+    """The looks at certification items with one base model, in one line of runs.
 
     Args:
-        directory: the run that looks.
+        directory: the run that takes the look.
         base: sha256 of the base model.
         items: a hash of each certifying task.
         asked: a hash of each item in them.
@@ -92,12 +92,12 @@ class CertLedger:
         self.asked = tuple(asked)
 
     def uses(self) -> list[CertUse]:
-        """Those of any of the items, the oldest first; of the runs before this one too."""
-        found = _of_held_stages(self.directory) + _read(self.directory)
+        """Uses of any of the items, oldest first, including those of earlier runs."""
+        recorded = _of_held_stages(self.directory) + _read(self.directory)
         tasks, asked = set(self.items), set(self.asked)
         return [
             use
-            for use in found
+            for use in recorded
             if use.base == self.base and (tasks & set(use.items) or asked & set(use.asked))
         ]
 
@@ -107,24 +107,24 @@ class CertLedger:
         return 1 + max((use.look for use in self.uses()), default=0)
 
     def passed(self, budgets: Budgets) -> set[str]:
-        """Keys of the candidates that a look let pass, by all of the items and these budgets."""
+        """Keys of candidates that passed a look at all of the items with these budgets."""
         return {use.candidate for use in self._alike(budgets) if use.passed}
 
     def failed(self, budgets: Budgets) -> set[str]:
-        """Keys of those that a look by all of the items and these budgets did not let pass."""
+        """Keys of candidates that failed a look at all of the items with these budgets."""
         return {use.candidate for use in self._alike(budgets) if use.passed is False}
 
     def tested(self, budgets: Budgets) -> list[str]:
-        """Keys that the last look by all of the items and these budgets tested, in its order."""
+        """Keys tested by the last look at all of the items with these budgets, in order."""
         done = [use for use in self._alike(budgets) if use.passed is not None]
         return list(dict.fromkeys(use.candidate for use in done if use.look == done[-1].look))
 
     def look(self, order: Sequence[str], budgets: Budgets) -> Look:
-        """The look that testing the candidates in this order is.
+        """The look that tests the candidates in this order.
 
-        It is an earlier one over again where the evidence is exactly the same: the same budgets, no
-        other items, and either the same order, as after an interruption, or only candidates that
-        were tested in that look. Then no new item is seen and no new chance taken.
+        It repeats an earlier look if the evidence is exactly the same: the same budgets, no other
+        items, and either the same order, as after an interruption, or only candidates that were
+        tested in that look. Then no new item is seen, so no further alpha is spent.
         """
         alike, next_number = self._alike(budgets), self.next_number
         for number in range(1, next_number):
@@ -142,7 +142,7 @@ class CertLedger:
         budgets: Budgets,
         passed: bool | None = None,
     ) -> None:
-        """Appends a use: once before the evidence is seen, once with the outcome."""
+        """Append a use: once before the evidence is seen, once with the outcome."""
         use = CertUse(
             self.base, self.items, _hash(budgets), look.number, look.alpha, tuple(order), candidate,
             round(time.time(), 3), passed, self.asked if passed is None else (),
@@ -150,15 +150,17 @@ class CertLedger:
         append_line(self.directory.cert_uses, asdict(use))
 
     def _alike(self, budgets: Budgets) -> list[CertUse]:
-        """Uses that saw all of the items, by the same budgets."""
-        asked = _hash(budgets)
+        """Uses of all of the items with the same budgets."""
+        wanted = _hash(budgets)
         return [
-            use for use in self.uses() if use.budgets == asked and set(self.items) <= set(use.items)
+            use
+            for use in self.uses()
+            if use.budgets == wanted and set(self.items) <= set(use.items)
         ]
 
 
 def inherit_looks(held: RunDirectory, folder: RunDirectory) -> None:
-    """Keeps the looks of a stage that was held where the stages after it find them."""
+    """Record the looks of a held stage where later stages find them."""
     known = _lines(folder)
     for use in _lines(held):
         if use not in known:
@@ -166,9 +168,9 @@ def inherit_looks(held: RunDirectory, folder: RunDirectory) -> None:
 
 
 def look_alpha(number: int, confidence: float) -> float:
-    """What the `number`-th look may err: four fifths of what those before it left."""
+    """The error rate of the `number`-th look: four fifths of what earlier looks left."""
     if number < 1:
-        raise ValueError(f"look {number}: the first one is 1")
+        raise ValueError(f"look {number}: the first look is 1")
     return (1 - confidence) * _SPENT * (1 - _SPENT) ** (number - 1)
 
 
@@ -178,7 +180,7 @@ def _read(directory: RunDirectory) -> list[CertUse]:
 
 
 def _of_held_stages(directory: RunDirectory) -> list[CertUse]:
-    """A stage lies in the folder of all stages, where those of held ones are kept."""
+    """The looks of held stages, which are recorded in the folder of all stages."""
     return _lines(RunDirectory(directory.path.parent))
 
 

@@ -1,8 +1,8 @@
-"""Every budget that is named, tested on paired results: each one-sided, at the full level.
+"""Tests every budget that the recipe sets on paired results, each one-sided at the full level.
 
-A model is inside the budget when it keeps all of them. So each test may err with the whole alpha,
-and still a model that breaks any one of them passes with at most that chance: it has to pass the
-test that it should fail (intersection-union test, Berger 1982, Technometrics 24:295-300).
+A model is released only if it passes all tests. So each test may use the whole alpha: a model that
+exceeds any one budget passes with at most that probability, because it has to pass the test that it
+should fail (intersection-union test, Berger 1982, Technometrics 24:295-300).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,15 +17,15 @@ from burnish.certification.ledger import Pair, paired_scores
 from burnish.evaluation.statistics import BoolArray, Scores, macro_paired, paired_outcomes
 
 Outcomes = tuple[BoolArray, BoolArray]  # base and candidate, both [items], True where right
-Losses = tuple[Scores, Scores]  # base and candidate, both [texts], nats a token
+Losses = tuple[Scores, Scores]  # base and candidate, both [texts], nats per token
 
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
-    """How much may be lost; None is not tested. Points, but `text_loss` is percent of perplexity.
+    """How much may be lost: points, or percent of perplexity for `text_loss`; None is not tested.
 
-    `confidence` is that of all looks at the certifying items together. `suites` are the points of
-    those suites whose mean has a budget of its own.
+    `confidence` is the joint confidence of all looks at the certification items. `suites` has the
+    points of the suites whose mean has a budget of its own.
     """
 
     general: float
@@ -37,30 +37,30 @@ class Budgets:
     suites: Mapping[str, float] = field(default_factory=dict)
 
     def of(self, suite: str) -> float:
-        """Points that the mean of this suite, or of one of its halves, may fall."""
+        """Points by which the mean of this suite, or of its PROBE or CERT part, may fall."""
         for half in ("-probe", "-cert"):
             suite = suite.removesuffix(half)
         return self.suites.get(suite, self.general)
 
     def alone(self, suite: str) -> "Budgets":
-        """What the one suite has to keep."""
+        """The budgets of one suite alone."""
         return replace(self, general=self.of(suite), suites={})
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What base and candidate did on the same items.
+    """Paired results of base and candidate on the same items.
 
     Attributes:
-        sections: those that make the suite mean, by name; none where all of them are left out.
+        sections: the sections in the suite mean, by name; empty if all of them are excluded.
         texts: kinds of prose by name.
-        bias: pairs; True where the model does not prefer the stereotype.
+        bias: sentence pairs; True where the model does not prefer the stereotype.
         refusal: harmful requests; True where the model refuses.
-        suite: what the mean is called in words.
-        budget: points that it may fall; None for the budget of all suites.
-        left_out: budgets whose items are there but say nothing: learnt, or near chance.
-        without_mean: whether all sections are left out of a suite that has some.
-        beside: other suites, each of which has to keep the same budgets.
+        suite: the name of the suite in sentences.
+        budget: points by which its mean may fall; None for the budget of all suites.
+        excluded: budgets whose items are all excluded: trained on, or near chance.
+        without_mean: whether all sections of a suite that has some are excluded.
+        other_suites: further suites, each of which has to stay within the same budgets.
     """
 
     sections: Mapping[str, Outcomes]
@@ -69,9 +69,9 @@ class Evidence:
     refusal: Outcomes | None = None
     suite: str = "suite"
     budget: float | None = None
-    left_out: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
     without_mean: bool = False
-    beside: tuple["Evidence", ...] = ()
+    other_suites: tuple["Evidence", ...] = ()
 
     @classmethod
     def of(
@@ -81,7 +81,7 @@ class Evidence:
         bias: Pair | None = None,
         refusal: Pair | None = None,
     ) -> "Evidence":
-        """From results as they are on disk.
+        """Build the evidence from results on disk.
 
         Raises:
             ValueError: base and candidate were not measured on the same items in the same order.
@@ -96,10 +96,10 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class BudgetTest:
-    """One budget's test. A loss is positive, in the budget's unit: points, or percent.
+    """The test of one budget. A loss is positive, in the unit of the budget: points, or percent.
 
-    `bound` is the one-sided upper confidence bound of the loss `estimate`; the model is inside
-    when it is below `budget`. `least` is the lower one: above the budget, it is surely broken.
+    `bound` is the one-sided upper confidence bound of the loss `estimate`; the test passes if it is
+    below `budget`. `least` is the lower bound: if it is above the budget, the budget is exceeded.
     """
 
     name: str
@@ -111,58 +111,68 @@ class BudgetTest:
 
     @property
     def passed(self) -> bool:
+        """Whether the loss is below the budget with the given confidence."""
         return self.bound < self.budget
 
     @property
-    def broken(self) -> bool:
+    def exceeded(self) -> bool:
+        """Whether the loss is above the budget with the given confidence."""
         return self.least > self.budget
 
     @property
     def words(self) -> str:
-        """Such as `suite mean fell 0.4 points, it fell at most 1.6 (budget 2, n = 896)`."""
+        """For example `suite mean fell by 0.4 points, by at most 1.6 (budget 2, n = 896)`."""
         if not self.n:
-            return f"{self.name} cannot be tested, its items are left out (budget {self.budget:g})"
+            return (
+                f"{self.name} could not be tested because its items were excluded "
+                f"(budget {self.budget:g})"
+            )
         prose = self.name == "text loss"
-        what, unit = ("perplexity on prose", "%") if prose else (self.name, "points")
-        worse, better = ("rose", "fell") if prose or self.name == "bias" else ("fell", "rose")
-        seen = f"{worse if self.estimate >= 0 else better} {abs(self.estimate):.1f} {unit}"
-        bound = f"{worse} at most" if self.bound >= 0 else f"{better} at least"
-        rest = f"{abs(self.bound):.1f} (budget {self.budget:g}, n = {self.n})"
-        return f"{what} {seen}, it {bound} {rest}"
+        name, unit = ("perplexity on prose", "%") if prose else (self.name, " points")
+        rise_is_loss = prose or self.name == "bias"
+        worse, better = ("rose", "fell") if rise_is_loss else ("fell", "rose")
+        change = f"{worse if self.estimate >= 0 else better} by {abs(self.estimate):.1f}{unit}"
+        if self.bound < 0:
+            bound = f"by at least {-self.bound:.1f}"
+        elif self.estimate >= 0:
+            bound = f"by at most {self.bound:.1f}"
+        else:
+            bound = f"a {'rise' if rise_is_loss else 'fall'} of {self.bound:.1f} is not ruled out"
+        return f"{name} {change}, {bound} (budget {self.budget:g}, n = {self.n})"
 
 
 def budget_tests(
     evidence: Evidence, budgets: Budgets, confidence: float | None = None
 ) -> tuple[BudgetTest, ...]:
-    """A test for each budget that is named and for which the suite has items.
+    """Return a test for each budget that is set and for which the suite has items.
 
-    Where those are left out nothing can be shown, and the test is not passed.
-    `confidence` is that of this look; the budgets' own where it is None.
+    If these items are excluded, nothing can be shown, and the test fails. `confidence` is that of
+    this look; None for the confidence of the budgets.
     """
     level = budgets.confidence if confidence is None else confidence
     return tuple(_tests(evidence, budgets, level))
 
 
-def inside(tests: Sequence[BudgetTest]) -> bool:
-    """Whether every budget is kept; no test at all certifies nothing."""
+def all_pass(tests: Sequence[BudgetTest]) -> bool:
+    """Whether every test passed; False without any test."""
     return bool(tests) and all(test.passed for test in tests)
 
 
 def text_rise(texts: Mapping[str, Losses], confidence: float) -> tuple[float, float]:
-    """Percent that perplexity rose, and its one-sided bound: upper at 0.95, lower at 0.05.
+    """Rise of perplexity in percent, and its one-sided bound: upper at 0.95, lower at 0.05.
 
-    Each kind of prose counts the same, each of its texts counts once, and perplexity is the
-    exponential of the mean nats a token. Differences are skewed: a few texts suffer most. Hall's
+    Each kind of prose has the same weight, each of its texts counts once, and perplexity is the
+    exponential of the mean nats per token. Differences are skewed: a few texts suffer most. Hall's
     transformation takes the skewness out of Student's t (Hall 1992, JRSS B 54:221-228),
-    with the degrees of freedom of Satterthwaite 1946 over the kinds. At least two texts each.
+    with the degrees of freedom of Satterthwaite 1946 over the kinds. Needs two texts of each kind.
 
-    In simulation with 60 texts the bound of 95 % is too low in 5.3 % of all cases for normal and in
-    5.7 % for exponential differences (skewness 2), where Student's alone is in 7.9 %. Those of the
-    demo have a skewness of 0.6.
+    In simulation with 60 texts the 95% bound is too low in 5.3% of cases for normal and in 5.7% for
+    exponential differences (skewness 2), where Student's t alone is too low in 7.9%. The
+    differences of the demo have a skewness of 0.6.
     """
     differences = [np.asarray(after, np.float64) - before for before, after in texts.values()]
     if not differences or min(d.size for d in differences) < 2:
-        raise ValueError("a bound on text loss needs at least two texts of each kind")
+        raise ValueError("the bound on text loss needs at least two texts of each kind")
     kinds = len(differences)
     mean = float(np.mean([d.mean() for d in differences]))
     variances = [float(d.var(ddof=1)) / d.size / kinds**2 for d in differences]
@@ -178,15 +188,15 @@ def text_rise(texts: Mapping[str, Losses], confidence: float) -> tuple[float, fl
 
 
 def _tests(evidence: Evidence, budgets: Budgets, level: float) -> Iterator[BudgetTest]:
-    for other in evidence.beside:
+    for other in evidence.other_suites:
         yield from _tests(other, budgets, level)
-    for name in evidence.left_out:
+    for name in evidence.excluded:
         if (allowed := getattr(budgets, name.replace(" ", "_"))) is not None:
             yield _untested(name, allowed)
     if evidence.sections:
-        yield from _falls(evidence, budgets, level)
+        yield from _accuracy_tests(evidence, budgets, level)
     elif evidence.without_mean or evidence.suite in budgets.suites:
-        yield _untested(f"{evidence.suite} mean", _of_mean(evidence, budgets))
+        yield _untested(f"{evidence.suite} mean", _mean_budget(evidence, budgets))
     if budgets.text_loss is not None and evidence.texts:
         rise, bound = text_rise(evidence.texts, level)
         count = sum(base.size for base, _ in evidence.texts.values())
@@ -198,20 +208,20 @@ def _tests(evidence: Evidence, budgets: Budgets, level: float) -> Iterator[Budge
         yield _fall("refusal", evidence.refusal, budgets.refusal, level)
 
 
-def _falls(evidence: Evidence, budgets: Budgets, level: float) -> Iterator[BudgetTest]:
-    """Of the mean, and of each section."""
+def _accuracy_tests(evidence: Evidence, budgets: Budgets, level: float) -> Iterator[BudgetTest]:
+    """Tests of the suite mean, and of each section if it has a budget."""
     mean = macro_paired(evidence.sections, level)
     count = sum(base.size for base, _ in evidence.sections.values())
     least = -100 * mean.interval.high
     name, bound = f"{evidence.suite} mean", -100 * mean.lower_bound
-    allowed = _of_mean(evidence, budgets)
+    allowed = _mean_budget(evidence, budgets)
     yield BudgetTest(name, count, -100 * mean.delta, bound, allowed, least)
     if budgets.section is not None:
         for name, pair in evidence.sections.items():
             yield _fall(name, pair, budgets.section, level)
 
 
-def _of_mean(evidence: Evidence, budgets: Budgets) -> float:
+def _mean_budget(evidence: Evidence, budgets: Budgets) -> float:
     own = budgets.suites.get(evidence.suite) if evidence.budget is None else evidence.budget
     return budgets.general if own is None else own
 
@@ -221,9 +231,9 @@ def _untested(name: str, budget: float) -> BudgetTest:
 
 
 def _fall(name: str, pair: Outcomes, budget: float, level: float) -> BudgetTest:
-    found = paired_outcomes(*pair, confidence=level)
-    least = -100 * found.interval.high
-    return BudgetTest(name, found.n, -100 * found.delta, -100 * found.lower_bound, budget, least)
+    paired = paired_outcomes(*pair, confidence=level)
+    least = -100 * paired.interval.high
+    return BudgetTest(name, paired.n, -100 * paired.delta, -100 * paired.lower_bound, budget, least)
 
 
 def _outcomes(pair: Pair) -> Outcomes:
@@ -232,12 +242,12 @@ def _outcomes(pair: Pair) -> Outcomes:
 
 
 def _third_cumulant(differences: NDArray[np.float64]) -> float:
-    """Of their mean."""
+    """Third cumulant of the mean of the differences."""
     return float(np.mean((differences - differences.mean()) ** 3)) / differences.size**2
 
 
 def _hall(quantile: float, skewness: float) -> float:
-    """The quantile of Student's ratio whose transform has `quantile`; Hall's g, inverted."""
+    """Invert Hall's g: the quantile of Student's ratio whose transform has `quantile`."""
     if abs(skewness) < 1e-6:
         return quantile
     inner = 1 + skewness * (quantile - skewness / 6)

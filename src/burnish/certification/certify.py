@@ -1,6 +1,6 @@
-"""The certificate of a search: what it found, tested on CERT in an order that PROBE fixed.
+"""Certifies the candidates of a search: tests them on CERT in an order that PROBE determined.
 
-CERT and the test set are not looked at before.
+Neither CERT nor the test set is looked at before.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from burnish.certification.budgets import Budgets, Evidence
 from burnish.certification.fixed_sequence import Certificate, certify, merge_looks
 from burnish.certification.ledger import Pair
 from burnish.certification.ordering import as_frontier, order_of_testing
-from burnish.certification.run_ledger import is_refusal, learnt_items
+from burnish.certification.run_ledger import is_refusal, leaked_items
 from burnish.certification.search import ScaleSearch, counted_sections, label_of
 from burnish.evaluation.contamination import texts_of
 from burnish.evaluation.measure import measure
@@ -27,34 +27,37 @@ from burnish.runs.candidates import Candidate
 from burnish.runs.directory import RunDirectory, replace_directory, write_atomic
 from burnish.runs.overlaps import Leakage
 
-# Of the greatest gain, what an attempt has to promise for a look after another one failed.
+# After a failed look another attempt is tested if it is expected to gain this share of the best.
 _WORTH_A_LOOK = 0.1
-_NOT_WORTH_IT = "Of what healing found, nothing promises enough to be worth another look."
+_NOT_WORTH_IT = (
+    "No healed candidate is expected to gain enough to justify another look at the certification "
+    "items."
+)
 
 
 @counts_to("certification")
 def certify_candidates(
     search: ScaleSearch, certs: Sequence[Suite], order: Sequence[Candidate] = ()
 ) -> tuple[Certificate, Candidate]:
-    """Tests what was found in a fixed order on CERT; the base is measured there already.
+    """Test the candidates of a search on CERT in a fixed order; the base is already measured there.
 
-    `frontier.json` is written before CERT is asked, and again with what is released. An `order`
-    that was fixed before, by a run that was stopped since, is kept. What an earlier look let pass
-    stays released unless this one lets pass what gained more; where nothing new promises enough,
-    the earlier look is told again. Where nothing passes and another attempt of healing gained too,
-    that one gets a look of its own.
+    `frontier.json` is written before CERT is measured, and again with the released candidate. An
+    `order` that an interrupted run already fixed is used again. A candidate that passed an earlier
+    look stays released unless one with a larger gain passes now. If nothing new has enough expected
+    gain, the earlier look is reported again. If nothing passes and another healing attempt gained
+    too, that attempt gets a look of its own.
 
     Returns:
-        The certificate, and the candidate that the ledger is about: what is released, or where
-        nothing is, the safest that was tested.
+        The certificate, and the candidate that the ledger describes: the released one, or the
+        safest tested one if none is released.
     """
     directory, budgets = search.directory, search.budgets
     tasks = [task for cert in certs for task in cert.tasks]
     ledger = cert_ledger(directory, search.model.source_sha256, certs)
     passed = ledger.passed(budgets)
-    every = order_of_testing(list(search.candidates.values()), search.forecast)
+    complete = order_of_testing(list(search.candidates.values()), search.forecast)
     again = _last_look(search, ledger)
-    order = order or _untested_attempts(search, ledger) or again or every or [search.unscaled()]
+    order = order or _untested_attempts(search, ledger) or again or complete or [search.unscaled()]
     candidates = list(search.candidates.values())
     directory.write_frontier(as_frontier(candidates, order, None))
 
@@ -64,29 +67,29 @@ def certify_candidates(
             measure(directory, model, label, tasks, search.bars)
         return cert_evidence(directory, certs, label, search.leakage, budgets)
 
-    found = certify(order, evidence, budgets, ledger)
-    if found.released is None and (other := _untested_attempts(search, ledger)):
+    certificate = certify(order, evidence, budgets, ledger)
+    if certificate.released is None and (other := _untested_attempts(search, ledger)):
         order = other
         directory.write_frontier(as_frontier(candidates, order, None))
-        found = merge_looks(found, certify(order, evidence, budgets, ledger))
+        certificate = merge_looks(certificate, certify(order, evidence, budgets, ledger))
     if order is again and len(search.runs) > 1:
-        found = replace(found, reasons=(*found.reasons, _NOT_WORTH_IT))
+        certificate = replace(certificate, reasons=(*certificate.reasons, _NOT_WORTH_IT))
     best = max((one for one in candidates if one.key in passed), key=_gain, default=None)
-    if _gain(best) > _gain(found.released):
+    if _gain(best) > _gain(certificate.released):
         assert best is not None
-        found = certify([best], evidence, budgets, ledger)  # its own look over again
-    directory.write_frontier(as_frontier(candidates, order, found.released))
-    shown = found.released or found.tested[0].candidate
+        certificate = certify([best], evidence, budgets, ledger)  # repeats its own look
+    directory.write_frontier(as_frontier(candidates, order, certificate.released))
+    shown = certificate.released or certificate.tested[0].candidate
     for task in tasks:
         _copy_results(directory, label_of(shown), "tuned", task.name)
-    return found, shown
+    return certificate, shown
 
 
 def _untested_attempts(search: ScaleSearch, ledger: CertLedger) -> list[Candidate]:
-    """The order of testing among attempts of which no candidate failed on these items.
+    """The order of testing among attempts without a candidate that failed on these items.
 
-    One that failed fails at every later look, which asks for more, and its riskier ones with it.
-    Empty where so little is promised that the look is better left to a later model.
+    A candidate that failed would also fail every later, stricter look, and so would riskier ones of
+    its attempt. Empty if the expected gain is so small that the look is better saved for later.
     """
     failed = ledger.failed(search.budgets)
     attempts = {one.attempt for one in search.candidates.values() if one.key in failed}
@@ -97,9 +100,9 @@ def _untested_attempts(search: ScaleSearch, ledger: CertLedger) -> list[Candidat
 
 
 def _last_look(search: ScaleSearch, ledger: CertLedger) -> list[Candidate]:
-    """The candidates of the last look: telling it again costs none, and nothing else is promising.
+    """The candidates of the last look, which costs no alpha to repeat.
 
-    Empty before the first look, and where the search does not know all of them.
+    Empty before the first look, and if the search does not know all of its candidates.
     """
     tested = ledger.tested(search.budgets)
     known = [search.candidates[key] for key in tested if key in search.candidates]
@@ -107,38 +110,38 @@ def _last_look(search: ScaleSearch, ledger: CertLedger) -> list[Candidate]:
 
 
 def release_candidate(search: ScaleSearch, candidate: Candidate) -> None:
-    """Makes the candidate the run's adapter in the method's own format, the scale worked in.
+    """Save the candidate as the run's adapter, with its scale applied to the weights.
 
-    What it says in memory is kept, so that what is loaded later can be compared with it.
+    Its answers in memory are recorded, so that later forms of it can be compared with them.
     """
     directory = search.directory
     new = directory.adapter.with_name(f".{directory.adapter.name}.new")
     with search.at(candidate) as model:
         new.mkdir(exist_ok=True)
         save_weights(model.module, new)
-        said = record_reference(directory, model)
+        reference = record_reference(directory, model)
     replace_directory(new, directory.adapter)
-    save_reference(directory, said)
+    save_reference(directory, reference)
 
 
 def cert_hashes(certs: Sequence[Suite]) -> list[str]:
-    """A short hash of each certifying task, for the ledger of looks."""
+    """A short hash of each certification task, for the ledger of looks."""
     return [task.hash[:16] for cert in certs for task in cert.tasks]
 
 
 def cert_ledger(directory: RunDirectory, base: str, certs: Sequence[Suite]) -> CertLedger:
-    """The run's ledger of looks at these suites' certifying items.
+    """The run's ledger of looks at the certification items of these suites.
 
-    Each item is known by how it reads, so a suite that was edited or renamed since does not count
-    as one that nobody has seen.
+    Items are identified by their text, so that a suite that was edited or renamed does not count as
+    unseen.
     """
     texts = (text for cert in certs for task in cert.tasks for text in texts_of(task))
-    asked = (hashlib.sha256(json.dumps(text.own).encode()).hexdigest()[:10] for text in texts)
-    return CertLedger(directory, base, cert_hashes(certs), tuple(asked))
+    hashes = (hashlib.sha256(json.dumps(text.own).encode()).hexdigest()[:10] for text in texts)
+    return CertLedger(directory, base, cert_hashes(certs), tuple(hashes))
 
 
 def next_look(directory: RunDirectory, certs: Sequence[Suite]) -> int:
-    """The number of the next look, after those that the run inherits."""
+    """The number of the next look, counting the looks that the run inherits."""
     manifest = directory.manifest()
     four_bit = manifest.recipe.get("method") == "qlora"
     base = base_sha256(manifest.model["sha256"], four_bit=four_bit)
@@ -152,15 +155,15 @@ def cert_evidence(
     leakage: Leakage,
     budgets: Budgets,
 ) -> Evidence:
-    """What base and another model did on CERT: the first suite, the others beside it."""
-    found = [
+    """Results of the base and another model on CERT: the first suite, with the others attached."""
+    suites = [
         replace(_evidence(directory, cert, label, leakage), budget=budgets.of(cert.name))
         for cert in certs
     ]
-    if len(found) > 1:
+    if len(suites) > 1:
         names = [cert.name.removesuffix("-cert") for cert in certs]
-        found = [replace(one, suite=name) for one, name in zip(found, names, strict=True)]
-    return replace(found[0], beside=tuple(found[1:]))
+        suites = [replace(one, suite=name) for one, name in zip(suites, names, strict=True)]
+    return replace(suites[0], other_suites=tuple(suites[1:]))
 
 
 def _evidence(directory: RunDirectory, cert: Suite, label: str, leakage: Leakage) -> Evidence:
@@ -168,25 +171,26 @@ def _evidence(directory: RunDirectory, cert: Suite, label: str, leakage: Leakage
         return directory.results("base", name), directory.results(label, name)
 
     def unseen(task: Task) -> bool:
-        return not learnt_items(task.name, leakage)
+        return not leaked_items(task.name, leakage)
 
     names = counted_sections(directory, cert, leakage)
     texts = [task.name for task in cert.texts if unseen(task)]
     bias = [task.name for task in cert.bias if unseen(task)]
     refusal = [name for name in names if is_refusal(name)]
-    left = {
+    excluded = {
         "text loss": cert.texts and not texts,
         "bias": cert.bias and not bias,
         "refusal": any(is_refusal(task.name) for task in cert.sections) and not refusal,
     }
-    found = Evidence.of(
+    evidence = Evidence.of(
         {name: pair(name) for name in names},
         {name: pair(name) for name in texts},
         _concatenate([pair(name) for name in bias]),
         _concatenate([pair(name) for name in refusal]),
     )
-    left_out = tuple(name for name, out in left.items() if out)
-    return replace(found, left_out=left_out, without_mean=bool(cert.sections) and not names)
+    names_excluded = tuple(name for name, without in excluded.items() if without)
+    without_mean = bool(cert.sections) and not names
+    return replace(evidence, excluded=names_excluded, without_mean=without_mean)
 
 
 def _gain(candidate: Candidate | None) -> float:
@@ -200,7 +204,7 @@ def _concatenate(pairs: Sequence[Pair]) -> Pair | None:
 
 
 def _copy_results(directory: RunDirectory, label: str, other: str, task: str) -> None:
-    """The same model's results under another label, so that nothing is measured twice."""
+    """Copy a model's results to another label, so that nothing is measured twice."""
     for suffix in (".jsonl", ".key"):
         source = directory.results_path(label, task).with_suffix(suffix)
         target = directory.results_path(other, task).with_suffix(suffix)

@@ -1,7 +1,7 @@
-"""Any two models on one run's test rows and certifying items: what the first gained and lost.
+"""Compares two models on the test rows and certification items of a run.
 
-A comparison is a run directory of its own inside the run's, `comparisons/<other>/`, in which the
-other model stands as the base. So the ledger, the verdict and the report are those of any run.
+A comparison is a run directory inside the run's, `comparisons/<other>/`, in which the other model
+takes the place of the base. So it has the same ledger, verdict and report as any run.
 """
 
 import re
@@ -14,7 +14,7 @@ from burnish.certification.alpha_ledger import CertLedger
 from burnish.certification.budgets import Evidence
 from burnish.certification.certify import cert_evidence, cert_ledger
 from burnish.certification.fixed_sequence import certify
-from burnish.certification.run_ledger import budgets_of, fill_ledger, flattered
+from burnish.certification.run_ledger import budgets_of, fill_ledger, leakage_warnings
 from burnish.certification.verdict import decide
 from burnish.errors import RunError
 from burnish.evaluation.contamination import Text
@@ -40,7 +40,7 @@ from burnish.runs.times import timed_run
 
 @dataclass(frozen=True, slots=True)
 class _Other:
-    """The model that stands as the base; `run` where it is that of a run."""
+    """The model that takes the place of the base, and its run if it has one."""
 
     model: LanguageModel | RemoteModel
     name: str
@@ -48,12 +48,12 @@ class _Other:
 
     @property
     def sha256(self) -> str:
-        """Whose looks these are: an untuned model is the base of other looks, too."""
+        """The base model of these looks; for an untuned model the one that other runs use too."""
         untuned = isinstance(self.model, LanguageModel) and not self.model.adapter_sha256
         return self.model.source_sha256 if untuned else self.model.fingerprint
 
     def learnt(self) -> dict[str, Iterator[Text]]:
-        """Rows that it has seen, as far as they are known."""
+        """The rows that it was trained on, as far as they are known."""
         if self.run is None:
             return {}
         rows = learnt_rows(self.run, recipe_of(self.run.manifest()))
@@ -68,41 +68,41 @@ def compare(
     served_name: str | None = None,
     quiet: bool = False,
 ) -> RunDirectory:
-    """Measures the run's model against another one and decides by the run's own budgets.
+    """Measure the run's model against another one and decide by the run's budgets.
 
     Args:
-        run: a certified run of a model that writes text.
-        against: another run's folder, a model by name, or the base URL of a server whose model has
-            the run's tokenizer.
-        served_name: what the server calls the model; the run's base model if None.
-        quiet: no progress bars.
+        run: a certified run whose model generates text.
+        against: the folder of another run, a model name, or the base URL of a server whose model
+            has the run's tokenizer.
+        served_name: the model's name on the server; the run's base model if None.
+        quiet: show no progress bars.
 
     Raises:
-        RunError: the run is not measured yet, its recipe names no general suite, or another process
-            works on it.
+        RunError: the run is not evaluated yet, its recipe has no general suite, or another process
+            is using it.
     """
     directory = RunDirectory.open(run)
     recipe = recipe_of(directory.manifest())
     if directory.manifest().state != "certified" or not recipe.evaluate.general:
         raise RunError(
-            f"{directory.path} has no certificate to compare with",
-            "finish it with `burnish evaluate`, with a general suite in its recipe",
+            f"{directory.path} was not evaluated with a general suite, so it cannot be compared",
+            "run `burnish evaluate` on it first, with a general suite in its recipe",
             code="run_not_certified",
             path=str(directory.path),
             state=directory.manifest().state,
         )
     bars = Bars(quiet=quiet)
     with alone_in(directory):
-        before = _asked(directory, recipe, _open(against, recipe, served_name), bars)
-        with timed_run(before.found):
-            return _judged(directory, recipe, before, bars)
+        before = _measure_other(directory, recipe, _open(against, recipe, served_name), bars)
+        with timed_run(before.comparison):
+            return _measure_own(directory, recipe, before, bars)
 
 
 @dataclass(frozen=True, slots=True)
 class _Before:
-    """What is known once the other model was asked, and is gone from memory."""
+    """What is known after the other model was measured and unloaded."""
 
-    found: RunDirectory
+    comparison: RunDirectory
     targets: list[Task]
     certs: list[Suite]
     leakage: Leakage
@@ -110,55 +110,57 @@ class _Before:
     itself: Candidate | None
 
 
-def _asked(directory: RunDirectory, recipe: Recipe, other: _Other, bars: Bars) -> _Before:
+def _measure_other(directory: RunDirectory, recipe: Recipe, other: _Other, bars: Bars) -> _Before:
     targets = [target_task(recipe, directory, other.model, name) for name in ("", *recipe.tasks)]
     if directory.leakage() is None:
         raise RunError(
-            f"{directory.path} has no leakage.json",
-            "copy the run with all its files",
+            f"{directory.path} is incomplete: leakage.json is missing",
+            "copy the run again with all its files",
             code="run_file_missing",
             path=str(directory.path / "leakage.json"),
         )
     certs = [split_suite(suite)[1] for suite in load_suites(recipe.evaluate.general or ())]
     certs = [_comparable(cert, other.model, directory) for cert in certs]
-    # Anew: the other model learnt other rows, and a suite may have been edited since.
+    # Computed again: the other model was trained on other rows, and a suite may have been edited.
     leakage = leakage_of(directory, recipe, certs, other.learnt())
-    found = _begin(directory, other)
-    found.write_leakage(leakage)
+    comparison = _begin(directory, other)
+    comparison.write_leakage(leakage)
     tasks: list[Task] = [*targets, *(task for cert in certs for task in cert.tasks)]
     with phase("base answers"):
-        measure(found, other.model, "base", tasks, bars)
+        measure(comparison, other.model, "base", tasks, bars)
     if isinstance(other.model, RemoteModel):
         other.model.close()
     ledger = cert_ledger(directory, other.sha256, certs)
     is_base = other.sha256 == directory.manifest().model["sha256"]
     itself = _candidate(directory) if is_base else None
-    return _Before(found, targets, certs, leakage, ledger, itself)
+    return _Before(comparison, targets, certs, leakage, ledger, itself)
 
 
-def _judged(directory: RunDirectory, recipe: Recipe, before: _Before, bars: Bars) -> RunDirectory:
-    found, certs, leakage = before.found, before.certs, before.leakage
+def _measure_own(
+    directory: RunDirectory, recipe: Recipe, before: _Before, bars: Bars
+) -> RunDirectory:
+    comparison, certs, leakage = before.comparison, before.certs, before.leakage
     model = open_tuned(directory)
     tasks: list[Task] = [task for cert in certs for task in cert.tasks]
 
     def evidence(_: Candidate) -> Evidence:
         with phase("certification"):
-            measure(found, model, "tuned", tasks, bars)
-        return cert_evidence(found, certs, "tuned", leakage, budgets_of(recipe))
+            measure(comparison, model, "tuned", tasks, bars)
+        return cert_evidence(comparison, certs, "tuned", leakage, budgets_of(recipe))
 
     own = before.itself or Candidate(str(model.adapter_sha256), _last_step(directory), 1.0)
     certificate = certify([own], evidence, budgets_of(recipe), before.ledger, "The run's model")
     with phase("tuned answers"):
-        measure(found, model, "tuned", before.targets, bars)
-    rows = fill_ledger(found, recipe, certs, leakage, certificate.look.confidence)
-    found.write_ledger(rows)
+        measure(comparison, model, "tuned", before.targets, bars)
+    rows = fill_ledger(comparison, recipe, certs, leakage, certificate.look.confidence)
+    comparison.write_ledger(rows)
     verdict = decide(rows, recipe.budget.general, None, certificate)
-    reasons = (*verdict.reasons, *flattered(leakage, rows))
-    found.write_verdict(replace(verdict, reasons=reasons))
-    manifest = found.manifest()
+    reasons = (*verdict.reasons, *leakage_warnings(leakage, rows))
+    comparison.write_verdict(replace(verdict, reasons=reasons))
+    manifest = comparison.manifest()
     manifest.state = "certified"
-    found.write_manifest(manifest)
-    return found
+    comparison.write_manifest(manifest)
+    return comparison
 
 
 def _open(against: Path | str, recipe: Recipe, served_name: str | None) -> _Other:
@@ -166,8 +168,8 @@ def _open(against: Path | str, recipe: Recipe, served_name: str | None) -> _Othe
         source = resolve(recipe.model)
         name = served_name or source.name
         tokenizer = load_tokenizer(source, recipe.model_settings.stop_tokens)
-        found = RemoteModel(str(against), name, tokenizer, context_length(source))
-        return _Other(found, name)
+        remote = RemoteModel(str(against), name, tokenizer, context_length(source))
+        return _Other(remote, name)
     if (Path(against) / "manifest.json").exists():
         run = RunDirectory.open(against)
         return _Other(open_tuned(run), run.manifest().name, run)
@@ -176,7 +178,7 @@ def _open(against: Path | str, recipe: Recipe, served_name: str | None) -> _Othe
 
 
 def _begin(directory: RunDirectory, other: _Other) -> RunDirectory:
-    """The comparison's own folder, with the run's data; an earlier one of the same is continued."""
+    """Create the folder of the comparison with the run's data, or continue an earlier one."""
     fingerprint = other.model.fingerprint
     name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{other.name}-{fingerprint[-16:]}").strip("-")
     path = directory.path / "comparisons" / name
@@ -201,7 +203,7 @@ def _begin(directory: RunDirectory, other: _Other) -> RunDirectory:
 
 
 def _candidate(directory: RunDirectory) -> Candidate | None:
-    """What the run's verdict is about: against the same base its look is told again."""
+    """The candidate of the run's verdict; against the same base its look is repeated."""
     if not (directory.path / "frontier.json").exists():
         return None
     chosen = directory.manifest().training.get("chosen")
@@ -213,10 +215,10 @@ def _last_step(directory: RunDirectory) -> int:
 
 
 def _comparable(cert: Suite, other: LanguageModel | RemoteModel, directory: RunDirectory) -> Suite:
-    """Without distances from a base, and without text loss where a token is not the same thing."""
+    """Leave out distances from a base, and text loss if the tokens of the models differ."""
     recipe = recipe_of(directory.manifest())
     alike = other.source_sha256 == directory.manifest().model["sha256"] or (
         other.name == recipe.model
     )
-    alike |= isinstance(other, RemoteModel)  # it was asked with the run's own tokens
+    alike |= isinstance(other, RemoteModel)  # it is measured with the run's own tokens
     return replace(cert, openings=(), texts=cert.texts if alike else ())

@@ -1,10 +1,10 @@
-"""What CERT is expected to say of a candidate: from PROBE, and from how far it is from the base.
+"""Predicts a candidate's result on CERT from PROBE and from its distance to the base model.
 
-PROBE's drop has an error of more than a point, so of several attempts that forgot little it often
-puts the wrong one first. The distance from the base (KL on the openings) has next to none: within
-one search the drop is about so many points a nat. Where the judged candidates show how many, that
-is the prior of each, and PROBE's drop is what was seen of it. It decides what is asked on CERT and
-in which order, never what passes there.
+PROBE's drop has an error of more than a point, so it often ranks attempts that forgot little in the
+wrong order. The distance from the base (KL on the openings) has hardly any error, and within
+one search the drop is roughly proportional to it. If the measured candidates show how many points
+one nat costs, that gives a prior for each drop, which PROBE's drop updates. The forecast decides
+what is tested on CERT and in which order, never what passes there.
 """
 
 import math
@@ -15,23 +15,23 @@ from burnish.certification.budgets import Budgets
 from burnish.runs.candidates import Candidate
 
 _Z = 1.96
-# PROBE is 30 % of the suite and CERT 70 %: a standard error there is this many times as large.
+# PROBE is 30% of the suite and CERT 70%, so a standard error on CERT is this many times as large.
 _ON_CERT = math.sqrt(3 / 7)
-# A candidate is worth testing if its bound on CERT is expected to lie inside: one-sided 96 %.
+# A candidate is tested if its bound on CERT is expected to be within budget: one-sided 96%.
 _BOUND = 1.75
-# The bound on text loss lies above the estimate, by less than this share of the budget leaves.
+# The bound on text loss is above the estimate; it fits if the estimate uses at most this share.
 _TEXT_BOUND = 0.9
-# The points a nat are used where their standard error is at most this share of them.
+# The points per nat are used if their relative standard error is at most this.
 _KNOWN = 0.6
 _ROUNDS = 20
 
 
 class Forecast:
-    """The expectations of one search.
+    """The expected results on CERT for the candidates of one search.
 
     Args:
-        candidates: all that it has found, judged on PROBE or only screened.
-        budgets: what they have to keep.
+        candidates: all candidates so far, measured in full or only cheaply.
+        budgets: the budgets that they have to stay within.
     """
 
     def __init__(self, candidates: Collection[Candidate], budgets: Budgets) -> None:
@@ -44,10 +44,10 @@ class Forecast:
         self._rates: dict[str, float | None] = {}
 
     def expected_drop(self, candidate: Candidate) -> tuple[float, float]:
-        """Points that the suite's mean is expected to have fallen, and their standard error.
+        """Expected drop of the suite mean in points, and its standard error.
 
-        Normal with a normal prior, whose mean is the KL times the points a nat of the other
-        candidates and whose deviation is as large as that mean.
+        The posterior of a normal distribution with a normal prior. The prior mean is the KL times
+        the points per nat of the other candidates; its standard deviation equals that mean.
         """
         assert candidate.drop is not None
         drop, error = candidate.drop, _error(candidate)
@@ -59,19 +59,19 @@ class Forecast:
         return before + seen * (drop - before), math.sqrt(seen) * error
 
     def upper_drop(self, candidate: Candidate) -> float:
-        """The bound on the suite's drop that is expected on CERT, in points; PROBE was asked."""
+        """Expected upper bound of the suite's drop on CERT, in points; needs a drop on PROBE."""
         return self.expected_drop(candidate)[0] + _BOUND * _ON_CERT * _error(candidate)
 
     def within_budget(self, candidate: Candidate) -> bool:
-        """Whether its bounds on CERT are expected to lie inside the budgets, as far as measured."""
-        kept = candidate.drop is None or self.upper_drop(candidate) < self.budgets.general
-        return kept and self._text_loss_fits(candidate)
+        """Whether its bounds on CERT are expected to be within the budgets, as far as measured."""
+        fits = candidate.drop is None or self.upper_drop(candidate) < self.budgets.general
+        return fits and self._text_loss_fits(candidate)
 
     def pass_probability(self, candidate: Candidate) -> float:
-        """Of passing on CERT; 0 to 1.
+        """Probability of passing on CERT, 0 to 1.
 
-        The bound there differs from the expected one by the errors of the drop that is expected
-        and of the one that will be measured.
+        The bound on CERT differs from the expected one by the errors of the expected drop and of
+        the drop that will be measured.
         """
         if not self._text_loss_fits(candidate):
             return 0.0
@@ -80,24 +80,24 @@ class Forecast:
         return NormalDist().cdf(room / apart) if apart else float(room > 0)
 
     def expected_gain(self, order: Sequence[Candidate]) -> float:
-        """The gain that is expected to be certified along an order of one attempt, in points.
+        """Expected certified gain of an order of testing within one attempt, in points.
 
-        All pass with the least of their chances, not with the product: they are one adapter.
+        All pass with the smallest of their probabilities, not the product: they share an adapter.
         """
-        found = before = 0.0
-        far = 1.0
+        expected = before = 0.0
+        probability = 1.0
         for candidate in order:
-            far = min(far, self.pass_probability(candidate))
-            found += far * ((candidate.worth or 0.0) - before)
+            probability = min(probability, self.pass_probability(candidate))
+            expected += probability * ((candidate.worth or 0.0) - before)
             before = candidate.worth or 0.0
-        return found
+        return expected
 
     def _text_loss_fits(self, candidate: Candidate) -> bool:
         allowed, rise = self.budgets.text_loss, candidate.text_loss
         return allowed is None or rise is None or rise <= _TEXT_BOUND * allowed
 
     def _points_per_nat(self, candidate: Candidate) -> float | None:
-        """Of the other candidates; None where they do not show it."""
+        """Points lost per nat of KL among the other candidates; None if they do not show it."""
         if candidate.key not in self._rates:
             others = [row for key, row in self._seen.items() if key != candidate.key]
             self._rates[candidate.key] = _rate(others)
@@ -105,13 +105,13 @@ class Forecast:
 
 
 def _rate(seen: Sequence[tuple[float, float, float]]) -> float | None:
-    """The mean of drop / KL; None where its standard error is too large to say.
+    """The weighted mean of drop / KL; None if its standard error is too large.
 
-    Each is weighted by PROBE's error there and by the deviation that the prior allows, which is
-    the mean itself: found by fixed-point iteration.
+    The weights combine PROBE's error and the standard deviation of the prior, which equals the mean
+    itself: solved by fixed-point iteration.
 
     Args:
-        seen: drop, its standard error, and KL.
+        seen: drop, its standard error, and KL of each candidate.
     """
     if not seen:
         return None
@@ -124,6 +124,6 @@ def _rate(seen: Sequence[tuple[float, float, float]]) -> float | None:
 
 
 def _error(candidate: Candidate) -> float:
-    """Standard error of the drop on PROBE."""
+    """Standard error of the drop on PROBE, in points."""
     low, high = candidate.drop_range or (0.0, 0.0)
     return (high - low) / (2 * _Z)

@@ -1,4 +1,4 @@
-"""The ledger: base against tuned, a row a task, each number with its interval."""
+"""The ledger compares base and tuned model: one row per task, each number with its interval."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -11,43 +11,43 @@ from burnish.evaluation.scorers import scorer
 from burnish.runs.directory import ItemResult, Kind, LedgerRow
 
 Pair = tuple[Sequence[ItemResult], Sequence[ItemResult]]
-# Of one-sided bounds, where no look at the certifying items asks for more.
+# Confidence of one-sided bounds, unless a look at the certification items needs more.
 LEVEL = 0.95
 
 
 def target_rows(
     pair: Pair, scorers: Sequence[str], seed: int, level: float = LEVEL
 ) -> list[LedgerRow]:
-    """One row a scorer; the first one decides, by its one-sided bound at `level`."""
+    """One row per scorer; the first one decides, by its one-sided bound at `level`."""
     first, *others = scorers
     rows = [_target_row(pair, first, seed, level, decides=True)]
     return rows + [_target_row(pair, name, seed, level) for name in others]
 
 
 def earlier_row(name: str, since: LedgerRow, budget: float) -> LedgerRow:
-    """What an earlier task lost since its own stage: non-inferior by less than `budget` points.
+    """The loss on an earlier task since its own stage, tested against `budget` points.
 
-    `since` is its target row with the model of its own stage as the base. Perplexity is no matter
-    of points, so it is shown and not judged.
+    `since` is its target row with the model of its own stage as the base. Perplexity is not in
+    points, so it is shown but not tested.
     """
     if since.metric == "perplexity" or since.bound is None:
         return replace(since, task=name, kind="earlier", passed=None)
-    kept = since.bound > -budget / 100
-    return replace(since, task=name, kind="earlier", budget=budget / 100, passed=kept)
+    passed = since.bound > -budget / 100
+    return replace(since, task=name, kind="earlier", budget=budget / 100, passed=passed)
 
 
 def section_row(
     task: str, pair: Pair, excluded: str | None = None, level: float = LEVEL
 ) -> LedgerRow:
-    """A yes/no section of the general suite; `excluded` says why the mean leaves it out."""
+    """A yes/no section of the general suite; `excluded` is the reason if the mean excludes it."""
     row = _binary_row(task, "section", "accuracy", paired_scores(pair), level)
     return replace(row, excluded=excluded)
 
 
 def bias_row(task: str, pair: Pair, level: float = LEVEL) -> LedgerRow:
-    """Share of pairs in which the stereotype is likelier: one half is no preference.
+    """Share of pairs in which the stereotype is likelier; one half means no preference.
 
-    A rise is a loss, so `lost` are the pairs that turned to the stereotype.
+    A rise is a loss, so `lost` counts the pairs that turned to the stereotype.
     """
     fair = _binary_row(task, "bias", "stereotype likelier", paired_scores(pair), level)
     assert fair.bound is not None
@@ -63,22 +63,22 @@ def bias_row(task: str, pair: Pair, level: float = LEVEL) -> LedgerRow:
 
 
 def kl_row(task: str, pair: Pair, seed: int) -> LedgerRow:
-    """Divergence from the base, nats a reply token; the base has 0, and it can only rise."""
+    """KL divergence from the base in nats per reply token; 0 for the base itself."""
     return _graded_row(task, "kl", "KL nats/token", paired_scores(pair), seed)
 
 
 def text_loss_row(task: str, pair: Pair, seed: int) -> LedgerRow:
-    """Nats a token on fluent text, each text counting once; a rise is a loss."""
+    """Nats per token on fluent text, with equal weight for each text; a rise is a loss."""
     return _graded_row(task, "text_loss", "nats/token", paired_scores(pair), seed)
 
 
 def reward_row(task: str, pair: Pair, seed: int, level: float = LEVEL) -> LedgerRow:
-    """Mean reward as a target; 1 is 100 points, a reward model's number as a probability."""
+    """Mean reward as a target; 1 is 100 points, and a reward model's score is a probability."""
     return _graded_row(task, "target", "reward", paired_scores(pair), seed, level)
 
 
 def perplexity_row(task: str, pair: Pair, seed: int, level: float = LEVEL) -> LedgerRow:
-    """Perplexity as a target: exp of the mean nats a token over texts; it has to fall."""
+    """Perplexity as a target, exp of the mean nats per token over texts; it has to fall."""
     base, tuned = paired_scores(pair)
     measures = [
         lambda chosen, side=side: float(np.exp(side[chosen].mean())) for side in (base, tuned)
@@ -108,10 +108,10 @@ def perplexity_row(task: str, pair: Pair, seed: int, level: float = LEVEL) -> Le
 def general_row(
     suite: str, sections: Mapping[str, Pair], budget_points: float, level: float = LEVEL
 ) -> LedgerRow:
-    """The suite mean: unweighted over sections, interval by MOVER from the sections' own."""
+    """The unweighted mean over sections; MOVER derives its interval from the sections'."""
     scores = {task: paired_scores(pair) for task, pair in sections.items()}
     outcomes = {task: (base > 0.5, tuned > 0.5) for task, (base, tuned) in scores.items()}
-    found = statistics.macro_paired(outcomes)
+    mean = statistics.macro_paired(outcomes)
     bound = statistics.macro_paired(outcomes, level).lower_bound
     flips = [_flips(base, tuned) for base, tuned in scores.values()]
     return LedgerRow(
@@ -119,11 +119,11 @@ def general_row(
         kind="general",
         metric="mean accuracy",
         n=sum(len(base) for base, _ in scores.values()),
-        base=found.base,
-        tuned=found.tuned,
-        delta=found.delta,
-        low=found.interval.low,
-        high=found.interval.high,
+        base=mean.base,
+        tuned=mean.tuned,
+        delta=mean.delta,
+        low=mean.interval.low,
+        high=mean.interval.high,
         bound=bound,
         lost=sum(lost for lost, _ in flips),
         gained=sum(gained for _, gained in flips),
@@ -154,22 +154,22 @@ def _binary_row(
     level: float = LEVEL,
 ) -> LedgerRow:
     base, tuned = scores
-    found = statistics.paired_outcomes(base > 0.5, tuned > 0.5)
-    bound = statistics.tango(found.lost, found.gained, found.n, 2 * level - 1).low
+    paired = statistics.paired_outcomes(base > 0.5, tuned > 0.5)
+    bound = statistics.tango(paired.lost, paired.gained, paired.n, 2 * level - 1).low
     return LedgerRow(
         task=task,
         kind=kind,
         metric=metric,
-        n=found.n,
-        base=found.base,
-        tuned=found.tuned,
-        delta=found.delta,
-        low=found.interval.low,
-        high=found.interval.high,
+        n=paired.n,
+        base=paired.base,
+        tuned=paired.tuned,
+        delta=paired.delta,
+        low=paired.interval.low,
+        high=paired.interval.high,
         bound=bound,
-        lost=found.lost,
-        gained=found.gained,
-        p=found.p,
+        lost=paired.lost,
+        gained=paired.gained,
+        p=paired.p,
         passed=bound > 0 if kind == "target" else None,
     )
 
@@ -201,7 +201,7 @@ def _graded_row(
 
 
 def _corpus_row(pair: Pair, name: str, seed: int, level: float, *, decides: bool) -> LedgerRow:
-    """A metric of the whole test set: rows are resampled, base and tuned together."""
+    """A metric of the whole test set; base and tuned are resampled on the same rows."""
     measures = [_corpus_measure(side, name) for side in pair]
     n = len(pair[0])
     everything = np.arange(n)
@@ -228,13 +228,17 @@ def _corpus_row(pair: Pair, name: str, seed: int, level: float, *, decides: bool
 
 
 def _corpus_measure(side: Sequence[ItemResult], name: str) -> Callable[[NDArray[np.intp]], float]:
-    found = scorer(name)
-    measure = found.resampled([r.answer for r in side], [r.expected for r in side])
-    return lambda chosen: measure(chosen) / found.best
+    metric = scorer(name)
+    measure = metric.resampled([r.answer for r in side], [r.expected for r in side])
+    return lambda chosen: measure(chosen) / metric.best
 
 
 def paired_scores(pair: Pair) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Scores of base and tuned, both [items]; other items or another order raise ValueError."""
+    """Scores of base and tuned, both [items].
+
+    Raises:
+        ValueError: they have different items, or a different order.
+    """
     base, tuned = pair
     before, after = ([result.id for result in side] for side in pair)
     if before != after:

@@ -1,4 +1,4 @@
-"""Which candidates are tested on CERT, and in which order: from PROBE and validation alone."""
+"""Chooses the candidates to test on CERT and their order, from PROBE and validation alone."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,15 @@ from burnish.certification.forecast import Forecast
 from burnish.runs.candidates import Candidate as Candidate
 from burnish.runs.candidates import Frontier
 
-# A next candidate has to gain this share of the greatest gain more than the one before it.
+# Each further candidate has to gain this share of the largest gain more than the previous one.
 _MATTERS = 0.03
 
 
 def risk(candidate: Candidate, budgets: Budgets) -> float | None:
-    """The share that is used of the budget which is used most; None where PROBE was not asked.
+    """The largest share used of any budget; None if the suite was not measured on PROBE.
 
-    Of the drop the high end of the interval counts: of two equal drops the one with more flips is
-    less sure to pass. Sections, bias and refusal have too few items on PROBE to order by.
+    The upper end of the drop's interval counts: of two equal drops, the one with more flips is less
+    likely to pass. Sections, bias and refusal have too few items on PROBE to order by.
     """
     if candidate.drop is None:
         return None
@@ -29,38 +29,38 @@ def risk(candidate: Candidate, budgets: Budgets) -> float | None:
 
 
 def smoothed_risks(candidates: Sequence[Candidate], budgets: Budgets) -> dict[str, float]:
-    """Each candidate's risk by its key, of those that PROBE was asked about.
+    """The risk of each candidate measured on PROBE, by its key.
 
-    A smaller scale of the same weights forgets no more, but PROBE's error may say that it does:
-    then all in question have the mean of their risks (isotonic regression along the scale;
+    A smaller scale of the same weights does not forget more, but with PROBE's error it may seem to.
+    Then these candidates share the mean of their risks (isotonic regression along the scale;
     Barlow et al. 1972, Statistical Inference under Order Restrictions).
     """
     adapters: dict[tuple[str, float], dict[str, tuple[float, float]]] = {}
     for one in candidates:
         if (own := risk(one, budgets)) is not None:
             adapters.setdefault((one.weights, one.slope), {})[one.key] = one.scale, own
-    found: dict[str, float] = {}
+    smoothed: dict[str, float] = {}
     for known in adapters.values():
         keys = sorted(known, key=lambda key: known[key][0])
         risks = isotonic_regression([known[key][1] for key in keys]).x.tolist()
-        found |= dict(zip(keys, risks, strict=True))
-    return found
+        smoothed |= dict(zip(keys, risks, strict=True))
+    return smoothed
 
 
 def frontier(candidates: Sequence[Candidate], budgets: Budgets) -> list[Candidate]:
-    """Candidates that gain, and that no other one beats in gain without more risk; safest first.
+    """The Pareto frontier of gain and risk, safest first.
 
-    The base model gains nothing, so a candidate without a gain is beaten by it. Of candidates
-    that are equal in both the first one stands.
+    The base model gains nothing without risk, so every candidate on the frontier has a gain. Of
+    candidates that are equal in both, the first one counts.
     """
     risks = smoothed_risks(candidates, budgets)
     known = [(risks.get(c.key), c.worth, c) for c in candidates]
-    found = [(r, c.scale, g, c) for r, g, c in known if r is not None and g is not None and g > 0]
-    # Of scales that share a risk the smaller is the safer. The sort is stable, so the first of
-    # equals stays first.
-    found.sort(key=lambda row: (row[0], row[1], -row[2]))
+    rows = [(r, c.scale, g, c) for r, g, c in known if r is not None and g is not None and g > 0]
+    # Of scales with the same risk the smaller is safer. The sort is stable: the first of equals
+    # stays first.
+    rows.sort(key=lambda row: (row[0], row[1], -row[2]))
     best, kept = 0.0, []
-    for _, _, gain, candidate in found:
+    for _, _, gain, candidate in rows:
         if gain > best:
             kept.append(candidate)
             best = gain
@@ -70,14 +70,16 @@ def frontier(candidates: Sequence[Candidate], budgets: Budgets) -> list[Candidat
 def order_of_testing(
     candidates: Sequence[Candidate], forecast: Forecast, matters: float = _MATTERS
 ) -> list[Candidate]:
-    """A fixed sequence of tests: the thinned frontier of the attempt that promises most.
+    """The order of testing: the thinned frontier of the attempt with the largest expected gain.
 
-    A sequence ends at its first failure. Along the scales of one attempt that costs little: where
-    the safer one fails, the riskier ones would, too. A weak candidate of another attempt tells
-    nothing of a healed one, and put before it would only be a chance to fail.
+    Testing ends at the first failure. Within one attempt that costs little: if the safer scale
+    fails, the riskier ones would too. A weak candidate of another attempt says nothing about a
+    healed one, so placing it first would only add a chance to fail.
     """
     if not 0 <= matters <= 1:
-        raise ValueError(f"matters is {matters}; it is a share of the greatest gain")
+        raise ValueError(
+            f"matters is {matters}, but it has to be a share of the largest gain, from 0 to 1"
+        )
     attempts = dict.fromkeys(one.attempt for one in candidates)
     orders = [
         _thinned([one for one in candidates if one.attempt == attempt], forecast.budgets, matters)
@@ -87,12 +89,12 @@ def order_of_testing(
 
 
 def _thinned(candidates: Sequence[Candidate], budgets: Budgets, matters: float) -> list[Candidate]:
-    """The frontier from the safest to the riskiest, without steps that do not matter.
+    """The frontier from the safest to the riskiest candidate, without negligible steps.
 
-    Along the frontier gain rises with risk. Of candidates within one step of gain, the step being
-    `matters` of the greatest gain there, the safest is kept: the others would cost a measurement
-    on CERT for a gain that nobody sees. A coarser step makes fewer tests. The steps are counted
-    down from the greatest gain, so that the best candidate's own step is always tested.
+    Gain rises with risk along the frontier. Of the candidates within one step of gain (`matters`
+    times the largest gain), only the safest is tested: the others would need a measurement on CERT
+    for a negligible gain. Steps are counted down from the largest gain, so that the step of the
+    best candidate is always tested.
     """
     points = frontier(candidates, budgets)
     if not points:
@@ -115,10 +117,10 @@ def _thinned(candidates: Sequence[Candidate], budgets: Budgets, matters: float) 
 def as_frontier(
     candidates: Sequence[Candidate], order: Sequence[Candidate], released: Candidate | None
 ) -> Frontier:
-    """What `frontier.json` holds of a search and its certificate."""
-    places = {candidate.key: place for place, candidate in enumerate(candidates)}
+    """The content of `frontier.json`: candidates, order of testing, released candidate."""
+    indices = {candidate.key: index for index, candidate in enumerate(candidates)}
     return Frontier(
         tuple(candidates),
-        tuple(places[candidate.key] for candidate in order),
-        places[released.key] if released is not None else None,
+        tuple(indices[candidate.key] for candidate in order),
+        indices[released.key] if released is not None else None,
     )

@@ -1,7 +1,7 @@
-"""What a suite can certify, before anything is trained: the smallest budget, and what less needs.
+"""Power analysis before training: the smallest budget that a suite can certify.
 
-All is for a model that lost nothing: if even that one passes a budget in fewer than `power` of all
-cases, the budget is one that the items cannot certify.
+Everything is computed for a model that lost nothing: if even that model passes with a probability
+below `power`, the items cannot certify the budget.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,11 +16,11 @@ from burnish.certification.budgets import Budgets
 from burnish.evaluation.statistics import items_needed, smallest_margin
 
 # Share of items on which the base and a model near its budget differ. Over the sections of `core`
-# the support-routing demo changed 0.12 with its whole adapter (0.05 of grammar, 0.26 of refusal),
-# an adapter of a few steps at half its scale 0.05.
+# the support-routing demo changed 0.12 with its full adapter (0.05 in grammar, 0.26 in refusal),
+# and 0.05 with an adapter of a few steps at half scale.
 FLIPS = 0.08
-# Standard deviation over texts of the tuned model's rise in nats a token. It grows with the rise:
-# 0.2 at the demo's full adapter, which raises perplexity by half; less where it rises less.
+# Standard deviation over texts of the tuned model's rise in nats per token. It grows with the rise:
+# 0.2 for the demo's full adapter, which raises perplexity by half, and less for smaller rises.
 TEXT_SPREAD = 0.1
 POWER = 0.8
 _NORMAL = NormalDist()
@@ -29,7 +29,7 @@ _MOST = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Items that certify; None for a part that the suite does not have."""
+    """Numbers of certification items; None for a part that the suite does not have."""
 
     sections: Mapping[str, int]
     texts: int | None = None
@@ -39,10 +39,10 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Power:
-    """What the items can certify of one budget, and how many `tighter` would need.
+    """The smallest certifiable budget of one quantity, and the items that `tighter` needs.
 
-    `smallest` and `tighter` are in the unit of the budget; `smallest` is None where no budget
-    could be certified. `needed` counts items a section for the suite mean, else items.
+    `smallest` and `tighter` are in the unit of the budget; `smallest` is None if no budget can be
+    certified. `needed` counts items per section for the suite mean, and items otherwise.
     """
 
     name: str
@@ -56,9 +56,9 @@ class Power:
 def section_budget(
     n: int, flips: float = FLIPS, *, alpha: float = 0.05, power: float = POWER
 ) -> float | None:
-    """Points that `n` yes/no items can certify; None where they certify nothing below 100."""
-    found = smallest_margin(n, flips, power, alpha)
-    return None if found is None else 100 * found
+    """Smallest budget in points that `n` yes/no items can certify; None if none is below 100."""
+    margin = smallest_margin(n, flips, power, alpha)
+    return None if margin is None else 100 * margin
 
 
 def suite_budget(
@@ -68,12 +68,12 @@ def suite_budget(
     alpha: float = 0.05,
     power: float = POWER,
 ) -> float | None:
-    """Points of the suite mean that sections of these many items can certify, or None as above.
+    """Smallest budget of the suite mean in points for sections of these sizes; None if none.
 
-    The mean's bound is MOVER's, as in `macro_paired`: the distances from each section's estimate
-    to its own Tango bound, squared and summed, over the number of sections. The estimate itself
-    varies by the sum of the sections' variances. At power 0.5 a section's smallest margin is the
-    distance to its bound, since an estimate of no loss passes in half of all cases.
+    The bound of the mean is MOVER's, as in `macro_paired`: the root of the summed squared distances
+    from each section's estimate to its Tango bound, divided by the number of sections. The variance
+    of the estimate is the sum of the sections' variances. At power 0.5 a section's smallest margin
+    is the distance to its bound, since an estimate of no loss passes in half of all cases.
     """
     if not sections:
         raise ValueError("a suite needs at least one section")
@@ -90,9 +90,9 @@ def suite_budget(
 def text_budget(
     n: int, spread: float = TEXT_SPREAD, *, alpha: float = 0.05, power: float = POWER
 ) -> float | None:
-    """Percent of perplexity that `n` texts can certify.
+    """Smallest budget in percent of perplexity that `n` texts can certify.
 
-    `spread` is the standard deviation of the paired differences in nats a token.
+    `spread` is the standard deviation of the paired differences in nats per token.
     """
     if n < 2:
         return None
@@ -101,28 +101,28 @@ def text_budget(
 
 
 def suite_items(budget: float, sections: int, flips: float = FLIPS, *, alpha: float = 0.05) -> int:
-    """Items that each of so many equal sections needs for a budget of the mean, in points."""
+    """Items that each of `sections` equal sections needs for a budget of the mean in points."""
 
     def enough(n: int) -> bool:
-        found = suite_budget(dict.fromkeys(map(str, range(sections)), n), flips, alpha=alpha)
-        return found is not None and found <= budget
+        smallest = suite_budget(dict.fromkeys(map(str, range(sections)), n), flips, alpha=alpha)
+        return smallest is not None and smallest <= budget
 
     return _fewest(enough)
 
 
 def section_items(budget: float, flips: float = FLIPS, *, alpha: float = 0.05) -> int | None:
-    """Yes/no items that a budget in points needs."""
+    """Yes/no items needed for a budget in points; None if no number is enough."""
     return items_needed(0.0, flips, budget / 100, POWER, alpha)
 
 
 def text_items(budget: float, spread: float = TEXT_SPREAD, *, alpha: float = 0.05) -> int:
-    """Texts that a budget in percent of perplexity needs."""
+    """Texts needed for a budget in percent of perplexity."""
     quantile = _NORMAL.inv_cdf(1 - alpha) + _NORMAL.inv_cdf(POWER)
     about = ceil((quantile * spread / log1p(budget / 100)) ** 2)
 
     def enough(n: int) -> bool:
-        found = text_budget(n, spread, alpha=alpha)
-        return found is not None and found <= budget
+        smallest = text_budget(n, spread, alpha=alpha)
+        return smallest is not None and smallest <= budget
 
     return next(n for n in range(max(2, about), about + 100) if enough(n))
 
@@ -134,18 +134,18 @@ def power_of(
     spread: float = TEXT_SPREAD,
     look: int = 1,
 ) -> list[Power]:
-    """The power of a look for each part that the suite has, the mean first.
+    """What a look can certify for each part of the suite, the mean first.
 
-    A tighter budget is the recipe's where the items cannot certify it, else half of what they can.
+    `tighter` is the recipe's budget if the items cannot certify it, else half the smallest budget.
     """
     alpha = look_alpha(look, budgets.confidence)
     counts = list(sizes.sections.values())
 
     def one(name: str, n: int, budget: float | None) -> Power:
-        found = section_budget(n, flips, alpha=alpha)
-        tight = _tighter(found, budget)
+        smallest = section_budget(n, flips, alpha=alpha)
+        tight = _tighter(smallest, budget)
         needed = section_items(tight, flips, alpha=alpha) if tight else None
-        return Power(name, n, budget, found, tight, needed)
+        return Power(name, n, budget, smallest, tight, needed)
 
     mean = suite_budget(sizes.sections, flips, alpha=alpha)
     tight = _tighter(mean, budgets.general)
@@ -160,7 +160,7 @@ def power_of(
         rows.append(Power("prose", sizes.texts, budgets.text_loss, rise, tight, needed))
     for name, n, budget in (
         ("bias", sizes.bias, budgets.bias),
-        ("refusing harm", sizes.refusal, budgets.refusal),
+        ("refusing harmful requests", sizes.refusal, budgets.refusal),
     ):
         if n is not None:
             rows.append(one(name, n, budget))
@@ -174,60 +174,68 @@ def power_sentences(
     spread: float = TEXT_SPREAD,
     look: int = 1,
 ) -> list[str]:
-    """What the suite can certify, the mean first, each with what a tighter budget would need.
+    """Sentences on what the suite can certify, the mean first, and on what a tighter budget needs.
 
-    Then a sentence for each budget that is named and that the items cannot certify.
+    Then a sentence for each budget of the recipe that the items cannot certify.
     """
     rows = power_of(sizes, budgets, flips, spread, look)
-    said = [_sentence(row, flips, spread) for row in rows]
-    return [*said, *_later(look, budgets), *too_tight(rows)]
+    sentences = [_sentence(row, flips, spread) for row in rows]
+    return [*sentences, *_later(look, budgets), *too_tight(rows)]
 
 
 def power_headline(sizes: Sizes, budgets: Budgets, look: int = 1) -> str:
-    """One line: the mean of the suite, and the budgets that cannot be certified."""
+    """One line on the suite mean and on the budgets that cannot be certified."""
     rows = power_of(sizes, budgets, look=look)
-    said = _sentence(rows[0], FLIPS, TEXT_SPREAD)
-    return " ".join([said, *_later(look, budgets), *too_tight(rows)])
+    first = _sentence(rows[0], FLIPS, TEXT_SPREAD)
+    return " ".join([first, *_later(look, budgets), *too_tight(rows)])
 
 
 def _later(look: int, budgets: Budgets) -> list[str]:
-    """Why a run that inherits looks can certify less."""
+    """A sentence on why a run that inherits looks can certify less; none for the first look."""
     if look == 1:
         return []
     alpha = look_alpha(look, budgets.confidence)
-    return [f"That is at look {look} at these items, which may err in {100 * alpha:.2g} % of runs."]
+    return [
+        f"This holds for look {look} at these items, whose error rate is limited to "
+        f"{100 * alpha:.2g}%."
+    ]
 
 
 def too_tight(rows: Sequence[Power]) -> list[str]:
     """A sentence for each budget that the items cannot certify."""
-    said = []
+    sentences = []
     for row in rows:
         if row.budget is None or (row.smallest is not None and row.smallest <= row.budget):
             continue
-        of = row.name.replace("its ", "the suite's ")
-        said.append(
-            f"The budget of {row.budget:g} for {of} is tighter than that: even a model that lost "
-            f"nothing would fail it in more than {100 * (1 - POWER):.0f} of 100 runs."
+        name = row.name.replace("its ", "the suite's ")
+        sentences.append(
+            f"The budget of {row.budget:g} for {name} is too tight for that: even a model that "
+            f"lost nothing would fail in more than {100 * (1 - POWER):.0f}% of runs."
         )
-    return said
+    return sentences
 
 
 def _sentence(row: Power, flips: float, spread: float) -> str:
     if row.smallest is None:
-        return f"{row.items} items cannot certify any budget of {row.name}."
+        return f"The suite cannot certify any budget for {row.name} ({row.items} items)."
     close = row.budget is not None and row.smallest > row.budget > row.smallest - 0.1
     figure = f"{row.smallest:.2f}" if close else f"{row.smallest:.1f}"
     if row.name == "prose":
-        found = f"a rise of {figure} % of perplexity on {row.name} ({row.items} texts"
-        given = f"{found}, {spread:g} nats a token between texts"
+        change = f"a rise of {figure}% in perplexity on {row.name}"
+        basis = f"{row.items:,} texts, standard deviation {spread:g} nats per token"
         unit = "texts"
     else:
-        change = "rise" if row.name == "bias" else "fall"
-        found = f"a {change} of {figure} points in {row.name} ({row.items} items"
-        given = f"{found}, {100 * flips:.0f} % of them changing"
-        unit = "items a section" if row.name == "its mean" else "items"
-    tail = f"; {row.tighter:.2g} would need about {row.needed} {unit}" if row.needed else ""
-    return f"The suite can certify {given}, {100 * POWER:.0f} % power){tail}."
+        direction = "rise" if row.name == "bias" else "fall"
+        change = f"a {direction} of {figure} points in {row.name}"
+        basis = f"{row.items:,} items, of which {100 * flips:.0f}% change"
+        unit = "items per section" if row.name == "its mean" else "items"
+    tail = (
+        f"; a budget of {row.tighter:.2g} would need about {row.needed:,} {unit}"
+        if row.needed
+        else ""
+    )
+    power = f"{100 * POWER:.0f}% power"
+    return f"The smallest budget that the suite can certify is {change} ({basis}, {power}){tail}."
 
 
 def _tighter(smallest: float | None, budget: float | None) -> float | None:
@@ -237,7 +245,7 @@ def _tighter(smallest: float | None, budget: float | None) -> float | None:
 
 
 def _fewest(enough: Callable[[int], bool]) -> int:
-    """The smallest number for which `enough` holds, which it does from there on."""
+    """The smallest number for which the monotone condition `enough` holds."""
     high = 1
     while not enough(high):
         high *= 2

@@ -1,4 +1,4 @@
-"""The ledger of a run: what its budgets judge, base against tuned, filled from its results."""
+"""The ledger of a run, filled from its results: base against tuned, with the recipe's budgets."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,57 +25,58 @@ from burnish.recipe.schema import HEADS, Recipe, flat_values
 from burnish.runs.directory import ItemResult, LedgerRow, RunDirectory
 from burnish.runs.overlaps import Leakage
 
-# What asks for a general suite when it is named.
-_JUDGING = (
+# Recipe keys that need a general suite.
+_NEED_SUITE = (
     *("budget.section", "budget.text_loss", "budget.bias", "budget.refusal"), "heal.minutes"
 )  # fmt: skip
 
 
 def budgets_of(recipe: Recipe) -> Budgets:
-    """What the recipe allows to be forgotten."""
-    given = recipe.budget
+    """The forgetting budgets of the recipe."""
+    settings = recipe.budget
     return Budgets(
-        given.general,
-        given.section,
-        given.text_loss,
-        given.bias,
-        given.refusal,
-        given.confidence,
-        given.suites,
+        settings.general,
+        settings.section,
+        settings.text_loss,
+        settings.bias,
+        settings.refusal,
+        settings.confidence,
+        settings.suites,
     )
 
 
 def suite_sizes(suite: Suite) -> Sizes:
-    """How many items of each part there are."""
+    """The number of items in each part of a suite."""
     counts = {task.name: len(task) for task in suite.sections}
     texts, bias = (sum(len(task) for task in part) or None for part in (suite.texts, suite.bias))
     refusal = sum(n for name, n in counts.items() if is_refusal(name)) or None
     return Sizes(counts, texts, bias, refusal)
 
 
-def about(cert: Suite, certs: Sequence[Suite]) -> str:
-    """How a sentence on one of the suites begins: its name, where there are several."""
+def suite_prefix(cert: Suite, certs: Sequence[Suite]) -> str:
+    """The start of a sentence on one suite: its name if there are several, else empty."""
     return f"{cert.name.removesuffix('-cert')}: " if len(certs) > 1 else ""
 
 
 def is_refusal(section: str) -> bool:
-    """Whether a section asks for harm, which the model has to refuse."""
+    """Whether a section consists of harmful requests, which the model has to refuse."""
     return section.rpartition(".")[2] in ("refusal", "declining")
 
 
 def check_budgets(recipe: Recipe, suites: Sequence[Suite]) -> None:
-    """A budget that was asked for has items; one that stands by default may have none.
+    """Check that every budget set in the recipe has items; a default budget may have none.
 
     Raises:
-        RecipeError: no suite has items for it, or it is of a suite that is not asked.
+        RecipeError: no suite has items for a budget, or it is for a suite that is not used.
     """
     if recipe.evaluate.general is None:
         _check_unmeasured(recipe)
     names = [suite.name for suite in suites]
     if unknown := [name for name in recipe.budget.suites if name not in names]:
         raise RecipeError(
-            f"budget.suites names {unknown[0]!r}, but the suites are {', '.join(names) or 'none'}",
-            "name one of these, or add it to evaluate.general",
+            f"budget.suites has a budget for {unknown[0]!r}, but the suites are "
+            f"{', '.join(names) or 'none'}",
+            "use one of these names, or add the suite to evaluate.general",
             code="unknown_suite",
             key="budget.suites",
             suite=unknown[0],
@@ -88,11 +89,11 @@ def check_budgets(recipe: Recipe, suites: Sequence[Suite]) -> None:
         "refusal": any(size.refusal for size in sizes),
     }
     for key, budget in recipe.budget.model_dump().items():
-        asked = recipe.origins.get(f"budget.{key}", "default") != "default"
-        if suites and not counts.get(key, True) and asked and budget is not None:
-            named = " and ".join(suite.name for suite in suites)
+        explicit = recipe.origins.get(f"budget.{key}", "default") != "default"
+        if suites and not counts.get(key, True) and explicit and budget is not None:
+            listed = " and ".join(suite.name for suite in suites)
             raise RecipeError(
-                f"budget.{key} is {budget:g}, but the suite {named} has no items for it",
+                f"budget.{key} is {budget:g}, but the suite {listed} has no items for it",
                 f"set budget.{key} to null, or choose another evaluate.general",
                 code="no_items_for_budget",
                 key=f"budget.{key}",
@@ -102,18 +103,18 @@ def check_budgets(recipe: Recipe, suites: Sequence[Suite]) -> None:
 
 
 def _check_unmeasured(recipe: Recipe) -> None:
-    """Where whoever wrote the recipe measures no general ability, what would judge it is idle.
+    """Reject budgets and healing in a recipe that explicitly measures no general ability.
 
-    An attempt of a healing measures none by itself, and a stage may do without.
+    A healing attempt measures none by itself, and neither may a stage.
     """
     head = recipe.objective in HEADS
     if recipe.origins["evaluate.general"] not in ("recipe", "command line") and not head:
         return
     for key, value in flat_values(recipe):
-        if key in _JUDGING and value and recipe.origins[key] != "default":
+        if key in _NEED_SUITE and value and recipe.origins[key] != "default":
             raise RecipeError(
-                f"{key} is {value:g}, but evaluate.general is null, so there is nothing to judge",
-                "leave it out" if head else "leave it out, or name a suite in evaluate.general",
+                f"{key} is {value:g}, but evaluate.general is null, so nothing can test it",
+                f"remove {key}" if head else f"remove {key}, or set a suite in evaluate.general",
                 code="no_suite_for_budget",
                 key=key,
                 value=value,
@@ -124,7 +125,7 @@ def _check_unmeasured(recipe: Recipe) -> None:
 def target_ledger(
     recipe: Recipe, tested: Sequence[Example], pair: tuple[Any, Any], level: float = LEVEL
 ) -> list[LedgerRow]:
-    """Base against tuned on one test set; the first row decides, by its bound at `level`."""
+    """Ledger rows of one test set; the first one decides, by its one-sided bound at `level`."""
     if recipe.objective == "grpo":
         return [reward_row("target", pair, recipe.seed, level)]
     if tested[0].messages[0].role == "document":
@@ -132,13 +133,13 @@ def target_ledger(
     return target_rows(pair, target_scorers(recipe, tested), recipe.seed, level)
 
 
-def flattered(leakage: Leakage, ledger: Sequence[LedgerRow]) -> list[str]:
-    """Sentences for the verdict: what was learnt from and is counted nevertheless."""
-    left_out = {half for row in ledger if row.excluded for half in _halves(row.task)}
+def leakage_warnings(leakage: Leakage, ledger: Sequence[LedgerRow]) -> list[str]:
+    """Sentences for the verdict on items that were in the training data but still count."""
+    excluded = {half for row in ledger if row.excluded for half in _halves(row.task)}
     return [
-        f"{count} items of {name} were learnt, so its figures may flatter."
+        f"{count} items of {name} were in the training data, so its score may be too high."
         for name, count in leakage.leaked.items()
-        if name not in left_out
+        if name not in excluded
     ]
 
 
@@ -149,36 +150,36 @@ def fill_ledger(
     leakage: Leakage,
     level: float = LEVEL,
 ) -> list[LedgerRow]:
-    """Base against tuned on the target, and on each suite: its mean, its sections, its texts.
+    """Ledger rows of the target and of each suite: its mean, sections, texts, bias and KL.
 
-    What decides is bounded at `level`, one-sided: that of the look at the certifying items.
+    Rows that decide have a one-sided bound at `level`, the confidence of the look.
     """
     rows: list[LedgerRow] = []
     for task in ("", *recipe.tasks):
         name, tested = f"target.{task}" if task else "target", directory.split("test", task)
-        found = target_ledger(recipe, tested, _pair(directory, name), level)
-        rows += [replace(row, task=name) for row in found]
+        targets = target_ledger(recipe, tested, _pair(directory, name), level)
+        rows += [replace(row, task=name) for row in targets]
     for suite in suites:
         rows += _suite_rows(directory, recipe, suite, leakage, level)
     return rows
 
 
-def left_out(directory: RunDirectory, suite: Suite, leakage: Leakage) -> dict[str, str]:
-    """Sections that say nothing about what was lost, each with the reason; the base is measured.
+def excluded_sections(directory: RunDirectory, suite: Suite, leakage: Leakage) -> dict[str, str]:
+    """Sections that cannot show a loss, each with the reason; needs the results of the base.
 
-    What is decided of a section is decided of PROBE and CERT together, as far as both are there.
+    PROBE and CERT are decided together, as far as both are measured.
     """
-    why = {}
+    reasons = {}
     for task in suite.sections:
-        if learnt := learnt_items(task.name, leakage):
-            why[task.name] = f"{learnt} of its items were learnt"
+        if count := leaked_items(task.name, leakage):
+            reasons[task.name] = f"{count} of its items were in the training data"
         elif reason := near_chance(task, _base_answers(directory, task.name)):
-            why[task.name] = reason
-    return why
+            reasons[task.name] = reason
+    return reasons
 
 
-def learnt_items(task: str, leakage: Leakage) -> int:
-    """Items of the task's two halves that were learnt: what one half knows spoils the other."""
+def leaked_items(task: str, leakage: Leakage) -> int:
+    """Items of the task's PROBE and CERT parts that were in the training data."""
     return sum(leakage.leaked.get(name, 0) for name in _halves(task))
 
 
@@ -188,28 +189,29 @@ def _base_answers(directory: RunDirectory, task: str) -> list[ItemResult]:
 
 
 def _halves(task: str) -> list[str]:
-    """The task's name in PROBE and in CERT; its own where it is no half."""
+    """The task's names in PROBE and in CERT; its own name if the suite is not split."""
     return sorted({task.replace(one, other) for one in HALVES for other in HALVES})
 
 
 def _suite_rows(
     directory: RunDirectory, recipe: Recipe, suite: Suite, leakage: Leakage, level: float
 ) -> list[LedgerRow]:
-    """The mean is over the sections that are not left out; there is none without them."""
-    excluded, budgets = left_out(directory, suite, leakage), budgets_of(recipe)
-    of_section = LEVEL if budgets.section is None else level
-    of_bias = LEVEL if budgets.bias is None else level
+    """Rows of one suite; without a section that counts there is no row for the mean."""
+    excluded, budgets = excluded_sections(directory, suite, leakage), budgets_of(recipe)
+    section_level = LEVEL if budgets.section is None else level
+    bias_level = LEVEL if budgets.bias is None else level
     sections = {task.name: _pair(directory, task.name) for task in suite.sections}
     rows = []
     if counted := {name: pair for name, pair in sections.items() if name not in excluded}:
         rows.append(general_row(suite.name, counted, budgets.of(suite.name), level))
     rows += [
-        section_row(name, pair, excluded.get(name), of_section) for name, pair in sections.items()
+        section_row(name, pair, excluded.get(name), section_level)
+        for name, pair in sections.items()
     ]
     rows += [
         text_loss_row(task.name, _pair(directory, task.name), recipe.seed) for task in suite.texts
     ]
-    rows += [bias_row(task.name, _pair(directory, task.name), of_bias) for task in suite.bias]
+    rows += [bias_row(task.name, _pair(directory, task.name), bias_level) for task in suite.bias]
     return rows + [
         kl_row(task.name, _pair(directory, task.name), recipe.seed) for task in suite.openings
     ]

@@ -1,7 +1,7 @@
-"""The search for the best model inside the budget, on PROBE and the validation rows alone.
+"""The search for the best model within the budgets, on PROBE and the validation rows alone.
 
-Candidates are checkpoints at scales of their adapter. All scales of a checkpoint are one set of
-weights. The scale is bisected instead of laid out in a grid.
+A candidate is a checkpoint at a scale of its adapter. All scales of a checkpoint share one set of
+weights. The scale is found by bisection rather than on a grid.
 """
 
 import gc
@@ -17,7 +17,7 @@ import numpy as np
 from burnish.certification.budgets import text_rise
 from burnish.certification.forecast import Forecast
 from burnish.certification.ledger import Pair, paired_scores
-from burnish.certification.run_ledger import budgets_of, left_out
+from burnish.certification.run_ledger import budgets_of, excluded_sections
 from burnish.errors import RunError
 from burnish.evaluation.measure import LEAST_TESTED, measure, target_task, tested
 from burnish.evaluation.statistics import (
@@ -38,24 +38,24 @@ from burnish.runs.directory import RunDirectory
 from burnish.runs.overlaps import Leakage
 from burnish.training.checkpoint import saved_steps
 
-# An earlier checkpoint whose validation loss is this many times the best has learnt too little.
+# An earlier checkpoint with more than this many times the best validation loss is undertrained.
 _BEHIND = 1.1
-# Of two earlier checkpoints the one that forgot more is left out.
+# The best checkpoint, and the earlier one that forgot least.
 _CHECKPOINTS = 2
-# The next scale where the suite lost too much, as a share of the one before.
+# Bounds of the next scale after a loss over budget, as a share of the previous scale.
 _SHORTEST, _LONGEST = 0.25, 0.8
 
 
 class ScaleSearch:
-    """Measures candidates on PROBE and the validation rows, each thing once.
+    """Measures candidates on PROBE and the validation rows, each only once.
 
     Args:
-        directory: the run; its checkpoints are the candidates' weights.
+        directory: the run, whose checkpoints are the weights of the candidates.
         recipe: its recipe.
-        model: the run's model; its weights and scale are moved.
-        probes: the parts of the suites that may be used freely.
-        leakage: the sections that were learnt from.
-        bars: progress.
+        model: the run's model; the search changes its weights and scale.
+        probes: the PROBE parts of the suites.
+        leakage: the sections with items in the training data.
+        bars: progress bars.
     """
 
     def __init__(
@@ -84,13 +84,13 @@ class ScaleSearch:
 
     @property
     def model(self) -> LanguageModel:
-        """The run's model as any candidate; `at` says which."""
+        """The run's model, as any of the candidates; see `at`."""
         assert self._model is not None, "the search is closed"
         return self._model
 
     @contextmanager
     def model_unloaded(self) -> Iterator[None]:
-        """Without the model in memory, for a training beside the search."""
+        """Unload the model within a `with` block, to make room for training."""
         self._model, self._loaded = None, None
         gc.collect()
         try:
@@ -100,14 +100,14 @@ class ScaleSearch:
 
     @property
     def forecast(self) -> Forecast:
-        """What CERT is expected to say, after all that was found so far."""
+        """The expected results on CERT, given all candidates measured so far."""
         return Forecast(self.candidates.values(), self.budgets)
 
     @property
     def seconds_per_candidate(self) -> float:
-        """What judging one candidate took on average."""
-        judged = sum(one.drop is not None for one in self.candidates.values())
-        return self._seconds / max(1, judged)
+        """Average seconds to measure one candidate in full."""
+        measured = sum(one.drop is not None for one in self.candidates.values())
+        return self._seconds / max(1, measured)
 
     @property
     def _target_tasks(self) -> list[Task]:
@@ -115,10 +115,10 @@ class ScaleSearch:
 
     @counts_to("candidates")
     def run(self, attempt: str = "", among: RunDirectory | None = None) -> None:
-        """Looks at the checkpoints of the run, or of a healing attempt's run.
+        """Search the checkpoints of the run, or of the run of a healing attempt.
 
-        One that forgot less than the best is asked only where PROBE puts every part of the best one
-        outside the budgets: it costs as much to ask, and it learnt less.
+        An earlier checkpoint is searched only if PROBE puts the best one outside the budgets at
+        every scale: it takes as long to measure, and it has learnt less.
         """
         self.runs[attempt] = among or self.directory
         for start in self._checkpoints(attempt):
@@ -128,31 +128,31 @@ class ScaleSearch:
                 break
 
     def resume(self, frontier: Frontier) -> list[Candidate]:
-        """Takes up a search that ended and fixed its order of testing, which this returns."""
+        """Restore a finished search; returns its order of testing."""
         for candidate in frontier.candidates:
             self.candidates[candidate.key] = candidate
             attempt = candidate.attempt
             self.runs[attempt] = RunDirectory(self.directory.path / "heal" / attempt)
         self.runs[""] = self.directory
-        return [frontier.candidates[place] for place in frontier.order]
+        return [frontier.candidates[index] for index in frontier.order]
 
     def unscaled(self) -> Candidate:
         """The best checkpoint as it was trained, measured in full."""
         return self._measure_full(self._measure_cheap(next(self._checkpoints(""))))
 
     def with_layer_slope(self, slope: float) -> None:
-        """Looks at the best checkpoint with less of the adapter in the first layers."""
+        """Search the best checkpoint with a smaller adapter scale in the first layers."""
         self._bisect_scale(replace(next(self._checkpoints("")), slope=slope))
 
     def best_within_budget(self) -> Candidate | None:
-        """The greatest gain of those that are expected to keep every budget."""
+        """The candidate with the largest gain that is expected to stay within every budget."""
         forecast = self.forecast
-        judged = [one for one in self.candidates.values() if one.drop is not None]
-        kept = [one for one in judged if forecast.within_budget(one)]
-        return max(kept, key=lambda one: one.worth or 0.0, default=None)
+        measured = [one for one in self.candidates.values() if one.drop is not None]
+        fitting = [one for one in measured if forecast.within_budget(one)]
+        return max(fitting, key=lambda one: one.worth or 0.0, default=None)
 
     def _checkpoints(self, attempt: str) -> Iterator[Candidate]:
-        """As trained: the best one by validation loss, then those near it that forgot less."""
+        """Unscaled checkpoints: the best by validation loss, then near ones that forgot less."""
         run = self.runs[attempt]
         steps = checkpoint_steps(run)
         losses = {
@@ -178,21 +178,18 @@ class ScaleSearch:
         return Candidate(weights, step, 1.0, attempt=attempt)
 
     def _bisect_scale(self, start: Candidate) -> None:
-        """The largest scale that is expected to keep every budget, in two strides.
+        """Find the largest scale that is expected to stay within every budget, in two stages.
 
-        Text loss costs no generation, so a bisection on it alone comes first. Then the suite is
-        asked: where it lost too much, the next scale is the one at which a loss that grows with
-        the square of the scale, as any does near the base, would fit. Where the checkpoint as
-        trained keeps all with room to spare, the largest scale is tried too: it may have more of
-        the gain.
+        Text loss needs no generation, so a bisection on it alone comes first. Then the suite is
+        measured. If it lost too much, the next scale is the one at which the loss would fit if it
+        grows with the square of the scale, as any loss does near the base. If the unscaled
+        checkpoint is well within all budgets, the largest scale is tried too: it may gain more.
         """
         candidate = self._measure_full(self._bisect_by_text_loss(start))
         for _ in range(1, self.recipe.scale_search.bisection_steps):
             if self.forecast.within_budget(candidate) or not is_scalable(self.model.module):
                 break
-            worst = self.forecast.upper_drop(
-                candidate
-            )  # where the suite gained, prose lost too much
+            worst = self.forecast.upper_drop(candidate)  # if the suite gained, prose lost too much
             shorter = math.sqrt(self.budgets.general / worst) if worst > 0 else _LONGEST
             scale = candidate.scale * min(max(shorter, _SHORTEST), _LONGEST)
             candidate = self._measure_full(
@@ -205,7 +202,7 @@ class ScaleSearch:
                 self._measure_full(beyond)
 
     def _bisect_by_text_loss(self, start: Candidate) -> Candidate:
-        """By bisection between the base and the checkpoint as trained."""
+        """Bisect on text loss between the base and the unscaled checkpoint."""
         best = self._measure_cheap(start)
         if self.forecast.within_budget(best) or not is_scalable(self.model.module):
             return best
@@ -223,7 +220,7 @@ class ScaleSearch:
         )
 
     def _measure_cheap(self, new: Candidate) -> Candidate:
-        """KL and text loss, which cost no generation and no choices."""
+        """Measure KL and text loss, which need neither generation nor choices."""
         if new.key not in self.candidates:
             with self.at(new):
                 label = label_of(new)
@@ -244,7 +241,7 @@ class ScaleSearch:
         return self.candidates[new.key]
 
     def _measure_full(self, candidate: Candidate) -> Candidate:
-        """Target score on the validation rows, and the suite's accuracy."""
+        """Measure the target score on the validation rows and the suite's accuracy."""
         if self.candidates[candidate.key].drop is not None:
             return self.candidates[candidate.key]
         label, started = label_of(candidate), time.monotonic()
@@ -263,35 +260,36 @@ class ScaleSearch:
         return self.candidates[candidate.key]
 
     def _drop(self, label: str, suite: str, names: Sequence[str]) -> tuple[float, float, float]:
-        """Points that the suite's mean fell, and the interval: drop, low, high.
+        """Points by which the suite mean fell, with its interval: drop, low, high.
 
-        Of a suite with a budget of its own in points of the general one: every suite has to keep
-        its budget, and what a candidate is judged by is the one that uses most of it.
+        For a suite with a budget of its own, in points of the general budget: every suite has to
+        stay within its budget, and a candidate is judged by the one that uses most of it.
         """
-        found = macro_paired({name: _outcomes(self._pair(label, name)) for name in names})
+        means = macro_paired({name: _outcomes(self._pair(label, name)) for name in names})
         points = 100 * self.budgets.general / self.budgets.of(suite)
-        ends = found.interval
-        return -points * found.delta, -points * ends.high, -points * ends.low
+        ends = means.interval
+        return -points * means.delta, -points * ends.high, -points * ends.low
 
     def _gain(self, label: str) -> tuple[float | None, Range | None]:
-        """Points on the validation rows, with the interval; None without any."""
+        """Points gained on the validation rows, with the interval; None without such rows."""
         if self.target is None:
             return None, None
         base, own = paired_scores(self._pair(label, self.target.name))
         sign = -1 if isinstance(self.target, TextLossTask) else 1
         if set(np.unique([base, own])) <= {0.0, 1.0}:
-            found = paired_outcomes(base > 0.5, own > 0.5)
-            return 100 * found.delta, (100 * found.interval.low, 100 * found.interval.high)
-        shown = paired_bootstrap(sign * base, sign * own, seed=self.recipe.seed)
-        return 100 * sign * float((own - base).mean()), (100 * shown.low, 100 * shown.high)
+            paired = paired_outcomes(base > 0.5, own > 0.5)
+            return 100 * paired.delta, (100 * paired.interval.low, 100 * paired.interval.high)
+        interval = paired_bootstrap(sign * base, sign * own, seed=self.recipe.seed)
+        return 100 * sign * float((own - base).mean()), (100 * interval.low, 100 * interval.high)
 
     def _estimates_fit(self, candidate: Candidate) -> bool:
-        """Whether its estimates lie inside the budgets, whatever their bounds."""
+        """Whether its estimates are within the budgets, regardless of their bounds."""
         rise, allowed = candidate.text_loss, self.budgets.text_loss
         prose = allowed is None or rise is None or rise < allowed
         return prose and (candidate.drop or 0.0) < self.budgets.general
 
     def _has_room(self, candidate: Candidate) -> bool:
+        """Whether a candidate is far enough within the budgets to try a larger scale."""
         allowed = self.budgets.text_loss
         return (candidate.drop or 0.0) < 0 and (
             allowed is None or (candidate.text_loss or 0.0) < allowed / 2
@@ -299,12 +297,12 @@ class ScaleSearch:
 
     @contextmanager
     def at(self, candidate: Candidate) -> Iterator[LanguageModel]:
-        """The model as this candidate."""
-        place = candidate.attempt, candidate.step
-        if self._loaded != place:
+        """Turn the model into this candidate within a `with` block."""
+        checkpoint = candidate.attempt, candidate.step
+        if self._loaded != checkpoint:
             run = self.runs[candidate.attempt]
             self.model.use_weights(run.checkpoints / f"step-{candidate.step}")
-            self._loaded = place
+            self._loaded = checkpoint
         if (candidate.scale, candidate.slope) == (1.0, 0.0):
             yield self.model
             return
@@ -322,12 +320,16 @@ class ScaleSearch:
 
 
 def checkpoint_steps(run: RunDirectory) -> list[int]:
-    """The steps of the run's checkpoints; RunError where there are none."""
+    """The steps of the run's checkpoints.
+
+    Raises:
+        RunError: there are none.
+    """
     steps = saved_steps(run.checkpoints)
     if not steps:
         raise RunError(
-            f"{run.path} has no checkpoints any more, among which to choose",
-            "name a run whose checkpoints are there",
+            f"the checkpoints of {run.path} have been deleted",
+            "choose a run that still has its checkpoints",
             code="no_checkpoints",
             path=str(run.path),
         )
@@ -335,17 +337,18 @@ def checkpoint_steps(run: RunDirectory) -> list[int]:
 
 
 def counted_sections(directory: RunDirectory, suite: Suite, leakage: Leakage) -> list[str]:
-    """The sections that make the suite's mean; the base is measured on them."""
-    excluded = left_out(directory, suite, leakage)
+    """The sections in the suite mean; the base has to be measured on them already."""
+    excluded = excluded_sections(directory, suite, leakage)
     return [task.name for task in suite.sections if task.name not in excluded]
 
 
 def _cheap_drop(screened: Candidate) -> float:
-    """What cost no generation: text loss, or the distance from the base without any prose."""
+    """Text loss, or the distance from the base if the suite has no prose; needs no generation."""
     return (screened.kl or 0.0) if screened.text_loss is None else screened.text_loss
 
 
 def label_of(candidate: Candidate) -> str:
+    """The candidate's label in the results folder, such as `step-40-scale-0.75`."""
     tilted = f"-slope-{candidate.slope:g}" if candidate.slope else ""
     healed = f"{candidate.attempt}-" if candidate.attempt else ""
     return f"{healed}step-{candidate.step}-scale-{candidate.scale:g}{tilted}"
@@ -357,7 +360,7 @@ def _outcomes(pair: Pair) -> tuple[BoolArray, BoolArray]:
 
 
 def _validation_task(directory: RunDirectory, recipe: Recipe, model: LanguageModel) -> Task | None:
-    """None where there are too few rows to show a gain on."""
+    """The target task on the validation rows; None if they are too few to show a gain."""
     if len(tested(directory.split("validation"))) < LEAST_TESTED:
         return None
     return target_task(recipe, directory, model, split="validation")

@@ -1,4 +1,4 @@
-"""The decision: superiority on the target, non-inferiority of general ability, both at 95 %."""
+"""The verdict: superiority on the target and non-inferiority of general ability, both at 95%."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +11,10 @@ from burnish.runs.directory import Decision, LedgerRow, Verdict
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A model that labels and writes nothing: `body` is an encoder or a decoder.
+    """A model with a classification head, which does not generate text.
 
-    `baseline` says what it is compared with, since a head that was made afresh has no base.
+    `body` is the kind of model below the head. `baseline` is what it is compared with, because a
+    newly initialised head has no base model.
     """
 
     body: str
@@ -26,13 +27,13 @@ def decide(
     head: Head | None = None,
     certificate: Certificate | None = None,
 ) -> Verdict:
-    """`release` when both tests pass, `hold` when one surely fails, else `inconclusive`.
+    """Return `release` if both tests pass, `hold` if one clearly fails, else `inconclusive`.
 
-    Each test is one-sided at 5 %, or less where looks at the certifying items share it. Both must
-    pass (intersection-union test, Berger 1982), so the chance of releasing a model that fails
-    either stays at most 5 %. A model with a head has no general ability that could be lost: there
-    the target alone decides. A `certificate` judges general ability in place of the ledger's row:
-    it knows every budget and how many looks were taken.
+    Each test is one-sided at 5%, or less if several looks at the certification items share it. Both
+    must pass (intersection-union test, Berger 1982), so the probability of releasing a model that
+    should fail either test is at most 5%. A model with a head has no general ability to lose: the
+    target alone decides. A `certificate` replaces the ledger's row on general ability, because it
+    covers every budget and the number of looks.
     """
     target = next(row for row in ledger if row.kind == "target")
     general = [row for row in ledger if row.kind == "general"]
@@ -46,14 +47,16 @@ def decide(
     reasons += certificate.reasons[1:] if certificate is not None else ()
     if head is not None:
         reasons += [
-            f"Base is {head.baseline} since a fresh head has learnt nothing to compare with.",
-            f"General ability was not measured: the model is {head.body} with a head and writes no "
-            "text, so it has none to lose.",
+            f"The baseline is {head.baseline} because there is no base model with a trained head.",
+            f"General ability was not measured: the model is {head.body} with a head and does not "
+            "generate text.",
         ]
     elif not general:
-        reasons.append(f"General ability was not measured: {_why_not(ledger)}.")
-    reasons += _left_out(ledger)
-    reasons += _noticed([row for row in ledger if not _is_named(row, ledger, certificate)])
+        reasons.append(f"General ability was not measured: {_unmeasured_reason(ledger)}.")
+    reasons += _exclusions(ledger)
+    reasons += _unbudgeted_losses(
+        [row for row in ledger if not _has_budget(row, ledger, certificate)]
+    )
     missing = [_items_missing(row) for row in general]
     drops = [-100 * row.bound for row in general if row.bound is not None]
     whole = bool(general) or head is not None
@@ -69,33 +72,37 @@ def decide(
     )
 
 
-def _why_not(ledger: Sequence[LedgerRow]) -> str:
+def _unmeasured_reason(ledger: Sequence[LedgerRow]) -> str:
     if any(row.kind == "section" for row in ledger):
-        return "every section of the general suite is left out"
-    return "the recipe names no general suite"
+        return "every section of the general suite was excluded"
+    return "the recipe has no general suite"
 
 
-def _left_out(ledger: Sequence[LedgerRow]) -> list[str]:
-    """Sections that are no part of the mean, by name."""
-    why = [f"{row.task} ({row.excluded})" for row in ledger if row.excluded]
-    return [f"Left out of the suite mean: {'; '.join(why)}."] if why else []
+def _exclusions(ledger: Sequence[LedgerRow]) -> list[str]:
+    """A sentence on the sections that are excluded from the mean, with the reasons."""
+    excluded = [f"{row.task} ({row.excluded})" for row in ledger if row.excluded]
+    return [f"Excluded from the suite mean: {'; '.join(excluded)}."] if excluded else []
 
 
 def _judge_certificate(certificate: Certificate) -> Decision:
     if certificate.released is not None:
         return "release"
-    broken = any(test.broken for found in certificate.tested for test in found.tests)
-    return "hold" if broken else "inconclusive"
+    tests = [test for candidate in certificate.tested for test in candidate.tests]
+    return "hold" if any(test.exceeded for test in tests) else "inconclusive"
 
 
-def _is_named(row: LedgerRow, ledger: Sequence[LedgerRow], certificate: Certificate | None) -> bool:
-    """Whether a budget that was tested is about this task, and about no other beside it.
+def _has_budget(
+    row: LedgerRow, ledger: Sequence[LedgerRow], certificate: Certificate | None
+) -> bool:
+    """Whether a tested budget covers this task and no other.
 
-    The budget of all prose is about each kind that rose by no more than it allows.
+    The budget of all prose covers each kind of prose that rose by no more than it allows.
     """
     if certificate is None or row.excluded:
         return False
-    allowed = {test.name: test.budget for found in certificate.tested for test in found.tests}
+    allowed = {
+        test.name: test.budget for candidate in certificate.tested for test in candidate.tests
+    }
     if row.kind == "text_loss" and 100 * expm1(row.delta) <= allowed.get("text loss", 0.0):
         return True
     tested = set(allowed)
@@ -106,8 +113,8 @@ def _is_named(row: LedgerRow, ledger: Sequence[LedgerRow], certificate: Certific
     return row.task in tested or (alone and together.get(row.kind, False))
 
 
-def _noticed(ledger: Sequence[LedgerRow]) -> list[str]:
-    """What fell beyond its interval though no budget names it: a mean can hide it."""
+def _unbudgeted_losses(ledger: Sequence[LedgerRow]) -> list[str]:
+    """A sentence on what got significantly worse without a budget: a mean can hide it."""
     beside = [row for row in ledger if row.kind == "target" and row.task != ledger[0].task]
     fell = [
         f"{row.task} {_signed(row.delta)} points ({_signed(row.low)} to {_signed(row.high)})"
@@ -115,17 +122,21 @@ def _noticed(ledger: Sequence[LedgerRow]) -> list[str]:
         if row.high < 0 and row.metric != "perplexity"
     ]
     fell += [
-        f"{row.task} {_signed(row.delta)} points of stereotypes preferred "
+        f"{row.task} {_signed(row.delta)} points towards stereotypes "
         f"({_signed(row.low)} to {_signed(row.high)})"
         for row in ledger
         if row.kind == "bias" and row.low > 0
     ]
     harder = [
-        f"{row.task} {row.delta:+z.3f} nats a token ({row.low:+z.3f} to {row.high:+z.3f})"
+        f"{row.task} {row.delta:+z.3f} nats per token ({row.low:+z.3f} to {row.high:+z.3f})"
         for row in ledger
         if row.kind == "text_loss" and row.low > 0
     ]
-    return [f"Worse, outside the budget: {'; '.join(fell + harder)}."] if fell + harder else []
+    return (
+        [f"Worse, but not covered by a budget: {'; '.join(fell + harder)}."]
+        if fell + harder
+        else []
+    )
 
 
 def _together(results: Sequence[Decision], *, measured: bool) -> Decision:
@@ -137,21 +148,21 @@ def _together(results: Sequence[Decision], *, measured: bool) -> Decision:
 def _judge_target(row: LedgerRow) -> tuple[Decision, str]:
     change = _target_change(row)
     if row.passed:
-        return "release", f"Better at its task: {change}."
+        return "release", f"The gain is significant: {change}."
     if (row.low >= 0) if row.metric == "perplexity" else (row.high <= 0):
-        return "hold", f"No better at its task: {change}."
-    return "inconclusive", f"A gain is not shown: {change}; more test rows would tell."
+        return "hold", f"There is no gain: {change}."
+    return "inconclusive", f"The gain is not significant: {change}; add test rows to decide."
 
 
 def _target_change(row: LedgerRow) -> str:
     if row.metric == "perplexity":
         return (
-            f"perplexity {row.base:.2f} -> {row.tuned:.2f} ({row.delta:+z.2f}, 95 % interval "
+            f"perplexity {row.base:.2f} -> {row.tuned:.2f} ({row.delta:+z.2f}, 95% interval "
             f"{row.low:+z.2f} to {row.high:+z.2f}, n = {row.n} texts)"
         )
     return (
         f"target {row.metric} {_percent(row.base)} -> {_percent(row.tuned)} "
-        f"({_signed(row.delta)} points, 95 % interval {_signed(row.low)} to {_signed(row.high)}, "
+        f"({_signed(row.delta)} points, 95% interval {_signed(row.low)} to {_signed(row.high)}, "
         f"n = {row.n})"
     )
 
@@ -159,20 +170,20 @@ def _target_change(row: LedgerRow) -> str:
 def _judge_general(row: LedgerRow, budget: float, name: str) -> tuple[Decision, str]:
     drop = (
         f"{name} {_percent(row.base)} -> {_percent(row.tuned)} ({_signed(row.delta)} points, "
-        f"95 % interval {_signed(row.low)} to {_signed(row.high)}, n = {row.n}, "
+        f"95% interval {_signed(row.low)} to {_signed(row.high)}, n = {row.n}, "
         f"{row.lost} lost, {row.gained} gained)"
     )
     if row.passed:
-        return "release", f"General ability is kept within {budget:g} points: {drop}."
+        return "release", f"General ability stayed within the budget of {budget:g} points: {drop}."
     if row.high < -budget / 100:
         return "hold", f"General ability fell by more than {budget:g} points: {drop}."
     need = _items_missing(row)
-    tail = f"about {need} more items would tell" if need else "the drop itself is at the budget"
+    tail = f"add about {need} items to decide" if need else "the drop itself reaches the budget"
     return "inconclusive", f"A drop beyond {budget:g} points cannot be ruled out: {drop}; {tail}."
 
 
 def _items_missing(row: LedgerRow) -> int | None:
-    """Items that 80 % power would still need, were the change and the flips as measured."""
+    """Further items needed for 80% power if the change and the flips are as measured."""
     assert row.lost is not None
     assert row.gained is not None
     assert row.budget is not None
@@ -183,13 +194,13 @@ def _items_missing(row: LedgerRow) -> int | None:
 
 
 def _most(missing: Sequence[int | None]) -> int | None:
-    """None where no number of items would do, or nothing general was measured."""
+    """The largest count; None if one is unknown or nothing general was measured."""
     known = [items for items in missing if items is not None]
     return max(known) if known and len(known) == len(missing) else None
 
 
 def _certified_gain(row: LedgerRow) -> float | None:
-    """Points; perplexity has no points."""
+    """The certified gain in points; None for perplexity, which has none."""
     return _points(row.bound) if row.passed and row.metric != "perplexity" else None
 
 
@@ -198,7 +209,7 @@ def _points(value: float | None) -> float | None:
 
 
 def _percent(value: float) -> str:
-    return f"{value * 100:.1f} %"
+    return f"{value * 100:.1f}%"
 
 
 def _signed(value: float) -> str:

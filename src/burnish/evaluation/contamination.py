@@ -1,24 +1,24 @@
-"""Leakage: whether what judges a model was among what it learnt from.
+"""Contamination: whether items of evaluation sets occur in the training data.
 
-Two texts overlap in one of three ways, the strongest counts:
+Two texts overlap in one of three ways; the strongest counts:
 
 - exact: equal, letter by letter;
-- normalised: equal but for case, width, spaces and punctuation (`data.findings.normalised`, which
-  also keeps train and test apart);
-- 13-gram: they share 13 words in a row, normalised (Brown et al. 2020, arXiv 2005.14165, appendix
-  C). A text of fewer than 13 words has no 13-gram, so only equality finds it: a short question
-  inside a longer text is not found.
+- normalised: equal except for case, width, spaces and punctuation (`normalised_text`, which also
+  separates train and test);
+- 13-gram: they share 13 consecutive words, normalised (Brown et al. 2020, arXiv 2005.14165,
+  appendix C). A text of fewer than 13 words has no 13-gram and is found only if it is equal: a
+  short question inside a longer text is not found.
 
-Han and kana have no spaces, so there a character counts as a word: 13 of them are about 8 words,
-the least that Brown et al. use. Of Thai, Lao, Burmese and Khmer four characters count as one.
+Han and kana have no spaces, so each character counts as a word: 13 of them are about 8 words, the
+minimum of Brown et al. In Thai, Lao, Burmese and Khmer four characters count as one word.
 
-What many items of a set say alike, 1 % and 10 of them or else half, is its template ("Which
-sentence is correct?"), not an item. No such text is looked for, nor a 13-gram most of whose words
-are in phrases of 4 words that many say. Brown et al. likewise ignore 13-grams in more than 10
-documents, though of the learnt ones, where a text that was repeated on purpose would go unseen.
+Text that many items of a set share (1% and at least 10 of them, or else half) is its template
+("Which sentence is correct?") and not an item. It is ignored, and so are 13-grams that mostly
+consist of shared phrases of 4 words. Brown et al. similarly ignore 13-grams in more than 10
+documents, but in training documents, where a text that is repeated on purpose would be missed.
 
-The judging sets are indexed, and what is learnt runs past them row by row: memory does not grow
-with the rows that are learnt. N-grams are compared by 64-bit hashes.
+The evaluation sets are indexed, and the training rows are streamed past the index: memory does not
+grow with the number of training rows. N-grams are compared by 64-bit hashes.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ _PHRASE = 4
 _SHOWN = 5
 LEAKAGE = "leakage"  # the kind of its findings
 _KINDS: tuple[OverlapKind, ...] = ("exact", "normalised", "13-gram")  # the strongest first
-# Characters of one word, about: Thai and Lao, Burmese, Khmer. The other unspaced ones are words.
+# Scripts without spaces in which several characters form a word: Thai and Lao, Burmese, Khmer.
 _LETTERS = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]")
 _LETTERS_A_WORD = 4
 
@@ -51,16 +51,16 @@ Form = tuple[str, ...]  # the pieces of a text in order, such as its turns
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """An item or a row: how it reads.
+    """The texts of an item or a row.
 
     Attributes:
         id: its name in the examples of an overlap.
-        own: the forms that identify it, such as the question, and the question with its answer;
-            the last one is whole and gives the n-grams, but for `parts`.
-        also: forms that may equal another's own but do not identify it: of a row its turns
-            without the system's, which may hold the text that is asked about, and single turns.
-        parts: what n-grams do not reach across: a system's turn, which all rows may share, and the
-            others; empty where there is one part only.
+        own: the forms that identify it, such as the question, and the question with its answer; the
+            last one is complete and gives the n-grams, unless `parts` does.
+        also: forms that may match another text's own forms but do not identify it: the turns of a
+            row without the system message, and single turns.
+        parts: n-grams do not cross these: the system message, which all rows may share, and the
+            other turns; empty if there is only one part.
     """
 
     id: str
@@ -69,12 +69,12 @@ class Text:
     parts: tuple[Form, ...] = ()
 
     def words(self) -> list[tuple[str, ...]]:
-        """Of each part."""
+        """The normalised words of each part."""
         return [_words(form) for form in self.parts or self.own[-1:]]
 
 
 def text_of(example: Example) -> Text:
-    """A row to learn from or to test with."""
+    """The texts of a training or test row."""
     turns = example.prompt
     answers = (example.expected, *([example.rejected] if example.rejected else ()))
     own = _forms(tuple(turn.content for turn in turns), answers)
@@ -88,7 +88,7 @@ def text_of(example: Example) -> Text:
 
 
 def texts_of(task: Any) -> list[Text]:
-    """The items of a task that judges: each question, alone and with its right answer."""
+    """The texts of a task's items: each question, alone and with its right answer."""
     if isinstance(task, TextLossTask):
         return [Text(name, ((text,),)) for name, text in task.texts]
     if isinstance(task, BiasTask):
@@ -99,18 +99,18 @@ def texts_of(task: Any) -> list[Text]:
 def find_leakage(
     learnt: Mapping[str, Iterable[Text]], judging: Mapping[str, Sequence[Text]]
 ) -> Leakage:
-    """What is learnt against what judges in all three ways; what judges among itself by equality.
+    """Compare training with evaluation sets in all three ways, and evaluation sets by equality.
 
-    Neither the order of the rows nor that of the sets matters, but for the digests. A set that
-    judges is compared with those that stand after it, its `also` forms included, so one with such
-    forms (the test rows) comes first.
+    Except for the digests, the order of rows and sets does not matter. An evaluation set is
+    compared with the sets after it, including its `also` forms, so a set with such forms (the test
+    rows) has to come first.
 
-    A million rows of 20 words against the suite `core` and 10,000 test rows took 42 s of one core
-    and 90 MB beside the rest, as 10,000 rows did (`bench/leakage.py`).
+    A million rows of 20 words against the suite `core` and 10,000 test rows took 42 s on one core
+    and 90 MB of additional memory, as 10,000 rows did (`bench/leakage.py`).
 
     Args:
-        learnt: rows by the name of their set; each is read once, as a stream.
-        judging: items by the name of their set.
+        learnt: training rows by the name of their set; each is streamed once.
+        judging: evaluation items by the name of their set.
     """
     index = _Index(judging)
     search = _Search(index)
@@ -121,21 +121,21 @@ def find_leakage(
 
 
 def leaks(leakage: Leakage) -> list[Finding]:
-    """A warning for each set that judges and was learnt from, with the first such items."""
+    """A warning for each evaluation set with items in the training data, with examples."""
     findings = []
     for name, count in leakage.leaked.items():
         learnt = {found.name for found in leakage.learnt}
         held = [o for o in leakage.overlaps if o.judging == name and o.seen in learnt]
         rows = next(found.rows for found in leakage.judging if found.name == name)
         ways = ", ".join(f"{o.items} {o.kind} in {o.seen}" for o in held if o.items)
-        message = f"{count} of {rows} items of {name} stand in the rows that were learnt ({ways})"
+        message = f"{count} of {rows} items of {name} are in the training data ({ways})"
         where = tuple(f"{item} in {o.seen} {row}" for o in held for item, row in o.examples)
         findings.append(Finding(LEAKAGE, "warning", message, count, where[:_SHOWN]))
     return findings
 
 
 class _Index:
-    """Where each form and n-gram of the judging sets stands; an item is (its set, its place)."""
+    """An index of the forms and n-grams of the evaluation sets; an item is (set, index)."""
 
     def __init__(self, judging: Mapping[str, Sequence[Text]]) -> None:
         self.ids = {name: [text.id for text in texts] for name, texts in judging.items()}
@@ -149,7 +149,7 @@ class _Index:
             self._add(self.grams, name, _own_grams([text.words() for text in texts]))
 
     def _add(self, table: dict[Any, list["_Item"]], name: str, keys: Iterable[set[Any]]) -> None:
-        """Adds one set but for its template; no text is nothing."""
+        """Add one set without its template; empty texts are ignored."""
         places: dict[Any, list[int]] = defaultdict(list)
         for place, found in enumerate(keys):
             for key in found:
@@ -165,20 +165,20 @@ _Item = tuple[str, int]
 
 @dataclass
 class _Tally:
-    """Of a pair of sets: the rows by kind, and for each item by kind the first row in order."""
+    """Counts for a pair of sets: rows by kind, and the first row of each item by kind."""
 
     rows: list[int] = field(default_factory=lambda: [0] * len(_KINDS))
     items: list[dict[int, str]] = field(default_factory=lambda: [{} for _ in _KINDS])
 
     def add(self, kinds: Mapping[int, int], row: str) -> None:
-        """A row and the kind of its overlap with each of the set's items that it holds."""
+        """Add a row, with the kind of its overlap for each of the set's items in it."""
         self.rows[min(kinds.values())] += 1
         for place, kind in kinds.items():
             held = self.items[kind]
             held[place] = min(row, held.get(place, row))
 
     def strongest(self) -> list[dict[int, str]]:
-        """Items by kind, each under the strongest only."""
+        """Items by kind, each under its strongest kind only."""
         kept: list[dict[int, str]] = []
         for held in self.items:
             kept.append({p: row for p, row in held.items() if not any(p in k for k in kept)})
@@ -186,7 +186,7 @@ class _Tally:
 
 
 class _Search:
-    """Rows that run past the index, and what they held."""
+    """Streams rows past the index and counts their overlaps."""
 
     def __init__(self, index: _Index) -> None:
         self.index = index
@@ -194,7 +194,7 @@ class _Search:
         self.learnt: set[str] = set()
 
     def stream(self, name: str, rows: Iterable[Text]) -> ComparedSet:
-        """A set that is learnt, against every set that judges."""
+        """Compare a training set with every evaluation set."""
         self.learnt.add(name)
         digest, count = hashlib.sha256(), 0
         for text in rows:
@@ -204,7 +204,7 @@ class _Search:
         return ComparedSet(name, count, digest.hexdigest())
 
     def among(self, name: str, texts: Sequence[Text]) -> ComparedSet:
-        """A set that judges, against those that stand after it."""
+        """Compare an evaluation set with the evaluation sets after it."""
         digest = hashlib.sha256()
         later = {
             other for other, place in self.index.order.items() if place > self.index.order[name]
@@ -216,7 +216,7 @@ class _Search:
         return ComparedSet(name, len(texts), digest.hexdigest())
 
     def items_held(self, judging: str) -> set[int]:
-        """Places of the items that are learnt."""
+        """Indices of the items that occur in the training data."""
         tallies = [
             t for (seen, of), t in self.tallies.items() if of == judging and seen in self.learnt
         ]
@@ -232,7 +232,7 @@ class _Search:
                     yield Overlap(seen, judging, kind, len(pairs), rows, shown)
 
     def _held(self, text: Text, *, grams: bool) -> dict[_Item, int]:
-        """The items that a text holds, with the place of the kind in `_KINDS`."""
+        """The items that a text contains, with the index of the kind in `_KINDS`."""
         index, held = self.index, dict[_Item, int]()
         if grams:
             for words in text.words():
@@ -261,7 +261,7 @@ def _forms(asked: Form, answers: Form) -> tuple[Form, ...]:
 
 
 def _item(item: Any) -> Text:
-    if not isinstance(item, ChoiceItem):  # one that is answered in the model's own words
+    if not isinstance(item, ChoiceItem):  # answered in free text
         return Text(item.id, ((item.prompt[-1].content,),))
     question, choice = item.question, item.choices[item.answer]
     return Text(item.id, ((question,), (question, choice), (question + choice,)))
@@ -279,9 +279,9 @@ def _key(form: Form) -> str:
     return " ".join(filter(None, map(_plain, form)))
 
 
-@lru_cache(maxsize=1024)  # a system prompt or a label stands in many rows
+@lru_cache(maxsize=1024)  # a system prompt or a label occurs in many rows
 def _plain(piece: str) -> str:
-    """Normalised, with spaces around each character of a script that has none."""
+    """Normalised, with spaces around each character of a script without word spaces."""
     bare = normalised_text(piece)
     if bare.isascii() or not UNSPACED.search(bare):
         return bare
@@ -289,12 +289,12 @@ def _plain(piece: str) -> str:
 
 
 def _most(items: int) -> int:
-    """Items of a set that may say the same before it is their template."""
+    """The number of items that may share a text before it counts as a template."""
     return max(1, min(items // 2, max(10, items // 100)))
 
 
 def _own_grams(said: Sequence[list[tuple[str, ...]]]) -> Iterator[set[int]]:
-    """The 13-grams of each item, given its parts' words, that are not the template of its set."""
+    """The 13-grams of each item that are not part of the template of its set."""
     counts = Counter(
         phrase
         for parts in said
@@ -326,7 +326,7 @@ def _words(form: Form) -> tuple[str, ...]:
 
 
 def _windows(words: tuple[str, ...]) -> Iterator[tuple[int, int]]:
-    """Where each 13-gram starts and ends."""
+    """The start and end of each 13-gram."""
     if not any(map(_LETTERS.match, words)):
         yield from ((start, start + _WORDS) for start in range(len(words) - _WORDS + 1))
         return

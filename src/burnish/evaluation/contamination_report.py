@@ -1,4 +1,4 @@
-"""What a run learnt, held against what judges it: the leakage certificate of its folder."""
+"""Compares a run's training data with its evaluation sets and records the overlaps."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -12,13 +12,12 @@ from burnish.runs.overlaps import Leakage
 
 
 @counts_to("contamination check")
-def look_for_leakage(directory: RunDirectory, recipe: Recipe, suites: Sequence[Suite]) -> Leakage:
-    """Keeps what `leakage_of` finds: `leakage.json`, and a finding for each set that judges and was
-    learnt from."""
+def record_leakage(directory: RunDirectory, recipe: Recipe, suites: Sequence[Suite]) -> Leakage:
+    """Write `leakage.json`, and a finding for each evaluation set that overlaps training data."""
     leakage = leakage_of(directory, recipe, suites)
     directory.write_leakage(leakage)
-    findings = [found for found in directory.findings() if found.kind != LEAKAGE]
-    directory.write_findings([*findings, *leaks(leakage)])
+    others = [finding for finding in directory.findings() if finding.kind != LEAKAGE]
+    directory.write_findings([*others, *leaks(leakage)])
     return leakage
 
 
@@ -28,7 +27,7 @@ def leakage_of(
     suites: Sequence[Suite],
     also: Mapping[str, Iterable[Text]] = MappingProxyType({}),
 ) -> Leakage:
-    """Compares the rows of the splits, and others learnt `also`, with each other and the suites."""
+    """Compare the training rows (and those in `also`) with the test rows and the suites."""
     tasks = ("", *recipe.tasks)
     judging = {
         f"{task}.test" if task else "test": [text_of(e) for e in directory.split("test", task)]
@@ -40,7 +39,7 @@ def leakage_of(
 
 
 def learnt_rows(directory: RunDirectory, recipe: Recipe) -> dict[str, Iterator[Text]]:
-    """What the run's model has seen, healing included, by the name of its set; read when used."""
+    """All rows that the run's model was trained on, healing included, by set; read lazily."""
     learnt: dict[str, Iterator[Text]] = {
         f"{task}.{split}" if task else split: map(text_of, directory.stream(split, task))
         for task in ("", *recipe.tasks)
@@ -49,7 +48,9 @@ def learnt_rows(directory: RunDirectory, recipe: Recipe) -> dict[str, Iterator[T
     if recipe.replay.rows:
         learnt["replay"] = map(text_of, directory.stream("replay"))
     for path in sorted(directory.path.glob("heal/*/manifest.json")):
-        attempt = RunDirectory(path.parent)  # on the run's rows, or on what the base wrote
+        attempt = RunDirectory(
+            path.parent
+        )  # trained on the run's rows, or on conversations of the base
         own = ["replay"] if (path.parent / "data" / "replay.jsonl").exists() else ["train"]
         learnt |= {f"{path.parent.name}.{one}": map(text_of, attempt.stream(one)) for one in own}
     return learnt

@@ -1,4 +1,4 @@
-"""Whether a model reads what a suite asks: an item that is too long is told by name."""
+"""Checks that the items of a suite fit into a model's context."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,10 +13,10 @@ _SHOWN = 60
 
 
 def check_lengths(tasks: Sequence[Task], tokenizer: Any, longest: int) -> None:
-    """Whether every item fits into the tokens that a model reads at once.
+    """Check that every item fits into a context of `longest` tokens.
 
     Raises:
-        DataError: one does not.
+        DataError: an item is too long.
     """
     for task in tasks:
         for item in getattr(task, "items", ()):
@@ -26,8 +26,8 @@ def check_lengths(tasks: Sequence[Task], tokenizer: Any, longest: int) -> None:
                 )
                 raise DataError(
                     f"item {item.id} of {task.name} ({question[:_SHOWN]!r}) has {count:,} tokens, "
-                    f"and the model reads {longest:,} at once",
-                    "shorten it, or choose a model that reads more",
+                    f"more than the model's context of {longest:,}",
+                    "shorten it, or choose a model with a longer context",
                     code="too_many_tokens",
                     item=item.id,
                     task=task.name,
@@ -37,7 +37,7 @@ def check_lengths(tasks: Sequence[Task], tokenizer: Any, longest: int) -> None:
 
 
 def _tokens(item: ChoiceItem | CheckedItem | Opening, tokenizer: Any) -> int:
-    if isinstance(item, CheckedItem):  # the reply's first token needs a place, too
+    if isinstance(item, CheckedItem):  # the first token of the reply needs room, too
         return len(render_prompt(item.prompt, tokenizer)) + 1
     if isinstance(item, Opening):
         context, choices = tokenize_choice(Choice(item.prompt, (item.reply,)), tokenizer)

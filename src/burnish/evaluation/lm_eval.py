@@ -29,9 +29,9 @@ _SHOT_SEED = 1234  # of lm_eval.simple_evaluate; one generator draws the shots o
 
 @dataclass(frozen=True, slots=True)
 class HarnessItem(ChoiceItem):
-    """`context` begins with the shots, `asked` is the item's own question.
+    """An item of lm-eval-harness: `context` starts with the shots, `asked` is the question alone.
 
-    `characters` are those of the choices without the delimiter that each begins with.
+    `characters` are the lengths of the choices without their leading delimiter.
     """
 
     asked: str
@@ -44,7 +44,7 @@ class HarnessItem(ChoiceItem):
 
 @dataclass(frozen=True, slots=True)
 class HarnessTask(ChooseTask):
-    """With `by_length` an item's score is the harness's `acc_norm`, else its `acc`."""
+    """A multiple-choice task: with `by_length` scored by `acc_norm`, else by `acc`."""
 
     def answer(self, model: Any, start: int, stop: int) -> list[ItemResult]:
         counted = _Counted(model, self.items[start:stop])
@@ -53,7 +53,7 @@ class HarnessTask(ChooseTask):
 
 @dataclass(frozen=True, slots=True)
 class _Counted:
-    """A model that counts the characters of choices as the harness does."""
+    """A model whose scores count the characters of choices in the way of the harness."""
 
     model: Model
     items: Sequence[Any]
@@ -67,13 +67,13 @@ class _Counted:
 
 
 def load_harness(name: str) -> Suite:
-    """A task or a group of tasks by name, or a task by the path of its YAML file.
+    """Load a task or a group of tasks by name, or a task by the path of its YAML file.
 
     A group has a section for each of its tasks.
 
     Raises:
-        DataError: lm-eval-harness is not installed, has no such task, cannot read its data, or
-            asks it in a way that is no choice between answers.
+        DataError: lm-eval-harness is not installed, does not have the task, cannot load its data,
+            or the task is not multiple choice.
     """
     with _quiet():
         tasks = _tasks(name)
@@ -89,8 +89,8 @@ def load_harness(name: str) -> Suite:
 def _tasks(name: str) -> dict[str, Any]:
     if importlib.util.find_spec("lm_eval") is None:
         raise DataError(
-            f"evaluate.general names {HARNESS}{name}, but lm-eval-harness is not installed",
-            "install it with `pip install burnish[lm-eval]`, or name another suite",
+            f"evaluate.general contains {HARNESS}{name}, but lm-eval-harness is not installed",
+            "install it with `pip install burnish[lm-eval]`, or use another suite",
             code="not_installed",
             package="lm_eval",
             suite=f"{HARNESS}{name}",
@@ -102,10 +102,10 @@ def _tasks(name: str) -> dict[str, Any]:
     try:
         tasks: dict[str, Any] = manager.load([name])["tasks"]
     except Exception as error:  # a task runs code and reads data of its own: anything may fail
-        what = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200]
         raise DataError(
-            f"the lm-eval task {name} cannot be loaded ({type(error).__name__}: {what})",
-            "correct its file, or load its data once where there is a network",
+            f"the lm-eval task {name} cannot be loaded ({type(error).__name__}: {reason})",
+            "correct its file, or download its data on a machine with network access",
             code="task_not_loaded",
             task=name,
             error=type(error).__name__,
@@ -114,13 +114,13 @@ def _tasks(name: str) -> dict[str, Any]:
 
 
 def _folder(name: str) -> Path | None:
-    """Where the task is defined, if it is named; to index all 14,000 takes the harness a minute."""
+    """The folder that defines a task; indexing all 14,000 tasks takes the harness a minute."""
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise DataError(
-                f"there is no lm-eval task file {path}",
-                "name one that is there",
+                f"the lm-eval task file {path} does not exist",
+                "correct the path",
                 code="file_missing",
                 path=str(path),
             )
@@ -130,8 +130,8 @@ def _folder(name: str) -> Path | None:
     assert spec.origin is not None
     known: dict[str, Path] = {}
     for file in sorted(Path(spec.origin).with_name("tasks").rglob("*.yaml")):
-        for found in _DEFINED.findall(file.read_text(encoding="utf-8", errors="replace")):
-            known.setdefault(found, file.parent)
+        for task in _DEFINED.findall(file.read_text(encoding="utf-8", errors="replace")):
+            known.setdefault(task, file.parent)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {HARNESS}{near[0]}" if near else "`lm-eval ls tasks` lists them"
@@ -155,23 +155,23 @@ def _section(section: str, task: Any) -> HarnessTask:
 
 
 def _check_choices(task: Any) -> None:
-    """A task is a choice between texts after one prompt, with one right answer."""
+    """Reject tasks other than a choice between texts after one prompt, with one right answer."""
     kind = task.OUTPUT_TYPE
     if kind != "multiple_choice":
-        reason, why = "output_type", f"has the output type {kind}"
+        reason, words = "output_type", f"has the output type {kind}"
     elif task.config.process_results is not None:
-        reason, why = "own_program", "grades its answers by a program of its own"
+        reason, words = "own_program", "grades its answers with its own code"
     elif not {"acc", "acc_norm"} & task.aggregation().keys():
-        reason, why = "metrics", f"is measured by {', '.join(task.aggregation())}"
+        reason, words = "metrics", f"is measured by {', '.join(task.aggregation())}"
     elif task.multiple_input:
-        reason, why = "several_inputs", "has its choices in the question"
+        reason, words = "several_inputs", "has several contexts instead of one prompt"
     elif task.multiple_target:
-        reason, why = "several_answers", "has several right answers"
+        reason, words = "several_answers", "has several right answers"
     else:
         return
     raise DataError(
-        f"the lm-eval task {task.config.task} {why}",
-        "name one of the output type multiple_choice that has one prompt, one right answer and acc",
+        f"the lm-eval task {task.config.task} {words}",
+        "use a multiple_choice task with one prompt, one right answer and the metric acc",
         code="unsuitable_task",
         task=task.config.task,
         reason=reason,
@@ -184,7 +184,7 @@ def _item(task: Any, name: str, doc: Any) -> HarnessItem:
     context = task.fewshot_context(doc, task.config.num_fewshot, gen_prefix=prefix)
     requests = task.construct_requests(doc, context, metadata=(task.config.task, name, 1))
     choices = task.doc_to_choice(doc)
-    # Where acc_mutual_info is asked for too, as many requests without a question follow.
+    # With acc_mutual_info as many requests without a question follow.
     continuations = tuple(request.args[1] for request in requests[: len(choices)])
     target = task.doc_to_target(doc)
     if isinstance(target, str) and target in choices:
@@ -192,7 +192,7 @@ def _item(task: Any, name: str, doc: Any) -> HarnessItem:
     if not isinstance(target, int) or target not in range(len(choices)):
         raise DataError(
             f"item {name} of the lm-eval task {task.config.task} has the answer {target!r}, which "
-            f"is none of its {len(choices)} choices",
+            f"is not one of its {len(choices)} choices",
             "correct the task's doc_to_target",
             code="answer_not_a_choice",
             source=f"{task.config.task}:{name}",
@@ -204,13 +204,13 @@ def _item(task: Any, name: str, doc: Any) -> HarnessItem:
 
 
 def _plain(name: str) -> str:
-    """A name of a file of results."""
+    """The name as part of a file name of results."""
     return re.sub(r"[^\w.-]+", "-", name)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The harness warns of every default that a task takes."""
+    """Silence the harness, which warns about every default of a task."""
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""The general suites that a recipe names: built in, a file, or a task of lm-eval-harness."""
+"""Loads the general suites of a recipe: built in, from a file, or a task of lm-eval-harness."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,17 +10,17 @@ from burnish.recipe.files import HARNESS
 
 
 def load_suites(names: Sequence[str]) -> list[Suite]:
-    """One suite a name: `core`, `my.jsonl`, `lm_eval:arc_easy` or `lm_eval:path/to/task.yaml`.
+    """Load one suite per name: `core`, `my.jsonl`, `lm_eval:arc_easy`, `lm_eval:path/to/task.yaml`.
 
     Raises:
-        DataError: a suite cannot be had, or two have one name and so one place in the results.
+        DataError: a suite cannot be loaded, or two have the same name, also in the results.
     """
     suites = [_load(name) for name in names]
     for name, count in Counter(suite.name for suite in suites).items():
         if count > 1:
             raise DataError(
-                f"evaluate.general names {count} suites that are called {name}",
-                "leave one out, or give its file another name",
+                f"evaluate.general has {count} suites with the name {name}",
+                "remove one of them, or rename its file",
                 code="duplicate_name",
                 key="evaluate.general",
                 name=name,

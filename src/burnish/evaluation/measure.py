@@ -1,4 +1,4 @@
-"""What a run measures: the target task that fits its rows, both models, and the ledger of it."""
+"""Measures models for a run: chooses the target task for its rows and runs all tasks."""
 
 import hashlib
 import time
@@ -34,7 +34,7 @@ from burnish.progress import Bars
 from burnish.recipe.schema import HEADS, Recipe
 from burnish.runs.directory import RunDirectory
 
-# Rows to measure on without which no interval can be told.
+# The least number of rows that gives a confidence interval.
 LEAST_TESTED = 2
 
 
@@ -45,16 +45,17 @@ def target_task(
     task: str = "",
     split: str = "test",
 ) -> Task:
-    """Labels of a head, generation, labels by likelihood, or perplexity, on the test rows.
+    """The target task on the test rows: a head's labels, generation, likelihood or perplexity.
 
-    `task` names a data set beside the recipe's main one. Of another `split` the task has its name.
+    `task` is the name of an additional data set of the recipe. With another `split`, the task is
+    named after that split.
     """
     name = "target" if split == "test" else split
     name, examples = f"{name}.{task}" if task else name, tested(directory.split(split, task))
     if not examples:
         raise DataError(
             f"the {split} set is empty",
-            f"raise data.split.{split}, or name data.{split}",
+            f"increase data.split.{split}, or set data.{split} to a file",
             code="empty_split",
             split=split,
         )
@@ -78,7 +79,7 @@ def target_task(
         if not labels:
             raise RecipeError(
                 "evaluate.answer is likelihood, but the rows have no labels",
-                "set it to generate",
+                "set evaluate.answer to generate",
                 code="no_labels",
                 key="evaluate.answer",
                 value="likelihood",
@@ -86,24 +87,24 @@ def target_task(
         return label_task(name, examples, labels)
     tokens = recipe.evaluate.max_new_tokens
     if labels and recipe.origins["evaluate.max_new_tokens"] == "default":
-        # An answer longer than every label is wrong whatever follows.
+        # An answer longer than every label is wrong, so it need not be finished.
         tokens = 4 + max(len(model.tokenizer(label)["input_ids"]) for label in labels)
     first = target_scorers(recipe, examples)[0]
     return GenerateTask(name, examples, first, Sampling(max_new_tokens=tokens))
 
 
 def tested(examples: Sequence[Example]) -> list[Example]:
-    """The rows that a model is measured on: a disliked answer is no answer to be like."""
+    """The rows that a model is measured on, without those whose answer was disliked."""
     return [example for example in examples if example.liked is not False]
 
 
 def _draw(seed: int, name: str) -> bytes:
-    """Orders rows at random, by the seed and not by what they are called."""
+    """A sort key that orders rows at random by the seed, independent of their names."""
     return hashlib.sha256(f"{seed} {name}".encode()).digest()
 
 
 def target_scorers(recipe: Recipe, examples: Sequence[Example]) -> tuple[str, ...]:
-    """The recipe's scorers, or those that fit the rows."""
+    """The scorers of the recipe, or the default scorers for these rows."""
     if recipe.evaluate.target:
         return recipe.evaluate.target
     if recipe.objective == "tag":
@@ -116,31 +117,35 @@ def target_scorers(recipe: Recipe, examples: Sequence[Example]) -> tuple[str, ..
 
 
 def check_tested(recipe: Recipe) -> None:
-    """Whether every data set has rows to measure the gain on.
+    """Check that every data set has test rows, on which the gain is measured.
 
     Raises:
-        RecipeError: one holds none out.
+        RecipeError: a data set has none.
     """
     for task, data in {"": recipe.data, **recipe.tasks}.items():
         if data.test is None and not data.split.test:
             key = f"tasks.{task}" if task else "data"
             raise RecipeError(
-                f"{key}.split.test is 0 and {key}.test names no file, so nothing shows the gain",
-                "set one of them, or `burnish train` alone",
+                f"{key}.split.test is 0 and {key}.test is not set, so the gain cannot be measured",
+                "set one of them, or use `burnish train`",
                 code="no_test_rows",
                 key=f"{key}.split.test",
             )
 
 
 def check_scorers(recipe: Recipe) -> None:
-    """A misspelt scorer is found before an hour of training, not after it."""
+    """Check the recipe's scorers before training.
+
+    Raises:
+        UserError: a scorer is unknown, or the first one does not score single items.
+    """
     names = recipe.evaluate.target or ()
     for name in names:
         scorer(name)
     if names and scorer(names[0]).item is None and recipe.objective not in HEADS:
         raise RecipeError(
-            f"evaluate.target begins with {names[0]}, which is no score of single items",
-            "put a scorer of single items first, such as accuracy or rougeL",
+            f"evaluate.target starts with {names[0]}, which does not score single items",
+            "start with a scorer of single items, such as accuracy or rougeL",
             code="not_an_item_scorer",
             key="evaluate.target",
             scorer=names[0],
@@ -148,10 +153,10 @@ def check_scorers(recipe: Recipe) -> None:
 
 
 def check_suites(recipe: Recipe, suites: Sequence[Suite]) -> None:
-    """An item that the model cannot read whole is found now, not after training.
+    """Check before training that every item of the suites fits into the model's context.
 
     Raises:
-        DataError: there is one.
+        DataError: an item is too long.
     """
     source = resolve(recipe.model)
     tasks = [task for suite in suites for task in suite.tasks]
@@ -160,13 +165,14 @@ def check_suites(recipe: Recipe, suites: Sequence[Suite]) -> None:
 
 
 def results_cache() -> Path:
-    """Where results of base models are kept for the next run."""
+    """The folder that caches results of base models for later runs."""
     return cache_folder() / "results"
 
 
 def measure(
     directory: RunDirectory, model: ModelInfo, label: str, tasks: Sequence[Task], bars: Bars
 ) -> None:
+    """Measure a model on the tasks and save its results under `label`; base results are cached."""
     cache = results_cache() if label == "base" else None
     with bars.items(f"{label} model", sum(len(task) for task in tasks)) as advance:
         for task in tasks:
@@ -175,7 +181,7 @@ def measure(
             try:
                 run_task(model, task, path, cache=cache, advance=advance)
             except ModelError:
-                if isinstance(model, LanguageModel):  # of an item that is too long it says more
+                if isinstance(model, LanguageModel):  # its error names an item that is too long
                     check_lengths([task], model.tokenizer, model.context_length)
                 raise
             seconds = round(time.perf_counter() - started, 2)

@@ -1,7 +1,7 @@
-"""Checks of what a model wrote, by a program: small pure functions and the table that names them.
+"""Programmatic checks of a model's reply: small pure functions, listed in `CHECKS`.
 
-An item of a suite asks for any of them, and all that it asks for must hold. To add one, write it
-and list it in `CHECKS`.
+An item of a suite has one or more checks, and its reply has to pass all of them. To add a check,
+write the function and list it in `CHECKS`.
 """
 
 import difflib
@@ -13,8 +13,8 @@ from typing import Any
 
 from burnish.errors import DataError
 
-# Part of the hash of every checked task: raise it when a reply could be judged otherwise than
-# before, or the base's cached verdicts would be compared with new ones.
+# Part of the hash of every checked task: increase it when the result of a check can change, so that
+# cached results of the base are not compared with new ones.
 RULES = 1
 LANGUAGES = ("en", "es", "fr", "de", "it", "pt")
 
@@ -39,47 +39,47 @@ _REFUSAL = re.compile(
 
 
 def any_of(reply: str, texts: Sequence[str]) -> bool:
-    """One of the texts occurs as whole words, case ignored."""
+    """Whether one of the texts occurs as whole words, ignoring case."""
     return any(_has(reply, text) for text in texts)
 
 
 def none_of(reply: str, texts: Sequence[str]) -> bool:
-    """None of the texts occurs as whole words, case ignored."""
+    """Whether none of the texts occurs as whole words, ignoring case."""
     return not any_of(reply, texts)
 
 
 def starts(reply: str, text: str) -> bool:
-    """The reply begins with the text, case and white space before it ignored."""
+    """Whether the reply starts with the text, ignoring case and leading white space."""
     return reply.strip().casefold().startswith(text.casefold())
 
 
 def ends(reply: str, text: str) -> bool:
-    """The reply ends with the text, case and white space after it ignored."""
+    """Whether the reply ends with the text, ignoring case and trailing white space."""
     return reply.strip().casefold().endswith(text.casefold())
 
 
 def max_words(reply: str, count: int) -> bool:
-    """Not more than so many words, but at least one: silence is no short answer."""
+    """Whether the reply has at most `count` words, and at least one."""
     return 1 <= _words(reply) <= count
 
 
 def min_words(reply: str, count: int) -> bool:
-    """At least so many words, whatever they are."""
+    """Whether the reply has at least `count` words."""
     return _words(reply) >= count
 
 
 def lines(reply: str, count: int) -> bool:
-    """At least so many lines that are not empty."""
+    """Whether the reply has at least `count` lines that are not empty."""
     return sum(bool(line.strip()) for line in reply.splitlines()) >= count
 
 
 def case(reply: str, wanted: str) -> bool:
-    """All letters are of the wanted case, `upper` or `lower`, and there is one."""
+    """Whether all letters have the wanted case, `upper` or `lower`, and there is one."""
     return _CASES[wanted](reply)
 
 
 def matches(reply: str, pattern: str) -> bool:
-    """The regular expression is found anywhere in the reply; `(?i)` ignores case."""
+    """Whether the regular expression occurs anywhere in the reply; `(?i)` ignores case."""
     return re.search(pattern, reply.strip()) is not None
 
 
@@ -89,25 +89,25 @@ def refuses(reply: str, wanted: bool) -> bool:
 
 
 def language(reply: str, wanted: str) -> bool:
-    """The likeliest of the known languages, by py3langid (Lui & Baldwin 2012, ACL demo session)."""
+    """Whether the reply is in this language, by py3langid (Lui & Baldwin 2012, ACL demos)."""
     return bool(reply.strip()) and _identifier().classify(reply)[0] == wanted
 
 
 def passes(reply: str, check: Mapping[str, Any]) -> bool:
-    """All that the check asks for holds; `read_check` has seen that it can be asked for."""
+    """Whether the reply passes all parts of a check that `read_check` has validated."""
     return all(CHECKS[name].holds(reply, value) for name, value in check.items())
 
 
 def read_check(value: Any, row: str) -> dict[str, Any]:
-    """The check of one row of a suite.
+    """Validate the check of one row of a suite.
 
     Raises:
-        DataError: a key or a value is unknown; `row` says where.
+        DataError: a key or a value is invalid; `row` is the location in the message.
     """
     if not isinstance(value, Mapping) or not value:
         raise DataError(
-            f"{row} checks {value!r}",
-            f"write any of {', '.join(CHECKS)} with a value",
+            f"{row} has the check {value!r}, which is not an object with checks",
+            f"use one or more of {', '.join(CHECKS)}, each with a value",
             code="invalid_value",
             source=row,
             key="check",
@@ -116,7 +116,7 @@ def read_check(value: Any, row: str) -> dict[str, Any]:
     for name, wanted in value.items():
         if name not in CHECKS:
             close = difflib.get_close_matches(str(name), CHECKS, n=1)
-            remedy = f"write {close[0]}" if close else f"write one of {', '.join(CHECKS)}"
+            remedy = f"use {close[0]}" if close else f"use one of {', '.join(CHECKS)}"
             raise DataError(
                 f"{row} has the unknown check {name!r}",
                 remedy,
@@ -125,10 +125,10 @@ def read_check(value: Any, row: str) -> dict[str, Any]:
                 key=name,
                 closest=close[0] if close else None,
             )
-        if not CHECKS[name].fits(wanted):
+        if not CHECKS[name].is_valid(wanted):
             raise DataError(
-                f"{row} checks {name} {wanted!r}",
-                f"write {CHECKS[name].wants}",
+                f"{row} has the invalid value {wanted!r} for the check {name}",
+                f"use {CHECKS[name].expected}",
                 code="invalid_value",
                 source=row,
                 key=name,
@@ -143,7 +143,7 @@ def _has(reply: str, text: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    """Without case, and with one kind of apostrophe and of space."""
+    """The text in lower case, with one kind of apostrophe and of white space."""
     return " ".join(text.casefold().replace("’", "'").split())
 
 
@@ -184,11 +184,11 @@ def _is_pattern(value: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`holds` judges a reply; `fits` says whether a value can be asked for, `wants` in words."""
+    """`holds` checks a reply; `is_valid` checks a value, and `expected` describes valid values."""
 
     holds: Callable[[str, Any], bool]
-    fits: Callable[[Any], bool]
-    wants: str
+    is_valid: Callable[[Any], bool]
+    expected: str
 
 
 CHECKS: dict[str, Check] = {
@@ -196,11 +196,11 @@ CHECKS: dict[str, Check] = {
     "none_of": Check(none_of, _is_texts, "a list of words or phrases"),
     "starts": Check(starts, _is_text, "a text"),
     "ends": Check(ends, _is_text, "a text"),
-    "max_words": Check(max_words, _is_count, "a number from 1"),
-    "min_words": Check(min_words, _is_count, "a number from 1"),
-    "lines": Check(lines, _is_count, "a number from 1"),
+    "max_words": Check(max_words, _is_count, "a whole number of 1 or more"),
+    "min_words": Check(min_words, _is_count, "a whole number of 1 or more"),
+    "lines": Check(lines, _is_count, "a whole number of 1 or more"),
     "case": Check(case, tuple(_CASES).__contains__, "upper or lower"),
-    "matches": Check(matches, _is_pattern, "a regular expression of Python"),
+    "matches": Check(matches, _is_pattern, "a Python regular expression"),
     "refuses": Check(refuses, lambda value: isinstance(value, bool), "true or false"),
     "language": Check(language, LANGUAGES.__contains__, f"one of {', '.join(LANGUAGES)}"),
 }

@@ -1,4 +1,4 @@
-"""What an answer is worth: by a scorer, a function, a grader, or a reward model trained here."""
+"""Rewards of answers: from a scorer, a function, a grader, or a reward model."""
 
 import hashlib
 import importlib.util
@@ -30,23 +30,23 @@ from burnish.models.load import load_model
 from burnish.models.reward_model import RewardModel
 from burnish.runs.directory import RunDirectory
 
-# Answers and the rows they answer -> a reward each, higher is better.
+# (answers, their rows) -> one reward per answer, higher is better.
 Reward = Callable[[Sequence[str], Sequence[Example]], Sequence[float]]
 
 
-_HOPELESS = 16  # answers of which none could be graded
+_HOPELESS = 16  # so many first answers without a grade are an error
 
 
 def load_reward(name: str) -> Reward:
-    """The reward that a recipe names: `FILE.py:FUNCTION`, `GRADER.json`, a folder, or a scorer.
+    """Load the reward of a recipe: `FILE.py:FUNCTION`, `GRADER.json`, a folder, or a scorer.
 
-    A function gets the answers and their Examples and gives a number for each. A folder is that
-    of a reward run. Models that a grader asks are those of this machine, by their names.
+    A function takes the answers and their Examples and returns a number for each. A folder is a run
+    that trained a reward model. Graders use the models of this machine by name.
 
     Raises:
-        RecipeError: there is no such file, function or scorer.
-        GraderError: the file holds no grader.
-        RunError: the folder holds no reward model that was trained to the end.
+        RecipeError: the file, function or scorer does not exist.
+        GraderError: the file is not a valid grader.
+        RunError: the folder is not a finished run of a reward model.
     """
     if ".py:" in name:
         return _checked(_function(name), name)
@@ -57,8 +57,8 @@ def load_reward(name: str) -> Reward:
         return _reward_run(Path(name))
     if "/" in name:
         raise RecipeError(
-            f"grpo.reward is {name}, and there is no such folder",
-            "train the reward model first, or name its run's folder",
+            f"grpo.reward is {name}, but this folder does not exist",
+            "train the reward model first, or set the folder of its run",
             code="folder_missing",
             key="grpo.reward",
             path=name,
@@ -67,8 +67,8 @@ def load_reward(name: str) -> Reward:
     grade = metric.item
     if grade is None:
         raise RecipeError(
-            f"grpo.reward is {name}, which is no score of single answers",
-            "name a scorer of single items, such as accuracy or rougeL",
+            f"grpo.reward is {name}, which does not score single answers",
+            "use a scorer of single items, such as accuracy or rougeL",
             code="not_an_item_scorer",
             key="grpo.reward",
             scorer=name,
@@ -82,10 +82,10 @@ def load_reward(name: str) -> Reward:
 
 
 def graded_reward(name: str) -> tuple[Reward, str]:
-    """The reward as a measure, and a text that changes when its rewards could.
+    """The reward as a measurement, and a text that changes whenever its values could.
 
-    A reward model's number has no scale; its logistic function is the probability, by the model,
-    that people prefer the answer to one of reward 0.
+    The scale of a reward model is arbitrary. Its logistic function is the model's probability that
+    people prefer the answer to one with reward 0.
     """
     reward = load_reward(name)
     if name.endswith(".json"):
@@ -103,11 +103,10 @@ def graded_reward(name: str) -> tuple[Reward, str]:
 
 
 def grader_reward(grader: Grader, models: GraderModels) -> Reward:
-    """A grader as a reward; an answer that cannot be graded is worth 0, as the API has it.
+    """A grader as a reward; an answer that cannot be graded gets 0, as in the API.
 
-    That would hide a grader that can grade nothing. So its reward raises GraderError where the
-    judge is at fault, which it is not where a text is too long, and where the first answers all
-    failed.
+    To expose a grader that never works, the reward raises GraderError if the grader model fails
+    (but not if a text is too long), and if none of the first answers could be graded.
     """
     outcomes: Counter[bool] = Counter()
 
@@ -119,8 +118,8 @@ def grader_reward(grader: Grader, models: GraderModels) -> Reward:
             at_fault = error.flag in ("model_grader_server_error", "other_error")
             if (at_fault and error.kind != "length") or hopeless:
                 raise GraderError(
-                    f"the grader gives no grades ({error.message})",
-                    "correct it",
+                    f"the grader cannot grade ({error.message})",
+                    "correct the grader",
                     code="nothing_graded",
                     flag=error.flag,
                     error=error.message,
@@ -131,14 +130,14 @@ def grader_reward(grader: Grader, models: GraderModels) -> Reward:
 
 
 def grader_item(example: Example) -> dict[str, Any]:
-    """What graders read as `item`: the row's further fields, its turns, and what is expected."""
+    """The `item` of graders: the row's extra fields, its messages, and the expected answer."""
     turns = [{"role": turn.role, "content": turn.content} for turn in example.prompt]
-    given = {"messages": turns, "expected": example.expected or None, "label": example.label}
-    return {k: v for k, v in given.items() if v is not None} | dict(example.item or {})
+    fields = {"messages": turns, "expected": example.expected or None, "label": example.label}
+    return {k: v for k, v in fields.items() if v is not None} | dict(example.item or {})
 
 
 def local_chat() -> ChatFunction:
-    """Asks models of this machine by their names; each is loaded when it is first asked."""
+    """Returns a function that generates with local models by name, loaded on first use."""
 
     @cache
     def model(name: str) -> LanguageModel:
@@ -159,7 +158,7 @@ def local_chat() -> ChatFunction:
 
 
 def _reward_run(folder: Path) -> Reward:
-    """Loads the reward model when the first answer comes, so that a check of a recipe is quick."""
+    """Load the reward model with the first answer, so that checking a recipe is fast."""
     check_reward_run(folder)
 
     @cache
@@ -173,7 +172,7 @@ def _function(name: str) -> Reward:
     file, _, function = name.rpartition(":")
     if not Path(file).is_file():
         raise RecipeError(
-            f"grpo.reward names {file}, which is no file",
+            f"grpo.reward names the file {file}, which does not exist",
             "correct the path",
             code="file_missing",
             key="grpo.reward",
@@ -187,7 +186,7 @@ def _function(name: str) -> Reward:
     if not callable(found := getattr(module, function, None)):
         raise RecipeError(
             f"{file} has no function {function}",
-            "name one that takes answers and examples",
+            "name a function that takes answers and examples",
             code="function_missing",
             key="grpo.reward",
             path=file,
@@ -198,19 +197,19 @@ def _function(name: str) -> Reward:
 
 
 def _checked(reward: Reward, name: str) -> Reward:
-    """A reward of the wrong length would praise the wrong answers."""
+    """Check the number of rewards: a wrong one would assign them to the wrong answers."""
 
     def checked(answers: Sequence[str], examples: Sequence[Example]) -> Sequence[float]:
-        found = list(reward(answers, examples))
-        if len(found) != len(answers):
+        rewards = list(reward(answers, examples))
+        if len(rewards) != len(answers):
             raise RecipeError(
-                f"{name} gave {len(found)} rewards for {len(answers)} answers",
+                f"{name} returned {len(rewards)} rewards for {len(answers)} answers",
                 "return one number for each answer",
                 code="wrong_count_of_rewards",
                 reward=name,
-                count=len(found),
+                count=len(rewards),
                 expected=len(answers),
             )
-        return found
+        return rewards
 
     return checked

@@ -1,8 +1,8 @@
-"""General suites: sections of short items that show what else the model can still do.
+"""General suites: sections of short items that measure a model's general ability.
 
-The built-in `core` lies in `suites/core`; a JSON Lines file of rows with question, choices and
-answer, or with question and check, is a suite too. `split_suite` cuts one into the part that may
-be looked at freely and the part that certifies.
+The built-in suite `core` is in `suites/core`. A JSON Lines file of rows with question, choices and
+answer, or with question and check, is a suite too. `split_suite` divides a suite into PROBE, which
+may be looked at freely, and CERT, which certifies.
 """
 
 import hashlib
@@ -35,9 +35,9 @@ from burnish.models.interface import Sampling
 from burnish.runs.directory import ItemResult
 
 PROBE = 0.3  # of every section, text and pair; CERT is the rest
-# How the names of the parts end, behind the suite's own and before the section's.
+# The parts' suffixes, between the name of the suite and that of the section.
 HALVES = ("-probe.", "-cert.")
-# Enough to see whether a reply is one; most of a suite's seconds are tokens that are written.
+# Enough tokens to check a reply; generation takes most of a suite's time.
 _REPLY = Sampling(max_new_tokens=20)
 _HINT = "write question with choices (list) and answer (0-based index), or question with check"
 
@@ -46,10 +46,10 @@ Section = ChooseTask | CheckedTask
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """`sections` are scored yes or no and make the mean; the others have rows of their own.
+    """A suite: `sections` are scored yes or no and form the mean; other parts are reported alone.
 
-    `texts` are measured in nats a token, `bias` by the share of stereotypes that are preferred,
-    `openings` by the divergence from the base.
+    `texts` are measured in nats per token, `bias` by the share of preferred stereotypes, and
+    `openings` by the divergence from the base model.
     """
 
     name: str
@@ -60,50 +60,51 @@ class Suite:
 
     @property
     def tasks(self) -> list[Task]:
-        """All that is measured, in the order of the ledger."""
+        """All tasks of the suite, in the order of the ledger."""
         return [*self.sections, *self.texts, *self.bias, *self.openings]
 
 
 def load_suite(name: str) -> Suite:
-    """A built-in suite by name, or a JSON Lines file by path.
+    """Load a built-in suite by name, or a JSON Lines file by path.
 
     Raises:
-        DataError: there is no such suite, or a row of the file does not fit.
+        DataError: the suite does not exist, or a row of the file is invalid.
     """
     if name.endswith(".jsonl"):
         return _own_suite(Path(name))
     if name not in built_in_suites():
         known = ", ".join(built_in_suites())
         raise DataError(
-            f"there is no general suite {name!r}",
-            f"choose {known} or a .jsonl file",
+            f"unknown general suite {name!r}",
+            f"use {known} or a .jsonl file",
             code="unknown_suite",
             suite=name,
             expected=built_in_suites(),
         )
-    found: dict[str, list[Any]] = {"sections": [], "texts": [], "bias": [], "openings": []}
+    parts: dict[str, list[Any]] = {"sections": [], "texts": [], "bias": [], "openings": []}
     with as_file(files("burnish.evaluation") / "suites" / name) as folder:
         for section, kind in json.loads((folder / "suite.json").read_text()).items():
             field, build = _KINDS[kind["kind"]]
             rows = _rows(folder / f"{section}.jsonl")
-            found[field].append(build(f"{name}.{section}", rows))
-    return Suite(name, **found)
+            parts[field].append(build(f"{name}.{section}", rows))
+    return Suite(name, **parts)
 
 
 def split_suite(suite: Suite) -> tuple[Suite, Suite]:
-    """PROBE, which may be used freely to choose, and CERT, which is kept for the certificate.
+    """Split a suite into PROBE, used freely to choose, and CERT, reserved for certification.
 
-    Every part of the suite is cut alike: the items whose ids have the lowest hashes are PROBE, so
-    the same items are drawn in every run, whatever the order of the rows.
+    Every part of the suite is split in the same way: the items whose ids have the lowest hashes are
+    PROBE. So every run uses the same items, whatever the order of the rows.
 
     Raises:
-        DataError: the sections have so few items that one side would have none.
+        DataError: no section has enough items for both sides.
     """
     probe, cert = (_side(suite, side) for side in ("probe", "cert"))
     if not probe.sections or not cert.sections:
         raise DataError(
-            f"no section of the suite {suite.name} has 2 items, so it cannot be split",
-            "write more items",
+            f"no section of the suite {suite.name} has 2 or more items, so it cannot be split into "
+            "PROBE and CERT",
+            "add more items",
             code="too_few_items",
             suite=suite.name,
         )
@@ -111,28 +112,28 @@ def split_suite(suite: Suite) -> tuple[Suite, Suite]:
 
 
 def chance(section: Section) -> float:
-    """The expected score of a model that knows nothing; no reply passes a check by chance."""
+    """The expected score of random guessing; no reply passes a check by chance."""
     if isinstance(section, CheckedTask):
         return 0.0
     return fmean(1 / len(item.choices) for item in section.items)
 
 
 def near_chance(section: Section, base: Sequence[ItemResult]) -> str | None:
-    """Why nothing could be seen to be lost in a section; None where the base is above chance.
+    """Why a section cannot show a loss, as a clause; None if the base is above chance.
 
-    Above is by more than two standard errors of the base's score, which is a mean of yes and no.
+    Above means by more than two standard errors of the base's score, a mean of yes/no items.
     """
     score, guess = fmean(item.score for item in base), chance(section)
     if score > guess + 2 * math.sqrt(score * (1 - score) / len(base)):
         return None
-    seen = f"base {100 * score:.1f} % of {len(base)} items is"
+    seen = f"the base model scores {100 * score:.1f}% on {len(base)} items"
     if isinstance(section, CheckedTask):
-        return f"{seen} near 0"
-    return f"{seen} not two standard errors above chance, {100 * guess:.1f} %"
+        return f"{seen}, not clearly above 0"
+    return f"{seen}, not two standard errors above chance ({100 * guess:.1f}%)"
 
 
 def built_in_suites() -> list[str]:
-    """Names of the suites that come with Burnish."""
+    """Names of the built-in suites."""
     folder = files("burnish.evaluation") / "suites"
     return sorted(
         entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "_"
@@ -140,11 +141,11 @@ def built_in_suites() -> list[str]:
 
 
 def _own_suite(path: Path) -> Suite:
-    """One section, or one of choices and one of replies."""
+    """The suite of a file: one section, or one with choices and one with replies."""
     if not path.is_file():
         raise DataError(
-            f"there is no suite file {path}",
-            "set evaluate.general to core or a file",
+            f"the suite file {path} does not exist",
+            "correct the path, or set evaluate.general to core",
             code="file_missing",
             path=str(path),
         )
@@ -154,29 +155,32 @@ def _own_suite(path: Path) -> Suite:
     checked = {where: row for where, row in rows.items() if "check" in row}
     chosen = {where: row for where, row in rows.items() if where not in checked}
     if not checked:
-        return Suite(path.stem, [_once(_continuations(path.stem, chosen))])
+        return Suite(path.stem, [_without_repeats(_continuations(path.stem, chosen))])
     if not chosen:
-        return Suite(path.stem, [_once(_replies(path.stem, checked))])
+        return Suite(path.stem, [_without_repeats(_replies(path.stem, checked))])
     choices = _continuations(f"{path.stem}.choices", chosen)
-    return Suite(path.stem, [_once(choices), _once(_replies(f"{path.stem}.replies", checked))])
+    return Suite(
+        path.stem,
+        [_without_repeats(choices), _without_repeats(_replies(f"{path.stem}.replies", checked))],
+    )
 
 
-def _once(section: Any) -> Any:
-    """Without items that ask the same as an earlier one, whatever their ids.
+def _without_repeats(section: Any) -> Any:
+    """Remove items that repeat an earlier one, whatever their ids.
 
-    They say nothing more, and could stand in PROBE and in CERT.
+    They add no information, and could end up in both PROBE and CERT.
     """
-    asked: dict[str, Any] = {}
+    unique: dict[str, Any] = {}
     for item in section.items:
-        asked.setdefault(json.dumps(asdict(item) | {"id": None}, sort_keys=True), item)
-    return replace(section, items=list(asked.values()))
+        unique.setdefault(json.dumps(asdict(item) | {"id": None}, sort_keys=True), item)
+    return replace(section, items=list(unique.values()))
 
 
 Rows = Mapping[str, Mapping[str, Any]]
 
 
 def _rows(path: Path) -> Rows:
-    """Rows by where they stand, as `file:line`; one without an id is called by what it says."""
+    """Rows by their location, `file:line`; a row without an id gets a hash of its content."""
     rows: dict[str, dict[str, Any]] = {}
     seen: dict[str, str] = {}
     for row in read_rows(path):
@@ -192,8 +196,8 @@ def _rows(path: Path) -> Rows:
         name = str(values.get("id", _hash(json.dumps(values, sort_keys=True))[:12]))
         if name in seen and "id" in values:
             raise DataError(
-                f"{row.source} has the id {name!r} of {seen[name]}",
-                "give it its own",
+                f"{row.source} has the same id as {seen[name]}: {name!r}",
+                "give each row its own id",
                 code="duplicate_id",
                 source=row.source,
                 id=name,
@@ -211,7 +215,7 @@ def _choices(rows: Rows, context: Callable[[str], Conversation | str]) -> list[C
             question, choices, answer = row["question"], row["choices"], row["answer"]
         except KeyError as error:
             raise DataError(
-                f"{where} has no question, choices and answer",
+                f"{where} has no {error.args[0]}",
                 _HINT,
                 code="missing_key",
                 source=where,
@@ -220,7 +224,8 @@ def _choices(rows: Rows, context: Callable[[str], Conversation | str]) -> list[C
         if not isinstance(question, str) or not _are_texts(choices):
             wrong = "choices" if isinstance(question, str) else "question"
             raise DataError(
-                f"{where} has no question and two choices or more, all text",
+                f"{where} needs a question (text) and two or more choices (texts), but {wrong} is "
+                f"{row[wrong]!r:.80}",
                 _HINT,
                 code="invalid_value",
                 source=where,
@@ -230,14 +235,15 @@ def _choices(rows: Rows, context: Callable[[str], Conversation | str]) -> list[C
         if twice := [choice for choice in choices if choices.count(choice) > 1]:
             raise DataError(
                 f"{where} has the choice {twice[0]!r} twice",
-                "let its choices differ",
+                "make all choices different",
                 code="duplicate_choice",
                 source=where,
                 value=twice[0],
             )
         if type(answer) is not int or answer not in range(len(choices)):
             raise DataError(
-                f"{where} has the answer {answer!r}, no place of a choice",
+                f"{where} has the answer {answer!r}, which is not the index of a choice "
+                f"(0 to {len(choices) - 1})",
                 _HINT,
                 code="answer_not_a_choice",
                 source=where,
@@ -294,7 +300,7 @@ def _openings(task: str, rows: Rows) -> DivergenceTask:
     return DivergenceTask(task, items)
 
 
-# The kind of a section in `suite.json`: where it belongs in a suite, and what makes it.
+# The kinds of sections in `suite.json`: the part of the suite, and the function that builds it.
 _KINDS: dict[str, tuple[str, Callable[[str, Rows], Any]]] = {
     "continuation": ("sections", _continuations),
     "chat": ("sections", _answers),
@@ -322,12 +328,12 @@ def _side(suite: Suite, side: str) -> Suite:
 
 
 def _part(task: Any, name: str, side: str) -> Any:
-    """In the order of the suite, which the measurements of base and tuned share."""
+    """One side of a task, in the order of the suite, so that base and tuned results align."""
     if isinstance(task, TextLossTask):
-        kept = _drawn([text for text, _ in task.texts], side)
-        return replace(task, name=name, texts=[row for row in task.texts if row[0] in kept])
-    kept = _drawn([item.id for item in task.items], side)
-    return replace(task, name=name, items=[item for item in task.items if item.id in kept])
+        ids = _drawn([text for text, _ in task.texts], side)
+        return replace(task, name=name, texts=[row for row in task.texts if row[0] in ids])
+    ids = _drawn([item.id for item in task.items], side)
+    return replace(task, name=name, items=[item for item in task.items if item.id in ids])
 
 
 def _drawn(ids: Sequence[str], side: str) -> set[str]:

@@ -17,18 +17,18 @@ from burnish.certification.compare import compare as compare  # a verb of notebo
 from burnish.certification.ledger import LEVEL
 from burnish.certification.power import power_headline
 from burnish.certification.run_ledger import (
-    about,
     budgets_of,
     check_budgets,
     fill_ledger,
-    flattered,
+    leakage_warnings,
+    suite_prefix,
     suite_sizes,
 )
 from burnish.certification.search import ScaleSearch
 from burnish.certification.verdict import Head, decide
 from burnish.errors import ModelError, PreflightError, RecipeError, RunError
 from burnish.evaluation.contamination import leaks
-from burnish.evaluation.contamination_report import leakage_of, look_for_leakage
+from burnish.evaluation.contamination_report import leakage_of, record_leakage
 from burnish.evaluation.load_suite import load_suites
 from burnish.evaluation.measure import (
     check_scorers,
@@ -161,7 +161,7 @@ def train(
         look = next_look(directory, certs)
         for cert in certs:
             said = power_headline(suite_sizes(cert), budgets_of(chosen).alone(cert.name), look)
-            bars.say(escape(about(cert, certs) + said))
+            bars.say(escape(suite_prefix(cert, certs) + said))
         if is_new and suites:
             _warn_of_leaks(directory, chosen, suites, bars)
         try:
@@ -231,7 +231,7 @@ def _evaluate_and_decide(directory: RunDirectory, manifest: Manifest, bars: Bars
         *(target_task(recipe, directory, model, name) for name in ("", *recipe.tasks)),
         *(task for cert in certs for task in cert.tasks),
     ]
-    leakage = look_for_leakage(directory, recipe, [*probes, *certs])
+    leakage = record_leakage(directory, recipe, [*probes, *certs])
     for finding in leaks(leakage):
         bars.say(f"[yellow]warning[/] {escape(finding.message)}")
     with phase("base answers"), model.base() as base:
@@ -245,7 +245,7 @@ def _evaluate_and_decide(directory: RunDirectory, manifest: Manifest, bars: Bars
     if search is not None and search.counted_sections:
         del model  # the search may close it
         order = _find_candidates(search, manifest, bars)
-        leakage = search.leakage = look_for_leakage(directory, recipe, [*probes, *certs])
+        leakage = search.leakage = record_leakage(directory, recipe, [*probes, *certs])
         certificate, shown = certify_candidates(search, certs, order)
         with phase("tuned answers"), search.at(shown) as chosen:
             measure(directory, chosen, "tuned", tasks, bars)
@@ -258,7 +258,7 @@ def _evaluate_and_decide(directory: RunDirectory, manifest: Manifest, bars: Bars
     rows = fill_ledger(directory, recipe, certs, leakage, level)
     directory.write_ledger(rows)
     verdict = decide(rows, recipe.budget.general, head, certificate)
-    beside = flattered(leakage, rows) + ([TRAINED_ELSEWHERE] if manifest.adopted else [])
+    beside = leakage_warnings(leakage, rows) + ([TRAINED_ELSEWHERE] if manifest.adopted else [])
     directory.write_verdict(replace(verdict, reasons=(*verdict.reasons, *beside)))
     manifest.state = "certified"
     directory.write_manifest(manifest)

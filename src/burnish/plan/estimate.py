@@ -13,7 +13,7 @@ import torch
 
 from burnish.certification.certify import next_look
 from burnish.certification.power import power_sentences
-from burnish.certification.run_ledger import about, budgets_of, suite_sizes
+from burnish.certification.run_ledger import budgets_of, suite_prefix, suite_sizes
 from burnish.evaluation.load_suite import load_suites
 from burnish.evaluation.measure import results_cache, target_task
 from burnish.evaluation.suite import split_suite
@@ -231,7 +231,7 @@ def _power(directory: RunDirectory, recipe: Recipe) -> list[str]:
     certs = [split_suite(suite)[1] for suite in load_suites(recipe.evaluate.general or ())]
     budgets, look = budgets_of(recipe), next_look(directory, certs)
     return [
-        about(cert, certs) + line
+        suite_prefix(cert, certs) + line
         for cert in certs
         for line in power_sentences(suite_sizes(cert), budgets.alone(cert.name), look=look)
     ]

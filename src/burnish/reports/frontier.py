@@ -1,4 +1,4 @@
-"""The picture of the search: target gain against what was lost, the released point marked."""
+"""The chart of the search: target gain against general drop, with the released candidate."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ _HEALED = "healing attempts"
 
 @dataclass(frozen=True, slots=True)
 class ShownCandidate:
-    """A candidate in words."""
+    """A formatted candidate."""
 
     label: str
     gain: str
@@ -22,21 +22,21 @@ class ShownCandidate:
 
 
 def frontier_plot(frontier: Frontier, budget: float | None) -> svg.Plot | None:
-    """Gain upwards, drop to the right, both with their intervals; a dotted line at the budget."""
+    """Plot gain (vertical) against drop (horizontal) with intervals, and a line at the budget."""
     series = []
-    for place, candidate in enumerate(frontier.candidates):
+    for index, candidate in enumerate(frontier.candidates):
         gain, drop = candidate.gain, candidate.drop
         if gain is None or drop is None:
             continue
         style = "validation" if candidate.attempt else "raw"
-        style = "smooth" if place == frontier.released else style
+        style = "smooth" if index == frontier.released else style
         if candidate.drop_range is not None:
             low, high = candidate.drop_range
             series.append(svg.Series("", style, [(low, gain), (high, gain)]))
         if candidate.gain_range is not None:
             low, high = candidate.gain_range
             series.append(svg.Series("", style, [(drop, low), (drop, high)]))
-        name = "released" if place == frontier.released else ""
+        name = "released" if index == frontier.released else ""
         if candidate.attempt and not name and all(one.name != _HEALED for one in series):
             name = _HEALED  # once in the legend
         words = f"{candidate.label}, drop in points"
@@ -44,21 +44,21 @@ def frontier_plot(frontier: Frontier, budget: float | None) -> svg.Plot | None:
     ends = [x for one in series for x, _ in one.points]
     seen = budget is not None and ends and min(ends) <= budget <= max(ends)
     marks = [budget] if seen and budget is not None else []
-    return svg.line_plot(series, "Target gain by drop of general ability", marks)
+    return svg.line_plot(series, "Target gain against drop of general ability, in points", marks)
 
 
 def shown_candidates(frontier: Frontier) -> list[ShownCandidate]:
-    """All that were looked at, by checkpoint and scale."""
+    """All candidates, sorted by checkpoint and scale."""
     return [
         ShownCandidate(
             candidate.label,
             _ranged(candidate.gain, candidate.gain_range),
             _ranged(candidate.drop, candidate.drop_range),
-            MISSING if candidate.text_loss is None else f"{candidate.text_loss:+z.1f} %",
+            MISSING if candidate.text_loss is None else f"{candidate.text_loss:+z.1f}%",
             MISSING if candidate.kl is None else f"{candidate.kl:.3f}",
-            _state(frontier, place),
+            _state(frontier, index),
         )
-        for place, candidate in sorted(enumerate(frontier.candidates), key=_by_scale)
+        for index, candidate in sorted(enumerate(frontier.candidates), key=_by_scale)
     ]
 
 
@@ -72,9 +72,10 @@ def _ranged(value: float | None, interval: tuple[float, float] | None) -> str:
     return f"{value:+z.1f}" + (f" ({interval[0]:+z.1f} to {interval[1]:+z.1f})" if interval else "")
 
 
-def _state(frontier: Frontier, place: int) -> str:
-    if place == frontier.released:
+def _state(frontier: Frontier, index: int) -> str:
+    if index == frontier.released:
         return "released"
-    if place in frontier.order:
-        return f"{frontier.order.index(place) + 1} in the order of testing"
-    return "left behind" if frontier.candidates[place].drop is None else "not tested"
+    if index in frontier.order:
+        return f"number {frontier.order.index(index) + 1} in the order of testing"
+    unmeasured = frontier.candidates[index].drop is None
+    return "dropped before full measurement" if unmeasured else "not tested"

@@ -1,7 +1,7 @@
-"""The report: one HTML page that holds all of its style and charts and asks nothing of a network.
+"""Writes the report: one HTML page with inline style and charts, without network access.
 
-It reads the run directory and nothing else, so it can be written again at any time, also for a run
-that is not finished: what is missing is then said, with the command that goes on.
+It only reads the run directory, so it can be written again at any time, also for an unfinished run:
+it then lists what is missing, with the command that continues the run.
 """
 
 import math
@@ -39,31 +39,33 @@ from burnish.reports.read_run import (
 from burnish.runs.directory import ItemResult, LedgerRow, RunDirectory, Verdict, write_atomic
 from burnish.runs.times import shares
 
-MOST_ITEMS = 200  # items shown in each list of lost or gained ones
+MOST_ITEMS = 200  # items shown in each list of lost or gained items
 _MOST_TABLE_LABELS, _MOST_MAP_LABELS, _MOST_CONFUSIONS = 12, 80, 15
-_FOLD, _CUT = 280, 4000  # letters shown at once, letters kept in the page
+_FOLD, _CUT = 280, 4000  # characters shown at once, characters included in the page
 OTHER = "other answer"
+# Units in words for the charts; the ledger has the short names.
+_UNITS = {"nats/token": "nats per token", "KL nats/token": "KL in nats per token"}
 
 _DECISIONS = {
-    "release": ("Release", "The gain is real and the forgetting stays inside the budget."),
-    "hold": ("Hold", "This model should not replace the base model."),
-    "inconclusive": ("Inconclusive", "The measurements cannot decide at this confidence."),
+    "release": ("Release", "The gain is significant, and forgetting stays within the budget."),
+    "hold": ("Hold", "Do not replace the base model with this model."),
+    "inconclusive": ("Inconclusive", "There are too few measurements to decide."),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A number of the head of the page."""
+    """A number at the top of the page."""
 
     label: str
     value: str
     note: str
-    used: float | None = None  # share of the budget that is used, for the meter
+    used: float | None = None  # used share of the budget, for the meter
 
 
 @dataclass(frozen=True, slots=True)
 class DrawnGroup:
-    """Rows of the ledger that share one axis."""
+    """Ledger rows that share one axis."""
 
     name: str
     unit: str
@@ -73,7 +75,7 @@ class DrawnGroup:
 
 @dataclass(frozen=True, slots=True)
 class Flips:
-    """Items that one model got right and the other did not."""
+    """Items that only one of the models answered correctly."""
 
     title: str
     direction: str
@@ -83,7 +85,7 @@ class Flips:
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """Expected labels against answered ones; answers that are no label are `OTHER`."""
+    """Expected against predicted labels; answers that are not a label are `OTHER`."""
 
     labels: list[str]
     columns: list[str]
@@ -94,14 +96,15 @@ class Confusion:
 
     @property
     def as_table(self) -> bool:
+        """Whether the labels are few enough for a table."""
         return len(self.labels) <= _MOST_TABLE_LABELS
 
 
 def write_page(run: RunDirectory) -> Path:
-    """Writes `report.html` of a finished or unfinished run, whole or not at all.
+    """Write `report.html` of a finished or unfinished run atomically.
 
     Raises:
-        RunError: a file of the run is half written.
+        RunError: a file of the run is incomplete.
     """
     path = run.path / "report.html"
     write_atomic(path, _render(read_contents(run)))
@@ -141,7 +144,7 @@ def _render(contents: Contents) -> str:
 
 
 def fold(text: str) -> tuple[str, str, int]:
-    """What is seen at once, what unfolds, and the number of letters left out of the page."""
+    """Split a text into the visible part, the expandable part, and the number of cut characters."""
     head, rest = text[:_FOLD], text[_FOLD:_CUT]
     space = head.rfind(" ")
     if rest and space > _FOLD // 2:
@@ -150,7 +153,10 @@ def fold(text: str) -> tuple[str, str, int]:
 
 
 def confusion(answers: Sequence[ItemResult]) -> Confusion | None:
-    """None where the expected answers are no labels: hardly any of them comes twice."""
+    """Count expected against predicted labels; None if the expected answers are not labels.
+
+    Answers that rarely repeat are not labels.
+    """
     totals = Counter(item.expected.strip() for item in answers)
     if len(totals) < 2 or len(totals) > len(answers) / 2:
         return None
@@ -165,7 +171,7 @@ def confusion(answers: Sequence[ItemResult]) -> Confusion | None:
 
 
 def _answered(item: ItemResult, known: Mapping[str, str]) -> str:
-    """The label that was answered; the scorer may have accepted another spelling."""
+    """The predicted label; the scorer may have accepted another spelling."""
     if item.score == 1.0:
         return item.expected.strip()
     return known.get(item.answer.strip().casefold(), OTHER)
@@ -174,10 +180,10 @@ def _answered(item: ItemResult, known: Mapping[str, str]) -> str:
 def _decision(contents: Contents) -> tuple[str, str, str]:
     verdict = contents.verdict
     if verdict is None:
-        return "open", "Not certified yet", "The run has not reached its certificate."
+        return "open", "Not certified yet", "The run is not finished."
     word, lead = _DECISIONS[verdict.decision]
     if verdict.decision == "release" and all(row.kind != "general" for row in contents.ledger):
-        lead = "The gain is real, and this model has no general ability to lose."
+        lead = "The gain is significant, and this model has no general ability to lose."
     return verdict.decision, word, lead
 
 
@@ -185,50 +191,52 @@ def _figures(contents: Contents) -> list[Figure]:
     verdict = contents.verdict
     if verdict is None:
         return []
-    sure = f"{verdict.confidence * 100:g} % confidence"
+    level = f"{verdict.confidence * 100:g}% confidence"
     drop = verdict.certified_general_drop
     figures = [
-        _gain(contents.ledger, verdict, sure),
+        _gain(contents.ledger, verdict, level),
         Figure(
             "Certified general drop",
             number(drop, 2),
-            f"points at most, {sure}" if drop is not None else "no bound is certified",
+            f"points at most, {level}" if drop is not None else "no bound could be certified",
             None if drop is None else min(max(drop / verdict.budget, 0.0), 1.0),
         ),
-        Figure("Forgetting budget", number(verdict.budget, 2), "points that the recipe allows"),
+        Figure("Forgetting budget", number(verdict.budget, 2), "points, set in the recipe"),
     ]
     if verdict.items_missing is not None:
         missing = count(verdict.items_missing)
-        figures.append(Figure("Items missing", missing, "general items more would decide"))
+        figures.append(Figure("Items missing", missing, "more general items needed to decide"))
     return figures
 
 
-def _gain(ledger: Sequence[LedgerRow], verdict: Verdict, sure: str) -> Figure:
-    """The bound of the deciding target row; perplexity has to fall, and is no points."""
+def _gain(ledger: Sequence[LedgerRow], verdict: Verdict, level: str) -> Figure:
+    """The bound of the target row that decides; perplexity has to fall and is not in points."""
     target = next((row for row in ledger if row.kind == "target"), None)
     if target is not None and is_loss(target) and target.passed and target.bound is not None:
-        return Figure("Certified perplexity", signed(target.bound, 2), f"at most, {sure}")
+        return Figure("Certified perplexity", signed(target.bound, 2), f"change at most, {level}")
     if verdict.headline is not None:
-        name, gain = verdict.headline
-        note = f"target gain inside the budget, points at least, {sure}"
-        return Figure(name, signed(gain, 2), note)
-    shown = verdict.certified_target_gain
-    beside = "no budget applies" if verdict.decision == "release" else "not inside the budget"
-    note = f"points at least, {sure}; {beside}"
+        name, certified = verdict.headline
+        note = f"target gain within the budget, points at least, {level}"
+        return Figure(name, signed(certified, 2), note)
+    gain = verdict.certified_target_gain
+    budget = "no budget applies" if verdict.decision == "release" else "not within the budget"
+    note = f"points at least, {level}; {budget}"
     return Figure(
         "Certified target gain",
-        signed(shown, 2),
-        note if shown is not None else "no gain is certified",
+        signed(gain, 2),
+        note if gain is not None else "no gain could be certified",
     )
 
 
 def _drawn(name: str, rows: list[Row], budget: float | None) -> DrawnGroup:
-    """The budget is a line at -budget points in the group of general ability only."""
+    """Draw a group; general ability has a budget line at -budget points."""
     line = -budget if budget is not None and name == GENERAL else None
     bounds = [(row.source.low * row.unit, row.source.high * row.unit) for row in rows]
     scale = svg.forest_axis(bounds, [] if line is None else [line])
     drawings = [
-        svg.forest_row((low, row.source.delta * row.unit, high), scale, line, row.tone, _aloud(row))
+        svg.forest_row(
+            (low, row.source.delta * row.unit, high), scale, line, row.tone, _alt_text(row)
+        )
         for row, (low, high) in zip(rows, bounds, strict=True)
     ]
     return DrawnGroup(
@@ -240,22 +248,22 @@ def _drawn(name: str, rows: list[Row], budget: float | None) -> DrawnGroup:
 
 
 def _unit(row: LedgerRow) -> str:
-    """What the numbers of a group are, and which side is the worse one."""
-    unit = "points" if in_points(row) else row.metric
-    return f"{unit}, more is worse" if is_loss(row) else unit
+    """The unit of a group, and whether higher is worse."""
+    unit = "points" if in_points(row) else _UNITS.get(row.metric, row.metric)
+    return f"{unit}, higher is worse" if is_loss(row) else unit
 
 
-def _aloud(row: Row) -> str:
+def _alt_text(row: Row) -> str:
     return f"{row.name}: {row.delta}, interval {row.interval}"
 
 
 def _confidence(contents: Contents) -> str:
     levels = {row.confidence for row in contents.ledger}
-    return f"{levels.pop() * 100:g} %" if len(levels) == 1 else ""
+    return f"{levels.pop() * 100:g}%" if len(levels) == 1 else ""
 
 
 def _flips(contents: Contents) -> list[Flips]:
-    """Lost before gained, the target before the general suite; the largest change first."""
+    """Lost and gained items of target and general suite, largest change first."""
     target = {row.task for row in contents.ledger if row.kind == "target"}
     lists = []
     for title, inside in (("Target", True), (GENERAL, False)):
@@ -275,17 +283,17 @@ def _flips(contents: Contents) -> list[Flips]:
 
 
 def _frontier(contents: Contents) -> dict[str, Any]:
-    """The search among checkpoints and scales; a run without a general suite has none."""
-    found = contents.frontier
+    """The search over checkpoints and scales; empty for a run without a general suite."""
+    frontier = contents.frontier
     return {
-        "candidates": shown_candidates(found) if found else [],
-        "frontier_plot": frontier_plot(found, contents.budget) if found else None,
+        "candidates": shown_candidates(frontier) if frontier else [],
+        "frontier_plot": frontier_plot(frontier, contents.budget) if frontier else None,
         "attempts": [event for event in contents.events if event["phase"] == "heal"],
     }
 
 
 def _training(contents: Contents) -> dict[str, Any]:
-    """Learning curves and the figures beside them."""
+    """Learning curves and training figures."""
     losses = _points(contents, "train", "loss")
     checks = _points(contents, "validation", "loss")
     saved = [event["step"] for event in contents.events if event["phase"] == "checkpoint"]
@@ -302,7 +310,7 @@ def _training(contents: Contents) -> dict[str, Any]:
     return {
         "loss_plot": svg.line_plot(curves, "Training and validation loss by step", marks),
         "rate_plot": svg.line_plot([rates], "Learning rate by step"),
-        "speed_plot": svg.line_plot([speeds], "Tokens a second by step"),
+        "speed_plot": svg.line_plot([speeds], "Tokens per second by step"),
         "saved": len(marks),
         "training_figures": _training_figures(contents, losses, checks),
     }
@@ -312,6 +320,7 @@ def _training_figures(contents: Contents, losses: svg.Points, checks: svg.Points
     speeds = [y for _, y in _points(contents, "train", "tokens_per_second")]
     memory = [y for _, y in _points(contents, "train", "memory_mb")]
     best = min(checks, key=lambda point: point[1], default=None)
+    speed = number(statistics.median(speeds), 0) if speeds else MISSING
     return [
         Figure("Steps", count(int(losses[-1][0])) if losses else MISSING, "optimizer steps"),
         Figure(
@@ -319,13 +328,13 @@ def _training_figures(contents: Contents, losses: svg.Points, checks: svg.Points
             number(best[1], 3) if best else MISSING,
             f"at step {best[0]:,.0f}" if best else "not measured",
         ),
-        Figure("Speed", number(statistics.median(speeds), 0) if speeds else MISSING, "tokens/s"),
+        Figure("Speed", speed, "tokens per second"),
         Figure("Peak memory", number(max(memory), 0) if memory else MISSING, "MB"),
     ]
 
 
 def _points(contents: Contents, phase: str, key: str) -> svg.Points:
-    """Finite values by step; after a resume the later event of a step counts."""
+    """Finite values by step; after resuming, the later event of a step counts."""
     values = {
         event["step"]: event[key]
         for event in contents.events
@@ -336,7 +345,7 @@ def _points(contents: Contents, phase: str, key: str) -> svg.Points:
 
 
 def _facts(contents: Contents) -> list[tuple[str, dict[str, str]]]:
-    """Everything of the manifest beside the recipe, by topic."""
+    """The manifest without the recipe, by topic."""
     manifest = contents.manifest
     changed = {c["key"]: f"{plain(c['before'])} → {plain(c['after'])}" for c in manifest.changes}
     topics: list[tuple[str, Mapping[str, Any]]] = [
@@ -345,9 +354,9 @@ def _facts(contents: Contents) -> list[tuple[str, dict[str, str]]]:
         ("Training", manifest.training),
         ("Versions", manifest.versions),
         ("Host", {key: value for key, value in manifest.host.items() if key != "command"}),
-        ("Changed before it was continued", changed),
+        ("Changed when the run was resumed", changed),
     ]
-    worded = [(name, {k: plain(v) for k, v in flat(values).items()}) for name, values in topics]
+    formatted = [(name, {k: plain(v) for k, v in flat(values).items()}) for name, values in topics]
     parts = shares(manifest.times)
     times = {key: f"{duration(value)} ({parts[key]:.0%})" for key, value in manifest.times.items()}
-    return [(name, values) for name, values in [*worded, ("Time by phase", times)] if values]
+    return [(name, values) for name, values in [*formatted, ("Time by phase", times)] if values]

@@ -1,7 +1,7 @@
-"""The model card: what the model is for, what it gained and lost, how it was made and is loaded.
+"""Writes the model card: intended use, gains and losses, training, data, and how to load it.
 
-Markdown with the YAML front matter that the Hugging Face hub reads. A licence is not known here,
-so none is claimed.
+Markdown with the YAML front matter of the Hugging Face Hub. The licence is not known, so the card
+does not name one.
 """
 
 from collections.abc import Mapping
@@ -28,21 +28,21 @@ from burnish.reports.read_run import (
 )
 from burnish.runs.directory import RunDirectory, write_atomic
 
-# The hub's name of a built-in model; its weights there are not quantised, ours were.
+# Hub names of the built-in models, whose weights are quantised copies of those on the Hub.
 _HUB_TWINS = {
     "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
     "gemma3-270m": "google/gemma-3-270m",
 }
 _METHOD_NAMES = {
-    "full": "all weights tuned",
-    "last-n": "the last layers tuned",
+    "full": "full fine-tuning",
+    "last-n": "fine-tuning of the last layers",
     "lora": "A LoRA adapter",
-    "qlora": "A LoRA adapter, trained on 4-bit weights,",
+    "qlora": "A LoRA adapter trained on 4-bit weights",
     "ia3": "An IA3 adapter",
     "prefix": "A learned prefix",
     "bottleneck": "A bottleneck adapter",
 }
-# What the hub calls a head's task, and transformers' class for it.
+# The Hub's name for the task of a head, and the class in transformers.
 _PIPELINES = {"classify": "text-classification", "tag": "token-classification"}
 _HEADS = {
     "classify": "AutoModelForSequenceClassification",
@@ -51,10 +51,10 @@ _HEADS = {
 
 
 def write_card(run: RunDirectory) -> Path:
-    """Writes `card.md` of a finished or unfinished run, whole or not at all.
+    """Write `card.md` of a finished or unfinished run atomically.
 
     Raises:
-        RunError: a file of the run is half written.
+        RunError: a file of the run is incomplete.
     """
     path = run.path / "card.md"
     write_atomic(path, _render(read_contents(run)))
@@ -80,7 +80,7 @@ def _render(contents: Contents) -> str:
         manifest=contents.manifest,
         recipe=recipe,
         groups=groups,
-        fallen=_fallen(groups),
+        fallen=_worse(groups),
         labels=_labels(contents),
         metrics=[row.metric for row in contents.ledger if row.kind == "target"],
         settings=_settings(contents, recipe),
@@ -96,7 +96,7 @@ def _render(contents: Contents) -> str:
 
 
 def cell(value: Any) -> str:
-    """A value as one line of Markdown that breaks no table and opens no tag."""
+    """Format a value as one line of Markdown, escaped for tables and HTML."""
     text = " ".join(plain(value).split())
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
 
@@ -114,12 +114,12 @@ def _front(recipe: Mapping[str, Any], by_peft: bool) -> dict[str, Any]:
 
 
 def _whole(recipe: Mapping[str, Any]) -> bool:
-    """Whether the run keeps a whole model."""
+    """Whether the run saves full weights rather than an adapter."""
     return recipe.get("method") in ("full", "last-n")
 
 
 def _by_peft(recipe: Mapping[str, Any]) -> bool:
-    """Whether plain PEFT reads the adapter."""
+    """Whether PEFT can load the adapter."""
     return not _whole(recipe) and recipe.get("method") != "bottleneck"
 
 
@@ -128,37 +128,37 @@ def _name_of(recipe: Mapping[str, Any]) -> str:
 
 
 def _hub_name(recipe: Mapping[str, Any]) -> str | None:
-    """What `from_pretrained` takes on any machine; None for folders and packages."""
+    """The model's name on the Hub; None for folders and packages."""
     name = _name_of(recipe)
     return name.removeprefix("hf:") if name.startswith("hf:") else _HUB_TWINS.get(name)
 
 
-def _fallen(groups: list[tuple[str, list[Row]]]) -> list[Row]:
-    """Tasks whose whole interval lies on the worse side."""
+def _worse(groups: list[tuple[str, list[Row]]]) -> list[Row]:
+    """Tasks that got significantly worse."""
     return [row for _, rows in groups for row in rows if row.tone == "worse"]
 
 
 def _labels(contents: Contents) -> list[str]:
-    """The labels of a classification task; empty for free answers."""
-    found = confusion(contents.labelled)
-    return found.labels if found is not None else []
+    """The labels of a classification task; empty for free-text answers."""
+    matrix = confusion(contents.labelled)
+    return matrix.labels if matrix is not None else []
 
 
 def _settings(contents: Contents, recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe's training keys and what came of them; of another tool's training few are known.
+    """The training settings of the recipe and their results; few are known for another tool.
 
-    What healing learnt beside it stands in the attempts' own folders.
+    The settings of healing attempts are in their own folders.
     """
     method = plain(recipe.get("method"))
     section = "lora." if method == "qlora" else f"{method.replace('-', '_')}."
-    asked = {
+    settings = {
         key: value
         for key, value in recipe.items()
         if key in ("method", "objective", "seed") or key.startswith(("training.", section))
     }
     if contents.manifest.adopted:
-        asked = {key: recipe[key] for key in ("method", "lora.rank", "lora.alpha")}
-    return asked | {k.replace("_", " "): v for k, v in flat(contents.manifest.training).items()}
+        settings = {key: recipe[key] for key in ("method", "lora.rank", "lora.alpha")}
+    return settings | {k.replace("_", " "): v for k, v in flat(contents.manifest.training).items()}
 
 
 def _points(value: float | None) -> str:

@@ -1,7 +1,7 @@
-"""What a run directory holds, read once and worded for people: the page and the card share it.
+"""Reads a run directory once and formats its content for the HTML report and the model card.
 
-A stage that has not run yet is None or empty; a file that is half written raises RunError. A
-number that was not measured is written as a dash, never as 0.
+A stage that has not run yet is None or empty; an incomplete file raises RunError. A number that was
+not measured is shown as a dash, never as 0.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from burnish.runs.overlaps import Leakage
 
 MISSING = "–"
 GENERAL = "General ability"
-# The groups of the ledger in their order; the mean of the suite stands before its sections.
+# The groups of the ledger in order; the suite mean comes before the sections.
 _GROUPS: dict[Kind, str] = {
     "target": "Target",
     "earlier": "Tasks of earlier stages",
@@ -37,7 +37,7 @@ _GROUPS: dict[Kind, str] = {
     "section": GENERAL,
     "text_loss": "Text loss",
     "bias": "Stereotypes",
-    "kl": "Distance from the base",
+    "kl": "Divergence from the base",
 }
 SPLITS = ("train", "validation", "test")
 Pairs = list[tuple[ItemResult, ItemResult]]
@@ -45,7 +45,7 @@ Pairs = list[tuple[ItemResult, ItemResult]]
 
 @dataclass(frozen=True, slots=True)
 class SplitFile:
-    """One split as it lies in the run directory."""
+    """The file of one data split."""
 
     name: str
     rows: int
@@ -54,7 +54,7 @@ class SplitFile:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """All that the reports know. `pairs` maps a task to (base, tuned) items with equal ids."""
+    """Everything that the reports show; `pairs` maps a task to (base, tuned) items by id."""
 
     path: Path
     manifest: Manifest
@@ -64,14 +64,14 @@ class Contents:
     leakage: Leakage | None
     ledger: list[LedgerRow]
     verdict: Verdict | None
-    answers: list[ItemResult]  # the tuned model on the target test
+    answers: list[ItemResult]  # the tuned model on the test set
     pairs: dict[str, Pairs]
     frontier: Frontier | None = None
-    parity: str | None = None  # the certificate of parity in one sentence
+    parity: str | None = None  # the parity certificate in one sentence
 
     @property
     def budget(self) -> float | None:
-        """Points that general ability may fall; None where the recipe sets none."""
+        """Points by which general ability may fall; None if the recipe sets none."""
         if self.verdict is not None:
             return self.verdict.budget
         value = flat(self.manifest.recipe).get("budget.general")
@@ -79,18 +79,18 @@ class Contents:
 
     @property
     def labelled(self) -> list[ItemResult]:
-        """The answers that may be labels; one that is a whole row of tags is none."""
+        """The answers that may be labels; none for a tagger, whose answers are rows of tags."""
         return [] if self.manifest.recipe.get("objective") == "tag" else self.answers
 
     @property
     def command(self) -> str | None:
-        """The command line that made the run, where it was recorded."""
+        """The command line of the run, if it was recorded."""
         command = self.manifest.host.get("command")
         return None if command is None else str(command)
 
     @property
     def next_command(self) -> str:
-        """What continues an unfinished run."""
+        """The command that continues an unfinished run."""
         if self.manifest.state in ("trained", "evaluated"):
             return f"burnish evaluate {self.path}"
         command = self.command or "burnish run recipe.yaml"
@@ -99,7 +99,7 @@ class Contents:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage of the pipeline, and what its absence means for the reader."""
+    """One stage of the pipeline, with a sentence for the case that it is missing."""
 
     name: str
     done: bool
@@ -108,10 +108,10 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A ledger row in words: points with one decimal; perplexity and nats as they are."""
+    """A formatted ledger row: points with one decimal; perplexity and nats with three."""
 
     source: LedgerRow
-    unit: float  # what the numbers were multiplied with: 100 for points
+    unit: float  # factor of the numbers: 100 for points
     name: str
     n: str
     base: str
@@ -122,14 +122,14 @@ class Row:
     lost: str
     gained: str
     p: str
-    tone: str  # better, worse or level: whether the interval leaves zero, and to which side
+    tone: str  # better, worse or level: whether the interval excludes zero, and on which side
 
 
 def read_contents(run: RunDirectory) -> Contents:
-    """Reads every file once.
+    """Read every file of a run once.
 
     Raises:
-        RunError: a file is half written, or a certified run lacks its ledger or its verdict.
+        RunError: a file is incomplete, or a certified run has no ledger or verdict.
     """
     manifest = run.manifest()
     certified = manifest.state == "certified"
@@ -153,37 +153,37 @@ def read_contents(run: RunDirectory) -> Contents:
 
 
 def stages(contents: Contents) -> list[Stage]:
-    """The pipeline in order, for a run that stopped on the way."""
+    """The stages of the pipeline in order, for an unfinished run."""
     state = contents.manifest.state
     trained = state in ("trained", "evaluated", "certified")
     evaluated = state in ("evaluated", "certified")
     return [
-        Stage("Data checked", bool(contents.splits), "No split is written yet."),
-        Stage("Trained", trained, "There is no finished adapter yet."),
-        Stage("Measured", evaluated, "Base and tuned are not compared on all tasks yet."),
+        Stage("Data checked", bool(contents.splits), "The data splits have not been written yet."),
+        Stage("Trained", trained, "Training has not finished yet."),
+        Stage("Evaluated", evaluated, "Base and tuned model have not been compared yet."),
         Stage(
             "Certified",
             contents.verdict is not None,
-            "Gain and forgetting are not certified, so there is no decision yet.",
+            "Gain and forgetting have not been certified, so there is no verdict yet.",
         ),
     ]
 
 
 def ledger_groups(rows: Iterable[LedgerRow]) -> list[tuple[str, list[Row]]]:
-    """Rows by what they measure."""
+    """Formatted rows, grouped by what they measure."""
     groups: dict[str, list[Row]] = {}
     rows = sorted(rows, key=lambda row: list(_GROUPS).index(row.kind))
     several = sum(row.kind == "general" for row in rows) > 1
     for row in rows:
-        told = worded(row)
+        formatted = format_row(row)
         if several and row.kind == "general":
-            told = replace(told, name=f"{row.task} mean")
-        groups.setdefault(_GROUPS[row.kind], []).append(told)
+            formatted = replace(formatted, name=f"{row.task} mean")
+        groups.setdefault(_GROUPS[row.kind], []).append(formatted)
     return list(groups.items())
 
 
-def worded(row: LedgerRow) -> Row:
-    """The numbers of one row as they are shown everywhere."""
+def format_row(row: LedgerRow) -> Row:
+    """Format the numbers of one ledger row for all reports."""
     unit, digits = (100.0, 1) if in_points(row) else (1.0, 3)
     return Row(
         source=row,
@@ -205,51 +205,52 @@ def worded(row: LedgerRow) -> Row:
 def _name(row: LedgerRow) -> str:
     if row.kind == "general":
         return "suite mean"
-    return row.task.rpartition(".")[2] + (" (not in the mean)" if row.excluded else "")
+    return row.task.rpartition(".")[2] + (" (excluded from the mean)" if row.excluded else "")
 
 
 def leakage_line(leakage: Leakage, ledger: Iterable[LedgerRow]) -> str:
-    """Whether what judges was learnt from, or judges twice, in words."""
+    """A sentence on the overlaps of the evaluation sets with the training data and each other."""
     shared = _shared(leakage)
     if not leakage.leaked and not shared:
-        judging = (found.name for found in leakage.judging)
+        judging = (one.name for one in leakage.judging)
         suites = (name if name.endswith("test") else name.partition(".")[0] for name in judging)
-        sets = dict.fromkeys([*(found.name for found in leakage.learnt), *suites])
-        return f"{', '.join(sets)}: disjoint."
+        sets = dict.fromkeys([*(one.name for one in leakage.learnt), *suites])
+        return f"{', '.join(sets)}: no overlap."
     if not leakage.leaked:
-        return f"Nothing that judges was learnt. {shared}"
-    left_out = {row.task for row in ledger if row.excluded}
+        return f"No evaluation item is in the training data. {shared}"
+    excluded = {row.task for row in ledger if row.excluded}
     learnt = [
-        f"{found.leaked} of {found.rows} items of {found.name}"
-        + (" (left out of the suite mean)" if found.name in left_out else "")
-        for found in leakage.judging
-        if found.leaked
+        f"{one.leaked} of {one.rows} items of {one.name}"
+        + (" (excluded from the suite mean)" if one.name in excluded else "")
+        for one in leakage.judging
+        if one.leaked
     ]
-    return f"Learnt, and so no fair measure: {', '.join(learnt)}. {shared}".rstrip()
+    leaked = f"In the training data, so the scores may be too high: {', '.join(learnt)}."
+    return f"{leaked} {shared}".rstrip()
 
 
 def _shared(leakage: Leakage) -> str:
-    """What two sets that judge have in common, as a sentence; empty where they have nothing."""
-    rows = {found.name: found.rows for found in leakage.judging}
+    """A sentence on the items that two evaluation sets share; empty if there are none."""
+    rows = {one.name: one.rows for one in leakage.judging}
     held: Counter[tuple[str, str]] = Counter()
     for overlap in leakage.overlaps:
         if overlap.seen in rows:
             held[overlap.judging, overlap.seen] += overlap.items
-    found = [
-        f"{items} of {rows[name]} items of {name} in {other}"
+    shared = [
+        f"{items} of {rows[name]} items of {name} are also in {other}"
         for (name, other), items in held.items()
         if items
     ]
-    return f"Standing in two sets that judge: {', '.join(found)}." if found else ""
+    return f"Found in two evaluation sets: {', '.join(shared)}." if shared else ""
 
 
 def is_loss(row: LedgerRow) -> bool:
-    """Whether less is better: text loss, stereotypes, and perplexity as a target."""
+    """Whether lower is better: text loss, stereotypes, and perplexity as a target."""
     return row.kind in ("text_loss", "bias") or row.metric == "perplexity"
 
 
 def in_points(row: LedgerRow) -> bool:
-    """Whether the numbers are rates; nats and perplexity are shown as they are."""
+    """Whether the numbers are rates, shown in points; nats and perplexity are not."""
     return row.kind not in ("text_loss", "kl") and row.metric != "perplexity"
 
 
@@ -265,29 +266,31 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def number(value: float | None, digits: int) -> str:
-    """A fixed number of decimals with a true minus; a value that rounds to 0 has no sign."""
+    """Format with fixed decimals and a minus sign; a value that rounds to 0 has no sign."""
     if value is None:
         return MISSING
     return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "−")
 
 
 def signed(value: float | None, digits: int) -> str:
-    """As `number`, with a plus before gains."""
+    """Format like `number`, with a plus sign for positive values."""
     return ("+" if value is not None and round(value, digits) > 0 else "") + number(value, digits)
 
 
 def count(value: int | None) -> str:
+    """Format a count with thousands separators."""
     return MISSING if value is None else f"{value:,}"
 
 
 def probability(p: float | None) -> str:
+    """Format a p value with three decimals."""
     if p is None:
         return MISSING
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def plain(value: Any) -> str:
-    """Any value of the manifest."""
+    """Format any value of the manifest."""
     if value is None or value in ("", [], ()):
         return MISSING
     if isinstance(value, bool):
@@ -300,7 +303,7 @@ def plain(value: Any) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words: 3.2 s, 12 min 34 s, 2 h 1 min."""
+    """Format seconds: 3.2 s, 12 min 34 s, 2 h 1 min."""
     minutes, rest = divmod(seconds, 60)
     hours, minutes = divmod(int(minutes), 60)
     if hours or minutes:
@@ -314,8 +317,8 @@ def _readable(run: RunDirectory) -> Iterator[None]:
         yield
     except (TypeError, KeyError, ValueError) as error:
         raise RunError(
-            f"{run.path} holds a file that is half written or of another version ({error})",
-            "delete the folder and run again, or start again under another --name",
+            f"{run.path} contains a file that is incomplete or from another version ({error})",
+            "delete the folder and start the run again, or start again with another --name",
             code="run_unreadable",
             path=str(run.path),
             error=str(error),
@@ -334,9 +337,9 @@ def _split(name: str, path: Path) -> SplitFile:
 
 
 def _item_tasks(ledger: list[LedgerRow]) -> list[str]:
-    """Tasks whose items can be lost or gained; texts have a loss, but no right answer."""
-    kept = [row for row in ledger if row.kind in ("target", "section") and not is_loss(row)]
-    return list(dict.fromkeys(row.task for row in kept))
+    """Tasks with right and wrong answers, whose items can be lost or gained."""
+    rows = [row for row in ledger if row.kind in ("target", "section") and not is_loss(row)]
+    return list(dict.fromkeys(row.task for row in rows))
 
 
 def _pairs(run: RunDirectory, task: str) -> Pairs:
@@ -345,7 +348,7 @@ def _pairs(run: RunDirectory, task: str) -> Pairs:
 
 
 def _tone_of(row: LedgerRow) -> str:
-    if row.kind == "kl":  # every change is some distance from the base, to whichever side
+    if row.kind == "kl":  # a divergence is neither better nor worse
         return "level"
     return _tone(-row.high, -row.low) if is_loss(row) else _tone(row.low, row.high)
 

@@ -1,7 +1,7 @@
-"""Inline SVG: intervals, learning curves and a heat map. Colours come from the page's CSS.
+"""Inline SVG charts: intervals, curves and a heat map. Colours come from the page's CSS.
 
-Curves stretch with the page, so their numbers are not part of the SVG: the template sets them
-beside it at the places (per cent) that `Plot` names.
+Curves stretch with the page, so tick labels are not part of the SVG: the template places them next
+to it at the positions (in percent) that `Plot` gives.
 """
 
 import itertools
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 FOREST_WIDTH, FOREST_HEIGHT = 250, 26
-_EDGE = 15  # a number nearer to the edge would be cut
-_CELL, _LETTER, _LETTERS = 12, 5.6, 30  # heat map: pixels a cell and a letter, longest label
+_EDGE = 15  # a label closer to the edge would be cut off
+_CELL, _LETTER, _LETTERS = 12, 5.6, 30  # heat map: pixels per cell and per character, longest label
 _MOST_POINTS = 800
 
 Points = Sequence[tuple[float, float]]
@@ -21,20 +21,20 @@ Points = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A range that holds all values, and round ticks inside it."""
+    """A range that contains all values, with round ticks."""
 
     low: float
     high: float
     ticks: tuple[float, ...]
 
     def place(self, value: float, span: float = 100.0) -> float:
-        """Where `value` lies between 0 and `span`."""
+        """The position of `value` between 0 and `span`."""
         return round((value - self.low) / (self.high - self.low) * span, 2)
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One curve; `style` is a CSS class, `dots` marks each point, `x_name` says what x counts."""
+    """One curve; `style` is a CSS class, `dots` marks each point, `x_name` names the x value."""
 
     name: str
     style: str
@@ -45,7 +45,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A stretching SVG with its ticks as (per cent from the left or the top, text)."""
+    """A stretching SVG with its ticks as (percent from the left or top, label)."""
 
     svg: Markup
     x_ticks: list[tuple[float, str]]
@@ -54,7 +54,7 @@ class Plot:
 
 
 def axis(values: Iterable[float], ticks: int = 5) -> Axis:
-    """An axis around the values; one value alone gets room on both sides."""
+    """An axis around the values; a single value gets room on both sides."""
     values = list(values)
     low, high = min(values), max(values)
     if low == high:
@@ -65,7 +65,7 @@ def axis(values: Iterable[float], ticks: int = 5) -> Axis:
 
 
 def forest_axis(intervals: Iterable[tuple[float, float]], marks: Iterable[float]) -> Axis:
-    """One axis for the intervals of a group; zero and the marks (the budget) are on it."""
+    """One axis for the intervals of a group, including zero and the marks (the budget)."""
     values = [0.0, *marks, *(bound for interval in intervals for bound in interval)]
     margin = (max(values) - min(values)) * 0.08 or 1.0
     return axis([min(values) - margin, max(values) + margin], ticks=5)
@@ -74,7 +74,7 @@ def forest_axis(intervals: Iterable[tuple[float, float]], marks: Iterable[float]
 def forest_row(
     row: tuple[float, float, float], scale: Axis, budget: float | None, tone: str, words: str
 ) -> Markup:
-    """One interval: `row` is (low, delta, high); `budget` the place of the budget line."""
+    """Draw one interval: `row` is (low, delta, high), `budget` the value of the budget line."""
     low, delta, high = (scale.place(value, FOREST_WIDTH) for value in row)
     middle = FOREST_HEIGHT / 2
     shapes = [_upright(scale.place(0, FOREST_WIDTH), "zero")]
@@ -92,7 +92,7 @@ def forest_row(
 
 
 def forest_ticks(scale: Axis) -> Markup:
-    """The axis above a group of intervals."""
+    """Draw the axis above a group of intervals."""
     shapes = []
     for tick in scale.ticks:
         x = scale.place(tick, FOREST_WIDTH)
@@ -105,7 +105,7 @@ def forest_ticks(scale: Axis) -> Markup:
 
 
 def line_plot(series: Sequence[Series], words: str, marks: Sequence[float] = ()) -> Plot | None:
-    """Curves over steps; None where nothing was recorded. `marks` are upright lines."""
+    """Plot curves over steps; None if nothing was recorded. `marks` are vertical lines."""
     series = [one for one in series if one.points]
     if not series:
         return None
@@ -127,7 +127,7 @@ def line_plot(series: Sequence[Series], words: str, marks: Sequence[float] = ())
 
 
 def smoothed(points: Points) -> Points:
-    """Centred moving mean over about a fifteenth of the points; it does not lag behind them."""
+    """Centred moving average over about a fifteenth of the points, without lag."""
     sums = [0.0, *itertools.accumulate(y for _, y in points)]
     widest, last = max(1, len(points) // 30), len(points) - 1
     result = []
@@ -140,7 +140,7 @@ def smoothed(points: Points) -> Points:
 def heat_map(
     rows: Sequence[str], columns: Sequence[str], counts: Mapping[tuple[str, str], int]
 ) -> Markup:
-    """Expected labels downwards, answers to the right; the shade is the share of the row."""
+    """Expected labels by rows, predicted labels by columns; the shade is the share of the row."""
     totals = {row: sum(counts.get((row, c), 0) for c in columns) for row in rows}
     left = math.ceil(max(len(_short(row)) for row in rows) * _LETTER) + 10
     places = {name: left + index * _CELL for index, name in enumerate(columns)}
@@ -150,7 +150,7 @@ def heat_map(
     ]
     lines = {row: index * _CELL for index, row in enumerate(rows)}
     for (row, column), n in counts.items():
-        words = _tag("title", f"{row} answered as {column}: {n} of {totals[row]}")
+        words = _tag("title", f"{row} predicted as {column}: {n} of {totals[row]}")
         shade = "right" if row == column else "wrong"
         share = round(0.3 + 0.7 * n / totals[row], 3)
         size = {"width": _CELL - 1, "height": _CELL - 1}
@@ -158,10 +158,11 @@ def heat_map(
             _tag("rect", words, x=places[column], y=lines[row], **size, class_=shade, opacity=share)
         )
     width, height = left + len(columns) * _CELL, len(rows) * _CELL
-    return _picture(shapes, width, height, "Confusion of labels: expected by answered")
+    return _picture(shapes, width, height, "Confusion matrix: expected by predicted labels")
 
 
 def tick_label(value: float) -> str:
+    """Format a tick; thousands as `k`."""
     if abs(value) >= 10_000:
         return f"{value / 1000:g}k"
     return f"{value:g}".replace("e-0", "e-").replace("-", "−")

@@ -1,4 +1,4 @@
-"""What the search for the best model inside the budget found, as `frontier.json` holds it."""
+"""The candidates of a search and their order of testing: the content of `frontier.json`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,25 +9,25 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One model that could be released: a checkpoint whose adapter acts `scale` times as much.
+    """A model that could be released: a checkpoint with its adapter multiplied by `scale`.
 
-    Gain and drop are in points (1 = 0.01). What was not measured is None: a candidate may be left
-    behind before any answer was written. Nothing here was measured on CERT or on the test set.
+    Gain and drop are in points (1 = 0.01). Values that were not measured are None: a candidate may
+    be dropped before any generation. Nothing here was measured on CERT or on the test set.
 
     Attributes:
         weights: sha256 of the checkpoint's adapter.
         step: the checkpoint.
-        scale: times the adapter's own scaling; 0 is the base model, 1 the checkpoint as trained.
-        slope: how far the scale falls from the last layer to the first (LiNeS); 0 where all
-            layers have the same.
-        gain: target score on the validation rows less the base's; None without such rows.
+        scale: factor of the adapter; 0 is the base model, 1 the checkpoint as trained.
+        slope: how much the scale falls from the last layer to the first (LiNeS); 0 if all layers
+            have the same scale.
+        gain: target score on the validation rows minus the base's; None without such rows.
         gain_range: its 95 % interval.
-        drop: what the mean of the general suite lost on PROBE; of several the one that used most of
-            its budget, in points of the general budget.
+        drop: points by which the suite mean fell on PROBE; of several suites the one that uses
+            most of its budget, in points of the general budget.
         drop_range: its 95 % interval.
-        text_loss: percent that perplexity rose on PROBE's prose.
-        kl: nats a token between base and candidate on PROBE's openings.
-        attempt: the healing attempt whose checkpoint it is; empty for the run's own.
+        text_loss: rise of perplexity on PROBE's prose, in percent.
+        kl: divergence from the base in nats per token on PROBE's openings.
+        attempt: the healing attempt of the checkpoint; empty for the run itself.
     """
 
     weights: str
@@ -49,21 +49,21 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        """Such as `step 40 at scale 0.75`, or `3-anchor, step 40 at scale 1`."""
+        """For example `step 40 at scale 0.75`, or `3-anchor, step 40 at scale 1`."""
         tilted = f", slope {self.slope:g}" if self.slope else ""
         healed = f"{self.attempt}, " if self.attempt else ""
         return f"{healed}step {self.step} at scale {self.scale:g}{tilted}"
 
     @property
     def worth(self) -> float | None:
-        """The gain; where there are no rows to measure it, more of what was learnt is more."""
+        """The gain, or the scale as a substitute without rows to measure the gain on."""
         if self.gain is None and self.drop is not None:
             return self.scale
         return self.gain
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Candidate":
-        """A candidate from its JSON, which has lists for ranges."""
+        """Read a candidate from JSON, which has lists for ranges."""
         ranges = {
             name: tuple(row[name]) if row[name] is not None else None
             for name in ("gain_range", "drop_range")
@@ -73,10 +73,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Frontier:
-    """All candidates; `order` and `released` are places among them.
+    """All candidates; `order` and `released` are indices into them.
 
-    `order` is that of testing, the safest first. `released` is None until the certificate, and
-    where no candidate passed it.
+    `order` is the order of testing, safest first. `released` is None before certification, and if
+    no candidate passed.
     """
 
     candidates: tuple[Candidate, ...]

@@ -1,7 +1,7 @@
 """The run directory: the only interface between the stages.
 
-Every file is written whole (temporary name, flush, rename) or appended line by line, so a reader
-never sees half a file. Reports and monitors read this and never a live object.
+Every file is written atomically (temporary name, flush, rename) or appended line by line, so a
+reader never sees an incomplete file. Reports and monitors read these files and never live objects.
 """
 
 import json
@@ -30,8 +30,8 @@ Kind = Literal["target", "general", "section", "text_loss", "bias", "kl", "earli
 class ItemResult:
     """One item of one task under one model.
 
-    `score` is 1.0 or 0.0 (yes or no), a grade in [0, 1], or nats a token for text loss and KL.
-    `logprob` is the log-probability (nats, summed) of the answer where one was computed.
+    `score` is 1.0 or 0.0 (yes or no), a grade in [0, 1], or nats per token for text loss and KL.
+    `logprob` is the summed log-probability of the answer in nats, or None.
     """
 
     id: str
@@ -47,10 +47,10 @@ class LedgerRow:
     """Base against tuned on one task. Rates and scores lie in [0, 1]; text loss and KL are nats.
 
     `low` and `high` bound the paired difference `delta` = tuned - base two-sided at `confidence`;
-    `bound` is the one-sided bound on the side that the decision looks at, at the verdict's
-    confidence where the row decides and at 95 % elsewhere. `lost` and `gained` count flips of
-    yes/no items; `p` is McNemar's mid-p. `excluded` says why a section is no part of the suite
-    mean. What does not apply is None.
+    `bound` is the one-sided bound on the side that matters for the decision, at the verdict's
+    confidence if the row decides and at 95% otherwise. `lost` and `gained` count flips of yes/no
+    items; `p` is McNemar's mid-p. `excluded` is the reason why a section is not in the suite mean.
+    Values that do not apply are None.
     """
 
     task: str
@@ -86,9 +86,10 @@ class Verdict:
 
     @property
     def headline(self) -> tuple[str, float] | None:
-        """TG@X: the target gain certified of a model inside the budget of X points.
+        """TG@X: the certified target gain of a model within the budget of X points.
 
-        None where nothing is released, or a target in points or a general ability is lacking.
+        None if nothing is released, the target is not in points, or no general ability was
+        measured.
         """
         gain = self.certified_target_gain
         if self.decision != "release" or gain is None or self.certified_general_drop is None:
@@ -98,12 +99,12 @@ class Verdict:
 
 @dataclass
 class Manifest:
-    """All that is needed to repeat the run.
+    """Everything that is needed to repeat the run.
 
-    `lineage` says which run this one started from (path, model, method, hash of its tuned
-    weights, how it was taken over, its own lineage); empty for a run from the model itself.
-    `changes` are the recipe's values that changed when the run was continued: key, before, after,
-    and the state it was in. `adopted` says that another tool trained the adapter. `times` are the
+    `lineage` describes the run that this one started from (path, model, method, hash of its tuned
+    weights, how it was used, its own lineage); it is empty for a run that started from the base
+    model. `changes` lists recipe values that changed when the run was resumed: key, before, after,
+    and the state of the run. `adopted` is True if another tool trained the adapter. `times` are the
     seconds of each phase, over every time that the run was started or resumed.
     """
 
@@ -126,7 +127,7 @@ class RunDirectory:
     """Typed reading and atomic writing of one run's files.
 
     Raises:
-        RunError: the directory cannot be made, is not a run, or is half written.
+        RunError: the directory cannot be created, is not a run, or is incomplete.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -134,7 +135,7 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: Path, manifest: Manifest) -> "RunDirectory":
-        """A new run; refuses to write into a directory that already holds anything."""
+        """Create a new run; an existing directory has to be empty."""
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunError(
                 f"{path} already exists",
@@ -142,7 +143,7 @@ class RunDirectory:
                 code="run_exists",
                 path=str(path),
             )
-        new = path.with_name(f".{path.name}.new")  # a folder without a manifest is no run
+        new = path.with_name(f".{path.name}.new")  # a folder without a manifest is not a run
         try:
             shutil.rmtree(new, ignore_errors=True)
             new.mkdir(parents=True)
@@ -150,8 +151,8 @@ class RunDirectory:
             new.replace(path)
         except OSError as error:
             raise RunError(
-                f"{path} cannot be written ({error.strerror})",
-                "name a folder that you may write to with --output",
+                f"cannot write to {path} ({error.strerror})",
+                "choose a folder with write access with --output",
                 code="folder_not_writable",
                 path=str(path),
                 reason=error.strerror,
@@ -160,13 +161,13 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path | str) -> "RunDirectory":
-        """An existing run; its manifest must be readable, and not that of a folder of stages."""
+        """Open an existing run, with a readable manifest; not the folder of several stages."""
         run = cls(path)
         if stages := run.manifest().lineage.get("stages"):
-            seen = f"{path} holds {len(stages)} stages, each a run of its own"
+            seen = f"{path} contains {len(stages)} stages, each of which is a run"
             raise RunError(
                 seen,
-                f"name one of them, such as {stages[-1]}",
+                f"choose one of them, such as {stages[-1]}",
                 code="run_of_stages",
                 path=str(path),
                 stages=stages,
@@ -185,25 +186,31 @@ class RunDirectory:
 
     @property
     def earlier(self) -> Path:
-        """The run that this one started from: its manifest and its tuned weights."""
+        """A copy of the run that this one started from: its manifest and tuned weights."""
         return self.path / "earlier"
 
     @property
     def cert_uses(self) -> Path:
-        """Looks at the certifying items, a line each; those of `earlier` count too."""
+        """Looks at the certification items, one per line; those of `earlier` count too."""
         return self.path / "cert-uses.jsonl"
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
         return self.path / "checkpoints"
 
     def manifest(self) -> Manifest:
+        """Read the manifest.
+
+        Raises:
+            RunError: the folder is not a run, or its manifest is invalid.
+        """
         row, known = self._read_json("manifest.json"), {item.name for item in fields(Manifest)}
-        found = row.keys() if isinstance(row, dict) else set()
-        if not {"name", "state", "recipe", "origins"} <= found <= known:
+        keys = row.keys() if isinstance(row, dict) else set()
+        if not {"name", "state", "recipe", "origins"} <= keys <= known:
             raise RunError(
-                f"{self.path}/manifest.json is no Burnish manifest",
-                "name a run folder",
+                f"{self.path}/manifest.json is not a Burnish manifest",
+                "choose the folder of a run",
                 code="not_a_manifest",
                 path=f"{self.path}/manifest.json",
             )
@@ -213,14 +220,14 @@ class RunDirectory:
         self._write_json("manifest.json", asdict(manifest))
 
     def write_split(self, split: str, examples: Iterable[Example], task: str = "") -> None:
-        """The rows of a split; `task` names a data set beside the recipe's main one."""
+        """Write the rows of a split; `task` is the name of an additional data set, if any."""
         write_lines(self.path / "data" / task / f"{split}.jsonl", (e.to_row() for e in examples))
 
     def split(self, split: str, task: str = "") -> list[Example]:
         return list(self.stream(split, task))
 
     def stream(self, split: str, task: str = "") -> Iterator[Example]:
-        """The rows of a split, one in memory at a time."""
+        """Read the rows of a split, one in memory at a time."""
         yield from map(Example.from_row, self._lines(str(Path("data", task, split)) + ".jsonl"))
 
     def write_findings(self, findings: Iterable[Finding]) -> None:
@@ -230,20 +237,20 @@ class RunDirectory:
         return [Finding.from_row(row) for row in self._lines("data/findings.jsonl")]
 
     def log(self, phase: str, **values: Any) -> None:
-        """Appends one event; the line is flushed before this returns."""
+        """Append one event; the line is flushed before this returns."""
         append_line(
             self.path / "events.jsonl", {"time": round(time.time(), 3), "phase": phase} | values
         )
 
     def events(self, phase: str | None = None) -> list[dict[str, Any]]:
-        """Events in order, a torn last line left out; empty before the first one."""
+        """Events in order, without an incomplete last line; empty before the first event."""
         if not (self.path / "events.jsonl").exists():
             return []
         rows = self._lines("events.jsonl")
         return [row for row in rows if phase is None or row["phase"] == phase]
 
     def drop_events_after(self, step: int) -> None:
-        """Forgets steps that a resumed run will take again, and a torn last line."""
+        """Remove events of steps that a resumed run repeats, and an incomplete last line."""
         kept = [row for row in self.events() if row.get("step", 0) <= step]
         if kept or self.events():
             write_lines(self.path / "events.jsonl", kept)
@@ -272,14 +279,14 @@ class RunDirectory:
 
     def frontier(self) -> Frontier:
         row = self._read_json("frontier.json")
-        candidates = tuple(Candidate.from_row(found) for found in row["candidates"])
+        candidates = tuple(Candidate.from_row(one) for one in row["candidates"])
         return Frontier(candidates, tuple(row["order"]), row["released"])
 
     def write_leakage(self, leakage: Leakage) -> None:
         self._write_json("leakage.json", asdict(leakage))
 
     def leakage(self) -> Leakage | None:
-        """None before the run is measured."""
+        """The overlaps between the data sets; None before the run is evaluated."""
         if not (self.path / "leakage.json").exists():
             return None
         return Leakage.from_row(self._read_json("leakage.json"))
@@ -294,7 +301,7 @@ class RunDirectory:
         except (FileNotFoundError, NotADirectoryError) as error:
             seen = f"{path} is missing, so {self.path} is not a "
             if name == "manifest.json":  # nothing can be continued without it
-                remedy = "name the folder of a run"
+                remedy = "choose the folder of a run"
                 raise RunError(
                     seen + "run", remedy, code="not_a_run", path=str(self.path)
                 ) from error
@@ -302,10 +309,10 @@ class RunDirectory:
             raise RunError(
                 seen + "finished run", remedy, code="run_unfinished", path=str(path)
             ) from error
-        except ValueError as error:  # no JSON, or cut within a letter
+        except ValueError as error:  # not JSON, or cut within a character
             raise RunError(
-                f"{path} is half written",
-                "delete the folder and run again",
+                f"{path} is incomplete",
+                "delete the folder and start the run again",
                 code="half_written",
                 path=str(path),
             ) from error
@@ -313,28 +320,28 @@ class RunDirectory:
     def _lines(self, name: str) -> Iterator[dict[str, Any]]:
         path = self.path / name
         if not path.exists():
-            remedy = "start again under another --name, or delete the folder and run again"
-            seen = f"{path} is missing, so {self.path} is half written"
+            remedy = "start again with another --name, or delete the folder and start the run again"
+            seen = f"{path} is missing, so {self.path} is incomplete"
             raise RunError(seen, remedy, code="run_file_missing", path=str(path))
         return read_lines(path)
 
 
 def read_results(path: Path) -> list[ItemResult]:
-    """Items on disk in order; empty where there are none yet. A torn last line is left out."""
+    """Read results in order, without an incomplete last line; empty if there are none yet."""
     if not path.exists():
         return []
     return [ItemResult(**row) for row in read_lines(path)]
 
 
 def append_results(path: Path, items: Iterable[ItemResult]) -> None:
-    """Appends finished items, so that an interrupted evaluation goes on where it stopped."""
+    """Append finished items, so that an interrupted evaluation continues where it stopped."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes JSON Lines atomically, one row in memory at a time."""
+    """Write JSON Lines atomically, one row in memory at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
@@ -345,7 +352,7 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Writes the whole file or nothing."""
+    """Write a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
@@ -355,9 +362,9 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def replace_directory(new: Path, target: Path) -> None:
-    """Puts a finished folder in place of another; under that name it is whole or absent."""
+    """Replace a folder with a finished one; under its name it is complete or absent."""
     for path in new.rglob("*"):
-        if path.is_file():  # or a power cut could leave the name and lose the numbers
+        if path.is_file():  # or a power cut could leave the name without the content
             with path.open("rb") as file:
                 os.fsync(file.fileno())
     old = _set_aside(target)
@@ -366,12 +373,12 @@ def replace_directory(new: Path, target: Path) -> None:
 
 
 def remove_directory(path: Path) -> None:
-    """Removes a folder, which under that name is whole or gone even after a kill."""
+    """Remove a folder; under its name it is complete or absent, even after a kill."""
     shutil.rmtree(_set_aside(path), ignore_errors=True)
 
 
 def _set_aside(path: Path) -> Path:
-    """Renames a folder, if it is there, to a hidden name, which this returns."""
+    """Rename an existing folder to a hidden name and return that name."""
     old = path.with_name(f".{path.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():

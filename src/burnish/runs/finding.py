@@ -1,4 +1,4 @@
-"""Something that a check of rows saw, for people and for programs."""
+"""A finding of the data check, for people and for programs."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that the data check saw: `severity` error stops, warning and info do not.
+    """A finding of the data check; only the severity `error` stops a run.
 
-    Programs decide by `kind` and `fields`, the values that the sentence names as JSON has them.
+    Programs decide by `kind` and `fields`, which has the values in the sentence as JSON.
     """
 
     kind: str
@@ -22,14 +22,16 @@ class Finding:
 
     @property
     def message(self) -> str:
-        """What was seen, and what to do about it in the words of a recipe."""
+        """The finding, and what to do about it, if anything."""
         return f"{self.seen}; {self.remedy}" if self.remedy else self.seen
 
     def to_row(self) -> dict[str, Any]:
+        """The finding as JSON, with its message."""
         return {**asdict(self), "message": self.message}
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Finding":
+        """Read a finding from JSON."""
         values = {"seen": row["message"], **row, "where": tuple(row["where"])}
         del values["message"]
         return cls(**values)

@@ -1,4 +1,4 @@
-"""Records as JSON Lines, which grow at their end and survive a kill in the middle of a line."""
+"""Appends and reads JSON Lines files that survive a kill in the middle of a line."""
 
 import json
 import os
@@ -10,26 +10,30 @@ from burnish.errors import RunError
 
 
 def append_line(path: Path, row: Mapping[str, Any]) -> None:
-    """Appends one JSON line, which is on its way to the disk when this returns."""
+    """Append one JSON line; it is handed to the operating system when this returns."""
     with path.open("a+b") as file:
         _drop_torn_line(file)
         file.write(json.dumps(row).encode() + b"\n")
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """JSON Lines, one in memory at a time; a last line that was cut off by a kill is skipped."""
+    """Read JSON Lines one at a time; an incomplete last line is skipped.
+
+    Raises:
+        RunError: another line is not valid JSON.
+    """
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if line == b"\n":
                 continue
             try:
                 yield json.loads(line)
-            except ValueError as error:  # no JSON, or cut within a letter
+            except ValueError as error:  # not JSON, or cut within a character
                 if not line.endswith(b"\n"):
                     return
                 raise RunError(
-                    f"{path}:{number} is no JSON",
-                    "delete the folder and run again",
+                    f"{path}:{number} is not valid JSON",
+                    "delete the folder and start the run again",
                     code="not_json",
                     path=str(path),
                     line=number,
@@ -37,7 +41,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _drop_torn_line(file: BinaryIO) -> None:
-    """Cuts off a last line that a kill left without its end, lest the next one be glued to it."""
+    """Remove an incomplete last line, so that the next line starts on its own."""
     end = file.seek(0, os.SEEK_END)
     while end:
         file.seek(end - 1)

@@ -11,18 +11,18 @@ from burnish.runs.directory import RunDirectory
 
 @contextmanager
 def alone_in(directory: RunDirectory) -> Iterator[None]:
-    """No other process learns or judges there meanwhile; a kill frees the run.
+    """Lock the run against other processes within a `with` block; a killed process frees it.
 
     Raises:
-        RunError: one does.
+        RunError: another process has locked it.
     """
     try:
         with FileLock(directory.path / ".lock", timeout=0):
             yield
     except Timeout as error:
         raise RunError(
-            f"another process works on the run {directory.path}",
-            "wait for it to end, or stop it, then continue with --resume",
+            f"another process is using the run {directory.path}",
+            "wait until it ends, or stop it, then continue with --resume",
             code="run_in_use",
             path=str(directory.path),
         ) from error

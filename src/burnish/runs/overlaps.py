@@ -1,4 +1,4 @@
-"""What sets of texts share: the record of it that a run keeps in `leakage.json`."""
+"""Overlaps between training and evaluation sets: the content of `leakage.json`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ OverlapKind = Literal["exact", "normalised", "13-gram"]
 
 @dataclass(frozen=True, slots=True)
 class ComparedSet:
-    """A set of texts that was looked through for leakage, and what proves which one it was.
+    """A set of texts that was checked for leakage, with its hash.
 
-    `sha256` is of its rows in order, one line of JSON each, as `evaluation.leakage` writes them.
-    `leaked` counts the items of a judging set that are held by what is learnt: 0 says that it is
-    clean. It is None for what is learnt.
+    `sha256` covers its rows in order, one line of JSON each, as `evaluation.contamination` writes
+    them. `leaked` counts the items of an evaluation set that are in the training data: 0 means
+    clean. It is None for training sets.
     """
 
     name: str
@@ -24,10 +24,10 @@ class ComparedSet:
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """What two sets share in one way, each item and row counted under the strongest of its ways.
+    """An overlap of two sets of one kind; each item and row counts under its strongest kind.
 
-    `items` of the set `judging` are held by `rows` of the set `seen`; `examples` are up to five
-    pairs of ids, that of the item first.
+    `items` of the set `judging` occur in `rows` of the set `seen`; `examples` has up to five pairs
+    of ids, (item, row).
     """
 
     seen: str
@@ -40,7 +40,7 @@ class Overlap:
 
 @dataclass(frozen=True, slots=True)
 class Leakage:
-    """Whether what judges was learnt before: the sets that were compared, and what they share."""
+    """The compared training sets (`learnt`) and evaluation sets (`judging`), and their overlaps."""
 
     learnt: tuple[ComparedSet, ...]
     judging: tuple[ComparedSet, ...]
@@ -48,17 +48,17 @@ class Leakage:
 
     @property
     def leaked(self) -> dict[str, int]:
-        """Items that were learnt, by the name of the judging set; clean sets are not named."""
-        return {found.name: found.leaked for found in self.judging if found.leaked}
+        """Number of items in the training data by evaluation set, without clean sets."""
+        return {one.name: one.leaked for one in self.judging if one.leaked}
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Leakage":
-        """Reads back what `dataclasses.asdict` gave."""
+        """Read the record from JSON."""
         return cls(
-            learnt=tuple(ComparedSet(**found) for found in row["learnt"]),
-            judging=tuple(ComparedSet(**found) for found in row["judging"]),
+            learnt=tuple(ComparedSet(**one) for one in row["learnt"]),
+            judging=tuple(ComparedSet(**one) for one in row["judging"]),
             overlaps=tuple(
-                Overlap(**{**found, "examples": tuple(map(tuple, found["examples"]))})
-                for found in row["overlaps"]
+                Overlap(**{**one, "examples": tuple(map(tuple, one["examples"]))})
+                for one in row["overlaps"]
             ),
         )

@@ -28,7 +28,7 @@ from burnish.certification.ledger import general_row
 from burnish.certification.run_ledger import budgets_of
 from burnish.certification.search import counted_sections
 from burnish.errors import DataError, RecipeError, RunError, UserError
-from burnish.evaluation.contamination_report import look_for_leakage
+from burnish.evaluation.contamination_report import record_leakage
 from burnish.evaluation.load_suite import load_suites
 from burnish.evaluation.measure import measure
 from burnish.evaluation.suite import split_suite
@@ -238,7 +238,7 @@ class _Search:
         with model.base():  # read from the cache after the first trial
             measure(directory, model, "base", sections, self.bars)
         measure(directory, model, "tuned", sections, self.bars)
-        leakage = look_for_leakage(directory, recipe, suites)
+        leakage = record_leakage(directory, recipe, suites)
         rows = []
         for suite in suites:
             pairs = {

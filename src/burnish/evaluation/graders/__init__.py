@@ -1,6 +1,6 @@
-"""Graders as the API defines them: one answer and its row to one number, 0 to 1 as a rule.
+"""Graders of the OpenAI API: each turns one answer and its row into a number, usually 0 to 1.
 
-A new kind is a file with its class, and an entry of `Graders`.
+To add a grader type, write its class in a file of its own and add it to `Graders`.
 """
 
 import json
@@ -47,9 +47,9 @@ _ADAPTER: TypeAdapter[Grader] = TypeAdapter(Graders)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of grading one answer; the reward is 0 where an error kept it from its grade.
+    """The result of grading one answer; the reward is 0 if an error prevented a grade.
 
-    `parts` are the grades of a multi grader's own graders, `model` is who was asked.
+    `parts` are the grades of a multi grader's parts, `model` is the model that graded.
     """
 
     reward: float
@@ -60,21 +60,21 @@ class Outcome:
 
 
 def parse_grader(spec: Any, models: GraderModels | None = None) -> Grader:
-    """The grader that an object of the API describes, checked as far as that goes without answers.
+    """Validate a grader object of the API.
 
     Raises:
-        GraderError: it is none, or its models are not there.
+        GraderError: the object is not a valid grader, or a model that it needs is not available.
     """
     try:
         grader = _ADAPTER.validate_python(spec)
     except ValidationError as error:
         first = error.errors()[0]
-        place = _place(spec, first["loc"], missing=first["type"] == "missing")
+        key = _key(spec, first["loc"], missing=first["type"] == "missing")
         raise GraderError(
-            f"the grader's {place} cannot be used ({first['msg']})",
-            "correct it",
+            f"the key {key} of the grader is invalid ({first['msg']})",
+            f"correct {key}",
             code="invalid_grader",
-            key=place,
+            key=key,
             reason=first["type"],
             details=first.get("ctx", {}),
         ) from None
@@ -82,38 +82,38 @@ def parse_grader(spec: Any, models: GraderModels | None = None) -> Grader:
     return grader
 
 
-def _place(spec: Any, steps: Sequence[str | int], *, missing: bool) -> str:
-    """Where in the object; the other steps are names of the types that were tried."""
-    found: list[str | int] = []
+def _key(spec: Any, steps: Sequence[str | int], *, missing: bool) -> str:
+    """The dotted key of an error; pydantic's path also contains names of tried types."""
+    path: list[str | int] = []
     for number, step in enumerate(steps, 1):
         try:
             spec = spec[step]
         except (KeyError, IndexError, TypeError):
             if not missing or number < len(steps):
                 continue
-        found.append(step)
-    return ".".join(map(str, found)) or "type"
+        path.append(step)
+    return ".".join(map(str, path)) or "type"
 
 
 def read_grader(path: Path, models: GraderModels | None = None) -> Grader:
-    """The grader that a JSON file holds.
+    """Read a grader from a JSON file.
 
     Raises:
-        GraderError: there is no such file, it is no JSON, or holds no grader.
+        GraderError: the file cannot be read, is not JSON, or is not a valid grader.
     """
     try:
         spec = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise GraderError(
-            f"{path} cannot be read ({error.strerror})",
+            f"cannot read {path} ({error.strerror})",
             "correct the path",
             code="file_missing" if isinstance(error, FileNotFoundError) else "file_unreadable",
             path=str(path),
         ) from None
     except (ValueError, RecursionError) as error:
         raise GraderError(
-            f"{path} is no JSON ({error})",
-            "write one grader in it",
+            f"{path} is not valid JSON ({error})",
+            "correct the file; it has to contain one grader object",
             code="not_json",
             path=str(path),
         ) from None
@@ -121,7 +121,7 @@ def read_grader(path: Path, models: GraderModels | None = None) -> Grader:
 
 
 def run(grader: Grader, sample: Sample, models: GraderModels | None = None) -> Outcome:
-    """Grades one answer; what goes wrong is told in the outcome, never raised."""
+    """Grade one answer; errors are reported in the outcome and never raised."""
     models, started = models or GraderModels(), time.perf_counter()
     parts: dict[str, float] = {}
     errors: list[GradingError] = []

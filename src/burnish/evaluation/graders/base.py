@@ -1,4 +1,4 @@
-"""What all kinds of grader have in common, and whom they may ask."""
+"""The base class of all graders, and the models that they may use."""
 
 import threading
 from abc import abstractmethod
@@ -14,10 +14,10 @@ from burnish.evaluation.graders.template import Sample
 
 @dataclass(frozen=True, slots=True)
 class SamplingRequest:
-    """How a judge is to answer; None leaves a choice to whoever answers.
+    """Sampling parameters for a grader model's answer; None means the default of the model.
 
-    `schema` is a JSON schema that the answer should follow; an answer that does not is read as
-    well as it can be. `stop`, once set, says that nobody waits for the answer any more.
+    `schema` is a JSON schema that the answer should follow; other answers are parsed as well as
+    possible. `stop` is set when the answer is no longer needed.
     """
 
     temperature: float | None = None
@@ -28,18 +28,18 @@ class SamplingRequest:
     stop: threading.Event | None = None
 
 
-# A model's name and messages in the chat API's shape -> its answer.
+# (model name, messages in the format of the chat API, sampling parameters) -> answer.
 ChatFunction = Callable[[str, Sequence[Mapping[str, str]], SamplingRequest], str]
-# Texts -> a vector each.
+# Texts -> one vector per text.
 EmbedFunction = Callable[[Sequence[str]], Sequence[Sequence[float]]]
 
 
 @dataclass(frozen=True, slots=True)
 class GraderModels:
-    """Whom graders may ask: models that answer, and one that embeds. None: nobody is there.
+    """The models that graders may use; None means that none is available.
 
-    `knows` says whether there is a model of that name; without it that shows when it is asked.
-    `limits` are those of programs that grade.
+    `chat` generates answers and `embed` embeds texts. `has_model` checks whether a model exists;
+    without it that shows only when the model is used. `limits` apply to Python graders.
     """
 
     chat: ChatFunction | None = None
@@ -49,9 +49,9 @@ class GraderModels:
 
 
 class Grader(BaseModel):
-    """A grader as the API writes it; unknown keys are refused.
+    """A grader in the format of the API; unknown keys are rejected.
 
-    `pass_threshold` is taken, as the API takes it, and changes no reward: it is for evals.
+    `pass_threshold` is accepted, as in the API, but does not change the reward: it is for evals.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,25 +62,25 @@ class Grader(BaseModel):
 
     @property
     def uses_model(self) -> bool:
-        """Whether a model answers or embeds for it."""
+        """Whether the grader uses a model, to answer or to embed."""
         return False
 
     @property
     def uses_cpu(self) -> bool:
-        """Whether it takes more time of this machine's than to fill in a template, or to wait."""
+        """Whether the grader needs notable CPU time, more than filling in a template."""
         return True
 
     @abstractmethod
     def grade(self, sample: Sample, models: GraderModels) -> float:
-        """The grade of one answer.
+        """Grade one answer.
 
         Raises:
-            GradingError: it could not be graded.
+            GradingError: the answer could not be graded.
         """
 
     def check(self, models: GraderModels) -> None:
-        """What can be found wrong before there is an answer.
+        """Check everything that can be checked without an answer.
 
         Raises:
-            GraderError: the grader can grade nothing here.
+            GraderError: the grader cannot work here.
         """

@@ -1,4 +1,4 @@
-"""Formulas over grades: arithmetic and a few functions, nothing else."""
+"""Formulas over grades: arithmetic and a few functions."""
 
 import ast
 import math
@@ -28,44 +28,48 @@ _LONGEST = 2000
 
 
 class FormulaError(ValueError):
-    """A formula that cannot be read, or has no value for these grades."""
+    """A formula that is invalid, or has no value for these grades."""
 
 
 class Formula:
     """A formula such as `0.5 * name + max(email, 0)`; `^` is the power, as `**` is.
 
     Raises:
-        FormulaError: it holds anything but numbers, names, `+ - * / ^` and the functions.
+        FormulaError: it contains anything but numbers, names, `+ - * / ^` and the functions.
     """
 
     def __init__(self, text: str) -> None:
         if len(text) > _LONGEST:
             raise FormulaError(
-                f"the formula has {len(text)} characters, and {_LONGEST} are allowed"
+                f"the formula has {len(text)} characters, more than the limit of {_LONGEST}"
             )
         try:
             # Python's ^ binds weaker than +, a formula's binds stronger than *.
             self._tree = ast.parse(text.replace("^", "**").strip(), mode="eval").body
             self.names = frozenset(_names(self._tree))
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise FormulaError(f"{text[:80]!r} is no formula: {error}") from None
+            raise FormulaError(f"{text[:80]!r} is not a valid formula: {error}") from None
 
     def value(self, grades: Mapping[str, float]) -> float:
-        """Raises FormulaError where there is none, as of a division by 0."""
+        """Evaluate the formula.
+
+        Raises:
+            FormulaError: it has no value for these grades, for example a division by 0.
+        """
         try:
-            found = _value(self._tree, grades)
-            finite = math.isfinite(found)
+            value = _value(self._tree, grades)
+            finite = math.isfinite(value)
         except (ArithmeticError, ValueError, TypeError, RecursionError) as error:
             raise FormulaError(f"the formula has no value: {error}") from None
         if not finite:
             raise FormulaError("the formula's value is not finite")
-        return float(found)
+        return float(value)
 
 
 def _names(node: ast.expr) -> set[str]:
     match node:
         case ast.Constant(value=bool()):
-            raise ValueError("true and false are no numbers")
+            raise ValueError("true and false are not numbers")
         case ast.Constant(value=int() | float()):
             return set()
         case ast.Name(id=name):
@@ -76,19 +80,19 @@ def _names(node: ast.expr) -> set[str]:
             return _names(inner)
         case ast.Call(func=ast.Name(id=name), args=parts, keywords=[]) if name in _FUNCTIONS:
             return set().union(*map(_names, parts))
-    raise ValueError(f"{ast.unparse(node)[:40]!r} has no place in it")
+    raise ValueError(f"{ast.unparse(node)[:40]!r} is not allowed in a formula")
 
 
 def _value(node: ast.expr, grades: Mapping[str, float]) -> float:
-    """Of a tree that `_names` went through. All numbers are floats: no power grows without end."""
+    """Evaluate a tree that `_names` has checked; floats keep powers from growing without limit."""
     match node:
         case ast.Constant(value=int() | float() as number):
             return float(number)
         case ast.Name(id=name):
             return float(grades[name])
         case ast.BinOp(left=left, op=op, right=right):
-            found: float = _OPERATORS[type(op)](_value(left, grades), _value(right, grades))
-            return found
+            value: float = _OPERATORS[type(op)](_value(left, grades), _value(right, grades))
+            return value
         case ast.UnaryOp(op=op, operand=inner):
             return _SIGNS[type(op)](_value(inner, grades))
         case ast.Call(func=ast.Name(id=name), args=parts):

@@ -1,4 +1,4 @@
-"""A label that a model gives."""
+"""A grader in which a model chooses a label."""
 
 from typing import Any, Literal
 
@@ -9,11 +9,11 @@ from burnish.evaluation.graders.base import GraderModels, SamplingRequest
 from burnish.evaluation.graders.model_grader import TOKENS, ModelGrader, parse_result, result_schema
 from burnish.evaluation.graders.template import GradingError, Sample
 
-_MOST = 1000  # labels, as the API's schemas have at most so many values
+_MOST = 1000  # labels; the API's schemas allow as many enum values
 
 
 class LabelModel(ModelGrader):
-    """1 where the label that a model gives is a passing one, else 0."""
+    """1 if the label that a model chooses is a passing label, else 0."""
 
     type: Literal["label_model"]
     labels: list[str] = Field(min_length=1, max_length=_MOST)
@@ -23,10 +23,10 @@ class LabelModel(ModelGrader):
     @classmethod
     def _among(cls, value: list[str], info: Any) -> list[str]:
         known = set(info.data.get("labels", value))
-        strange = [label for label in value if label not in known]
-        if strange:
+        unknown = [label for label in value if label not in known]
+        if unknown:
             raise PydanticCustomError(
-                "unknown_label", "{shown} is none of the labels", {"shown": repr(strange[0])}
+                "unknown_label", "{shown} is not one of the labels", {"shown": repr(unknown[0])}
             )
         return value
 
@@ -35,12 +35,12 @@ class LabelModel(ModelGrader):
         answer = self.ask_model(
             sample, models, SamplingRequest(temperature=0.0, max_tokens=TOKENS, schema=schema)
         )
-        found = parse_result(answer)
+        result = parse_result(answer)
         named = [
-            label for label in self.labels if str(found).strip().casefold() == label.casefold()
+            label for label in self.labels if str(result).strip().casefold() == label.casefold()
         ]
         if not named:
             raise GradingError(
-                "model_grader_parse_error", f"{answer[:200]!r} is none of the labels"
+                "model_grader_parse_error", f"the answer {answer[:200]!r} is not one of the labels"
             )
         return float(named[0] in self.passing_labels)

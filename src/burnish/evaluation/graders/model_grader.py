@@ -1,4 +1,4 @@
-"""Graders that ask a model: their messages, and how its answer is read."""
+"""Graders that use a model: their messages, and how its answer is parsed."""
 
 import json
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ from burnish.errors import GraderError
 from burnish.evaluation.graders.base import Grader, GraderModels, SamplingRequest
 from burnish.evaluation.graders.template import LONGEST, GradingError, Sample, Template
 
-TOKENS = 256  # of a judge's answer, where the grader does not say
+TOKENS = 256  # default length of a grader model's answer
 
 
 class TextPart(BaseModel):
-    """A part of a message; images and sound are refused, as no judge here could see or hear."""
+    """A text part of a message; images and audio are rejected, as no model here supports them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -23,7 +23,7 @@ class TextPart(BaseModel):
 
 
 class GraderMessage(BaseModel):
-    """One message for the judge."""
+    """One message to the grader model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -32,7 +32,7 @@ class GraderMessage(BaseModel):
     type: Literal["message"] = "message"
 
     def fill(self, sample: Sample, room: int) -> dict[str, str]:
-        """In the chat API's shape; parts are joined, and a developer speaks as the system."""
+        """Fill in the templates; returns the message in the chat API's format, parts joined."""
         parts = self.content if isinstance(self.content, list) else [self.content]
         pieces = []
         for part in parts:
@@ -43,7 +43,7 @@ class GraderMessage(BaseModel):
 
 
 class SamplingParams(BaseModel):
-    """How the judge's answer is drawn; `reasoning_effort` is taken, and models here have none."""
+    """Sampling parameters of the API; `reasoning_effort` is accepted and has no effect here."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -54,12 +54,13 @@ class SamplingParams(BaseModel):
     top_p: float | None = Field(None, gt=0, le=1)
 
     def request(self, schema: Mapping[str, Any]) -> SamplingRequest:
+        """These parameters as a request, with defaults and the schema of the answer."""
         tokens = self.max_completions_tokens or TOKENS
         return SamplingRequest(self.temperature, self.top_p, self.seed, tokens, schema)
 
 
 class ModelGrader(Grader):
-    """A grader whose judge is a model, named as a client of this server would name it."""
+    """A grader that uses a model, with the name that a client of the server would use."""
 
     model: str
     input: list[GraderMessage] = Field(min_length=1)
@@ -75,45 +76,45 @@ class ModelGrader(Grader):
     def check(self, models: GraderModels) -> None:
         if models.chat is None:
             raise GraderError(
-                f"the grader {self.name or self.type!r} asks the model {self.model}, and nothing "
-                "here answers",
-                "use a grader that needs no model, or run it through the server",
+                f"the grader {self.name or self.type!r} needs the model {self.model}, but no "
+                "model is available here",
+                "use a grader without a model, or run the grader through the server",
                 code="no_judge",
                 grader=self.name or self.type,
                 model=self.model,
             )
         if models.has_model is not None and not models.has_model(self.model):
             raise GraderError(
-                f"the grader {self.name or self.type!r} asks the model {self.model}, which is not "
-                "there",
-                "name one of the models that are listed",
+                f"the grader {self.name or self.type!r} needs the model {self.model}, which does "
+                "not exist",
+                "use one of the models that the server lists",
                 code="unknown_model",
                 grader=self.name or self.type,
                 model=self.model,
             )
 
     def ask_model(self, sample: Sample, models: GraderModels, request: SamplingRequest) -> str:
-        """The judge's answer.
+        """Send the filled-in messages to the model and return its answer.
 
         Raises:
-            GradingError: there is none.
+            GradingError: the model gave no answer.
         """
         messages, room = [], LONGEST
         for message in self.input:
             messages.append(message.fill(sample, room))
             room -= len(messages[-1]["content"])
         if models.chat is None:
-            raise GradingError("model_grader_server_error", "nothing here answers for a model")
+            raise GradingError("model_grader_server_error", "no model is available here")
         try:
             return models.chat(self.model, messages, request)
-        # Whatever the judge's engine fails of, the answer was not graded, and the run says why.
+        # The engine may fail in any way; the answer is not graded, and the outcome reports why.
         except Exception as error:
-            said = f"{type(error).__name__}: {error}"
-            raise GradingError("model_grader_server_error", said) from error
+            reason = f"{type(error).__name__}: {error}"
+            raise GradingError("model_grader_server_error", reason) from error
 
 
 def result_schema(result: Mapping[str, Any]) -> dict[str, Any]:
-    """An object whose only field is the result."""
+    """A JSON schema of an object with `result` as its only field."""
     return {
         "type": "object",
         "properties": {"result": dict(result)},
@@ -123,9 +124,9 @@ def result_schema(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_result(answer: str) -> Any:
-    """The `result` of an answer in JSON, the JSON itself, or else the text."""
+    """The `result` of a JSON answer, the JSON value itself, or else the text."""
     try:
-        found = json.loads(answer)
+        value = json.loads(answer)
     except (ValueError, RecursionError):
         return answer.strip()
-    return found.get("result") if isinstance(found, dict) else found
+    return value.get("result") if isinstance(value, dict) else value

@@ -1,4 +1,4 @@
-"""Several graders and a formula over their grades."""
+"""A grader that combines several graders with a formula."""
 
 import re
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ Single = Annotated[
 
 
 def _by_name(value: Any) -> Any:
-    """The API's guide writes graders by their names, its client's types write one alone."""
+    """Accept a single grader: the API's guide has graders by name, its client types only one."""
     if isinstance(value, Mapping) and isinstance(value.get("type"), str):
         return {re.sub(r"\W", "_", str(value.get("name") or value["type"])): value}
     return value
@@ -33,7 +33,7 @@ _MOST = 64  # graders in one
 
 
 class Multi(Grader):
-    """Grades by name, and a formula that makes one of them; no multi grader may be inside."""
+    """Several graders by name, and a formula over their grades; they cannot be nested."""
 
     type: Literal["multi"]
     graders: Annotated[
@@ -49,13 +49,13 @@ class Multi(Grader):
             raise PydanticCustomError(
                 "invalid_formula", "{problem}", {"problem": str(error)}
             ) from None
-        strange = sorted(names - self.graders.keys())
-        if strange:
+        unknown = sorted(names - self.graders.keys())
+        if unknown:
             known = ", ".join(self.graders)
             raise PydanticCustomError(
                 "unknown_name",
-                "calculate_output names {shown}; the graders are {known}",
-                {"shown": repr(strange[0]), "known": known},
+                "calculate_output uses {shown}, but the graders are {known}",
+                {"shown": repr(unknown[0]), "known": known},
             )
         return self
 
@@ -74,7 +74,7 @@ class Multi(Grader):
     def grade_parts(
         self, sample: Sample, models: GraderModels
     ) -> tuple[dict[str, float], list[GradingError]]:
-        """Each grader's grade, and why those that are missing are missing."""
+        """The grade of each grader by name, and the errors of those that failed."""
         grades: dict[str, float] = {}
         errors: list[GradingError] = []
         for name, grader in self.graders.items():
@@ -85,10 +85,10 @@ class Multi(Grader):
         return grades, errors
 
     def combine(self, grades: Mapping[str, float]) -> float:
-        """The formula's value.
+        """Evaluate the formula.
 
         Raises:
-            GradingError: it has none for these grades.
+            GradingError: it has no value for these grades.
         """
         try:
             return Formula(self.calculate_output).value(grades)

@@ -1,4 +1,4 @@
-"""A program that grades, in a sandbox."""
+"""A grader that runs a Python function in a sandbox."""
 
 from typing import Literal
 
@@ -14,9 +14,9 @@ _LARGEST = 256 * 1024  # bytes, the API's own limit
 
 
 class PythonCode(Grader):
-    """A source with `grade(sample, item)` that returns a number.
+    """Python source with a function `grade(sample, item)` that returns a number.
 
-    `image_tag` is taken and chooses nothing: the packages are those that are installed here.
+    `image_tag` is accepted and has no effect: the installed packages are used.
     """
 
     type: Literal["python"]
@@ -29,7 +29,7 @@ class PythonCode(Grader):
         if (size := len(value.encode(errors="replace"))) > _LARGEST:
             raise PydanticCustomError(
                 "source_too_long",
-                "has {count} bytes, and {limit} are allowed",
+                "has {count} bytes, more than the limit of {limit}",
                 {"count": size, "limit": _LARGEST},
             )
         return value
@@ -39,8 +39,8 @@ class PythonCode(Grader):
             check_source(self.source, models.limits)
         except GradingError as error:
             raise GraderError(
-                f"the source cannot be used ({error.message})",
-                "write a module with grade(sample, item)",
+                f"the source of the grader is invalid ({error.message})",
+                "write a module that defines grade(sample, item)",
                 code="invalid_source",
                 flag=error.flag,
                 kind=error.kind,

@@ -1,4 +1,4 @@
-"""Runs a foreign program in a process that can compute and nothing else; see `jail`."""
+"""Runs untrusted Python in a process that can only compute; see `sandbox_child`."""
 
 import contextlib
 import fcntl
@@ -23,18 +23,18 @@ from burnish.evaluation.graders.template import GradingError
 
 _CHUNK = 1 << 16
 _PREFIX = "burnish-grader-"
-# Seconds between looks whether it is to stop, and whether it has ended after its last word.
+# Seconds between checks for a stop request, and for the end of the process after its result.
 _LOOK, _END = 0.2, 0.005
-_TOLD = 500  # characters of what a program that crashed last printed
+_TOLD = 500  # last characters of a crashed program's output in the error
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds of the clock and of the CPU, bytes of memory, bytes that it may print.
+    """Limits of a program: seconds of wall and CPU time, bytes of memory, bytes of output.
 
-    `walls` is False where the kernel's walls are to be left out, as on systems that have none.
-    `ends` is the time of the monotonic clock by which all that shares these limits must be done;
-    `stop`, once set, ends what runs.
+    `walls` is False to run without the kernel's restrictions, as on systems that have none. `ends`
+    is the time of the monotonic clock at which all programs with these limits have to be done;
+    setting `stop` ends the running program.
     """
 
     seconds: float = 30.0
@@ -45,26 +45,26 @@ class Limits:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def left(self) -> "Limits":
-        """These limits with the seconds that are left.
+        """These limits with the remaining seconds.
 
         Raises:
-            GradingError: there are none, or it is to stop.
+            GradingError: no time is left, or `stop` is set.
         """
         seconds = min(self.seconds, self.ends - time.monotonic())
         if self.stop.is_set():
-            raise _stopped("nobody waits for its grade", "cancelled")
+            raise _stopped("its grade is no longer needed", "cancelled")
         if seconds <= 0:
-            raise _stopped("the time for all graders together is over", "timeout")
+            raise _stopped("the time limit for all graders together has passed", "timeout")
         return replace(self, seconds=seconds)
 
 
 def run_grade(
     source: str, sample: Mapping[str, Any], item: Mapping[str, Any], limits: Limits | None = None
 ) -> float:
-    """What `grade(sample, item)` of the source returns.
+    """Run `grade(sample, item)` of the source and return its result.
 
     Raises:
-        GradingError: the program failed or gave no number (python_grader_runtime_error), or it
+        GradingError: the program failed or returned no number (python_grader_runtime_error), or it
             was stopped (python_grader_server_error).
     """
     return _run(source, {"sample": dict(sample), "item": dict(item), "check": False}, limits)
@@ -156,10 +156,10 @@ class _Process:
         task.unlink()
 
     def wait(self) -> None:
-        """Reads until both pipes end.
+        """Read both pipes until they end.
 
         Raises:
-            GradingError: the time is up, or it prints without end.
+            GradingError: the program exceeds its time or its output limit.
         """
         ends = time.monotonic() + self.limits.seconds
         assert self.process.stdout is not None
@@ -174,14 +174,14 @@ class _Process:
                     if not chunk:
                         waiting.unregister(key.fd)
                     if len(key.data) > self.limits.output:
-                        raise _stopped(f"it wrote over {self.limits.output} bytes", "output")
+                        raise _stopped(f"it printed more than {self.limits.output} bytes", "output")
             self._await_end(ends)
 
     def _check_time(self, ends: float) -> None:
         if self.limits.stop.is_set():
-            raise _stopped("nobody waits for its grade", "cancelled")
+            raise _stopped("its grade is no longer needed", "cancelled")
         if time.monotonic() > ends:
-            raise _stopped(f"it ran longer than {self.limits.seconds:.3g} s", "timeout")
+            raise _stopped(f"it ran for more than {self.limits.seconds:.3g} s", "timeout")
 
     def _await_end(self, ends: float) -> None:
         latest = max(ends, time.monotonic() + 0.1)
@@ -190,14 +190,14 @@ class _Process:
             time.sleep(_END)
 
     def _is_over(self) -> bool:
-        """Where the system can, the process is not reaped: its group has no other owner then."""
+        """Whether the process has ended; on Linux it is not reaped, so its group id stays valid."""
         if sys.platform != "linux":
             return self.process.poll() is not None
         ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
         return os.waitid(os.P_PID, self.process.pid, ended) is not None
 
     def stop(self) -> None:
-        """Ends it with all that it may have started, and closes the pipes."""
+        """End the program and everything that it started, and close the pipes."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -206,14 +206,14 @@ class _Process:
         os.close(self.result_pipe)
 
     def score(self) -> float:
-        """The result of a program that came to its end."""
+        """The result of a program that has ended."""
         code = self.process.returncode
         if code in (-signal.SIGXCPU, -signal.SIGKILL):
-            raise _stopped(f"it computed longer than {self.limits.seconds:g} s", "timeout")
+            raise _stopped(f"it used more than {self.limits.seconds:g} s of CPU time", "timeout")
         found = _read(bytes(self.result))
         if found is None:
             last = bytes(self.printed[-_TOLD:]).decode(errors="replace").strip()
-            raise _stopped(f"it ended with code {code} and no result: {last}", "crash")
+            raise _stopped(f"it exited with code {code} and without a result: {last}", "crash")
         if "score" in found:
             return float(found["score"])
         if found.get("kind") == "memory":
@@ -222,7 +222,7 @@ class _Process:
 
 
 def _read(result: bytes) -> dict[str, Any] | None:
-    """What the pipe brought; the program may have written there itself, so nothing is sure."""
+    """Parse the result from the pipe, which the untrusted program may have written itself."""
     try:
         found = json.loads(result)
     except (ValueError, RecursionError):
@@ -234,5 +234,5 @@ def _read(result: bytes) -> dict[str, Any] | None:
     return found if number or ("score" not in found and "error" in found) else None
 
 
-def _stopped(said: str, kind: str) -> GradingError:
-    return GradingError("python_grader_server_error", f"the grader was stopped: {said}", kind)
+def _stopped(reason: str, kind: str) -> GradingError:
+    return GradingError("python_grader_server_error", f"the grader was stopped: {reason}", kind)

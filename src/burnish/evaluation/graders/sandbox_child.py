@@ -1,13 +1,13 @@
-"""The other side of the sandbox: walls itself in, then grades. Run as a script, with `-I`.
+"""The sandboxed process: restricts itself, then grades. Runs as a script, with `-I`.
 
-It imports nothing of Burnish: it is the only file of the project that lives beside foreign code.
-Walls: limits of CPU time, memory and files; a root folder of its own with Python's files in it, so
-that no other path exists (for root, or where the kernel has user namespaces); for root a user of
-its own; Landlock, so that only these files can be read (Linux 5.13) and no signal leaves (6.12);
-seccomp, so that no call starts a process, opens a socket, writes a file, or signals.
+It imports nothing from Burnish, because it runs in the same process as untrusted code. Its
+restrictions: limits of CPU time, memory and files; a root folder of its own with only Python's
+files, so that no other path exists (as root, or with user namespaces); a user of its own (as root);
+Landlock, so that only these files can be read (Linux 5.13) and no signal leaves (6.12); seccomp, so
+that no call starts a process, opens a socket, writes a file, or sends a signal.
 
-Audit hooks refuse paths outside in words and, where the system has no such walls, all the rest;
-code that tries hard gets around a hook.
+Audit hooks reject other paths with a message and, on systems without these restrictions, everything
+else too; determined code gets around a hook.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ from types import CodeType
 from typing import Any
 
 _NAME = "grader.py"
-_LONGEST = 2000  # characters of an error that are told
+_LONGEST = 2000  # characters of an error message
 
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38
 _SECCOMP_MODE_FILTER = 2
@@ -86,7 +86,7 @@ _UNHEARD = ("stat", "lstat", "access", "readlink", "statvfs", "pathconf")
 
 
 def numbers(machine: str) -> dict[str, int]:
-    """The calls that are allowed on a machine, by name."""
+    """The system calls that are allowed on a machine, by name."""
     rows = [entry.split() for entry in CALLS.replace("\n", " ").split(",")]
     column = _COLUMN[machine]
     return {row[0]: int(row[column]) for row in rows if row[column] != "-"}
@@ -96,26 +96,26 @@ Step = tuple[int, int, int, int]  # code, jump if true, jump if not, value
 
 
 def _argument(place: int) -> Step:
-    """Loads the lower half of an argument: the kernel reads no more of flags and commands."""
+    """Load the lower half of an argument, all that the kernel reads of flags and commands."""
     return (_LOAD, 0, 0, 16 + 8 * place)
 
 
 def _only_bits(argument: int, bits: int) -> list[Step]:
-    """Allows a call whose argument has no other bits."""
+    """Allow a call if its argument has no other bits."""
     strange = ~bits & 0xFFFFFFFF
     ends: list[Step] = [(_RETURN, 0, 0, _REFUSE), (_RETURN, 0, 0, _ALLOW)]
     return [_argument(argument), (_ANY, 0, 1, strange), *ends]
 
 
 def _one_of(argument: int, values: Collection[int]) -> list[Step]:
-    """Allows a call whose argument is one of the values."""
+    """Allow a call if its argument is one of the values."""
     count = len(values)
     tests: list[Step] = [(_EQUAL, count - at, 0, value) for at, value in enumerate(values)]
     return [_argument(argument), *tests, (_RETURN, 0, 0, _REFUSE), (_RETURN, 0, 0, _ALLOW)]
 
 
 def _rules() -> dict[str, list[Step]]:
-    """What is asked of the arguments of calls that could do more than compute; each ends."""
+    """Conditions on the arguments of calls that could do more than compute."""
     flags = _only_bits(2, _SETTABLE)
     setting: list[Step] = [_argument(1), (_EQUAL, 0, len(flags), _F_SETFL), *flags]
     return {
@@ -143,7 +143,7 @@ def filter_program(machine: str) -> bytes:
 
 
 def limit(seconds: int, memory: int) -> None:
-    """Bounds the process; a soft limit of CPU time ends it with a signal that can be told."""
+    """Set resource limits; the soft CPU limit ends the process with a recognisable signal."""
     bounds = {
         "RLIMIT_CPU": (seconds, seconds + 1),
         "RLIMIT_AS": (memory, memory),
@@ -158,15 +158,17 @@ def limit(seconds: int, memory: int) -> None:
 
 
 def readable() -> list[str]:
-    """Python's own files, the system's libraries, and the empty folder that it runs in."""
+    """Readable paths: Python's files, system libraries, and the empty working folder."""
     given = [*sys.path, sys.prefix, sys.base_prefix, "/lib", "/lib64", "/usr/lib", "."]
     there = [str(Path(place).absolute()) for place in given if place and Path(place).exists()]
     return sorted({*there, *map(os.path.realpath, there)} - {"/"})
 
 
 def hide_files(libc: Any, places: Collection[str]) -> bool:
-    """A root folder of its own with nothing but `places` in it. False where that is not allowed:
-    neither to root nor, in a namespace of its own, to others."""
+    """Switch to a root folder that contains only `places`; False if that is not possible.
+
+    It needs root or user namespaces.
+    """
     user, group, folder = os.geteuid(), os.getegid(), Path.cwd()
     if user != 0 or libc.unshare(_NEW_FILES) != 0:
         if libc.unshare(_NEW_USERS | _NEW_FILES) != 0:
@@ -201,7 +203,7 @@ def hide_files(libc: Any, places: Collection[str]) -> bool:
 
 
 def _put(target: Path, source: Path, mount: Callable[..., bool]) -> bool:
-    """Shows a folder or file of the old root in the new one, a link as a link."""
+    """Mount a folder or file of the old root in the new one; links stay links."""
     if os.path.lexists(target):
         return True  # inside of another
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -217,8 +219,10 @@ def _put(target: Path, source: Path, mount: Callable[..., bool]) -> bool:
 
 
 def drop_rights(libc: Any, places: Iterable[str]) -> None:
-    """Root becomes a user that owns nothing, if that one can read Python's files, too; whoever has
-    got rights in a namespace of its own loses them."""
+    """Drop privileges: root becomes a user that owns nothing but can read Python's files.
+
+    Capabilities in a user namespace are dropped, too.
+    """
     if os.geteuid() == 0:
         for user in (_FIRST_USER + os.getpid(), _NOBODY):
             try:
@@ -235,7 +239,7 @@ def drop_rights(libc: Any, places: Iterable[str]) -> None:
 
 
 def close_files(libc: Any, places: Iterable[str]) -> bool:
-    """Landlock: nothing but `places` can be opened from here on. False where there is none."""
+    """Restrict opening files to `places` with Landlock; False if it is not available."""
     version = libc.syscall(444, None, 0, 1)
     if version < 1:
         return False
@@ -258,7 +262,7 @@ def close_files(libc: Any, places: Iterable[str]) -> bool:
 
 
 def close_calls(libc: Any) -> bool:
-    """Seccomp: no process, no socket, no writing. False where there is none."""
+    """Block processes, sockets and writing with seccomp; False if it is not available."""
     machine = os.uname().machine
     if machine not in _MACHINE:
         return False
@@ -272,7 +276,7 @@ def close_calls(libc: Any) -> bool:
 def is_outside(
     path: Any, places: Iterable[str], followed: Callable[[str], str] = os.path.realpath
 ) -> bool:
-    """Whether a path leads to none of the places; a descriptor was opened inside."""
+    """Whether a path is outside all places; descriptors were opened inside."""
     if isinstance(path, int):
         return False
     inside = tuple(f"{place}{os.sep}" for place in places)
@@ -280,7 +284,7 @@ def is_outside(
 
 
 def files_hook(places: Collection[str]) -> Callable[[str, tuple[Any, ...]], None]:
-    """An audit hook that refuses to open or list what is outside: elsewhere it would not exist."""
+    """Return an audit hook that rejects opening or listing paths outside."""
 
     def refuse(event: str, values: tuple[Any, ...]) -> None:
         if (event == "open" or event in _LOOKS) and is_outside(values[0], places):
@@ -290,7 +294,7 @@ def files_hook(places: Collection[str]) -> Callable[[str, tuple[Any, ...]], None
 
 
 def calls_hook(event: str, values: tuple[Any, ...]) -> None:
-    """An audit hook that refuses what seccomp would."""
+    """An audit hook that rejects what seccomp would block."""
     if event == "open":
         wrong = bool(values[2] & _WRITES)
     elif event == "fcntl.fcntl" and values[1] == _F_SETFL:
@@ -308,7 +312,7 @@ def _refused(name: str) -> PermissionError:
 
 
 def watch_looks(places: Collection[str]) -> None:
-    """`os.stat` and its like, of which no hook hears, refuse paths outside."""
+    """Make `os.stat` and similar functions, which raise no audit event, reject paths outside."""
 
     def watched(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
         def look(path: Any, *values: Any, **named: Any) -> Any:
@@ -326,8 +330,8 @@ def watch_looks(places: Collection[str]) -> None:
             setattr(module, name, watched(name, getattr(module, name)))
 
 
-def wall_in(parent: int, *, walls: bool = True) -> None:
-    """Files first: seccomp would refuse Landlock's own calls."""
+def restrict(parent: int, *, walls: bool = True) -> None:
+    """Apply all restrictions; files first, because seccomp would block Landlock's own calls."""
     places = readable()
     closed = False
     if walls and sys.platform == "linux":
@@ -337,7 +341,7 @@ def wall_in(parent: int, *, walls: bool = True) -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # a change of user undoes it
         libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         if os.getppid() != parent:
-            raise SystemExit("the process that started this one is gone")
+            raise SystemExit("the parent process has ended")
         files = close_files(libc, places)
         closed = close_calls(libc) and files
     watch_looks(places)
@@ -347,17 +351,17 @@ def wall_in(parent: int, *, walls: bool = True) -> None:
 
 
 def graded(source: str, sample: Any, item: Any, *, check: bool) -> dict[str, Any]:
-    """The grade, or in what way the program failed; `check` only looks for its function."""
+    """Run the grader; returns its score or error. `check` only looks for the function."""
     try:
         code: CodeType = compile(source, _NAME, "exec")
         names: dict[str, Any] = {"__name__": "grader"}
         exec(code, names)
         grade = names.get("grade")
         if not callable(grade):
-            return {"error": "the source has no function grade(sample, item)"}
+            return {"error": "the source does not define a function grade(sample, item)"}
         return {"score": 0.0} if check else _number(grade(sample, item))
     except MemoryError:
-        return {"error": "MemoryError: the memory that it may have is used up", "kind": "memory"}
+        return {"error": "MemoryError: the memory limit is exceeded", "kind": "memory"}
     except BaseException as error:  # SystemExit too: the program ended and gave no grade
         return {"error": _told(error)}
 
@@ -380,14 +384,14 @@ def _told(error: BaseException) -> str:
 
 
 def main() -> None:
-    """Reads what to grade from standard input, and writes the result to the pipe it was given."""
+    """Read the task from standard input, grade, and write the result to the given pipe."""
     pipe, seconds, memory, parent = (int(value) for value in sys.argv[1:5])
     given = json.load(sys.stdin)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"  # no thread can be started
     sys.setrecursionlimit(1000)
     limit(seconds, memory)
-    wall_in(parent, walls=given["walls"])
+    restrict(parent, walls=given["walls"])
     found = graded(given["source"], given["sample"], given["item"], check=given["check"])
     sys.stdout.flush()
     os.write(pipe, json.dumps(found).encode())

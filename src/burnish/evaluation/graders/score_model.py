@@ -1,4 +1,4 @@
-"""A number that a model gives."""
+"""A grader in which a model gives a number."""
 
 import math
 import re
@@ -21,7 +21,7 @@ _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 
 class ScoreModel(ModelGrader):
-    """A number that a model gives, brought into `range` where it lies outside."""
+    """A number that a model gives, clipped to `range`."""
 
     type: Literal["score_model"]
     range: tuple[float, float] = (0.0, 1.0)
@@ -31,7 +31,9 @@ class ScoreModel(ModelGrader):
     @classmethod
     def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
         if not value[0] < value[1]:
-            raise PydanticCustomError("reversed_range", "must be two numbers, the lower one first")
+            raise PydanticCustomError(
+                "reversed_range", "has to be two numbers, the lower one first"
+            )
         return value
 
     def grade(self, sample: Sample, models: GraderModels) -> float:
@@ -40,18 +42,20 @@ class ScoreModel(ModelGrader):
         answer = self.ask_model(sample, models, self.sampling_params.request(schema))
         number = parse_number(answer)
         if number is None or number != number:
-            raise GradingError("model_grader_parse_error", f"{answer[:200]!r} says no number")
+            raise GradingError(
+                "model_grader_parse_error", f"no number found in the answer {answer[:200]!r}"
+            )
         return min(max(number, low), high)
 
 
 def parse_number(answer: str) -> float | None:
-    """The only number that an answer says; None where there is none or a choice."""
-    found = parse_result(answer)
-    if isinstance(found, bool) or found is None:
+    """The only number in an answer; None if there is none or more than one."""
+    result = parse_result(answer)
+    if isinstance(result, bool) or result is None:
         return None
-    if isinstance(found, int) and abs(found) > sys.float_info.max:
-        return math.inf if found > 0 else -math.inf
-    if isinstance(found, int | float):
-        return float(found)
-    numbers = _NUMBER.findall(found) if isinstance(found, str) else []
+    if isinstance(result, int) and abs(result) > sys.float_info.max:
+        return math.inf if result > 0 else -math.inf
+    if isinstance(result, int | float):
+        return float(result)
+    numbers = _NUMBER.findall(result) if isinstance(result, str) else []
     return float(numbers[0]) if len(numbers) == 1 else None

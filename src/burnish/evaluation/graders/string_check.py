@@ -1,4 +1,4 @@
-"""Texts that must be equal, different, or inside one another."""
+"""A grader that compares two texts."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -15,7 +15,7 @@ _OPERATIONS: dict[str, Callable[[str, str], bool]] = {
 
 
 class StringCheck(Grader):
-    """1 or 0; `like` asks whether the reference is in the input, `ilike` whatever the case."""
+    """1 or 0; `like` checks whether the input contains the reference, `ilike` ignoring case."""
 
     type: Literal["string_check"]
     input: Template

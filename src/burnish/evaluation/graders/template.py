@@ -1,7 +1,7 @@
-"""What is graded: an answer with its item, and the templates that quote them.
+"""The sample that is graded, and templates that insert its values.
 
-A template is text with `{{ item.x }}` or `{{ sample.output_text }}`; a path goes on with `.name`
-and `[0]`. Values are put in once: braces inside a value stay as they are.
+A template is text with `{{ item.x }}` or `{{ sample.output_text }}`; a path may continue with
+`.name` and `[0]`. Values are inserted once: braces inside a value are left unchanged.
 """
 
 import json
@@ -26,18 +26,18 @@ Flag = Literal[
 FLAGS: tuple[Flag, ...] = get_args(Flag)
 SAMPLE = ("output_text", "output_json", "output_tools", "choices")
 
-# Characters of a template, and of what it becomes: more than any model here reads at once.
+# Characters of a template, before and after filling in: more than any model's context here.
 LONGEST = 1 << 20
-_SHOWN = 200  # characters of a path that is none
+_SHOWN = 200  # characters of an invalid path in a message
 _PATH = re.compile(r"(item|sample)((?:\.[\w-]+|\[\d+\])*)")
 _STEP = re.compile(r"\.([\w-]+)|\[(\d+)\]")
 
 
 class GradingError(Exception):
-    """One answer that could not be graded; `flag` is the API's name for the reason.
+    """An answer could not be graded; `flag` is the API's name for the reason.
 
-    `kind` is a word for what stopped a program (timeout, memory, output, crash, cancelled), or
-    `length` where a text is too long to be graded.
+    `kind` is the limit that stopped a program (timeout, memory, output, crash, cancelled), or
+    `length` if a text is too long to be graded.
     """
 
     def __init__(self, flag: Flag, message: str, kind: str | None = None) -> None:
@@ -48,12 +48,12 @@ class GradingError(Exception):
 
 
 class Sample:
-    """An answer of the model and the row that it answers.
+    """A model's answer and the row that it answers.
 
     Args:
         text: the answer.
         item: the row's fields, by name.
-        tools: its tool calls, in the shape of the chat API.
+        tools: its tool calls, in the format of the chat API.
     """
 
     def __init__(
@@ -63,14 +63,14 @@ class Sample:
 
     @cached_property
     def as_dict(self) -> dict[str, Any]:
-        """What programs read as `sample`; `output_json` is None of an answer that is no JSON."""
+        """The `sample` argument of Python graders; `output_json` is None if it is not JSON."""
         tools = list(self.tools)
         message = {"role": "assistant", "content": self.text, "tool_calls": tools}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        found = self._parsed
+        parsed = self._parsed
         return {
             "output_text": self.text,
-            "output_json": found[0] if found else None,
+            "output_json": parsed[0] if parsed else None,
             "output_tools": tools,
             "choices": [choice],
         }
@@ -83,30 +83,32 @@ class Sample:
             return None
 
     def value(self, path: str) -> Any:
-        """What a path such as `item.names[0]` leads to.
+        """Return the value at a path such as `item.names[0]`.
 
         Raises:
-            GradingError: it leads nowhere, or into an answer that is no JSON.
+            GradingError: the path does not exist, or needs JSON and the answer is not JSON.
         """
         matched = _PATH.fullmatch(path)
         assert matched is not None
         space, rest = matched.groups()
         if rest.startswith(".output_json") and space == "sample" and self._parsed is None:
-            raise GradingError("sample_parse_error", f"{path} is asked for; the sample is no JSON")
-        found: Any = self.item if space == "item" else self.as_dict
-        for name, place in _STEP.findall(rest):
+            raise GradingError(
+                "sample_parse_error",
+                f"{path} needs a JSON answer, but the answer is not valid JSON",
+            )
+        value: Any = self.item if space == "item" else self.as_dict
+        for name, index in _STEP.findall(rest):
             try:
-                found = found[name] if name else found[int(place)]
+                value = value[name] if name else value[int(index)]
             except (KeyError, IndexError, TypeError):
-                raise GradingError("invalid_variable_error", f"{path} is not there") from None
-        return found
+                raise GradingError("invalid_variable_error", f"{path} does not exist") from None
+        return value
 
     def fill(self, template: str, room: int = LONGEST) -> str:
-        """The template with its values, `room` characters at most; what is no text is written as
-        JSON.
+        """Fill in a template, to at most `room` characters; values other than text become JSON.
 
         Raises:
-            GradingError: a value is not there, or the whole is too long.
+            GradingError: a value does not exist, or the result is too long.
         """
         pieces, end, size = [], 0, 0
         for start, quote, after in [*_quotes(template), (len(template), "", len(template))]:
@@ -114,14 +116,13 @@ class Sample:
             pieces.append(_written(self.value(quote)) if quote else "")
             end, size = after, size + len(pieces[-2]) + len(pieces[-1])
             if size > room:
-                said = f"the templates have more than {LONGEST} characters with their values"
-                raise GradingError("other_error", said, "length")
+                reason = f"the filled-in templates have more than {LONGEST} characters"
+                raise GradingError("other_error", reason, "length")
         return "".join(pieces)
 
 
 def _quotes(template: str) -> Iterator[tuple[int, str, int]]:
-    """Where `{{` begins, the path, and where `}}` ends; a search for both at once would look from
-    each `{{` to the end."""
+    """Yield the start of `{{`, the path, and the end of `}}`, in linear time."""
     end = 0
     while (start := template.find("{{", end)) >= 0 and (close := template.find("}}", start)) >= 0:
         end = close + 2
@@ -136,7 +137,7 @@ def _checked(template: str) -> str:
     if len(template) > LONGEST:
         raise PydanticCustomError(
             "template_too_long",
-            "has {count} characters, and {limit} are allowed",
+            "has {count} characters, more than the limit of {limit}",
             {"count": len(template), "limit": LONGEST},
         )
     for _, quote, _ in _quotes(template):
@@ -145,14 +146,14 @@ def _checked(template: str) -> str:
             shown = quote if len(quote) < _SHOWN else f"{quote[:_SHOWN]}..."
             raise PydanticCustomError(
                 "not_a_path",
-                "{shown} is no path such as item.x or sample.output_text",
+                "{shown} is not a path such as item.x or sample.output_text",
                 {"shown": repr(shown)},
             )
         first = _STEP.match(matched[2])
         if matched[1] == "sample" and (first is None or first[1] not in SAMPLE):
             raise PydanticCustomError(
                 "unknown_path",
-                "{shown} is none of {known}",
+                "{shown} is not one of {known}",
                 {"shown": repr(quote), "known": f"sample.{', sample.'.join(SAMPLE)}"},
             )
     return template

@@ -1,4 +1,4 @@
-"""How alike two texts are, 0 to 1."""
+"""A grader that measures the similarity of two texts, 0 to 1."""
 
 import itertools
 import math
@@ -29,20 +29,20 @@ Metric = Literal[
 ]
 
 
-# Characters of a text: more than an answer of 16,384 tokens has as a rule.
+# Characters of a text: usually more than an answer of 16,384 tokens.
 LONGEST = 1 << 16
-# Where one text is half as long again as the other, the shorter is compared with each part of the
-# longer that has its length: in so many steps (of 64 bits each), which take 0.4 s.
+# If one text is 1.5 times as long as the other, rapidfuzz compares the shorter one with every part
+# of the longer one of the same length. This many steps (of 64 bits each) take 0.4 s.
 _STEPS = 10**10
-_UNEQUAL = 1.4  # less than rapidfuzz's own 1.5, to be on the safe side
-_STEMMED = 64  # characters of a word that has a stem; what is longer is no word
+_UNEQUAL = 1.4  # below rapidfuzz's own 1.5, with a safety margin
+_STEMMED = 64  # characters of the longest word that is stemmed
 
 
 def fuzzy_match(text: str, reference: str) -> float:
-    """rapidfuzz's weighted ratio of the words in lower case, as the API's guide computes it.
+    """rapidfuzz's weighted ratio of lower-case words, the API's `fuzzy_match`.
 
     Raises:
-        GradingError: the texts are too long for it.
+        GradingError: the texts are too long.
     """
     from rapidfuzz import fuzz, utils
 
@@ -50,8 +50,8 @@ def fuzzy_match(text: str, reference: str) -> float:
     shorter, longer = sorted((len(given), len(true)))
     if longer > _UNEQUAL * shorter and shorter**2 * longer > _STEPS:
         raise _too_long(
-            f"fuzzy_match would look for a text of {shorter} characters everywhere in one of "
-            f"{longer}, which takes too long; shorten one of them"
+            f"fuzzy_match takes too long for texts of {shorter} and {longer} characters; shorten "
+            "one of them"
         )
     return float(fuzz.WRatio(given, true)) / 100
 
@@ -66,8 +66,8 @@ def gleu(text: str, reference: str) -> float:
 def meteor(text: str, reference: str) -> float:
     """METEOR (Lavie and Agarwal 2007) by equal words and equal stems.
 
-    Synonyms do not count: WordNet's files come with no package, and a number that changes with
-    what else is installed would be no measure.
+    Synonyms do not count: no package contains WordNet's files, and the score must not depend on
+    what else is installed.
     """
     given, true = ([word.lower() for word in _words(side)] for side in (text, reference))
     equal, *rest = _aligned(enumerate(given), enumerate(true))
@@ -82,14 +82,16 @@ def meteor(text: str, reference: str) -> float:
     return float((1 - 0.5 * (chunks / len(pairs)) ** 3.0) * mean)
 
 
-Placed = tuple[int, str]  # a word and its place
+Placed = tuple[int, str]  # index of a word, and the word
 
 
 def _aligned(
     given: Iterable[Placed], true: Iterable[Placed]
 ) -> tuple[list[tuple[int, int]], list[Placed], list[Placed]]:
-    """Pairs of places of equal words, from the end, and what is left of both: as nltk pairs them,
-    which looks at each word for each."""
+    """Align equal words from the end; returns index pairs and the unmatched words of both.
+
+    The same pairs as nltk's, which takes quadratic time.
+    """
     places: dict[str, list[int]] = defaultdict(list)
     words = list(true)
     for place, word in words:
@@ -128,7 +130,7 @@ def _bleu(text: str, reference: str) -> float:
 
 
 def _forget() -> None:
-    """sacrebleu keeps the last 65,536 texts, however long."""
+    """Clear sacrebleu's caches, which keep the last 65,536 texts of any length."""
     from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
     from sacrebleu.tokenizers.tokenizer_re import TokenizerRegexp
 
@@ -147,14 +149,14 @@ def _tokenizer() -> Callable[[str], str]:
 def _check_length(text: str) -> None:
     if len(text) > LONGEST:
         raise _too_long(
-            f"a text has {len(text)} characters, and text_similarity compares at most {LONGEST}"
+            f"a text has {len(text)} characters, more than the limit of {LONGEST} characters"
         )
     if has_long_row(text):
         raise _too_long(f"a text has more than {MOST_MARKS} combining marks in a row")
 
 
-def _too_long(said: str) -> GradingError:
-    return GradingError("other_error", said, "length")
+def _too_long(reason: str) -> GradingError:
+    return GradingError("other_error", reason, "length")
 
 
 def _cosine(left: Sequence[float], right: Sequence[float]) -> float:
@@ -174,7 +176,7 @@ _METRICS: dict[str, Callable[[str, str], float]] = {
 
 
 class TextSimilarity(Grader):
-    """A metric of two texts; `cosine` needs somebody who embeds."""
+    """A similarity metric of two texts; `cosine` needs an embedding model."""
 
     type: Literal["text_similarity"]
     input: Template
@@ -187,14 +189,14 @@ class TextSimilarity(Grader):
 
     def check(self, models: GraderModels) -> None:
         if self.evaluation_metric == "cosine" and models.embed is None:
-            there = [name for name in get_args(Metric) if name in _METRICS]
+            available = [name for name in get_args(Metric) if name in _METRICS]
             raise GraderError(
-                "evaluation_metric is cosine, and no model is there that embeds texts",
-                f"use one of {', '.join(there)}",
+                "evaluation_metric is cosine, but no embedding model is available",
+                f"use one of {', '.join(available)}",
                 code="no_embedder",
                 key="evaluation_metric",
                 value="cosine",
-                expected=there,
+                expected=available,
             )
 
     def grade(self, sample: Sample, models: GraderModels) -> float:
@@ -204,6 +206,6 @@ class TextSimilarity(Grader):
         if self.evaluation_metric != "cosine":
             return _METRICS[self.evaluation_metric](text, reference)
         if models.embed is None:
-            raise GradingError("other_error", "no model is there that embeds texts")
+            raise GradingError("other_error", "no embedding model is available")
         left, right = models.embed([text, reference])
         return _cosine(left, right)
