@@ -165,10 +165,7 @@ def readable() -> list[str]:
 
 
 def hide_files(libc: Any, places: Collection[str]) -> bool:
-    """Switch to a root folder that contains only `places`; False if that is not possible.
-
-    It needs root or user namespaces.
-    """
+    """Switch to a root folder of only `places`; False without root and user namespaces."""
     user, group, folder = os.geteuid(), os.getegid(), Path.cwd()
     if user != 0 or libc.unshare(_NEW_FILES) != 0:
         if libc.unshare(_NEW_USERS | _NEW_FILES) != 0:
@@ -219,10 +216,7 @@ def _put(target: Path, source: Path, mount: Callable[..., bool]) -> bool:
 
 
 def drop_rights(libc: Any, places: Iterable[str]) -> None:
-    """Drop privileges: root becomes a user that owns nothing but can read Python's files.
-
-    Capabilities in a user namespace are dropped, too.
-    """
+    """Become a user that owns nothing but can read Python's files; drop all capabilities."""
     if os.geteuid() == 0:
         for user in (_FIRST_USER + os.getpid(), _NOBODY):
             try:
