@@ -1,7 +1,7 @@
-"""Which weights learn, and how they are kept: PEFT makes the adapters and owns their format.
+"""Tuning methods: which weights are trained, and how they are saved (adapters by PEFT).
 
 METHODS maps the recipe's names to functions that take a model and return it with only the
-method's weights learning. A new one is a function here, its line in the table, its section of the
+method's weights trainable. A new one is a function here, its line in the table, its section of the
 recipe and its row in the tests.
 """
 
@@ -39,17 +39,17 @@ from burnish.models.layers import (
 )
 from burnish.models.onednn import use_onednn
 
-# The adapter that learns; frozen ones beside it have other names.
+# Name of the adapter that is trained; frozen adapters of earlier runs have other names.
 TRAINABLE = "default"
 
 
 def train_all(model: Any, *, seed: int) -> Any:
-    """Every weight learns."""
+    """Makes every weight trainable."""
     return model.requires_grad_(True)
 
 
 def train_last_layers(model: Any, *, seed: int, layers: int) -> Any:
-    """Only the last `layers` decoder or encoder layers learn; embeddings and head do not.
+    """Makes only the last `layers` decoder or encoder layers trainable.
 
     Raises:
         ModelError: the model has fewer layers.
@@ -57,7 +57,7 @@ def train_last_layers(model: Any, *, seed: int, layers: int) -> Any:
     _, stack = layer_stack(model)
     if layers > len(stack):
         raise ModelError(
-            f"last_n.layers is {layers} and the model has {len(stack)} layers",
+            f"last_n.layers is {layers}, but the model has {len(stack)} layers",
             f"set it to at most {len(stack)}",
             code="too_many_layers",
             layers=layers,
@@ -78,13 +78,13 @@ def add_lora(
     target_modules: Target = "all-linear",
     **options: Any,
 ) -> Any:
-    """Wraps the model in a fresh LoRA adapter; only the adapter learns.
+    """Adds a new LoRA adapter to the model; only the adapter is trainable.
 
-    `options` are `dropout`, and for a head `whole`, the names of modules that learn and are kept
-    whole. A model that has an adapter already keeps it, frozen and active.
+    `options` are `dropout`, and for a head `whole`, the names of modules that are trained and
+    saved completely. An adapter that the model already has stays active and is frozen.
 
     Raises:
-        ModelError: the model has no layers of the names that `target_modules` selects.
+        ModelError: the model has no layers that `target_modules` selects.
     """
     inner = base_model_of(model)
     config = LoraConfig(
@@ -100,9 +100,10 @@ def add_lora(
 
 
 def add_ia3(model: Any, *, seed: int, whole: Sequence[str] = ()) -> Any:
-    """Learns a factor for each key, value and inner activation of the MLP.
+    """Adds an IA3 adapter: a trainable factor for each key, value and inner MLP activation.
 
-    Source: Liu et al. 2022 (arXiv 2205.05638), section 3.3. The factors start at 1: the base.
+    Source: Liu et al. 2022 (arXiv 2205.05638), section 3.3. The factors start at 1,
+    which is the base model.
     """
     inner = base_model_of(model)
     mlp = [output_path(inner, "mlp")]
@@ -117,19 +118,19 @@ def add_ia3(model: Any, *, seed: int, whole: Sequence[str] = ()) -> Any:
 
 
 def add_prefix(model: Any, *, seed: int, num_virtual_tokens: int) -> Any:
-    """Learns keys and values before every sequence, as of so many virtual tokens, in every layer.
+    """Adds a trainable prefix: keys and values of virtual tokens before every sequence.
 
     Source: Li and Liang 2021 (arXiv 2101.00190). They start as the keys and values of real
-    tokens, here drawn by seed from the vocabulary, which the paper found far better than random
-    numbers (section 7.4), and are learnt directly, not through a second network.
+    tokens, here sampled from the vocabulary, which the paper found far better than random numbers
+    (section 7.4), and are trained directly, not through a second network.
 
     Raises:
-        ModelError: the model has no cache of keys and values, or its cache does not fit.
+        ModelError: the model has no key/value cache, or its layers' caches differ in shape.
     """
     if not isinstance(model, GenerationMixin):
         raise ModelError(
-            f"{type(model).__name__} keeps no keys and values that a prefix could be",
-            "choose the method lora or bottleneck",
+            f"{type(model).__name__} has no key/value cache, so prefix tuning is not possible",
+            "set method to lora or bottleneck",
             code="no_cache",
             model=type(model).__name__,
         )
@@ -148,8 +149,9 @@ def add_prefix(model: Any, *, seed: int, num_virtual_tokens: int) -> Any:
         wrapped.prompt_encoder[TRAINABLE].load_prompt_embeddings(flat)
     except ValueError as error:
         raise ModelError(
-            f"the keys and values of {type(model).__name__} differ in shape from layer to layer",
-            "choose the method lora",
+            f"the keys and values of {type(model).__name__} differ in shape between layers, so "
+            "prefix tuning is not possible",
+            "set method to lora",
             code="uneven_cache",
             model=type(model).__name__,
         ) from error
@@ -157,7 +159,7 @@ def add_prefix(model: Any, *, seed: int, num_virtual_tokens: int) -> Any:
 
 
 def add_bottleneck(model: Any, *, seed: int, size: int, after: After) -> Any:
-    """Small networks behind attention and MLP (`both`: Houlsby) or the MLP alone (Pfeiffer)."""
+    """Adds bottleneck adapters after attention and MLP (`both`: Houlsby) or the MLP (Pfeiffer)."""
     torch.manual_seed(seed)
     return BottleneckModel(model, size=size, after=after)
 
@@ -178,7 +180,7 @@ HEADED = (*WHOLE, "lora", "qlora", "ia3")
 
 
 def _task(model: Any) -> str | None:
-    """PEFT's name of what the model does; it keeps a head's weights when it knows one."""
+    """PEFT's task type of the model; with one of a head, PEFT saves the head's weights."""
     if isinstance(model, GenerationMixin):
         return "CAUSAL_LM"
     kinds = {"ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS"}
@@ -187,15 +189,15 @@ def _task(model: Any) -> str | None:
 
 
 def _within(names: Sequence[str] | None) -> str | None:
-    """A pattern of the modules so named and all inside them."""
+    """A pattern for the modules with these names and all modules inside them."""
     return rf"({'|'.join(map(re.escape, names))})(\..*)?" if names else None
 
 
 def _wrap(model: Any, config: PeftConfig, seed: int) -> Any:
-    """A fresh adapter on a plain model, or beside the frozen ones that it has.
+    """Adds a new adapter to a model, next to any frozen ones.
 
     Raises:
-        ModelError: PEFT cannot put it on such a model.
+        ModelError: PEFT does not support the adapter for this model.
     """
     torch.manual_seed(seed)
     try:
@@ -208,7 +210,7 @@ def _wrap(model: Any, config: PeftConfig, seed: int) -> Any:
     except ValueError as error:
         kind = type(base_model_of(model)).__name__
         raise ModelError(
-            f"{kind} cannot have this adapter ({_first_line(error)})",
+            f"{kind} does not support this adapter ({_first_line(error)})",
             "set method to full, or choose another model",
             code="adapter_not_supported",
             model=kind,
@@ -219,7 +221,7 @@ def _wrap(model: Any, config: PeftConfig, seed: int) -> Any:
 
 
 def _activate(model: PeftModel) -> None:
-    """All adapters count and only TRAINABLE is trained; PEFT's own switch would let all learn."""
+    """Activates all adapters but trains only TRAINABLE; PEFT's own switch would train all."""
     model.set_adapter(TRAINABLE)
     others = [name for name in model.peft_config if name != TRAINABLE]
     if others:
@@ -230,15 +232,15 @@ def _activate(model: PeftModel) -> None:
 def load_adapter(
     model: Any, folder: Path, *, name: str = TRAINABLE, trainable: bool = False
 ) -> Any:
-    """Puts a saved adapter on its base, beside those that are there.
+    """Loads a saved adapter onto its base model, next to any adapters that it has.
 
     Raises:
-        ModelError: the folder holds no adapter, a damaged one, or one for another base.
+        ModelError: the folder has no adapter, a damaged one, or one for another base model.
     """
     if not (folder / CONFIG).exists() or not (folder / WEIGHTS).exists():
         raise ModelError(
-            f"{folder} holds no adapter",
-            f"name a folder with {CONFIG} and {WEIGHTS}",
+            f"{folder} does not contain an adapter",
+            f"use a folder with {CONFIG} and {WEIGHTS}",
             code="no_adapter",
             path=str(folder),
         )
@@ -254,7 +256,7 @@ def load_adapter(
     except (RuntimeError, ValueError, KeyError) as error:
         raise ModelError(
             f"the adapter {folder} was made for another base model ({_first_line(error)})",
-            "load it on the model that its adapter_config.json names",
+            "load it onto the model in its adapter_config.json",
             code="wrong_base",
             path=str(folder),
             reason=_first_line(error),
@@ -262,7 +264,7 @@ def load_adapter(
     except (TypeError, AttributeError) as error:  # a word where PEFT computes with a number
         raise ModelError(
             f"{folder / CONFIG} has a value that PEFT cannot use ({_first_line(error)})",
-            "copy it there again, or save it anew",
+            "copy the adapter again, or save it again",
             code="adapter_settings_rejected",
             path=str(folder / CONFIG),
             reason=_first_line(error),
@@ -270,15 +272,15 @@ def load_adapter(
     if isinstance(loaded, PeftModel) and name == TRAINABLE:
         _activate(loaded)
     use_onednn(loaded)
-    # PEFT lets a prefix learn when it should not, and refuses to load one that should.
+    # PEFT makes a prefix trainable when it should not, and refuses to load a trainable one.
     return loaded if trainable else loaded.requires_grad_(False)
 
 
 def merge_adapters(model: Any) -> Any:
-    """The model with its adapters added into the weights, which are changed in place.
+    """Merges the adapters into the model's weights, which are changed in place.
 
     Raises:
-        ModelError: the adapter is no change of weights, or not all of it are numbers.
+        ModelError: the adapter cannot be merged, or has values that are not finite.
     """
     if not isinstance(model, PeftModel) or isinstance(
         model.peft_config[TRAINABLE], PrefixTuningConfig
@@ -293,27 +295,27 @@ def merge_adapters(model: Any) -> Any:
     except ValueError as error:
         raise ModelError(
             f"the adapter cannot be merged ({_first_line(error)})",
-            "take an earlier checkpoint",
+            "use an earlier checkpoint",
             code="merge_failed",
             reason=_first_line(error),
         ) from error
 
 
 def base_model_of(model: Any) -> Any:
-    """The transformers model inside."""
+    """The transformers model inside of a PEFT or bottleneck model."""
     return model.get_base_model() if has_adapter(model) else model
 
 
 def has_adapter(model: Any) -> bool:
-    """Whether an adapter can be switched off."""
+    """Whether the model has an adapter that can be disabled."""
     return isinstance(model, (PeftModel, BottleneckModel))
 
 
 @contextlib.contextmanager
 def adapters_disabled(model: Any, *, frozen_too: bool) -> Iterator[None]:
-    """Adapters switched off: all of them, or the learning one alone.
+    """Disables all adapters, or only the trainable one, for the duration of the context.
 
-    What learns is the same afterwards; PEFT's own switch would let frozen adapters learn.
+    Afterwards the same weights are trainable; PEFT's own switch would unfreeze frozen adapters.
     """
     learning = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     frozen = [] if frozen_too or not isinstance(model, PeftModel) else list(model.peft_config)
@@ -333,7 +335,7 @@ def adapters_disabled(model: Any, *, frozen_too: bool) -> Iterator[None]:
 
 
 def learned_prefix(model: Any) -> DynamicCache | None:
-    """Keys and values of a learned prefix for one row; None without one or with it switched off."""
+    """Keys and values of a learned prefix for one row; None if there is none or it is disabled."""
     if not isinstance(model, PeftModel) or model._adapters_disabled:
         return None
     if not isinstance(model.active_peft_config, PrefixTuningConfig):
@@ -354,13 +356,13 @@ def _without_renaming_notice() -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).splitlines() or [""]
-    # Of weights that do not fit, PyTorch and PEFT list which behind a heading.
+    # For weights that do not fit, PyTorch and PEFT list them after a heading.
     listed = lines[0].startswith("Error(s) in loading") and len(lines) > 1
     return lines[listed].strip()[: 240 if listed else 120]
 
 
 def save_weights(model: Any, folder: Path) -> None:
-    """The adapter that learns in PEFT's format, or all weights of a wholly tuned model."""
+    """Saves the trained adapter in PEFT's format, or all weights of a fully tuned model."""
     if isinstance(model, PeftModel):
         model.save_pretrained(str(folder), selected_adapters=[TRAINABLE])
     elif isinstance(model, BottleneckModel):
@@ -371,7 +373,7 @@ def save_weights(model: Any, folder: Path) -> None:
 
 
 def load_weights(model: Any, folder: Path) -> None:
-    """Puts weights that `save_weights` wrote back into the same model."""
+    """Loads weights that `save_weights` wrote into the same model."""
     if isinstance(model, PeftModel):
         set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
     elif isinstance(model, BottleneckModel):

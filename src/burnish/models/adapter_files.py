@@ -1,4 +1,4 @@
-"""The files of an adapter, which a copy that was cut off or an edit by hand may have damaged."""
+"""Reads the files of an adapter and explains damaged ones."""
 
 import json
 from collections.abc import Iterator
@@ -12,49 +12,50 @@ from safetensors.torch import load_file
 from burnish.errors import ModelError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_AGAIN = "copy it there again, or save it anew"
+_AGAIN = "copy the adapter again, or save it again"
 
 
 def adapter_settings(folder: Path) -> dict[str, Any]:
-    """What `adapter_config.json` says.
+    """The settings in `adapter_config.json`.
 
     Raises:
-        ModelError: it cannot be read, or is no JSON object.
+        ModelError: the file cannot be read, or is not a JSON object.
     """
     path = folder / CONFIG
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"{path} cannot be read ({error})",
+            f"cannot read {path} ({error})",
             _AGAIN,
             code="file_unreadable" if isinstance(error, OSError) else "not_json",
             path=str(path),
             reason=str(error),
         ) from error
-    if not isinstance(found, dict):
+    if not isinstance(settings, dict):
         raise ModelError(
-            f"{path} holds a {type(found).__name__} and no settings",
+            f"{path} contains a {type(settings).__name__} instead of an object with settings",
             _AGAIN,
             code="not_an_object",
             path=str(path),
-            kind=type(found).__name__,
+            kind=type(settings).__name__,
         )
-    return found
+    return settings
 
 
 def check_weights(folder: Path) -> None:
-    """
+    """Checks that the adapter's weights can be read and are finite.
+
     Raises:
-        ModelError: the adapter's weights cannot be read, or some are no numbers.
+        ModelError: they cannot be read, or some are not finite.
     """
     with safetensors_errors(folder):
         weights = load_file(folder / WEIGHTS)
     for name, weight in weights.items():
         if not weight.float().isfinite().all():
             raise ModelError(
-                f"{folder / WEIGHTS} has numbers in {name} that are not finite",
-                "take a checkpoint from before its training diverged",
+                f"{folder / WEIGHTS} has values in {name} that are not finite",
+                "use a checkpoint from before the training diverged",
                 code="weights_not_finite",
                 path=str(folder / WEIGHTS),
                 weight=name,
@@ -63,10 +64,10 @@ def check_weights(folder: Path) -> None:
 
 @contextmanager
 def safetensors_errors(folder: Path) -> Iterator[None]:
-    """For reading weights of safetensors.
+    """Turns errors of safetensors within the context into a ModelError.
 
     Raises:
-        ModelError: they are cut off, or are no safetensors.
+        ModelError: the weights are truncated, or not in the safetensors format.
     """
     try:
         yield

@@ -1,9 +1,8 @@
-"""Any part of what was learnt: one set of weights at every scale between the base and beyond.
+"""Scales an adapter: interpolates between the base model (scale 0) and the tuned model (scale 1).
 
-Every method's tuned weights are put on the straight line from the weights that make it the base:
-at scale 0 the model is the base, at 1 what was learnt, in between a part of it. For LoRA that is
-`W + scale B A`, for wholly tuned weights WiSE-FT (Wortsman et al. 2022, arXiv 2109.01903, eq. 1).
-Only small tensors are kept twice, nothing is loaded again.
+Every method's weights move on the straight line between both; scales above 1 extrapolate. For LoRA
+that is `W + scale B A`, for fully tuned weights WiSE-FT (Wortsman et al. 2022, arXiv 2109.01903,
+eq. 1). Only small tensors are kept twice, and nothing is loaded again.
 """
 
 import contextlib
@@ -25,23 +24,23 @@ from burnish.models.weight_snapshot import WeightSnapshot
 
 @dataclass(frozen=True)
 class _ScaledParameter:
-    """A parameter, what was learnt, and the value at which the model is the base."""
+    """A parameter, its tuned value, and the value at which the model equals the base."""
 
     parameter: nn.Parameter
     learnt: Tensor
     neutral: Tensor | float
-    depth: float  # 0 for the first layer, 1 for the last and for what lies in none
+    depth: float  # 0 for the first layer, 1 for the last and for weights outside of layers
 
 
 class AdapterScale:
-    """Puts a tuned model at a scale of its adapter.
+    """Sets the scale of a tuned model's adapter.
 
     Args:
-        model: as tuned; its weights now are scale 1.
-        base: the weights before tuning, where tuning changed the weights themselves.
+        model: the tuned model, at scale 1.
+        base: the weights before tuning, if tuning changed the weights themselves.
 
     Raises:
-        ModelError: what was learnt has no part of itself (a prefix is there or it is not).
+        ModelError: the method cannot be scaled (a learned prefix).
     """
 
     def __init__(self, model: Any, base: WeightSnapshot | None = None) -> None:
@@ -54,9 +53,9 @@ class AdapterScale:
         ]
 
     def set(self, scale: float, slope: float = 0.0) -> None:
-        """Moves the weights, until the next call.
+        """Sets the weights to a scale until the next call.
 
-        `slope` takes away from the early layers, which carry what all tasks share: a layer at depth
+        `slope` reduces the early layers, which carry what all tasks share: a layer at depth
         d (0 first, 1 last) gets `scale (1 - slope (1 - d))`. It is LiNeS (Wang et al. 2024, arXiv
         2410.17146, eq. 2) with alpha = scale (1 - slope) and beta = scale slope.
         """
@@ -71,7 +70,7 @@ class AdapterScale:
 
     @contextlib.contextmanager
     def at(self, scale: float, slope: float = 0.0) -> Iterator[None]:
-        """Within it the model is at a scale, afterwards as tuned."""
+        """Sets the model to a scale for the duration of the context."""
         self.set(scale, slope)
         try:
             yield
@@ -80,7 +79,7 @@ class AdapterScale:
 
 
 def is_scalable(model: Any) -> bool:
-    """Whether there is anything between this adapter and the base."""
+    """Whether the model's adapter can be scaled."""
     return not (
         isinstance(model, PeftModel)
         and isinstance(model.peft_config[TRAINABLE], PrefixTuningConfig)
@@ -99,7 +98,7 @@ def _scaled_parameters(
     if not isinstance(model, PeftModel):
         if base is None:
             raise ModelError(
-                "the weights before tuning are not kept",
+                "the weights before tuning were not kept",
                 "open the run with burnish.open_tuned",
                 code="base_not_kept",
             )
@@ -107,8 +106,8 @@ def _scaled_parameters(
         return
     if not is_scalable(model):
         raise ModelError(
-            "a learned prefix has no half of itself",
-            "choose the method lora, or scales [1]",
+            "a learned prefix cannot be scaled",
+            "set method to lora, or use only the scale 1",
             code="not_scalable",
             method="prefix",
         )
@@ -121,13 +120,13 @@ def _scaled_parameters(
         if isinstance(module, LoraLayer) and TRAINABLE in module.lora_magnitude_vector:
             magnitude: Any = module.lora_magnitude_vector[TRAINABLE]
             weight: Any = module.get_base_layer().weight
-            # DoRA learns the length of each row beside its direction (arXiv 2402.09353, eq. 5).
+            # DoRA trains length and direction of each row separately (arXiv 2402.09353, eq. 5).
             yield magnitude.weight, weight.detach().float().norm(dim=1)
 
 
 def _depths(names: Sequence[str]) -> list[float]:
-    """Each parameter's place from the first layer to the last."""
-    found = [re.search(r"(?:layers|layer|h|blocks|adapters)\.(\d+)[.:]", name) for name in names]
-    numbers = [int(match[1]) if match else None for match in found]
+    """The depth of each parameter, from 0 for the first layer to 1 for the last."""
+    matches = [re.search(r"(?:layers|layer|h|blocks|adapters)\.(\d+)[.:]", name) for name in names]
+    numbers = [int(match[1]) if match else None for match in matches]
     last = max((number for number in numbers if number is not None), default=0)
     return [1.0 if number is None or not last else number / last for number in numbers]

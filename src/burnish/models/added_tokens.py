@@ -1,8 +1,8 @@
-"""Adapters that bring tokens or embeddings of their own, taken apart so that both can be used.
+"""Splits adapters that contain embeddings into an extended base model and a plain adapter.
 
 Tokens that the base does not have become rows of an extended base, with the adapter's tokenizer.
-What is left is an adapter of low-rank maps, unless embeddings of the base's own tokens were
-trained, too: then all weights are kept whole.
+The rest is an adapter of low-rank maps, unless embeddings of the base's own tokens were trained,
+too: then all weights are saved.
 """
 
 import json
@@ -29,7 +29,7 @@ _WRAPPED = re.compile(
     r"(\.weight)?$"
 )
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json")
-# How models call their embedding and their vocabulary projection.
+# Names of the embedding and the vocabulary projection in different architectures.
 _LAYERS = (
     "embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings", "output_layer"
 )  # fmt: skip
@@ -37,11 +37,11 @@ _LAYERS = (
 
 @dataclass(frozen=True, slots=True)
 class SplitAdapter:
-    """What an adapter was taken apart into.
+    """How an adapter was split.
 
     Attributes:
-        extended: whether its base was written with more tokens than it had.
-        whole: whether the rest is all weights, because trained embeddings are no adapter.
+        extended: whether an extended base was written.
+        whole: whether the rest is all weights, because embeddings of the base were trained.
     """
 
     extended: bool
@@ -50,25 +50,25 @@ class SplitAdapter:
 
 @dataclass(frozen=True, slots=True)
 class _TokenRows:
-    """Rows of an embedding or of the vocabulary projection, and the tokens that they are of."""
+    """Rows of the embedding or the vocabulary projection, with their token ids."""
 
     tokens: Tensor
     values: Tensor
 
 
 def has_embeddings(folder: Path) -> bool:
-    """Whether the adapter's weights are more than what acts on the base's own layers."""
+    """Whether the adapter's weights contain embeddings."""
     with safetensors_errors(folder):
         return bool(_embedding_rows(load_file(folder / WEIGHTS), adapter_settings(folder)))
 
 
 def split_adapter(folder: Path, base: Source, extended: Path, rest: Path) -> SplitAdapter:
-    """Writes the base with the adapter's tokens to `extended`, where there are such, and what is
-    left of the adapter to `rest`.
+    """Writes the base with the adapter's tokens to `extended`, if it adds any, and the rest of the
+    adapter to `rest`.
 
     Raises:
-        ModelError: the folder has no tokenizer that names the added tokens, or the adapter is of
-            another base.
+        ModelError: the folder has no tokenizer with the added tokens, or the adapter was made for
+            another base model.
     """
     with safetensors_errors(folder):
         weights = load_file(folder / WEIGHTS)
@@ -84,9 +84,9 @@ def split_adapter(folder: Path, base: Source, extended: Path, rest: Path) -> Spl
     tokenizer = _tokenizer(folder, known if embedded == size else None)
     if len(tokenizer) > embedded:
         raise ModelError(
-            f"the tokenizer in {folder} names {len(tokenizer)} tokens, and the adapter and its "
-            f"base have embeddings of {embedded}",
-            "copy the tokenizer there that it was trained with",
+            f"the tokenizer in {folder} has {len(tokenizer)} tokens, but the adapter and its base "
+            f"have embeddings for {embedded}",
+            "copy the tokenizer that the adapter was trained with into the folder",
             code="tokenizer_too_large",
             path=str(folder),
             tokens=len(tokenizer),
@@ -128,8 +128,8 @@ def _write_whole(model: Any, rows: dict[str, _TokenRows], rest: Path) -> None:
 
 
 def _untie(model: Any, found: dict[str, _TokenRows]) -> bool:
-    """Gives the model a vocabulary projection of its own where the adapter trained it apart from
-    the embedding that it was tied to; whether it did."""
+    """Unties the vocabulary projection from the embedding if the adapter trained both separately;
+    returns whether it did."""
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
     own = [part.values for part in found.values()]
     tied = outputs is not None and outputs.weight is inputs.weight
@@ -144,9 +144,9 @@ def _untie(model: Any, found: dict[str, _TokenRows]) -> bool:
 def _put_rows(
     model: Any, rows: dict[str, _TokenRows], before: dict[str, Tensor], first_new: int
 ) -> bool:
-    """Puts rows of new tokens into the model; whether there are others that differ from its own.
+    """Copies rows of new tokens into the model; returns whether rows of its own tokens differ.
 
-    A new token of a matrix that the adapter did not save is the mean of the base's.
+    A new token in a matrix that the adapter did not save gets the mean of the base's rows.
     """
     changed = False
     with torch.no_grad():
@@ -158,9 +158,9 @@ def _put_rows(
             own = rows[name]
             if own.values.shape[1] != matrix.shape[1]:
                 raise ModelError(
-                    f"the adapter was made for another base model (its embeddings have "
-                    f"{own.values.shape[1]} numbers each, and the base's {matrix.shape[1]})",
-                    "name the adapter's own base with --model",
+                    f"the adapter was made for another base model (its embeddings have the width "
+                    f"{own.values.shape[1]}, those of the base {matrix.shape[1]})",
+                    "pass the adapter's own base model with --model",
                     code="wrong_base",
                     width=own.values.shape[1],
                     expected=matrix.shape[1],
@@ -173,7 +173,7 @@ def _put_rows(
 
 
 def _matrices(model: Any) -> dict[str, Tensor]:
-    """The embedding and, where it is another one, the vocabulary projection, by their names."""
+    """The embedding and, if it is not tied, the vocabulary projection, by module name."""
     found: dict[str, Tensor] = {}
     for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
         if layer is not None and all(layer.weight is not matrix for matrix in found.values()):
@@ -183,7 +183,7 @@ def _matrices(model: Any) -> dict[str, Tensor]:
 
 
 def _embedding_rows(weights: dict[str, Tensor], config: dict[str, Any]) -> dict[str, _TokenRows]:
-    """The rows that the adapter's weights hold, by the name of the layer inside the model."""
+    """The embedding rows in the adapter's weights, by module name."""
     found: dict[str, _TokenRows] = {}
     for key, value in sorted(weights.items(), key=lambda item: _DELTA in item[0]):
         if not _is_embedding(key) or ".original_module." in key:
@@ -195,9 +195,9 @@ def _embedding_rows(weights: dict[str, Tensor], config: dict[str, Any]) -> dict[
         listed = _indices(name, config.get("trainable_token_indices"))
         if len(listed) != len(value):
             raise ModelError(
-                f"the adapter names {len(listed)} tokens as trainable_token_indices, and its "
-                f"weights have rows for {len(value)}",
-                "copy adapter_config.json and the weights there again, both of one checkpoint",
+                f"the adapter lists {len(listed)} tokens in trainable_token_indices, but its "
+                f"weights have {len(value)} rows",
+                "copy adapter_config.json and the weights again, from the same checkpoint",
                 code="token_count_differs",
                 named=len(listed),
                 rows=len(value),
@@ -213,7 +213,7 @@ def _embedding_rows(weights: dict[str, Tensor], config: dict[str, Any]) -> dict[
 
 
 def _indices(name: str, named: Any) -> list[int]:
-    """Tokens that are trained alone, as PEFT lists them: for the embedding, or by layers."""
+    """The individually trained tokens as PEFT lists them: for the embedding, or by layer."""
     if not isinstance(named, dict):
         return list(named or ())
     own = next((tokens for layer, tokens in named.items() if name.endswith(layer)), None)
@@ -221,12 +221,12 @@ def _indices(name: str, named: Any) -> list[int]:
 
 
 def _layer_of(key: str) -> str:
-    """The name inside the model of the layer that a weight is of, whatever PEFT wrapped it in."""
+    """The module name of a weight, without PEFT's wrappers."""
     return _WRAPPED.sub("", key.removeprefix(_PREFIX))
 
 
 def _is_embedding(key: str) -> bool:
-    """Whether a weight is a whole matrix over the vocabulary, or rows of one."""
+    """Whether a weight is an embedding or vocabulary projection, or rows of one."""
     whole = key.endswith(".weight") or _DELTA in key
     return whole and _layer_of(key).split(".")[-1] in _LAYERS
 
@@ -236,9 +236,9 @@ def _tokenizer(folder: Path, otherwise: Any) -> Any:
         return AutoTokenizer.from_pretrained(str(folder))
     if otherwise is None:
         raise ModelError(
-            f"{folder} brings embeddings of added tokens, and no tokenizer that names them",
-            "copy the tokenizer there that it was trained with (tokenizer.json and "
-            "tokenizer_config.json)",
+            f"{folder} has embeddings of added tokens, but no tokenizer with these tokens",
+            "copy the tokenizer that the adapter was trained with (tokenizer.json and "
+            "tokenizer_config.json) into the folder",
             code="no_tokenizer",
             path=str(folder),
         )

@@ -1,7 +1,7 @@
-"""Bottleneck adapters: small networks behind the output projections of attention and MLP.
+"""Bottleneck adapters: small networks after the output projections of attention and MLP.
 
-Houlsby et al. 2019 (arXiv 1902.00751) put one behind both, before the residual connection;
-Pfeiffer et al. 2021 (arXiv 2005.00247) one behind the MLP only. PEFT has no such method and its
+Houlsby et al. 2019 (arXiv 1902.00751) put one after both, before the residual connection;
+Pfeiffer et al. 2021 (arXiv 2005.00247) one after the MLP only. PEFT has no such method and its
 list of methods is closed, so the folder looks like PEFT's (`adapter_config.json` with the type
 BOTTLENECK, `adapter_model.safetensors`) but only Burnish reads it.
 """
@@ -24,7 +24,7 @@ After = Literal["both", "mlp"]
 
 
 class _Bottleneck(nn.Module):
-    """x + up(gelu(down(x))); `up` starts at zero, so that the start is the base exactly."""
+    """x + up(gelu(down(x))); `up` starts at zero, so that training starts at the base exactly."""
 
     def __init__(self, hidden: int, size: int, device: torch.device) -> None:
         super().__init__()
@@ -40,9 +40,9 @@ class _Bottleneck(nn.Module):
 
 
 class BottleneckModel(nn.Module):
-    """A model whose own weights are frozen, with bottlenecks hooked behind its projections.
+    """A frozen model with bottleneck adapters hooked after its projections.
 
-    It offers what the house uses of `PeftModel`: `get_base_model`, `disable_adapter`,
+    It offers the parts of `PeftModel` that Burnish uses: `get_base_model`, `disable_adapter`,
     `save_pretrained` and the attributes of the model inside.
     """
 
@@ -91,7 +91,7 @@ class BottleneckModel(nn.Module):
             self._on = before
 
     def save_pretrained(self, folder: str) -> None:
-        """Writes the adapters and their settings, not the model."""
+        """Saves the adapters and their settings, but not the model."""
         base = getattr(self.base_model, "name_or_path", None)
         settings = {"peft_type": TYPE, "base_model_name_or_path": base}
         settings |= {"size": self.size, "after": self.after}
@@ -99,21 +99,21 @@ class BottleneckModel(nn.Module):
         save_file(self.adapters.state_dict(), str(Path(folder) / "adapter_model.safetensors"))
 
     def load(self, folder: Path) -> None:
-        """Puts saved adapters of the same shape back.
+        """Loads saved adapters of the same shape.
 
         Raises:
-            RuntimeError: they are of another shape.
+            RuntimeError: their shapes differ.
         """
         self.adapters.load_state_dict(load_file(str(folder / "adapter_model.safetensors")))
 
 
 def is_bottleneck(folder: Path) -> bool:
-    """Whether a folder holds bottleneck adapters rather than an adapter of PEFT."""
+    """Whether a folder contains bottleneck adapters rather than an adapter of PEFT."""
     return bool(adapter_settings(folder).get("peft_type") == TYPE)
 
 
 def load_bottleneck(model: Any, folder: Path) -> BottleneckModel:
-    """Hooks saved adapters into their base; see `BottleneckModel.load` for errors."""
+    """Adds saved adapters to their base model; see `BottleneckModel.load` for errors."""
     settings = adapter_settings(folder)
     made = BottleneckModel(model, size=settings["size"], after=settings["after"])
     made.load(folder)

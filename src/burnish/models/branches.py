@@ -2,11 +2,11 @@
 
 The trunk is run once (with gradient when training), its key/value cache is expanded over the
 branches, the branches are one batch on top, and the vocabulary projection is computed only at the
-positions that are asked for. Causal attention makes this exact: what a branch sees of its trunk is
+positions that are needed. Causal attention makes this exact: what a branch sees of its trunk is
 what it would see in the plain forward pass, so loss and gradients are equal within float
 tolerance.
 
-Shapes: B rows, T tokens already computed, L new tokens, H hidden size, N positions asked for.
+Shapes: B rows, T tokens already computed, L new tokens, H hidden size, N target positions.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from burnish.errors import ModelError
 from burnish.models.adapt import adapters_disabled, base_model_of, has_adapter, learned_prefix
 from burnish.models.trunk_cache import TrunkCache, expand_cache
 
-# Positions a vocabulary projection: 512 x 50,000 float32 logits are 100 MB, and more is no faster.
+# Positions per vocabulary projection: 512 x 50,000 float32 logits are 100 MB; more is not faster.
 _PROJECTED_AT_ONCE = 512
 Tokens = Sequence[int]
 
@@ -42,12 +42,12 @@ class Row:
 
     @property
     def size(self) -> int:
-        """Tokens read."""
+        """Number of tokens."""
         return len(self.tokens)
 
     @property
     def learnt(self) -> int:
-        """Tokens with a weight."""
+        """Number of tokens with a weight."""
         return sum(1 for weight in self.weights if weight)
 
 
@@ -69,7 +69,7 @@ class TargetStates:
         return zeros.index_add(0, self.rows_N, values_N * self.weights_N)
 
 
-# What is read off logits (n, V) at targets (n,); the slice says which of all positions they are.
+# A function of logits (n, V) and targets (n,); the slice selects them among all positions.
 LogitsReader = Callable[[Tensor, Tensor, slice], Tensor]
 
 
@@ -93,11 +93,11 @@ class Logprobs:
 
 
 class Network:
-    """A causal language model, adapter included, as backbone and vocabulary projection.
+    """A causal language model with its adapter, as backbone and vocabulary projection.
 
     Attributes:
-        shares_beginnings: whether rows that begin alike have a trunk; without it each is computed
-            from its first token, in one pass through the layers.
+        shares_beginnings: whether rows that begin alike share a trunk; otherwise each row is
+            computed from its first token, in one pass through the layers.
     """
 
     def __init__(self, model: PreTrainedModel | PeftModel) -> None:
@@ -108,7 +108,7 @@ class Network:
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        """No gradient and no dropout: the weights as they are now."""
+        """Disables gradients and dropout for the duration of the context."""
         training = self.model.training
         self.wrapped.eval()
         try:
@@ -119,15 +119,15 @@ class Network:
 
     @contextlib.contextmanager
     def base(self) -> Iterator[None]:
-        """The same with the learning adapter switched off; an earlier run's stays.
+        """The same with the trained adapter disabled; an earlier run's adapter stays active.
 
         Raises:
-            ModelError: there is no adapter, so the base is not there any more.
+            ModelError: there is no adapter, so the base model is not available any more.
         """
         if not has_adapter(self.wrapped):
             raise ModelError(
-                "the base model is not kept beside weights that learn themselves",
-                "use method lora, or keep what the base says before training",
+                "the base model is not available when training changes its weights",
+                "set method to lora, or compute the base model's outputs before training",
                 code="base_not_kept",
             )
         with self.frozen(), adapters_disabled(self.wrapped, frozen_too=False):
@@ -140,7 +140,7 @@ class Network:
 
     @property
     def window(self) -> int | None:
-        """Tokens of the narrowest attention window; None where every layer sees all."""
+        """Size of the narrowest attention window in tokens; None if every layer sees all tokens."""
         kinds = getattr(self.config, "layer_types", None)
         if kinds is not None and "sliding_attention" not in kinds:
             return None
@@ -149,7 +149,7 @@ class Network:
         return getattr(self.config, "sliding_window", None)
 
     def start(self) -> TrunkCache:
-        """One row, nothing computed yet but a learned prefix: a trunk that gradients reach."""
+        """An empty trunk of one row, with the learned prefix if there is one."""
         cache = learned_prefix(self.wrapped)
         places = 0 if cache is None else cache.get_seq_length()
         return TrunkCache(cache, torch.ones(1, places, dtype=torch.long), None)
@@ -163,16 +163,16 @@ class Network:
         left: bool,
         consume: bool = False,
     ) -> tuple[TrunkCache, Tensor]:
-        """Runs `rows` after the prefix rows that `parents` names; returns hidden states (B, L, H).
+        """Runs `rows` after the rows `parents` of the prefix; returns hidden states (B, L, H).
 
-        `left` pads at the left, so that the last place of every row is real and can be extended
-        again; otherwise at the right, where no real token looks. `consume` grows the cache of a
-        prefix that has just these rows and is not used again, instead of copying it.
+        `left` pads at the left, so that the last position of every row is real and can be extended
+        again; otherwise at the right, which no real token attends to. `consume` extends the cache
+        of a prefix with exactly these rows in place, if it is not used again.
 
         Raises:
-            ModelError: the model's cache cannot branch, or padding would shift its window.
+            ModelError: branches cannot share the model's cache, or padding would shift its window.
         """
-        # Kept on the CPU: asking a device whether there is padding would wait for it.
+        # On the CPU: checking for padding on another device would wait for it.
         tokens_B_L, new_B_L = _pad(rows, left=left)
         parents_B = torch.tensor(parents)
         before_B_T = prefix.mask_B_T[parents_B]
@@ -182,7 +182,7 @@ class Network:
         self._check_window(mask_B_K.shape[1], needs_mask)
         if left:
             positions_B_L = (mask_B_K.cumsum(1) - 1).clamp(min=0)[:, before_B_T.shape[1] :]
-        else:  # padding counts on: a step back would look like packed rows and cost a mask
+        else:  # padding continues the positions: a step back would look like packed rows
             positions_B_L = before_B_T.sum(1, keepdim=True) + torch.arange(new_B_L.shape[1])
         cache = prefix.cache
         if cache is None and left:
@@ -199,12 +199,12 @@ class Network:
         return TrunkCache(cache, mask_B_K, hidden_B_L_H[:, -1] if left else None), hidden_B_L_H
 
     def logits(self, hidden_N_H: Tensor) -> Tensor:
-        """Vocabulary projection with the scalings that some families put behind it."""
+        """Logits: the vocabulary projection with the scaling that some architectures apply."""
         head = self.model.get_output_embeddings()
         if not isinstance(head, nn.Module):
             raise ModelError(
-                f"{type(self.model).__name__} has no vocabulary",
-                "use a causal model",
+                f"{type(self.model).__name__} has no vocabulary projection",
+                "use a causal language model",
                 code="no_vocabulary",
                 model=type(self.model).__name__,
             )
@@ -222,9 +222,9 @@ class Network:
         return self.read(hidden_N_H, targets_N, target_logprobs)
 
     def read(self, hidden_N_H: Tensor, targets_N: Tensor, reading: LogitsReader) -> Tensor:
-        """What `reading` takes from the logits of each position; its first dimension is N.
+        """The result of `reading` on the logits of each position; its first dimension is N.
 
-        In pieces, recomputed for the gradient, so memory stays flat.
+        Computed in pieces, and recomputed for the gradient, so that memory stays constant.
         """
         pieces = [
             slice(start, start + _PROJECTED_AT_ONCE)
@@ -247,7 +247,7 @@ class Network:
         if padded and self.window is not None and length > self.window:
             raise ModelError(
                 f"{length} padded tokens exceed the model's window of {self.window}",
-                "give rows of equal trunk length, padding would shift the window",
+                "use rows with trunks of equal length, since padding would shift the window",
                 code="padding_exceeds_window",
                 tokens=length,
                 window=self.window,
@@ -255,17 +255,17 @@ class Network:
 
 
 def branch_logprobs(network: Network, rows: Sequence[Row]) -> Logprobs:
-    """Log-probabilities of the weighted tokens of rows that may begin alike."""
+    """Log-probabilities of the weighted tokens of rows that may share their beginning."""
     return _logprobs(network, branch_states(network, rows))
 
 
 def branch_states(
     network: Network, rows: Sequence[Row], *, trunk: int | None = None
 ) -> TargetStates:
-    """Hidden states before the weighted tokens of rows that may begin alike.
+    """Hidden states before the weighted tokens of rows that may share their beginning.
 
-    The trunk is the longest common beginning in which nothing is asked for, or of the length that
-    is given. One row, or rows that share nothing, are a plain forward pass.
+    The trunk is the longest common beginning without weighted tokens, or `trunk` tokens. A single
+    row, or rows without a common beginning, are a plain forward pass.
     """
     if trunk is None:
         trunk = trunk_length(rows) if network.shares_beginnings else 0
@@ -278,7 +278,7 @@ def branch_states(
 
 
 def tree_states(network: Network, groups: Sequence[Sequence[Row]]) -> TargetStates:
-    """Hidden states of groups of rows, rows numbered through: one trunk for all, one a group.
+    """Hidden states of groups of rows: a trunk for all groups, and one per group.
 
     A pair of a chosen and a rejected answer, or k answers to one prompt, is a group.
     """
@@ -290,7 +290,7 @@ def tree_states(network: Network, groups: Sequence[Sequence[Row]]) -> TargetStat
     if alone or min(trunks) < 2 or shifts_window:
         return branch_states(network, rows)
     firsts = [group[0].tokens[:length] for group, length in zip(groups, trunks, strict=True)]
-    # Every group keeps a token of its own, so that its last place is real.
+    # Every group keeps a token of its own, so that its last position is real.
     root = common_length(*(first[:-1] for first in firsts))
     start = network.start()
     if root:
@@ -306,38 +306,38 @@ def tree_states(network: Network, groups: Sequence[Sequence[Row]]) -> TargetStat
 def continuation_logprobs(
     network: Network, prefix: TrunkCache, rows: Sequence[Row], parents: Sequence[int]
 ) -> Logprobs:
-    """Log-probabilities of rows that continue `prefix`; nothing comes after them."""
+    """Log-probabilities of the weighted tokens of rows that continue `prefix`."""
     return _logprobs(network, _continuation_states(network, prefix, rows, parents))
 
 
-def _logprobs(network: Network, asked: TargetStates) -> Logprobs:
-    values_N = network.logprobs(asked.hidden_N_H, asked.targets_N)
-    return Logprobs(values_N, asked.weights_N, asked.rows_N)
+def _logprobs(network: Network, states: TargetStates) -> Logprobs:
+    values_N = network.logprobs(states.hidden_N_H, states.targets_N)
+    return Logprobs(values_N, states.weights_N, states.rows_N)
 
 
 def _continuation_states(
     network: Network, prefix: TrunkCache, rows: Sequence[Row], parents: Sequence[int]
 ) -> TargetStates:
     hidden_B_L_H = _hidden(network, prefix, [row.tokens for row in rows], parents)
-    # The token at place t is predicted at place t - 1, the first one at the prefix's last token.
+    # The token at position t is predicted at t - 1, the first one at the prefix's last token.
     return target_states(hidden_B_L_H, rows, before=0 if prefix.last_B_H is not None else 1)
 
 
 def target_states(hidden_B_L_H: Tensor, rows: Sequence[Row], *, before: int) -> TargetStates:
-    """The states that predict weighted tokens, `before` places ahead of the token's own."""
+    """The hidden states that predict weighted tokens, `before` positions ahead of each token."""
     device = hidden_B_L_H.device
-    asked = [(r, t) for r, row in enumerate(rows) for t, w in enumerate(row.weights) if w]
-    rows_N = torch.tensor([r for r, _ in asked], dtype=torch.long, device=device)
-    place_N = torch.tensor([t for _, t in asked], dtype=torch.long, device=device)
-    targets_N = torch.tensor([rows[r].tokens[t] for r, t in asked], dtype=torch.long, device=device)
-    weights_N = torch.tensor([rows[r].weights[t] for r, t in asked], device=device)
-    return TargetStates(hidden_B_L_H[rows_N, place_N - before], targets_N, weights_N, rows_N)
+    pairs = [(r, t) for r, row in enumerate(rows) for t, w in enumerate(row.weights) if w]
+    rows_N = torch.tensor([r for r, _ in pairs], dtype=torch.long, device=device)
+    position_N = torch.tensor([t for _, t in pairs], dtype=torch.long, device=device)
+    targets_N = torch.tensor([rows[r].tokens[t] for r, t in pairs], dtype=torch.long, device=device)
+    weights_N = torch.tensor([rows[r].weights[t] for r, t in pairs], device=device)
+    return TargetStates(hidden_B_L_H[rows_N, position_N - before], targets_N, weights_N, rows_N)
 
 
 def _hidden(
     network: Network, prefix: TrunkCache, rows: Sequence[Tokens], parents: Sequence[int]
 ) -> Tensor:
-    """Hidden states (B, L, H), the prefix's last one first where there is one."""
+    """Hidden states (B, L, H), with the prefix's last one first if there is one."""
     if prefix.last_B_H is None:
         return network.extend(prefix, rows, parents, left=False)[1]
     last_B_H = prefix.last_B_H[torch.tensor(parents, device=network.device)]
@@ -350,14 +350,14 @@ def _hidden(
 
 
 def common_start(network: Network, rows: Sequence[Tokens]) -> tuple[int, TrunkCache]:
-    """The beginning that all rows share, run once; every row keeps at least one token."""
+    """Runs the beginning that all rows share once; every row keeps at least one token."""
     if len(rows) < 2 or not (root := common_length(*(row[:-1] for row in rows))):
         return 0, network.start()
     return root, network.extend(network.start(), [rows[0][:root]], [0], left=True)[0]
 
 
 def trunk_length(rows: Sequence[Row]) -> int:
-    """Tokens that all rows begin with and none asks for; every branch keeps at least one."""
+    """Length of the common beginning without weighted tokens; every branch keeps a token."""
     if len(rows) < 2:
         return 0
     return _common(rows)
@@ -372,9 +372,9 @@ def common_length(*sequences: Tokens) -> int:
     """Length of the longest common beginning."""
     # The smallest and the largest sequence in dictionary order differ first of all.
     low, high = list(min(sequences, key=list)), list(max(sequences, key=list))
-    for place, (a, b) in enumerate(zip(low, high, strict=False)):
+    for index, (a, b) in enumerate(zip(low, high, strict=False)):
         if a != b:
-            return place
+            return index
     return min(len(low), len(high))
 
 
@@ -388,7 +388,7 @@ def _first_weighted(row: Row) -> int:
 
 
 def _pad(rows: Sequence[Tokens], *, left: bool) -> tuple[Tensor, Tensor]:
-    """Tokens and a mask of the real ones, both (B, L). The padding token itself is never seen."""
+    """Padded tokens and a mask of the real ones, both (B, L); padding is never attended to."""
     longest = max(len(row) for row in rows)
     tokens = [
         [0] * (longest - len(r)) + [*r] if left else [*r] + [0] * (longest - len(r)) for r in rows

@@ -1,8 +1,8 @@
-"""The cache folder, and digests that are computed once.
+"""The cache folder, and cached hashes of model files.
 
-<cache>/models/<entry>/   one finished model each
-<cache>/wheels/           wheels laid down by hand, for a machine without a network
-<cache>/hashes/           digests of files that lie elsewhere
+<cache>/models/<entry>/   one finished model per folder
+<cache>/wheels/           wheels that the user copied here, for a machine without a network
+<cache>/hashes/           hashes of files outside of the cache
 """
 
 import hashlib
@@ -14,14 +14,14 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """$BURNISH_CACHE, or `burnish` in the user's cache folder; it need not exist yet."""
+    """$BURNISH_CACHE, or `burnish` in the user's cache folder; it may not exist yet."""
     if chosen := os.environ.get("BURNISH_CACHE"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "burnish"
 
 
 def cached_sha256(files: Sequence[Path]) -> str:
-    """The digest of the files in turn, computed once for each (path, size, mtime)."""
+    """The SHA-256 over all files, computed once for each (path, size, mtime)."""
     stats = [(str(file.resolve()), file.stat()) for file in files]
     stamp = json.dumps([(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats])
     memory = cache_folder() / "hashes" / hashlib.sha256(stamp.encode()).hexdigest()
@@ -37,6 +37,7 @@ def cached_sha256(files: Sequence[Path]) -> str:
 
 
 def files_sha256(files: Sequence[Path]) -> str:
+    """The SHA-256 over the bytes of all files, in the given order."""
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:

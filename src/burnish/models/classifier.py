@@ -1,4 +1,4 @@
-"""An encoder or decoder with a head: one label a text, or one IOB2 tag a word.
+"""An encoder or decoder with a head: one label per text, or one IOB2 tag per word.
 
 The modules are transformers' own for sequence and token classification, so a saved head opens
 there too. Shapes: B texts, T tokens, N words, C labels.
@@ -44,7 +44,7 @@ _TOKENS_AT_ONCE = 4096
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A label, or the tags of all words parted by spaces, and its log-probability (nats)."""
+    """A label, or the tags of all words separated by spaces, and the log-probability (nats)."""
 
     text: str
     logprob: float | None
@@ -56,10 +56,10 @@ class Classifier:
     Args:
         module: transformers' model for sequence or token classification, a PEFT model around it.
         tokenizer: its tokenizer, a fast one.
-        kind: what the head does.
-        name: how reports call it.
+        kind: the task of the head.
+        name: its name in reports.
         source_sha256: hash of the base weights.
-        fresh: names of the modules that the checkpoint lacked; they must learn and be saved.
+        fresh: names of newly initialised modules, which must be trained and saved.
     """
 
     def __init__(
@@ -93,13 +93,13 @@ class Classifier:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """In the order of the head's outputs."""
+        """The labels in the order of the head's outputs."""
         named = self.network.model.config.id2label
         return tuple(named[index] for index in sorted(named))
 
     @property
     def context_length(self) -> int:
-        """Tokens of the longest text that the model reads."""
+        """Number of tokens in the longest text that the model can read."""
         return _max_tokens(self.network.model.config, self.tokenizer)
 
     @property
@@ -108,15 +108,15 @@ class Classifier:
 
     @contextlib.contextmanager
     def base(self) -> Iterator["ConstantBaseline"]:
-        """What stands for the base: a fresh head knows nothing, so the answer that never changes.
+        """The baseline to compare with: a constant answer, since a new head knows nothing.
 
         Raises:
             ModelError: no baseline was set.
         """
         if self.baseline is None:
             raise ModelError(
-                f"{self.name} has no baseline",
-                "open it with open_classifier",
+                f"{self.name} has no baseline to compare with",
+                "open it with burnish.open_classifier",
                 code="no_baseline",
                 model=self.name,
             )
@@ -124,10 +124,10 @@ class Classifier:
 
     @torch.no_grad()
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
-        """The likeliest label of each text, or the tags of the words that its spaces part.
+        """The most likely label of each text, or the tags of its words, separated by spaces.
 
         Raises:
-            ModelError: a text is longer than the model reads.
+            ModelError: a text is longer than the model can read.
         """
         self.module.eval()
         module = self.network.model
@@ -171,8 +171,8 @@ class Classifier:
         longest = max((len(row.tokens) for row in rows), default=0)
         if longest > self.context_length:
             raise ModelError(
-                f"a text has {longest} tokens, {self.name} reads {self.context_length}",
-                "shorten or split it",
+                f"a text has {longest} tokens, but {self.name} reads at most {self.context_length}",
+                "shorten the text, or split it",
                 code="too_many_tokens",
                 tokens=longest,
                 limit=self.context_length,
@@ -181,7 +181,7 @@ class Classifier:
 
 
 class ConstantBaseline:
-    """Answers every text alike: one label for it, or one tag for each of its words."""
+    """Gives every text the same label, or every word the same tag."""
 
     def __init__(self, kind: HeadKind, answer: str) -> None:
         self.kind, self.answer = kind, answer
@@ -205,10 +205,10 @@ class ConstantBaseline:
 def load_classifier(
     name: str, device: DeviceChoice, kind: HeadKind, labels: Sequence[str], seed: int = 0
 ) -> Classifier:
-    """A model by name with a head for `labels`; what the checkpoint lacks is drawn by `seed`.
+    """Loads a model with a head for `labels`; missing weights are initialised with `seed`.
 
     Raises:
-        ModelError: the model cannot be had, or its family has no such head.
+        ModelError: the model cannot be loaded, or its architecture has no such head.
     """
     source, placement = resolve(name), pick_device(device)
     torch.manual_seed(seed)
@@ -225,7 +225,7 @@ def load_classifier(
             )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
-            f"{name} cannot be given a head to {kind} ({first_line(error)[:120]})",
+            f"{name} does not support a head for the objective {kind} ({first_line(error)[:120]})",
             "choose an encoder such as all-minilm-l6-v2",
             code="head_not_supported",
             model=name,
@@ -233,7 +233,7 @@ def load_classifier(
             reason=first_line(error),
         ) from error
     use_onednn(module)
-    module.config.architectures = [type(module).__name__]  # saved beside the adapter too
+    module.config.architectures = [type(module).__name__]  # saved with the adapter, too
     tokenizer = load_tokenizer(source)
     if module.config.pad_token_id is None:  # plain transformers needs one to find a text's end
         module.config.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
@@ -249,12 +249,12 @@ def load_classifier(
 
 
 def max_text_tokens(source: Source) -> int:
-    """Tokens of the longest text that a model reads, told before its weights are loaded."""
+    """Tokens in the longest text that a model can read, without loading its weights."""
     return _max_tokens(AutoConfig.from_pretrained(str(source.path)), load_tokenizer(source))
 
 
 def _length_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Places of texts of like length, together at most `_TOKENS_AT_ONCE` with their padding."""
+    """Indices of texts of similar lengths, at most `_TOKENS_AT_ONCE` tokens with padding."""
     part: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
         if part and (len(part) + 1) * lengths[index] > _TOKENS_AT_ONCE:
@@ -266,7 +266,7 @@ def _length_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
 
 
 def _new_modules(module: Any, missing: set[str]) -> list[str]:
-    """The outermost modules all of whose parameters the checkpoint lacked."""
+    """The outermost modules without any parameter in the checkpoint."""
     names: list[str] = []
     for name, inner in module.named_modules():
         own = {f"{name}.{key}" for key, _ in inner.named_parameters()}
@@ -283,7 +283,7 @@ def _max_tokens(config: Any, tokenizer: Any) -> int:
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """transformers tells at length that a fresh head is fresh."""
+    """Silences the warnings of transformers about a newly initialised head."""
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""Folders that other tools wrote: which of them hold an adapter that can be taken over."""
+"""Folders of other tools: whether they contain an adapter that can be imported."""
 
 import json
 import re
@@ -13,20 +13,20 @@ _WHOLE = ("*.safetensors", "pytorch_model*.bin", "consolidated*.pth", "*.gguf")
 
 
 def is_foreign_folder(folder: Path) -> bool:
-    """Whether another tool left an adapter or a model there, or in a folder inside."""
+    """Whether the folder, or a folder inside of it, has an adapter or model of another tool."""
     if not folder.is_dir() or (folder / "manifest.json").exists():
         return False
     return _holds_adapter(folder) or _is_whole(folder) or bool(_inside(folder))
 
 
 def import_problem(folder: Path) -> ModelError | None:
-    """What keeps the folder from being taken over as an adapter, with what to do about it; None
-    where it holds one in PEFT format."""
+    """The reason why the folder cannot be imported as an adapter; None if it contains one in PEFT
+    format."""
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         return ModelError(
             f"{folder} {what}",
-            f"name the folder that has {CONFIG} and {WEIGHTS}",
+            f"use a folder with {CONFIG} and {WEIGHTS}",
             code="not_a_folder" if folder.exists() else "folder_missing",
             path=str(folder),
         )
@@ -36,8 +36,8 @@ def import_problem(folder: Path) -> ModelError | None:
         return None
     if (folder / "adapter_model.bin").exists():
         return ModelError(
-            f"{folder} has no {WEIGHTS}, but adapter_model.bin, and pickled weights are not opened",
-            "save it as safetensors, with PeftModel.from_pretrained(BASE, FOLDER)"
+            f"{folder} has adapter_model.bin instead of {WEIGHTS}, and pickles are not loaded",
+            "convert it to safetensors with PeftModel.from_pretrained(BASE, FOLDER)"
             ".save_pretrained(NEW)",
             code="pickled_weights",
             path=str(folder),
@@ -45,14 +45,14 @@ def import_problem(folder: Path) -> ModelError | None:
     if (folder / WEIGHTS).exists():
         return ModelError(
             f"{folder} has {WEIGHTS}, but no {CONFIG}",
-            "copy that file there, it was saved with it",
+            f"copy the {CONFIG} that was saved with the weights",
             code="no_adapter_settings",
             path=str(folder),
         )
     if _is_whole(folder):
         return ModelError(
-            f"{folder} holds a full model, not an adapter",
-            f"name it as `model: {folder}` in a recipe to tune it, or measure what it lost with "
+            f"{folder} contains a full model, not an adapter",
+            f"set `model: {folder}` in a recipe to tune it, or measure what it forgot with "
             f"`burnish compare RUN --against {folder}`",
             code="not_an_adapter",
             path=str(folder),
@@ -62,26 +62,25 @@ def import_problem(folder: Path) -> ModelError | None:
     if (folder / CONFIG).exists():
         return ModelError(
             f"{folder} has no {WEIGHTS}",
-            "copy the weights there, or name the folder that has them",
+            "copy the weights there, or use the folder with the weights",
             code="no_adapter_weights",
             path=str(folder),
         )
     return ModelError(
-        f"{folder} holds neither a run nor an adapter",
-        f"name a run folder, or a folder with {CONFIG} and {WEIGHTS}",
+        f"{folder} is neither a run nor an adapter",
+        f"use a run folder, or a folder with {CONFIG} and {WEIGHTS}",
         code="no_adapter",
         path=str(folder),
     )
 
 
 def load_problem(folder: Path) -> ModelError | None:
-    """What is wrong with the folder of a model that has no weights that can be loaded, where that
-    can be told; None where it cannot."""
+    """The reason why the folder cannot be loaded as a model; None if the reason is not known."""
     if (folder / "manifest.json").exists():
         return ModelError(
-            f"{folder} is a run, and not the folder of a model",
-            f"name it as `init_from: {folder}`, or name the folder that `burnish export {folder}` "
-            "writes as the model",
+            f"{folder} is a run, not a model folder",
+            f"set `init_from: {folder}`, or use the folder that `burnish export {folder}` writes "
+            "as the model",
             code="is_a_run",
             path=str(folder),
         )
@@ -97,9 +96,9 @@ def _only_inside(folder: Path) -> ModelError | None:
     listed = ", ".join(str(path.relative_to(folder)) for path in inside[:3])
     more = f" and {len(inside) - 3} more" if len(inside) > 3 else ""
     return ModelError(
-        f"{folder} itself has neither an adapter nor a model, but folders inside have "
+        f"{folder} has neither an adapter nor a model, but folders inside of it have "
         f"({listed}{more})",
-        f"name one of them, such as {inside[0]}",
+        f"use one of them, such as {inside[0]}",
         code="folders_inside",
         path=str(folder),
         folders=[str(path) for path in inside],
@@ -107,7 +106,7 @@ def _only_inside(folder: Path) -> ModelError | None:
 
 
 def _of_another_format(folder: Path) -> ModelError | None:
-    """mlx-lm calls its configuration as PEFT does, and its weights otherwise."""
+    """Recognises adapters of mlx-lm, whose configuration file has the same name as PEFT's."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -119,10 +118,10 @@ def _of_another_format(folder: Path) -> ModelError | None:
     if (folder / WEIGHTS).exists() and not keys:
         return None
     return ModelError(
-        f"{folder} holds an adapter of mlx-lm ({', '.join(weights) or CONFIG}), whose format is "
-        "not PEFT's",
+        f"{folder} contains an adapter of mlx-lm ({', '.join(weights) or CONFIG}), which is not in "
+        "PEFT format",
         f"fuse it on the machine that has mlx-lm, with `mlx_lm.fuse --model BASE --adapter-path "
-        f"{folder.name} --save-path FUSED`, and name FUSED as the model",
+        f"{folder.name} --save-path FUSED`, and use FUSED as the model",
         code="foreign_format",
         path=str(folder),
         tool="mlx-lm",
@@ -130,8 +129,7 @@ def _of_another_format(folder: Path) -> ModelError | None:
 
 
 def _inside(folder: Path) -> list[Path]:
-    """Folders inside, at most two deep, that hold an adapter or a model, the last checkpoint
-    first."""
+    """Folders with an adapter or a model, at most two levels deep, the last checkpoint first."""
     for depth in ("*", "*/*"):
         found = [
             p for p in folder.glob(depth) if p.is_dir() and (_holds_adapter(p) or _is_whole(p))

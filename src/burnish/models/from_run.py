@@ -1,4 +1,4 @@
-"""Opening a run's model: as it starts, and as it was tuned."""
+"""Opens a run's model, before or after training."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ Opened = LanguageModel | Classifier | RewardModel
 
 
 def open_tuned(run: RunDirectory | Path | str) -> LanguageModel:
-    """The run's model as it was tuned; `model.base()` is the model that the recipe names.
+    """Opens the run's tuned model; `model.base()` is the base model of the recipe.
 
     Raises:
         RunError: the run is not trained to the end, its model has a head and writes no text, or the
@@ -32,7 +32,7 @@ def open_tuned(run: RunDirectory | Path | str) -> LanguageModel:
     directory, recipe = _trained(run)
     if recipe.objective in HEADS:
         raise RunError(
-            f"{directory.path} holds a model that labels and writes no text",
+            f"{directory.path} contains a classifier, which does not generate text",
             "open it with burnish.open_classifier",
             code="writes_no_text",
             path=str(directory.path),
@@ -47,7 +47,7 @@ def open_tuned(run: RunDirectory | Path | str) -> LanguageModel:
 
 
 def open_classifier(run: RunDirectory | Path | str) -> Classifier:
-    """The run's model with its head; `model.base()` gives what it is compared with.
+    """Opens the run's classifier; `model.base()` is the baseline that it is compared with.
 
     Raises:
         RunError: the run is not trained to the end, or its model has no head.
@@ -56,7 +56,7 @@ def open_classifier(run: RunDirectory | Path | str) -> Classifier:
     kind = recipe.objective
     if kind != "classify" and kind != "tag":
         raise RunError(
-            f"{directory.path} holds a model that writes text (objective {kind})",
+            f"{directory.path} contains a language model, not a classifier (objective {kind})",
             "open it with burnish.open_tuned",
             code="writes_text",
             path=str(directory.path),
@@ -77,7 +77,7 @@ def open_classifier(run: RunDirectory | Path | str) -> Classifier:
 
 
 def open_reward_model(run: RunDirectory | Path | str) -> RewardModel:
-    """The run's reward model.
+    """Opens the run's reward model.
 
     Raises:
         RunError: the run is not trained to the end, or gives no rewards.
@@ -90,12 +90,12 @@ def open_reward_model(run: RunDirectory | Path | str) -> RewardModel:
 
 
 def check_reward_run(run: RunDirectory | Path | str) -> tuple[RunDirectory, Recipe]:
-    """The run and its recipe, once it is sure that it holds a reward model."""
+    """Checks that a run contains a reward model; returns the run and its recipe."""
     directory, recipe = _trained(run)
     if recipe.objective != "reward":
         raise RunError(
-            f"{directory.path} holds no reward model (objective {recipe.objective})",
-            "name a run with objective reward",
+            f"{directory.path} does not contain a reward model (objective {recipe.objective})",
+            "use a run with the objective reward",
             code="not_a_reward_model",
             path=str(directory.path),
             objective=recipe.objective,
@@ -104,7 +104,7 @@ def check_reward_run(run: RunDirectory | Path | str) -> tuple[RunDirectory, Reci
 
 
 def open_run(run: RunDirectory | Path | str) -> Opened:
-    """The run's model, whether it writes, labels or rewards."""
+    """Opens the run's model, whether a language model, a classifier or a reward model."""
     directory = run if isinstance(run, RunDirectory) else RunDirectory.open(run)
     objective = recipe_of(directory.manifest()).objective
     if objective == "reward":
@@ -113,10 +113,10 @@ def open_run(run: RunDirectory | Path | str) -> Opened:
 
 
 def open_start(directory: RunDirectory, recipe: Recipe) -> Opened:
-    """The model before training, a fresh head on it where the objective needs one.
+    """Opens the model before training, with a new head if the objective needs one.
 
     Raises:
-        RunError: the run began with another base.
+        RunError: the run started with a different base model.
     """
     _check_base(directory, recipe)
     kind = recipe.objective
@@ -135,14 +135,14 @@ def open_start(directory: RunDirectory, recipe: Recipe) -> Opened:
 
 
 def load_base(recipe: Recipe) -> LanguageModel:
-    """The model that the recipe names, with the tokens that the recipe says end its answers."""
+    """Loads the recipe's base model with the recipe's stop tokens."""
     model = load_model(recipe.model, recipe.device, four_bit=recipe.method == "qlora")
     set_stop_tokens(model.tokenizer, recipe.model_settings.stop_tokens)
     return model
 
 
 def _load_reward_model(recipe: Recipe) -> RewardModel:
-    """It writes nothing, but reads whole conversations, in which turns end."""
+    """Loads a reward model; it needs the stop tokens to find the ends of turns."""
     model = load_reward_model(recipe.model, recipe.device, recipe.seed)
     set_stop_tokens(model.tokenizer, recipe.model_settings.stop_tokens)
     return model
@@ -157,13 +157,13 @@ def _trained(run: RunDirectory | Path | str) -> tuple[RunDirectory, Recipe]:
 
 
 def _check_base(directory: RunDirectory, recipe: Recipe) -> None:
-    """An adapter on other weights than those it learnt on is a model that nobody has judged."""
+    """Refuses changed base weights: an adapter on other weights is an untested model."""
     then, now = directory.manifest().model["sha256"], resolve(recipe.model).sha256
     if now != then:
         raise RunError(
-            f"{recipe.model} is not the model that {directory.path} began with (its weights have "
-            f"the sha256 {now[:12]}, those had {then[:12]})",
-            "put the weights back, or train anew under another --name",
+            f"the weights of {recipe.model} have changed since {directory.path} was started "
+            f"(sha256 {now[:12]}, before {then[:12]})",
+            "restore the weights, or train again with another --name",
             code="base_changed",
             path=str(directory.path),
             model=recipe.model,

@@ -1,13 +1,13 @@
-"""LoRA layers in training with fewer passes over memory than PEFT's own, and the same results.
+"""Faster LoRA layers for training: the same results as PEFT with fewer passes over memory.
 
 PEFT computes W x, B (A x), the second times the scale, and their sum: three results of full size
-that are written and read again, forwards and backwards. Here the low-rank product is added into
-the result of the first by the matrix product itself. W + scale B A as one matrix was measured
-too: forming it costs more than it saves below about 1,000 tokens, and rounds in bfloat16.
+that are written and read again, forwards and backwards. Here the matrix product adds the low-rank
+product to the first result. W + scale B A as one matrix was measured too: forming it costs more
+than it saves below about 1,000 tokens, and rounds in bfloat16.
 
-Only what is computed alike is replaced: a plain LoRA on a plain linear layer while gradients are
-recorded. Evaluation, a switched-off adapter, DoRA, dropout, quantised layers and several adapters
-take PEFT's path. Files and the PEFT model itself stay as they are.
+Only a plain LoRA on a plain linear layer is replaced, while gradients are recorded. Evaluation, a
+disabled adapter, DoRA, dropout, quantised layers and several adapters use PEFT's path. Files and
+the PEFT model itself are unchanged.
 
 Shapes: N tokens, I inputs, O outputs, R rank.
 """
@@ -51,7 +51,7 @@ class _LoraProduct(torch.autograd.Function):
 
 @contextlib.contextmanager
 def fused_lora(model: nn.Module) -> Iterator[None]:
-    """Within it, the LoRA layers of `model` that can be fused are, as long as gradients flow."""
+    """Fuses the LoRA layers of `model` for the duration of the context, where possible."""
     layers = [module for module in model.modules() if type(module) is Linear]
     for layer in layers:
         layer.forward = _Forward(layer)
@@ -63,7 +63,7 @@ def fused_lora(model: nn.Module) -> Iterator[None]:
 
 
 class _Forward:
-    """A layer's forward pass; what fits is asked at each call, since adapters are switched."""
+    """A layer's forward pass; each call checks if it can be fused, since adapters may change."""
 
     def __init__(self, layer: Linear) -> None:
         self.layer = layer
@@ -104,5 +104,5 @@ def _fits(layer: Linear, x: Tensor) -> bool:
 
 
 def _watched(module: nn.Module) -> bool:
-    """Someone's hook would not be called."""
+    """Whether the module has hooks, which the fused pass would not call."""
     return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)

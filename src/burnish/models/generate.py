@@ -1,4 +1,4 @@
-"""Decoding: greedy or sampled answers, one or several a prompt, in batches that shrink."""
+"""Generates greedy or sampled answers, one or several per prompt, in shrinking batches."""
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -13,22 +13,22 @@ from burnish.models.interface import Generation, Sampling, Stream
 from burnish.models.stop_tokens import stop_tokens
 from burnish.models.trunk_cache import TrunkCache
 
-# A step reads all weights once for all its answers; what many long ones keep would fill the memory.
+# A step reads all weights once for all answers, but many long answers would fill the memory.
 _ANSWERS_AT_ONCE, _TOKENS_AT_ONCE = 128, 32_768
-# What is drawn depends on the batch: with another size a recipe's seed would mean another run.
+# Samples depend on the batch size: with another one, a seed would give other answers.
 _DRAWN_AT_ONCE = 32
-# Tokens at the end of an answer that hold a next speaker's whole line: each has a byte or more.
+# Tokens at the end of an answer that contain a next speaker's line: each has at least a byte.
 _LINE = 16
 
 
 class Decoder:
-    """Writes answers with a network.
+    """Generates answers with a network.
 
     Args:
         network: the model, in evaluation mode.
         tokenizer: its tokenizer.
         sampling: temperature, lengths, stop strings, seed. Answers of a model without a chat
-            template end where the next speaker's line begins, too.
+            template also end where the next speaker's line begins.
         stream: called with (prompt index, new text).
         context_length: largest number of tokens of prompt and answer together; longer answers are
             cut off there.
@@ -50,44 +50,44 @@ class Decoder:
 
     @torch.no_grad()
     def answers(self, prompts: Sequence[Sequence[int]], each: int = 1) -> list[list[Generation]]:
-        """`each` answers to every prompt; prompts of like length are one batch.
+        """Returns `each` answers to every prompt, in batches of similar lengths.
 
-        What all prompts begin with is computed once, and a prompt once for all its answers.
+        The common beginning of all prompts is computed once, and each prompt once.
         """
         root, start = common_start(self.network, prompts)
-        found: list[list[Generation]] = [[] for _ in prompts]
+        generations: list[list[Generation]] = [[] for _ in prompts]
         for chosen in self._batches([len(prompt) for prompt in prompts], each):
             rows = [prompts[index][root:] for index in chosen]
-            asked = [index for index in chosen for _ in range(each)]
-            batch = _Batch(self, asked, [self._room(len(prompts[index])) for index in asked])
-            for place, answer in enumerate(batch.run(start, rows)):
-                found[chosen[place // each]].append(answer)
-        return found
+            repeated = [index for index in chosen for _ in range(each)]
+            batch = _Batch(self, repeated, [self._room(len(prompts[i])) for i in repeated])
+            for number, answer in enumerate(batch.run(start, rows)):
+                generations[chosen[number // each]].append(answer)
+        return generations
 
     def _batches(self, lengths: Sequence[int], each: int) -> Iterator[list[int]]:
-        """Prompts to answer together, by their places; the shortest come first."""
+        """Indices of the prompts in each batch, the shortest first."""
         most = _DRAWN_AT_ONCE if self.sampling.temperature else _ANSWERS_AT_ONCE
         batch: list[int] = []
-        for place in sorted(range(len(lengths)), key=lengths.__getitem__):
+        for index in sorted(range(len(lengths)), key=lengths.__getitem__):
             answers = (len(batch) + 1) * each
-            tokens = answers * (lengths[place] + self._room(lengths[place]))
+            tokens = answers * (lengths[index] + self._room(lengths[index]))
             if batch and (answers > most or tokens > _TOKENS_AT_ONCE):
                 yield batch
                 batch = []
-            batch.append(place)
+            batch.append(index)
         if batch:
             yield batch
 
     def _room(self, prompt: int) -> int:
-        """Tokens that the answer to a prompt of that length may have."""
+        """Largest number of tokens in the answer to a prompt of that length."""
         most = self.sampling.max_new_tokens
         return most if self.context_length is None else min(most, self.context_length - prompt)
 
 
 class _Batch:
-    """One batch of answers; finished ones leave it.
+    """One batch of answers; finished answers are removed from it.
 
-    `prompts` names the prompt of each answer, and `rooms` tells how many tokens it may have.
+    `prompts` is the index of each answer's prompt, and `rooms` its largest number of tokens.
     """
 
     def __init__(self, decoder: Decoder, prompts: Sequence[int], rooms: Sequence[int]) -> None:
@@ -132,7 +132,7 @@ class _Batch:
 
     def _ended(self, answer: int, done: dict[int, Generation]) -> bool:
         stops = self.decoder.sampling.stop
-        # Text is only made where somebody looks at it: a long answer costs a decoding a token.
+        # Text is decoded only if it is needed, since this costs a decoding per token.
         text = self._text(answer) if stops or self.decoder.stream else ""
         ended = self.tokens[answer][-1] in self.decoder.stops or any(s in text for s in stops)
         ended = ended or self._another_speaks(answer)
@@ -140,8 +140,8 @@ class _Batch:
             done[answer] = self._answer(answer, finished=ended)
             return True
         if self.decoder.stream and not text.endswith("�"):  # an unfinished character waits
-            held = (*stops, *self.decoder.speakers)
-            self._show(answer, text, hold=max((len(s) - 1 for s in held), default=0))
+            ends = (*stops, *self.decoder.speakers)
+            self._show(answer, text, hold=max((len(s) - 1 for s in ends), default=0))
         return False
 
     def _another_speaks(self, answer: int) -> bool:

@@ -1,4 +1,4 @@
-"""From a GGUF file to the folder that everything else loads."""
+"""Converts a GGUF file to a transformers model folder."""
 
 import io
 import struct
@@ -17,16 +17,16 @@ _DIGIT_SPLITTING = frozenset({"smollm", "starcoder", "refact", "command-r"})
 
 
 def convert_gguf(gguf: Path, target: Path) -> None:
-    """Dequantise `gguf` to float32 and save model and tokenizer into the folder `target`.
+    """Dequantises `gguf` to float32 and saves model and tokenizer in the folder `target`.
 
     Raises:
-        ModelError: the file is no GGUF, or of an architecture that transformers does not read.
+        ModelError: the file is not GGUF, or transformers does not support its architecture.
     """
     with gguf.open("rb") as stream:
         if stream.read(4) != b"GGUF":
             raise ModelError(
-                f"{gguf.name} is no GGUF file",
-                "download it again, it may be damaged",
+                f"{gguf.name} is not a GGUF file",
+                "download the file again; it may be damaged",
                 code="not_gguf",
                 path=gguf.name,
             )
@@ -36,8 +36,8 @@ def convert_gguf(gguf: Path, target: Path) -> None:
     except (LookupError, RuntimeError, ValueError, struct.error) as error:
         why = str(error).partition("\n")[0]
         raise ModelError(
-            f"{gguf.name} cannot be converted ({why})",
-            "name the model's safetensors instead, as a folder or as hf:org/name",
+            f"cannot convert {gguf.name} ({why})",
+            "use the model's safetensors instead, as a folder or as hf:org/name",
             code="gguf_not_converted",
             path=gguf.name,
             reason=why,
@@ -45,17 +45,17 @@ def convert_gguf(gguf: Path, target: Path) -> None:
 
 
 def _convert(gguf: Path, target: Path) -> None:
-    # This takes seconds, and a cached model does not need it. It comes before the redirection,
-    # else torch's and transformers' loggers would keep the stream that ends here.
+    # Imported here, because it takes seconds and a cached model does not need it. It comes before
+    # the redirection; otherwise the loggers of torch would keep the redirected stream.
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    # The bars of the loader, which nothing turns off, would tear the status line.
+    # The progress bars of the loader cannot be disabled and would disturb the status line.
     with redirect_stderr(io.StringIO()):
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent,
             gguf_file=gguf.name,
             dtype="float32",
-            quantization_config=GgufConfig(dequantize=True),  # else it is not savable
+            quantization_config=GgufConfig(dequantize=True),  # otherwise it cannot be saved
         )
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         model.save_pretrained(target)
@@ -65,10 +65,10 @@ def _convert(gguf: Path, target: Path) -> None:
 
 
 def _restore_digit_splitting(tokenizer: "Tokenizer", gguf: Path) -> None:
-    """Split every digit off, as the vocabulary's merges were learned.
+    """Splits off every digit, as when the vocabulary's merges were learned.
 
-    transformers 5 does not know these `tokenizer.ggml.pre` and falls back to GPT-2's splitting,
-    which makes "5  5" other tokens than the model was trained on.
+    transformers 5 does not support these `tokenizer.ggml.pre` and falls back to GPT-2's splitting,
+    which tokenizes "5  5" differently than in the model's training.
     """
     from gguf import GGUFReader
     from tokenizers import pre_tokenizers

@@ -1,4 +1,4 @@
-"""What a head reads: texts and words as tokens, and the logits of the labels.
+"""Inputs of classification heads: texts and words as tokens, and the logits of the labels.
 
 Shapes: B texts, T tokens, N words, C labels.
 """
@@ -18,7 +18,7 @@ _ENCODED_AT_ONCE = 1000
 class TaggedTokens:
     """The tokens of a sentence; the tag of word `words[i]` is read at `tokens[positions[i]]`.
 
-    A word that the tokenizer drops altogether, such as a lone zero-width space, has no place.
+    A word without tokens, such as a single zero-width space, has no position.
     """
 
     tokens: tuple[int, ...]
@@ -27,7 +27,7 @@ class TaggedTokens:
 
 
 def label_logits(module: Any, rows: Sequence[Sequence[int]]) -> Tensor:
-    """Logits (B, C) in float32. A decoder is read at the last token, as transformers reads it."""
+    """Logits (B, C) in float32. A decoder is read at the last token, as in transformers."""
     tokens_B_T, mask_B_T = _padded(rows, module)
     if not hasattr(module, "score"):
         logits_B_C: Tensor = module(input_ids=tokens_B_T, attention_mask=mask_B_T).logits
@@ -41,7 +41,7 @@ def label_logits(module: Any, rows: Sequence[Sequence[int]]) -> Tensor:
 
 
 def tag_logits(module: Any, rows: Sequence[TaggedTokens]) -> Tensor:
-    """Logits (N, C) in float32 of all words that have a place, row after row."""
+    """Logits (N, C) in float32 of all words that have a position, row after row."""
     tokens_B_T, mask_B_T = _padded([row.tokens for row in rows], module)
     options = {"use_cache": False} if hasattr(module, "score") else {}
     logits_B_T_C = module(input_ids=tokens_B_T, attention_mask=mask_B_T, **options).logits
@@ -56,15 +56,15 @@ def tag_logits(module: Any, rows: Sequence[TaggedTokens]) -> Tensor:
 
 
 def encode_texts(texts: Sequence[str], tokenizer: Any) -> Iterator[list[int]]:
-    """Tokens of each text, the tokenizer's own special ones around it; nothing is cut."""
+    """Tokens of each text with the tokenizer's special tokens around it; nothing is cut."""
     for start in range(0, len(texts), _ENCODED_AT_ONCE):
         chunk = list(texts[start : start + _ENCODED_AT_ONCE])
         for tokens in tokenizer(chunk, truncation=False, verbose=False)["input_ids"]:
-            yield tokens or [tokenizer.eos_token_id]  # a decoder puts nothing around an empty text
+            yield tokens or [tokenizer.eos_token_id]  # a decoder adds no tokens to an empty text
 
 
 def encode_words(sentences: Sequence[Sequence[str]], tokenizer: Any) -> list[TaggedTokens]:
-    """Words joined by spaces, and where their tags are read.
+    """Tokens of words joined by spaces, and the positions where their tags are read.
 
     An encoder is read at a word's first token (Devlin et al. 2019, arXiv 1810.04805, section 5.3),
     a decoder at its last one, since it has not seen the whole word before.
@@ -89,7 +89,7 @@ def encode_words(sentences: Sequence[Sequence[str]], tokenizer: Any) -> list[Tag
 
 
 def iob2(tags: Sequence[str]) -> list[str]:
-    """Tags in which every span begins with B-: an I- that continues nothing becomes one."""
+    """Corrects tags so that every span begins with B-: an I- that continues no span becomes B-."""
     valid: list[str] = []
     for tag in tags:
         before = valid[-1] if valid else OUTSIDE
@@ -105,23 +105,23 @@ def _placed(
     *,
     first: bool,
 ) -> TaggedTokens:
-    """Tokens and words run along the text together; special tokens have no characters."""
-    found: dict[int, int] = {}
+    """Aligns tokens and words by their characters; special tokens have no characters."""
+    positions: dict[int, int] = {}
     word, end = 0, len(words[0]) if words else 0
-    for place, (start, stop) in enumerate(spans):
+    for index, (start, stop) in enumerate(spans):
         if start == stop:
             continue
-        # A token may hold the space before its word, so its last character says whose it is.
+        # A token may contain the space before its word, so its last character decides.
         while stop > end and word + 1 < len(words):
             word += 1
             end += 1 + len(words[word])
-        if not (first and word in found):
-            found[word] = place
-    return TaggedTokens(tokens, tuple(found), tuple(found.values()))
+        if not (first and word in positions):
+            positions[word] = index
+    return TaggedTokens(tokens, tuple(positions), tuple(positions.values()))
 
 
 def _padded(rows: Sequence[Sequence[int]], module: Any) -> tuple[Tensor, Tensor | None]:
-    """Tokens (B, T) padded on the right; the mask is None where every text is equally long."""
+    """Tokens (B, T) padded on the right; the mask is None if all texts have the same length."""
     size, pad = max(map(len, rows)), module.config.pad_token_id or 0
     tokens = [[*row, *[pad] * (size - len(row))] for row in rows]
     tokens_B_T = torch.tensor(tokens, dtype=torch.long, device=module.device)

@@ -1,4 +1,4 @@
-"""A model is three verbs: base, tuned, adapter at half scale, served and mock all speak them."""
+"""The interface of every model: generate, score and nll, for base, tuned and served models."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ _DRY_RUN_TOKENS = 8
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How an answer is drawn. Temperature 0 is greedy; `stop` strings are cut off."""
+    """How answers are sampled. Temperature 0 is greedy; `stop` strings are cut off."""
 
     max_new_tokens: int = 256
     temperature: float = 0.0
@@ -21,7 +21,7 @@ class Sampling:
 
 
 def dry_run(sampling: Sampling) -> Sampling:
-    """The same with short answers, where only the way to them is tried."""
+    """The same settings with short answers, to try generation out quickly."""
     return replace(sampling, max_new_tokens=min(sampling.max_new_tokens, _DRY_RUN_TOKENS))
 
 
@@ -29,7 +29,7 @@ def dry_run(sampling: Sampling) -> Sampling:
 class Generation:
     """An answer: its text, its tokens (stop token included) and their summed log-probability.
 
-    Where an answer ends because another speaker's line begins, the tokens of that line are none.
+    If an answer ends because the line of another speaker begins, that line is not part of it.
     """
 
     text: str
@@ -40,7 +40,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class TextLoss:
-    """Negative log-likelihood of a text: nats in all, and the number of tokens predicted."""
+    """Negative log-likelihood of a text: total nats, and the number of predicted tokens."""
 
     nats: float
     tokens: int
@@ -48,9 +48,9 @@ class TextLoss:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One question and the texts that may follow it.
+    """A question and its possible answers.
 
-    `context` is a conversation (rendered with the chat template, the choices being replies) or
+    `context` is a conversation, rendered with the chat template and answered by the choices, or
     plain text that the choices continue.
     """
 
@@ -60,7 +60,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """For each choice the summed log-probability (nats), and its length in characters."""
+    """The summed log-probability (nats) and the length in characters of each choice."""
 
     logprobs: tuple[float, ...]
     characters: tuple[int, ...]
@@ -70,21 +70,21 @@ Stream = Callable[[int, str], None]
 
 
 class ModelInfo(Protocol):
-    """What a run of a task must know of any model."""
+    """The name and fingerprint of a model."""
 
     @property
     def name(self) -> str:
-        """How reports call the model."""
+        """The model's name in reports."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the answers could: a hash of the weights and the adapter."""
+        """A hash of the weights and the adapter, which changes when the answers may change."""
         ...
 
 
 class Model(ModelInfo, Protocol):
-    """What every measure of a model that writes runs on."""
+    """A model that generates text, as every evaluation uses it."""
 
     def generate(
         self,
@@ -92,13 +92,13 @@ class Model(ModelInfo, Protocol):
         sampling: Sampling,
         stream: Stream | None = None,
     ) -> list[Generation]:
-        """Answers in the order of the prompts; `stream` gets (prompt index, new text)."""
+        """Returns an answer to each prompt; `stream` is called with (prompt index, new text)."""
         ...
 
     def score(self, items: Sequence[Choice]) -> list[Scores]:
-        """How likely each choice is after its context."""
+        """Returns the log-probability of each choice after its context."""
         ...
 
     def nll(self, texts: Sequence[str]) -> list[TextLoss]:
-        """How surprising each text is."""
+        """Returns the negative log-likelihood of each text."""
         ...

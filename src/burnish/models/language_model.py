@@ -1,4 +1,4 @@
-"""The three verbs on a transformers model; base and tuned are one set of weights, switched."""
+"""A transformers language model; base and tuned model share one set of weights."""
 
 import contextlib
 import hashlib
@@ -27,11 +27,11 @@ from burnish.models.tokenize import token_windows, tokenize_choice
 from burnish.models.trunk_cache import TrunkCache
 from burnish.models.weight_snapshot import WeightSnapshot
 
-# Tokens in one forward pass without gradient: enough to fill the cores, little memory.
+# Tokens in one forward pass without gradient: enough to use all cores, with little memory.
 _TOKENS_AT_ONCE = 2048
-# Places in the key/value cache of one forward pass: each row's trunk, repeated, and the row.
+# Positions in the key/value cache of one forward pass, with each row's trunk repeated.
 _POSITIONS_AT_ONCE = 16384
-# A forward pass, however short, takes as long as about this many tokens more in a long one.
+# The fixed cost of a forward pass, in tokens.
 _TOKENS_PER_PASS = 16
 
 _Window = TypeVar("_Window", bound=tuple[Any, ...])
@@ -39,7 +39,7 @@ _Window = TypeVar("_Window", bound=tuple[Any, ...])
 
 @dataclass(frozen=True, slots=True)
 class _Branch:
-    """A choice behind its item's context, which is the row `parent` of the trunk batch."""
+    """A choice after its item's context, which is the row `parent` of the trunk batch."""
 
     item: int
     choice: int
@@ -51,9 +51,9 @@ class LanguageModel:
     """A causal model that generates, scores and measures text loss.
 
     Args:
-        network: a transformers model, a PEFT model included.
+        model: a transformers model, or a PEFT model.
         tokenizer: its tokenizer, with a chat template.
-        name: how reports call it.
+        name: its name in reports.
         source_sha256: hash of the base weights.
     """
 
@@ -77,7 +77,7 @@ class LanguageModel:
 
     @property
     def network(self) -> Network:
-        """Backbone and vocabulary projection, the adapter's layers inside."""
+        """Backbone and vocabulary projection, including the adapter."""
         return Network(self.module)
 
     @property
@@ -89,12 +89,12 @@ class LanguageModel:
 
     @property
     def context_length(self) -> int:
-        """Tokens that the model was built for."""
+        """The context length of the model in tokens."""
         return int(getattr(self.network.config, "max_position_embeddings", 2048))
 
     @contextlib.contextmanager
     def base(self) -> Iterator["LanguageModel"]:
-        """The model that was named, before any tuning: adapters off, kept weights back."""
+        """The base model, before any tuning: adapters disabled and original weights restored."""
         self._adapter_on = False
         try:
             with contextlib.ExitStack() as stack:
@@ -107,7 +107,7 @@ class LanguageModel:
             self._adapter_on = True
 
     def use_weights(self, folder: Path) -> None:
-        """Puts other weights that the same training saved, such as a checkpoint's, in place."""
+        """Loads other weights of the same training run, such as a checkpoint."""
         with safetensors_errors(folder):
             load_weights(self.module, folder)
         self.adapter_sha256 = folder_sha256(folder)
@@ -115,10 +115,10 @@ class LanguageModel:
 
     @contextlib.contextmanager
     def at_scale(self, scale: float, slope: float = 0.0) -> Iterator["LanguageModel"]:
-        """A part of what was learnt, or more than all of it; see `burnish.models.adapter_scale`.
+        """The model at a scale of its adapter; see `burnish.models.adapter_scale`.
 
         Raises:
-            ModelError: the method has no parts.
+            ModelError: the method cannot be scaled.
         """
         if self._scale is None:
             self._scale = AdapterScale(self.module, self._kept)
@@ -132,7 +132,7 @@ class LanguageModel:
 
     @contextlib.contextmanager
     def keeping_base(self) -> Iterator[None]:
-        """Remembers as the base the weights that are changed inside."""
+        """Keeps the current weights as the base model while they are changed in the context."""
         self._kept = WeightSnapshot(list(self.module.parameters()))
         yield
         self._kept.drop_unchanged()
@@ -159,7 +159,7 @@ class LanguageModel:
         root, start = common_start(self.network, contexts)
         order = sorted(range(len(items)), key=lambda index: len(contexts[index]))
         lengths = [len(contexts[index]) - root for index in order]
-        # Left padding would shift a window, so there only equal lengths go together.
+        # Left padding would shift a sliding window, which then needs equal lengths.
         padding = self.network.window is None
         logprobs = [[0.0] * len(item.choices) for item in items]
         for part in _length_batches(lengths, root, _TOKENS_PER_PASS if padding else 0):
@@ -180,7 +180,7 @@ class LanguageModel:
 
     @torch.no_grad()
     def nll(self, texts: Sequence[str]) -> list[TextLoss]:
-        """Windows of the context length; the first token is predicted from the start token."""
+        """Uses windows of the context length; the first token is predicted from the start token."""
         self.module.eval()
         size = self.context_length
         pieces = [
@@ -200,9 +200,9 @@ class LanguageModel:
 
     @torch.no_grad()
     def divergence(self, answered: Sequence[tuple[Conversation, str]]) -> list[float]:
-        """KL(base || this model) of each reply to its prompt, in nats a token of the reply.
+        """KL(base || this model) of each reply to its prompt, in nats per token of the reply.
 
-        Exact over the vocabulary, one batch of positions at a time; the base itself has 0.
+        Exact over the vocabulary, in batches of positions; 0 for the base itself.
         """
         if not self._adapter_on:
             return [0.0] * len(answered)
@@ -234,11 +234,11 @@ class LanguageModel:
             return functional.kl_div(own_N_V, base_N_V, reduction="none", log_target=True).sum(-1)
 
         values_N = network.read(own.hidden_N_H, own.targets_N, reading)
-        # Rounding may leave a hair less than nothing where the two agree.
+        # Rounding may give a tiny negative number where both models agree.
         return own.sums(values_N, len(rows)).clamp(min=0).tolist()
 
     def _asked(self, item: Choice) -> tuple[list[int], list[list[int]]]:
-        """The tokens of the context, and those of each choice."""
+        """The tokens of the context, and the tokens of each choice."""
         context, choices = tokenize_choice(item, self.tokenizer)
         self._check_length(len(context) + max(map(len, choices)))
         return context, choices
@@ -246,7 +246,7 @@ class LanguageModel:
     def _branch_sums(
         self, prefix: TrunkCache, branches: list[_Branch]
     ) -> Iterator[tuple[_Branch, float]]:
-        """Summed log-probabilities of rows behind one trunk batch, like lengths together."""
+        """Summed log-probabilities of rows after one trunk batch, in batches of similar lengths."""
         branches = sorted(branches, key=lambda branch: len(branch.row.tokens))
         lengths = [len(branch.row.tokens) for branch in branches]
         for part in _length_batches(lengths, prefix.mask_B_T.shape[1], _TOKENS_PER_PASS):
@@ -258,7 +258,8 @@ class LanguageModel:
     def _check_length(self, length: int) -> None:
         if length > self.context_length:
             raise ModelError(
-                f"{length} tokens exceed the {self.context_length} that {self.name} reads at once",
+                f"a text has {length} tokens, more than the context of {self.name} "
+                f"({self.context_length})",
                 "shorten the text",
                 code="too_many_tokens",
                 tokens=length,
@@ -268,10 +269,10 @@ class LanguageModel:
 
 
 def _length_batches(lengths: Sequence[int], before: int, one_pass: int) -> list[slice]:
-    """Cuts ascending lengths into batches so that padding and passes together cost least.
+    """Splits ascending lengths into batches with the least total cost of padding and passes.
 
-    `one_pass` is what a forward pass costs besides its tokens, `before` the places that each row
-    already sees. Exact, by dynamic programming over where the last batch starts.
+    `one_pass` is the fixed cost of a forward pass in tokens, `before` the number of positions
+    before each row. Exact, by dynamic programming over where the last batch starts.
     """
     best = [(0, 0)]  # for the first n rows: tokens spent, start of the last batch
     for end in range(1, len(lengths) + 1):
@@ -287,7 +288,7 @@ def _length_batches(lengths: Sequence[int], before: int, one_pass: int) -> list[
 
 
 def _batches_by_tokens(windows: Sequence[_Window]) -> Iterator[list[_Window]]:
-    """Of windows with the shortest first; the second entry of each is its tokens."""
+    """Batches of windows, which are sorted by length; the second entry of each is its tokens."""
     batch: list[_Window] = []
     for window in windows:
         if batch and (len(batch) + 1) * len(window[1]) > _TOKENS_AT_ONCE:
@@ -299,7 +300,7 @@ def _batches_by_tokens(windows: Sequence[_Window]) -> Iterator[list[_Window]]:
 
 
 def folder_sha256(folder: Path) -> str:
-    """One hash over the weights and the configuration of an adapter or model folder."""
+    """A hash over the weights and the configuration of an adapter or model folder."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*")):
         if path.suffix in (".safetensors", ".json"):

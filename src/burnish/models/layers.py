@@ -1,8 +1,8 @@
-"""Where a model's layers are, and which of their linear maps belong to attention or to the MLP.
+"""Finds a model's layers, and the linear maps in their attention and MLP parts.
 
-Families name their parts differently (`self_attn.q_proj`, `attention.self.query`,
+Architectures name their parts differently (`self_attn.q_proj`, `attention.self.query`,
 `attention.q_lin`, `attn.c_attn`), so parts are found by structure: the outermost list of modules
-is the stack of layers, and a linear map whose path names attention belongs to it.
+is the stack of layers, and a linear map belongs to attention if its path names attention.
 """
 
 import re
@@ -21,37 +21,37 @@ _KEYS_AND_VALUES |= {"key_proj", "value_proj"}
 
 
 def layer_stack(model: Any) -> tuple[str, nn.ModuleList]:
-    """The decoder or encoder layers, with the path that leads to them.
+    """The decoder or encoder layers, and their path in the model.
 
     Raises:
         ModelError: the model has no list of layers.
     """
-    found: list[tuple[str, nn.ModuleList]] = []
+    stacks: list[tuple[str, nn.ModuleList]] = []
     for name, module in model.named_modules():
-        inside = any(name.startswith(f"{outer}.") for outer, _ in found)
+        inside = any(name.startswith(f"{outer}.") for outer, _ in stacks)
         if isinstance(module, nn.ModuleList) and not inside:
-            found.append((name, module))
-    if not found:
+            stacks.append((name, module))
+    if not stacks:
         raise ModelError(
             f"{type(model).__name__} has no list of layers",
-            "choose the method full, or another model",
+            "set method to full, or choose another model",
             code="no_layers",
             model=type(model).__name__,
         )
-    return max(found, key=lambda pair: len(pair[1]))
+    return max(stacks, key=lambda pair: len(pair[1]))
 
 
 def linear_paths(model: Any, target: Target = "all-linear") -> list[str]:
-    """Paths within a layer of its linear maps, in the order in which they are registered.
+    """Paths of the linear maps within a layer, in the order of their registration.
 
     Raises:
-        ModelError: the layers have none of that target.
+        ModelError: the layers have no linear maps of that target.
     """
     paths: dict[str, None] = {}
     for layer in layer_stack(model)[1]:
         own: list[str] = []
         for name, module in layer.named_modules():
-            # What an adapter has wrapped counts as the linear map that it wraps.
+            # An adapter's wrapper counts as the linear map that it wraps.
             if isinstance(module, (nn.Linear, Conv1D, BaseTunerLayer)) and not any(
                 name.startswith(f"{path}.") for path in own
             ):
@@ -69,15 +69,15 @@ def linear_paths(model: Any, target: Target = "all-linear") -> list[str]:
 
 
 def layer_part(path: str) -> Literal["attention", "mlp"]:
-    """`attention` for a path that names it, else `mlp`."""
+    """`attention` if the path names attention, else `mlp`."""
     return "attention" if re.search(r"att(n|ention)", path, re.IGNORECASE) else "mlp"
 
 
 def output_path(model: Any, part: Literal["attention", "mlp"]) -> str:
-    """The linear map that leads a part back into the hidden states: the last one registered.
+    """The path of the output projection of attention or MLP: its last registered linear map.
 
     Raises:
-        ModelError: the layers have no such part, or it ends in no linear map.
+        ModelError: the layers have no such part, or it does not end in a linear map.
     """
     path = linear_paths(model, part)[-1]
     size = model.config.get_text_config().hidden_size
@@ -86,7 +86,7 @@ def output_path(model: Any, part: Literal["attention", "mlp"]) -> str:
         if size not in projection.weight.shape:
             raise ModelError(
                 f"the model's {part} does not end in a linear map of {size} outputs",
-                "choose the method lora",
+                "set method to lora",
                 code="no_output_projection",
                 part=part,
                 expected=size,
@@ -95,7 +95,7 @@ def output_path(model: Any, part: Literal["attention", "mlp"]) -> str:
 
 
 def key_value_paths(model: Any) -> list[str]:
-    """The linear maps that give keys and values; where they are fused, all but the output."""
+    """Paths of the key and value projections; of fused ones, all but the output projection."""
     paths = linear_paths(model, "attention")
     named = [path for path in paths if path.rpartition(".")[2] in _KEYS_AND_VALUES]
     return named or paths[:-1]

@@ -1,11 +1,11 @@
-"""Runs that start from earlier runs, and how a chain of them is opened again.
+"""Runs that start from earlier runs, and how to open a chain of them.
 
-A run keeps what it started from in `earlier/`: the earlier run's manifest and tuned weights, and
-in it again `earlier/` where that one had a predecessor. The files are links to the earlier run's
-where the disk allows, so they cost no room, and the earlier run may be deleted.
+A run copies the earlier run's manifest and tuned weights to `earlier/`, and the same again inside
+of it if the earlier run had a predecessor. The files are hard links if the disk supports them, so
+they take no space, and the earlier run may be deleted.
 
-Whatever was merged, `LanguageModel.base()` stays the model that the recipe names: the chain is
-applied anew at every opening, and the weights that it changes are kept from before it.
+`LanguageModel.base()` is always the model that the recipe names: the chain is applied again
+whenever the run is opened, and the weights that it changes are kept.
 """
 
 import hashlib
@@ -39,10 +39,10 @@ _STACKED = ("lora", "qlora", "ia3")
 
 
 def recipe_of(manifest: Manifest) -> Recipe:
-    """The resolved recipe that a run was made with.
+    """The resolved recipe of a run.
 
     Raises:
-        RunError: it has a key or a value that this version does not know.
+        RunError: it has a key or a value that this version does not support.
     """
     try:
         return restore_recipe(manifest.recipe, manifest.origins)  # type: ignore[arg-type]
@@ -51,8 +51,8 @@ def recipe_of(manifest: Manifest) -> Recipe:
         key = ".".join(map(str, first["loc"]))
         made = manifest.versions.get("burnish")
         raise RunError(
-            f"the recipe of the run {manifest.name} cannot be read here ({key}: {first['msg']})",
-            f"use the version of Burnish that made it{f', {made}' if made else ''}",
+            f"cannot read the recipe of the run {manifest.name} ({key}: {first['msg']})",
+            f"use the version of Burnish that created it{f', {made}' if made else ''}",
             code="recipe_unreadable",
             run=manifest.name,
             key=key,
@@ -61,29 +61,30 @@ def recipe_of(manifest: Manifest) -> Recipe:
 
 
 def check_trained(directory: RunDirectory) -> None:
-    """
+    """Checks that a run has tuned weights.
+
     Raises:
-        RunError: the run has no tuned weights, for it was not trained to the end or they are gone.
+        RunError: its training did not finish, or the weights were deleted.
     """
     if directory.adapter.exists():
         return
     if directory.manifest().state in ("created", "training"):
         raise RunError(
-            f"{directory.path} is not trained to the end",
+            f"the training of {directory.path} has not finished",
             "finish it with `burnish run RECIPE --resume`",
             code="run_unfinished",
             path=str(directory.path),
         )
     raise RunError(
         f"{directory.path} has no tuned weights",
-        "name a run that was trained, or train it again under another --name",
+        "use a run that was trained, or train it again with another --name",
         code="no_tuned_weights",
         path=str(directory.path),
     )
 
 
 def method_settings(recipe: Recipe) -> dict[str, Any]:
-    """The settings of the recipe's method; how fast they learn is none of them."""
+    """The settings of the recipe's method, without learning rates."""
     sections: dict[str, BaseModel] = {
         "last-n": recipe.last_n,
         "lora": recipe.lora,
@@ -166,7 +167,7 @@ def _check_fit(recipe: Recipe, before: Recipe) -> None:
     if before.method in WHOLE:
         if method == "qlora":
             raise RecipeError(
-                f"{found}, whose weights cannot be put into 4 bits",
+                f"{found}, whose weights cannot be quantized to 4 bits",
                 "set method to lora",
                 code="not_in_four_bits",
                 earlier=before.method,
@@ -176,7 +177,7 @@ def _check_fit(recipe: Recipe, before: Recipe) -> None:
     if init == "continue":
         if not alike:
             raise RecipeError(
-                f"{found}, and continue goes on with that adapter, not with {method}",
+                f"{found}, but init is continue, which trains the same adapter and not {method}",
                 f"set method to {before.method}, or init to merge",
                 code="method_differs",
                 method=method,
@@ -186,15 +187,15 @@ def _check_fit(recipe: Recipe, before: Recipe) -> None:
         changed = [f"{key} was {then[key]!r}" for key in now if now[key] != then[key]]
         if changed:
             raise RecipeError(
-                f"continue goes on with the earlier adapter, whose {', '.join(changed)}",
-                "set the method's section as it was, or init to merge or stack",
+                f"init is continue, which trains the earlier adapter, but its {', '.join(changed)}",
+                "restore these settings, or set init to merge or stack",
                 code="section_differs",
                 method=method,
                 keys=[key for key in now if now[key] != then[key]],
             )
     elif init == "stack" and not (alike and method in _STACKED):
         raise RecipeError(
-            f"{found}, beside which {method} cannot stand",
+            f"{found}; {method} cannot be stacked on it",
             "stack LoRA on LoRA or IA3 on IA3, or set init to merge",
             code="not_stackable",
             method=method,
@@ -202,21 +203,21 @@ def _check_fit(recipe: Recipe, before: Recipe) -> None:
         )
     elif init == "merge" and before.method not in _STACKED:
         raise RecipeError(
-            f"{found}, which is no change of weights that could be merged",
+            f"{found}, which cannot be merged into the weights",
             f"set init to continue and method to {before.method}",
             code="not_mergeable",
             method=before.method,
         )
     elif init == "merge" and method == "qlora":
         raise RecipeError(
-            "init is merge, which would round the weights in 4 bits again",
+            "init is merge, which would round the 4-bit weights again",
             "set init to stack",
             code="merge_in_four_bits",
         )
 
 
 def copy_earlier_run(directory: RunDirectory, recipe: Recipe) -> dict[str, Any]:
-    """Puts the run that `init_from` names into `earlier/`; returns the manifest's `lineage`."""
+    """Copies the run in `init_from` to `earlier/`; returns the manifest's `lineage`."""
     if recipe.init_from is None:
         return {}
     earlier = RunDirectory.open(recipe.init_from)
@@ -227,7 +228,7 @@ def copy_earlier_run(directory: RunDirectory, recipe: Recipe) -> dict[str, Any]:
             shutil.copytree(source, target, copy_function=link_or_copy)
         elif source.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, target)  # a later stage writes it anew
+            shutil.copy2(source, target)  # a later stage overwrites it
     return {
         "path": str(recipe.init_from.resolve()),
         "model": manifest.model["name"],
@@ -239,10 +240,10 @@ def copy_earlier_run(directory: RunDirectory, recipe: Recipe) -> dict[str, Any]:
 
 
 def starting_model(directory: RunDirectory, recipe: Recipe, module: Any) -> Any:
-    """The plain base as the earlier run left it: where this run's own adapter goes on.
+    """The model from which this run starts to train, made from the base model.
 
-    With `stack` the earlier adapters are on it, frozen; with `merge` they are in its weights;
-    with `continue` it is where the earlier run itself started. Changes `module` in place.
+    With `stack` it has the earlier adapters, frozen; with `merge` they are merged into its weights;
+    with `continue` it is the model from which the earlier run started. Changes `module` in place.
     """
     if recipe.init_from is None:
         return module
@@ -252,7 +253,7 @@ def starting_model(directory: RunDirectory, recipe: Recipe, module: Any) -> Any:
         return apply_tuned(earlier, module)
     if recipe.init == "continue":
         return starting_model(earlier, before, module)
-    # The names of the adapters of a chain differ: the deeper, the longer ago.
+    # Each adapter of a chain gets its own name, by its depth in the chain.
     depth = len(earlier.path.parts)
     tuned = apply_tuned(
         earlier, module, name=f"earlier{depth}" if recipe.init == "stack" else TRAINABLE
@@ -263,9 +264,9 @@ def starting_model(directory: RunDirectory, recipe: Recipe, module: Any) -> Any:
 def trainable_model(
     directory: RunDirectory, recipe: Recipe, module: Any, fresh: Sequence[str] = ()
 ) -> Any:
-    """The model in which exactly the recipe's method learns, from where the run starts.
+    """The model at the start of the run, with only the weights of the recipe's method trainable.
 
-    `fresh` names the modules of a head that was drawn anew: they learn too, whatever the method.
+    `fresh` are the newly initialised modules of a head, which are trainable with any method.
     """
     start = starting_model(directory, recipe, module)
     if recipe.init_from is not None and recipe.init == "continue":
@@ -283,12 +284,12 @@ def trainable_model(
 
 
 def apply_tuned(directory: RunDirectory, module: Any, *, name: str = TRAINABLE) -> Any:
-    """The run's tuned model made of a plain base, whose weights a chain changes in place.
+    """The run's tuned model, made from the base model, whose weights may change in place.
 
-    `name` is what its own adapter is called where others will stand beside it.
+    `name` is the name of its adapter, which differs from those of later adapters on it.
     """
     recipe = recipe_of(directory.manifest())
-    if recipe.method in WHOLE:  # the weights are whole, whatever they came from
+    if recipe.method in WHOLE:  # the weights are complete, whatever the run started from
         with safetensors_errors(directory.adapter):
             load_weights(module, directory.adapter)
         return module
@@ -297,7 +298,7 @@ def apply_tuned(directory: RunDirectory, module: Any, *, name: str = TRAINABLE) 
 
 
 def tuned_sha256(directory: RunDirectory) -> str:
-    """One hash over the run's tuned weights and all that they stand on."""
+    """A hash over the run's tuned weights and those of all earlier runs."""
     own = folder_sha256(directory.adapter)
     if not directory.earlier.exists():
         return own
@@ -307,7 +308,9 @@ def tuned_sha256(directory: RunDirectory) -> str:
 
 
 def link_or_copy(source: str, target: str) -> None:
-    """A hard link, safe because finished weights are never written in place; else a copy."""
+    """Creates a hard link, or a copy if the disk does not support links.
+
+    Links are safe, because finished weights are never changed in place."""
     try:
         os.link(Path(source).resolve(), target)
     except OSError:
@@ -315,8 +318,8 @@ def link_or_copy(source: str, target: str) -> None:
 
 
 def needs_earlier_weights(lineage: Mapping[str, Any]) -> bool:
-    """Whether the adapter alone is not the tuned model, as an earlier run's weights are below.
+    """Whether the run's adapter needs the weights of an earlier run below it.
 
-    `lineage` is the manifest's, of a run that started from an earlier one.
+    `lineage` is the manifest entry of a run that started from an earlier one.
     """
     return lineage["init"] != "continue" or bool(lineage["lineage"])

@@ -1,4 +1,4 @@
-"""Loads a model by name onto the best device, in the number format that the device is fast in."""
+"""Loads a model by name onto the best device, in the dtype that is fastest there."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ _FOUR_BIT_BLOCK = 64
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a model computes and in which number format."""
+    """The device and the dtype of a model."""
 
     device: str
     dtype: torch.dtype
@@ -41,14 +41,14 @@ class Placement:
 
 
 def pick_device(choice: DeviceChoice) -> Placement:
-    """CUDA in bfloat16 where there is one, else the CPU in float32 (its bfloat16 is far slower).
+    """CUDA in bfloat16 if there is a GPU, else the CPU in float32 (bfloat16 is far slower there).
 
     Raises:
-        ModelError: CUDA was asked for and there is none.
+        ModelError: `choice` is cuda, and there is no GPU.
     """
     if choice == "cuda" and not torch.cuda.is_available():
         raise ModelError(
-            "device is cuda, but torch sees no GPU",
+            "device is cuda, but torch does not find a GPU",
             "set device to auto or cpu",
             code="no_gpu",
             device=choice,
@@ -59,7 +59,7 @@ def pick_device(choice: DeviceChoice) -> Placement:
 
 
 def check_bitsandbytes() -> None:
-    """Whether weights can be kept in 4 bits here, before anything is loaded.
+    """Checks that 4-bit weights are supported here, before a model is loaded.
 
     Raises:
         ModelError: bitsandbytes is not installed.
@@ -74,7 +74,7 @@ def check_bitsandbytes() -> None:
 
 
 def four_bit_options(placement: Placement) -> dict[str, Any]:
-    """Arguments of `from_pretrained` for 4-bit weights; bitsandbytes has CPU and CUDA kernels."""
+    """Arguments of `from_pretrained` for 4-bit weights, on a CPU or with CUDA."""
     check_bitsandbytes()
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -86,14 +86,14 @@ def four_bit_options(placement: Placement) -> dict[str, Any]:
 
 
 def _checked_four_bit(module: Any, name: str) -> Any:
-    """The model, with one way to compute on a CPU.
+    """Works around two faults of bitsandbytes 0.50 on a CPU, and returns the model.
 
-    bitsandbytes 0.50 has two faults there: it restores wrong weights where rows are not whole
-    blocks, and on CPUs with AVX-512 bfloat16 units it packs the weights anew at the first pass
-    without gradient, after which evaluation computes other numbers than training.
+    It restores wrong weights if rows are not whole blocks. On CPUs with AVX-512 bfloat16 units it
+    repacks the weights at the first pass without gradient, so that evaluation computes different
+    numbers than training.
 
     Raises:
-        ModelError: rows of the model are not whole blocks.
+        ModelError: the model's rows are not whole blocks.
     """
     for layer in module.modules():
         if not hasattr(layer, "support_avx512bf16_for_cpu") or layer.weight.device.type != "cpu":
@@ -101,7 +101,7 @@ def _checked_four_bit(module: Any, name: str) -> Any:
         layer.support_avx512bf16_for_cpu = False
         if layer.in_features % _FOUR_BIT_BLOCK:
             raise ModelError(
-                f"{name} has rows of {layer.in_features} weights, and 4-bit weights on a CPU need "
+                f"{name} has rows of {layer.in_features} weights, but 4-bit weights on a CPU need "
                 f"multiples of {_FOUR_BIT_BLOCK}",
                 "set method to lora, or train on a GPU",
                 code="rows_not_in_blocks",
@@ -113,19 +113,19 @@ def _checked_four_bit(module: Any, name: str) -> Any:
 
 
 def _keep_all_layers(module: Any) -> None:
-    """Switches LayerDrop off: a layer that is left out keeps no keys for what follows a trunk."""
+    """Disables LayerDrop, since a dropped layer would leave no keys for the branches of a trunk."""
     for part in module.modules():
         if getattr(part, "layerdrop", 0.0):
             part.layerdrop = 0.0
 
 
 def context_length(source: Source) -> int:
-    """Tokens that a model was built for, told before its weights are loaded."""
+    """The context length of a model in tokens, without loading its weights."""
     return int(getattr(_config(source), "max_position_embeddings", 2048))
 
 
 def hidden_size(source: Source) -> int:
-    """Width of the model's layers, told before its weights are loaded."""
+    """The hidden size of a model, without loading its weights."""
     return int(_config(source).hidden_size)
 
 
@@ -134,8 +134,8 @@ def _config(source: Source) -> Any:
         return AutoConfig.from_pretrained(str(source.path)).get_text_config()
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
-            f"{source.name} is no model that can be read ({first_line(error)[:120]})",
-            "name a folder with config.json, of a family that transformers knows",
+            f"cannot read the config.json of {source.name} ({first_line(error)[:120]})",
+            "use a model folder whose architecture transformers supports",
             code="model_unreadable",
             model=source.name,
             reason=first_line(error),
@@ -143,11 +143,11 @@ def _config(source: Source) -> Any:
 
 
 def load_tokenizer(source: Source, stops: Sequence[str | int] = ()) -> PreTrainedTokenizerBase:
-    """The tokenizer of a resolved source; `stops` end answers along with the model's own tokens.
+    """The tokenizer of a model source; `stops` are additional tokens that end answers.
 
     Raises:
-        ModelError: it cannot be read.
-        RecipeError: one of the stops is not a token of it.
+        ModelError: the tokenizer cannot be read.
+        RecipeError: one of the stops is not a token of the tokenizer.
     """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(source.path))
@@ -155,8 +155,8 @@ def load_tokenizer(source: Source, stops: Sequence[str | int] = ()) -> PreTraine
     except (OSError, ValueError, KeyError, TypeError) as error:
         why = f"{type(error).__name__}: {first_line(error)[:120]}"
         raise ModelError(
-            f"{source.name} has no tokenizer that can be read ({why})",
-            "name a folder with the model's own tokenizer.json and tokenizer_config.json",
+            f"cannot read the tokenizer of {source.name} ({why})",
+            "use a folder with the model's own tokenizer.json and tokenizer_config.json",
             code="tokenizer_unreadable",
             model=source.name,
             reason=why,
@@ -166,8 +166,7 @@ def load_tokenizer(source: Source, stops: Sequence[str | int] = ()) -> PreTraine
 
 
 def base_sha256(weights: str, *, four_bit: bool) -> str:
-    """What a base is known by: rounded it is another, whose results must not be taken for the
-    exact one's."""
+    """The hash of a base model; 4-bit weights get a different one, since their results differ."""
     return f"nf4-{weights}" if four_bit else weights
 
 
@@ -178,13 +177,13 @@ def load_model(
     *,
     four_bit: bool = False,
 ) -> LanguageModel:
-    """A model and, where named, the adapter on it; switch it off with `model.base()`.
+    """Loads a model, with an adapter if given; `model.base()` disables the adapter.
 
     `four_bit` keeps the layers' weights in 4-bit NormalFloat (Dettmers et al. 2023, arXiv
     2305.14314) with doubly quantised scales; that rounded model is then the base.
 
     Raises:
-        ModelError: the model or the adapter cannot be had or does not fit.
+        ModelError: the model or the adapter cannot be loaded, or they do not fit together.
     """
     source, placement = resolve(name), pick_device(device)
     options: dict[str, Any] = four_bit_options(placement) if four_bit else {}
@@ -195,8 +194,8 @@ def load_model(
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
-            f"{name} is no causal language model ({first_line(error)[:120]})",
-            "choose another; `burnish models` lists the built-in ones",
+            f"{name} is not a causal language model ({first_line(error)[:120]})",
+            "choose another model; `burnish models` lists the built-in ones",
             code="not_a_language_model",
             model=name,
             reason=first_line(error),

@@ -1,4 +1,4 @@
-"""A model without weights that speaks the three verbs: for trying a pipeline out in seconds."""
+"""A model without weights, to try a pipeline out in seconds."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -8,9 +8,9 @@ from burnish.models.interface import Choice, Generation, Sampling, Scores, Strea
 
 
 class MockModel:
-    """Answers from a table of question to answer, else with `otherwise`.
+    """Answers questions from a table, and others with `otherwise`.
 
-    Log-probabilities are a hash of the text, so they are arbitrary but always the same.
+    Log-probabilities are a hash of the text, so they are arbitrary but reproducible.
     """
 
     def __init__(self, answers: Mapping[str, str], otherwise: str = "", name: str = "mock") -> None:

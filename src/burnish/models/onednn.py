@@ -1,8 +1,8 @@
-"""Products of float32 matrices on processors that torch's usual library does not know well.
+"""Multiplies float32 matrices with oneDNN on AMD processors, where it is faster than MKL.
 
-torch multiplies by MKL, which on AMD's processors reaches less than half of what oneDNN does, and
-oneDNN comes with torch, too (measured on EPYC: 105 and 240 GFLOP/s a core). Elsewhere, and where a
-product is too small to be worth the call, all is left to torch.
+torch uses MKL, which reaches less than half the speed of oneDNN on AMD processors (measured on
+EPYC: 105 and 240 GFLOP/s per core). oneDNN comes with torch, too. On other processors, and for
+products that are too small to be worth the call, torch's own path is used.
 
 Shapes: N rows, I inputs, O outputs.
 """
@@ -16,17 +16,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# Multiplications below which oneDNN's call costs more than it saves.
+# With fewer multiplications, the call of oneDNN costs more than it saves.
 _MIN_MULTIPLICATIONS = 2_500_000
-# oneDNN keeps a program with memory of its own for each shape that it met, by default 1,024 of
-# them: gigabytes, where texts are of all lengths. So many are those of one step.
+# oneDNN caches a program with its own memory for each shape, by default 1,024 of them. With texts
+# of many lengths that takes gigabytes; 64 are enough for one step.
 for _name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
     os.environ.setdefault(_name, "64")
 
 
 @functools.cache
 def onednn_is_faster() -> bool:
-    """Whether oneDNN is the better library on this machine."""
+    """Whether oneDNN is faster than MKL on this machine."""
     about = Path("/proc/cpuinfo")
     return (
         torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -36,21 +36,21 @@ def onednn_is_faster() -> bool:
 
 
 def linear(x_N_I: Tensor, weight_O_I: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """`x W^T + b`, in any layout in memory; nothing is recorded for gradients."""
+    """`x W^T + b` without gradients, for any memory layout."""
     by = onednn_linear if _fits(x_N_I, weight_O_I) else functional.linear
     return by(x_N_I, weight_O_I, bias_O)
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`x W^T + b` of float32 on a CPU; the weight may lie in oneDNN's own blocks."""
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return found
+    """`x W^T + b` in float32 on a CPU; the weight may be in oneDNN's blocked layout."""
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return result
 
 
 def use_onednn(model: nn.Module) -> None:
-    """The plain linear layers of a model multiply by `linear` from now on, where that is quicker.
+    """Lets the plain linear layers of a model multiply by `linear`, if oneDNN is faster here.
 
-    Weights, hooks and files stay as they are; a layer that becomes another kind loses it.
+    Weights, hooks and files are unchanged; a layer that is replaced later loses it.
     """
     if not onednn_is_faster():
         return
@@ -71,14 +71,14 @@ class _Forward:
             return functional.linear(input, layer.weight, layer.bias)
         if not torch.is_grad_enabled():
             return linear(input, layer.weight, layer.bias)
-        found: Tensor = _Linear.apply(  # type: ignore[no-untyped-call]
+        result: Tensor = _Linear.apply(  # type: ignore[no-untyped-call]
             input, layer.weight, layer.bias
         )
-        return found
+        return result
 
 
 class _Linear(torch.autograd.Function):
-    """`linear` with gradients for all that takes part."""
+    """`linear` with gradients for the input, the weight and the bias."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_O_I: Tensor, bias_O: Tensor | None) -> Tensor:

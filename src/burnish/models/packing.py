@@ -1,7 +1,7 @@
-"""Rows packed one behind the other, each blind to the others.
+"""Packs rows one after the other, without attention between them.
 
-Positions restart at 0 with every row, from which transformers builds a mask of blocks: no row
-sees another, so log-probabilities and gradients are those of the rows alone.
+Positions restart at 0 with every row, from which transformers builds a block mask: no row
+attends to another, so log-probabilities and gradients are those of the separate rows.
 """
 
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ from burnish.models.branches import Network, Row, TargetStates, branch_states
 
 
 def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
-    """Bins of indices whose lengths sum to at most `room`: first fit, the longest first."""
+    """Bins of row indices with a total length of at most `room`: first fit, longest first."""
     bins: list[list[int]] = []
     left: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        place = next((b for b, free in enumerate(left) if free >= lengths[index]), None)
-        if place is None:
+        bin_index = next((b for b, free in enumerate(left) if free >= lengths[index]), None)
+        if bin_index is None:
             bins.append([])
             left.append(room)
-            place = len(bins) - 1
-        bins[place].append(index)
-        left[place] -= lengths[index]
+            bin_index = len(bins) - 1
+        bins[bin_index].append(index)
+        left[bin_index] -= lengths[index]
     return bins
 
 
@@ -38,24 +38,24 @@ def packed_states(network: Network, rows: Sequence[Row]) -> TargetStates:
     device, room = network.device, max(lengths)
     tokens_B_L = torch.zeros(len(bins), room, dtype=torch.long)
     positions_B_L = torch.zeros(len(bins), room, dtype=torch.long)  # padding: rows of one token
-    places: dict[int, tuple[int, int]] = {}
+    starts: dict[int, tuple[int, int]] = {}
     for number, members in enumerate(bins):
         start = 0
         for index in members:
             end = start + lengths[index]
             tokens_B_L[number, start:end] = torch.tensor(list(rows[index].tokens))
             positions_B_L[number, start:end] = torch.arange(lengths[index])
-            places[index] = (number, start)
+            starts[index] = (number, start)
             start = end
     hidden_B_L_H = network.model.base_model(
         input_ids=tokens_B_L.to(device), position_ids=positions_B_L.to(device), use_cache=False
     ).last_hidden_state
-    asked = [(r, t) for r, row in enumerate(rows) for t, w in enumerate(row.weights) if w]
-    bin_N = torch.tensor([places[r][0] for r, _ in asked], device=device)
-    place_N = torch.tensor([places[r][1] + t - 1 for r, t in asked], device=device)
+    pairs = [(r, t) for r, row in enumerate(rows) for t, w in enumerate(row.weights) if w]
+    bin_N = torch.tensor([starts[r][0] for r, _ in pairs], device=device)
+    position_N = torch.tensor([starts[r][1] + t - 1 for r, t in pairs], device=device)
     return TargetStates(
-        hidden_B_L_H[bin_N, place_N],
-        torch.tensor([rows[r].tokens[t] for r, t in asked], device=device),
-        torch.tensor([rows[r].weights[t] for r, t in asked], device=device),
-        torch.tensor([r for r, _ in asked], device=device),
+        hidden_B_L_H[bin_N, position_N],
+        torch.tensor([rows[r].tokens[t] for r, t in pairs], device=device),
+        torch.tensor([rows[r].weights[t] for r, t in pairs], device=device),
+        torch.tensor([r for r, _ in pairs], device=device),
     )

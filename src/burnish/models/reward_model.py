@@ -1,4 +1,4 @@
-"""A decoder with a head of one number: how good an answer is, after its prompt."""
+"""A reward model: a decoder with a head that scores an answer to a prompt."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -18,14 +18,14 @@ _AT_ONCE = 16
 
 
 class RewardModel:
-    """Scores answers; its module is transformers' own for sequence classification.
+    """Scores answers with a transformers model for sequence classification.
 
     Args:
         module: the decoder with its head, a PEFT model around it.
         tokenizer: its tokenizer.
-        name: how reports call it.
+        name: its name in reports.
         source_sha256: hash of the base weights.
-        fresh: names of the modules of the head.
+        fresh: names of the newly initialised modules of the head.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class RewardModel:
 
     @property
     def context_length(self) -> int:
-        """Tokens that the model was built for."""
+        """The context length of the model in tokens."""
         return int(getattr(self.network.config, "max_position_embeddings", 2048))
 
     @property
@@ -54,17 +54,17 @@ class RewardModel:
 
     @contextlib.contextmanager
     def base(self) -> Iterator["LongerAnswerBaseline"]:
-        """What stands for the base: a fresh head knows nothing, but length is a known bias."""
+        """The baseline to compare with: the longer answer, since length is a known bias."""
         yield LongerAnswerBaseline()
 
     @torch.no_grad()
     def rewards(self, examples: Sequence[Example], answers: Sequence[str]) -> list[float]:
-        """The reward of each answer behind the prompt of its example; higher is better."""
+        """The reward of each answer to the prompt of its example; higher is better."""
         self.module.eval()
         if not examples:
             return []
-        given = [with_answer(e, answer) for e, answer in zip(examples, answers, strict=True)]
-        rendered, _ = render_all(given, self.tokenizer, 1 << 30)
+        answered = [with_answer(e, answer) for e, answer in zip(examples, answers, strict=True)]
+        rendered, _ = render_all(answered, self.tokenizer, 1 << 30)
         rows = [Row(row.tokens, row.weights) for row in rendered]
         found = [0.0] * len(rows)
         order = sorted(range(len(rows)), key=lambda index: rows[index].size)
@@ -77,7 +77,7 @@ class RewardModel:
 
 
 class LongerAnswerBaseline:
-    """Takes the longer of two answers for the better one."""
+    """A baseline that prefers the longer of two answers."""
 
     name = "the longer answer"
     fingerprint = "longer-answer"
@@ -87,7 +87,7 @@ class LongerAnswerBaseline:
 
 
 def row_rewards(network: Network, groups: Sequence[Sequence[Row]]) -> Tensor:
-    """The head's number at the last token of each row, groups of rows sharing their prompt."""
+    """The head's output at the last token of each row; rows of a group share their prompt."""
     ended = [[_end(row) for row in group] for group in groups]
     asked = tree_states(network, ended)
     rewards: Tensor = network.model.score(asked.hidden_N_H)[:, 0].float()
@@ -95,16 +95,16 @@ def row_rewards(network: Network, groups: Sequence[Sequence[Row]]) -> Tensor:
 
 
 def load_reward_model(name: str, device: DeviceChoice, seed: int = 0) -> RewardModel:
-    """A decoder by name with a fresh head of one number.
+    """Loads a decoder with a newly initialised reward head.
 
     Raises:
-        ModelError: the model cannot be had, or is an encoder.
+        ModelError: the model cannot be loaded, or is an encoder.
     """
     made = load_classifier(name, device, "classify", ["reward"], seed)
     if made.body != "decoder":
         raise ModelError(
-            f"{name} is an encoder, which has no chat template to read answers with",
-            "choose a model that writes, such as smollm2-135m",
+            f"{name} is an encoder, but a reward model needs a language model with a chat template",
+            "choose a language model such as smollm2-135m",
             code="is_an_encoder",
             model=name,
         )
@@ -118,5 +118,5 @@ def load_reward_model(name: str, device: DeviceChoice, seed: int = 0) -> RewardM
 
 
 def _end(row: Row) -> Row:
-    """The row with its last place asked for: what would come next is the head's to say."""
+    """The row with a weight on the position after its last token, where the head is read."""
     return Row([*row.tokens, 0], [0.0] * len(row.tokens) + [1.0])

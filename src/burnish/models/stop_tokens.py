@@ -1,4 +1,4 @@
-"""The tokens that end an answer: those that a model's files name, and those that a recipe adds."""
+"""The tokens that end an answer: those in a model's files, and those that a recipe adds."""
 
 from typing import Any
 
@@ -10,13 +10,12 @@ from burnish.models.registry import Source
 
 
 def stop_tokens(module: Any, tokenizer: Any) -> frozenset[int]:
-    """Tokens that end an answer: the tokenizer's, the recipe's, and those of the generation
-    settings."""
+    """The tokens that end an answer, from the tokenizer, the recipe and the generation config."""
     return _ends(module.generation_config, tokenizer)
 
 
 def add_stop_tokens(generation: Any, tokenizer: Any) -> bool:
-    """Adds to generation settings the tokens at which answers end here; whether there were any."""
+    """Adds the missing stop tokens to a generation config; returns whether any were missing."""
     listed = _listed(generation)
     more = sorted(_ends(generation, tokenizer) - {*listed})
     if more:
@@ -26,23 +25,23 @@ def add_stop_tokens(generation: Any, tokenizer: Any) -> bool:
 
 
 def generation_settings(source: Source) -> Any:
-    """What a model's files say of how it writes, without its weights."""
+    """The generation config of a model, without loading its weights."""
     try:
         return GenerationConfig.from_pretrained(str(source.path))
-    except OSError:  # it has no file for it
+    except OSError:  # the model has no generation_config.json
         return GenerationConfig.from_model_config(AutoConfig.from_pretrained(str(source.path)))
 
 
 def stop_token_setting(token: int, tokenizer: Any) -> str:
-    """How `model_settings.stop_tokens` names one token: by its text where that names no other."""
+    """A token as a value of `model_settings.stop_tokens`: its text if unique, else its id."""
     text = tokenizer.convert_ids_to_tokens(token)
     named = isinstance(text, str) and tokenizer.get_vocab().get(text) == token
     return repr(text) if named and text.isprintable() else str(token)
 
 
 def missing_stop_token(source: Source, tokenizer: Any) -> int | None:
-    """The token that the chat template writes behind an answer, where the model does not stop at
-    it; None where it does, or where the template writes none that is known."""
+    """The token that the chat template writes after an answer, if the model does not stop at it;
+    None if it does, or if the template writes no such token."""
     end = template_stop_token(tokenizer)
     return (
         end

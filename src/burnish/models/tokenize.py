@@ -1,4 +1,4 @@
-"""What is asked of a model as tokens: contexts with their choices, and texts in windows."""
+"""Tokenizes contexts with their choices, and splits texts into windows."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from burnish.models.interface import Choice
 
 
 def tokenize_choice(item: Choice, tokenizer: Any) -> tuple[list[int], list[list[int]]]:
-    """The tokens of the context, and those of each choice.
+    """The tokens of the context, and the tokens of each choice.
 
     Raises:
-        ModelError: a choice, or the context, is empty.
+        ModelError: the context or a choice has no tokens.
     """
     context = _context(item.context, tokenizer)
     choices = [_choice(item.context, context, choice, tokenizer) for choice in item.choices]
@@ -20,7 +20,7 @@ def tokenize_choice(item: Choice, tokenizer: Any) -> tuple[list[int], list[list[
         if not tokens or not context:
             raise ModelError(
                 f"the choice {choice!r} has no tokens",
-                "give it some text",
+                "use a choice with text",
                 code="empty_choice",
                 choice=choice,
             )
@@ -28,7 +28,7 @@ def tokenize_choice(item: Choice, tokenizer: Any) -> tuple[list[int], list[list[
 
 
 def token_windows(text: str, tokenizer: Any, length: int) -> list[list[int]]:
-    """Pieces of at most `length` tokens, each with the token before it."""
+    """Splits a text into windows of at most `length` tokens, each with the token before it."""
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
     size = length - 1
     pieces = [tokens[start : start + size] for start in range(0, len(tokens), size)]
@@ -47,7 +47,7 @@ def _context(context: Conversation | str, tokenizer: Any) -> list[int]:
 def _choice(
     context: Conversation | str, before: list[int], choice: str, tokenizer: Any
 ) -> list[int]:
-    """Context and choice are encoded together, as lm-eval-harness does, and cut apart."""
+    """Encodes context and choice together, as lm-eval-harness does, and returns the choice."""
     if not isinstance(context, str) or not context:
         return list(tokenizer(choice, add_special_tokens=False)["input_ids"])
     whole = tokenizer(context + choice, add_special_tokens=True)["input_ids"]

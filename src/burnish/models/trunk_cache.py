@@ -1,4 +1,4 @@
-"""What has been computed of some rows, ready to be continued: a trunk, or a prompt so far."""
+"""The key/value cache of a trunk or a prompt, which branches and new tokens continue."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,9 @@ from burnish.errors import ModelError
 
 @dataclass(frozen=True, slots=True)
 class TrunkCache:
-    """What has been computed so far: the cache, which places hold tokens, the last hidden state.
+    """The cache of some rows, the mask of their real tokens and their last hidden states.
 
-    `mask_B_T` is on the CPU, wherever the model is. Without a cache nothing can be continued.
+    `mask_B_T` is always on the CPU. Without a cache the rows cannot be continued.
     """
 
     cache: DynamicCache | None
@@ -22,17 +22,18 @@ class TrunkCache:
 
     @property
     def padded(self) -> bool:
+        """Whether some positions are padding."""
         return not bool(self.mask_B_T.all())
 
 
 def expand_cache(cache: DynamicCache, index_B: Tensor) -> DynamicCache:
-    """The cache with its rows repeated; gradients of the copies add up in the original."""
+    """The cache with its rows repeated; the gradients of the copies add up in the original."""
     expanded = DynamicCache()
     for layer in cache.layers:
         if type(layer) is not DynamicLayer:
             raise ModelError(
-                f"the model keeps a {type(layer).__name__}, which cannot branch",
-                "use a model whose layers are plain attention",
+                f"the model's cache has a {type(layer).__name__}, which branches cannot share",
+                "use a model with plain attention layers",
                 code="cache_cannot_branch",
                 layer=type(layer).__name__,
             )

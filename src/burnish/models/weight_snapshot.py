@@ -1,4 +1,4 @@
-"""What the weights of a model were before they learn."""
+"""Keeps a copy of a model's weights from before training."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -8,23 +8,23 @@ from torch import Tensor
 
 
 class WeightSnapshot:
-    """Weights of a model as they are now, to be put back for a while later."""
+    """A copy of a model's current weights, which can be swapped in again for a while."""
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         self._pairs = [(p, p.detach().clone()) for p in parameters]
 
     @property
     def pairs(self) -> list[tuple[torch.nn.Parameter, Tensor]]:
-        """Each parameter with the value that was kept."""
+        """Each parameter with its copied value."""
         return list(self._pairs)
 
     def drop_unchanged(self) -> None:
-        """Frees the memory of weights that are still the same."""
+        """Frees the copies of weights that have not changed."""
         self._pairs = [(p, kept) for p, kept in self._pairs if not torch.equal(p, kept)]
 
     @contextlib.contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """The kept weights instead of today's; nothing is copied."""
+        """Swaps the copied weights in for the duration of the context; nothing is copied."""
         self._exchange()
         try:
             yield

