@@ -74,7 +74,7 @@ def test_an_adapter_of_others_is_taken_over_and_mended(
     )
     assert healed.path == tmp_path / "runs" / "healed-theirs"
     assert healed.manifest().adopted
-    assert healed.verdict().reasons[-1].endswith("were among them, the gain flatters.")
+    assert healed.verdict().reasons[-1].endswith("the measured gain is too large.")
     tried = attempts(healed)
     assert tried[0] == "1-continue"
     assert not {"2-anchor", "3-replay", "4-rate"} & set(tried)

@@ -92,11 +92,16 @@ def test_a_verdict_keeps_the_budget_that_it_was_reached_with(path: Path) -> None
         continue_run(load_recipe(path, {"budget.general": 5.0}))
 
 
-def test_a_run_may_be_moved_and_its_preflight_left_out(path: Path, tmp_path: Path) -> None:
+def test_a_run_may_be_moved_searched_and_its_preflight_left_out(path: Path, tmp_path: Path) -> None:
     run = begun(load_recipe(path), "training")
     (tmp_path / "elsewhere").mkdir()
     run.path.rename(tmp_path / "elsewhere" / "two")
-    moved = {"output": str(tmp_path / "elsewhere"), "name": "two", "training.preflight": False}
+    moved: dict[str, Any] = {
+        "output": str(tmp_path / "elsewhere"),
+        "name": "two",
+        "training.preflight": False,
+    }
+    moved |= {"sweep.space": {"lora.rank": [4, 8]}}
     found = continue_run(load_recipe(path, moved))
     assert found is not None
     assert found.manifest().name == "two"
@@ -183,6 +188,6 @@ def test_files_that_changed_or_went_since_the_run_began_are_named(
     (tmp_path / "rows.jsonl").write_text("fewer")
     (tmp_path / "tools.json").unlink()
     changed, gone = warnings_about_changed_files(run)
-    assert changed.startswith(f"rows.jsonl has changed since {run.path} began, and the run goes on")
-    assert gone.startswith(f"tools.json has gone since {run.path} began")
-    assert all(text.endswith("start a run under another --name") for text in (changed, gone))
+    assert changed.startswith(f"rows.jsonl has changed since {run.path} was started, and the run ")
+    assert gone.startswith(f"tools.json was deleted since {run.path} was started")
+    assert all(text.endswith("start a run with another --name") for text in (changed, gone))

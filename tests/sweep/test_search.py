@@ -19,7 +19,7 @@ from burnish.cli import main
 from burnish.errors import RecipeError, RunError
 from burnish.recipe.schema import Recipe, load_recipe
 from burnish.runs.directory import LedgerRow, RunDirectory
-from burnish.sweep.search import _is_behind, _Search, run_sweep
+from burnish.sweep.search import _is_behind, _Sweep, run_sweep
 from burnish.sweep.space import recipe_settings, search_space
 from tests.refused import refused
 from tests.rows import labelled, write_rows
@@ -160,7 +160,7 @@ def test_a_trial_outside_the_budget_never_wins(
     def general(_self: Any, _directory: RunDirectory, chosen: Recipe) -> LedgerRow:
         return row(-0.05 if chosen.training.learning_rate == 0.02 else -0.01)
 
-    monkeypatch.setattr(_Search, "_general", general)
+    monkeypatch.setattr(_Sweep, "_general", general)
     space = {"training.learning_rate": [0.02, 0.005, 0.0025]}
     given = spaced(recipe, space, budget__general=2, training__evaluations=1)
     found = run_sweep(given, 5, quiet=True)

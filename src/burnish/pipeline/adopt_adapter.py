@@ -1,4 +1,4 @@
-"""Adapters that other tools trained, in PEFT format, taken over as runs that are trained."""
+"""Imports PEFT adapters that other tools trained, as runs whose training has finished."""
 
 import filecmp
 import re
@@ -29,14 +29,14 @@ from burnish.runs.directory import Finding, RunDirectory, remove_directory, repl
 _WHOLE = ("model.safetensors", "config.json")
 # Of the verdict: the test rows are new to healing, but perhaps not to the adapter.
 TRAINED_ELSEWHERE = (
-    "Another tool trained the adapter, on rows that are not known here: where the test rows were "
-    "among them, the gain flatters."
+    "Another tool trained the adapter, and its training rows are not known. If they include test "
+    "rows, the measured gain is too large."
 )
 
 
 def is_foreign(folder: Path | str, data: Path | str | None = None) -> bool:
-    """Whether it is an adapter or a model of another tool, and no run; with rows of a task, which
-    come with adapters alone, whatever is no run is looked at as one."""
+    """Whether a folder is an adapter or model of another tool rather than a run; with `data`, which
+    only adapters need, every folder that is not a run counts as one."""
     path = expanded(folder)
     named = data is not None and not (path / "manifest.json").exists()
     return named or is_foreign_folder(path)
@@ -50,10 +50,10 @@ def adopt(
     overrides: Mapping[str, Any],
     bars: Bars,
 ) -> RunDirectory:
-    """The run that holds the adapter; one that was begun before is gone on with.
+    """Imports an adapter as a run, or continues the run of an earlier import.
 
     Raises:
-        RunError: the name is that of another run, or rows or settings have changed since.
+        RunError: another run has the name, or rows or settings have changed since the import.
         ModelError: the adapter is damaged or does not fit the model; no run is left behind.
     """
     folder = expanded(folder)
@@ -68,7 +68,7 @@ def adopt(
                 open_run(install_adapter(directory, parts))
                 _warn_of_other_base(directory, folder, model, bars)
             except BaseException:
-                remove_directory(directory.path)  # nothing was measured; mended, it is taken over
+                remove_directory(directory.path)  # so that a corrected adapter can be imported
                 raise
     return directory
 
@@ -101,17 +101,17 @@ def _split_adapter(folder: Path, recipe: Recipe, bars: Bars) -> Iterator[tuple[R
                 shutil.rmtree(target)
             raise
     if placed:
-        bars.say(f"the base with the adapter's tokens is {target}; the run needs it")
+        bars.say(f"wrote the base model with the adapter's tokens to {target}; keep it for the run")
 
 
 def _place_base(extended: Path, target: Path) -> bool:
-    """Puts the base next to its run; whether it was not there before."""
+    """Moves the base model next to its run; returns False where it was already there."""
     if not target.exists():
         extended.rename(target)
         return True
     if resolve(str(target)).sha256 != resolve(str(extended)).sha256:
         raise RunError(
-            f"{target} already exists and is not the base of this adapter",
+            f"{target} already exists and is not the base model of this adapter",
             "choose another name for the run with --name",
             code="output_exists",
             path=str(target),
@@ -120,10 +120,10 @@ def _place_base(extended: Path, target: Path) -> bool:
 
 
 def _existing_run(recipe: Recipe, folder: Path | str, parts: Path) -> RunDirectory | None:
-    """The run of an earlier call; None where there is none, or it got no further than its rows.
+    """Returns the run of an earlier import; None where there is none, or it has only its rows.
 
     Raises:
-        RunError: it holds another adapter, or was begun with other rows or settings.
+        RunError: the run has another adapter, or was started with other rows or settings.
     """
     path = recipe.output / recipe.name
     if not path.exists():
@@ -135,8 +135,8 @@ def _existing_run(recipe: Recipe, folder: Path | str, parts: Path) -> RunDirecto
         kept, given = run.checkpoints / "step-0" / name, parts / name
         if not kept.exists() or not filecmp.cmp(kept, given, shallow=False):
             raise RunError(
-                f"{path} is there and is not of {folder}",
-                "name the new run with --name",
+                f"{path} already exists and holds a different adapter than {folder}",
+                "choose another name with --name",
                 code="run_exists",
                 path=str(path),
                 adapter=str(folder),
@@ -144,8 +144,8 @@ def _existing_run(recipe: Recipe, folder: Path | str, parts: Path) -> RunDirecto
         for rows, digest in manifest.data["sha256"].items():
             if Path(rows).exists() and files_sha256([Path(rows)]) != digest:
                 raise RunError(
-                    f"{path} was begun with other rows than {rows} holds now",
-                    "put them back, or start anew under another --name",
+                    f"{rows} has changed since {path} was started",
+                    "restore it, or start a new run with another --name",
                     code="rows_changed",
                     path=str(path),
                     rows=rows,
@@ -156,9 +156,9 @@ def _existing_run(recipe: Recipe, folder: Path | str, parts: Path) -> RunDirecto
 def _warn_of_other_base(
     directory: RunDirectory, folder: Path | str, model: str, bars: Bars
 ) -> None:
-    """Where the adapter names a base that is plainly not called as the model is.
+    """Warns where the adapter's configuration names another base model.
 
-    It is no more than a warning, for the same weights go by many names and lie at many places.
+    This is only a warning, because the same weights have many names and paths.
     """
     named = adapter_settings(Path(folder)).get("base_model_name_or_path")
     source = resolve(model)
@@ -168,15 +168,15 @@ def _warn_of_other_base(
     if theirs in _letters(f"{source.name} {source.origin}") or ours in _letters(named):
         return
     message = (
-        f"the adapter names {named} as its base, and {model} is given: where that is another "
-        "model, name the adapter's own with --model"
+        f"the adapter names {named} as its base model, but --model is {model}: if these are "
+        "different models, set --model to the one the adapter was trained on"
     )
     directory.write_findings([*directory.findings(), Finding("base", "warning", message, 1)])
     bars.say(f"[yellow]warning[/] {escape(message)}")
 
 
 def _base_name(model: str) -> str:
-    """Of a path, or of org/name."""
+    """The last part of a path or of ORG/NAME, in lower case without punctuation."""
     return _letters(re.split(r"[/:\\]", model.rstrip("/\\"))[-1].removesuffix(".gguf"))
 
 
@@ -187,11 +187,11 @@ def _letters(name: str) -> str:
 def adopted_recipe(
     folder: Path | str, data: Path | str | None, model: str, name: str | None
 ) -> dict[str, Any]:
-    """The recipe that the adapter's own configuration stands for.
+    """Returns the recipe values that the adapter's configuration implies.
 
     Raises:
-        ModelError: it is no LoRA adapter, its weights are no safetensors file, or it is damaged.
-        DataError: no rows are named, so nothing says what it gained.
+        ModelError: the folder is not a LoRA adapter with safetensors weights, or it is damaged.
+        DataError: no task data was named, so the gain cannot be measured.
     """
     path = expanded(folder)
     if problem := import_problem(path):
@@ -200,9 +200,9 @@ def adopted_recipe(
     kind = config.get("peft_type")
     if kind != "LORA":
         raise ModelError(
-            f"{path} is a {kind} adapter, and only LORA adapters are taken over",
-            "merge it into its base with PEFT's merge_and_unload where its kind can be merged, and "
-            "name the saved model as `model` in a recipe",
+            f"{path} is a {kind} adapter, but only LoRA adapters can be imported",
+            "merge it into its base model with PEFT's merge_and_unload if its kind allows that, "
+            "and set `model` in a recipe to the saved model",
             code="adapter_kind_not_supported",
             path=str(path),
             kind=kind,
@@ -211,8 +211,8 @@ def adopted_recipe(
     for key in ("r", "lora_alpha"):
         if not isinstance(config.get(key), int | float):
             raise ModelError(
-                f"{path / CONFIG} has {config.get(key)!r} as {key}, which should be a number",
-                "copy it there again, or save it anew",
+                f"{key} in {path / CONFIG} is {config.get(key)!r}, which is not a number",
+                "copy the adapter again, or save it again with PEFT",
                 code="bad_adapter_settings",
                 path=str(path / CONFIG),
                 key=key,
@@ -220,8 +220,8 @@ def adopted_recipe(
             )
     if data is None:
         raise DataError(
-            f"{path} comes without rows, so nothing says what it gained",
-            "name rows of its task with --data",
+            f"no task data was named for {path}, so its gain cannot be measured",
+            "pass rows of its task with --data",
             code="rows_not_named",
             path=str(path),
         )
@@ -235,7 +235,7 @@ def adopted_recipe(
 
 
 def install_adapter(directory: RunDirectory, folder: Path | str) -> RunDirectory:
-    """Puts the adapter into a run that was begun, as the weights that it ended with."""
+    """Copies the adapter into a new run, as the weights at the end of its training."""
     adapter = (Path(folder) / CONFIG).exists()
     weights = directory.path / ("adapter" if adapter else "model")
     for place in (weights, directory.checkpoints / "step-0"):

@@ -1,4 +1,4 @@
-"""A new run: the recipe's data read, checked, rendered and written into its directory."""
+"""Creates a run: reads, checks and renders the recipe's data and writes it to the run directory."""
 
 import platform
 import shlex
@@ -34,7 +34,7 @@ _LIBRARIES = ("burnish", "torch", "transformers", "peft", "tokenizers", "numpy")
 
 @dataclass(frozen=True)
 class CheckedData:
-    """The data, its rows of each split as the model would learn them, and what was found."""
+    """A data set, the rendered rows of each split, and the findings of all checks."""
 
     dataset: Dataset
     rendered: dict[str, list[Rendered]]
@@ -54,21 +54,23 @@ class CheckedData:
 
 
 def prepare(recipe: Recipe, source: Source, data: Data | None = None) -> CheckedData:
-    """The recipe's main data set, or another of its tasks."""
+    """Reads, checks and renders the recipe's own data set, or the data set of one of its tasks."""
     dataset = load(data or recipe.data, recipe.seed, recipe.objective)
     tokenizer = load_tokenizer(source, recipe.model_settings.stop_tokens)
     objective = objective_of(recipe, tokenizer)
     objective.check(dataset.train)
-    # What the model cannot read would be found out when it is tested, after training.
+    # Report rows that the model cannot read now, not when it is tested after training.
     longest = max_text_tokens(source) if recipe.objective in HEADS else context_length(source)
     limit = min(recipe.training.max_length or longest, longest)
-    remedy = "raise training.max_length" if limit < longest else "choose a model that reads more"
+    remedy = (
+        "raise training.max_length" if limit < longest else "choose a model with a longer context"
+    )
     findings, rendered = list(dataset.findings), {}
     if recipe.objective == "sft":
         findings += rejected_answers(dataset.train)
-    reads_turns = recipe.objective == "sft"  # the others read what an answer says
+    reads_turns = recipe.objective == "sft"  # other objectives read only the answer's content
     findings += hidden_reasoning(dataset.train, tokenizer, is_shown=reads_turns)
-    if recipe.objective not in HEADS:  # a head writes nothing
+    if recipe.objective not in HEADS:  # a model with a head generates no text
         every = [*dataset.train, *dataset.validation, *dataset.test]
         findings += speaker_lines(every, tokenizer)
     for split in ("train", "validation", "test"):
@@ -81,30 +83,31 @@ def prepare(recipe: Recipe, source: Source, data: Data | None = None) -> Checked
     checked = CheckedData(dataset, rendered, findings)
     if dataset.test and (count := len(tested(checked.kept("test")))) < LEAST_TESTED:
         raise DataError(
-            f"{count} rows are left to test on, too few to show a gain",
-            "add rows, or name a file as data.test",
+            f"only {count} test rows remain, too few to measure a gain (at least {LEAST_TESTED})",
+            "add rows, or set data.test to a file",
             code="too_few_test_rows",
             count=count,
             expected=LEAST_TESTED,
         )
     counts = ", ".join(f"{name} {count}" for name, count in checked.learnt_tokens().items())
     total = sum(checked.learnt_tokens().values())
-    findings.append(Finding("tokens", "info", f"{objective.learns} to be learnt: {counts}", total))
+    trained = f"{objective.learns} to be trained on: {counts}"
+    findings.append(Finding("tokens", "info", trained, total))
     return checked
 
 
 def create_run(recipe: Recipe, bars: Bars) -> RunDirectory:
-    """A new run directory with its manifest and its checked rows, ready to be trained.
+    """Creates a run directory with its manifest and its checked rows, ready to be trained.
 
     Raises:
-        RecipeError: the recipe has stages, each of which is begun by itself, or its name leaves
-            the folder `output`.
-        RunError: there is a run of that name.
+        RecipeError: the recipe has stages, which are separate runs, or its name is a path that
+            leads out of the folder `output`.
+        RunError: a run of that name exists.
     """
     if recipe.stages:
         raise RecipeError(
-            f"the recipe has {len(recipe.stages)} stages, each a run of its own",
-            "start them with `burnish run`, or from Python with burnish.pipeline.stages.run_stages",
+            f"the recipe has {len(recipe.stages)} stages, which are separate runs",
+            "use `burnish run`, or burnish.pipeline.stages.run_stages in Python",
             code="recipe_of_stages",
             count=len(recipe.stages),
         )

@@ -1,7 +1,7 @@
-"""Going on with a run: what of its recipe may have changed since it began, and what may not.
+"""Resuming a run: which values of its recipe may change, and which may not.
 
-A continued run ends with the weights that it would have had without a stop, so whatever the
-weights depend on must be as it was.
+A resumed run ends with the same weights as an uninterrupted one, so nothing that the weights
+depend on may change.
 """
 
 import json
@@ -15,36 +15,36 @@ from burnish.models.load import pick_device
 from burnish.recipe.schema import Recipe, flat_values
 from burnish.runs.directory import Manifest, RunDirectory, remove_directory
 
-# Where the run lies; what only a search reads; what is tried out before the first step and undone;
-# how many processes take the steps, and whether each keeps all weights.
+# Values that may always change: they decide where the run is, what a search tries, which checks run
+# before the first step, and how processes share the work, but not which weights result.
 _FREE = (
-    *("name", "output", "tune.", "heal."),
+    *("name", "output", "sweep.", "heal."),
     *("training.preflight", "training.workers", "training.fsdp"),
 )
-# Read after training; once there is a verdict they are what it was reached with.
+# Values that are read after training and may change until there is a verdict.
 _UNTIL_VERDICT = ("evaluate.", "budget.", "scale_search.")
-# It is the place that counts, and `auto` names another one on another machine.
+# The actual device is compared, because `auto` chooses differently on another machine.
 _PLACED = "device"
 
 
 def continue_run(recipe: Recipe) -> RunDirectory | None:
-    """The run to go on with; None where it never got as far as its data, and is removed.
+    """Returns the run to resume; None where it has no rows yet, in which case it is removed.
 
     Raises:
-        RunError: there is no such run, or the recipe changed in a way that matters to it.
+        RunError: the run does not exist, or a recipe value has changed that must not change.
     """
     path = recipe.output / recipe.name
     if not path.exists():
         raise RunError(
-            f"there is no run {path} to continue",
+            f"the run {path} does not exist, so it cannot be resumed",
             "start it without --resume",
             code="run_missing",
             path=str(path),
         )
     if not (path / "manifest.json").exists():
         raise RunError(
-            f"{path} has no manifest.json, so it cannot be continued",
-            "start again under another --name, or delete the folder and start without --resume",
+            f"{path} has no manifest.json, so it cannot be resumed",
+            "start a run with another --name, or delete the folder and start without --resume",
             code="no_manifest",
             path=str(path),
         )
@@ -53,13 +53,13 @@ def continue_run(recipe: Recipe) -> RunDirectory | None:
     changes = _changes(manifest, recipe)
     refused = [change for change in changes if not _may_change(change["key"], manifest)]
     if refused:
-        told = ", ".join(
+        changed = ", ".join(
             f"{change['key']} was {_as_json(change['before'])}, is {_as_json(change['after'])}"
             for change in refused
         )
         raise RunError(
-            f"the recipe of {path} has changed since ({told})",
-            "put it back, or start anew under another --name",
+            f"the recipe has changed since {path} was started ({changed})",
+            "restore these values, or start a new run with another --name",
             code="recipe_changed",
             path=str(path),
             changes={change["key"]: [change["before"], change["after"]] for change in refused},
@@ -79,7 +79,7 @@ def continue_run(recipe: Recipe) -> RunDirectory | None:
 
 
 def warnings_about_changed_files(directory: RunDirectory) -> list[str]:
-    """A sentence for each data file that is not what it was when the run took its rows."""
+    """Returns a warning for each data file that has changed since the run saved its rows."""
     manifest = directory.manifest()
     began = Path.cwd() / manifest.host.get("folder", "")
     sentences = []
@@ -87,29 +87,29 @@ def warnings_about_changed_files(directory: RunDirectory) -> list[str]:
         files = [file for file in (Path(name), began / name) if file.is_file()]
         if any(_has_sha256(file, digest) for file in files):
             continue
-        what = "has changed" if files else "has gone"
+        change = "has changed" if files else "was deleted"
         sentences.append(
-            f"{name} {what} since {directory.path} began, and the run goes on with the rows that "
-            "it saved then: to train on other rows, start a run under another --name"
+            f"{name} {change} since {directory.path} was started, and the run continues with the "
+            "rows that it saved: to train on other rows, start a run with another --name"
         )
     return sentences
 
 
 def discard_order(directory: RunDirectory) -> None:
-    """What is searched anew, or by other budgets, is tested in a new order."""
+    """Deletes the order of the candidates, because a new search or other budgets change it."""
     (directory.path / "frontier.json").unlink(missing_ok=True)
 
 
 def discard_verdict(directory: RunDirectory) -> None:
-    """What healing begins with is the model as it was trained, and no verdict is about that one."""
+    """Deletes the verdict and the report, because healing starts from the model as trained."""
     for name in ("verdict.json", "ledger.json", "report.html", "card.md"):
         (directory.path / name).unlink(missing_ok=True)
 
 
 def _changes(manifest: Manifest, recipe: Recipe) -> list[dict[str, Any]]:
-    """Values that are not what they were, in the order of the recipe's classes.
+    """Returns the values that have changed, in the order of the recipe's classes.
 
-    A path may be written another way, from another folder, and name the file that it did.
+    A path may be written differently, from another folder, and still name the same file.
     """
     before, here = recipe_of(manifest), Path.cwd()
     then, now = dict(flat_values(before)), dict(flat_values(recipe))

@@ -1,8 +1,8 @@
-"""Sequential tuning: a list of stages, each from the last, all test sets measured after each.
+"""Sequential fine-tuning: each stage starts from the one before; all test sets follow each stage.
 
-A stage is a run of its own under the recipe's folder, so it can be opened, served and gone on
-with; the folder's `ledger.json` holds the matrix: a row a test set and stage, and a row for what an
-earlier stage's task lost since, which has a budget of its own.
+A stage is a run of its own in the recipe's folder, so it can be opened, served and resumed. The
+folder's `ledger.json` contains one row per test set and stage, and one row per earlier task for
+what it has lost since its own stage, which has a budget of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,10 +34,10 @@ from burnish.training.build import check_workers
 
 
 def stage_recipes(recipe: Recipe) -> list[Recipe]:
-    """One recipe a stage: the recipe with the stage's own values, started from the stage before.
+    """Returns one recipe per stage, with the stage's values, which starts from the stage before.
 
     Raises:
-        RecipeError: a stage has no name for a folder, a name comes twice, or a value is wrong.
+        RecipeError: a stage has no valid name, two stages have the same name, or a value is wrong.
     """
     folder, made = recipe.output / recipe.name, []
     names: list[str] = []
@@ -46,8 +46,8 @@ def stage_recipes(recipe: Recipe) -> list[Recipe]:
         name = values.pop("name", None)
         if not isinstance(name, str) or not name or name in names:
             raise RecipeError(
-                f"stage {number} has the name {name!r}",
-                "give each stage a name of its own",
+                f"the name of stage {number} is {name!r}, which is missing or not unique",
+                "give each stage a different name",
                 code="bad_stage_name",
                 stage=number,
                 value=quotable(name),
@@ -58,7 +58,7 @@ def stage_recipes(recipe: Recipe) -> list[Recipe]:
         chain: dict[str, Any] = {"stages": [], "output": folder, "name": f"{number}-{name}"}
         if before is not None:
             chain |= {"init_from": before, "init": values.pop("init", "continue")}
-        if "data" in values:  # another data set shares no column or file with the recipe's
+        if "data" in values:  # a stage's data set inherits nothing from the recipe's
             chain["data"] = values.pop("data")
         try:
             made.append(changed_recipe(recipe, _flat(values) | chain))
@@ -69,16 +69,16 @@ def stage_recipes(recipe: Recipe) -> list[Recipe]:
 
 @on_timeline
 def run_stages(recipe: Recipe, *, resume: bool = False, quiet: bool = False) -> RunDirectory:
-    """Runs every stage and measures all earlier test sets after each; a finished stage is kept.
+    """Runs every stage and measures all earlier test sets after each.
 
-    A stage is held where its own verdict is, or where the task of an earlier stage is not shown to
-    keep its budget. The next one then starts from the last that was not held.
+    A stage is held if its own verdict is hold, or if an earlier stage's task is not shown to stay
+    within its budget. The next stage then starts from the last stage that was not held.
 
     Returns:
-        The folder of all stages: its ledger is the matrix, its verdict that of the last stage.
+        The folder of all stages, whose ledger has the results and whose verdict is the last one's.
 
     Raises:
-        UserError: a stage cannot be run as it is written; none was begun.
+        UserError: a stage cannot be run; this is checked before the first stage starts.
     """
     recipes = stage_recipes(recipe)
     _check(recipes)
@@ -101,11 +101,11 @@ def run_stages(recipe: Recipe, *, resume: bool = False, quiet: bool = False) -> 
         else:
             inherit_looks(run, folder)
             stays = kept[-1][1].path if kept else recipe.model
-            reasons = dict.fromkeys((*verdict.reasons, f"{stays} stays."))
+            reasons = dict.fromkeys((*verdict.reasons, f"Later stages start from {stays}."))
             verdict = replace(verdict, reasons=tuple(reasons))
             run.write_verdict(verdict)
             verbs.report(run)
-            bars.say(f"[yellow]held[/] stage {stage.name}: {stays} stays")
+            bars.say(f"[yellow]stage {stage.name} was held[/]: continuing from {stays}")
     assert verdict is not None
     folder.write_manifest(
         Manifest(
@@ -128,15 +128,15 @@ def run_stages(recipe: Recipe, *, resume: bool = False, quiet: bool = False) -> 
 
 
 def _check(recipes: Sequence[Recipe]) -> None:
-    """What can be known to fail is told before the first stage is trained.
+    """Checks all stages before the first one is trained.
 
     Raises:
-        UserError: a file that a stage not begun yet reads cannot be had, or it cannot learn as it
-            says from the stage before.
+        UserError: a file of a stage cannot be read, or its settings do not fit its data or the
+            stage before.
     """
     for before, stage in zip((None, *recipes), recipes, strict=False):
         if (stage.output / stage.name).exists():
-            continue  # it has its rows, and may be finished
+            continue  # the stage has saved its rows, and may be finished
         parts = (stage.data, *stage.tasks.values())
         files = [file for part in parts for file in (part.train, part.validation, part.test)]
         try:
@@ -156,13 +156,13 @@ def _check(recipes: Sequence[Recipe]) -> None:
 def _start_from_last_kept(
     planned: Recipe, recipe: Recipe, kept: Sequence[tuple[Recipe, RunDirectory]]
 ) -> Recipe:
-    """The stage's recipe, started from the last stage that stands, or from where all began."""
+    """The stage's recipe, which starts from the last stage that was not held."""
     start = kept[-1][1].path if kept else recipe.init_from
     return changed_recipe(planned, {"init_from": start})
 
 
 def _may_build_on(stage: Recipe, verdict: Verdict, after: Sequence[LedgerRow]) -> bool:
-    """Whether the next stage may start from it: released, or good at all that was measured."""
+    """Whether the next stage may start from this one: it was released, or passed all tests."""
     if stage.evaluate.general:
         return verdict.decision == "release"
     judged = [row for row in after if row.passed is not None]
@@ -170,44 +170,46 @@ def _may_build_on(stage: Recipe, verdict: Verdict, after: Sequence[LedgerRow]) -
 
 
 def _with_earlier(verdict: Verdict, after: Sequence[LedgerRow]) -> Verdict:
-    """The stage's verdict with what it did to the tasks before it."""
+    """Adds the results on the tasks of earlier stages to a stage's verdict."""
     fallen = [row for row in after if row.kind == "earlier" and row.passed is not None]
-    decision, said = verdict.decision, []
+    decision = verdict.decision
+    reasons: list[str] = []
     for row in fallen:
         assert row.budget is not None
         assert row.bound is not None
         fell, most = -100 * row.delta, -100 * row.bound
-        verb = "keeps" if row.passed else "is not shown to keep"
-        said.append(
-            f"{row.task} {verb} its budget: it fell {fell:z.1f} points since its own stage, at "
-            f"most {most:z.1f} (budget {100 * row.budget:g}, n = {row.n})."
+        verb = "stayed" if row.passed else "is not shown to have stayed"
+        reasons.append(
+            f"{row.task} {verb} within its budget: it fell by {fell:z.1f} points since its own "
+            f"stage, at most {most:z.1f} (budget {100 * row.budget:g}, n = {row.n})."
         )
     broken = any(row.high < -(row.budget or 0.0) for row in fallen)
     if broken:
         decision = "hold"
     elif decision == "release" and not all(row.passed for row in fallen):
         decision = "inconclusive"
-    reasons = dict.fromkeys((*verdict.reasons, *said))  # a held stage's were written before
-    return replace(verdict, decision=decision, reasons=tuple(reasons))
+    # The reasons of a stage that was held are already in its verdict.
+    unique = dict.fromkeys((*verdict.reasons, *reasons))
+    return replace(verdict, decision=decision, reasons=tuple(unique))
 
 
 def results_matrix(rows: Sequence[LedgerRow]) -> dict[str, dict[str, LedgerRow]]:
-    """Test set -> stage after which it was measured -> its row."""
-    found: dict[str, dict[str, LedgerRow]] = {}
+    """Returns the ledger rows by test set, then by the stage after which it was measured."""
+    results: dict[str, dict[str, LedgerRow]] = {}
     for row in rows:
         if row.kind == "earlier":
             continue
         name, _, stage = row.task.partition(" after ")
-        found.setdefault(name, {})[stage] = row
-    return found
+        results.setdefault(name, {})[stage] = row
+    return results
 
 
 def _measure_after_stage(
     folder: RunDirectory, stages: Sequence[tuple[Recipe, RunDirectory]], bars: Bars
 ) -> list[LedgerRow]:
-    """The newest stage's model on the test sets of all stages that stand, and on its own.
+    """Measures the newest stage's model on its own test set and those of earlier stages.
 
-    Of each earlier one there are two rows: against the base, and against its own stage.
+    An earlier test set gives two rows: compared with the base, and with the model of its own stage.
     """
     newest = stages[-1][1]
     rows, model = [], None

@@ -76,20 +76,20 @@ from burnish.training.build import check_workers, open_training, train_run
 from burnish.training.checkpoint import saved_steps
 from burnish.training.loop import Listener, Loop
 
-# What a verdict leaves behind; where one was lost it is reached again from the results.
-_JUDGED = ("ledger.json", "verdict.json")
+# Files of a verdict; where one is missing, the verdict is reached again from the results.
+_VERDICT_FILES = ("ledger.json", "verdict.json")
 
 
 @on_timeline
 def run(
     recipe: Path | str | Recipe, *, resume: bool = False, quiet: bool = False, **overrides: Any
 ) -> RunDirectory:
-    """Rows to verdict: trains, measures base and tuned, decides, writes the report.
+    """Trains, evaluates the base model and the tuned model, decides, and writes the report.
 
     Args:
-        recipe: a recipe file, or a recipe that was loaded before.
-        resume: go on with the run of that name where it stopped.
-        quiet: no progress bars.
+        recipe: a recipe file, or a loaded recipe.
+        resume: continue the interrupted run of that name.
+        quiet: show no progress bars.
         overrides: recipe values, nested (`training={"epochs": 2}`) or dotted.
     """
     chosen = _resolve_recipe(recipe, overrides)
@@ -109,21 +109,21 @@ def check(
     drop_bad: bool = False,
     **columns: str,
 ) -> CheckedData:
-    """Reads, checks, splits and renders a file as a run would; trains nothing."""
+    """Reads, checks, splits and renders a data file as a run would, without training."""
     values = {"model": model, "objective": objective, "data.drop_bad": drop_bad}
     named = {f"data.columns.{field}": column for field, column in columns.items()}
     return prepare(recipe_of_rows(data, values | named), resolve(model))
 
 
 def recipe_to_check(path: Path | str, overrides: Mapping[str, Any]) -> Recipe:
-    """A recipe file, or the recipe of a file of rows; `overrides` is dotted and wins."""
+    """Loads a recipe file, or makes a recipe for a data file; `overrides` has dotted keys."""
     if Path(path).suffix.lower() in (".yaml", ".yml"):
         return load_recipe(path, overrides)
     return recipe_of_rows(path, overrides)
 
 
 def check_recipe(recipe: Recipe) -> dict[str, CheckedData]:
-    """Each data set of a recipe as a run would read it: its own by no name, then its tasks."""
+    """Checks each data set of a recipe: its own under the empty name, then those of its tasks."""
     source = resolve(recipe.model)
     others = {name: prepare(recipe, source, data) for name, data in recipe.tasks.items()}
     return {"": prepare(recipe, source), **others}
@@ -138,13 +138,13 @@ def train(
     on_event: Listener | None = None,
     **overrides: Any,
 ) -> RunDirectory:
-    """Trains and keeps the adapter; measures nothing yet. `on_event` hears the loop's events."""
+    """Trains and saves the weights without evaluating; calls `on_event` with the loop's events."""
     chosen = _resolve_recipe(recipe, overrides)
     check_scorers(chosen)
     check_workers(chosen)
     check_method(chosen)
     suites = load_suites(chosen.evaluate.general or ())
-    check_budgets(chosen, suites)  # an idle budget is found now, not after training
+    check_budgets(chosen, suites)  # report an unused budget now, not after training
     check_suites(chosen, suites)
     bars = Bars(quiet=quiet)
     directory = continue_run(chosen) if resume else None
@@ -160,14 +160,14 @@ def train(
         certs = [split_suite(suite)[1] for suite in suites]
         look = next_look(directory, certs)
         for cert in certs:
-            said = power_headline(suite_sizes(cert), budgets_of(chosen).alone(cert.name), look)
-            bars.say(escape(suite_prefix(cert, certs) + said))
+            power = power_headline(suite_sizes(cert), budgets_of(chosen).alone(cert.name), look)
+            bars.say(escape(suite_prefix(cert, certs) + power))
         if is_new and suites:
             _warn_of_leaks(directory, chosen, suites, bars)
         try:
             train_run(directory, chosen, bars, _run_preflight(directory, chosen, bars), on_event)
         except PreflightError:
-            shutil.rmtree(directory.path)  # nothing was trained; a corrected recipe starts anew
+            shutil.rmtree(directory.path)  # nothing was trained, so a corrected recipe can start
             raise
         except (ModelError, RecipeError):
             if is_new and not saved_steps(directory.checkpoints):
@@ -180,15 +180,15 @@ def train(
 def _warn_of_leaks(
     directory: RunDirectory, recipe: Recipe, suites: Sequence[Suite], bars: Bars
 ) -> None:
-    """A suite that stands in the rows cannot judge: now is the time to say so, not after hours."""
-    rows = changed_recipe(recipe, {"replay.rows": 0})  # those are not written yet
+    """Warns before the training of suite items that occur in the training rows."""
+    rows = changed_recipe(recipe, {"replay.rows": 0})  # replayed rows are not written yet
     for finding in leaks(leakage_of(directory, rows, suites)):
         bars.say(f"[yellow]warning[/] {escape(finding.message)}")
 
 
 @on_timeline
 def preflight(recipe: Path | str | Recipe, *, quiet: bool = False, **overrides: Any) -> list[Check]:
-    """The preflight checks of a run, which is not started; nothing is kept."""
+    """Runs the preflight checks of a run without starting it; nothing is saved."""
     chosen = _resolve_recipe(recipe, overrides)
     with _temporary_run(chosen, quiet=quiet) as directory:
         model, loop = open_training(directory, chosen)
@@ -197,21 +197,21 @@ def preflight(recipe: Path | str | Recipe, *, quiet: bool = False, **overrides: 
 
 @on_timeline
 def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirectory:
-    """Measures base and tuned on the same rows, fills the ledger, decides, and shows parity."""
+    """Evaluates the base model and the tuned model of a run on the same rows, and decides."""
     directory = run if isinstance(run, RunDirectory) else RunDirectory.open(run)
     manifest = directory.manifest()
     if manifest.state in ("created", "training"):
         raise RunError(
-            f"{directory.path} is not trained to the end",
+            f"the training of {directory.path} has not finished",
             "finish it with `burnish run RECIPE --resume`",
             code="run_unfinished",
             path=str(directory.path),
         )
     bars = Bars(quiet=quiet)
-    lost = [file for file in _JUDGED if not (directory.path / file).exists()]
-    is_judged = manifest.state == "certified" and not lost
-    with nullcontext() if is_judged else timed_run(directory):
-        if not is_judged:
+    missing = [file for file in _VERDICT_FILES if not (directory.path / file).exists()]
+    has_verdict = manifest.state == "certified" and not missing
+    with nullcontext() if has_verdict else timed_run(directory):
+        if not has_verdict:
             with alone_in(directory):
                 _evaluate_and_decide(directory, manifest, bars)
         parity = ensure_parity(directory)
@@ -221,7 +221,7 @@ def evaluate(run: RunDirectory | Path | str, *, quiet: bool = False) -> RunDirec
 
 
 def _evaluate_and_decide(directory: RunDirectory, manifest: Manifest, bars: Bars) -> None:
-    """From a trained run to its verdict."""
+    """Evaluates a trained run and writes its ledger and its verdict."""
     recipe = recipe_of(manifest)
     with phase("loading models"):
         model = open_run(directory)
@@ -241,7 +241,7 @@ def _evaluate_and_decide(directory: RunDirectory, manifest: Manifest, bars: Bars
     if isinstance(model, LanguageModel) and halves:
         with phase("base answers"):
             search = ScaleSearch(directory, recipe, model, probes, leakage, bars)
-    head = _head(model)
+    head = _head_kind(model)
     if search is not None and search.counted_sections:
         del model  # the search may close it
         order = _find_candidates(search, manifest, bars)
@@ -258,14 +258,14 @@ def _evaluate_and_decide(directory: RunDirectory, manifest: Manifest, bars: Bars
     rows = fill_ledger(directory, recipe, certs, leakage, level)
     directory.write_ledger(rows)
     verdict = decide(rows, recipe.budget.general, head, certificate)
-    beside = leakage_warnings(leakage, rows) + ([TRAINED_ELSEWHERE] if manifest.adopted else [])
-    directory.write_verdict(replace(verdict, reasons=(*verdict.reasons, *beside)))
+    caveats = leakage_warnings(leakage, rows) + ([TRAINED_ELSEWHERE] if manifest.adopted else [])
+    directory.write_verdict(replace(verdict, reasons=(*verdict.reasons, *caveats)))
     manifest.state = "certified"
     directory.write_manifest(manifest)
 
 
 def _find_candidates(search: ScaleSearch, manifest: Manifest, bars: Bars) -> list[Candidate]:
-    """Looks for candidates, and heals; an order that was fixed before a stop is gone on with."""
+    """Searches candidates and tries remedies; returns an order that was fixed before a stop."""
     directory, minutes = search.directory, search.recipe.heal.minutes
     if (directory.path / "frontier.json").exists():
         return search.resume(directory.frontier())
@@ -287,19 +287,19 @@ def heal(
     quiet: bool = False,
     **overrides: Any,
 ) -> RunDirectory:
-    """Looks for a model that forgot less than the run's, within `minutes`, and decides anew.
+    """Tries ways to reduce a run's forgetting for up to `minutes`, and decides again.
 
     Args:
-        run: a run that is trained, or the folder of an adapter in PEFT format.
-        minutes: for all attempts together.
-        data: of an adapter, the rows of its task; some of them judge and are not learnt.
-        model: of an adapter, the model that it was made for.
-        name: of an adapter, what the run is called; else as its folder.
-        quiet: no progress bars.
-        overrides: of an adapter, recipe values.
+        run: a trained run, or the folder of an adapter in PEFT format.
+        minutes: total time limit of all attempts.
+        data: for an imported adapter: task data, part of which is held out for testing.
+        model: for an imported adapter: its base model.
+        name: for an imported adapter: name of the run; None names it after the folder.
+        quiet: show no progress bars.
+        overrides: for an imported adapter: recipe values.
 
     Raises:
-        RunError: the run is not trained, or there is no suite that says what it forgot.
+        RunError: the run is not trained, or it has no general suite to measure forgetting.
         UserError: the adapter cannot be read, or does not fit the model.
     """
     bars = Bars(quiet=quiet)
@@ -310,7 +310,7 @@ def heal(
         check_no_adapter_options(directory, {"data": data, "name": name, **overrides})
     check_can_heal(directory)
     if is_release_healed(directory):
-        bars.say(f"{directory.path} needs no healing: it keeps its budgets and 90 % of the gain")
+        bars.say(f"{directory.path} needs no healing: it was released with 90 % of the best gain")
         return directory
     with alone_in(directory):
         manifest = directory.manifest()
@@ -328,7 +328,7 @@ def heal(
 
 
 def report(run: RunDirectory | Path | str) -> Path:
-    """Writes report.html and card.md; returns the page's path."""
+    """Writes report.html and card.md of a run, and returns the path of the report."""
     directory = run if isinstance(run, RunDirectory) else RunDirectory.open(run)
     page = write_page(directory)
     write_card(directory)
@@ -336,11 +336,11 @@ def report(run: RunDirectory | Path | str) -> Path:
 
 
 def tokenizer_of(model: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model by name."""
+    """Loads the tokenizer of a model by name."""
     return load_tokenizer(resolve(model))
 
 
-def _head(model: Opened) -> Head | None:
+def _head_kind(model: Opened) -> Head | None:
     if isinstance(model, LanguageModel):
         return None
     with model.base() as base:
@@ -355,7 +355,7 @@ def plan(
     quiet: bool = False,
     **overrides: Any,
 ) -> Plan:
-    """What the run would take, from shapes and a few of its steps; nothing is kept."""
+    """Estimates the time, memory and disk space of a run from a few steps; nothing is saved."""
     chosen = _resolve_recipe(recipe, overrides)
     with _temporary_run(chosen, quiet=quiet) as directory:
         return make_plan(directory, chosen, device=device)
@@ -369,7 +369,7 @@ def _resolve_recipe(recipe: Path | str | Recipe, overrides: Mapping[str, Any]) -
 
 @contextmanager
 def _temporary_run(recipe: Recipe, *, quiet: bool) -> Iterator[RunDirectory]:
-    """A run directory that holds the recipe's data and vanishes."""
+    """A run directory with the recipe's data, which is deleted afterwards."""
     with tempfile.TemporaryDirectory(prefix="burnish-") as folder:
         yield create_run(recipe.model_copy(update={"output": Path(folder)}), Bars(quiet=quiet))
 
@@ -384,9 +384,9 @@ def _check_subject(directory: RunDirectory, recipe: Recipe, model: Opened, loop:
 def _run_preflight(
     directory: RunDirectory, recipe: Recipe, bars: Bars
 ) -> Callable[[Opened, Loop], None]:
-    """What comes before the first step: the preflight, which is told, logged, and may refuse."""
+    """Returns a function that runs, logs and prints the preflight checks, and may stop the run."""
 
-    def first(model: Opened, loop: Loop) -> None:
+    def before_first_step(model: Opened, loop: Loop) -> None:
         if not recipe.training.preflight:
             return
         started = time.perf_counter()
@@ -397,4 +397,4 @@ def _run_preflight(
             bars.say(f"{MARKS[check.passed]} {check.name:26}[dim]{escape(check.figure)}[/]")
         raise_on_failure(checks)
 
-    return first
+    return before_first_step

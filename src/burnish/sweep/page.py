@@ -1,4 +1,4 @@
-"""The page of a search: validation loss against drop, and a table of the trials."""
+"""Writes the page of a sweep: a plot of validation loss over drop, and a table of the trials."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from burnish.runs.directory import write_atomic
 
 @dataclass(frozen=True, slots=True)
 class TrialRow:
-    """One trial; `drop` is the low end, the estimate and the high end in points."""
+    """One trial as the page shows it; `drop` is (low end, estimate, high end) in points."""
 
     number: int
     state: str
@@ -25,7 +25,7 @@ class TrialRow:
 def write_trials(
     folder: Path, title: str, trials: Sequence[TrialRow], budget: float | None
 ) -> Path:
-    """Writes `trials.html`; without a budget nothing was measured that could be drawn."""
+    """Writes `trials.html`; without a budget no drop was measured, so the page has no plot."""
     environment = Environment(
         # Its page has the styles of the report.
         loader=ChoiceLoader([PackageLoader("burnish.sweep"), PackageLoader("burnish.reports")]),
@@ -47,21 +47,21 @@ def write_trials(
 
 
 def _plot(trials: Sequence[TrialRow], budget: float) -> svg.Plot | None:
-    """Each finished trial as a dot on its interval; a dotted line where the budget ends."""
+    """Draws each finished trial as a dot on its interval, and the budget as a dotted line."""
     groups: dict[tuple[str, str], list[TrialRow]] = {}
     for trial in trials:
         if trial.drop is not None and trial.validation is not None:
             groups.setdefault(_group(trial, budget), []).append(trial)
     series = []
     for (style, name), members in groups.items():
-        for place, trial in enumerate(members):
+        for index, trial in enumerate(members):
             assert trial.drop is not None
             assert trial.validation is not None
             low, drop, high = trial.drop
             y = trial.validation
             series += [
                 svg.Series("", style, [(low, y), (high, y)]),
-                svg.Series("" if place else name, style, [(drop, y)], True, _words(trial)),
+                svg.Series("" if index else name, style, [(drop, y)], True, _label(trial)),
             ]
     ends = [x for one in series for x, _ in one.points]
     seen = ends and min(ends) <= budget <= max(ends)
@@ -73,9 +73,9 @@ def _group(trial: TrialRow, budget: float) -> tuple[str, str]:
     if trial.state == "best":
         return "smooth", "best"
     inside = trial.drop[1] <= budget
-    return ("raw", "inside the budget") if inside else ("validation", "outside the budget")
+    return ("raw", "within the budget") if inside else ("validation", "over the budget")
 
 
-def _words(trial: TrialRow) -> str:
+def _label(trial: TrialRow) -> str:
     settings = ", ".join(f"{key}={value}" for key, value in trial.settings.items())
     return f"trial {trial.number} ({settings}), drop in points"

@@ -41,8 +41,8 @@ from burnish.sweep.space import rounded, search_space, suggest
 from burnish.sweep.study import open_study
 from burnish.training.loop import Listener
 
-_PEERS = 2  # finished trials inside the budget before one is stopped early
-_RANDOM = 5  # trials before the estimator proposes any
+_PEERS = 2  # finished trials within the budget before a trial may be stopped early
+_RANDOM = 5  # random trials before the estimator proposes settings
 
 State = Literal["running", "done", "stopped early", "failed"]
 _STATES: dict[TrialState, State] = {
@@ -56,11 +56,17 @@ _STATES: dict[TrialState, State] = {
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One trial. `validation` is its best loss so far, `general` base against tuned on the probe.
+    """One trial of a sweep; values that were not measured are None.
 
-    `inside` says whether the drop is within the budget; without a general suite every trial is.
-    `reason` says in words why it did not end by itself, `code` which error made it fail. What was
-    not measured is None.
+    Attributes:
+        number: counted from 0.
+        state: whether the trial is running, done, stopped early or failed.
+        settings: recipe values by dotted key.
+        validation: the lowest validation loss so far.
+        general: the suite's ledger row on PROBE, with the base and the tuned model.
+        inside: whether the drop is within the budget; always true without a general suite.
+        reason: why the trial was stopped early, repeated or failed.
+        code: the error code of a failed trial.
     """
 
     number: int
@@ -73,22 +79,22 @@ class Trial:
     code: str | None = None
 
     def describe_state(self) -> str:
-        """The state, whether the drop was too large, and the reason where one is known."""
-        state = "outside the budget" if self.inside is False else self.state
+        """Returns the state of the trial in words, with the reason where there is one."""
+        state = "over the budget" if self.inside is False else self.state
         return f"{state}: {self.reason}" if self.reason else state
 
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
-    """All trials of a search, and the best one; None if none was finished inside the budget."""
+    """All trials of a sweep, and the best one: None if no trial finished within the budget."""
 
     folder: Path
     budget: float | None
     trials: Sequence[Trial]
     best: Trial | None
 
-    def shown(self) -> list[TrialRow]:
-        """The trials as the page draws them: drops in points with their intervals."""
+    def rows(self) -> list[TrialRow]:
+        """Returns the trials as rows of the page, with drops and intervals in points."""
         return [
             TrialRow(
                 trial.number,
@@ -103,30 +109,30 @@ class SweepResult:
 
 @on_timeline
 def run_sweep(recipe: Recipe, trials: int, *, quiet: bool = False) -> SweepResult:
-    """Searches until `trials` trials have ended, those of an interrupted search among them.
+    """Runs trials until `trials` of them have ended, including those of an interrupted sweep.
 
     Raises:
-        RecipeError: the space names what cannot be searched or holds an impossible value.
-        RunError: the folder holds a search with another recipe, or another process works in it.
-        InterruptedRunError: SIGINT or SIGTERM came; the same call goes on.
+        RecipeError: the space has a key that cannot be searched, or an invalid value.
+        RunError: the folder contains a sweep of another recipe, or another process works in it.
+        InterruptedRunError: SIGINT or SIGTERM arrived; the same call continues the sweep.
     """
     space = search_space(recipe)
     _check_validation(recipe)
     folder = recipe.output / f"{recipe.name}-sweep"
     with open_study(folder, recipe, space) as study:
-        work = _Search(recipe, space, folder, study, Bars(quiet=quiet))
+        work = _Sweep(recipe, space, folder, study, Bars(quiet=quiet))
         while (ended := _ended(study)) < trials:
-            # Seeded trial by trial, a search that was interrupted proposes what it would have.
+            # One seed per trial, so that an interrupted sweep proposes the same settings.
             seed = recipe.seed * 10_007 + ended
             study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_RANDOM)
             work.run(_next(study), trials)
-        found = work.found()
-        write_trials(folder, f"{recipe.name}: settings searched", found.shown(), found.budget)
-        return found
+        result = work.result()
+        write_trials(folder, f"{recipe.name}: hyperparameter sweep", result.rows(), result.budget)
+        return result
 
 
 @dataclass
-class _Search:
+class _Sweep:
     recipe: Recipe
     space: Mapping[str, Sequence[Any]]
     folder: Path
@@ -135,8 +141,8 @@ class _Search:
 
     def run(self, trial: optuna.Trial, trials: int) -> None:
         settings = {key: suggest(trial, key, values) for key, values in self.space.items()}
-        said = ", ".join(f"{key}={value}" for key, value in settings.items())
-        self.bars.say(f"[bold]trial {trial.number}[/], until {trials} have ended: {said}")
+        values = ", ".join(f"{key}={value}" for key, value in settings.items())
+        self.bars.say(f"[bold]trial {trial.number}[/] ({trial.number + 1} of {trials}): {values}")
         directory = RunDirectory(self.folder / f"trial-{trial.number}")
         try:
             if (twin := self._twin(settings)) is not None:
@@ -146,19 +152,19 @@ class _Search:
         except optuna.TrialPruned:
             self.study.tell(trial, state=TrialState.PRUNED)
         except (torch.OutOfMemoryError, MemoryError):
-            reason = "memory ran out while the general suite was measured"
+            reason = "out of memory while measuring the general suite"
             self._fail(trial, reason, code="out_of_memory")
         except UserError as error:
-            # Before the training began, it is the recipe's error and every trial's.
+            # An error before the training began is the recipe's, so every trial would fail.
             if isinstance(error, RunError | DataError) or not _has_begun(directory):
                 raise
             self._fail(trial, str(error), code=error.code)
-        # A trial that has ended is never continued, so only its adapter is kept.
+        # A trial that has ended is never resumed, so only its adapter is kept.
         shutil.rmtree(directory.checkpoints, ignore_errors=True)
         gc.collect()  # the model of a trial that raised hangs on its traceback
         self._say(self.trial(self.study.trials[trial.number]))
 
-    def found(self) -> SweepResult:
+    def result(self) -> SweepResult:
         trials = [self.trial(frozen) for frozen in self.study.trials]
         done = [trial for trial in trials if trial.state == "done" and trial.inside]
         best = min(done, key=lambda trial: trial.validation or 0.0, default=None)
@@ -182,11 +188,11 @@ class _Search:
     def _measured(
         self, trial: optuna.Trial, directory: RunDirectory, settings: Mapping[str, Any]
     ) -> None:
-        """Trains and measures; tells the study."""
+        """Trains and measures a trial, and reports the result to the study."""
         place = {"name": directory.path.name, "output": str(self.folder), "sweep.space": {}}
         recipe = changed_recipe(self.recipe, {**settings, **place})
         if directory.path.exists() and not (directory.path / "manifest.json").exists():
-            shutil.rmtree(directory.path)  # killed between making it and writing into it
+            shutil.rmtree(directory.path)  # killed after the folder was created
         verbs.train(
             recipe,
             resume=directory.path.exists(),
@@ -197,7 +203,7 @@ class _Search:
         losses = [loss for loss in losses if math.isfinite(loss)]
         if not losses:
             raise DataError(
-                "no row was left for validation",
+                "no row is left for validation",
                 "raise data.split.validation",
                 code="no_validation_rows",
             )
@@ -209,7 +215,7 @@ class _Search:
         self.study.tell(trial, min(losses))
 
     def _event_listener(self, trial: optuna.Trial, recipe: Recipe) -> Listener:
-        """Reports validation losses by their turn, and stops a trial that lies behind."""
+        """Returns a listener that reports validation losses and stops a trial that falls behind."""
         steps = 0
 
         def on_event(phase: str, values: dict[str, Any]) -> None:
@@ -220,11 +226,11 @@ class _Search:
                 return
             turn = values["step"] * recipe.training.evaluations // steps
             reported = self.study.trials[trial.number].intermediate_values
-            if turn not in reported:  # a resumed trial passes some of them again
+            if turn not in reported:  # a resumed trial repeats some of its evaluations
                 trial.report(values["loss"], turn)
             if turn < recipe.training.evaluations and _is_behind(self.study, trial.number):
                 share = f"{100 * values['step'] / steps:.0f} % of its steps"
-                trial.set_user_attr("reason", f"behind the others after {share}")
+                trial.set_user_attr("reason", f"validation loss above the median after {share}")
                 raise optuna.TrialPruned
 
         return on_event
@@ -235,7 +241,7 @@ class _Search:
         suites = [split_suite(suite)[0] for suite in load_suites(recipe.evaluate.general)]
         sections = [task for suite in suites for task in suite.sections]
         model = verbs.open_tuned(directory)
-        with model.base():  # read from the cache after the first trial
+        with model.base():  # answers are cached after the first trial
             measure(directory, model, "base", sections, self.bars)
         measure(directory, model, "tuned", sections, self.bars)
         leakage = record_leakage(directory, recipe, suites)
@@ -248,11 +254,11 @@ class _Search:
             if pairs:
                 budget = budgets_of(recipe).of(suite.name)
                 rows.append(general_row(suite.name, pairs, budget))
-        # Every suite must stay inside its budget: the one that uses most of it.
+        # Every suite must stay within its budget, so the one that uses most of it counts.
         return min(rows, key=lambda row: row.delta / (row.budget or 1), default=None)
 
     def _twin(self, settings: Mapping[str, Any]) -> FrozenTrial | None:
-        """A trial that ended with the same settings; training it again would give the same."""
+        """Returns an earlier trial with the same settings, which would give the same result."""
         for frozen in self.study.get_trials(deepcopy=False):
             same = {key: rounded(value) for key, value in frozen.params.items()} == settings
             if same and frozen.state.is_finished() and "twin" not in frozen.user_attrs:
@@ -261,7 +267,7 @@ class _Search:
 
     def _repeat(self, trial: optuna.Trial, twin: FrozenTrial) -> None:
         trial.set_user_attr("twin", twin.number)
-        trial.set_user_attr("reason", f"the same settings as trial {twin.number}")
+        trial.set_user_attr("reason", f"same settings as trial {twin.number}")
         if "general" in twin.user_attrs:
             trial.set_user_attr("general", twin.user_attrs["general"])
         for key in twin.constraints.keys() - trial.constraints.keys():
@@ -279,22 +285,22 @@ class _Search:
         self.study.tell(trial, state=TrialState.FAIL)
 
     def _say(self, trial: Trial) -> None:
-        said: list[str] = [trial.state]
+        parts: list[str] = [trial.state]
         if trial.validation is not None:
-            said.append(f"validation {trial.validation:.4f}")
+            parts.append(f"validation loss {trial.validation:.4f}")
         if trial.general is not None:
-            said.append(f"drop {format_drop(trial.general)}")
+            parts.append(f"drop {format_drop(trial.general)}")
         if trial.inside is False:
-            said.append(f"outside the budget of {self.recipe.budget.general:g}")
-        said += [trial.reason] if trial.reason else []
-        best = self.found().best
+            parts.append(f"over the budget of {self.recipe.budget.general:g} points")
+        parts += [trial.reason] if trial.reason else []
+        best = self.result().best
         if best is not None and best.number == trial.number:
-            said.append("[green]best so far[/]")
-        self.bars.say("  " + "; ".join(said))
+            parts.append("[green]best so far[/]")
+        self.bars.say("  " + "; ".join(parts))
 
 
 def format_drop(row: LedgerRow) -> str:
-    """Points that the probe mean fell by, with the 95 % interval; a gain is negative."""
+    """Returns the drop of the PROBE mean in points with its 95 % interval; a gain is negative."""
     low, drop, high = _drop(row)
     return f"{drop:+z.1f} points ({low:+z.1f} to {high:+z.1f})"
 
@@ -305,7 +311,7 @@ def _drop(row: LedgerRow) -> tuple[float, float, float]:
 
 
 def _next(study: optuna.Study) -> optuna.Trial:
-    """The trial that was interrupted, or a new one."""
+    """Returns the interrupted trial, or a new one."""
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     return optuna.Trial(study, running[0]._trial_id) if running else study.ask()
 
@@ -319,7 +325,7 @@ def _has_begun(directory: RunDirectory) -> bool:
 
 
 def _is_behind(study: optuna.Study, number: int) -> bool:
-    """Whether the best loss so far is above the median of its peers' at the same turn."""
+    """Whether the lowest loss so far is above the median of finished trials at the same step."""
     trials = study.get_trials(deepcopy=False)
     losses = trials[number].intermediate_values
     turn = max(losses)
@@ -340,16 +346,16 @@ def _inside(trial: FrozenTrial) -> bool:
 def _check_validation(recipe: Recipe) -> None:
     if recipe.training.evaluations == 0:
         raise RecipeError(
-            "training.evaluations is 0, but trials are compared by validation",
-            "set it to 4",
+            "training.evaluations is 0, but trials are compared by their validation loss",
+            "set training.evaluations to 4",
             code="no_validation",
             key="training.evaluations",
             value=0,
         )
     if recipe.data.validation is None and recipe.data.split.validation == 0:
         raise RecipeError(
-            "no rows are held out, but trials are compared by validation",
-            "raise data.split.validation, or name data.validation",
+            "data.split.validation is 0, but trials are compared by their validation loss",
+            "raise data.split.validation, or set data.validation to a file",
             code="no_validation",
             key="data.split.validation",
             value=0,

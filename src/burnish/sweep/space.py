@@ -17,7 +17,7 @@ from burnish.recipe.schema import Recipe, changed_recipe, flat_values, is_range
 from burnish.training.objectives import OBJECTIVES
 from burnish.training.schedule import automatic_rate
 
-# Two values of these do not compare: other rows, other tokens, or losses of another moment.
+# Trials that differ in these keys have other rows or tokens, so their losses do not compare.
 _FIXED = {
     "name", "model", "objective", "output", "seed", "device", "data", "evaluate", "budget", "sweep",
     "training.max_length", "training.evaluations", "training.early_stopping_patience",
@@ -27,10 +27,10 @@ _PLAINLY_VALIDATED = {"sft"}  # objectives whose validation loss no key of their
 
 
 def search_space(recipe: Recipe) -> dict[str, list[Any]]:
-    """The recipe's space, or learning rate, rank and epochs around the recipe's own.
+    """Returns the recipe's space, or learning rate, rank and epochs around the recipe's values.
 
     Raises:
-        RecipeError: every key that cannot be searched and every value that no run could have.
+        RecipeError: lists every key that cannot be searched and every invalid value.
     """
     if not recipe.sweep.space:
         return _default_space(recipe)
@@ -40,7 +40,7 @@ def search_space(recipe: Recipe) -> dict[str, list[Any]]:
         section = key.partition(".")[0]
         unit = section in OBJECTIVES and section not in _PLAINLY_VALIDATED
         if key in _FIXED or section in _FIXED or unit:
-            seen = f"{key} cannot be searched, trials that differ in it do not compare"
+            seen = f"{key} cannot be searched, because its trials would not be comparable"
             problems.append(Problem(key, "not_searchable", seen))
             continue
         low, high = values[0], values[-1]
@@ -55,7 +55,7 @@ def search_space(recipe: Recipe) -> dict[str, list[Any]]:
 
 
 def recipe_settings(recipe: Recipe, space: Mapping[str, Sequence[Any]]) -> dict[str, Any] | None:
-    """The recipe's own values, which are tried first; None where the space leaves one out."""
+    """Returns the recipe's values, which are tried first; None where one is not in the space."""
     values = dict(flat_values(recipe))
     own = {key: values[key] for key in space}
     rate = "training.learning_rate"
@@ -92,7 +92,7 @@ def _automatic(recipe: Recipe) -> float:
 
 
 def suggest(trial: optuna.Trial, key: str, values: Sequence[Any]) -> Any:
-    """What the search proposes for one key, as the recipe is to hold it."""
+    """Returns the proposed value of one key, as a recipe value."""
     if not is_range(values):
         return trial.suggest_categorical(key, values)
     low, high = values
@@ -110,10 +110,10 @@ def _holds(values: Sequence[Any], value: Any) -> bool:
 
 
 def _is_real(values: Sequence[Any]) -> bool:
-    """A range that holds more than its whole numbers."""
+    """Whether the values are a range of real numbers, not only of whole numbers."""
     return is_range(values) and not all(type(value) is int for value in values)
 
 
 def rounded(value: Any) -> Any:
-    """Three digits are more than a search can tell, and can be typed again."""
+    """Rounds a number to three significant digits, so that it is easy to type again."""
     return float(f"{value:.3g}") if isinstance(value, float) else value

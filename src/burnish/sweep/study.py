@@ -1,4 +1,4 @@
-"""A search on disk: Optuna's database and its lock in the folder of the trials."""
+"""A sweep on disk: Optuna's database and its lock in the folder of the trials."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,10 +19,10 @@ from burnish.sweep.space import recipe_settings
 def open_study(
     folder: Path, recipe: Recipe, space: Mapping[str, Sequence[Any]]
 ) -> Iterator[optuna.Study]:
-    """The search on disk, locked; a new one begins with the recipe's own settings.
+    """Opens and locks the sweep in a folder; a new sweep tries the recipe's own settings first.
 
     Raises:
-        RunError: it has another recipe, another process works in it, or it cannot be written.
+        RunError: the sweep has another recipe, another process works in it, or it is not writable.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -36,15 +36,15 @@ def open_study(
                 storage.engine.dispose()
     except Timeout as error:
         raise RunError(
-            f"another search works in {folder}",
-            "wait for it to end",
+            f"another process is running the sweep in {folder}",
+            "wait until it ends",
             code="search_in_use",
             path=str(folder),
         ) from error
     except DatabaseError as error:
         raise RunError(
             f"{folder / 'study.db'} cannot be read or written ({error.orig})",
-            "free room, or delete that folder and search again",
+            "free some disk space, or delete the folder and start the sweep again",
             code="database_unusable",
             path=str(folder / "study.db"),
         ) from error
@@ -52,8 +52,8 @@ def open_study(
         if not isinstance(error.filename, str | Path) or folder.is_dir():
             raise
         raise RunError(
-            f"{folder} cannot be written ({error.strerror})",
-            "name a folder that you may write to with --output",
+            f"cannot write to {folder} ({error.strerror})",
+            "choose a folder you have access to with --output",
             code="folder_not_writable",
             path=str(folder),
             reason=error.strerror,
@@ -65,21 +65,21 @@ def _opened(
 ) -> optuna.Study:
     known = {"storage": storage, "study_name": "sweep"}
     study = optuna.create_study(**known, load_if_exists=True)
-    asked = recipe.model_dump(mode="json", exclude={"output", "device"}) | {"space": dict(space)}
-    now = whole_files(asked, Path.cwd())
+    settings = recipe.model_dump(mode="json", exclude={"output", "device"}) | {"space": dict(space)}
+    now = whole_files(settings, Path.cwd())
     before = whole_files(study.user_attrs.get("recipe", {}), Path.cwd())
     if before != now and not list(folder.glob("trial-*")):
-        optuna.delete_study(**known)  # the recipe had a fault that no trial got past
+        optuna.delete_study(**known)  # every trial failed on an error in the recipe
         study, before = optuna.create_study(**known), {}
     if not before:
         if (own := recipe_settings(recipe, space)) is not None:
             study.enqueue_trial(own, skip_if_exists=True)
-        study.set_user_attr("recipe", asked)
+        study.set_user_attr("recipe", settings)
     elif before != now:
         changed = [key for key in now if before.get(key) != now[key]]
         raise RunError(
-            f"the recipe of the search in {folder} has changed since ({', '.join(changed)})",
-            "put it back, or search anew under another --name",
+            f"the recipe has changed since the sweep in {folder} started ({', '.join(changed)})",
+            "restore it, or start a new sweep with another --name",
             code="recipe_changed",
             path=str(folder),
             keys=changed,

@@ -179,7 +179,7 @@ def test_from_rows_to_a_verdict(
     assert run.manifest().origins["evaluate.general"] == "derived"
     too_long = [finding for finding in run.findings() if finding.kind == "too long"]
     assert len(too_long) == (1 if body == "tiny_encoder" else 0)
-    assert any("labels to be learnt: train" in f.message for f in run.findings())
+    assert any("labels to be trained on: train" in f.message for f in run.findings())
     assert "Loss by step (nats a label)" in (run.path / "report.html").read_text()
     assert "AutoModelForSequenceClassification" in (run.path / "card.md").read_text()
     reopened = burnish.open_classifier(run)
