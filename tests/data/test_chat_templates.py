@@ -23,7 +23,7 @@ from burnish.data.render import render, render_prompt, template_stop_token
 from burnish.errors import DataError, RecipeError
 from burnish.models.load import load_tokenizer
 from burnish.models.registry import resolve
-from burnish.serving.catalog.chat_prompt import prompt_tokens
+from burnish.serving.catalog.served_model import prompt_tokens
 from burnish.serving.errors import ApiError
 from tests.conftest import CHATML
 from tests.refused import refused

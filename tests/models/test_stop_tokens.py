@@ -21,8 +21,8 @@ from burnish.inference.types import SamplingSettings
 from burnish.models.stop_tokens import stop_tokens
 from burnish.pipeline import verbs
 from burnish.runs.directory import RunDirectory
-from burnish.serving.catalog.chat_prompt import prompt_tokens
 from burnish.serving.catalog.registry import open_in_process
+from burnish.serving.catalog.served_model import prompt_tokens
 from burnish.serving.catalog.server import models_without_stop_token, open_server
 from burnish.serving.routes import chat
 from burnish.serving.routes.chat import ChatRequest

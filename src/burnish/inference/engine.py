@@ -8,12 +8,11 @@ from typing import Protocol
 import torch
 
 from burnish.errors import ModelError
-from burnish.inference.detokenize import Detokenizer, StopConditions
 from burnish.inference.errors import RequestError, overloaded, shutting_down
 from burnish.inference.forward import ModelRunner
 from burnish.inference.lora import AdapterPool
 from burnish.inference.scheduler import ActiveRequest, EngineLimits, Scheduler
-from burnish.inference.stream import AnswerStream
+from burnish.inference.stream import AnswerStream, Detokenizer, StopConditions
 from burnish.inference.types import GenerationRequest
 from burnish.models.adapt import has_adapter
 from burnish.models.language_model import LanguageModel

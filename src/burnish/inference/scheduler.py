@@ -11,12 +11,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from burnish.inference.detokenize import Detokenizer
 from burnish.inference.forward import ModelRunner, NewTokens
 from burnish.inference.kv_cache import KVRow, Segment, common_prefix_length
 from burnish.inference.prefix_cache import PrefixCache
 from burnish.inference.sampling import logprob_reports, sample_tokens, with_logprob
-from burnish.inference.stream import AnswerStream
+from burnish.inference.stream import AnswerStream, Detokenizer
 from burnish.inference.types import GenerationRequest, Piece, SampledToken, TokenCounts
 
 # Tokens for which a row waits until another, that begins alike, has read them.

@@ -1,12 +1,156 @@
-"""The pieces of one answer on their way from the engine's thread to whoever asked."""
+"""The answer as a stream: sampled tokens become pieces of text, which travel to the reader.
+
+Text waits while it ends in half a character (a token may hold some bytes of one) or in what may
+become a stop string. A token is delivered together with the end of its own text.
+"""
 
 import asyncio
 import threading
 from collections import deque
 from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
-from burnish.inference.types import Piece
+from burnish.inference.sampling import Sampler
+from burnish.inference.types import Piece, SampledToken, SamplingSettings
+
+_UNFINISHED = "\ufffd"
+
+
+@dataclass(frozen=True, slots=True)
+class StopConditions:
+    """What ends any answer of a model: tokens, and places that it has room for."""
+
+    tokens: frozenset[int]
+    room: int
+
+
+class IncrementalDecoder:
+    """The text of tokens that come one by one, in parts that will not change.
+
+    Only the last few tokens are decoded again at each step. They are decoded with the ones before
+    them, because a tokenizer may drop a space at the beginning of a text.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.tokens: list[int] = []
+        self._before, self._read = 0, 0
+
+    def add(self, token: int) -> str:
+        """What the token completes; empty while a character is unfinished."""
+        self.tokens.append(token)
+        new = self._new()
+        if new.endswith(_UNFINISHED):
+            return ""
+        self._before, self._read = self._read, len(self.tokens)
+        return new
+
+    def rest(self) -> str:
+        """What is left at the end, halves of characters included."""
+        new = self._new()
+        self._before, self._read = self._read, len(self.tokens)
+        return new
+
+    @property
+    def is_complete(self) -> bool:
+        """Nothing is left."""
+        return self._read == len(self.tokens)
+
+    def _new(self) -> str:
+        old = self._decode(self.tokens[self._before : self._read])
+        return self._decode(self.tokens[self._before :])[len(old) :]
+
+    def _decode(self, tokens: list[int]) -> str:
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
+
+class Detokenizer:
+    """Takes tokens as they are drawn and gives the pieces to show.
+
+    Args:
+        draw: how it is drawn; its stop strings and its length end the answer.
+        tokenizer: of the model.
+        ends: the model's stop tokens, and how long the answer can be.
+    """
+
+    def __init__(self, sampling: SamplingSettings, tokenizer: Any, ends: StopConditions) -> None:
+        self.sampler = Sampler(sampling, ends.tokens)
+        self.stops = [stop for stop in (*sampling.stop, *sampling.speakers) if stop]
+        self.first_lines = [speaker.removeprefix("\n") for speaker in sampling.speakers]
+        self.end_tokens = ends.tokens
+        self.room = min(sampling.max_tokens, ends.room)
+        self.text = IncrementalDecoder(tokenizer)
+        self.count = 0
+        self._held, self._shown = "", 0
+        # Each token with where its text starts and ends; None while a character is unfinished.
+        self._waiting: deque[tuple[SampledToken, int, int | None]] = deque()
+
+    def add(self, drawn: SampledToken) -> Piece:
+        """The next token; what it lets be shown, `end` set where it is the last.
+
+        Raises:
+            ModelError: the grammar does not allow the token.
+        """
+        self.count += 1
+        if drawn.token in self.end_tokens:
+            return self._last("stop")
+        self.sampler.accept(drawn.token)
+        start = self._shown + len(self._held)
+        self._held += self.text.add(drawn.token)
+        self._waiting.append((drawn, start, None))
+        if self.text.is_complete:
+            self._resolve()
+        grammar = self.sampler.grammar
+        if self._stop() is not None or (grammar is not None and grammar.ended):
+            return self._last("stop")
+        if self.count >= self.room:
+            return self._last("length")
+        return self._show(len(self._held) - self._possible_stop())
+
+    def _last(self, end: str) -> Piece:
+        """All that is left, up to a stop string; tokens that are wholly behind it are not told."""
+        self._held += self.text.rest()
+        self._resolve()
+        if (cut := self._stop()) is not None:
+            last = self._shown + cut
+            shown = tuple(drawn for drawn, start, _ in self._waiting if start < last)
+            return Piece(self._held[:cut], shown, "stop")
+        return Piece(self._held, tuple(drawn for drawn, *_ in self._waiting), end)
+
+    def _show(self, size: int) -> Piece:
+        text, self._held = self._held[:size], self._held[size:]
+        self._shown += size
+        shown = []
+        while self._waiting and (end := self._waiting[0][2]) is not None and end <= self._shown:
+            shown.append(self._waiting.popleft()[0])
+        return Piece(text, tuple(shown))
+
+    def _resolve(self) -> None:
+        end = self._shown + len(self._held)
+        self._waiting = deque(
+            (drawn, start, end if known is None else known) for drawn, start, known in self._waiting
+        )
+
+    def _stop(self) -> int | None:
+        """Where the first stop string begins in what is held."""
+        found = [self._held.find(stop) for stop in self.stops]
+        if not self._shown:
+            found += [0 for line in self.first_lines if self._held.startswith(line)]
+        return min((place for place in found if place >= 0), default=None)
+
+    def _possible_stop(self) -> int:
+        """Characters at the end that a stop string may begin with."""
+        if not self._shown and any(line.startswith(self._held) for line in self.first_lines):
+            return len(self._held)
+        return max((_overlap(self._held, stop) for stop in self.stops), default=0)
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that `stop` begins with, short of the whole."""
+    sizes = range(min(len(text), len(stop) - 1), 0, -1)
+    return next((size for size in sizes if text.endswith(stop[:size])), 0)
 
 
 class AnswerStream:

@@ -23,11 +23,11 @@ from burnish.serving import log
 from burnish.serving.app.app import make_app
 from burnish.serving.app.exception_handlers import add_handlers
 from burnish.serving.catalog.server import open_server
-from burnish.serving.middleware.auth import Authentication, actor_of, is_loopback, needed
-from burnish.serving.middleware.limits import Limits, Shape, release_body
+from burnish.serving.middleware.auth import Authentication, is_loopback, needed
+from burnish.serving.middleware.limits import Limits, Shape
 from burnish.serving.middleware.metrics import Metrics
 from burnish.serving.middleware.observe import RequestLog
-from burnish.serving.middleware.usage import usage_of
+from burnish.serving.middleware.request_state import actor_of, release_body, usage_of
 from burnish.serving.routes.graders import router
 from burnish.serving.state import keys
 from burnish.serving.state.installation import Settings

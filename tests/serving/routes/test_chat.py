@@ -27,7 +27,7 @@ from burnish.data.render import render, render_prompt
 from burnish.inference.tool_calls import parse_tool_calls, text_before_calls
 from burnish.serving import log
 from burnish.serving.app.app import make_app
-from burnish.serving.catalog.chat_prompt import prompt_tokens
+from burnish.serving.catalog.served_model import prompt_tokens
 from burnish.serving.catalog.server import open_server
 from burnish.serving.routes import chat
 from burnish.serving.state.installation import Settings

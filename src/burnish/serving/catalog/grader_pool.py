@@ -17,7 +17,7 @@ from fastapi import Request
 from burnish.evaluation.graders import Grader
 from burnish.evaluation.graders.sandbox import Limits
 from burnish.serving.errors import ApiError
-from burnish.serving.middleware.auth import key_of
+from burnish.serving.middleware.request_state import key_of
 from burnish.serving.state.installation import GradingBounds
 
 Result = TypeVar("Result")

@@ -22,9 +22,13 @@ from burnish.inference.vllm import VllmBackend
 from burnish.models.load import DeviceChoice, load_model, load_tokenizer
 from burnish.models.registry import ENCODER, resolve
 from burnish.runs.directory import RunDirectory
-from burnish.serving.catalog.chat_prompt import prompt_tokens
-from burnish.serving.catalog.served_model import ServedModel, answer_room, reject_too_long_prompt
-from burnish.serving.catalog.token_text import TokenText
+from burnish.serving.catalog.served_model import (
+    ServedModel,
+    TokenText,
+    answer_room,
+    prompt_tokens,
+    reject_too_long_prompt,
+)
 from burnish.serving.errors import ApiError, invalid, model_not_found
 from burnish.serving.state import models, permissions
 from burnish.serving.state.database import Database

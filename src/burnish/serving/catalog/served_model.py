@@ -1,26 +1,113 @@
-"""What a model's name stands for: an engine over the base weights, and the adapter in it."""
+"""A model that the server answers with: chat messages to prompt tokens, and tokens to text."""
 
+import codecs
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from functools import lru_cache
+from typing import Any
 
-from anyio import to_thread
-from fastapi import Request
+from jinja2 import TemplateError
+from llguidance import LLTokenizer
+from llguidance.hf import from_tokenizer
+from openai.types.chat.chat_completion_token_logprob import ChatCompletionTokenLogprob, TopLogprob
+from openai.types.completion_choice import Logprobs
 
-from burnish.data.chat_templates import extra_stop_tokens
+from burnish.data.chat_templates import extra_stop_tokens, template_for
+from burnish.data.render import escape_special_tokens
+from burnish.errors import DataError
 from burnish.inference.engine import Backend
 from burnish.inference.grammar import SchemaGrammar, json_grammar, lenient, schema_grammar
 from burnish.inference.lengths import TooLongError, tokens_within
-from burnish.inference.types import GenerationRequest, SamplingSettings
-from burnish.serving.catalog.token_text import TokenText
+from burnish.inference.types import GenerationRequest, SampledToken, SamplingSettings
 from burnish.serving.errors import ApiError, invalid
-from burnish.serving.middleware.auth import project_of
-from burnish.serving.middleware.limits import SHORT, release_body
 from burnish.serving.schemas.sampling import ResponseFormat
 
-Result = TypeVar("Result")
+
+class TokenText:
+    """The bytes of each token of one tokenizer."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokens: LLTokenizer = from_tokenizer(tokenizer)
+        added = tokenizer.added_tokens_decoder
+        self._special = frozenset(token for token, one in added.items() if one.special)
+
+    def token_bytes(self, token: int) -> bytes:
+        """What the token stands for; a special token its name."""
+        return bytes(self._tokens.decode_bytes([token]))
+
+    def token_string(self, token: int) -> str:
+        """The same as text; half a character as the API's escape."""
+        return bytes_to_string(self.token_bytes(token))
+
+    def chat_logprobs(self, drawn: Sequence[SampledToken]) -> list[ChatCompletionTokenLogprob]:
+        """The log-probabilities of a chat reply."""
+        return [
+            ChatCompletionTokenLogprob(
+                token=self.token_string(one.token),
+                bytes=list(self.token_bytes(one.token)),
+                logprob=_number(one.logprob),
+                top_logprobs=[
+                    TopLogprob(
+                        token=self.token_string(token),
+                        bytes=list(self.token_bytes(token)),
+                        logprob=_number(logprob),
+                    )
+                    for token, logprob in one.top
+                ],
+            )
+            for one in drawn
+        ]
+
+    def completion_logprobs(
+        self, prompt: Sequence[SampledToken], answer: Sequence[SampledToken], offset: int, top: int
+    ) -> Logprobs:
+        """Those of a completion whose first token begins at `offset` of prompt and answer.
+
+        The very first token of an echoed prompt has no log-probability and no alternatives. The
+        parts of one character all stand where the character does, and a special token of the
+        answer, whose text leaves it out, where the next one does. The token itself is always among
+        its alternatives, beside the `top` likeliest ones.
+        """
+        read = codecs.getincrementaldecoder("utf-8")("replace")
+        drawn = (*prompt, *answer)
+        offsets = []
+        for place, one in enumerate(drawn):
+            offsets.append(offset)
+            if place < len(prompt) or one.token not in self._special:
+                offset += len(read.decode(self.token_bytes(one.token)))
+        alternatives: list[Any] = [
+            {
+                self.token_string(token): _number(logprob)
+                for token, logprob in (*one.top[:top], (one.token, one.logprob))
+            }
+            if one.logprob is not None
+            else None
+            for one in drawn
+        ]
+        return Logprobs.construct(
+            tokens=[self.token_string(one.token) for one in drawn],
+            token_logprobs=[None if d.logprob is None else _number(d.logprob) for d in drawn],
+            top_logprobs=alternatives if top else None,
+            text_offset=offsets,
+        )
+
+
+@lru_cache(maxsize=4096)
+def bytes_to_string(token_bytes: bytes) -> str:
+    """Bytes as text; bytes that are none are escaped as the API does."""
+    try:
+        return token_bytes.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token_bytes)
+
+
+def _number(logprob: float | None) -> float:
+    """JSON has no infinity; the API writes -9999 for what cannot happen."""
+    return -9999.0 if logprob is None or logprob < -9999.0 else logprob
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,35 +188,6 @@ def _seed(seed: int, place: int) -> int:
     return int.from_bytes(digest[:8])
 
 
-async def resolve_model(request: Request, name: str) -> ServedModel:
-    """The model of that name, an alias included; its base is loaded where nobody asked it yet.
-
-    Raises:
-        ApiError: there is none, it is not served here, or the key's project may not use it.
-    """
-    find = request.app.state.service.engines.target
-    found: ServedModel = await to_thread.run_sync(find, name, project_of(request))
-    return found
-
-
-async def run_in_thread_if_large(
-    request: Request, work: Callable[..., Result], *given: Any, compiles: bool = False
-) -> Result:
-    """What is done with a request before it is asked; in threads of its own where it may take long.
-
-    Megabytes of prompt take a while to render, in which nobody else would be answered. Few are
-    prepared at once, since each takes many times its size while it is. What `compiles` a schema may
-    take as long, however short it is.
-    """
-    told = request.headers.get("content-length", "")
-    if not compiles and told.isdecimal() and int(told) <= SHORT:
-        return work(*given)
-    try:
-        return await to_thread.run_sync(work, *given, limiter=request.app.state.preparing)
-    finally:
-        release_body(request.scope)
-
-
 @contextmanager
 def reject_too_long_prompt(target: ServedModel, wanted: int | None, param: str) -> Iterator[None]:
     """
@@ -164,3 +222,103 @@ def _too_long(target: ServedModel, count: str, wanted: int | None, param: str) -
         param,
         "context_length_exceeded",
     )
+
+
+_ROLES = {"developer": "system", "function": "tool"}
+
+
+def prompt_tokens(
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]],
+    tokenizer: Any,
+    most: int = sys.maxsize,
+) -> tuple[int, ...]:
+    """The conversation through the model's chat template, ready for a reply.
+
+    Raises:
+        ApiError: the template refuses the messages, or knows no tools.
+        TooLongError: it is so much longer than `max_requests` tokens that nobody counted them.
+    """
+    template = _template(tokenizer, tools)
+    if tools and not _shows_tools(template):
+        raise invalid("This model has no template for tools.", "tools", "unsupported_parameter")
+    try:
+        text = tokenizer.apply_chat_template(
+            [_turn(message, tokenizer) for message in messages],
+            tools=list(tools) or None,
+            chat_template=template,
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+    except (TemplateError, TypeError, KeyError, RecursionError) as error:
+        said = f"The model's chat template refuses these messages: {error}."
+        raise invalid(said, "messages", "refused_by_template") from error
+    return tuple(tokens_within(tokenizer, text, most, marks=False))
+
+
+def _template(tokenizer: Any, tools: Any) -> str:
+    try:
+        return template_for(tokenizer, tools)
+    except DataError as error:
+        raise invalid(f"This model cannot chat: {error}.", "model", error.code) from error
+
+
+def _shows_tools(template: str) -> bool:
+    """Whether the template shows tools, and writes calls as we read them."""
+    return "tools" in template and "<tool_call>" in template
+
+
+def _turn(message: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
+    """As templates know it: one text, and their own names for older and newer roles."""
+    role = _ROLES.get(message["role"], message["role"])
+    content = message.get("content")  # a turn that refused has none, and its words beside it
+    text = _text(message.get("refusal") if content is None else content)
+    text = escape_special_tokens(role, text, tokenizer)
+    turn: dict[str, Any] = {"role": role, "content": text}
+    calls = list(message.get("tool_calls") or ())
+    if function := message.get("function_call"):  # as calls were sent before there were tools
+        calls.append({"function": function})
+    if calls:
+        turn["tool_calls"] = [_called(call) for call in calls]
+    if name := message.get("name"):
+        turn["name"] = name
+    return turn
+
+
+def _text(content: Any) -> str:
+    """Parts of a message one after the other; only text can be read."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "".join(_part(part) for part in content)
+
+
+def _part(part: Mapping[str, Any]) -> str:
+    """The text of a part stands under the name of its type."""
+    kind = part.get("type")
+    if kind not in ("text", "refusal"):
+        said = f"This model reads text, no content part of type {str(kind)[:40]!r}."
+        raise invalid(said, "messages", "unsupported_content_type")
+    if not isinstance(found := part.get(kind), str):
+        seen = f"a {kind!r} that is {str(found)[:40]!r}" if kind in part else f"no {kind!r}"
+        said = f"A content part of type {kind!r} has {seen}; make it a text."
+        raise invalid(said, "messages", "invalid_type")
+    return found
+
+
+def _called(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Templates want arguments as an object, the API sends them as JSON; or as the model wrote
+    them, where it was none."""
+    given = call.get("function") or {}
+    if not isinstance(given, Mapping):
+        said = f"The 'function' of a tool call is {str(given)[:40]!r}, and must be an object."
+        raise invalid(said, "messages", "invalid_type")
+    function = dict(given)
+    written = function.get("arguments") or "{}"
+    if not isinstance(written, str):
+        said = f"The 'arguments' of a tool call are {str(written)[:40]!r}, and must be a text."
+        raise invalid(said, "messages", "invalid_type")
+    try:
+        function["arguments"] = json.loads(written)
+    except (ValueError, RecursionError):  # the last: nested too deep
+        function["arguments"] = written
+    return {"type": "function", "id": call.get("id"), "function": function}

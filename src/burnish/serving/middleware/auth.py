@@ -10,13 +10,12 @@ from urllib.parse import urlsplit
 from anyio import CapacityLimiter, to_thread
 from sqlalchemy.orm import Session
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import HTTPConnection
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from burnish.serving.errors import ApiError, forbidden, unauthorized
-from burnish.serving.middleware.usage import usage_in
+from burnish.serving.middleware.request_state import KEY, usage_in
 from burnish.serving.state import keys
 from burnish.serving.state.keys import Key, Limiter, Scope
 
@@ -24,7 +23,6 @@ Sessions = Callable[[], AbstractContextManager[Session]]
 # `open` needs no key, `known` any key.
 Access = Scope | Literal["open", "known"]
 
-_PLACE = "burnish.key"
 # Threads that look keys up; no other work shares them, so that none can keep a request out.
 _THREADS = 2
 _NO_KEY = (
@@ -75,24 +73,6 @@ def needed(method: str, path: str) -> Access | None:
     return None
 
 
-def key_of(request: HTTPConnection) -> Key | None:
-    """The key that a request came with; None where the server is open to its own machine."""
-    found: Key | None = request.scope.get(_PLACE)
-    return found
-
-
-def actor_of(request: HTTPConnection) -> str:
-    """How the audit log calls who asks."""
-    key = key_of(request)
-    return key.id if key else "local"
-
-
-def project_of(request: HTTPConnection) -> str | None:
-    """The project that asks; None: the organization."""
-    key = key_of(request)
-    return key.project if key else None
-
-
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach what listens there."""
     name = host.removeprefix("[").removesuffix("]").lower()
@@ -137,7 +117,7 @@ class Authentication:
         except ApiError as error:
             await error.response(scope, receive, send)
             return
-        scope[_PLACE] = key
+        scope[KEY] = key
         try:
             await self.app(scope, receive, _adding(left, send))
         finally:

@@ -1,23 +1,19 @@
 """How large, how deep and how many requests may be, counted while they arrive."""
 
 import re
-from collections.abc import MutableMapping
-from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from burnish.serving.errors import ApiError, invalid
+from burnish.serving.middleware.request_state import BODY, SHORT
 
-# Bytes of a body that is prepared at once, and is not counted with the others that are held.
-SHORT = 1 << 14
 # A string, to its end or that of the piece.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+("|\Z)', re.DOTALL)
 _BRACKETS = re.compile(rb"[\[\]{}]")
 _FILES = re.compile(r"/v1/(files|uploads/[^/]+/parts)")
 # Their prompts may be millions of token ids.
 _TOKENS = re.compile(r"/v1/(completions|embeddings)")
-_BODY = "burnish.body"
 
 
 class Shape:
@@ -90,7 +86,7 @@ class Limits:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request = scope[_BODY] = _Request(self, scope, receive, send)
+        request = scope[BODY] = _Request(self, scope, receive, send)
         told = Headers(scope=scope).get("content-length", "")
         if told.isdecimal() and int(told) > request.size:
             await _too_large(request.size).response(scope, receive, send)
@@ -105,12 +101,6 @@ class Limits:
             request.release()
         if request.refusal is not None and not request.started:
             await request.refusal.response(scope, receive, send)
-
-
-def release_body(scope: MutableMapping[str, Any]) -> None:
-    """A request is prepared, and no longer counts among those that are."""
-    if _BODY in scope:
-        scope[_BODY].release()
 
 
 class _Request:

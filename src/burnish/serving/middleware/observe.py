@@ -10,10 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from burnish.serving import log
 from burnish.serving.errors import failed
-from burnish.serving.middleware.auth import key_of
 from burnish.serving.middleware.metrics import Metrics
-from burnish.serving.middleware.recording import recorded
-from burnish.serving.middleware.usage import usage_in
+from burnish.serving.middleware.request_state import key_of, recorded, usage_in
 
 _CLOSED = 499  # the client went away before an answer began, as nginx writes it
 

@@ -27,19 +27,22 @@ from burnish.inference.types import (
     SampledToken,
     SamplingSettings,
 )
-from burnish.serving.catalog.chat_prompt import prompt_tokens
 from burnish.serving.catalog.served_model import (
     ServedModel,
     answer_room,
+    prompt_tokens,
     reject_too_long_prompt,
-    resolve_model,
-    run_in_thread_if_large,
 )
 from burnish.serving.errors import conflicting, invalid, refused
-from burnish.serving.middleware.recording import record
-from burnish.serving.middleware.usage import Usage, usage_of
-from burnish.serving.routes.generation import ClientDisconnected, complete, start_stream
-from burnish.serving.routes.sse import streamed
+from burnish.serving.middleware.request_state import Usage, record, usage_of
+from burnish.serving.routes.generation import (
+    ClientDisconnected,
+    complete,
+    resolve_model,
+    run_in_thread_if_large,
+    start_stream,
+    streamed,
+)
 from burnish.serving.schemas.openapi import CHAT
 from burnish.serving.schemas.sampling import Array, Body, Metadata, ResponseFormat, SamplingParams
 from burnish.serving.schemas.tools import ToolOptions

@@ -18,18 +18,17 @@ from burnish.inference.types import (
     SampledToken,
     SamplingSettings,
 )
-from burnish.serving.catalog.served_model import (
-    ServedModel,
-    answer_room,
-    reject_too_long_prompt,
+from burnish.serving.catalog.served_model import ServedModel, answer_room, reject_too_long_prompt
+from burnish.serving.errors import conflicting, invalid
+from burnish.serving.middleware.request_state import Usage, record, usage_of
+from burnish.serving.routes.generation import (
+    ClientDisconnected,
+    complete,
     resolve_model,
     run_in_thread_if_large,
+    start_stream,
+    streamed,
 )
-from burnish.serving.errors import conflicting, invalid
-from burnish.serving.middleware.recording import record
-from burnish.serving.middleware.usage import Usage, usage_of
-from burnish.serving.routes.generation import ClientDisconnected, complete, start_stream
-from burnish.serving.routes.sse import streamed
 from burnish.serving.schemas.openapi import COMPLETION
 from burnish.serving.schemas.sampling import Array, SamplingParams
 

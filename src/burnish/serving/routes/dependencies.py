@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Query, Request
 
-from burnish.serving.middleware.auth import actor_of, project_of
+from burnish.serving.middleware.request_state import actor_of, project_of
 from burnish.serving.state.installation import Service
 
 # Half of a surrogate pair in JSON, escaped or as bytes; JSON in UTF-16 may hold one in its own way.

@@ -11,10 +11,9 @@ from pydantic import BaseModel, Field
 
 from burnish.inference.embedder import Embedder
 from burnish.inference.lengths import TooLongError
-from burnish.serving.catalog.served_model import run_in_thread_if_large
 from burnish.serving.errors import ApiError, invalid
-from burnish.serving.middleware.auth import project_of
-from burnish.serving.middleware.usage import usage_of
+from burnish.serving.middleware.request_state import project_of, usage_of
+from burnish.serving.routes.generation import run_in_thread_if_large
 from burnish.serving.schemas.sampling import Array, Body
 
 router = APIRouter()

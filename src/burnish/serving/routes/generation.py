@@ -1,18 +1,29 @@
-"""Answers on their way: whole, or piece by piece; they are given up when the client hangs up."""
+"""What chat and completions share: find the model, submit requests, return answers whole or as
+server-sent events. Answers whose client disconnects are given up."""
 
 import asyncio
 import contextlib
+import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
+from anyio import to_thread
 from fastapi import Request
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
 
+from burnish.errors import UserError
 from burnish.inference.engine import Backend
+from burnish.inference.errors import InferenceError
 from burnish.inference.types import Generation, GenerationRequest, Piece
-from burnish.serving.middleware.usage import Usage
+from burnish.serving.catalog.registry import ModelRegistry
+from burnish.serving.catalog.served_model import ServedModel
+from burnish.serving.errors import ApiError, inference_error, refused
+from burnish.serving.middleware.request_state import SHORT, Usage, project_of, release_body
 
 T = TypeVar("T")
+Result = TypeVar("Result")
 
 
 class ClientDisconnected(Exception):  # noqa: N818 - nothing went wrong
@@ -105,3 +116,57 @@ async def _gone(request: Request) -> None:
     """Returns when the client has hung up; its body was read before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+async def resolve_model(request: Request, name: str) -> ServedModel:
+    """The model of that name, an alias included; its base is loaded where nobody asked it yet.
+
+    Raises:
+        ApiError: there is none, it is not served here, or the key's project may not use it.
+    """
+    registry: ModelRegistry = request.app.state.service.engines
+    return await to_thread.run_sync(registry.target, name, project_of(request))
+
+
+async def run_in_thread_if_large(
+    request: Request, work: Callable[..., Result], *given: Any, compiles: bool = False
+) -> Result:
+    """What is done with a request before it is asked; in threads of its own where it may take long.
+
+    Megabytes of prompt take a while to render, in which nobody else would be answered. Few are
+    prepared at once, since each takes many times its size while it is. What `compiles` a schema may
+    take as long, however short it is.
+    """
+    told = request.headers.get("content-length", "")
+    if not compiles and told.isdecimal() and int(told) <= SHORT:
+        return work(*given)
+    try:
+        return await to_thread.run_sync(work, *given, limiter=request.app.state.preparing)
+    finally:
+        release_body(request.scope)
+
+
+# Proxies must neither keep nor join events.
+_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+def streamed(events: AsyncIterator[BaseModel]) -> StreamingResponse:
+    """Each event a `data:` line of JSON; `[DONE]` at the end."""
+    return StreamingResponse(_lines(events), media_type="text/event-stream", headers=_HEADERS)
+
+
+async def _lines(events: AsyncIterator[BaseModel]) -> AsyncIterator[str]:
+    try:
+        async for event in events:
+            yield _line(event.model_dump(mode="json", exclude_unset=True))
+        yield "data: [DONE]\n\n"
+    except ApiError as error:  # the status went out with the first line
+        yield _line(error.body)
+    except InferenceError as error:
+        yield _line(inference_error(error).body)
+    except UserError as error:
+        yield _line(refused(error).body)
+
+
+def _line(event: Any) -> str:
+    return f"data: {json.dumps(event, ensure_ascii=False, separators=(',', ':'))}\n\n"

@@ -23,8 +23,7 @@ from burnish.evaluation.graders import (
 from burnish.evaluation.graders.sandbox import Limits
 from burnish.serving.catalog.grader_pool import grader_pool
 from burnish.serving.errors import forbidden, invalid
-from burnish.serving.middleware.auth import key_of, project_of
-from burnish.serving.middleware.usage import Usage, usage_of
+from burnish.serving.middleware.request_state import Usage, key_of, project_of, usage_of
 
 router = APIRouter(prefix="/fine_tuning/alpha/graders", tags=["graders"])
 

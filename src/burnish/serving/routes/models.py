@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from burnish.serving.catalog.registry import ModelRegistry
 from burnish.serving.errors import forbidden, invalid, model_not_found
-from burnish.serving.middleware.auth import project_of
+from burnish.serving.middleware.request_state import project_of
 from burnish.serving.routes.dependencies import Shared
 from burnish.serving.state import models, permissions
 

@@ -3,7 +3,7 @@
 from transformers import PreTrainedTokenizerFast
 
 from burnish.inference.types import SampledToken
-from burnish.serving.catalog.token_text import TokenText
+from burnish.serving.catalog.served_model import TokenText
 
 
 def test_a_special_token_takes_room_in_the_prompt_alone(

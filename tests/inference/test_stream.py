@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from burnish.inference.detokenize import Detokenizer, StopConditions
+from burnish.inference.stream import Detokenizer, StopConditions
 from burnish.inference.types import Piece, SampledToken, SamplingSettings
 
 NO_END = StopConditions(frozenset(), 10_000)
