@@ -109,7 +109,7 @@ def routes() -> str:
     for path, methods in document["paths"].items():
         for method, route in methods.items():
             scope = needed(method.upper(), path) or "open"
-            said = " ".join((route.get("description") or _action(method, path)).split())
+            said = " ".join(route["description"].split())
             name, access = f"`{method.upper()} {path}`", _ACCESS.get(scope, f"`{scope}`")
             rows.append((name, access, _text(said)))
             bodies += _parameters(document, f"{method.upper()} {path}", route)
@@ -178,22 +178,6 @@ def _piece(part: ast.expr) -> str:
     own = [name for name in names if not hasattr(builtins, name)] or ["value"]
     name = value.attr if isinstance(value, ast.Attribute) else own[0]
     return "{" + name.strip("_").upper() + "}"
-
-
-def _action(method: str, path: str) -> str:
-    """What a route without a description does, as its path has it."""
-    *_, before, last = ["", *(part for part in path.split("/") if part)]
-    noun = re.sub(r"s$", "", (before if last.startswith("{") else last).replace("_", " "))
-    article = "an" if noun[0] in "aeiou" else "a"
-    if last.startswith("{"):
-        return {"get": f"Returns one {noun}.", "delete": f"Deletes one {noun}."}[method]
-    if before.startswith("{"):
-        if last.endswith("s"):
-            return {"get": f"Lists the {noun}s.", "post": f"Adds {article} {noun}."}[method]
-        return "Returns the content." if method == "get" else f"{last.capitalize()}s it."
-    if not last.endswith("s"):
-        return f"Returns the {noun}."
-    return {"get": f"Lists the {noun}s.", "post": f"Creates {article} {noun}."}[method]
 
 
 def _parameters(document: Any, name: str, route: Any) -> Iterator[str]:

@@ -1,1 +1,1 @@
-"""Answers: requests of many clients and adapters in one batch over one set of base weights."""
+"""The inference engine: requests of many clients and adapters in one batch over one base model."""

@@ -22,7 +22,7 @@ _TOKENS_AT_ONCE = 4096
 
 
 class Embedder:
-    """An encoder by name; one batch at a time, whichever thread asks.
+    """An encoder, loaded by name; it computes one batch at a time for all threads.
 
     Raises:
         ModelError: there is no such model, or it is no encoder.
@@ -38,8 +38,8 @@ class Embedder:
             )
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(
-                f"{name} is no encoder ({str(error).splitlines()[0][:120]})",
-                "choose one such as all-minilm-l6-v2",
+                f"{name} is not an encoder ({str(error).splitlines()[0][:120]})",
+                "choose an encoder such as all-minilm-l6-v2",
                 code="not_an_encoder",
                 model=name,
             ) from error

@@ -1,4 +1,4 @@
-"""The engine: one base model, its adapters, and a thread that computes what many clients ask."""
+"""The engine: one base model, its adapters, and the thread that computes all answers."""
 
 import threading
 from collections import deque
@@ -21,7 +21,7 @@ from burnish.models.stop_tokens import stop_tokens
 
 @dataclass(frozen=True, slots=True)
 class EngineCounters:
-    """For metrics: answers that run and wait, and tokens since the start.
+    """For metrics: running and waiting answers, and tokens since the start.
 
     `cached` are those of the prompted tokens that were taken from other rows.
     """
@@ -34,33 +34,33 @@ class EngineCounters:
 
 
 class Backend(Protocol):
-    """What computes answers: an engine here, or a server elsewhere."""
+    """What generates answers: an engine in this process, or a server elsewhere."""
 
     @property
     def context(self) -> int:
-        """Tokens of a prompt and its answer together."""
+        """The model's context: tokens of a prompt and its answer together."""
         ...
 
     @property
     def max_requests(self) -> int:
-        """Answers that one request may ask for: no more could wait together."""
+        """The largest number of answers that one request may ask for, since no more can wait."""
         ...
 
     def submit(self, request: GenerationRequest) -> AnswerStream:
-        """Queues an answer."""
+        """Queue a request."""
         ...
 
     def counters(self) -> EngineCounters:
-        """What is now, and what was since the start."""
+        """Return the current counters."""
         ...
 
     def close(self, seconds: float | None = None) -> None:
-        """Finishes what is asked for, for so long."""
+        """Finish the submitted requests, for at most `seconds`."""
         ...
 
 
 class Engine:
-    """Computes answers together as they are asked for, each streamed to whoever asked.
+    """Computes the answers of all submitted requests together, and streams each to its client.
 
     Args:
         model: the base, without an adapter of its own; the engine alone uses it until `close`.
@@ -73,8 +73,8 @@ class Engine:
     def __init__(self, model: LanguageModel, limits: EngineLimits | None = None) -> None:
         if has_adapter(model.module):
             raise ModelError(
-                f"{model.name} has an adapter on it",
-                "load the base, and name adapters by folder",
+                f"{model.name} already has an adapter loaded",
+                "load the base model, and pass the adapter as a folder",
                 code="model_has_adapter",
                 model=model.name,
             )
@@ -94,7 +94,7 @@ class Engine:
         self._thread.start()
 
     def submit(self, request: GenerationRequest) -> AnswerStream:
-        """Queues an answer; from any thread, never waiting.
+        """Queue a request from any thread, without blocking.
 
         Raises:
             InferenceError: the prompt is empty or too long, a token is none of the model's, the
@@ -116,7 +116,7 @@ class Engine:
         return row.pieces
 
     def counters(self) -> EngineCounters:
-        """What is now, and what was since the start."""
+        """Return the current counters."""
         counts = self._scheduler.counts
         return EngineCounters(
             running=len(self._scheduler.rows),
@@ -127,7 +127,7 @@ class Engine:
         )
 
     def close(self, seconds: float | None = None) -> None:
-        """Refuses new answers, finishes those that are asked for, and stops.
+        """Reject new requests, finish the submitted ones, and stop.
 
         Those that are not finished after `seconds` end with an error; None waits for all.
         """
@@ -160,7 +160,8 @@ class Engine:
 
 
 def check(request: GenerationRequest, context: int, vocabulary: int) -> None:
-    """
+    """Check a request against the model's context and vocabulary.
+
     Raises:
         RequestError: the prompt is empty or too long, or a token is none of the model's.
     """
@@ -176,4 +177,6 @@ def check(request: GenerationRequest, context: int, vocabulary: int) -> None:
         )
     for name, tokens in (("prompt", request.prompt), ("logit_bias", request.sampling.bias)):
         if not all(0 <= token < vocabulary for token in tokens):
-            raise RequestError(f"Token ids go from 0 to {vocabulary - 1}.", "invalid_token", name)
+            raise RequestError(
+                f"Token ids must be between 0 and {vocabulary - 1}.", "invalid_token", name
+            )

@@ -8,7 +8,7 @@ InferenceError
 
 
 class InferenceError(Exception):
-    """One sentence for whoever asked.
+    """Why a request has no answer, as one sentence for the client.
 
     Args:
         message: the sentence.
@@ -22,23 +22,23 @@ class InferenceError(Exception):
 
 
 class RequestError(InferenceError):
-    """What is asked cannot be answered."""
+    """The request cannot be answered; the client must change it."""
 
 
 class UnavailableError(InferenceError):
-    """Nothing is wrong with what is asked, and a later try may be answered."""
+    """The request is valid and may be answered later."""
 
 
 class BackendError(InferenceError):
-    """The model server failed, or refused what it should have taken."""
+    """The model server failed, or rejected a valid request."""
 
 
 def shutting_down() -> UnavailableError:
-    """There is no answer any more, from this process at least."""
+    """Return the error for requests during shutdown."""
     return UnavailableError("The server is shutting down.", "shutting_down")
 
 
 def overloaded() -> UnavailableError:
-    """As many answers wait as there is room for."""
-    said = "The engine is currently overloaded, please try again later."
-    return UnavailableError(said, "overloaded")
+    """Return the error for requests beyond the queue's length."""
+    message = "The engine is currently overloaded. Please try again later."
+    return UnavailableError(message, "overloaded")

@@ -142,8 +142,8 @@ class ModelRunner:
     def _unsupported(self, reason: str) -> ModelError:
         name = type(self.network.model).__name__
         return ModelError(
-            f"{name} cannot compute answers of several requests side by side ({reason})",
-            "serve it with `--backend vllm`",
+            f"{name} does not support batched generation in this process ({reason})",
+            "serve the model with `--backend vllm`",
             code="not_batchable",
             model=name,
             reason=reason,

@@ -76,7 +76,7 @@ class JsonGrammar:
         if self._matcher.is_error():
             reason = _first_line(self._matcher.get_error())
             raise ModelError(
-                f"the answer cannot follow its JSON schema ({reason})",
+                f"the answer cannot follow the JSON schema ({reason})",
                 "simplify the schema",
                 code="schema_not_followed",
                 reason=reason,
@@ -134,7 +134,7 @@ def schema_grammar(tokenizer: Any, schema: Mapping[str, Any]) -> SchemaGrammar:
         said = _first_line(str(error))
         raise UserError(
             f"the JSON schema cannot be used ({said})",
-            "simplify it",
+            "simplify the schema",
             code="invalid_json_schema",
             reason=said,
         ) from error
@@ -182,7 +182,7 @@ def call_grammar(
         said = _first_line(str(error))
         raise UserError(
             f"the tools cannot be used ({said})",
-            "simplify them",
+            "simplify the schemas of their parameters",
             code="invalid_function_parameters",
             reason=said,
         ) from error
@@ -214,9 +214,9 @@ def _arguments(parameters: Mapping[str, Any] | None, *, free: bool) -> dict[str,
         return _NO_ARGUMENTS
     if kind in ("string", "number", "integer", "boolean", "array"):
         raise UserError(
-            f"a function has parameters of the type {kind!r}, and the arguments of a call are an "
-            "object",
-            "give it the type 'object', with what it takes as properties",
+            f"the parameters of a function have the type {kind!r}, but the arguments of a call are "
+            "an object",
+            "use the type 'object', with one property for each argument",
             code="parameters_not_an_object",
             type=kind,
         )
@@ -255,7 +255,7 @@ def _tokens(tokenizer: Any) -> LLTokenizer:
             _TOKENIZERS[tokenizer] = from_tokenizer(tokenizer)
         except ValueError as error:
             raise ModelError(
-                f"the tokenizer cannot keep to JSON ({_first_line(str(error))})",
+                f"the tokenizer does not support JSON grammars ({_first_line(str(error))})",
                 "use a model with a tokenizer.json",
                 code="tokenizer_not_fast",
             ) from error

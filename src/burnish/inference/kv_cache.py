@@ -1,4 +1,4 @@
-"""Keys and values of one row: what it shares with others, and what is its own, with room to grow.
+"""Keys and values of one row: a trunk that it shares with other rows, and a part of its own.
 
 A row is its trunk, the beginning of another row's places, and its own places after that. The trunk
 is not copied: places once written never change, so any number of rows look at the same ones.
@@ -37,6 +37,7 @@ class Segment:
         self.layers[layer][:, :, self.length : self.length + new_2_H_L_D.shape[2]] = new_2_H_L_D
 
     def advance(self, tokens: int) -> None:
+        """Count `tokens` more slots as written."""
         self.length += tokens
 
     def growth(self, tokens: int) -> int:
@@ -75,10 +76,11 @@ class KVRow:
     project: str | None = None
 
     def shares_with(self, adapter: int, project: str | None) -> bool:
+        """Whether a request with this adapter and project may reuse the row."""
         return (self.adapter, self.project) == (adapter, project)
 
     def branch(self, length: int, room: int) -> "KVRow":
-        """A new row that begins with the first `length` of these tokens."""
+        """Return a new row that starts with the first `length` of these tokens."""
         row = KVRow(self.adapter, self.tokens[:length], project=self.project)
         trunk, shared = self._trunk(length)
         if trunk is not None:
@@ -109,13 +111,13 @@ class KVRow:
 
 
 def total_slots(rows: Iterable[KVRow]) -> int:
-    """Places that rows hold together; those that several look at count once."""
+    """Return the number of slots that rows hold together; shared slots count once."""
     held = {id(part): part for row in rows for part in (row.own, row.trunk) if part is not None}
     return sum(segment.room for segment in held.values())
 
 
 def common_prefix_length(one: list[int], other: list[int], least: int = 0) -> int:
-    """Length of the longest common beginning; 0 where it is no longer than `least`."""
+    """Return the length of the longest common prefix; 0 if it is at most `least`."""
     end = min(len(one), len(other))
     if end <= least or one[: least + 1] != other[: least + 1]:
         return 0

@@ -66,7 +66,7 @@ def read_lora(folder: Path, modules: dict[str, nn.Module]) -> dict[str, LowRankM
     for key, tensor in tensors.items():
         name, _, end = key.removeprefix("base_model.model.").rpartition(".lora_")
         if end not in ("A.weight", "B.weight"):
-            raise _not_plain(folder, f"holds {key}")
+            raise _not_plain(folder, f"it contains {key}")
         pairs.setdefault(name, {})[end[0]] = tensor
     return {name: _low(folder, config, name, pair, modules) for name, pair in pairs.items()}
 
@@ -76,20 +76,20 @@ def _config(folder: Path) -> LoraConfig:
         given = adapter_settings(folder)
     except ModelError as error:  # which names the whole path
         raise ModelError(
-            f"{folder.name} holds no adapter that can be read",
-            "name a folder with adapter_config.json",
+            f"{folder.name} does not contain a readable adapter",
+            "choose a folder that contains adapter_config.json",
             code="adapter_unreadable",
             adapter=folder.name,
         ) from error
     method = given.get("peft_type")
     if method != "LORA":
-        raise _not_plain(folder, f"is of the method {method}")
+        raise _not_plain(folder, f"its method is {method}")
     config = LoraConfig.from_pretrained(str(folder))
     more = [name for name in _MORE if getattr(config, name, None)]
     if config.bias != "none":
         more.append(f"bias={config.bias}")
     if more:
-        raise _not_plain(folder, f"sets {', '.join(more)}")
+        raise _not_plain(folder, f"it sets {', '.join(more)}")
     return config
 
 
@@ -99,8 +99,8 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
         return load_file(folder / "adapter_model.safetensors")
     except (OSError, SafetensorError) as error:
         raise ModelError(
-            f"{folder.name} has no adapter_model.safetensors that can be read",
-            "save the adapter again with safe serialization",
+            f"{folder.name} does not contain a readable adapter_model.safetensors",
+            "save the adapter again in the safetensors format",
             code="weights_unreadable",
             adapter=folder.name,
         ) from error
@@ -116,14 +116,14 @@ def _low(
     layer = modules.get(name)
     if not isinstance(layer, nn.Linear | Conv1D):
         raise ModelError(
-            f"{folder.name} adapts {name}, which is no linear layer of this base",
-            "load it on the model that its adapter_config.json names",
+            f"{folder.name} adapts {name}, which is not a linear layer of this base model",
+            "load it on the base model named in its adapter_config.json",
             code="unknown_layer",
             adapter=folder.name,
             layer=name,
         )
     if set(pair) != {"A", "B"}:
-        raise _not_plain(folder, f"has half of {name}")
+        raise _not_plain(folder, f"{name} has only one of its two matrices")
     rank = config.rank_pattern.get(get_pattern_key(config.rank_pattern, name), config.r)
     alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern, name), config.lora_alpha)
     scale = alpha / (math.sqrt(rank) if config.use_rslora else rank)
@@ -131,9 +131,9 @@ def _low(
     outputs, inputs = _size(layer)
     if a_R_I.shape != (rank, inputs) or b_O_R.shape != (outputs, rank):
         raise ModelError(
-            f"{folder.name} was made for another base: {name} has {outputs} outputs and "
+            f"{folder.name} was trained on another base model: {name} has {outputs} outputs and "
             f"{inputs} inputs here",
-            "load it on the model that its adapter_config.json names",
+            "load it on the base model named in its adapter_config.json",
             code="wrong_base",
             adapter=folder.name,
             layer=name,
@@ -151,8 +151,8 @@ def _size(layer: nn.Linear | Conv1D) -> tuple[int, int]:
 
 def _not_plain(folder: Path, reason: str) -> ModelError:
     return ModelError(
-        f"{folder.name} is no plain LoRA adapter on linear layers ({reason})",
-        "merge it into its base and serve that as a model of its own",
+        f"{folder.name} is not a plain LoRA adapter on linear layers ({reason})",
+        "merge it into its base model and serve the merged model",
         code="not_plain_lora",
         adapter=folder.name,
         reason=reason,
@@ -243,6 +243,7 @@ class AdapterPool:
             return
 
         def add(_: nn.Module, given: tuple[Tensor, ...], result: Tensor) -> Tensor:
+            """Add the low-rank maps of each adapter to the layer's output."""
             for run in self._acting:
                 if (low := run.lora.layers.get(name)) is not None:
                     _add(low, given[0], result, slice(run.start, run.end))

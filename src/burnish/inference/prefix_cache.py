@@ -1,4 +1,4 @@
-"""The trunk cache: rows that ended are kept, for as long as there is room, for those like them."""
+"""The prefix cache: keys and values of finished rows are kept for requests with the same prefix."""
 
 from collections.abc import Collection, Sequence
 
@@ -6,7 +6,7 @@ from burnish.inference.kv_cache import KVRow, common_prefix_length, total_slots
 
 
 class PrefixCache:
-    """Rows whose beginnings may be used again, the least recently used first to go.
+    """Rows whose prefixes may be reused; the least recently used row is evicted first.
 
     Args:
         limit: places of keys and values that all rows hold, running ones included.
@@ -26,7 +26,7 @@ class PrefixCache:
         running: Sequence[KVRow],
         project: str | None = None,
     ) -> tuple[KVRow | None, int]:
-        """The row, kept or running, that has most of the beginning computed, and how much.
+        """Return the row, cached or running, with the longest common prefix, and its length.
 
         At least one token is left to compute: what comes after it is wanted.
         """
@@ -44,7 +44,7 @@ class PrefixCache:
         return (best, length) if length else (None, 0)
 
     def add(self, row: KVRow) -> None:
-        """Keeps a row that ended, in place of those that are no more than its beginning."""
+        """Add a finished row, and remove rows that are a prefix of it."""
         alike = [other for other in self._kept if other.shares_with(row.adapter, row.project)]
         if any(
             common_prefix_length(other.tokens, row.tokens) == len(row.tokens) for other in alike
@@ -56,7 +56,7 @@ class PrefixCache:
         self._kept.append(row)
 
     def evict_until_fits(self, running: Sequence[KVRow], more: int = 0) -> bool:
-        """Lets rows go until `more` places fit beside the running ones; False if they cannot."""
+        """Evict rows until `more` slots fit; return False if that is impossible."""
         while self.used_slots(running) + more > self.limit:
             if not self._kept:
                 return False
@@ -64,9 +64,9 @@ class PrefixCache:
         return True
 
     def used_slots(self, running: Sequence[KVRow]) -> int:
-        """Places that running rows and kept ones hold together."""
+        """Return the number of slots that running and cached rows hold together."""
         return total_slots((*running, *self._kept))
 
     def keep_adapters(self, adapters: Collection[int]) -> None:
-        """Keeps only rows of these adapters."""
+        """Remove the rows of all other adapters."""
         self._kept = [row for row in self._kept if row.adapter in adapters]

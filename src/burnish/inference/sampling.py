@@ -1,4 +1,4 @@
-"""From logits to tokens: rows that are drawn in different ways, in one batch.
+"""From logits to the next tokens of a batch whose rows have different sampling settings.
 
 Every answer draws from its own random numbers, one a token, so that its tokens depend on its seed
 and not on what else is in the batch.
@@ -26,7 +26,7 @@ _COLDEST = 1e-30
 
 
 class Sampler:
-    """How one answer is drawn, and what it holds already; a stop token ends it."""
+    """Sampling settings of one answer, and its state: tokens so far, random numbers, grammar."""
 
     def __init__(self, sampling: SamplingSettings, stops: Collection[int] = ()) -> None:
         self.sampling, self.stops = sampling, stops
@@ -36,7 +36,7 @@ class Sampler:
         self.grammar = sampling.grammar() if sampling.grammar is not None else None
 
     def adjust_logits(self, logits_V: Tensor) -> None:
-        """Adds bias, takes penalties off and forbids what the grammar does not allow, in place.
+        """Apply bias, penalties and the grammar to the logits, in place.
 
         With c(t) the times that token t is in the answer: `logit(t) + bias(t) - c(t) frequency -
         (c(t) > 0) presence`, as the API documents it.
@@ -53,7 +53,7 @@ class Sampler:
             self.grammar.mask(logits_V, self.stops)
 
     def accept(self, token: int) -> None:
-        """The token is in the answer now."""
+        """Record that the token was sampled."""
         self.counts[token] += 1
         if self.grammar is not None:
             self.grammar.advance(token)
@@ -62,7 +62,7 @@ class Sampler:
 def logprob_reports(
     logits_B_V: Tensor, alternatives: Sequence[int | None]
 ) -> list[LogprobReport | None]:
-    """What rows that want so many alternatives are told; None for the others.
+    """Return the log-probabilities for rows that request alternatives, None for the others.
 
     To be called before the logits are shaped: what is told is what the model thinks.
     """
@@ -80,7 +80,7 @@ def logprob_reports(
 
 
 def with_logprob(token: int, report: LogprobReport | None) -> SampledToken:
-    """A token with what was reported of its place."""
+    """Return a token with its log-probability and alternatives."""
     if report is None:
         return SampledToken(token)
     logprobs_V, top = report
@@ -88,7 +88,7 @@ def with_logprob(token: int, report: LogprobReport | None) -> SampledToken:
 
 
 def sample_tokens(logits_B_V: Tensor, samplers: Sequence[Sampler]) -> list[int]:
-    """One token a row, of shaped logits: the likeliest at temperature 0, else a random one."""
+    """Sample one token per row: the likeliest at temperature 0, else a random one."""
     tokens_B = logits_B_V.argmax(-1)
     sampled = [row for row, each in enumerate(samplers) if each.sampling.temperature > _COLDEST]
     if sampled:

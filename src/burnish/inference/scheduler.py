@@ -1,4 +1,4 @@
-"""Answers that are computed together: who joins, what a step computes, who leaves.
+"""The scheduler: which requests run together, and what each step computes.
 
 A step computes one token of every running answer and a part of the prompts that are still read, so
 that a long prompt holds nobody up. Rows join and leave between steps; nothing is padded or moved.
@@ -79,7 +79,7 @@ class ActiveRequest:
 
 
 class Scheduler:
-    """Rows that run and rows that wait; all of it belongs to one thread."""
+    """The running and waiting requests; all of it belongs to one thread."""
 
     def __init__(self, runner: ModelRunner, limits: EngineLimits) -> None:
         self.runner, self.limits = runner, limits
@@ -90,10 +90,11 @@ class Scheduler:
 
     @property
     def busy(self) -> bool:
+        """Whether any request runs or waits."""
         return bool(self.rows or self.waiting)
 
     def step(self) -> None:
-        """Lets rows leave and join, and computes a step."""
+        """Admit and retire requests, then compute one step."""
         for row in [row for row in (*self.rows, *self.waiting) if row.pieces.cancelled]:
             self._retire(row)
         for row in list(self.waiting):
@@ -103,7 +104,7 @@ class Scheduler:
             self._compute(sizes)
 
     def fail(self, error: Exception) -> None:
-        """Ends everything with this error."""
+        """End all requests with this error."""
         for row in (*self.rows, *self.waiting):
             self._fail(row, error)
 

@@ -41,7 +41,7 @@ def check_cost(schemas: Iterable[Mapping[str, Any]], what: str) -> None:
         if (optional := _optional(part)) > OPTIONAL:
             raise UserError(
                 f"{what} an object with {optional} optional properties",
-                f"use at most {OPTIONAL}, or name those that must be there in 'required'",
+                f"use at most {OPTIONAL}, or list the mandatory ones in 'required'",
                 code="too_many_optional_properties",
                 count=optional,
                 most=OPTIONAL,
@@ -58,8 +58,8 @@ def check_cost(schemas: Iterable[Mapping[str, Any]], what: str) -> None:
     if (steps := _steps(multiples, merging=merging)) > MULTIPLE:
         largest = max(multiples)
         raise UserError(
-            f"{what} 'multipleOf' with up to {largest}, which takes {steps} steps to count",
-            f"use numbers of which at most {MULTIPLE} steps come, such as 1, 0.01 or 250",
+            f"{what} 'multipleOf' up to {largest}, which needs {steps} states to check",
+            f"use values that need at most {MULTIPLE} states, such as 1, 0.01 or 250",
             code="multiple_of_too_costly",
             value=str(largest),
             count=steps,

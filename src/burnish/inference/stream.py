@@ -20,14 +20,14 @@ _UNFINISHED = "\ufffd"
 
 @dataclass(frozen=True, slots=True)
 class StopConditions:
-    """What ends any answer of a model: tokens, and places that it has room for."""
+    """What ends any answer of a model: its stop tokens, and the room left in the context."""
 
     tokens: frozenset[int]
     room: int
 
 
 class IncrementalDecoder:
-    """The text of tokens that come one by one, in parts that will not change.
+    """Decodes tokens that arrive one by one into text that will not change.
 
     Only the last few tokens are decoded again at each step. They are decoded with the ones before
     them, because a tokenizer may drop a space at the beginning of a text.
@@ -67,7 +67,7 @@ class IncrementalDecoder:
 
 
 class Detokenizer:
-    """Takes tokens as they are drawn and gives the pieces to show.
+    """Takes sampled tokens and returns the pieces of text that can be shown.
 
     Args:
         draw: how it is drawn; its stop strings and its length end the answer.
@@ -154,7 +154,7 @@ def _overlap(text: str, stop: str) -> int:
 
 
 class AnswerStream:
-    """Pieces as they come: iterate with `for` in a thread, or with `async for` in an event loop.
+    """The pieces of an answer: iterate with `for` in a thread or with `async for` in an event loop.
 
     One reader only. Whoever stops before the end must `cancel`, or leave a `with` block, or the
     answer goes on being computed for nobody. What went wrong is raised in place of the next piece.
@@ -171,7 +171,7 @@ class AnswerStream:
         self.drawn = 0
 
     def put(self, item: Piece | Exception) -> None:
-        """The next piece, or what went wrong instead of it; called by the engine."""
+        """Add the next piece, or the error that ends the answer; called by the engine."""
         with self._changed:
             self._items.append(item)
             self._changed.notify_all()
@@ -184,7 +184,7 @@ class AnswerStream:
                 self.cancel()
 
     def cancel(self) -> None:
-        """Nobody reads any more: the answer leaves the batch before the next step."""
+        """Stop the answer before the next step, since nobody reads it any more."""
         self.cancelled = True
 
     def __enter__(self) -> "AnswerStream":

@@ -1,4 +1,4 @@
-"""Calls of tools in a reply, as Hermes and Qwen templates ask for them, while it grows."""
+"""Tool calls in a growing reply, in the format of Hermes and Qwen templates."""
 
 import json
 import re
@@ -16,7 +16,7 @@ _WHOLE = re.compile(_OPENING + r"\s*(\{.*?\})\s*" + _CLOSING, re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A tool that the reply wants called.
+    """A tool call in a reply.
 
     Attributes:
         name: of the function.
@@ -32,7 +32,8 @@ class Call:
 def parse_tool_calls(
     text: str, offered: Collection[str], *, limited: bool
 ) -> tuple[str, list[Call], bool]:
-    """What a reply says beside its calls, the calls, and whether it ends in the midst of one.
+    """Return the text of a reply without its calls, the calls, and whether the reply ends within
+    one.
 
     A call of what is not offered, or in a form of its own that is no JSON, stays text; one that is
     cut before its arguments is left out. Where the reply was `limited`, what a call may begin with
@@ -55,7 +56,7 @@ def parse_tool_calls(
 
 
 def text_before_calls(text: str) -> str:
-    """What of a growing reply is no call and will not become a part of one."""
+    """Return the part of a growing reply that is not, and will not become, part of a call."""
     start = text.find(_OPENING)
     if start < 0:
         sizes = range(min(len(_OPENING) - 1, len(text)), 0, -1)

@@ -1,4 +1,4 @@
-"""What is asked of the engine, and what it says: plain data, no model."""
+"""Requests to the engine and their answers, as plain data."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ class Grammar(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SamplingSettings:
-    """How one answer is drawn, as the API means it.
+    """How one answer is sampled, with the API's meaning of each parameter.
 
     Temperature 0 is greedy. `top_logprobs` asks for so many alternatives a token (None: no
     log-probabilities). `ends` are tokens that end the answer along with the model's own, and
@@ -52,7 +52,8 @@ class SamplingSettings:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One answer that is wanted: prompt tokens, the adapter (None: the base), and how to draw.
+    """A request for one answer: prompt tokens, adapter (None: the base model) and sampling
+    settings.
 
     `adapter` is a folder in PEFT format. `prompt_logprobs` asks for those of the prompt's own
     tokens (legacy `echo`). `project` is the asking key's: beginnings are shared only within it,
@@ -89,7 +90,7 @@ class TokenCounts:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What an answer grew by: text that will not change any more, and the tokens behind it.
+    """The next part of an answer: text that will not change, and its tokens.
 
     `end` is set on the last piece: "stop" (a stop token or string) or "length". `prompt` holds
     the prompt's own tokens where they were asked for, on the first piece; its first token has
@@ -106,7 +107,7 @@ class Piece:
 
 @dataclass(slots=True)
 class Generation:
-    """A whole answer."""
+    """An answer that grows to its end."""
 
     text: str = ""
     drawn: list[SampledToken] = field(default_factory=list)
@@ -114,6 +115,7 @@ class Generation:
     prompt: tuple[SampledToken, ...] = ()
 
     def grow(self, piece: Piece) -> None:
+        """Append a piece."""
         self.text += piece.text
         self.drawn += piece.drawn
         self.end = piece.end or self.end

@@ -50,7 +50,7 @@ _FAILED = "The model server had an error."
 
 
 class VllmBackend:
-    """Hands requests to a vLLM server and its answers back, as `Engine` does.
+    """Forwards requests to a vLLM server and streams its answers, as `Engine` does.
 
     Args:
         url: the server's base URL, ending in /v1.
@@ -119,9 +119,9 @@ class VllmBackend:
             raise _unreachable(error) from error
         except (httpx2.HTTPError, ValueError, TypeError, KeyError, StopIteration) as error:
             raise UserError(
-                f"{self.url} does not answer as a vLLM server does ({error!r})",
-                "start it with `vllm serve MODEL --enable-lora`, give its URL with /v1, and its "
-                "key as VLLM_API_KEY",
+                f"{self.url} does not respond like a vLLM server ({error!r})",
+                "start it with `vllm serve MODEL --enable-lora`, pass its URL with /v1, and set "
+                "VLLM_API_KEY to its key",
                 code="not_a_vllm_server",
                 url=self.url,
             ) from error
@@ -212,8 +212,9 @@ class VllmBackend:
             reason = await _error_text(reply)
             raise ModelError(
                 f"vLLM did not load the adapter {folder} ({reason})",
-                "let it see that folder, and run it with --enable-lora, a --max-lora-rank of "
-                "the adapter's rank or more, and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True",
+                "make the folder readable for vLLM, and start vLLM with --enable-lora, a "
+                "--max-lora-rank of at least the adapter's rank, and "
+                "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True",
                 code="adapter_not_loaded",
                 path=str(folder),
                 reason=reason,
@@ -284,7 +285,7 @@ def _format(sampling: SamplingSettings) -> dict[str, Any]:
             return {"response_format": {"type": "json_schema", "json_schema": named}}
         case ToolCallGrammar(lark=lark):
             return {"structured_outputs": {"grammar": lark}}
-    said = "The backend vllm can hold an answer to a JSON schema or calls of tools only."
+    said = "The vllm backend supports JSON schemas and tool calls only."
     raise RequestError(said, "unsupported_parameter", "response_format")
 
 
@@ -342,7 +343,7 @@ async def _raise_for_status(reply: httpx2.Response) -> None:
         return
     if reply.status_code >= 500:
         raise UnavailableError(_FAILED, "model_server_failed")
-    refused = f"The model server refused: {await _error_text(reply)}"
+    refused = f"The model server rejected the request: {await _error_text(reply)}"
     if reply.status_code == 400:
         raise RequestError(refused, "model_server_refused")
     raise BackendError(refused, "model_server_refused")
@@ -357,9 +358,11 @@ async def _error_text(reply: httpx2.Response) -> str:
 
 
 def _unreachable(error: httpx2.HTTPError) -> UnavailableError:
-    said = f"The model server does not answer ({type(error).__name__})."
+    said = f"The model server does not respond ({type(error).__name__})."
     return UnavailableError(said, "model_server_silent")
 
 
 def _broke_off() -> UnavailableError:
-    return UnavailableError("The model server broke off its answer.", "model_server_broke_off")
+    return UnavailableError(
+        "The model server stopped before its answer was complete.", "model_server_broke_off"
+    )

@@ -1,1 +1,1 @@
-"""The OpenAI API on your own machine: files, jobs, models, and answers from one set of weights."""
+"""The server: the OpenAI API for files, jobs, models and answers, on your own machine."""

@@ -45,17 +45,19 @@ class ApiError(Exception):
 
     @property
     def body(self) -> dict[str, Any]:
+        """The JSON body of the error."""
         error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
         return {"error": error}
 
     @property
     def response(self) -> JSONResponse:
-        """The whole answer, for those that answer before any route."""
+        """The complete HTTP response."""
         return JSONResponse(self.body, self.status, headers=self.headers)
 
 
 def inference_error(error: InferenceError) -> ApiError:
-    """What the engine raised; the official client tries again where that may help."""
+    """Return the API's error for an error of the inference engine; the official client retries a
+    503."""
     if isinstance(error, RequestError):
         return invalid(error.message, error.param, error.code)
     again = isinstance(error, UnavailableError)
@@ -64,51 +66,53 @@ def inference_error(error: InferenceError) -> ApiError:
 
 
 def failed() -> ApiError:
-    """A mistake of ours, of which only the log tells more."""
-    message = "The server had an error while processing your request. Its log says which."
+    """Return the error for a fault in the server's own code; only the log has details."""
+    message = (
+        "The server had an error while processing your request. See the server's log for details."
+    )
     return ApiError(500, message, kind="server_error", code="server_error")
 
 
 def disk_full() -> ApiError:
-    """Nothing can be written until somebody makes room."""
+    """Return the error for a full disk."""
     message = (
-        "The server's disk is full, so this could not be written. Delete files that are not "
-        "needed any more, or make room on the disk."
+        "The server's disk is full, so the request could not be stored. Delete files that are "
+        "no longer needed, or free space on the disk."
     )
     return ApiError(507, message, kind="server_error", code="disk_full")
 
 
 def invalid(message: str, param: str | None, code: str) -> ApiError:
-    """A value that cannot be used; it has no `param` where it is not in one place."""
+    """Return the error for an invalid value; `param` is None if no single parameter is at fault."""
     return ApiError(400, message, param=param, code=code)
 
 
 def conflicting(message: str, param: str) -> ApiError:
-    """A parameter that means nothing without another one, or with it."""
+    """Return the error for a parameter that cannot be combined with the others."""
     return invalid(message, param, "invalid_parameter_combination")
 
 
 def refused(error: UserError, param: str | None = None) -> ApiError:
-    """The user's own mistake, by its own code."""
+    """Return the API's error for a user's error, with the same code."""
     return invalid(f"{error}", param, error.code)
 
 
 def not_found(what: str, name: str, param: str = "id") -> ApiError:
-    """Such as `No such File object: file-123`."""
+    """Return a 404 error, such as `No such File object: file-123`."""
     return ApiError(404, f"No such {what}: {cut(name)}", param=param, code="not_found")
 
 
 def model_not_found(name: str) -> ApiError:
-    """As the API says it of a model that does not exist, or that the key may not use."""
+    """Return the API's error for a model that does not exist or that the key may not use."""
     message = f"The model `{cut(name)}` does not exist or you do not have access to it."
     return ApiError(404, message, param="model", code="model_not_found")
 
 
 def unauthorized(message: str, code: str = "invalid_api_key") -> ApiError:
-    """No key, or one that is not known."""
+    """Return the error for a missing or unknown API key."""
     return ApiError(401, message, code=code)
 
 
 def forbidden(message: str, code: str = "missing_scope") -> ApiError:
-    """A key without the scope, or of a project without the right, that this needs."""
+    """Return the error for a key without the required scope, or of a project without the right."""
     return ApiError(403, message, kind="insufficient_permissions", code=code)

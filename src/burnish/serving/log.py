@@ -40,6 +40,7 @@ class JsonLines(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the record as one line of JSON."""
         line: dict[str, Any] = {
             "time": round(record.created, 3),
             "level": record.levelname.lower(),
@@ -66,6 +67,7 @@ class Repeats(logging.Filter):
         self._seen: dict[tuple[str, str, int], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to write the record; adds the number of repetitions."""
         if record.name == LOGGER.name:
             return True
         now, place = self._clock(), (record.name, record.pathname, record.lineno)
@@ -78,7 +80,7 @@ class Repeats(logging.Filter):
 
 
 def write_to(stream: TextIO, level: int = logging.INFO) -> None:
-    """Sends the server's log to a stream, in place of where it went before."""
+    """Write the server's log to a stream, and to no other place."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines())
     handler.addFilter(Repeats())
@@ -88,7 +90,7 @@ def write_to(stream: TextIO, level: int = logging.INFO) -> None:
 
 
 def write_all_to(stream: TextIO) -> None:
-    """The same for a process that does nothing else: warnings of libraries go there too."""
+    """Write the server's log and warnings of libraries to a stream."""
     write_to(stream)
     root = logging.getLogger()
     root.handlers[:] = LOGGER.handlers
@@ -96,17 +98,17 @@ def write_all_to(stream: TextIO) -> None:
 
 
 def note(event: str, *, level: int = logging.INFO, **fields: Any) -> None:
-    """One line; only the names in `FIELDS` are written."""
+    """Write one log line; only the fields in `FIELDS` are written."""
     LOGGER.log(level, "%s", event, extra={k: v for k, v in fields.items() if k in FIELDS})
 
 
 def texts(request_id: str, said: Mapping[str, Any]) -> None:
-    """One line of what was asked and answered, for whoever turned recording on."""
+    """Write one log line with the prompt and the answers of a request, if recording is on."""
     LOGGER.info("recorded", extra={"request_id": request_id, "texts": dict(said)})
 
 
 def failed(event: str, error: BaseException, **fields: Any) -> None:
-    """One line of an error that is our own mistake."""
+    """Write one log line about an error in the server's own code."""
     given = {name: value for name, value in fields.items() if name in FIELDS}
     LOGGER.error("%s", event, exc_info=error, extra=given)
 

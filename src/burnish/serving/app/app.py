@@ -1,4 +1,5 @@
-"""The application: routes under /v1, and around them limits, keys, metrics and the log."""
+"""The web application: the routes under /v1, with limits, API keys, metrics and the log around
+them."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -40,7 +41,7 @@ _PREPARED_AT_ONCE = 2
 
 
 def make_app(service: Server, host: str = "127.0.0.1", drain: float = 30.0) -> FastAPI:
-    """The application over a service with its engines.
+    """Return the application that serves the models, files and jobs of a service.
 
     Args:
         service: what the routes share; closed when the application ends.
@@ -51,6 +52,7 @@ def make_app(service: Server, host: str = "127.0.0.1", drain: float = 30.0) -> F
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
+        """Close the service when the application ends."""
         yield
         await to_thread.run_sync(service.drain, drain)
 
@@ -67,12 +69,14 @@ def make_app(service: Server, host: str = "127.0.0.1", drain: float = 30.0) -> F
         app.include_router(part.router, prefix="/v1", responses=ERRORS, max_body_size=largest)
 
     @app.head("/health", include_in_schema=False)
-    @app.get("/health")
+    @app.get("/health", summary="Check that the server runs")
     async def health() -> dict[str, str]:
+        """Report that the server is running. No API key is needed."""
         return {"status": "ok"}
 
     @app.get("/metrics", include_in_schema=False)
     def measured() -> Response:
+        """Return the server's metrics in the text format of Prometheus."""
         return metrics.response()
 
     metrics.watch_queue(lambda: service.engines.waiting)

@@ -1,4 +1,4 @@
-"""Connections of the server: how many there may be, and how long one may take to say what it wants.
+"""The server's connections: how many may be open, and how long each may take.
 
 They are accepted here and not by asyncio, which would take as many as there are descriptors, and
 then say so without end.
@@ -32,7 +32,7 @@ _REFUSAL = (
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """What a connection may take.
+    """Limits of one connection and of all connections together.
 
     Attributes:
         each: connections of one address; of IPv6, one network of 64 bits.
@@ -53,7 +53,7 @@ class ConnectionLimits:
 
 
 def raise_open_file_limit() -> int:
-    """Raises this process's limit of open files as far as it may; returns what it is then."""
+    """Raise this process's limit of open files as far as allowed, and return the new limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 1 << 20 if hard == resource.RLIM_INFINITY else hard
     if wanted > soft:
@@ -65,7 +65,7 @@ def raise_open_file_limit() -> int:
 
 
 class Connection:
-    """One connection, from its acceptance on."""
+    """One accepted connection, with the times at which it was active."""
 
     def __init__(self, address: str, connection_limits: ConnectionLimits) -> None:
         self.address, self._limits = address, connection_limits
@@ -77,18 +77,18 @@ class Connection:
         self._asked = False  # whether anything came since the last answer
 
     def made(self, protocol: Any) -> None:
-        """The handshake is done."""
+        """Record that the handshake is complete."""
         self.protocol, self.since = protocol, time.monotonic()
 
     def received(self, size: int) -> None:
-        """Bytes came."""
+        """Record that `size` bytes arrived."""
         self.heard = time.monotonic()
         self._brought += size
         if self.waits and not self._asked:
             self._asked, self.since = True, self.heard
 
     def answered(self) -> None:
-        """The next request may come."""
+        """Record that an answer is complete, so that the next request may arrive."""
         self.since, self._asked = time.monotonic(), False
         self._begin_window(self.since)
 
@@ -145,7 +145,7 @@ class Connection:
         return now - self._stuck > self._limits.unread
 
     def end(self) -> None:
-        """Gives its descriptor back at once."""
+        """Close the connection and free its file descriptor at once."""
         if self.protocol is not None:
             self.protocol.transport.abort()
         elif self.task is not None:
@@ -153,31 +153,35 @@ class Connection:
 
 
 class _TimedProtocol(_HTTP):  # type: ignore[misc]
-    """uvicorn's protocol, which tells its connection how far it is."""
+    """uvicorn's HTTP protocol, which reports its progress to its connection."""
 
     def __init__(self, *given: Any, connection: Connection, lost: Callable[[], None], **more: Any):
         super().__init__(*given, **more)
         self._connection, self._lost = connection, lost
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Record the handshake, besides what uvicorn does."""
         super().connection_made(transport)
         self._connection.made(self)
 
     def data_received(self, data: bytes) -> None:
+        """Record the bytes that arrived, besides what uvicorn does."""
         self._connection.received(len(data))
         super().data_received(data)
 
     def on_response_complete(self) -> None:
+        """Record the end of an answer, besides what uvicorn does."""
         super().on_response_complete()
         self._connection.answered()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection, besides what uvicorn does."""
         super().connection_lost(exc)
         self._lost()
 
 
 class Connections:
-    """All connections of a server, and the sockets that they come by.
+    """All connections of a server, and the sockets on which they are accepted.
 
     Where there are as many as there may be, the one that has said nothing for longest makes room,
     so that who opens many and asks nothing keeps nobody out.
@@ -205,7 +209,8 @@ class Connections:
         self._accepting: list[asyncio.Task[None]] = []
 
     def listen(self, host: str, port: int, backlog: int) -> None:
-        """
+        """Listen on every address of the host.
+
         Raises:
             OSError: the address is not this machine's, or is taken.
         """
@@ -217,7 +222,7 @@ class Connections:
         self._accepting = [loop.create_task(self._accept(own)) for own in self._sockets]
 
     def end_late(self) -> None:
-        """Ends what took too long; to be called a few times a second."""
+        """Close connections that exceeded a time limit; call it several times per second."""
         now = time.monotonic()
         for one in [one for one in self._open if one.is_late(now)]:
             _LOG.warning("connection too slow")
@@ -231,6 +236,7 @@ class Connections:
             own.close()
 
     async def wait_closed(self) -> None:
+        """Wait until no more connections are accepted."""
         await asyncio.gather(*self._accepting, return_exceptions=True)
 
     async def _accept(self, own: socket.socket) -> None:
@@ -319,8 +325,8 @@ class Connections:
 
 
 def network_of(host: str) -> str:
-    """Whose connections count together: an IPv4 address, or a network of 64 bits of IPv6, which
-    one machine may have all of."""
+    """Return the network whose connections are counted together: an IPv4 address, or an IPv6
+    network of 64 bits, all of whose addresses one machine may use."""
     try:
         found = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

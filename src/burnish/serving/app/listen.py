@@ -1,4 +1,4 @@
-"""The server process: an address with its rights, a worker beside it, and an orderly end."""
+"""The server process: it listens on an address, supervises a worker and shuts down in order."""
 
 import gc
 import json
@@ -51,13 +51,14 @@ class Address:
 
     @property
     def url(self) -> str:
+        """The base URL for clients."""
         kind = "https" if self.certificate else "http"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{kind}://{host}:{self.port}/v1"
 
 
 def check(address: Address, session: Session) -> None:
-    """What can be seen before anything is loaded.
+    """Check the address, the certificate and the API keys before a model is loaded.
 
     Raises:
         UserError: others could reach the server without a key, a file is missing, or the port is
@@ -65,22 +66,22 @@ def check(address: Address, session: Session) -> None:
     """
     if not is_loopback(address.host) and not keys.any_active(session):
         raise UserError(
-            f"host is {address.host} and there are no API keys, so anybody could use the server",
-            "make one with `burnish keys make NAME`, or listen on 127.0.0.1",
+            f"host is {address.host} and there are no API keys, so anyone could use the server",
+            "create a key with `burnish keys make NAME`, or listen on 127.0.0.1",
             code="no_api_keys",
             host=address.host,
         )
     if (address.certificate is None) != (address.key is None):
         raise UserError(
-            "TLS needs a certificate and its key",
-            "give both --tls-cert and --tls-key",
+            "TLS needs both a certificate and its key",
+            "pass both --tls-cert and --tls-key",
             code="half_of_tls",
         )
     for path in (address.certificate, address.key):
         if path is not None and not path.is_file():
             raise UserError(
-                f"there is no file {path}",
-                "name the certificate's and its key's file",
+                f"the file {path} does not exist",
+                "pass the files of the certificate and its key",
                 code="file_missing",
                 path=str(path),
             )
@@ -99,7 +100,7 @@ def _check_free(address: Address) -> None:
         raise UserError(
             f"the server cannot listen on port {address.port} of {address.host} "
             f"({error.strerror or error})",
-            "choose a free one with --port, and an address of this machine with --host",
+            "choose a free port with --port, and an address of this machine with --host",
             code="cannot_listen",
             host=address.host,
             port=address.port,
@@ -112,7 +113,7 @@ def listen(
     drain: float = 30.0,
     connection_limits: ConnectionLimits | None = None,
 ) -> None:
-    """Answers until SIGTERM or Ctrl-C.
+    """Serve requests until SIGTERM or Ctrl-C.
 
     Answers under way then get `drain` seconds to end, and new requests a 503; a second signal cuts
     them short. `connection_limits` bounds what each connection may take.
@@ -136,7 +137,7 @@ def listen(
 
 
 def _freeze_gc() -> None:
-    """Takes what was imported out of Python's collections, which stop all answers meanwhile.
+    """Exclude the imported modules from garbage collection, which pauses all answers.
 
     The imported libraries are more than half a million objects that stay to the end, and to look
     through them takes some tenths of a second each time.
@@ -191,6 +192,7 @@ class _Listener(uvicorn.Server):
         self.deadline = time.monotonic() + self.seconds
 
     async def on_tick(self, counter: int) -> bool:
+        """Close connections that exceeded a time limit, and exit once the server has drained."""
         if self.connections is not None and counter % _TICKS == 0:
             self.connections.end_late()
         late = time.monotonic() > self.deadline
@@ -203,7 +205,7 @@ class _Listener(uvicorn.Server):
 def embedded_worker(
     settings: Settings, database: str | None, engine: JobRunner = LOCAL
 ) -> Iterator[None]:
-    """A worker in a process of its own, which is told to stop at the end and dies with this one."""
+    """Run a worker in its own process, which stops when the block ends or this process dies."""
     command = [sys.executable, "-P", "-m", "burnish.cli", "worker"]
     command += ["--folder", str(settings.folder), "--organization", settings.organization]
     command += ["--database", database] if database else []

@@ -1,4 +1,4 @@
-"""What is wrong with a request's values, by the API's codes and with the place as it names it."""
+"""Validation errors of requests, with the codes and parameter names of the API."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ _EXPECTED = {
     **dict.fromkeys(("list_type", "tuple_type"), "an array"),
     "string_type": "a string",
     **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
-    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "an integer"),
     **dict.fromkeys(("float_type", "float_parsing"), "a number"),
     "none_required": "null",
 }
@@ -38,7 +38,7 @@ _TYPES: dict[Any, str] = {
     dict: "an object",
     list: "an array",
     bool: "a boolean",
-    int: "a whole number",
+    int: "an integer",
     float: "a number",
     type(None): "null",
 }
@@ -51,7 +51,7 @@ _LENGTHS = {
 
 
 def validation_error(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
-    """The first error of a request's validation; `body` is what was sent.
+    """Return the first validation error of a request; `body` is the body that the client sent.
 
     Where a value may be of several types, the ones that it is not of are told last, and of those
     the ones that lie deepest: a list that holds a wrong item is a list after all.
@@ -108,14 +108,15 @@ def _sentence(kinds: Sequence[str], param: str, error: Mapping[str, Any]) -> str
     if kind == "extra_forbidden":
         return f"Unknown parameter: '{param}'."
     if kind == "literal_error":
-        return f"Invalid value for '{param}': {_shown(value)}. Supported are {limits['expected']}."
+        known = limits["expected"]
+        return f"Invalid value for '{param}': {_shown(value)}. Supported values are {known}."
     if kind == "union_tag_invalid":
         name, tag, known = (limits[key] for key in ("discriminator", "tag", "expected_tags"))
-        return f"Invalid '{param}': its {name} is '{tag}'. Supported are {known}."
+        return f"Invalid '{param}': its {name} is '{tag}'. Supported values are {known}."
     if kind == "union_tag_not_found":
         return f"Invalid '{param}': it has no {limits['discriminator']}."
     if _wants_file(error):
-        return f"Invalid '{param}': it is a text, and must be a file with a file name."
+        return f"Invalid '{param}': got a string, but expected a file with a file name."
     if expected := dict.fromkeys(_EXPECTED[one] for one in kinds if one in _EXPECTED):
         return (
             f"Invalid type for '{param}': expected {' or '.join(expected)}, but got "
@@ -132,7 +133,7 @@ def _sentence(kinds: Sequence[str], param: str, error: Mapping[str, Any]) -> str
     message = message.replace("Input should be", "it must be")
     code = _code(kind, error)
     if code.endswith("_value") and code != "invalid_value":
-        message = f"{message}, and is {str(value)[:40]}"
+        message = f"{message}, but got {str(value)[:40]}"
     return f"Invalid {'type for ' if code == 'invalid_type' else ''}'{param}': {message}."
 
 
@@ -141,13 +142,13 @@ def _shown(value: Any) -> str:
 
 
 def _length(value: Any) -> str:
-    return str(len(value)) if isinstance(value, str | list | dict) else "another number"
+    return str(len(value)) if isinstance(value, str | list | dict) else "a different length"
 
 
 def _type_of(value: Any) -> str:
     """A short text is shown, since a query and a form have nothing else."""
     if isinstance(value, str):
-        return f"the text {_shown(value)}"
+        return f"the string {_shown(value)}"
     return next((name for kind, name in _TYPES.items() if isinstance(value, kind)), "a file")
 
 

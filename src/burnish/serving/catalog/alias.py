@@ -1,4 +1,4 @@
-"""Letting a name stand for a model that was released, and says what the released one said."""
+"""Aliases: a stable name that points to a released model."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from burnish.serving.state.installation import Service
 
 
 def point(service: Service, name: str, target: str, *, force: bool = False) -> str | None:
-    """Sets an alias; see `models.alias` for the rest.
+    """Point the alias `name` to the model `target`; see `models.alias` for the other arguments.
 
     Returns:
         What there is to say of its parity: there is no certificate, or force passed over a
@@ -22,9 +22,9 @@ def point(service: Service, name: str, target: str, *, force: bool = False) -> s
     difference = alias_blocker(run) if run is not None else None
     models.alias(service.database, name, target, force=force, difference=difference)
     if difference is not None:
-        return f"forced, although: {difference}"
+        return f"forced despite a failed parity check: {difference}"
     if run is None or read_parity(run) is None:
-        return f"{target} has no certificate of parity; `burnish parity RUN` makes one"
+        return f"{target} has no parity certificate; create one with `burnish parity RUN`"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Where the server's graders run: in threads of their own, bounded for all and for each key.
+"""The threads in which the server runs graders, limited in total and per API key.
 
 Routes share one pool of threads. Graders that slept in it would keep files, jobs and keys waiting.
 """
@@ -31,7 +31,7 @@ _GONE = 499
 
 
 class Grading:
-    """Runs graders of requests; one for each server process."""
+    """Runs the graders of requests; each server process has one."""
 
     def __init__(
         self, bounds: GradingBounds | None = None, clock: Callable[[], float] = time.monotonic
@@ -45,7 +45,8 @@ class Grading:
     async def run(
         self, request: Request, grader: Grader, work: Callable[[Limits], Result]
     ) -> Result:
-        """What the work returns, in its turn; a client that hangs up ends it.
+        """Run `work` when its turn comes, and return its result; the work stops when the client
+        disconnects.
 
         Raises:
             ApiError: 429, too many wait or the key has used up its seconds; or as the work does.
@@ -56,6 +57,7 @@ class Grading:
         limits = replace(Limits(), memory=self._memory())
 
         def begun() -> Result:
+            """Do the work, and count its seconds if it computes."""
             if not computes:
                 return work(limits)
             self._check_seconds(owner)
@@ -88,7 +90,8 @@ class Grading:
         own = self._inside[computes, owner] if owner else 0
         if inside >= at_once + self.bounds.waiting or own > self.bounds.waiting // 2:
             raise _too_many(
-                f"{inside} requests with graders run or wait already. Please try again later.",
+                f"{inside} requests with graders are already running or waiting. "
+                "Please try again later.",
                 "graders_busy",
                 _AGAIN,
             )
@@ -100,7 +103,7 @@ class Grading:
         left = self._left(owner) if owner else math.inf
         if left <= 0:
             raise _too_many(
-                f"Graders of this key have used up their {self.bounds.seconds:g} seconds per "
+                f"The graders of this key have used up their {self.bounds.seconds:g} seconds per "
                 "minute. Please try again later, or send fewer graders at once.",
                 "rate_limit_exceeded",
                 (1 - left) * _MINUTE / self.bounds.seconds,
@@ -125,7 +128,7 @@ async def _watch(request: Request, limits: Limits, scope: CancelScope) -> None:
 
 
 def grader_pool(request: Request) -> Grading:
-    """The server's own."""
+    """Return the grader pool of the server process."""
     state = request.app.state
     if not hasattr(state, "grading"):
         settings = getattr(getattr(state, "service", None), "settings", None)

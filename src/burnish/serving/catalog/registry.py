@@ -1,4 +1,4 @@
-"""The models that are served: an engine for each base, and what each name stands for."""
+"""The registry of served models: an engine per base model, and what each model name refers to."""
 
 import copy
 import hashlib
@@ -46,9 +46,10 @@ Open = Callable[[str], ServedModel]
 
 
 def open_in_process(device: DeviceChoice = "auto", limits: EngineLimits | None = None) -> Open:
-    """Bases are computed in this process, by an engine each."""
+    """Return a function that loads a base model into this process, with an engine of its own."""
 
     def opened(source: str) -> ServedModel:
+        """Load the model and start its engine."""
         model = load_model(source, device)
         engine = Engine(model, limits)
         mark = f"fp_{model.fingerprint[:10]}"
@@ -58,7 +59,7 @@ def open_in_process(device: DeviceChoice = "auto", limits: EngineLimits | None =
 
 
 def open_on_vllm(url: str, source: str) -> ServedModel:
-    """A vLLM server at the URL, whose base model is to be the same as `source` here.
+    """Connect to a vLLM server at the URL, whose base model must be the same as `source` here.
 
     Raises:
         UserError: the server does not answer as vLLM does.
@@ -71,9 +72,10 @@ def open_on_vllm(url: str, source: str) -> ServedModel:
 
 
 def with_stop_tokens(stops: Sequence[str | int], opened: Open) -> Open:
-    """Bases whose answers end at these tokens along with their own."""
+    """Return a function that opens base models whose answers also end at these tokens."""
 
     def also(source: str) -> ServedModel:
+        """Open the base model and declare the stop tokens."""
         target = opened(source)
         set_stop_tokens(target.tokenizer, stops)
         return target
@@ -82,7 +84,7 @@ def with_stop_tokens(stops: Sequence[str | int], opened: Open) -> Open:
 
 
 class ModelRegistry:
-    """Loads a base when it is first asked for, and keeps it.
+    """Finds models by name; a base model is loaded at its first request and stays in memory.
 
     Args:
         database: knows the tuned models.
@@ -114,7 +116,8 @@ class ModelRegistry:
         self._tokenizers: dict[tuple[int, tuple[str | int, ...]], Any] = {}
 
     def target(self, name: str, project: str | None = None) -> ServedModel:
-        """The model of that name, or that an alias stands for; loads its base, which takes seconds.
+        """Return the model with this name or alias; its base model is loaded first if needed, which
+        takes seconds.
 
         Raises:
             ApiError: there is none, or the project may not use it.
@@ -123,7 +126,7 @@ class ModelRegistry:
             return replace(self._base(name), project=project)
         if name in self.embedders:
             raise invalid(
-                f"{name} embeds text and does not write any.", "model", "model_not_generative"
+                f"{name} only embeds text and cannot generate it.", "model", "model_not_generative"
             )
         row = self.tuned(name, project)
         if row is None or row.base not in self.bases:
@@ -141,7 +144,7 @@ class ModelRegistry:
         )
 
     def embedder(self, name: str, project: str | None = None) -> Embedder:
-        """The encoder of that name.
+        """Return the encoder with this name.
 
         Raises:
             ApiError: there is none; the project is not told of models that it may not use.
@@ -149,7 +152,9 @@ class ModelRegistry:
         if name not in self.embedders:
             if self.named(name, project) is not None:
                 raise invalid(
-                    f"{name} writes text; {EMBEDDER} embeds it.", "model", "model_not_embedding"
+                    f"{name} generates text; use {EMBEDDER} for embeddings.",
+                    "model",
+                    "model_not_embedding",
                 )
             raise model_not_found(name)
         if self._embedder is None:
@@ -159,30 +164,32 @@ class ModelRegistry:
         return self._embedder
 
     def tuned(self, name: str, project: str | None = None) -> ModelRow | None:
-        """The tuned model or checkpoint of that name or alias, if the project may use it."""
+        """Return the tuned model or checkpoint of this name or alias, if the project may use it."""
         row = models.find(self.database, name)
         return row if row and permissions.may_use(self.database, row, project) else None
 
     def listed(self, project: str | None = None) -> list[Model]:
-        """Base models and the encoder, then tuned ones, the oldest first, then aliases."""
+        """Return the base models and the encoder, then tuned models (the oldest first), then
+        aliases."""
         found = [self._shown(name) for name in (*self.bases, *self.embedders)]
         tuned = models.listed(self.database, permissions.usable(project))
         return found + [_tuned(row, name) for name, row in tuned]
 
     def named(self, name: str, project: str | None = None) -> Model | None:
-        """One model, a checkpoint too."""
+        """Return the description of one model or checkpoint, None if the project may use none of
+        this name."""
         if self.is_base(name):
             return self._shown(name)
         row = self.tuned(name, project)
         return _tuned(row, name) if row is not None else None
 
     def is_base(self, name: str) -> bool:
-        """Whether the name is that of a model that was not tuned here."""
+        """Whether the name is that of a base model or of the encoder."""
         return name in self.bases or name in self.embedders
 
     @property
     def waiting(self) -> int:
-        """Answers that wait to begin."""
+        """Number of answers that wait to start."""
         return sum(target.engine.counters().waiting for target in list(self._bases.values()))
 
     def ask(
@@ -192,7 +199,8 @@ class ModelRegistry:
         request: SamplingRequest,
         project: str | None = None,
     ) -> tuple[str, TokenCounts]:
-        """A whole answer, for graders that ask a model; it waits, so ask it from a thread.
+        """Return a complete answer for a grader that asks a model; the call blocks, so run it in a
+        thread.
 
         Raises:
             ApiError: there is no such model, the project may not use it, or the prompt leaves no
@@ -214,13 +222,15 @@ class ModelRegistry:
             pieces = []
             for piece in answer:
                 if request.stop is not None and request.stop.is_set():
-                    raise ApiError(499, "nobody waits for the answer", code="client_closed_request")
+                    raise ApiError(
+                        499, "The client closed the connection.", code="client_closed_request"
+                    )
                 pieces.append(piece)
         used = pieces[-1].used or TokenCounts(len(prompt), 0, 0)
         return "".join(piece.text for piece in pieces), used
 
     def close(self, seconds: float | None = None) -> None:
-        """Finishes the answers that are under way, those that take longer are given up."""
+        """Finish the running answers, and cancel those that take longer than `seconds`."""
         for target in self._bases.values():
             target.engine.close(seconds)
 

@@ -28,7 +28,7 @@ from burnish.serving.schemas.sampling import ResponseFormat
 
 
 class TokenText:
-    """The bytes of each token of one tokenizer."""
+    """The text and bytes of each token of one tokenizer."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokens: LLTokenizer = from_tokenizer(tokenizer)
@@ -36,15 +36,15 @@ class TokenText:
         self._special = frozenset(token for token, one in added.items() if one.special)
 
     def token_bytes(self, token: int) -> bytes:
-        """What the token stands for; a special token its name."""
+        """Return the bytes of a token; for a special token, those of its name."""
         return bytes(self._tokens.decode_bytes([token]))
 
     def token_string(self, token: int) -> str:
-        """The same as text; half a character as the API's escape."""
+        """Return the token as text; half a character is escaped as the API does."""
         return bytes_to_string(self.token_bytes(token))
 
     def chat_logprobs(self, drawn: Sequence[SampledToken]) -> list[ChatCompletionTokenLogprob]:
-        """The log-probabilities of a chat reply."""
+        """Return the log-probabilities of a chat reply."""
         return [
             ChatCompletionTokenLogprob(
                 token=self.token_string(one.token),
@@ -65,7 +65,8 @@ class TokenText:
     def completion_logprobs(
         self, prompt: Sequence[SampledToken], answer: Sequence[SampledToken], offset: int, top: int
     ) -> Logprobs:
-        """Those of a completion whose first token begins at `offset` of prompt and answer.
+        """Return the log-probabilities of a completion whose first token starts at the character
+        `offset` of prompt and answer.
 
         The very first token of an echoed prompt has no log-probability and no alternatives. The
         parts of one character all stand where the character does, and a special token of the
@@ -98,7 +99,7 @@ class TokenText:
 
 @lru_cache(maxsize=4096)
 def bytes_to_string(token_bytes: bytes) -> str:
-    """Bytes as text; bytes that are none are escaped as the API does."""
+    """Decode bytes as text; bytes that are not valid UTF-8 are escaped as the API does."""
     try:
         return token_bytes.decode()
     except UnicodeDecodeError:
@@ -112,7 +113,7 @@ def _number(logprob: float | None) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model that can be asked.
+    """A model that can answer requests.
 
     Attributes:
         engine: answers with the base weights and the adapters on them.
@@ -132,16 +133,18 @@ class ServedModel:
 
     @property
     def vocabulary(self) -> int:
+        """Number of tokens in the vocabulary."""
         return len(self.tokenizer)
 
     @property
     def start(self) -> tuple[int, ...]:
-        """What stands before a text that has nothing before it."""
+        """The start token, which stands for an empty prompt."""
         token = self.tokenizer.bos_token_id
         return (int(token if token is not None else self.tokenizer.eos_token_id),)
 
     def encoded(self, text: str) -> tuple[int, ...]:
-        """
+        """Return the tokens of a text.
+
         Raises:
             TooLongError: it is so much longer than the context that nobody counted its tokens.
         """
@@ -149,16 +152,17 @@ class ServedModel:
         return tuple(tokens_within(self.tokenizer, text, self.engine.context)) or self.start
 
     def decoded(self, tokens: tuple[int, ...]) -> str:
+        """Return the text of tokens."""
         return str(self.tokenizer.decode(tokens))
 
     def grammar(self, wanted: ResponseFormat | None) -> SchemaGrammar | None:
-        """What the answer must keep to; None where it is free."""
+        """Return the grammar that the answer must follow; None if any text is allowed."""
         if wanted is None or wanted.type == "text":
             return None
         if wanted.type == "json_object":
             return json_grammar(self.tokenizer)
         if wanted.json_schema is None or wanted.json_schema.schema_ is None:
-            said, param = "'json_schema' names no schema.", "response_format.json_schema"
+            said, param = "'json_schema' does not contain a schema.", "response_format.json_schema"
             raise invalid(said, param, "missing_required_parameter")
         schema = wanted.json_schema.schema_
         return schema_grammar(
@@ -174,7 +178,8 @@ class ServedModel:
         *,
         prompt_logprobs: bool = False,
     ) -> GenerationRequest:
-        """One of several answers to a prompt: a seed is the first one's, the others' come of it."""
+        """Return the request for the answer with the index `place`; the seeds of further answers
+        derive from the first one's seed."""
         ends = frozenset(extra_stop_tokens(self.tokenizer))
         own = replace(
             draw, ends=ends, seed=seed if seed is None or not place else _seed(seed, place)
@@ -190,7 +195,8 @@ def _seed(seed: int, place: int) -> int:
 
 @contextmanager
 def reject_too_long_prompt(target: ServedModel, wanted: int | None, param: str) -> Iterator[None]:
-    """
+    """Turn a prompt that is too long to count into an error of the API.
+
     Raises:
         ApiError: as `answer_room` does, where a prompt is too long for its tokens to be counted.
     """
@@ -203,7 +209,7 @@ def reject_too_long_prompt(target: ServedModel, wanted: int | None, param: str) 
 def answer_room(
     target: ServedModel, prompt: Sequence[int], wanted: int | None, param: str = "messages"
 ) -> int:
-    """Tokens that the answer may have; `param` is what the prompt was made of.
+    """Return how many tokens the answer may have; `param` is the parameter that held the prompt.
 
     Raises:
         ApiError: prompt and answer together are longer than the model's context.
@@ -215,10 +221,10 @@ def answer_room(
 
 
 def _too_long(target: ServedModel, count: str, wanted: int | None, param: str) -> ApiError:
-    rest = "" if wanted is None else f" and asks for {wanted} more"
+    rest = "" if wanted is None else f", and the request asks for {wanted} more"
     return invalid(
         f"This model's maximum context length is {target.engine.context} tokens. "
-        f"The request has {count} of them in its prompt{rest}.",
+        f"The prompt has {count} tokens{rest}.",
         param,
         "context_length_exceeded",
     )
@@ -233,7 +239,8 @@ def prompt_tokens(
     tokenizer: Any,
     most: int = sys.maxsize,
 ) -> tuple[int, ...]:
-    """The conversation through the model's chat template, ready for a reply.
+    """Render a conversation with the model's chat template, ready for a reply, and return its
+    tokens.
 
     Raises:
         ApiError: the template refuses the messages, or knows no tools.
@@ -241,7 +248,9 @@ def prompt_tokens(
     """
     template = _template(tokenizer, tools)
     if tools and not _shows_tools(template):
-        raise invalid("This model has no template for tools.", "tools", "unsupported_parameter")
+        raise invalid(
+            "This model's chat template does not support tools.", "tools", "unsupported_parameter"
+        )
     try:
         text = tokenizer.apply_chat_template(
             [_turn(message, tokenizer) for message in messages],
@@ -251,7 +260,7 @@ def prompt_tokens(
             tokenize=False,
         )
     except (TemplateError, TypeError, KeyError, RecursionError) as error:
-        said = f"The model's chat template refuses these messages: {error}."
+        said = f"The model's chat template does not accept these messages: {error}."
         raise invalid(said, "messages", "refused_by_template") from error
     return tuple(tokens_within(tokenizer, text, most, marks=False))
 
@@ -296,11 +305,13 @@ def _part(part: Mapping[str, Any]) -> str:
     """The text of a part stands under the name of its type."""
     kind = part.get("type")
     if kind not in ("text", "refusal"):
-        said = f"This model reads text, no content part of type {str(kind)[:40]!r}."
+        said = (
+            f"This model only reads text; it cannot read a content part of type {str(kind)[:40]!r}."
+        )
         raise invalid(said, "messages", "unsupported_content_type")
     if not isinstance(found := part.get(kind), str):
         seen = f"a {kind!r} that is {str(found)[:40]!r}" if kind in part else f"no {kind!r}"
-        said = f"A content part of type {kind!r} has {seen}; make it a text."
+        said = f"A content part of type {kind!r} has {seen}; it must be a string."
         raise invalid(said, "messages", "invalid_type")
     return found
 
@@ -310,12 +321,14 @@ def _called(call: Mapping[str, Any]) -> dict[str, Any]:
     them, where it was none."""
     given = call.get("function") or {}
     if not isinstance(given, Mapping):
-        said = f"The 'function' of a tool call is {str(given)[:40]!r}, and must be an object."
+        said = f"The 'function' of a tool call is {str(given)[:40]!r}, but it must be an object."
         raise invalid(said, "messages", "invalid_type")
     function = dict(given)
     written = function.get("arguments") or "{}"
     if not isinstance(written, str):
-        said = f"The 'arguments' of a tool call are {str(written)[:40]!r}, and must be a text."
+        said = (
+            f"The 'arguments' of a tool call are {str(written)[:40]!r}, but they must be a string."
+        )
         raise invalid(said, "messages", "invalid_type")
     try:
         function["arguments"] = json.loads(written)

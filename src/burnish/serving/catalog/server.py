@@ -1,4 +1,4 @@
-"""The server's own share of an installation: the models that answer, and what ends with them."""
+"""The server's part of an installation: the models that answer requests, and an orderly end."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ from burnish.serving.state.installation import Service, Settings, open_service
 
 @dataclass(slots=True)
 class Server(Service):
-    """What `request.app.state.service` is to every route."""
+    """What every route finds in `request.app.state.service`."""
 
     engines: ModelRegistry
 
     def embedder(self, texts: Sequence[str]) -> list[list[float]]:
-        """How graders compare meanings.
+        """Return the embeddings of texts, by which graders compare meanings.
 
         Raises:
             GradingError: a text is longer than the encoder's context.
@@ -39,15 +39,17 @@ class Server(Service):
         try:
             rows = [found.encoded(text) for text in texts]
         except TooLongError as error:
-            said = f"a text has more than {error.least} tokens, which is all that {EMBEDDER} reads"
+            said = f"a text has more than {error.least} tokens, the most that {EMBEDDER} can read"
             raise GradingError("other_error", said) from error
         if (longest := max(map(len, rows))) > found.context:
-            said = f"a text has {longest} tokens, and {EMBEDDER} reads {found.context}"
+            said = (
+                f"a text has {longest} tokens, more than the context of {EMBEDDER}, {found.context}"
+            )
             raise GradingError("other_error", said)
         return found.embed(rows)
 
     def drain(self, seconds: float | None = None) -> None:
-        """Answers that are under way are finished, for so long; then all is closed."""
+        """Finish the running answers within `seconds`, then close everything."""
         self.engines.close(seconds)
         self.close()
 
@@ -58,7 +60,7 @@ def open_server(
     device: DeviceChoice = "auto",
     opened: Open | None = None,
 ) -> Server:
-    """The installation in the settings' folder, with its models; none is loaded yet.
+    """Open the installation in the settings' folder with its models; no model is loaded yet.
 
     `opened` opens a base where it is not computed in this process.
 
@@ -73,8 +75,8 @@ def open_server(
     }:
         service.close()
         raise UserError(
-            f"a base model is to be served as {min(hidden)!r}, but that is an alias here",
-            f"serve it under another name, or remove the alias with `burnish alias {min(hidden)}=`",
+            f"{min(hidden)!r} cannot be the name of a base model, since it is an alias here",
+            f"choose another name, or remove the alias with `burnish alias {min(hidden)}=`",
             code="name_is_alias",
             name=min(hidden),
         )
@@ -88,8 +90,8 @@ def open_server(
 
 
 def models_without_stop_token(settings: Settings) -> list[str]:
-    """A sentence for each base model whose chat template ends answers with a token at which the
-    model does not stop, so that its answers run on; built-in models are known to stop.
+    """Return a sentence for each base model that does not stop at the token with which its chat
+    template ends an answer, so that answers would run on.
 
     Raises:
         RecipeError: a token of the settings is not one of a model.
@@ -106,14 +108,15 @@ def models_without_stop_token(settings: Settings) -> list[str]:
         if (end := missing_stop_token(source, tokenizer)) is not None:
             setting = stop_token_setting(end, tokenizer)
             found.append(
-                f"{name} does not stop at {setting}, with which its chat template ends an answer: "
+                f"{name} does not stop at {setting}, the end of an answer in its chat template: "
                 f'add --set "model_settings.stop_tokens=[{setting}]"'
             )
     return found
 
 
 def base_opener(settings: Settings, backend: str, vllm_url: str | None = None) -> Open | None:
-    """How bases are opened; None is in memory.
+    """Return the function that opens base models for the chosen backend; None opens them in this
+    process.
 
     Raises:
         UserError: no URL of vLLM is given, one is given for nothing, or there is not one base.
@@ -130,15 +133,15 @@ def base_opener(settings: Settings, backend: str, vllm_url: str | None = None) -
         return None
     if not vllm_url:
         raise UserError(
-            "the backend is vllm, but there is no URL of it",
-            "add --vllm-url URL",
+            "--backend is vllm, but --vllm-url is missing",
+            "add --vllm-url URL, the URL of the vLLM server",
             code="vllm_without_url",
         )
     bases = [name for name in settings.models if name != EMBEDDER]
     if len(bases) != 1:
         raise UserError(
-            f"a vLLM server has one base model, but {', '.join(bases)} are to be served",
-            "name the one that it has, with --model NAME=SOURCE",
+            f"a vLLM server has one base model, not {len(bases)} ({', '.join(bases)})",
+            "choose the vLLM server's base model with --model NAME=SOURCE",
             code="not_one_model",
             models=bases,
         )

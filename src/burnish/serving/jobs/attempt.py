@@ -1,4 +1,4 @@
-"""One worker's attempt at a job: its process started, watched, told about, and concluded."""
+"""One worker's attempt at a job: it starts the process, reports its events, records the result."""
 
 import json
 import logging
@@ -28,9 +28,9 @@ _LOG = logging.getLogger("burnish.serving.jobs.worker")
 _TICK, _HEARTBEAT, _LOCKED = 0.2, 1.0, 1.0
 # So often a process may be killed from outside without progress before its job fails.
 _KILLS = 5
-_KILLED = "The job's process was killed again and again; the machine may be short of memory."
-_FULL = "The server's disk is full. Create the job again once there is room."
-OURS = "The server had an error while it ran the job. Its log says which."
+_KILLED = "The job's process was killed several times; the machine may be short of memory."
+_FULL = "The server's disk is full. Free space on it, then create the job again."
+OURS = "The server had an error while running the job. See the server's log for details."
 
 
 class Attempt:
@@ -48,7 +48,8 @@ class Attempt:
         self._checkpoints: set[int] = set()
 
     def run(self) -> None:
-        """
+        """Run the job until it ends, is paused or is taken away.
+
         Raises:
             LeaseLostError: the job is another worker's by now, or was cancelled.
         """

@@ -53,7 +53,8 @@ class Start:
 def recipe_for(
     job: JobRow, folder: Path, start: Start, given: Mapping[str, Any], rate: float
 ) -> dict[str, Any]:
-    """The recipe's values by dotted keys; what the job leaves `auto` is the recipe's own default.
+    """Return the recipe's values by dotted key; what the job leaves `auto` keeps the recipe's
+    default.
 
     Args:
         job: what is asked.
@@ -103,7 +104,8 @@ def _hyperparameters(chosen: Mapping[str, Any], rate: float) -> dict[str, Any]:
 
 
 def validation_passes(recipe: Recipe, interval: int, rows: int) -> int:
-    """How many validation passes come to one every `interval` steps; `rows` are those of train."""
+    """Return the number of validation passes if there is one every `interval` steps; `rows` is the
+    number of training rows."""
     held = recipe.data.split.test + (0 if recipe.data.validation else recipe.data.split.validation)
     each = recipe.training.batch_size * recipe.training.gradient_accumulation
     steps = rows * (1 - held) / each * recipe.training.epochs
@@ -111,7 +113,7 @@ def validation_passes(recipe: Recipe, interval: int, rows: int) -> int:
 
 
 def resolved(job: JobRow, recipe: Recipe, multiplier: float | None = None) -> dict[str, Any]:
-    """The hyperparameters that were taken; what is not known yet stays `auto`."""
+    """Return the hyperparameters that were used; those that are not known yet stay `auto`."""
     kind = job.method["type"]
     taken: dict[str, Any] = dict(job.method[kind]["hyperparameters"])
     taken["n_epochs"] = max(1, round(recipe.training.epochs))
@@ -126,8 +128,7 @@ def resolved(job: JobRow, recipe: Recipe, multiplier: float | None = None) -> di
 
 
 def local_grader(spec: Mapping[str, Any], models: Mapping[str, str]) -> dict[str, Any]:
-    """The grader with the Burnish names of the models that it asks, for which `models` has the
-    API's names.
+    """Return the grader with the model names of the API replaced by Burnish's own names.
 
     Raises:
         GraderError: it asks a model that is no base model of this installation.
@@ -139,8 +140,8 @@ def local_grader(spec: Mapping[str, Any], models: Mapping[str, str]) -> dict[str
     if spec.get("type") in ("score_model", "label_model"):
         if spec["model"] not in models:
             raise GraderError(
-                f"the grader asks the model {spec['model']}, which no job here can ask",
-                f"name one of {', '.join(models)}",
+                f"the grader uses the model {spec['model']}, which is not available to jobs",
+                f"choose one of {', '.join(models)}",
                 code="unknown_model",
                 model=spec["model"],
                 expected=[*models],
@@ -152,7 +153,8 @@ def local_grader(spec: Mapping[str, Any], models: Mapping[str, str]) -> dict[str
 def write_job_files(
     job: JobRow, folder: Path, sources: Mapping[str, Path], models: Mapping[str, str]
 ) -> int:
-    """Puts the rows into the job's folder; `sources` are the files of `train` and `validation`.
+    """Put the uploaded rows into the job's folder; `sources` are the files of `train` and
+    `validation`.
 
     Returns:
         How many rows there are to learn from.
@@ -165,7 +167,7 @@ def write_job_files(
     if counts["train"] < MIN_ROWS:
         raise DataError(
             f"the training file has {counts['train']} examples",
-            f"upload one with {MIN_ROWS} or more",
+            f"upload a file with at least {MIN_ROWS}",
             code="too_few_rows",
             part="train",
             count=counts["train"],
@@ -178,6 +180,7 @@ def write_job_files(
 
 
 def write_recipe(path: Path, values: Mapping[str, Any]) -> None:
+    """Write the recipe as YAML."""
     write_atomic(path, yaml.safe_dump(dict(values), sort_keys=False))
 
 
@@ -194,7 +197,7 @@ def _linked(folder: Path, name: str, source: Path) -> int:
     if kind := _other_kind(target):
         raise DataError(
             f"the {FILES[name]} is {kind}",
-            "upload JSON Lines, with one object per line",
+            "upload JSON Lines, one object per line",
             code="other_file_kind",
             part=name,
             found=kind,
@@ -231,7 +234,7 @@ def _check_lines(name: str, start: bytes) -> None:
     if start.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[":
         raise DataError(
             f"the {FILES[name]} is one JSON array",
-            "write one object a line",
+            "write one JSON object per line",
             code="json_array",
             part=name,
         )

@@ -1,4 +1,4 @@
-"""A leased job made ready to run: its model found, its rows laid out, its recipe written."""
+"""Prepare a leased job: find its model, put its rows into its folder, write its recipe."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ class Prepared:
 
 
 def prepare(service: Service, job: JobRow) -> Prepared:
-    """A recipe that stands in the job's folder already is gone on with as it is.
+    """Prepare a job; a recipe that already is in the job's folder is used unchanged.
 
     Raises:
         ApiError: the model or a file was deleted before the recipe was written.
@@ -65,7 +65,7 @@ def _start(service: Service, job: JobRow) -> tuple[str, job_recipe.Start]:
         return job.model, job_recipe.Start(known[job.model])
     model = models.find(service.database, job.model)
     if model is None or model.base not in known or model.job_id is None:
-        said = f"Model {job.model} is not available for fine-tuning any more."
+        said = f"Model {job.model} is no longer available for fine-tuning."
         raise invalid(said, "model", "model_not_available")
     run = service.settings.job_folder(model.job_id).resolve() / job_recipe.RUN
     return model.base, job_recipe.Start(known[model.base], run)
@@ -83,7 +83,7 @@ def _bytes(service: Service, name: str, param: str) -> Path:
     try:
         row = files.retrieve(service.database, name)
     except ApiError as error:
-        raise invalid(f"File '{name}' does not exist any more.", param, "file_not_found") from error
+        raise invalid(f"File '{name}' no longer exists.", param, "file_not_found") from error
     return service.content.path(row.sha256)
 
 

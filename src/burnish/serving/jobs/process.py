@@ -1,4 +1,4 @@
-"""A job's process as its worker holds it, and the lock that keeps a second one out."""
+"""The process of a job as its worker controls it, and the lock that allows only one at a time."""
 
 import fcntl
 import importlib.util
@@ -23,8 +23,8 @@ _LOG = "process.log"
 
 
 def ray_runner(address: str | None = None) -> JobRunner:
-    """Jobs run on a Ray cluster: the one at the address, of RAY_ADDRESS, of this machine, or a new
-    one.
+    """Return the runner for a Ray cluster: the one at the address, else at RAY_ADDRESS, else on
+    this machine, else a new one.
 
     Raises:
         UserError: Ray is not installed.
@@ -32,7 +32,7 @@ def ray_runner(address: str | None = None) -> JobRunner:
     if importlib.util.find_spec("ray") is None:
         raise UserError(
             "the engine is ray, but Ray is not installed",
-            "install it with `pip install burnish[ray]`, or leave --engine out",
+            "install Ray with `pip install burnish[ray]`, or omit --engine",
             code="not_installed",
             package="ray",
         )
@@ -41,7 +41,7 @@ def ray_runner(address: str | None = None) -> JobRunner:
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[int | None]:
-    """The folder's lock as a file number; None while another has it.
+    """Lock the folder, and return the lock's file descriptor; None while another process holds it.
 
     A process that inherits the number holds the lock until it ends itself. So the run of a worker
     that only lost its lease, and may be alive, is never written by two.
@@ -60,7 +60,7 @@ def folder_lock(folder: Path) -> Iterator[int | None]:
 
 
 class JobProcess:
-    """The engine's program on one recipe; killed where its block is left before it ends."""
+    """A process that runs one recipe; it is killed when the `with` block ends first."""
 
     def __init__(self, recipe: Path, lock: int, engine: JobRunner = LOCAL) -> None:
         program, *told = engine
@@ -93,11 +93,12 @@ class JobProcess:
         return self._process.poll()
 
     def interrupt(self) -> None:
-        """It writes a checkpoint and ends."""
+        """Ask the process to write a checkpoint and exit."""
         if self.code is None:
             self._process.send_signal(signal.SIGINT)
 
     def kill(self) -> None:
+        """Kill the process if it still runs, and wait for its end."""
         if self.code is None:
             self._process.kill()
         self._process.wait()

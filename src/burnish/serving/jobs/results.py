@@ -1,4 +1,4 @@
-"""What a job leaves: checkpoints on the way, and at its end a model, two files and a verdict."""
+"""What a job produces: checkpoints while it runs; a model, two files and a verdict at its end."""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,20 +26,21 @@ _ROWS = 3
 # Remedies for who uploads files and has no recipe, by the code of the mistake; all others fit both.
 REMEDIES = {
     "all_disliked": "upload rows with answers that are not marked as disliked",
-    "answers_too_long": "shorten them",
-    "bad_rows": "Upload a file in which every line is a JSON object as described",
-    "column_missing": "add it",
-    "empty_answers": "write each of them",
-    "nothing_left": "give one of other rows, or none",
+    "answers_too_long": "shorten the answers",
+    "bad_rows": "Upload a file in which every line is a JSON object in a documented format",
+    "column_missing": "add this field",
+    "empty_answers": "fill in each of them",
+    "nothing_left": "use a validation file with other rows, or none",
     "no_rejected_answer": "upload rows with input, preferred_output and non_preferred_output",
     "starts_with_assistant": "put a user turn before it",
-    "too_few_test_rows": "upload one with more rows that differ",
-    "too_many_tokens": "shorten it",
+    "too_few_test_rows": "upload a file with more distinct rows",
+    "too_many_tokens": "shorten the conversation",
 }
 
 
 def checkpoint(job: JobRow, prepared: Prepared, folder: str, lines: Sequence[Line]) -> ModelRow:
-    """A checkpoint that can be asked; `lines` are those of its step."""
+    """Return the row of a checkpoint that can answer requests; `lines` are the log lines of its
+    step."""
     step = lines[0]["step"]
     metrics: dict[str, Any] = {"step": step}
     for line in lines:
@@ -60,6 +61,7 @@ def checkpoint(job: JobRow, prepared: Prepared, folder: str, lines: Sequence[Lin
 
 
 def checkpoint_event(made: ModelRow) -> Event:
+    """Return the event that announces a checkpoint."""
     said = f"Checkpoint created at step {made.step} with Snapshot ID: {made.name}"
     return Event(said, log_position=f"checkpoint {made.step}")
 
@@ -67,7 +69,7 @@ def checkpoint_event(made: ModelRow) -> Event:
 def result_of(
     job: JobRow, prepared: Prepared, directory: RunDirectory, folder: str, content: BlobStore
 ) -> Result:
-    """The result of a run that has its verdict; `folder` is that of the adapter.
+    """Return the result of a run that has a verdict; `folder` is the adapter's folder.
 
     The files are received and not kept yet: who does not keep them drops them.
     """
@@ -95,22 +97,22 @@ def result_of(
 
 
 def rows_event(counts: Mapping[str, Any]) -> Event:
-    """What becomes of the rows that were uploaded, since a part of them is learnt from."""
+    """Return the event that says how the uploaded rows were split."""
     parts = {name: int(counts.get(name, 0)) for name in ("train", "validation", "test")}
     train, validation, test = parts.values()
-    said = f"Learns from {train} rows; {validation} others validate and {test} test what is learnt"
+    said = f"Training on {train} rows, {validation} for validation, {test} for testing"
     return Event(said, data=parts, log_position="rows")
 
 
 def warnings(findings: Iterable[Finding]) -> list[Event]:
-    """What was seen in the rows and is no error; remedies are those of recipes, and left out.
+    """Return an event for each warning about the rows, without the remedies that name recipe keys.
 
     Columns that nothing uses keep theirs, which is to rename them. Rows that a limit of the
     installation leaves out are reported, too.
     """
     return [
         Event(
-            "; ".join(("In the files: " + one.seen, *_advice(one.fields))),
+            "; ".join(("Uploaded files: " + one.seen, *_advice(one.fields))),
             "warn" if one.severity == "warning" else "info",
             data={"kind": one.kind, "rows": one.count, "where": [*map(_place, one.where)]},
             log_position=f"finding {one.kind} {number}",
@@ -121,7 +123,7 @@ def warnings(findings: Iterable[Finding]) -> list[Event]:
 
 
 def error_of(error: Mapping[str, Any], folder: str) -> dict[str, Any]:
-    """A UserError as the API has it; paths of this machine are left out of the sentence.
+    """Return a user's error in the API's format; paths of this machine are left out of the message.
 
     Args:
         error: as `child.outcome` describes it.
@@ -190,7 +192,8 @@ def _bad_row(row: Mapping[str, Any], blamed: str) -> str:
     if not more:
         return said
     dots = ", …" if more > len(row["more_lines"]) else ""
-    return f"{said}; and {more} more like it, on line{'s' * (more > 1)} {lines}{dots}"
+    plural = "s" * (more > 1)
+    return f"{said}; and {more} more such row{plural}, on line{plural} {lines}{dots}"
 
 
 def _remedy(code: str, usual: str, fields: Mapping[str, Any]) -> str:
@@ -241,8 +244,8 @@ def _multiplier(training: dict[str, Any]) -> float | None:
 
 
 def final_events(tuned: str, verdict: Verdict, parity: Parity | None) -> tuple[Event, ...]:
-    """The verdict and parity in words, then what the API says at the end."""
-    held = "" if verdict.decision == "release" else " It is served only by its full name."
+    """Return the last events of a job: the verdict, parity and the new model's name."""
+    held = "" if verdict.decision == "release" else " It can only be used by its full model name."
     said = f"Verdict: {verdict.decision}.{held} {' '.join(verdict.reasons)}"
     data = {"decision": verdict.decision, "reasons": list(verdict.reasons)}
     level: Level = "info" if verdict.decision == "release" else "warn"
@@ -255,6 +258,7 @@ def final_events(tuned: str, verdict: Verdict, parity: Parity | None) -> tuple[E
 
 
 def parity_event(parity: Parity) -> Event:
+    """Return the event that says whether all forms of the model agree."""
     differs = parity.difference is not None
     data = {"agrees": not differs, "prompts": len(parity.reference.answers)}
     said = f"Parity: {parity.sentence}"

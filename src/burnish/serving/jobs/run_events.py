@@ -1,4 +1,4 @@
-"""What a run logs, as events of its job: each line told once, also of a log that is cut back."""
+"""A run's log as events of its job; each line is reported once, even if the log is cut back."""
 
 import json
 import os
@@ -22,14 +22,14 @@ _REWARDS = ("train_reward_mean", "valid_reward_mean")
 
 
 class LogTail:
-    """The lines that are new in a file that grows, and now and then is written anew."""
+    """Reads the new lines of a log that grows and may be replaced by a new file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._inode, self._offset = -1, 0
 
     def new(self) -> list[Line]:
-        """Whole lines since the last call; all of them where the file is another one by now."""
+        """Return the complete lines since the last call; all lines if the file was replaced."""
         try:
             with self.path.open("rb") as file:
                 return self._read(file)
@@ -47,7 +47,7 @@ class LogTail:
 
 
 class EventTranslator:
-    """Turns lines into events.
+    """Translates log lines into events of a job.
 
     A step's line waits for the next one, since a validation pass at that step is told with it. One
     that still waits when a run is cut off is told once the run has gone on.
@@ -58,6 +58,8 @@ class EventTranslator:
         self._steps: list[tuple[int, int, float]] = []
 
     def events(self, lines: Iterable[Line], *, ended: bool = False) -> list[Event]:
+        """Return the events for new log lines; `ended` also reports a step that waited for its
+        validation."""
         found: list[Event] = []
         for line in lines:
             before, self._waiting = self._waiting, None
@@ -72,7 +74,7 @@ class EventTranslator:
         return found
 
     def finish_time(self) -> int | None:
-        """When training will end if it goes on as it went; None before two steps."""
+        """Estimate when training ends, in Unix seconds; None before two steps."""
         if len(self._steps) < 2:
             return None
         (first, _, began), (step, steps, last) = self._steps[0], self._steps[-1]
@@ -107,7 +109,7 @@ def _metrics(train: Line | None, validation: Line | None = None) -> Event:
 
 
 def metric_fields(line: Line, part: str) -> dict[str, float]:
-    """Loss, and what else is known, under the API's names; `part` is train or valid.
+    """Return the metrics of a log line under the API's names; `part` is train or valid.
 
     Of a validation pass, which covers all rows, the loss and accuracy are also the `full_` ones.
     """
@@ -128,9 +130,9 @@ def _screened(line: Line) -> Event:
 
 
 def _replayed(line: Line) -> Event:
-    said = f"Reads {line['rows']} general conversations beside the rows, so as to forget less"
+    said = f"Replaying {line['rows']} general conversations to reduce forgetting"
     if not line["rows"]:
-        said = "Nothing holds the model to its base, which wrote no conversations"
+        said = "No replay: the base model generated no conversations"
     return Event(said, log_position="replay", time=line["time"])
 
 
@@ -140,7 +142,7 @@ def _resumed(line: Line) -> Event:
 
 
 def _measured(line: Line) -> Event:
-    said = f"Measured {line['n']} items of {line['task']} with the model {line['label']}"
+    said = f"Evaluated {line['n']} items of {line['task']} with the {line['label']} model"
     place = f"evaluate {line['label']} {line['task']}"[:128]
     return Event(said, log_position=place, time=line["time"])
 
@@ -149,7 +151,7 @@ _SENTENCES = {"replay": _replayed, "screen": _screened, "resumed": _resumed, "ev
 
 
 def metrics_csv(lines: Sequence[Line]) -> str:
-    """The step metrics as CSV; what was not measured is empty."""
+    """Return the step metrics as CSV; metrics that were not measured are empty."""
     rows: dict[int, dict[str, Any]] = {}
     for line in lines:
         if line["phase"] in ("train", "validation"):

@@ -42,6 +42,7 @@ _ENVIRONMENT = {
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Run the recipe on the cluster until it ends, and return the exit code."""
     worker, recipe, *address = arguments
     die_with(int(worker))
     os.environ.update(_ENVIRONMENT)
@@ -179,7 +180,9 @@ def _lead(recipe: Path) -> None:
             code, said = _MISTAKE, traceback.format_exc()
         if code == LOST:
             raise WorkerLostError(
-                "another process of this job is gone", "see what it said", code="worker_lost"
+                "another process of this job ended unexpectedly",
+                "check its output",
+                code="worker_lost",
             )
         write_atomic(told / "code", f"{code}\n{said}")
 

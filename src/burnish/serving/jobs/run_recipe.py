@@ -23,13 +23,14 @@ DONE, REFUSED, FULL, LOST, STOPPED = 0, 2, errno.ENOSPC, 75, 130
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Run the recipe, and return the exit code."""
     worker, recipe = int(arguments[0]), Path(arguments[1])
     die_with(worker)
     return work(recipe)
 
 
 def work(recipe: Path) -> int:
-    """Runs the recipe, or goes on with it; returns the exit code."""
+    """Run the recipe, or resume it, and return the exit code."""
     try:
         _run(recipe)
     except WorkerLostError:
@@ -47,7 +48,7 @@ def work(recipe: Path) -> int:
 
 
 def outcome(error: UserError) -> dict[str, Any]:
-    """A user's error as JSON: its `kind`, the name of the class, and what it carries."""
+    """Return a user's error as JSON: the name of its class as `kind`, and its fields."""
     return {
         "kind": type(error).__name__,
         "code": error.code,

@@ -1,4 +1,4 @@
-"""The worker: takes one job at a time, runs it in a process of its own, and tells what happens.
+"""The worker: it takes one job at a time, runs it in a process of its own and reports its events.
 
 It may be killed at any moment. What it tells is written under its lease and told once, and the run
 goes on from its last checkpoint under whoever takes the job over.
@@ -31,7 +31,7 @@ _EXPIRY, _SWEEP = 60.0, 24 * 3600.0
 
 
 class Worker:
-    """Works on the jobs of a service, one after the other.
+    """Runs the jobs of a service one after the other.
 
     `run` has to be called in the thread that lives as long as the worker does: the process of a job
     ends when the thread that started it ends.
@@ -53,7 +53,7 @@ class Worker:
         self._expired = self._swept = float("-inf")
 
     def run(self) -> None:
-        """Until `stop`; a database that does not answer is asked again."""
+        """Run jobs until `stop` is called; if the database does not answer, try again later."""
         sweep()
         while not self._stop.is_set():
             try:
@@ -68,11 +68,12 @@ class Worker:
                 self._stop.wait(_IDLE)
 
     def stop(self) -> None:
-        """Lets a job that runs write a checkpoint and gives it back, then `run` returns."""
+        """Let a running job write a checkpoint, give it back, and make `run` return."""
         self._stop.set()
 
     def step(self) -> bool:
-        """Works on one job, if there is one, until it ends, is paused or is taken away."""
+        """Run one job, if there is one, until it ends, is paused or is taken away; return whether
+        there was one."""
         held = lease(self.service.database, self.name, self.service.settings.lease)
         if held is None:
             return False

@@ -1,4 +1,5 @@
-"""Who is let in: the key of each request, its scope and its limits, before any route."""
+"""Authentication: each request's API key, its scope and its rate limits are checked before any
+route."""
 
 import ipaddress
 import re
@@ -30,13 +31,13 @@ _NO_KEY = (
     "(i.e. Authorization: Bearer YOUR_KEY)."
 )
 _NO_KEYS = (
-    "This server has no API keys, and without them it answers only under a loopback address. "
-    "Make one with `burnish keys make`."
+    "This server has no API keys, so it only answers requests to a loopback address. "
+    "Create a key with `burnish keys make NAME`."
 )
 _FORWARDED = (
     "This request came through a proxy: it has the header {header}. A server without API keys "
-    "answers only its own machine, and cannot see who is behind a proxy. "
-    "Make a key with `burnish keys make` and send it with each request."
+    "only answers its own machine, and cannot identify clients behind a proxy. "
+    "Create a key with `burnish keys make NAME` and send it with each request."
 )
 # What proxies, load balancers, tunnels and content networks add; clients send none of it.
 _PROXIES = re.compile(
@@ -46,8 +47,7 @@ _PROXIES = re.compile(
     r"|x-nginx-proxy|(x-)?(url-)?scheme|front-end-https|surrogate-capability|max-forwards"
 )
 _ELSEWHERE = (
-    "A web page of another place sent this, and no browser may ask this server for one. "
-    "Ask it from a program of yours, which no browser runs."
+    "Cross-origin browser requests are not allowed. Send the request from a program instead."
 )
 _RULES: tuple[tuple[str, str, Access], ...] = (
     ("GET|HEAD", r"/health", "open"),
@@ -66,7 +66,7 @@ _COMPILED = [
 
 
 def needed(method: str, path: str) -> Access | None:
-    """What a request needs; None where no rule speaks of it."""
+    """Return the scope that a request needs; None if no rule matches."""
     for methods, paths, access in _COMPILED:
         if methods.fullmatch(method) and paths.fullmatch(path):
             return access
@@ -74,7 +74,7 @@ def needed(method: str, path: str) -> Access | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens there."""
+    """Whether only this machine can reach the address."""
     name = host.removeprefix("[").removesuffix("]").lower()
     if name == "localhost":
         return True
@@ -85,7 +85,8 @@ def is_loopback(host: str) -> bool:
 
 
 class Authentication:
-    """Middleware that lets a request in with a key of the right scope, or refuses it.
+    """Middleware that admits a request with a valid key of the required scope, and rejects all
+    others.
 
     No key is needed only where no key was ever made, or keys were turned off since, and the server
     listens on a loopback address, is called by such a name (a web page that another name was
@@ -135,7 +136,7 @@ class Authentication:
         if access is None:
             access = "admin" if _is_route(scope) else "known"
         if key is not None and access != "known" and not key.may(access):
-            raise forbidden(f"This key may not do this: it lacks the scope {access}.")
+            raise forbidden(f"This key lacks the required scope {access}.")
         return key
 
     def _known(self, secret: str, headers: Headers) -> Key | None:
@@ -176,6 +177,7 @@ def _is_route(scope: AsgiScope) -> bool:
 
 def _adding(headers: dict[str, str], send: Send) -> Send:
     async def adding(message: Message) -> None:
+        """Add the rate limit headers to the start of the response."""
         if message["type"] == "http.response.start":
             MutableHeaders(scope=message).update(headers)
         await send(message)

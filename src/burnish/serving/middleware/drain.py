@@ -1,4 +1,4 @@
-"""The orderly end: what is under way ends, what comes new is told to come back."""
+"""Graceful shutdown: running requests finish, and new ones are told to try again later."""
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -6,19 +6,19 @@ from burnish.serving.errors import ApiError
 
 
 class Drain:
-    """Whether the server is on its way out, and how many requests are under way."""
+    """Whether the server is shutting down, and how many requests are running."""
 
     def __init__(self) -> None:
         self.begun = False
         self.under_way = 0
 
     def begin(self) -> None:
-        """From now on new requests are refused."""
+        """Reject new requests from now on."""
         self.begun = True
 
 
 class DrainRequests:
-    """Middleware that answers 503 once the end has begun; the official client tries again."""
+    """Middleware that answers 503 while the server shuts down; the official client tries again."""
 
     def __init__(self, app: ASGIApp, drain: Drain) -> None:
         self.app, self.drain = app, drain

@@ -1,4 +1,4 @@
-"""How large, how deep and how many requests may be, counted while they arrive."""
+"""Limits on the size, nesting and number of request bodies, enforced while they arrive."""
 
 import re
 
@@ -33,6 +33,7 @@ class Shape:
         self._rest = b""
 
     def feed(self, piece: bytes) -> None:
+        """Read the next piece of the JSON text."""
         piece = self._rest + piece
         # A backslash at the end belongs to the character that comes with the next piece.
         slashes = len(piece) - len(piece.rstrip(b"\\"))
@@ -116,6 +117,7 @@ class _Request:
         self.refusal: ApiError | None = None
 
     async def receive(self) -> Message:
+        """Receive the next part of the request, and raise the error if it exceeds a limit."""
         message = await self._receive()
         piece = message.get("body", b"")
         self.read += len(piece)
@@ -125,7 +127,7 @@ class _Request:
         return message
 
     def release(self) -> None:
-        """What it holds does not count any more."""
+        """Stop counting the body among those in memory."""
         self._limits.held -= self.held
         self.held = 0
 
@@ -144,7 +146,7 @@ class _Request:
             said = f"The JSON is nested deeper than {self._limits.depth} levels."
             return invalid(said, None, "json_too_deep")
         if self.shape.values > self._limits.values:
-            said = f"The JSON has more than {self._limits.values} members and items."
+            said = f"The JSON has more than {self._limits.values} values."
             return invalid(said, None, "json_too_large")
         return None
 
@@ -170,8 +172,7 @@ def _too_large(size: int) -> ApiError:
 def _too_many() -> ApiError:
     return ApiError(
         503,
-        "The server is reading as many large requests as it has memory for. "
-        "Please try again in a moment.",
+        "The server cannot hold more large requests in memory. Please try again in a moment.",
         kind="server_error",
         code="overloaded",
         headers={"retry-after": "1"},

@@ -1,4 +1,4 @@
-"""Numbers for Prometheus, in a registry of this server's own."""
+"""Metrics for Prometheus, in a registry of their own."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -14,7 +14,7 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 
 
 
 class Metrics:
-    """What the server has done since it started, and what waits now."""
+    """Counters of the server since its start, and the current queue lengths."""
 
     def __init__(self) -> None:
         self.registry = own = CollectorRegistry()
@@ -44,7 +44,8 @@ class Metrics:
         self._queue = Gauge("burnish_queue_length", "Answers that wait to begin.", registry=own)
 
     def answered(self, route: str, status: int, seconds: float, usage: Usage) -> None:
-        """Counts one request; `route` is the route's pattern, lest each file be a series."""
+        """Count one request; `route` is the route's pattern, so that single files do not become
+        series."""
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
         if usage.first is not None:
@@ -53,15 +54,15 @@ class Metrics:
             self._tokens.labels(kind).inc(getattr(usage, kind))
 
     def watch_queue(self, length: Callable[[], int]) -> None:
-        """Where the length of the queue is read, each time that somebody asks."""
+        """Register the function that returns the current length of the queue."""
         self._queue.set_function(length)
 
     def watch_jobs(self, counts: Callable[[], Mapping[str, int]]) -> None:
-        """Where the number of jobs of each status is read; call it once."""
+        """Register the function that returns the number of jobs per status; call it once."""
         self.registry.register(_Jobs(counts))
 
     def response(self) -> Response:
-        """What `/metrics` answers."""
+        """Return the metrics as the response of `/metrics`."""
         return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -70,10 +71,11 @@ class _Jobs(Collector):
         self._counts = counts
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
-        """Names it without asking the database, as registering would."""
+        """Return the metric's name without querying the database."""
         return [GaugeMetricFamily("burnish_jobs", "Jobs by status.", labels=["status"])]
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Return the current number of jobs per status."""
         family = GaugeMetricFamily("burnish_jobs", "Jobs by status.", labels=["status"])
         for status, count in sorted(self._counts().items()):
             family.add_metric([status], count)

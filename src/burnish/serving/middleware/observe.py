@@ -1,4 +1,4 @@
-"""Each request is numbered, timed, counted and logged; the outermost of the middleware."""
+"""The outermost middleware: it numbers, times, counts and logs each request."""
 
 import time
 import uuid
@@ -35,6 +35,7 @@ class RequestLog:
         status = _CLOSED
 
         async def sending(message: Message) -> None:
+            """Note the status and add the request's id to the response."""
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]

@@ -29,7 +29,7 @@ _WRITTEN = CompletionTokensDetails(
 
 @dataclass(slots=True)
 class Usage:
-    """Tokens of one request; `cached` is the part of the prompt that was not computed again.
+    """Token usage of one request; `cached` is the part of the prompt that was not computed again.
 
     `first` is when the first token was ready, in seconds after the request came; None: none was.
     """
@@ -41,17 +41,18 @@ class Usage:
 
     @property
     def tokens(self) -> int:
+        """Prompt tokens and generated tokens together."""
         return self.prompt + self.generated
 
     def count(self, answers: Iterable[AnswerStream], ended: TokenCounts | None = None) -> None:
-        """All answers as far as they are; several answers to one prompt read it once."""
+        """Update the usage from all answers of the request; a shared prompt counts once."""
         self.generated = sum(answer.drawn for answer in answers)
         if ended is not None:
             self.cached = max(self.cached, ended.cached)
 
     @property
     def told(self) -> CompletionUsage:
-        """As the API says it."""
+        """The usage as an object of the API."""
         return CompletionUsage(
             prompt_tokens=self.prompt,
             completion_tokens=self.generated,
@@ -62,47 +63,48 @@ class Usage:
 
 
 def usage_of(request: HTTPConnection) -> Usage:
-    """The request's own; fill it in before the answer ends."""
+    """Return the usage of a request; fill it in before the answer ends."""
     return usage_in(request.scope)
 
 
 def usage_in(scope: MutableMapping[str, Any]) -> Usage:
+    """Return the usage that is stored in a scope."""
     found: Usage = scope.setdefault(_USAGE, Usage())
     return found
 
 
 def key_of(request: HTTPConnection) -> Key | None:
-    """The key that a request came with; None where the server is open to its own machine."""
+    """Return the API key of a request; None if the server is open to its own machine."""
     found: Key | None = request.scope.get(KEY)
     return found
 
 
 def actor_of(request: HTTPConnection) -> str:
-    """How the audit log calls who asks."""
+    """Return the name of the requester in the audit log."""
     key = key_of(request)
     return key.id if key else "local"
 
 
 def project_of(request: HTTPConnection) -> str | None:
-    """The project that asks; None: the organization."""
+    """Return the project of the request's key; None for the whole organization."""
     key = key_of(request)
     return key.project if key else None
 
 
 def release_body(scope: MutableMapping[str, Any]) -> None:
-    """A request is prepared, and no longer counts among those that are."""
+    """Stop counting the request's body among those in memory."""
     if BODY in scope:
         scope[BODY].release()
 
 
 def record(request: Request, prompt: Any, answers: Sequence[Generation]) -> None:
-    """Keeps what was asked and what is answered; `answers` may still grow."""
+    """Keep the prompt and the answers for the log if recording is on; answers may still grow."""
     if request.app.state.service.settings.record:
         request.scope[_RECORDED] = (prompt, answers)
 
 
 def recorded(scope: MutableMapping[str, Any]) -> dict[str, Any] | None:
-    """What a request's line of texts holds; None where there is none."""
+    """Return the recorded texts of a request; None if there are none."""
     if _RECORDED not in scope:
         return None
     prompt, answers = scope[_RECORDED]

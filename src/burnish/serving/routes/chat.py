@@ -1,4 +1,4 @@
-"""Chat completions: messages in, replies out, whole or as they are written."""
+"""The route of chat completions: messages in; replies out, complete or streamed."""
 
 import time
 import uuid
@@ -57,7 +57,7 @@ _UNUSED = frozenset(
 
 
 class Message(Body):
-    """One turn of the conversation.
+    """One message of the conversation.
 
     Some fields are only taken as a reply of the client has them, empty, so that it can be sent
     back; `parsed` is what the client made of the content, which is read instead.
@@ -66,7 +66,7 @@ class Message(Body):
     role: Literal["developer", "system", "user", "assistant", "tool", "function"]
     content: str | Array[dict[str, Any]] | None = None
     name: str | None = None
-    parse_tool_calls: Array[dict[str, Any]] | None = None
+    tool_calls: Array[dict[str, Any]] | None = None
     tool_call_id: str | None = None
     refusal: str | None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
@@ -76,10 +76,10 @@ class Message(Body):
 
 
 class ChatRequest(SamplingParams, ToolOptions):
-    """The body of a chat completion.
+    """The body of a chat completion request.
 
-    `return_token_ids` is none of the API's: as vLLM does, a whole reply then also tells the ids of
-    its prompt's tokens, so that a client can see how its messages were rendered.
+    `return_token_ids` is an extension, as in vLLM: a complete reply then also contains the ids of
+    its prompt tokens, so that a client can see how its messages were rendered.
     """
 
     messages: Annotated[Array[Message], Field(min_length=1)]
@@ -111,9 +111,12 @@ class ChatRequest(SamplingParams, ToolOptions):
         return {k: v for k, v in values.items() if v is not None or k not in _UNUSED}
 
 
-@router.post("/chat/completions", response_model=None, responses=CHAT)
+@router.post(
+    "/chat/completions", summary="Create a chat completion", response_model=None, responses=CHAT
+)
 async def create(body: ChatRequest, request: Request) -> Response:
-    """One reply or several to a conversation."""
+    """Generate one or more replies to a conversation, complete or as a stream of server-sent
+    events."""
     _check(body)
     target = await resolve_model(request, body.model)
     turns = [message.model_dump(exclude_none=True) for message in body.messages]
@@ -142,7 +145,7 @@ async def create(body: ChatRequest, request: Request) -> Response:
 
 @router.get("/chat/completions", include_in_schema=False)
 def stored() -> None:
-    """None is stored, so there is no list, as there is none to retrieve.
+    """Answer that completions are not stored, so there is no list of them.
 
     Raises:
         HTTPException: always; no such URL.
@@ -155,10 +158,10 @@ def _check(body: ChatRequest) -> None:
     body.check_stream()
     for place, message in enumerate(body.messages):
         if message.content is None and message.role not in ("assistant", "function"):
-            said = f"A message of the role '{message.role}' has no content; give it a text."
+            said = f"The message with the role '{message.role}' has no content; add a string."
             raise invalid(said, f"messages[{place}].content", "missing_required_parameter")
     if body.top_logprobs is not None and not body.logprobs:
-        raise conflicting("'top_logprobs' needs 'logprobs' to be true.", "top_logprobs")
+        raise conflicting("'top_logprobs' requires 'logprobs' to be true.", "top_logprobs")
     if body.max_tokens is not None and body.max_completion_tokens is not None:
         said = "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported."
         raise conflicting(said, "max_tokens")

@@ -1,4 +1,4 @@
-"""Legacy completions: text or tokens in, what follows out; `echo` says how likely a text is."""
+"""The route of legacy completions: text or tokens in, their continuation out."""
 
 import time
 import uuid
@@ -41,7 +41,7 @@ _TOKENS = 16
 
 
 class CompletionRequest(SamplingParams):
-    """The body of a legacy completion."""
+    """The body of a legacy completion request."""
 
     prompt: (
         str | _Several[str] | _Several[int] | _Several[Annotated[Array[int], Field(min_length=1)]]
@@ -58,14 +58,15 @@ class CompletionRequest(SamplingParams):
         return _TOKENS if self.max_tokens is None else self.max_tokens
 
 
-@router.post("/completions", response_model=None, responses=COMPLETION)
+@router.post(
+    "/completions", summary="Create a completion", response_model=None, responses=COMPLETION
+)
 async def create(body: CompletionRequest, request: Request) -> Response:
-    """Continues each prompt, once or several times."""
+    """Continue each prompt one or more times; with `echo`, also return the prompt and how likely it
+    is."""
     body.check_stream()
     if body.suffix:
-        raise invalid(
-            "This server cannot insert text before a suffix.", "suffix", "unsupported_parameter"
-        )
+        raise invalid("This server does not support 'suffix'.", "suffix", "unsupported_parameter")
     if body.stream and (body.best_of or 1) > (body.n or 1):
         raise conflicting("'best_of' cannot be streamed.", "best_of")
     if (body.best_of or body.n or 1) < (body.n or 1):
@@ -97,7 +98,7 @@ def _check_count(body: CompletionRequest, most: int) -> None:
     if isinstance(given, list) and given and not isinstance(given[0], int):
         count *= len(given)
     if count > most:
-        said = f"The request asks for {count} answers, of its prompts and 'n' or 'best_of'; "
+        said = f"The request asks for {count} answers (its prompts times 'n' or 'best_of'); "
         raise invalid(f"{said}ask for at most {most} at once.", "prompt", "too_many_answers")
 
 

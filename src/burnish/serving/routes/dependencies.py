@@ -1,4 +1,4 @@
-"""What every route takes from its request: text that is text, the service, where a list goes on."""
+"""What routes take from each request: the service on behalf of its key, and valid text."""
 
 import json
 import re
@@ -15,8 +15,8 @@ _HALF = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]|\x00")
 
 
 async def whole_characters(request: Request) -> None:
-    """What holds half of a surrogate pair is refused before any route: a database may keep it in
-    JSON, and no answer could ever tell it again.
+    """Reject a request that contains half of a surrogate pair, which could be stored but never
+    returned.
 
     Raises:
         UnicodeEncodeError: there is one, escaped or not.

@@ -1,4 +1,4 @@
-"""Embeddings of texts or tokens."""
+"""The route of embeddings."""
 
 import base64
 import math
@@ -22,7 +22,7 @@ _INPUTS = 2048
 
 
 class EmbeddingRequest(Body):
-    """The body of a request for embeddings."""
+    """The body of an embeddings request."""
 
     input: str | Array[str] | Array[int] | Array[Array[int]]
     model: str
@@ -32,7 +32,7 @@ class EmbeddingRequest(Body):
 
 
 class Vector(BaseModel):
-    """The numbers of one input; `base64` holds them as 4-byte floats."""
+    """The embedding of one input; with `base64` it is encoded as 4-byte floats."""
 
     object: Literal["embedding"]
     index: int
@@ -40,14 +40,14 @@ class Vector(BaseModel):
 
 
 class Count(BaseModel):
-    """Tokens that were read."""
+    """The number of tokens of all inputs."""
 
     prompt_tokens: int
     total_tokens: int
 
 
 class Embeddings(BaseModel):
-    """What a request for embeddings is answered."""
+    """The embeddings of all inputs, in their order."""
 
     object: Literal["list"]
     data: list[Vector]
@@ -55,16 +55,18 @@ class Embeddings(BaseModel):
     usage: Count
 
 
-@router.post("/embeddings", response_model=Embeddings)
+@router.post("/embeddings", summary="Create embeddings", response_model=Embeddings)
 async def create(body: EmbeddingRequest, request: Request) -> dict[str, Any]:
-    """An embedding for each input, in their order."""
+    """Return an embedding for each input, a text or a list of tokens, in their order."""
     find, project = request.app.state.service.engines.embedder, project_of(request)
     embedder: Embedder = await to_thread.run_sync(find, body.model, project)
     rows = await run_in_thread_if_large(request, _rows, body, embedder)
     size = body.dimensions or embedder.size
     if size > embedder.size:
         raise invalid(
-            f"{body.model} has {embedder.size} dimensions.", "dimensions", "integer_above_max_value"
+            f"{body.model} has {embedder.size} dimensions, fewer than the {size} requested.",
+            "dimensions",
+            "integer_above_max_value",
         )
     embedded = await to_thread.run_sync(embedder.embed, rows)
     found = [_shortened(numbers, size) for numbers in embedded]
@@ -85,7 +87,7 @@ def _rows(body: EmbeddingRequest, embedder: Embedder) -> list[list[int]]:
     given: Any = body.input
     if isinstance(given, str) or (given and isinstance(given[0], int)):
         given = [given]
-    said = f"'input' must hold 1 to {_INPUTS} texts, none of them empty."
+    said = f"'input' must contain 1 to {_INPUTS} inputs, none of them empty."
     if not given or not all(given):
         raise invalid(said, "input", "empty_array" if not given else "invalid_value")
     if len(given) > _INPUTS:
@@ -93,7 +95,9 @@ def _rows(body: EmbeddingRequest, embedder: Embedder) -> list[list[int]]:
     rows = [_row(one, embedder) for one in given]
     if any(not 0 <= token < len(embedder.tokenizer) for row in rows for token in row):
         raise invalid(
-            "'input' holds a number that is no token of the model.", "input", "invalid_token"
+            "'input' contains a number that is not a token id of the model.",
+            "input",
+            "invalid_token",
         )
     return rows
 
@@ -110,9 +114,8 @@ def _row(given: str | list[int], embedder: Embedder) -> list[int]:
 
 
 def _too_long(embedder: Embedder, count: str) -> ApiError:
-    said = (
-        f"This model's maximum context length is {embedder.context} tokens, an input has {count}."
-    )
+    limit = f"This model's maximum context length is {embedder.context} tokens"
+    said = f"{limit}, but an input has {count}."
     return invalid(said, "input", "context_length_exceeded")
 
 

@@ -1,7 +1,7 @@
-"""Files: uploaded, listed, read, deleted.
+"""The routes of files: upload, list, download and delete.
 
-The app includes this router with a `max_body_size` a little above the settings' `max_file_bytes`,
-so that what is longer is refused while it comes and not once it lies on the disk.
+The application includes this router with a `max_body_size` a little above the settings'
+`max_file_bytes`, so that a larger file is rejected while it arrives.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ SHORTEST, LONGEST = 3600, 2592000
 _PIECE = 1 << 20
 
 
-@router.post("/files", response_model=File)
+@router.post("/files", summary="Upload a file", response_model=File)
 def create(
     service: Shared,
     file: UploadFile,
@@ -37,6 +37,7 @@ def create(
         int | None, Form(alias="expires_after[seconds]", ge=SHORTEST, le=LONGEST)
     ] = None,
 ) -> Any:
+    """Upload a file. A file for `fine-tune` must contain JSON Lines, one object per line."""
     if (anchor is None) != (seconds is None):
         missing = "anchor" if anchor is None else "seconds"
         said, param = f"expires_after has no {missing}.", f"expires_after.{missing}"
@@ -49,7 +50,7 @@ def create(
     return file_object(files.add(service.database, service.content, received, row))
 
 
-@router.get("/files", response_model=ListPage[File])
+@router.get("/files", summary="List files", response_model=ListPage[File])
 def listed(
     service: Shared,
     purpose: Annotated[str | None, Query(max_length=32)] = None,
@@ -57,18 +58,26 @@ def listed(
     after: After = None,
     order: Literal["asc", "desc"] = "desc",
 ) -> Response:
+    """List the files of the key's project, the newest first unless `order` is `asc`."""
     cursor = Cursor(limit, after, ascending=order == "asc")
     page = files.listed(service.database, cursor, purpose)
     return json_page([file_fields(*row) for row in page.rows], has_more=page.has_more)
 
 
-@router.get("/files/{file_id}", response_model=File)
+@router.get("/files/{file_id}", summary="Get a file", response_model=File)
 def retrieve(service: Shared, file_id: str) -> Any:
+    """Return the description of a file."""
     return file_object(files.retrieve(service.database, file_id))
 
 
-@router.get("/files/{file_id}/content", response_class=StreamingResponse, responses=BYTES)
+@router.get(
+    "/files/{file_id}/content",
+    summary="Download a file",
+    response_class=StreamingResponse,
+    responses=BYTES,
+)
 def content(service: Shared, file_id: str) -> StreamingResponse:
+    """Download the content of a file."""
     row = files.retrieve(service.database, file_id)
     return StreamingResponse(
         service.content.read(row.sha256),
@@ -77,22 +86,24 @@ def content(service: Shared, file_id: str) -> StreamingResponse:
     )
 
 
-@router.delete("/files/{file_id}", response_model=FileDeleted)
+@router.delete("/files/{file_id}", summary="Delete a file", response_model=FileDeleted)
 def delete(service: Shared, file_id: str) -> Any:
+    """Delete a file."""
     files.delete(service.database, service.content, file_id)
     return FileDeleted(id=file_id, deleted=True, object="file")
 
 
 def name_of(file: UploadFile) -> str:
-    """What the client calls it: shown again, and never a path of ours."""
+    """Return the client's name for the file; it is returned to clients and never used as a path."""
     return (file.filename or "upload")[:1024]
 
 
 def lasting(purpose: str, seconds: int | None) -> int | None:
-    """For how many seconds a file is kept; None is for good."""
+    """Return for how many seconds a file is kept; None keeps it until it is deleted."""
     return LONGEST if seconds is None and purpose == "batch" else seconds
 
 
 def pieces_of(file: BinaryIO) -> Iterator[bytes]:
+    """Read a file in pieces."""
     while piece := file.read(_PIECE):
         yield piece

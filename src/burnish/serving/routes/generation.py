@@ -27,13 +27,13 @@ Result = TypeVar("Result")
 
 
 class ClientDisconnected(Exception):  # noqa: N818 - nothing went wrong
-    """The client is gone, so nobody waits for the answer."""
+    """The client disconnected, so nobody waits for the answer."""
 
 
 async def complete(
     engine: Backend, asks: Sequence[GenerationRequest], request: Request, usage: Usage
 ) -> list[Generation]:
-    """All answers, in the order of the asks; `usage` is filled in.
+    """Return all answers, in the order of the requests, and fill in `usage`.
 
     Raises:
         HungUp: the client went away; what was under way is given up.
@@ -46,8 +46,8 @@ async def complete(
 async def start_stream(
     engine: Backend, asks: Sequence[GenerationRequest], request: Request, usage: Usage
 ) -> AsyncGenerator[tuple[int, Piece], None]:
-    """Pieces of all answers, once the first is there: what keeps an answer from its beginning is
-    raised while no status went out yet.
+    """Wait for the first piece, then return a generator of all pieces; an error before the first
+    piece is raised here, while the status can still be chosen.
 
     Raises:
         HungUp: the client went away; what was under way is given up.
@@ -60,7 +60,7 @@ async def start_stream(
 async def pieces(
     engine: Backend, asks: Sequence[GenerationRequest], usage: Usage
 ) -> AsyncGenerator[tuple[int, Piece], None]:
-    """Pieces of all answers as they come, each with the place of its ask."""
+    """Yield the pieces of all answers as they arrive, each with the index of its request."""
     started = time.perf_counter()
     with contextlib.ExitStack() as given_up:
         answers = [given_up.enter_context(engine.submit(ask)) for ask in asks]
@@ -119,7 +119,7 @@ async def _gone(request: Request) -> None:
 
 
 async def resolve_model(request: Request, name: str) -> ServedModel:
-    """The model of that name, an alias included; its base is loaded where nobody asked it yet.
+    """Return the model with this name or alias; its base model is loaded at the first request.
 
     Raises:
         ApiError: there is none, it is not served here, or the key's project may not use it.
@@ -131,7 +131,7 @@ async def resolve_model(request: Request, name: str) -> ServedModel:
 async def run_in_thread_if_large(
     request: Request, work: Callable[..., Result], *given: Any, compiles: bool = False
 ) -> Result:
-    """What is done with a request before it is asked; in threads of its own where it may take long.
+    """Run `work` at once for a short body, and in a thread for a long one or for a schema.
 
     Megabytes of prompt take a while to render, in which nobody else would be answered. Few are
     prepared at once, since each takes many times its size while it is. What `compiles` a schema may
@@ -151,7 +151,7 @@ _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 def streamed(events: AsyncIterator[BaseModel]) -> StreamingResponse:
-    """Each event a `data:` line of JSON; `[DONE]` at the end."""
+    """Return a response that sends each event as a line of JSON, and `[DONE]` at the end."""
     return StreamingResponse(_lines(events), media_type="text/event-stream", headers=_HEADERS)
 
 

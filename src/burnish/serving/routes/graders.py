@@ -1,4 +1,4 @@
-"""Graders, tried before a job pays for them: run on one answer, or only checked."""
+"""The routes of graders: run one on an answer, or validate it, before a job uses it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,7 +29,7 @@ router = APIRouter(prefix="/fine_tuning/alpha/graders", tags=["graders"])
 
 
 class CheckedGrader(BaseModel):
-    """A grader and nothing else."""
+    """A grader."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -37,14 +37,14 @@ class CheckedGrader(BaseModel):
 
 
 class GraderRun(CheckedGrader):
-    """A grader, an answer, and the row that it answers."""
+    """A grader, the answer to grade, and the row that the answer belongs to."""
 
     model_sample: str
     item: dict[str, Any] = Field(default_factory=dict)
 
 
 class Judging:
-    """Who answers for the models that graders ask, on behalf of one request; counts their tokens.
+    """The models that graders of one request may ask; counts their tokens.
 
     A grader asks only models that the request's own key may ask.
     """
@@ -60,12 +60,13 @@ class Judging:
 
     @property
     def told(self) -> dict[str, dict[str, Any]]:
-        """Tokens by model, as the API counts them."""
+        """Token usage per model, as objects of the API."""
         return {
             name: usage.told.model_dump(exclude_unset=True) for name, usage in self.used.items()
         }
 
     def knows(self, model: str) -> bool:
+        """Whether the request's key may use the model."""
         return self._engines.named(model, self._project) is not None
 
     def _ask(
@@ -81,21 +82,22 @@ class Judging:
 
 
 def check_scope(grader: Grader, request: Request) -> None:
-    """
+    """Reject a grader that asks a model if the key may not use models.
+
     Raises:
         ApiError: a model would answer for a key that may not ask any.
     """
     key = key_of(request)
     if grader.uses_model and key is not None and not key.may("infer"):
         raise forbidden(
-            f"The grader {grader.name or grader.type!r} asks a model, and this key lacks the scope "
-            "infer. Use a key with that scope, or a grader that asks no model."
+            f"The grader {grader.name or grader.type!r} uses a model, but this key lacks the "
+            "required scope infer. Use a key with that scope, or a grader without a model."
         )
 
 
-@router.post("/run")
+@router.post("/run", summary="Run a grader")
 async def run_grader(body: GraderRun, request: Request) -> GraderRunResponse:
-    """The grade of one answer; what kept it from one is told in the metadata."""
+    """Grade one answer. If grading fails, the `errors` in the metadata say why."""
     check_scope(body.grader, request)
     return await grader_pool(request).run(
         request, body.grader, lambda limits: _run(body, Judging(request, limits))
@@ -123,11 +125,12 @@ def _run(body: GraderRun, judging: Judging) -> GraderRunResponse:
     )
 
 
-@router.post("/validate", response_model_exclude_unset=True)
+@router.post("/validate", summary="Validate a grader", response_model_exclude_unset=True)
 async def validate_grader(body: CheckedGrader, request: Request) -> CheckedGrader:
-    """The grader as it was given, where it could be run here."""
+    """Check that a grader can run on this server, and return it."""
 
     def validated(limits: Limits) -> CheckedGrader:
+        """Check the grader, and return it unchanged."""
         judging = Judging(request, limits)
         _check(body, replace(judging.models, has_model=judging.knows))
         return CheckedGrader(grader=body.grader)

@@ -1,4 +1,4 @@
-"""Fine-tuning jobs: made, listed, cancelled, paused, resumed; their events and checkpoints."""
+"""The routes of fine-tuning jobs, their events and their checkpoints."""
 
 import re
 import secrets
@@ -47,8 +47,9 @@ _KEYS = 16
 _IDLE = {"eval_samples": "auto", "reasoning_effort": "default"}
 
 
-@router.post("", response_model=Job)
+@router.post("", summary="Create a fine-tuning job", response_model=Job)
 async def create(service: Shared, body: NewJob, request: Request) -> Any:
+    """Create a fine-tuning job. A worker validates its files and starts training."""
     job = await to_thread.run_sync(_job, service, body)
     if body.method is not None and body.method.reinforcement is not None:
         grader = body.method.reinforcement.grader
@@ -80,25 +81,27 @@ def _job(service: Service, body: NewJob) -> JobRow:
     )
 
 
-@router.get("", response_model=ListPage[Job])
+@router.get("", summary="List fine-tuning jobs", response_model=ListPage[Job])
 def listed(
     service: Shared,
     request: Request,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
 ) -> Response:
-    """Newest first. `metadata[k]=v` asks for jobs with that key, `metadata=null` for those without
-    any."""
+    """List the fine-tuning jobs, the newest first.
+
+    `metadata[KEY]=VALUE` selects jobs with this metadata, `metadata=null` those without metadata.
+    """
     query = request.query_params
     meta = {key[1]: value for name, value in query.items() if (key := _META.fullmatch(name))}
     if (without_metadata := query.get("metadata")) not in (None, "null") or (
         without_metadata and meta
     ):
         raise invalid(
-            "Write metadata[KEY]=VALUE, or metadata=null alone.", "metadata", "invalid_value"
+            "Use either metadata[KEY]=VALUE or metadata=null.", "metadata", "invalid_value"
         )
     if len(meta) > _KEYS:
-        said = f"{len(meta)} keys of metadata are asked for, and a job has at most {_KEYS}."
+        said = f"The query has {len(meta)} metadata keys, but a job has at most {_KEYS}."
         raise invalid(said, "metadata", "array_above_max_length")
     page = jobs.listed(
         service.database, Cursor(limit, after), meta, without_metadata=without_metadata is not None
@@ -107,45 +110,59 @@ def listed(
     return json_page([job_fields(row, own) for row in page.rows], has_more=page.has_more)
 
 
-@router.get("/{fine_tuning_job_id}", response_model=Job)
+@router.get("/{fine_tuning_job_id}", summary="Get a fine-tuning job", response_model=Job)
 def retrieve(service: Shared, fine_tuning_job_id: str) -> Any:
+    """Return a fine-tuning job with its status and hyperparameters."""
     return _shown(service, jobs.retrieve(service.database, fine_tuning_job_id))
 
 
-@router.post("/{fine_tuning_job_id}/cancel", response_model=Job)
+@router.post("/{fine_tuning_job_id}/cancel", summary="Cancel a fine-tuning job", response_model=Job)
 def cancel(service: Shared, fine_tuning_job_id: str) -> Any:
+    """Cancel a fine-tuning job. Its checkpoints remain available."""
     return _shown(service, jobs.cancel(service.database, fine_tuning_job_id))
 
 
-@router.post("/{fine_tuning_job_id}/pause", response_model=Job)
+@router.post("/{fine_tuning_job_id}/pause", summary="Pause a fine-tuning job", response_model=Job)
 def pause(service: Shared, fine_tuning_job_id: str) -> Any:
+    """Pause a fine-tuning job. A running job first writes a checkpoint."""
     return _shown(service, jobs.pause(service.database, fine_tuning_job_id))
 
 
-@router.post("/{fine_tuning_job_id}/resume", response_model=Job)
+@router.post("/{fine_tuning_job_id}/resume", summary="Resume a fine-tuning job", response_model=Job)
 def resume(service: Shared, fine_tuning_job_id: str) -> Any:
+    """Resume a paused fine-tuning job from its last checkpoint."""
     return _shown(service, jobs.resume(service.database, fine_tuning_job_id))
 
 
-@router.get("/{fine_tuning_job_id}/events", response_model=ListPage[FineTuningJobEvent])
+@router.get(
+    "/{fine_tuning_job_id}/events",
+    summary="List events of a fine-tuning job",
+    response_model=ListPage[FineTuningJobEvent],
+)
 def list_events(
     service: Shared,
     fine_tuning_job_id: str,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
 ) -> Any:
+    """List the events of a fine-tuning job, the newest first."""
     jobs.retrieve(service.database, fine_tuning_job_id)
     page = events.listed(service.database, fine_tuning_job_id, Cursor(limit, after))
     return list_page([event_object(row) for row in page.rows], has_more=page.has_more)
 
 
-@router.get("/{fine_tuning_job_id}/checkpoints", response_model=ListPage[FineTuningJobCheckpoint])
+@router.get(
+    "/{fine_tuning_job_id}/checkpoints",
+    summary="List checkpoints of a fine-tuning job",
+    response_model=ListPage[FineTuningJobCheckpoint],
+)
 def list_checkpoints(
     service: Shared,
     fine_tuning_job_id: str,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 10,
 ) -> Any:
+    """List the checkpoints of a fine-tuning job, the newest first."""
     jobs.retrieve(service.database, fine_tuning_job_id)
     page = models.checkpoints(service.database, fine_tuning_job_id, Cursor(limit, after))
     return list_page([checkpoint_object(row) for row in page.rows], has_more=page.has_more)
@@ -169,11 +186,12 @@ def _own_name(service: Service, name: str, project: str | None) -> str:
         or not permissions.may_use(service.database, model, project)
     ):
         known = ", ".join(service.settings.models)
-        said = f"Model {name} is not available for fine-tuning; these are: {known}."
+        said = f"Model {name} is not available for fine-tuning. Available models: {known}."
         raise invalid(said, "model", "model_not_available")
     if model.step is not None:
         whole = model.name.removesuffix(checkpoint_name("", model.step))
-        said = f"Model {name} is a checkpoint, which does not learn on; name {whole}, or a base."
+        said = f"Model {name} is a checkpoint and cannot be fine-tuned further"
+        said += f"; use {whole} or a base model."
         raise invalid(said, "model", "model_not_available")
     return model.name
 
@@ -203,6 +221,5 @@ def _idle(method: dict[str, Any]) -> tuple[Event, ...]:
     given = method[method["type"]]["hyperparameters"]
     named = [name for name, usual in _IDLE.items() if given.get(name, usual) != usual]
     return tuple(
-        Event(f"{name} is {given[name]}, which has no effect on this model", "warn")
-        for name in named
+        Event(f"{name} is {given[name]}, which has no effect here", "warn") for name in named
     )

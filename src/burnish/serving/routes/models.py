@@ -1,4 +1,4 @@
-"""Models: those that are served, tuned ones included, and the deletion of a tuned one."""
+"""The routes of models: list, describe and delete."""
 
 from typing import Literal
 
@@ -16,31 +16,31 @@ router = APIRouter()
 
 
 class ModelList(BaseModel):
-    """All models in one page."""
+    """All models that the key may use."""
 
     object: Literal["list"]
     data: list[Model]
 
 
-@router.get("/models", response_model_exclude_unset=True)
+@router.get("/models", summary="List models", response_model_exclude_unset=True)
 def listed(request: Request) -> ModelList:
-    """Base models first, then tuned ones, the oldest first, then aliases."""
+    """List the base models, then tuned models (the oldest first), then aliases."""
     return ModelList(object="list", data=_engines(request).listed(project_of(request)))
 
 
-@router.get("/models/{name:path}", response_model_exclude_unset=True)
+@router.get("/models/{name:path}", summary="Get a model", response_model_exclude_unset=True)
 def retrieved(name: str, request: Request) -> Model:
-    """One model, by its name or an alias."""
+    """Return the description of a model by its name or alias."""
     found = _engines(request).named(name, project_of(request))
     if found is None:
         raise model_not_found(name)
     return found
 
 
-@router.delete("/models/{name:path}")
+@router.delete("/models/{name:path}", summary="Delete a tuned model")
 def deleted(name: str, request: Request, service: Shared) -> ModelDeleted:
-    """A tuned model is served no more; its files stay with the job. A permission to use it is none
-    to delete it."""
+    """Delete a tuned model, so that it can no longer be used. Its files stay with the job. Only
+    keys of the project that owns the model, or of the whole organization, may delete it."""
     engines = _engines(request)
     if engines.is_base(name):
         raise invalid(f"{name} is a base model and cannot be deleted.", "model", "model_is_base")
@@ -49,7 +49,9 @@ def deleted(name: str, request: Request, service: Shared) -> ModelDeleted:
     if model is None:
         raise model_not_found(name)
     if not permissions.owns(service.database, model, project):
-        said = f"The model {name} is of another project, whose keys alone may delete it."
+        said = (
+            f"The model {name} belongs to another project; only keys of that project may delete it."
+        )
         raise forbidden(said, "not_owner")
     if model.name != name:
         said = f"{name} is an alias of {model.name}; remove it with `burnish alias {name}=`."

@@ -1,4 +1,4 @@
-"""Checkpoint permissions: granted, listed, revoked.
+"""The routes of checkpoint permissions: grant, list and revoke.
 
 A checkpoint's name may hold slashes, as that of its base model may.
 """
@@ -26,7 +26,7 @@ _PATH = "/fine_tuning/checkpoints/{checkpoint:path}/permissions"
 
 
 class Grant(BaseModel):
-    """Projects that may use the checkpoint from now on."""
+    """The projects that may use the checkpoint."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -36,13 +36,18 @@ class Grant(BaseModel):
     ]
 
 
-@router.post(_PATH, response_model=ListPage[PermissionCreateResponse])
+@router.post(
+    _PATH, summary="Grant checkpoint permissions", response_model=ListPage[PermissionCreateResponse]
+)
 def create(service: Shared, checkpoint: str, body: Grant) -> Any:
+    """Allow projects to use a tuned model or checkpoint."""
     rows = permissions.grant(service.database, checkpoint, body.project_ids)
     return list_page([PermissionCreateResponse(**_values(row)) for row in rows])
 
 
-@router.get(_PATH, response_model=ListPage[PermissionListResponse])
+@router.get(
+    _PATH, summary="List checkpoint permissions", response_model=ListPage[PermissionListResponse]
+)
 def listed(
     service: Shared,
     checkpoint: str,
@@ -51,14 +56,20 @@ def listed(
     order: Literal["ascending", "descending"] = "descending",
     project_id: Annotated[str | None, Query(max_length=64)] = None,
 ) -> Any:
+    """List the projects that may use a tuned model or checkpoint."""
     cursor = Cursor(limit, after, ascending=order == "ascending")
     page = permissions.listed(service.database, checkpoint, cursor, project_id)
     shown = [PermissionListResponse(**_values(row)) for row in page.rows]
     return list_page(shown, has_more=page.has_more)
 
 
-@router.delete(_PATH + "/{permission_id}", response_model=PermissionDeleteResponse)
+@router.delete(
+    _PATH + "/{permission_id}",
+    summary="Revoke a checkpoint permission",
+    response_model=PermissionDeleteResponse,
+)
 def delete(service: Shared, checkpoint: str, permission_id: str) -> Any:
+    """Revoke a project's permission to use a tuned model or checkpoint."""
     permissions.revoke(service.database, checkpoint, permission_id)
     return PermissionDeleteResponse(id=permission_id, deleted=True, object="checkpoint.permission")
 

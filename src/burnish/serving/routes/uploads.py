@@ -1,4 +1,4 @@
-"""Uploads: a large file in parts."""
+"""The routes of uploads: a large file in parts."""
 
 import time
 from typing import Annotated, Any, Literal
@@ -25,14 +25,14 @@ class _Body(BaseModel):
 
 
 class ExpiresAfter(_Body):
-    """How long a file is kept after it was made."""
+    """How long the file is kept after its creation."""
 
     anchor: Literal["created_at"]
     seconds: Annotated[int, Field(ge=SHORTEST, le=LONGEST)]
 
 
 class NewUpload(_Body):
-    """What a client says of a file before its parts come."""
+    """The description of the file that will be uploaded in parts."""
 
     filename: Annotated[str, Field(min_length=1, max_length=1024)]
     purpose: Purpose
@@ -42,14 +42,15 @@ class NewUpload(_Body):
 
 
 class Order(_Body):
-    """The parts in the order in which they are joined, and what the whole should hash to."""
+    """The parts in their order, and the MD5 hash of the complete file."""
 
     part_ids: Annotated[Array[str], Field(min_length=1, max_length=100_000)]
     md5: Annotated[str, Field(pattern="^[0-9a-fA-F]{32}$")] | None = None
 
 
-@router.post("/uploads", response_model=WholeUpload)
+@router.post("/uploads", summary="Start an upload", response_model=WholeUpload)
 def create(service: Shared, body: NewUpload) -> Any:
+    """Start an upload. Its parts must arrive within an hour."""
     limit = service.settings.max_file_bytes
     if body.bytes > limit:
         said = f"File is too large: the limit is {limit} bytes."
@@ -69,21 +70,28 @@ def create(service: Shared, body: NewUpload) -> Any:
     return upload_object(uploads.begin(service.database, row))
 
 
-@router.post("/uploads/{upload_id}/parts", response_model=UploadPart)
+@router.post(
+    "/uploads/{upload_id}/parts", summary="Add a part to an upload", response_model=UploadPart
+)
 def add_part(service: Shared, upload_id: str, data: UploadFile) -> Any:
+    """Add a part of at most 64 MiB to an upload."""
     uploads.retrieve(service.database, upload_id)
     received = files.receive(service.content, pieces_of(data.file), uploads.PART_LIMIT)
     return part_object(uploads.add_part(service.database, service.content, upload_id, received))
 
 
-@router.post("/uploads/{upload_id}/complete", response_model=WholeUpload)
+@router.post(
+    "/uploads/{upload_id}/complete", summary="Complete an upload", response_model=WholeUpload
+)
 def complete(service: Shared, upload_id: str, body: Order) -> Any:
+    """Join the parts in the given order, and create the file."""
     row, file = uploads.complete(
         service.database, service.content, upload_id, body.part_ids, body.md5
     )
     return upload_object(row, file)
 
 
-@router.post("/uploads/{upload_id}/cancel", response_model=Upload)
+@router.post("/uploads/{upload_id}/cancel", summary="Cancel an upload", response_model=Upload)
 def cancel(service: Shared, upload_id: str) -> Any:
+    """Cancel an upload and delete its parts."""
     return upload_object(uploads.cancel(service.database, service.content, upload_id))

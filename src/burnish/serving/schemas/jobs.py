@@ -12,17 +12,17 @@ from burnish.serving.schemas.sampling import said
 
 def _none(integrations: list[Any]) -> list[Any]:
     if integrations:
-        reason = "a job here reports to no other service, so leave it out"
+        reason = "this server does not support integrations, so leave them out"
         raise PydanticCustomError("too_long", reason)  # the code of an array with too much in it
     return integrations
 
 
 _AUTO = Literal["auto"]
 Epochs = Annotated[
-    _AUTO | Annotated[int, Field(ge=1, le=50)], said("'auto' or a whole number from 1 to 50")
+    _AUTO | Annotated[int, Field(ge=1, le=50)], said("'auto' or an integer from 1 to 50")
 ]
 Batch = Annotated[
-    _AUTO | Annotated[int, Field(ge=1, le=256)], said("'auto' or a whole number from 1 to 256")
+    _AUTO | Annotated[int, Field(ge=1, le=256)], said("'auto' or an integer from 1 to 256")
 ]
 Multiplier = Annotated[
     _AUTO | Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)],
@@ -32,7 +32,7 @@ Beta = Annotated[
     _AUTO | Annotated[float, Field(gt=0, le=2)], said("'auto' or a number above 0, up to 2")
 ]
 Count = Annotated[
-    _AUTO | Annotated[int, Field(ge=1, le=1_000_000)], said("'auto' or a whole number from 1 up")
+    _AUTO | Annotated[int, Field(ge=1, le=1_000_000)], said("'auto' or a positive integer")
 ]
 Compute = Annotated[
     _AUTO | Annotated[float, Field(gt=0, le=10)], said("'auto' or a number above 0, up to 10")
@@ -44,7 +44,7 @@ class _Body(BaseModel):
 
 
 class Supervised(_Body):
-    """Of supervised jobs, and of the deprecated place at the top."""
+    """Hyperparameters of a supervised job; also accepted at the deprecated top level."""
 
     n_epochs: Epochs = "auto"
     batch_size: Batch = "auto"
@@ -52,13 +52,13 @@ class Supervised(_Body):
 
 
 class Dpo(Supervised):
-    """Of jobs that learn preferences."""
+    """Hyperparameters of preference training (DPO)."""
 
     beta: Beta = "auto"
 
 
 class Reinforcement(Supervised):
-    """Of jobs that learn from a grader."""
+    """Hyperparameters of reinforcement training with a grader."""
 
     compute_multiplier: Compute = "auto"
     eval_interval: Count = "auto"
@@ -67,26 +67,26 @@ class Reinforcement(Supervised):
 
 
 class SupervisedMethod(_Body):
-    """How a supervised job learns."""
+    """Supervised fine-tuning."""
 
     hyperparameters: Supervised = Field(default_factory=Supervised)
 
 
 class DpoMethod(_Body):
-    """How a job learns preferences."""
+    """Preference training (DPO)."""
 
     hyperparameters: Dpo = Field(default_factory=Dpo)
 
 
 class ReinforcementMethod(_Body):
-    """How a job learns from a grader."""
+    """Reinforcement training with a grader."""
 
     grader: Graders
     hyperparameters: Reinforcement = Field(default_factory=Reinforcement)
 
 
 class Method(_Body):
-    """One of three ways to learn, with its settings under its own name."""
+    """The training method, with its settings under its own name."""
 
     type: Literal["supervised", "dpo", "reinforcement"]
     supervised: SupervisedMethod | None = None
@@ -97,13 +97,15 @@ class Method(_Body):
     def _fits(self) -> Self:
         others = {"supervised", "dpo", "reinforcement"} - {self.type}
         if strange := sorted(name for name in others if getattr(self, name) is not None):
-            raise PydanticCustomError("method", f"{strange[0]} settings in a {self.type} method")
+            raise PydanticCustomError(
+                "method", f"a {self.type} method cannot have {strange[0]} settings"
+            )
         if self.type == "reinforcement" and self.reinforcement is None:
             raise PydanticCustomError("method", "a reinforcement method needs a grader")
         return self
 
     def complete(self) -> dict[str, Any]:
-        """The API's object with every hyperparameter, `auto` where nothing was said."""
+        """Return the API's object with every hyperparameter, `auto` for those left out."""
         defaults = {"supervised": SupervisedMethod, "dpo": DpoMethod}
         own = getattr(self, self.type) or defaults[self.type]()
         values = own.model_dump(mode="json", exclude_none=True)
@@ -117,7 +119,7 @@ Value = Annotated[str, Field(max_length=512)]
 
 
 class NewJob(_Body):
-    """A job as a client asks for it."""
+    """The body of a request for a fine-tuning job."""
 
     model: Annotated[str, Field(min_length=1, max_length=255)]
     training_file: Annotated[str, Field(min_length=1, max_length=64)]
@@ -130,7 +132,8 @@ class NewJob(_Body):
     integrations: Annotated[list[Any], AfterValidator(_none)] | None = None
 
     def complete_method(self) -> dict[str, Any]:
-        """The method; without one it is supervised, with what stands in the deprecated place.
+        """Return the method; without one it is supervised, with the hyperparameters of the top
+        level.
 
         Raises:
             ApiError: hyperparameters stand in both places.
@@ -139,7 +142,7 @@ class NewJob(_Body):
         if self.hyperparameters is None:
             return method.complete()
         if method.type != "supervised" or method.supervised is not None:
-            reason = "Set hyperparameters inside method, and only there."
+            reason = "Set the hyperparameters inside 'method' only."
             raise conflicting(reason, "hyperparameters")
         own = SupervisedMethod(hyperparameters=self.hyperparameters)
         return Method(type="supervised", supervised=own).complete()

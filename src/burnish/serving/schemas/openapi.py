@@ -1,4 +1,4 @@
-"""What the served OpenAPI document says of answers that no route's return type tells."""
+"""Responses in the OpenAPI document that do not follow from a route's return type."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ Responses = dict[int | str, dict[str, Any]]
 
 
 class ErrorDetail(BaseModel):
-    """What is wrong; `code` is for programs, `param` the place in the request."""
+    """What is wrong: `code` is stable and for programs, `param` names the parameter at fault."""
 
     message: str
     type: str
@@ -19,20 +19,26 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """The body of every answer that is an error."""
+    """The body of every error."""
 
     error: ErrorDetail
 
 
 ERRORS: Responses = {
-    "4XX": {"model": ErrorBody, "description": "The request cannot be done, and why."},
+    "4XX": {
+        "model": ErrorBody,
+        "description": "The request is invalid or not allowed; the error says why.",
+    },
     507: {"model": ErrorBody, "description": "The server's disk is full."},
-    503: {"model": ErrorBody, "description": "Too much is asked, or the server ends; come back."},
+    503: {
+        "model": ErrorBody,
+        "description": "The server is overloaded or shutting down; try again later.",
+    },
 }
 
 
 class EchoedLogprobs(BaseModel):
-    """Those of a completion; the first token of an echoed prompt has none, so its place is null."""
+    """Log-probabilities of a completion; those of the first token of an echoed prompt are null."""
 
     text_offset: list[int]
     token_logprobs: list[float | None]
@@ -41,13 +47,13 @@ class EchoedLogprobs(BaseModel):
 
 
 class EchoedChoice(CompletionChoice):
-    """The client's type knows no null among the log-probabilities."""
+    """A choice of a completion whose log-probabilities may contain null."""
 
     logprobs: EchoedLogprobs | None = None  # type: ignore[assignment]
 
 
 class EchoedCompletion(Completion):
-    """A completion as it is answered."""
+    """A completion as this server returns it."""
 
     choices: list[EchoedChoice]  # type: ignore[assignment]
 

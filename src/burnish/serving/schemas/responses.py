@@ -1,4 +1,4 @@
-"""Rows as the API's objects: the official client's own types, so that no field is missing."""
+"""Database rows as objects of the API, by the official client's own types."""
 
 from collections.abc import Sequence
 from typing import Any, Generic, Literal, TypeVar
@@ -19,7 +19,7 @@ _SUPERVISED = ("batch_size", "learning_rate_multiplier", "n_epochs")
 
 
 class File(FileObject):
-    """The client's type lacks a purpose that it can send."""
+    """A file; the client's type lacks one purpose that the client can send."""
 
     purpose: Literal[  # type: ignore[assignment]
         "assistants",
@@ -35,13 +35,13 @@ class File(FileObject):
 
 
 class Job(FineTuningJob):
-    """The client's type knows a multi grader of one grader alone, and not of several by name."""
+    """A fine-tuning job; `method` also allows a multi grader with several named graders."""
 
     method: dict[str, Any] | None = None  # type: ignore[assignment]
 
 
 class WholeUpload(Upload):
-    """An upload whose file has any purpose."""
+    """An upload; its file may have any purpose."""
 
     file: File | None = None
 
@@ -59,7 +59,7 @@ class ListPage(BaseModel, Generic[Item]):
 def list_page(
     items: Sequence[BaseModel | dict[str, Any]], *, has_more: bool = False
 ) -> dict[str, Any]:
-    """The page as a list of those items; its ends are named, if it has any."""
+    """Return one page of a list, with the ids of its first and last item."""
     ends = [dict(item)["id"] for item in (items[0], items[-1])] if items else [None, None]
     return {
         "object": "list",
@@ -71,12 +71,13 @@ def list_page(
 
 
 def json_page(items: Sequence[dict[str, Any]], *, has_more: bool) -> Response:
-    """The same of a long list: to make objects of the documented type would take longer than to
-    read the rows."""
+    """Return the same page as a response; validating a long list again would take longer than
+    reading it."""
     return Response(to_json(list_page(items, has_more=has_more)), media_type="application/json")
 
 
 def file_object(row: FileRow) -> File:
+    """Return a file as an object of the API."""
     shown = (row.id, row.bytes, row.created_at, row.filename, row.purpose, row.expires_at)
     return File.model_validate(file_fields(*shown))
 
@@ -84,7 +85,7 @@ def file_object(row: FileRow) -> File:
 def file_fields(
     id: str, bytes: int, created_at: int, filename: str, purpose: str, expires_at: int | None
 ) -> dict[str, Any]:
-    """A `File` before it is one, with every field in the same order."""
+    """Return the fields of a `File`, all of them in the same order."""
     return {
         "id": id,
         "bytes": bytes,
@@ -99,6 +100,7 @@ def file_fields(
 
 
 def upload_object(row: UploadRow, file: FileRow | None = None) -> WholeUpload:
+    """Return an upload as an object of the API."""
     return WholeUpload(
         id=row.id,
         bytes=row.bytes,
@@ -113,17 +115,19 @@ def upload_object(row: UploadRow, file: FileRow | None = None) -> WholeUpload:
 
 
 def part_object(row: PartRow) -> UploadPart:
+    """Return a part of an upload as an object of the API."""
     return UploadPart(
         id=row.id, created_at=row.created_at, object="upload.part", upload_id=row.upload_id
     )
 
 
 def job_object(row: JobRow, organization: str) -> Job:
+    """Return a job as an object of the API."""
     return Job.model_validate(job_fields(row, organization))
 
 
 def job_fields(row: JobRow, organization: str) -> dict[str, Any]:
-    """A `Job` before it is one, with every field in the same order.
+    """Return the fields of a `Job`, all of them in the same order.
 
     A paused job waits as a queued one does: the API has no word of its own for it.
     """
@@ -156,6 +160,7 @@ def job_fields(row: JobRow, organization: str) -> dict[str, Any]:
 
 
 def event_object(row: EventRow) -> FineTuningJobEvent:
+    """Return an event as an object of the API."""
     return FineTuningJobEvent(
         id=row.id,
         created_at=row.created_at,
@@ -168,6 +173,7 @@ def event_object(row: EventRow) -> FineTuningJobEvent:
 
 
 def checkpoint_object(row: ModelRow) -> FineTuningJobCheckpoint:
+    """Return a checkpoint as an object of the API."""
     return FineTuningJobCheckpoint.model_validate(
         {
             "id": row.checkpoint_id,

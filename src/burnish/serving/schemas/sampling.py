@@ -1,4 +1,4 @@
-"""What chat and legacy completions have in common: how answers are drawn, and their limits."""
+"""What chat and legacy completions have in common: sampling parameters and their limits."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
@@ -20,9 +20,10 @@ _DIGITS = 10
 
 
 def said(what: str) -> WrapValidator:
-    """One sentence instead of one for each member of a union."""
+    """Replace the errors of a union's members by one sentence that says what is expected."""
 
     def check(value: Any, accept: Callable[[Any], Any]) -> Any:
+        """Validate the value, and replace the error."""
         try:
             return accept(value)
         except ValidationError as error:
@@ -32,20 +33,20 @@ def said(what: str) -> WrapValidator:
 
 
 class Body(BaseModel):
-    """A request body; what the API does not know is refused by name."""
+    """A request body that rejects unknown parameters by name."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class StreamOptions(Body):
-    """`include_usage` adds a last chunk that counts tokens."""
+    """Options of a stream; `include_usage` adds a last chunk with the token usage."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
 class SamplingParams(Body):
-    """How answers are drawn."""
+    """Sampling parameters of a request."""
 
     model: str
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
@@ -62,16 +63,18 @@ class SamplingParams(Body):
 
     @property
     def stops(self) -> tuple[str, ...]:
+        """The stop strings that are not empty."""
         given = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return tuple(stop for stop in given if stop)
 
     @property
     def counts_tokens(self) -> bool:
-        """Whether the stream ends with a chunk that counts them."""
+        """Whether the stream ends with a chunk that contains the token usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
     def check_stream(self) -> None:
-        """
+        """Reject stream options without a stream.
+
         Raises:
             ApiError: there are options for a stream that is none.
         """
@@ -80,7 +83,7 @@ class SamplingParams(Body):
             raise conflicting(said, "stream_options")
 
     def biases(self, vocabulary: int) -> dict[int, float]:
-        """Token ids with what is added to their logits.
+        """Return token ids and the values that are added to their logits.
 
         Raises:
             ApiError: a key is no token of the model, or a value lies beyond 100.
@@ -89,11 +92,11 @@ class SamplingParams(Body):
         for key, value in (self.logit_bias or {}).items():
             # Longer ones are never read as a number: Python refuses those of 4,300 digits.
             if not key.isdecimal() or len(key) > _DIGITS or int(key) >= vocabulary:
-                said = f"Invalid key in 'logit_bias': {key[:40]!r} is no token id."
+                said = f"Invalid key in 'logit_bias': {key[:40]!r} is not a token id of the model."
                 raise invalid(said, "logit_bias", "invalid_token")
             if abs(value) > _BIAS:
                 side = "above_max" if value > 0 else "below_min"
-                said = f"'logit_bias' of {key} is {value:g}, beyond 100."
+                said = f"The bias of token {key} is {value:g}; it must be between -100 and 100."
                 raise invalid(said, "logit_bias", f"decimal_{side}_value")
             found[int(key)] = value
         return found
@@ -113,7 +116,7 @@ class SamplingParams(Body):
 
 
 class JsonSchema(Body):
-    """A schema that the answer must keep."""
+    """A JSON schema that the answer must follow."""
 
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
     description: str | None = None
@@ -122,7 +125,7 @@ class JsonSchema(Body):
 
 
 class ResponseFormat(Body):
-    """Plain text, any JSON object, or JSON of a schema."""
+    """The format of the answer: text, any JSON object, or JSON that follows a schema."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None

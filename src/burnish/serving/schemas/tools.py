@@ -32,12 +32,12 @@ class _Given(Body):
 
     @property
     def shown(self) -> dict[str, Any]:
-        """As it was given, without what is null."""
+        """The object as the client sent it, without null values."""
         return {name: value for name, value in self._given.items() if value is not None}
 
 
 class Function(_Given):
-    """A function that the model may want called."""
+    """A function that the model may call."""
 
     name: str
     description: str | None = None
@@ -46,24 +46,25 @@ class Function(_Given):
 
 
 class Tool(_Given):
-    """A tool; functions are all there is."""
+    """A tool; functions are the only type."""
 
     type: Literal["function"]
     function: Function
 
     @property
     def shown(self) -> dict[str, Any]:
+        """The tool as the client sent it, without null values."""
         return super().shown | {"function": self.function.shown}
 
 
 class NamedFunction(Body):
-    """Which function must be called."""
+    """The name of the function that must be called."""
 
     name: str
 
 
 class NamedTool(Body):
-    """The one tool that must be called."""
+    """The tool that must be called."""
 
     type: Literal["function"]
     function: NamedFunction
@@ -80,7 +81,7 @@ _OlderChoice = Annotated[
 
 
 class ToolOptions(Body):
-    """What of a request speaks of tools."""
+    """The parameters of a request that concern tools."""
 
     tools: Annotated[Array[Tool], Field(max_length=_MOST)] | None = None
     tool_choice: _Choice | None = None
@@ -90,7 +91,7 @@ class ToolOptions(Body):
 
     @property
     def offered(self) -> list[dict[str, Any]]:
-        """The tools that the model is shown."""
+        """The tools that the chat template shows to the model."""
         if "none" in (self.tool_choice, self.function_call):
             return []
         older = [{"type": "function", "function": one.shown} for one in self.functions or ()]
@@ -98,7 +99,7 @@ class ToolOptions(Body):
 
     @property
     def required_functions(self) -> list[dict[str, Any]]:
-        """The functions of which one must be called; empty where none must.
+        """The functions of which the model must call one; empty if a call is optional.
 
         Raises:
             ApiError: a function is named that is not offered.
@@ -112,11 +113,12 @@ class ToolOptions(Body):
 
     @property
     def one_call(self) -> bool:
-        """Whether the client wants no two calls at once."""
+        """Whether the reply may contain at most one call."""
         return self.parallel_tool_calls is False or self.functions is not None
 
     def check_tools(self) -> None:
-        """
+        """Reject a choice without tools, and `tools` together with `functions`.
+
         Raises:
             ApiError: a choice without its tools, or both ways to offer them.
         """
@@ -131,7 +133,7 @@ class ToolOptions(Body):
             raise conflicting(reason, "function_call")
 
     def split_calls(self, text: str, end: str) -> tuple[str, list[Call], str]:
-        """What a reply says beside its calls, the calls that the client wants, and why it ended.
+        """Split a reply into its text, its tool calls and its finish reason.
 
         A reply that must call says nothing else, whatever cut it.
         """
@@ -145,14 +147,15 @@ class ToolOptions(Body):
         return "" if self.required_functions else rest, wanted, end
 
     def told(self, calls: Sequence[Call]) -> dict[str, Any]:
-        """A message's fields with these calls, at least one."""
+        """Return the message fields for these calls, of which there must be at least one."""
         told = [{"name": call.name, "arguments": call.arguments} for call in calls]
         if self.functions:
             return {"function_call": told[0]}
         return {"tool_calls": [_begun() | {"function": function} for function in told]}
 
     def new_call_deltas(self, calls: Sequence[Call], told: list[int]) -> Iterator[dict[str, Any]]:
-        """The same as a stream tells it: each call's name, then its arguments as they come.
+        """Yield the stream deltas for calls: first each call's name, then its arguments as they
+        grow.
 
         `told` holds how much of each call's arguments was told before, and is brought up to date.
         """
@@ -180,5 +183,5 @@ def _named(name: str, functions: list[dict[str, Any]], param: str) -> list[dict[
     if not found:
         offered = "functions" if param == "function_call" else "tools"
         choice = param.replace("_", " ").capitalize()
-        raise invalid(f"{choice} {name!r} is none of the {offered}.", param, "unknown_tool")
+        raise invalid(f"{choice} {name!r} is not one of the {offered}.", param, "unknown_tool")
     return found

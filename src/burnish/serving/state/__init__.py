@@ -1,1 +1,1 @@
-"""What outlives the process: the database and the files behind their hashes."""
+"""Everything that outlives the process: the database, and uploaded bytes stored by their hash."""

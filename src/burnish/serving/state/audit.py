@@ -23,15 +23,15 @@ _Line = Row[tuple[int, float, str, str, str, dict[str, Any], str, str]]
 
 
 def note(session: Session, action: str, subject: str, **data: Any) -> None:
-    """`append` in the name of whom the session writes for: see `Database.as_actor`."""
+    """Append a line in the name of the session's actor; see `Database.as_actor`."""
     append(session, session.info["actor"], action, subject, data)
 
 
 def append(
     session: Session, actor: str, action: str, subject: str, data: Mapping[str, Any] | None = None
 ) -> None:
-    """Adds a line to the caller's transaction, so that the change and its line are kept or lost
-    together.
+    """Add a line within the caller's transaction, so that the change and its line are committed or
+    rolled back together.
 
     Until that transaction ends, other writers of the log wait: append last, and commit.
 
@@ -54,7 +54,8 @@ def append(
 
 
 def verify(session: Session, head: str | None = None) -> int | None:
-    """The number of the first line that is not what was written, None where all are.
+    """Return the number of the first line that was altered or is missing; None if the log is
+    intact.
 
     With the `head` of an earlier time, lines cut off since then are found too: the number is then
     the one after the last line that is left.
@@ -70,13 +71,13 @@ def verify(session: Session, head: str | None = None) -> int | None:
 
 
 def head(session: Session) -> str:
-    """The hash of the last line, which stands for all before it."""
+    """Return the hash of the last line, which covers all lines before it."""
     last = select(AuditRow.hash).order_by(AuditRow.seq.desc()).limit(1)
     return session.execute(last).scalar() or START
 
 
 def export(session: Session) -> Iterator[str]:
-    """All lines as JSON Lines, one in memory at a time."""
+    """Yield all lines as JSON Lines, one at a time."""
     for line in _lines(session):
         yield json.dumps(line._asdict(), ensure_ascii=False) + "\n"
 

@@ -44,7 +44,8 @@ class BlobStore:
         self.reserve.keep()
 
     def receive(self, pieces: Iterable[bytes], limit: int | None = None) -> ReceivedBlob:
-        """Writes a stream to the disk; nothing is left of it where it is cut short.
+        """Write a stream to disk under a temporary name; an interrupted stream leaves nothing
+        behind.
 
         Raises:
             TooLongError: there are more than `limit` bytes.
@@ -58,7 +59,7 @@ class BlobStore:
         return ReceivedBlob(path, digest, size)
 
     def keep(self, received: ReceivedBlob) -> None:
-        """Gives the bytes their name; they last from here on, through a power cut too."""
+        """Move received bytes to their final name; afterwards they survive a power failure."""
         target = self.path(received.sha256)
         if not target.parent.exists():
             target.parent.mkdir(exist_ok=True)
@@ -67,13 +68,13 @@ class BlobStore:
         _sync_folder(target.parent)
 
     def drop(self, received: ReceivedBlob) -> None:
-        """Forgets bytes that were not kept."""
+        """Delete received bytes that were not kept."""
         received.path.unlink(missing_ok=True)
 
     def path(self, sha256: str) -> Path:
-        """Where the bytes lie; only a sha256 names any."""
+        """Return the path of the bytes with this hash."""
         if not _SHA256.fullmatch(sha256):
-            raise ValueError(f"{sha256!r} is no sha256")
+            raise ValueError(f"{sha256!r} is not a SHA-256 hash")
         return self.folder / sha256[:2] / sha256
 
     def read(self, sha256: str) -> Iterator[bytes]:
@@ -81,15 +82,16 @@ class BlobStore:
         return _pieces(self.path(sha256))
 
     def delete(self, sha256: str) -> None:
+        """Delete the bytes with this hash."""
         self.path(sha256).unlink(missing_ok=True)
 
     def hashes(self) -> Iterator[str]:
-        """All that is kept, in no order."""
+        """Yield the hashes of all stored bytes, in no particular order."""
         for folder in self.folder.glob("[0-9a-f][0-9a-f]"):
             yield from (path.name for path in folder.iterdir())
 
     def drop_stale(self) -> None:
-        """Removes what killed processes were receiving."""
+        """Delete what killed processes left half received."""
         for path in self.folder.glob(".*.new"):
             if path.stat().st_mtime < time.time() - _STALE:
                 path.unlink(missing_ok=True)

@@ -73,16 +73,16 @@ class Database:
             what = " ".join(str(error).split("\n", 1)[0].split())
             raise UserError(
                 f"the database {self._engine.url!r} cannot be opened ({what})",
-                "make room on its disk"
+                "free space on its disk"
                 if is_full(error)
-                else "check its URL, its server and your rights",
+                else "check its URL, its server and your permissions",
                 code="disk_full" if is_full(error) else "database_not_opened",
                 database=repr(self._engine.url),
                 reason=what,
             ) from error
 
     def as_actor(self, actor: str, project: str | None = None) -> "Database":
-        """The same database, written to in another's name: a key's id, `cli`, a worker's name.
+        """Return the same database for another actor: a key's id, `cli` or a worker's name.
 
         A `project` sees its own share.
         """
@@ -92,18 +92,19 @@ class Database:
 
     @property
     def is_sqlite(self) -> bool:
+        """Whether the database is SQLite."""
         return self._engine.dialect.name == "sqlite"
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session that sees one state of the database and changes nothing."""
+        """Open a session that reads one consistent state of the database."""
         with Session(self._engine, expire_on_commit=False, autoflush=False) as session:
             session.info["project"] = self.project
             yield session
 
     @contextmanager
     def writing(self, hold: str | None = None) -> Iterator[Session]:
-        """A session that is committed at the end, or undone where something is raised.
+        """Open a session that is committed at the end, and rolled back on an exception.
 
         `hold` names a part of the state that no other process writes meanwhile. SQLite lets only
         one write at all, so there it is held anyway; a transaction that read first and wrote later
@@ -116,11 +117,12 @@ class Database:
             yield session
 
     def close(self) -> None:
+        """Close all connections."""
         self._engine.dispose()
 
 
 def visible(session: Session, table: Any) -> ColumnElement[bool]:
-    """The rows of a table that the session's project may see."""
+    """Return the condition for the rows that the session's project may see."""
     project = session.info["project"]
     return true() if project is None else table.project == project
 
@@ -130,23 +132,23 @@ def _parsed(url: str) -> URL:
         found = make_url(url)
     except ArgumentError as error:
         raise UserError(
-            f"{url!r} is no database URL",
-            "write sqlite:///FILE",
+            f"{url!r} is not a database URL",
+            "use sqlite:///FILE",
             code="not_a_database_url",
             url=url,
         ) from error
     driver = _DRIVERS.get(found.drivername.split("+")[0])
     if driver is None:
         raise UserError(
-            f"the database URL names {found.drivername}",
+            f"the database URL uses {found.drivername}, which is not supported",
             "use sqlite:///FILE or postgresql://USER@HOST/NAME",
             code="unknown_database",
             database=found.drivername,
         )
     if driver == "sqlite" and not found.database:
         raise UserError(
-            "the database URL names no file, so nothing would be kept",
-            "write sqlite:///FILE",
+            "the database URL does not name a file, so no data would be stored",
+            "use sqlite:///FILE",
             code="database_without_file",
         )
     return found.set(drivername=driver)

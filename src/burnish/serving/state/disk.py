@@ -14,8 +14,7 @@ _FULL_DATABASE = {"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE", "53100"}
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether a disk is full, or what the user may have of it; also where that is an error's
-    cause."""
+    """Whether an error, or its cause, means that the disk or the user's quota is full."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FULL:
             return True
@@ -28,12 +27,12 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def keep_private() -> None:
-    """What this process and those that it starts write is for its user alone."""
+    """Make new files of this process and its children readable by their owner only."""
     os.umask(_OTHERS)
 
 
 def make_private(folder: Path, *below: str) -> int:
-    """Takes the rights of all other users from the folder, and from what is below these names.
+    """Remove the access of all other users to the folder and to everything below these names.
 
     Returns:
         How many files and folders others had rights to.
@@ -51,7 +50,7 @@ def _all(path: Path) -> Iterator[Path]:
 
 
 def remove_other_access(path: Path) -> bool:
-    """Takes the rights of others; whether there were any."""
+    """Remove the access of other users, and return whether there was any."""
     try:
         mode = path.lstat().st_mode
         if path.is_symlink() or not mode & _OTHERS:

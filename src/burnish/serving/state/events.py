@@ -36,7 +36,7 @@ class Event:
 
 
 def append(session: Session, job_id: str, events: Iterable[Event]) -> None:
-    """Writes those events whose place is not taken."""
+    """Write the events whose position was not written before."""
     values = [_values(job_id, event) for event in events]
     if not values:
         return
@@ -47,11 +47,12 @@ def append(session: Session, job_id: str, events: Iterable[Event]) -> None:
 
 
 def without_nul(text: str) -> str:
-    """A text without NUL characters, which PostgreSQL does not take; users' rows may hold any."""
+    """Replace NUL characters, which PostgreSQL does not store."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def listed(database: Database, job_id: str, cursor: Cursor) -> Page[EventRow]:
+    """Return a page of a job's events."""
     asked = select(EventRow).where(EventRow.job_id == job_id)
     with database.reading() as session:
         return page(session, EventRow, asked, cursor)

@@ -25,7 +25,7 @@ Shown = Row[str, int, int, str, str, int | None]
 
 
 def receive(content: BlobStore, pieces: Iterable[bytes], limit: int) -> ReceivedBlob:
-    """Takes a client's bytes.
+    """Write a client's bytes to disk.
 
     Raises:
         ApiError: 413, there are more than `limit` of them.
@@ -38,7 +38,7 @@ def receive(content: BlobStore, pieces: Iterable[bytes], limit: int) -> Received
 
 
 def add(database: Database, content: BlobStore, received: ReceivedBlob, row: FileRow) -> FileRow:
-    """Keeps received bytes under a new row."""
+    """Store received bytes under a new row."""
     row.project = database.project
     try:
         with database.writing(CONTENT) as session:
@@ -51,7 +51,7 @@ def add(database: Database, content: BlobStore, received: ReceivedBlob, row: Fil
 
 
 def audit_created(session: Session, row: FileRow) -> None:
-    """The audit log's line of a new file; what the client calls it is not told."""
+    """Write the audit line of a new file, without the client's file name."""
     told = {"purpose": row.purpose, "bytes": row.bytes, "sha256": row.sha256}
     audit.note(session, "file.create", row.id, **told)
 
@@ -59,7 +59,7 @@ def audit_created(session: Session, row: FileRow) -> None:
 def file_row(
     received: ReceivedBlob, purpose: str, filename: str, lasts: int | None = None
 ) -> FileRow:
-    """A row for received bytes; `lasts` is for how many seconds it is kept."""
+    """Return a row for received bytes; `lasts` is how many seconds the file is kept."""
     now = int(time.time())
     return FileRow(
         id=new_id("file-"),
@@ -73,7 +73,8 @@ def file_row(
 
 
 def retrieve(database: Database, name: str) -> FileRow:
-    """
+    """Return the row of a file.
+
     Raises:
         ApiError: 404, there is no such file, or it has expired.
     """
@@ -85,6 +86,7 @@ def retrieve(database: Database, name: str) -> FileRow:
 
 
 def listed(database: Database, cursor: Cursor, purpose: str | None = None) -> Page[Shown]:
+    """Return a page of files."""
     asked = select(
         FileRow.id,
         FileRow.bytes,
@@ -101,7 +103,8 @@ def listed(database: Database, cursor: Cursor, purpose: str | None = None) -> Pa
 
 
 def delete(database: Database, content: BlobStore, name: str) -> None:
-    """
+    """Delete a file.
+
     Raises:
         ApiError: 404, there is no such file.
     """
@@ -119,8 +122,7 @@ def _delete(database: Database, content: BlobStore, name: str) -> None:
 
 
 def with_disk_reserve(content: BlobStore, work: Callable[[], T]) -> T:
-    """Does what frees room on the disk, also on a full one: to write that something is deleted
-    needs a little, which the reserve is kept for."""
+    """Do `work`, which deletes something; on a full disk, free the reserve first."""
     try:
         return work()
     except (OSError, SQLAlchemyError) as error:
@@ -133,7 +135,7 @@ def with_disk_reserve(content: BlobStore, work: Callable[[], T]) -> T:
 
 
 def release(database: Database, content: BlobStore, hashes: Iterable[str]) -> None:
-    """Removes those bytes that no row refers to any more.
+    """Delete the bytes that no row refers to any more.
 
     Called after the rows were deleted and committed: a kill in between leaves bytes that nobody
     needs, never a row without its bytes.
@@ -147,7 +149,7 @@ def release(database: Database, content: BlobStore, hashes: Iterable[str]) -> No
 
 
 def expire(database: Database, content: BlobStore) -> None:
-    """Removes files and uploads whose time is over."""
+    """Delete files and uploads that have expired."""
     with_disk_reserve(content, lambda: _expire(database, content))
 
 
@@ -175,7 +177,7 @@ def _expire(database: Database, content: BlobStore) -> None:
 
 
 def sweep(database: Database, content: BlobStore) -> None:
-    """Removes bytes that killed processes left; reads all names, so not to be done often."""
+    """Delete bytes that killed processes left; it reads all names, so call it rarely."""
     content.drop_stale()
     kept = set(content.hashes())
     with database.reading() as session:

@@ -74,18 +74,19 @@ class Settings:
 
 @dataclass(slots=True)
 class Service:
-    """What `request.app.state.service` is to every route."""
+    """What the server and its workers share."""
 
     settings: Settings
     database: Database
     content: BlobStore
 
     def close(self) -> None:
+        """Close the database."""
         self.database.close()
 
 
 def open_service(settings: Settings, url: str | None = None) -> Service:
-    """The installation in the settings' folder; without a URL its rows are in SQLite there.
+    """Open the installation in the settings' folder; without a URL, its database is SQLite there.
 
     Raises:
         UserError: the folder cannot be made, or the database cannot be opened.
@@ -96,13 +97,13 @@ def open_service(settings: Settings, url: str | None = None) -> Service:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"{folder} cannot be made a folder ({error.strerror})",
-            "name with --folder one that is there, or that can be made",
+            f"cannot create the folder {folder} ({error.strerror})",
+            "choose another folder with --folder",
             code="folder_not_made",
             path=str(folder),
         ) from error
     names = [SQLITE, f"{SQLITE}-wal", f"{SQLITE}-shm", "content", "jobs", "reserve"]
     if count := make_private(folder, *names):
-        log.note(f"took the rights of other users from {count} files of the data folder")
+        log.note(f"removed the access of other users to {count} files of the data folder")
     database = Database(url or f"sqlite:///{folder.resolve() / SQLITE}")
     return Service(settings, database, BlobStore(folder / "content"))

@@ -26,7 +26,7 @@ _COUNTED = 1000
 
 
 def submit(database: Database, job: JobRow, said: tuple[Event, ...] = ()) -> JobRow:
-    """Writes a new job with its first events; a worker takes it from there."""
+    """Write a new job with its first events; a worker then takes it."""
     with database.writing() as session:
         session.add(job)
         session.flush()
@@ -41,7 +41,8 @@ def submit(database: Database, job: JobRow, said: tuple[Event, ...] = ()) -> Job
 
 
 def retrieve(database: Database, name: str) -> JobRow:
-    """
+    """Return a job.
+
     Raises:
         ApiError: 404, there is no such job.
     """
@@ -74,14 +75,14 @@ def listed(
 
 
 def by_status(database: Database) -> dict[str, int]:
-    """How many jobs there are of each status."""
+    """Return the number of jobs per status."""
     asked = select(JobRow.status, func.count()).group_by(JobRow.status)
     with database.reading() as session:
         return dict(session.execute(asked).all())
 
 
 def cancel(database: Database, name: str) -> JobRow:
-    """Ends a job; a worker that is at it lets go at its next heartbeat.
+    """Cancel a job; its worker stops at its next heartbeat.
 
     Raises:
         ApiError: there is no such job, or it has ended.
@@ -101,7 +102,7 @@ def cancel(database: Database, name: str) -> JobRow:
 
 
 def pause(database: Database, name: str) -> JobRow:
-    """Stops a job until it is resumed; one that runs first writes a checkpoint.
+    """Pause a job until it is resumed; a running job first writes a checkpoint.
 
     Raises:
         ApiError: there is no such job, or it has ended.
@@ -121,7 +122,7 @@ def pause(database: Database, name: str) -> JobRow:
 
 
 def resume(database: Database, name: str) -> JobRow:
-    """Lets a paused job go on; one whose pause has not begun goes on as if none had been asked.
+    """Let a paused job continue, or withdraw a pause that has not started.
 
     Raises:
         ApiError: there is no such job, or it is neither paused nor about to be.
@@ -139,6 +140,7 @@ def resume(database: Database, name: str) -> JobRow:
 
 
 def set_paused(session: Session, job: JobRow) -> None:
+    """Mark the job as paused, with an event."""
     job.status, job.requested_state, job.estimated_finish = "paused", "", None
     append(session, job.id, [Event("Fine-tuning job paused")])
 

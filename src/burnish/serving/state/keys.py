@@ -1,4 +1,4 @@
-"""API keys: who may do what, and how much of it a minute."""
+"""API keys: their scopes, projects and rate limits."""
 
 import hashlib
 import hmac
@@ -43,6 +43,7 @@ class Key:
     project: str | None = None
 
     def may(self, scope: Scope) -> bool:
+        """Whether the key has the scope; `admin` includes all others."""
         return scope in self.scopes or "admin" in self.scopes
 
 
@@ -54,24 +55,28 @@ def make(
     requests: int | None = None,
     tokens: int | None = None,
 ) -> tuple[Key, str]:
-    """A new key and its secret, which is shown now and never again; from now on keys are required.
+    """Create a key, and return it with its secret, which is not stored; from now on keys are
+    required.
 
     Raises:
         UserError: a scope is unknown or none is named, or a limit is no positive number.
     """
     strange = sorted(set(scopes) - set(SCOPES))
     if strange or not scopes:
-        remedy = f"name some of {', '.join(SCOPES)}"
+        remedy = f"choose from {', '.join(SCOPES)}"
         if not strange:
             raise UserError("the key has no scope", remedy, code="no_scope")
         raise UserError(
-            f"there is no scope {strange[0]!r}", remedy, code="unknown_scope", scope=strange[0]
+            f"the scope {strange[0]!r} does not exist",
+            remedy,
+            code="unknown_scope",
+            scope=strange[0],
         )
     for limit in (requests, tokens):
         if limit is not None and limit < 1:
             raise UserError(
-                f"a limit is {limit} a minute",
-                "name a positive number, or none",
+                f"the limit is {limit} per minute",
+                "use a positive number, or omit the limit",
                 code="not_positive",
                 value=limit,
             )
@@ -93,8 +98,8 @@ def make(
 
 
 def restrict_to_project(session: Session, actor: str, id: str, project: str) -> None:
-    """Makes a key that of one project: it sees the project's own files, uploads and jobs, and may
-    ask the tuned models that its jobs made, and those whose checkpoint permissions name it.
+    """Restrict a key to one project: it sees the project's own files, uploads and jobs, and may use
+    the models of its jobs and those with a permission for it.
 
     Raises:
         UserError: there is no such key, it may administer the organization, or the project has no
@@ -105,14 +110,14 @@ def restrict_to_project(session: Session, actor: str, id: str, project: str) -> 
         raise _unknown(id)
     if "admin" in row.scopes:
         raise UserError(
-            f"the key {id} has the scope admin, which is the organization's",
-            "leave out the project, or the scope",
+            f"the key {id} has the scope admin, which applies to the whole organization",
+            "omit the project or the scope",
             code="admin_of_project",
             key=id,
         )
     if not 1 <= len(project) <= _LONGEST:
         raise UserError(
-            f"the project {project!r} is no name",
+            f"{project!r} is not a valid project name",
             f"use 1 to {_LONGEST} characters",
             code="bad_name",
             key="project",
@@ -125,20 +130,20 @@ def restrict_to_project(session: Session, actor: str, id: str, project: str) -> 
 
 def _unknown(id: str) -> UserError:
     return UserError(
-        f"there is no key {id}",
-        "name one that `burnish keys list` shows",
+        f"the key {id} does not exist",
+        "choose a key from `burnish keys list`",
         code="unknown_key_id",
         key=id,
     )
 
 
 def listed(session: Session) -> list[KeyRow]:
-    """All keys, the revoked ones too, in the order they were made."""
+    """Return all keys, revoked ones included, in the order of their creation."""
     return list(session.scalars(select(KeyRow).order_by(KeyRow.seq)))
 
 
 def revoke(session: Session, actor: str, id: str) -> None:
-    """Ends a key at once; one that is revoked already stays so.
+    """Revoke a key at once; revoking it again changes nothing.
 
     Raises:
         UserError: there is no such key.
@@ -153,7 +158,7 @@ def revoke(session: Session, actor: str, id: str) -> None:
 
 
 def known(session: Session, secret: str) -> Key | None:
-    """The key of a secret; None where there is none or it is revoked."""
+    """Return the key of a secret; None if it is unknown or revoked."""
     matched = _FORM.fullmatch(secret)
     if matched is None:
         return None
@@ -171,13 +176,12 @@ def any_active(session: Session) -> bool:
 
 
 def required(session: Session) -> bool:
-    """Whether every request needs a key: from the first key on, whatever became of it, until
-    `turn_off`."""
+    """Whether every request needs a key: from the creation of the first key until `turn_off`."""
     return bool(session.scalar(select(SwitchRow.is_on).where(SwitchRow.name == _SWITCH)))
 
 
 def turn_off(session: Session, actor: str) -> None:
-    """Lets the server's own machine in without a key, until the next key is made."""
+    """Allow requests from the server's own machine without a key, until the next key is created."""
     if required(session):
         _switch(session, is_on=False)
         audit.append(session, actor, "keys.off", _SWITCH)
@@ -204,10 +208,12 @@ class _Bucket:
         self.size, self.left, self.at = size, float(size), now
 
     def fill(self, now: float) -> None:
+        """Refill the bucket up to the time `now`."""
         self.left = min(self.size, self.left + (now - self.at) * self.size / _MINUTE)
         self.at = now
 
     def seconds_until(self, left: float) -> float:
+        """Return the seconds until the bucket holds `left`."""
         return max(0.0, (left - self.left) * _MINUTE / self.size)
 
 
@@ -223,7 +229,7 @@ class Limiter:
         self._buckets: dict[tuple[str, str], _Bucket] = {}
 
     def admit(self, key: Key) -> dict[str, str]:
-        """Takes one request, and gives the headers that say what is left.
+        """Take one request, and return the rate limit headers.
 
         Raises:
             ApiError: 429, with what is left and how long to wait.
@@ -238,7 +244,7 @@ class Limiter:
             return _headers(buckets)
 
     def spend(self, key: Key, tokens: int) -> None:
-        """Takes what an answer used: prompt and answer."""
+        """Take the tokens of an answer and its prompt."""
         with self._lock:
             bucket = self._of(key).get("tokens")
             if bucket is not None:

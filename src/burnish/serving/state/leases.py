@@ -38,7 +38,7 @@ class Lease:
     seconds: float
 
     def heartbeat(self, estimated_finish: int | None = None) -> Order:
-        """Renews the lease, and says what a client wished meanwhile."""
+        """Renew the lease, and return what a client requested meanwhile."""
         values: dict[str, Any] = {"leased_until": time.time() + self.seconds}
         if estimated_finish is not None:
             values["estimated_finish"] = estimated_finish
@@ -51,7 +51,7 @@ class Lease:
     def report(
         self, events: Sequence[Event], models: Sequence[ModelRow] = (), **values: Any
     ) -> None:
-        """Writes events and checkpoints that are new, and columns of the job.
+        """Write new events and checkpoints, and columns of the job.
 
         Raises:
             LeaseLostError: nothing was written.
@@ -68,7 +68,7 @@ class Lease:
                 add_once(session, model)
 
     def release(self) -> None:
-        """Gives the job back as it is, or paused where that was wished."""
+        """Give the job back unchanged, or paused if that was requested."""
         with self.database.writing() as session:
             job = session.scalar(
                 select(JobRow)
@@ -85,7 +85,7 @@ class Lease:
                 audit.note(session, told, job.id)
 
     def fail(self, error: dict[str, Any], said: Sequence[Event] = ()) -> None:
-        """Ends the job without a model.
+        """End the job with an error.
 
         Raises:
             LeaseLostError: nothing was written.
@@ -99,7 +99,7 @@ class Lease:
             audit.note(session, "job.fail", job.id, code=error["code"])
 
     def finish(self, content: BlobStore, result: "Result") -> None:
-        """Ends the job with its model and files, all at once or not at all.
+        """End the job with its model and files, in one transaction.
 
         Raises:
             LeaseLostError: nothing was written.
@@ -153,7 +153,7 @@ class Result:
 
 
 def lease(database: Database, worker: str, seconds: float) -> Lease | None:
-    """Takes a job that nobody holds, begun ones and old ones first; None where there is none.
+    """Lease a job that no worker holds, started and old jobs first; None if there is none.
 
     A job whose lease ended is taken over.
     """

@@ -15,7 +15,7 @@ from burnish.serving.state.tables import AliasRow, ModelRow
 
 
 def add_once(session: Session, model: ModelRow) -> None:
-    """Writes a model whose name is not taken; a job that is run again makes the same ones."""
+    """Write a model unless its name exists; a job that runs again creates the same models."""
     if session.scalar(select(ModelRow.seq).where(ModelRow.name == model.name)) is None:
         session.add(model)
         told = {"job": model.job_id} | ({"verdict": model.decision} if model.decision else {})
@@ -23,13 +23,13 @@ def add_once(session: Session, model: ModelRow) -> None:
 
 
 def find(database: Database, name: str) -> ModelRow | None:
-    """The model or checkpoint of that name or alias, unless it was deleted."""
+    """Return the model or checkpoint with this name or alias, unless it was deleted."""
     found = known(database, name)
     return found if found and not found.deleted else None
 
 
 def known(database: Database, name: str) -> ModelRow | None:
-    """The same, also where it was deleted."""
+    """Return the model with this name or alias, even if it was deleted."""
     with database.reading() as session:
         alias = session.get(AliasRow, name)
         own = alias.target if alias else name
@@ -37,7 +37,7 @@ def known(database: Database, name: str) -> ModelRow | None:
 
 
 def listed(database: Database, *usable: ColumnElement[bool]) -> list[tuple[str, ModelRow]]:
-    """Names and the models behind them, of those for which the conditions hold.
+    """Return the names and models for which the conditions hold.
 
     First finished models, the oldest first, then aliases; checkpoints are listed by their job.
     """
@@ -53,7 +53,7 @@ def listed(database: Database, *usable: ColumnElement[bool]) -> list[tuple[str, 
 
 
 def checkpoints(database: Database, job_id: str, cursor: Cursor) -> Page[ModelRow]:
-    """A job's checkpoints, the newest first."""
+    """Return a page of a job's checkpoints, the newest first."""
     asked = select(ModelRow).where(
         ModelRow.job_id == job_id, ModelRow.step.is_not(None), ModelRow.deleted.is_(False)
     )
@@ -62,7 +62,7 @@ def checkpoints(database: Database, job_id: str, cursor: Cursor) -> Page[ModelRo
 
 
 def delete(database: Database, name: str) -> None:
-    """Takes a model out of service by its own name; its name is never used again.
+    """Take a model out of service by its own name, which is never used again.
 
     Raises:
         ApiError: there is no such model, or an alias stands for it.
@@ -74,7 +74,9 @@ def delete(database: Database, name: str) -> None:
         alias = session.scalar(select(AliasRow.name).where(AliasRow.target == name))
         if alias is not None:
             raise invalid(
-                f"The alias {alias!r} stands for {name}; move it first.", "model", "model_has_alias"
+                f"The alias {alias!r} points to {name}; point it to another model first.",
+                "model",
+                "model_has_alias",
             )
         model.deleted = True
         audit.note(session, "model.delete", name)
@@ -88,7 +90,7 @@ def alias(
     force: bool = False,
     difference: str | None = None,
 ) -> AliasRow:
-    """Lets `name` stand for a model that was released, from the next request on.
+    """Point the alias `name` to a released model, from the next request on.
 
     Args:
         database: of the server.
@@ -105,8 +107,8 @@ def alias(
         model = _living(session, target)
         if model is None:
             raise UserError(
-                f"there is no tuned model {target!r}",
-                "name one by its full name",
+                f"the tuned model {target!r} does not exist",
+                "use the full name of a tuned model",
                 code="unknown_model",
                 model=target,
             )
@@ -131,18 +133,18 @@ def alias(
 
 def _check_released(model: ModelRow, difference: str | None) -> None:
     if model.decision != "release":
-        decision = model.decision or "not judged"
+        decision = model.decision or "none yet"
         raise UserError(
-            f"{model.name} is not released (its verdict is: {decision})",
-            "choose a released model, or force it",
+            f"{model.name} is not released (verdict: {decision})",
+            "choose a released model, or use --force",
             code="not_released",
             model=model.name,
             decision=model.decision,
         )
     if difference is not None:
         raise UserError(
-            f"{model.name} does not say what was judged ({difference})",
-            "mend it and run `burnish parity` again, or force it",
+            f"{model.name} differs from the model that was evaluated ({difference})",
+            "fix the difference and run `burnish parity` again, or use --force",
             code="parity_differs",
             model=model.name,
             difference=difference,
@@ -150,12 +152,14 @@ def _check_released(model: ModelRow, difference: str | None) -> None:
 
 
 def aliases(database: Database) -> list[AliasRow]:
+    """Return all aliases in the order of their names."""
     with database.reading() as session:
         return list(session.scalars(select(AliasRow).order_by(AliasRow.name)))
 
 
 def drop_alias(database: Database, name: str) -> None:
-    """
+    """Delete an alias.
+
     Raises:
         UserError: there is no such alias.
     """
@@ -163,8 +167,8 @@ def drop_alias(database: Database, name: str) -> None:
         row = session.get(AliasRow, name)
         if row is None:
             raise UserError(
-                f"there is no alias {name!r}",
-                "see which there are",
+                f"the alias {name!r} does not exist",
+                "list all aliases with `burnish alias`",
                 code="unknown_alias",
                 alias=name,
             )

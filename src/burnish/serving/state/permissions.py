@@ -20,7 +20,7 @@ from burnish.serving.state.tables import JobRow, ModelRow, PermissionRow
 
 
 def grant(database: Database, checkpoint: str, projects: Sequence[str]) -> list[PermissionRow]:
-    """A permission for each project; one that has it already keeps it.
+    """Grant a permission to each project; a project that has one keeps it.
 
     Raises:
         ApiError: 404, there is no such model or checkpoint.
@@ -46,7 +46,8 @@ def grant(database: Database, checkpoint: str, projects: Sequence[str]) -> list[
 def listed(
     database: Database, checkpoint: str, cursor: Cursor, project: str | None = None
 ) -> Page[PermissionRow]:
-    """
+    """Return a page of the permissions of a model or checkpoint.
+
     Raises:
         ApiError: 404, there is no such model or checkpoint.
     """
@@ -59,7 +60,8 @@ def listed(
 
 
 def revoke(database: Database, checkpoint: str, name: str) -> None:
-    """
+    """Revoke a permission.
+
     Raises:
         ApiError: 404, there is no such model or checkpoint, or it has no such permission.
     """
@@ -78,17 +80,17 @@ def revoke(database: Database, checkpoint: str, name: str) -> None:
 
 
 def may_use(database: Database, model: ModelRow, project: str | None) -> bool:
-    """Whether keys of a project may use the model; None stands for the organization."""
+    """Whether keys of a project may use the model; None is the organization."""
     return _holds(database, model, usable(project))
 
 
 def owns(database: Database, model: ModelRow, project: str | None) -> bool:
-    """Whether a project's key made the model's job; the organization owns all."""
+    """Whether a key of the project created the model's job; the organization owns all models."""
     return _holds(database, model, true() if project is None else _made(project))
 
 
 def usable(project: str | None) -> ColumnElement[bool]:
-    """The same as a condition on models, so that a list asks for all of them at once."""
+    """Return the condition for models that the project may use."""
     if project is None:
         return true()
     shared = exists().where(

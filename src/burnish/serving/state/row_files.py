@@ -1,4 +1,4 @@
-"""Files to learn from: what cannot be rows is refused when it comes, not when its job runs."""
+"""Files of training rows: a file that cannot contain rows is rejected at its upload."""
 
 import codecs
 
@@ -12,7 +12,7 @@ START = 4096
 
 
 def check_start(purpose: str, start: bytes, param: str) -> None:
-    """Whether a file that begins with these bytes, at most `START`, may hold rows.
+    """Reject a file that cannot contain rows; `start` is its first bytes, at most `START`.
 
     Raises:
         ApiError: 400, it is empty, or no text.

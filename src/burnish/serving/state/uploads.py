@@ -22,6 +22,7 @@ PART_LIMIT = 64 << 20
 
 
 def begin(database: Database, row: UploadRow) -> UploadRow:
+    """Write a new upload."""
     row.project = database.project
     with database.writing() as session:
         session.add(row)
@@ -30,7 +31,8 @@ def begin(database: Database, row: UploadRow) -> UploadRow:
 
 
 def retrieve(database: Database, name: str) -> UploadRow:
-    """
+    """Return an upload.
+
     Raises:
         ApiError: 404, there is no such upload.
     """
@@ -39,7 +41,8 @@ def retrieve(database: Database, name: str) -> UploadRow:
 
 
 def add_part(database: Database, content: BlobStore, name: str, received: ReceivedBlob) -> PartRow:
-    """
+    """Add a received part to an upload.
+
     Raises:
         ApiError: there is no such upload, it takes no more parts, or it would become longer than
             was announced.
@@ -55,7 +58,7 @@ def add_part(database: Database, content: BlobStore, name: str, received: Receiv
         with database.writing(files.CONTENT) as session:
             upload = _open(session, name)
             if _others(session, name, received.sha256) + received.size > upload.bytes:
-                said = f"The parts are longer than the {upload.bytes} bytes announced."
+                said = f"The parts are larger than the announced {upload.bytes} bytes."
                 raise invalid(said, "data", "upload_too_large")
             content.keep(received)
             session.add(part)
@@ -69,7 +72,7 @@ def add_part(database: Database, content: BlobStore, name: str, received: Receiv
 def complete(
     database: Database, content: BlobStore, name: str, part_ids: Sequence[str], md5: str | None
 ) -> tuple[UploadRow, FileRow]:
-    """Joins the parts in the order given; asked again, it gives the same file.
+    """Join the parts in the given order; a repeated call returns the same file.
 
     Raises:
         ApiError: the upload is not open, a part is not its own, or length or `md5` differ from
@@ -96,7 +99,8 @@ def complete(
 
 
 def cancel(database: Database, content: BlobStore, name: str) -> UploadRow:
-    """
+    """Cancel an upload, and delete its parts.
+
     Raises:
         ApiError: there is no such upload, or it is not open any more.
     """
@@ -165,7 +169,9 @@ def _ordered(session: Session, name: str, part_ids: Sequence[str]) -> list[PartR
     rows = session.scalars(select(PartRow).where(PartRow.upload_id == name)).all()
     known = {row.id: row for row in rows}
     if unknown := [part for part in part_ids if part not in known]:
-        raise invalid(f"Upload {name} has no such part: {unknown[0]}.", "part_ids", "unknown_part")
+        raise invalid(
+            f"Upload {name} does not have the part {unknown[0]}.", "part_ids", "unknown_part"
+        )
     if len(set(part_ids)) != len(part_ids):
         twice = next(part for part, count in Counter(part_ids).items() if count > 1)
         raise invalid(
@@ -191,7 +197,7 @@ def _check_whole(
     content: BlobStore, upload: UploadRow, received: ReceivedBlob, md5: str | None
 ) -> None:
     if received.size != upload.bytes:
-        said = f"The parts are {received.size} bytes, but {upload.bytes} were announced."
+        said = f"The parts are {received.size} bytes, but {upload.bytes} bytes were announced."
         raise invalid(said, "part_ids", "size_mismatch")
     with received.path.open("rb") as file:
         check_start(upload.purpose, file.read(START), "part_ids")

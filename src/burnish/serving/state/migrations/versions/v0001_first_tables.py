@@ -11,6 +11,7 @@ UNLABELLED = sa.text("meta IS NULL")
 
 
 def upgrade() -> None:
+    """Create all tables."""
     _aliases()
     _audit()
     _deleted()
