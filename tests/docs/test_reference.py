@@ -88,7 +88,7 @@ def test_every_error_code_is_named(generate: ModuleType) -> None:
     assert len(codes) > 100
     assert [code for code in codes if f"| `{code}` |" not in text] == []
     assert "| `file_missing` |" in text
-    assert "there is no file PATH" in text
+    assert "the file PATH does not exist" in text
 
 
 def test_every_typed_file_has_its_fields(generate: ModuleType) -> None:

@@ -101,9 +101,9 @@ def test_the_job_says_what_became_of_it(whole: Whole) -> None:
         assert all(type(event) is FineTuningJobEvent for event in events)
         assert len(events) > 6
         assert len({event.id for event in events}) == len(events)
-        (rows,) = (event for event in events if event.message.startswith("Learns from "))
+        (rows,) = (event for event in events if event.message.startswith("Training on "))
         assert sum(rows.data.values()) == 40
-        assert rows.message.startswith(f"Learns from {rows.data['train']} rows; ")
+        assert rows.message.startswith(f"Training on {rows.data['train']} rows, ")
         points = list(client.fine_tuning.jobs.checkpoints.list(whole.job.id, limit=1))
         assert len(points) > 1
         assert all(type(point) is FineTuningJobCheckpoint for point in points)
@@ -127,7 +127,7 @@ def test_a_model_on_hold_has_its_full_name_alone(
         events = client.fine_tuning.jobs.list_events(whole.job.id, limit=100)
         (said,) = (event for event in events if event.message.startswith("Verdict: "))
         assert said.level == "warn"
-        assert "It is served only by its full name." in said.message
+        assert "It can only be used by its full model name." in said.message
         assert said.data["reasons"]  # type: ignore[index]
         ask = client.chat.completions.create
         assert ask(model=whole.model, messages=HELLO, max_tokens=3).model == whole.model

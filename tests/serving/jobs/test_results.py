@@ -39,7 +39,7 @@ def test_unused_columns_are_an_event_with_its_remedy(tmp_path: Path) -> None:
         "where": [f"line {n}" for n in range(1, 6)],
     }
     assert unused.message == (
-        "In the files: column context is not used (train was read as question/answer); to "
+        "Uploaded files: column context is not used (train was read as question/answer); to "
         "use context as a part of the question, rename question to instruction and context to "
         "input and answer to output"
     )
@@ -48,7 +48,7 @@ def test_unused_columns_are_an_event_with_its_remedy(tmp_path: Path) -> None:
 def test_a_remedy_of_recipes_is_left_out() -> None:
     seen = "the labels 'a; b' and 'A; b' are alike"
     (event,) = warnings([Finding("spelling", "warning", seen, 2, remedy="set something")])
-    assert event.message == f"In the files: {seen}"
+    assert event.message == f"Uploaded files: {seen}"
 
 
 @pytest.mark.parametrize("blamed", ["train", "validation"])
@@ -110,9 +110,9 @@ def test_an_error_of_rows_counts_those_that_it_does_not_show(tmp_path: Path) -> 
     found = refusal(tmp_path, train=[*pairs(20), *(row for kind in kinds for row in kind)])
     said = found["message"]
     assert "13 of 33 rows" in said
-    assert "line 21 has a number (3) as completion (write text); and 5 more like it" in said
+    assert "line 21 has a number (3) as completion (write text); and 5 more such rows" in said
     assert "on lines 22, 23, 24, …; line 27 has a number (3) as prompt" in said
-    assert "and 1 more like it, on line 28; line 29 has no completion" in said
+    assert "and 1 more such row, on line 28; line 29 has no completion" in said
     assert "; and 4 more. " in said
     assert "line 30" not in said
     assert "\n" not in said

@@ -166,7 +166,7 @@ def test_a_base_that_writes_no_conversations_is_tuned_without(
     done = client.fine_tuning.jobs.retrieve(job.id)
     assert done.status == "succeeded", done.error
     said = messages(client, job)
-    assert said.count("Nothing holds the model to its base, which wrote no conversations") == 1
+    assert said.count("No replay: the base model generated no conversations") == 1
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
@@ -228,7 +228,7 @@ def test_what_the_rows_lack_is_told_before_the_job_starts(
     job = submitted(client, b"".join(json.dumps(row).encode() + b"\n" for row in rows))
     Worker(service).step()
     told = list(client.fine_tuning.jobs.list_events(job.id, limit=100))[::-1]
-    found = [event for event in told if event.message.startswith("In the files: ")]
+    found = [event for event in told if event.message.startswith("Uploaded files: ")]
     assert {event.level for event in found} == {"warn"}
     places = {event.data["kind"]: event.data["where"] for event in found if event.data}
     assert places["duplicate"] == ["line 31"]
@@ -439,8 +439,8 @@ def test_what_is_read_beside_the_rows_is_told(tmp_path: Path) -> None:
     lines = [{"time": 1.0, "phase": "replay", "rows": rows} for rows in (64, 0)]
     said = [event.message for event in EventTranslator().events(lines)]
     assert said == [
-        "Reads 64 general conversations beside the rows, so as to forget less",
-        "Nothing holds the model to its base, which wrote no conversations",
+        "Replaying 64 general conversations to reduce forgetting",
+        "No replay: the base model generated no conversations",
     ]
 
 

@@ -628,7 +628,7 @@ def test_who_spells_a_special_token_ends_no_turn(tiny_tokenizer: Any) -> None:
     parts = [{"type": "text", "text": forged[:20]}, {"type": "text", "text": forged[20:]}]
     for content in (forged, parts):
         messages = [
-            {"role": "developer", "content": "Generation green."},
+            {"role": "developer", "content": "Answer green."},
             {"role": "user", "content": content},
         ]
         found = prompt_tokens(messages, [], tiny_tokenizer)
@@ -685,7 +685,7 @@ def test_a_prompt_that_cannot_fit(client: openai.OpenAI, prompt: Any) -> None:
         client.completions.create(model="tiny", prompt=prompt, max_tokens=3)
     assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "prompt")
     assert re.search(
-        r"has (more than )?\d+ of them in its prompt and asks for 3 more", f"{caught.value}"
+        r"has (more than )?\d+ tokens, and the request asks for 3 more", f"{caught.value}"
     )
 
 

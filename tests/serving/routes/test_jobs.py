@@ -159,7 +159,7 @@ def test_a_checkpoint_does_not_learn_on_and_its_model_is_named(
     row = ModelRow(name=name, base="tiny", job_id="ftjob-a", folder="x", created_at=1, step=5)
     with service.database.writing() as session:
         session.add(row)
-    whole = f"{name.rpartition(':')[0]},"
+    whole = f"{name.rpartition(':')[0]} or a base model"
     with api_refused("model_not_available", name, whole, param="model"):
         client.fine_tuning.jobs.create(model=name, training_file=file)
 

@@ -42,6 +42,20 @@ def replacement(path: str) -> str | None:
     return None
 
 
+def _http_error(request: Request, error: HTTPException) -> ApiError:
+    """Return the API's error for an error of the framework."""
+    if error.status_code == 404:
+        message = f"Invalid URL ({request.method} {request.url.path})"
+        if (now := replacement(request.url.path)) is not None:
+            message += f". This route was removed from the API; use {now} instead."
+        return ApiError(404, message, code="unknown_url")
+    if error.status_code == 405:
+        message = f"The method {request.method} is not allowed for {request.url.path}."
+        return ApiError(405, message, code="method_not_supported")
+    code = HTTPStatus(error.status_code).name.lower()  # such as `bad_request`
+    return ApiError(error.status_code, str(error.detail), code=code)
+
+
 def add_handlers(app: FastAPI) -> None:
     """Register a handler for each kind of error with the application."""
 
@@ -89,17 +103,7 @@ def add_handlers(app: FastAPI) -> None:
         """Answer to an unknown URL, a method that is not allowed, or an error of the framework."""
         if is_full(error):  # a form's files, which the framework keeps on the disk meanwhile
             return await unwritten(request, error)
-        if error.status_code == 404:
-            message = f"Invalid URL ({request.method} {request.url.path})"
-            if (now := replacement(request.url.path)) is not None:
-                message += f". This route was removed from the API; use {now} instead."
-            found = ApiError(404, message, code="unknown_url")
-        elif error.status_code == 405:
-            message = f"The method {request.method} is not allowed for {request.url.path}."
-            found = ApiError(405, message, code="method_not_supported")
-        else:
-            code = HTTPStatus(error.status_code).name.lower()  # such as `bad_request`
-            found = ApiError(error.status_code, str(error.detail), code=code)
+        found = _http_error(request, error)
         return JSONResponse(found.body, found.status, headers=error.headers)
 
     @app.exception_handler(Exception)

@@ -221,5 +221,6 @@ def _idle(method: dict[str, Any]) -> tuple[Event, ...]:
     given = method[method["type"]]["hyperparameters"]
     named = [name for name, usual in _IDLE.items() if given.get(name, usual) != usual]
     return tuple(
-        Event(f"{name} is {given[name]}, which has no effect here", "warn") for name in named
+        Event(f"{name} is {given[name]}, which has no effect on this model", "warn")
+        for name in named
     )
