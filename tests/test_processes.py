@@ -97,3 +97,32 @@ def test_training_says_which_step_it_finishes(tiny_folder: Path, tmp_path: Path)
     assert "finishing step" in message
     assert "press Ctrl-C again" in message
     assert any((tmp_path / "runs" / "long" / "checkpoints").glob("step-*"))
+
+
+SPINS = "import os, burnish; print(os.environ.get('GOMP_SPINCOUNT'))"
+
+
+@pytest.mark.parametrize(
+    ("own", "count"),
+    [
+        ({}, "1000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "None"),
+    ],
+)
+def test_waiting_threads_sleep_soon_unless_the_user_chose(own: dict[str, str], count: str) -> None:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("GOMP", "OMP"))}
+    shown = subprocess.check_output([sys.executable, "-c", SPINS], env=kept | own, text=True)
+    assert shown.strip() == count
+
+
+def test_a_job_has_a_low_priority(tmp_path: Path) -> None:
+    """So that a server's answers do not wait for its training jobs."""
+    program = (
+        "import os\nfrom burnish.serving.jobs import run_recipe\n"
+        "run_recipe.work = lambda recipe: os.nice(0)\n"
+        "print(run_recipe.main([str(os.getppid()), 'recipe.yaml']) - {before})"
+    )
+    before = os.nice(0)
+    text = subprocess.check_output([sys.executable, "-c", program.format(before=before)], text=True)
+    assert int(text) == min(10, 19 - before)

@@ -9,6 +9,8 @@ The verbs of the command line are functions here:
 
 from typing import TYPE_CHECKING, Any
 
+from burnish.processes import let_threads_sleep
+
 if TYPE_CHECKING:
     from burnish.pipeline.verbs import (
         check,
@@ -33,6 +35,8 @@ __all__ = [
     "run",
     "train",
 ]
+
+let_threads_sleep()
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,29 @@ _PR_SET_PDEATHSIG = 1
 # one to its group.
 SAME_REQUEST = 0.5
 INTERRUPTED = 130
+# How often an OpenMP thread looks for work before it sleeps. By default it looks for milliseconds,
+# and beside other programs it burns the time in which the thread that it waits for could compute.
+_SPINS = {"GOMP_SPINCOUNT": "1000"}
+_OWN_CHOICE = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+_YIELDING = 10
+
+
+def let_threads_sleep() -> None:
+    """Lets threads that wait for others sleep soon; call it before torch is imported.
+
+    OpenMP reads the environment once, when torch loads it. What the user has set wins.
+    """
+    if not any(name in os.environ for name in _OWN_CHOICE):
+        os.environ.update(_SPINS)
+
+
+def yield_to_others() -> None:
+    """Lowers the priority of this process and its children, so that answers to users come first.
+
+    Alone on the machine it is as fast as before.
+    """
+    if hasattr(os, "nice"):
+        os.nice(_YIELDING)
 
 
 def die_with(parent: int) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from burnish.errors import InterruptedRunError, UserError, WorkerLostError, is_disk_full
-from burnish.processes import die_with
+from burnish.processes import die_with, yield_to_others
 from burnish.runs.directory import write_atomic
 
 OUTCOME = "outcome.json"
@@ -26,6 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the recipe, and return the exit code."""
     worker, recipe = int(arguments[0]), Path(arguments[1])
     die_with(worker)
+    yield_to_others()
     return work(recipe)
 
 
