@@ -27,8 +27,8 @@ from burnish.inference.types import GenerationRequest, Piece, SampledToken, Samp
 from burnish.inference.vllm import VllmBackend
 from burnish.models.language_model import LanguageModel
 from burnish.serving.app.app import make_app
-from burnish.serving.catalog.registry import behind_vllm
-from burnish.serving.catalog.server import open_server, opener
+from burnish.serving.catalog.registry import open_on_vllm
+from burnish.serving.catalog.server import open_server, base_opener
 from burnish.serving.state.installation import Settings
 from tests.refused import refused
 from tests.serving.api_refused import api_refused
@@ -364,7 +364,7 @@ def test_an_answer_that_it_gives_up_is_none(stand_in: StandIn, remote: VllmBacke
 
 def test_the_routes_hand_on(url: str, tiny_folder: Path, tmp_path: Path) -> None:
     settings = Settings(tmp_path, models={"tiny": str(tiny_folder)})
-    there = open_server(settings, opened=partial(behind_vllm, url))
+    there = open_server(settings, opened=partial(open_on_vllm, url))
     form: Any = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}
     turns: Any = [{"role": "user", "content": "where is my parcel"}]
     with (
@@ -382,11 +382,11 @@ def test_the_routes_hand_on(url: str, tiny_folder: Path, tmp_path: Path) -> None
 
 def test_what_does_not_fit_together_is_said(tmp_path: Path) -> None:
     settings = Settings(tmp_path, models={"tiny": "tiny"})
-    assert opener(settings, "transformers") is None
+    assert base_opener(settings, "transformers") is None
     with refused("option_unused", option="--vllm-url", value="http://gpu/v1"):
-        opener(settings, "transformers", "http://gpu/v1")
+        base_opener(settings, "transformers", "http://gpu/v1")
     with refused("vllm_without_url"):
-        opener(settings, "vllm", None)
+        base_opener(settings, "vllm", None)
     two = Settings(tmp_path, models={"a": "tiny", "b": "tiny"})
     with refused("not_one_model", models=["a", "b"]):
-        opener(two, "vllm", "http://gpu/v1")
+        base_opener(two, "vllm", "http://gpu/v1")
