@@ -28,7 +28,7 @@ from burnish.inference.vllm import VllmBackend
 from burnish.models.language_model import LanguageModel
 from burnish.serving.app.app import make_app
 from burnish.serving.catalog.registry import open_on_vllm
-from burnish.serving.catalog.server import open_server, base_opener
+from burnish.serving.catalog.server import base_opener, open_server
 from burnish.serving.state.installation import Settings
 from tests.refused import refused
 from tests.serving.api_refused import api_refused

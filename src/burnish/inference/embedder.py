@@ -63,12 +63,12 @@ class Embedder:
     def embed(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """An embedding for each row of tokens, in their order; rows fit the context."""
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-        found: list[list[float]] = [[] for _ in rows]
+        result: list[list[float]] = [[] for _ in rows]
         with self._one_at_a_time, torch.inference_mode():
             for part in _batches(order, rows):
                 for index, own in zip(part, self._pooled([rows[i] for i in part]), strict=True):
-                    found[index] = own.tolist()
-        return found
+                    result[index] = own.tolist()
+        return result
 
     def _pooled(self, rows: Sequence[Sequence[int]]) -> Tensor:
         longest = max(len(row) for row in rows)

@@ -69,12 +69,12 @@ class ModelRunner:
             self.network.device,
         )
         hidden_N_H = self._forward([new[index] for index in order], parts, rows)
-        found: dict[int, Tensor] = {}
+        result: dict[int, Tensor] = {}
         for index, part in zip(order, parts, strict=True):
             part.row.own.advance(part.size)
             part.row.tokens.extend(new[index].tokens)
-            found[index] = hidden_N_H[part.start : part.start + part.size]
-        return [found[index] for index in range(len(new))]
+            result[index] = hidden_N_H[part.start : part.start + part.size]
+        return [result[index] for index in range(len(new))]
 
     def logits(self, hidden_N_H: Tensor, adapters: Sequence[int]) -> Tensor:
         """Vocabulary projection (N, V) in float32; each position names the adapter of its row."""

@@ -48,8 +48,8 @@ def _is_longer(tokenizer: Any, text: str, most: int) -> bool:
         return True
     count = 0
     for piece in _pieces(text):
-        found = tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]
-        count += max(0, len(found) - _CUT)
+        result = tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]
+        count += max(0, len(result) - _CUT)
         if count > most:
             return True
     return False

@@ -230,13 +230,13 @@ class AdapterPool:
 
     def _runs(self, spans: Sequence[tuple[int, int]]) -> list[_Run]:
         loras = {lora.number: lora for lora in self._loaded.values()}
-        found, start = [], 0
+        result, start = [], 0
         for number, same in groupby(spans, key=itemgetter(0)):
             end = start + sum(size for _, size in same)
             if number != BASE:
-                found.append(_Run(loras[number], start, end))
+                result.append(_Run(loras[number], start, end))
             start = end
-        return found
+        return result
 
     def _add_hook(self, name: str) -> None:
         if name in self._hooks:

@@ -34,9 +34,9 @@ class PrefixCache:
         # Among equals, rows with a trunk come first: those that share it are computed together.
         for row in sorted((*running, *self._kept), key=lambda row: row.trunk is None):
             if row.shares_with(adapter, project):
-                found = common_prefix_length(row.tokens, tokens, length)
-                if found > length:
-                    best, length = row, found
+                result = common_prefix_length(row.tokens, tokens, length)
+                if result > length:
+                    best, length = row, result
         if best in self._kept:
             self._kept.remove(best)
             self._kept.append(best)

@@ -67,16 +67,16 @@ def logprob_reports(
     To be called before the logits are shaped: what is told is what the model thinks.
     """
     wanted = [row for row, most in enumerate(alternatives) if most is not None]
-    found: list[LogprobReport | None] = [None] * len(alternatives)
+    result: list[LogprobReport | None] = [None] * len(alternatives)
     if not wanted:
-        return found
+        return result
     logprobs_B_V = logits_B_V[wanted].log_softmax(-1)
     most = max(alternatives[row] or 0 for row in wanted)
     values_B_K, tokens_B_K = logprobs_B_V.topk(min(most, logprobs_B_V.shape[-1]), dim=-1)
     for place, row in enumerate(wanted):
         pairs = list(zip(tokens_B_K[place].tolist(), values_B_K[place].tolist(), strict=True))
-        found[row] = (logprobs_B_V[place], pairs[: alternatives[row]])
-    return found
+        result[row] = (logprobs_B_V[place], pairs[: alternatives[row]])
+    return result
 
 
 def with_logprob(token: int, report: LogprobReport | None) -> SampledToken:

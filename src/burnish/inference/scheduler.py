@@ -148,9 +148,9 @@ class Scheduler:
 
     def _cached_row(self, row: ActiveRequest, number: int) -> KVRow | None:
         """The row with the beginning that is known, or None if there is no room for it now."""
-        found, length = None, 0
+        result, length = None, 0
         if not row.request.prompt_logprobs:  # which need all of the prompt's hidden states
-            found, length = self._longest_match(row, number)
+            result, length = self._longest_match(row, number)
         room = len(row.tokens) + _HEADROOM
         spare = _HEADROOM * len(self.rows)
         if (
@@ -158,8 +158,8 @@ class Scheduler:
             and self.rows
         ):
             return None
-        if found is not None:
-            computed = found.branch(length, room)
+        if result is not None:
+            computed = result.branch(length, room)
             if self.prefix_cache.evict_until_fits([*self._computed(), computed], spare):
                 return computed
             if self.rows:

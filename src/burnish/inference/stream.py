@@ -135,10 +135,10 @@ class Detokenizer:
 
     def _stop(self) -> int | None:
         """Where the first stop string begins in what is held."""
-        found = [self._held.find(stop) for stop in self.stops]
+        result = [self._held.find(stop) for stop in self.stops]
         if not self._shown:
-            found += [0 for line in self.first_lines if self._held.startswith(line)]
-        return min((place for place in found if place >= 0), default=None)
+            result += [0 for line in self.first_lines if self._held.startswith(line)]
+        return min((place for place in result if place >= 0), default=None)
 
     def _possible_stop(self) -> int:
         """Characters at the end that a stop string may begin with."""

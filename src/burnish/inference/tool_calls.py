@@ -74,9 +74,9 @@ def _call_at(text: str, start: int, offered: Collection[str]) -> tuple[Call | No
         arguments = _stable_prefix(text[begun.end() :])
         return Call(str(name), arguments, _json(arguments) is not None), len(text)
     whole = _WHOLE.match(text, start) if begun is None else None
-    found = _json(whole[1]) if whole else None
-    if whole is not None and isinstance(found, dict) and str(found.get("name")) in offered:
-        return Call(str(found["name"]), json.dumps(found.get("arguments", {}))), whole.end()
+    result = _json(whole[1]) if whole else None
+    if whole is not None and isinstance(result, dict) and str(result.get("name")) in offered:
+        return Call(str(result["name"]), json.dumps(result.get("arguments", {}))), whole.end()
     closing = text.find(_CLOSING, start)
     return None, closing + len(_CLOSING) if closing >= 0 else 0
 

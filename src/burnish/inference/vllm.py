@@ -285,8 +285,8 @@ def _format(sampling: SamplingSettings) -> dict[str, Any]:
             return {"response_format": {"type": "json_schema", "json_schema": named}}
         case ToolCallGrammar(lark=lark):
             return {"structured_outputs": {"grammar": lark}}
-    said = "The vllm backend supports JSON schemas and tool calls only."
-    raise RequestError(said, "unsupported_parameter", "response_format")
+    message = "The vllm backend supports JSON schemas and tool calls only."
+    raise RequestError(message, "unsupported_parameter", "response_format")
 
 
 def _piece(choice: Mapping[str, Any], top: int | None, left: int) -> Piece:
@@ -315,8 +315,8 @@ def _likeliest(
     others: Mapping[str, float] | None, top: int | None
 ) -> tuple[tuple[int, float], ...]:
     """vLLM adds the drawn token where it is not among them."""
-    found = [(_token(token), value) for token, value in (others or {}).items()]
-    return tuple(sorted(found, key=lambda one: -one[1])[: top or 0])
+    result = [(_token(token), value) for token, value in (others or {}).items()]
+    return tuple(sorted(result, key=lambda one: -one[1])[: top or 0])
 
 
 def _token(shown: str) -> int:
@@ -358,8 +358,8 @@ async def _error_text(reply: httpx2.Response) -> str:
 
 
 def _unreachable(error: httpx2.HTTPError) -> UnavailableError:
-    said = f"The model server does not respond ({type(error).__name__})."
-    return UnavailableError(said, "model_server_silent")
+    message = f"The model server does not respond ({type(error).__name__})."
+    return UnavailableError(message, "model_server_silent")
 
 
 def _broke_off() -> UnavailableError:

@@ -122,6 +122,6 @@ def _place(error: BaseException) -> dict[str, Any]:
 def _why(error: BaseException) -> dict[str, str]:
     """The reason as the system or the database's driver names it, such as a full disk."""
     own = getattr(error, "orig", None) or error  # SQLAlchemy holds what the driver raised
-    found = (getattr(own, name, None) for name in ("strerror", "sqlite_errorname", "sqlstate"))
-    reason = next(filter(None, found), None)
+    result = (getattr(own, name, None) for name in ("strerror", "sqlite_errorname", "sqlstate"))
+    reason = next(filter(None, result), None)
     return {"why": str(reason)} if reason else {}

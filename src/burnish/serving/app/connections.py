@@ -306,12 +306,12 @@ class Connections:
         """All are looked at only when those found before are used up: who opens thousands a second
         asks as often."""
         now = time.monotonic()
-        for found in (self._found_idle.get(address, []), None):
-            if found is None:
-                found = sorted(self._idle(address), key=lambda each: each[0], reverse=True)
-                self._found_idle[address] = found
-            while found:
-                since, one = found.pop()
+        for result in (self._found_idle.get(address, []), None):
+            if result is None:
+                result = sorted(self._idle(address), key=lambda each: each[0], reverse=True)
+                self._found_idle[address] = result
+            while result:
+                since, one = result.pop()
                 if one in self._open and one.idle_since(now) == since:
                     return one
         del self._found_idle[address]
@@ -328,14 +328,14 @@ def network_of(host: str) -> str:
     """Return the network whose connections are counted together: an IPv4 address, or an IPv6
     network of 64 bits, all of whose addresses one machine may use."""
     try:
-        found = ipaddress.ip_address(host.partition("%")[0])
+        result = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return host
-    if isinstance(found, ipaddress.IPv4Address):
-        return str(found)
-    if found.ipv4_mapped:
-        return str(found.ipv4_mapped)
-    return str(ipaddress.ip_network((found, 64), strict=False))
+    if isinstance(result, ipaddress.IPv4Address):
+        return str(result)
+    if result.ipv4_mapped:
+        return str(result.ipv4_mapped)
+    return str(ipaddress.ip_network((result, 64), strict=False))
 
 
 def _addresses(host: str, port: int) -> list[Any]:

@@ -103,8 +103,8 @@ def add_handlers(app: FastAPI) -> None:
         """Answer to an unknown URL, a method that is not allowed, or an error of the framework."""
         if is_full(error):  # a form's files, which the framework keeps on the disk meanwhile
             return await unwritten(request, error)
-        found = _http_error(request, error)
-        return JSONResponse(found.body, found.status, headers=error.headers)
+        result = _http_error(request, error)
+        return JSONResponse(result.body, result.status, headers=error.headers)
 
     @app.exception_handler(Exception)
     async def ours(_: Request, __: Exception) -> JSONResponse:

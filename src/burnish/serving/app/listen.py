@@ -91,8 +91,8 @@ def check(address: Address, session: Session) -> None:
 def _check_free(address: Address) -> None:
     """It may be taken a moment later still; then the server's own error says so."""
     try:
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-        family, kind, protocol, _, place = found[0]
+        result = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, place = result[0]
         with socket.socket(family, kind, protocol) as tried:
             tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             tried.bind(place)
@@ -172,15 +172,15 @@ class _Listener(uvicorn.Server):
             "server_state": self.server_state,
             "app_state": self.lifespan.state,
         }
-        found = Connections(protocol, config.ssl, self.connection_limits, raise_open_file_limit())
+        result = Connections(protocol, config.ssl, self.connection_limits, raise_open_file_limit())
         try:
-            found.listen(config.host, config.port, config.backlog)
+            result.listen(config.host, config.port, config.backlog)
         except OSError as error:
             _LOG.error("cannot listen on port %s", config.port, exc_info=error)
             await self.lifespan.shutdown()
             sys.exit(STARTUP_FAILURE)
-        self.connections = found
-        self.servers = [found]  # type: ignore[list-item]
+        self.connections = result
+        self.servers = [result]  # type: ignore[list-item]
         self.started = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -219,7 +219,7 @@ def embedded_worker(
     command += ["--parent", str(os.getpid())]
     over = threading.Event()
     # A worker ends when the thread that started it does, so one thread keeps it to the end.
-    keeper = threading.Thread(target=_keep, args=(command, over), name="worker beside")
+    keeper = threading.Thread(target=_supervise, args=(command, over), name="embedded worker")
     keeper.start()
     try:
         yield
@@ -228,7 +228,7 @@ def embedded_worker(
         keeper.join()
 
 
-def _keep(command: Sequence[str], over: threading.Event) -> None:
+def _supervise(command: Sequence[str], over: threading.Event) -> None:
     """A worker that something killed is started again; one that the user has to mend is not."""
     while True:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)

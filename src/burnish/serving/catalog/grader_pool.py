@@ -133,8 +133,8 @@ def grader_pool(request: Request) -> Grading:
     if not hasattr(state, "grading"):
         settings = getattr(getattr(state, "service", None), "settings", None)
         state.grading = Grading(getattr(settings, "grading", None))
-    found: Grading = state.grading
-    return found
+    result: Grading = state.grading
+    return result
 
 
 def _too_many(message: str, code: str, seconds: float) -> ApiError:

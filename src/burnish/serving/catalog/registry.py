@@ -171,9 +171,9 @@ class ModelRegistry:
     def listed(self, project: str | None = None) -> list[Model]:
         """Return the base models and the encoder, then tuned models (the oldest first), then
         aliases."""
-        found = [self._shown(name) for name in (*self.bases, *self.embedders)]
+        result = [self._shown(name) for name in (*self.bases, *self.embedders)]
         tuned = models.listed(self.database, permissions.usable(project))
-        return found + [_tuned(row, name) for name, row in tuned]
+        return result + [_tuned(row, name) for name, row in tuned]
 
     def named(self, name: str, project: str | None = None) -> Model | None:
         """Return the description of one model or checkpoint, None if the project may use none of

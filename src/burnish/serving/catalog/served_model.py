@@ -305,14 +305,14 @@ def _part(part: Mapping[str, Any]) -> str:
     """The text of a part stands under the name of its type."""
     kind = part.get("type")
     if kind not in ("text", "refusal"):
-        said = (
+        message = (
             f"This model only reads text; it cannot read a content part of type {str(kind)[:40]!r}."
         )
-        raise invalid(said, "messages", "unsupported_content_type")
+        raise invalid(message, "messages", "unsupported_content_type")
     if not isinstance(found := part.get(kind), str):
         seen = f"a {kind!r} that is {str(found)[:40]!r}" if kind in part else f"no {kind!r}"
-        said = f"A content part of type {kind!r} has {seen}; it must be a string."
-        raise invalid(said, "messages", "invalid_type")
+        message = f"A content part of type {kind!r} has {seen}; it must be a string."
+        raise invalid(message, "messages", "invalid_type")
     return found
 
 
@@ -321,15 +321,15 @@ def _called(call: Mapping[str, Any]) -> dict[str, Any]:
     them, where it was none."""
     given = call.get("function") or {}
     if not isinstance(given, Mapping):
-        said = f"The 'function' of a tool call is {str(given)[:40]!r}, but it must be an object."
-        raise invalid(said, "messages", "invalid_type")
+        message = f"The 'function' of a tool call is {str(given)[:40]!r}, but it must be an object."
+        raise invalid(message, "messages", "invalid_type")
     function = dict(given)
     written = function.get("arguments") or "{}"
     if not isinstance(written, str):
-        said = (
+        message = (
             f"The 'arguments' of a tool call are {str(written)[:40]!r}, but they must be a string."
         )
-        raise invalid(said, "messages", "invalid_type")
+        raise invalid(message, "messages", "invalid_type")
     try:
         function["arguments"] = json.loads(written)
     except (ValueError, RecursionError):  # the last: nested too deep

@@ -39,13 +39,15 @@ class Server(Service):
         try:
             rows = [found.encoded(text) for text in texts]
         except TooLongError as error:
-            said = f"a text has more than {error.least} tokens, the most that {EMBEDDER} can read"
-            raise GradingError("other_error", said) from error
+            message = (
+                f"a text has more than {error.least} tokens, the most that {EMBEDDER} can read"
+            )
+            raise GradingError("other_error", message) from error
         if (longest := max(map(len, rows))) > found.context:
-            said = (
+            message = (
                 f"a text has {longest} tokens, more than the context of {EMBEDDER}, {found.context}"
             )
-            raise GradingError("other_error", said)
+            raise GradingError("other_error", message)
         return found.embed(rows)
 
     def drain(self, seconds: float | None = None) -> None:
@@ -96,7 +98,7 @@ def models_without_stop_token(settings: Settings) -> list[str]:
     Raises:
         RecipeError: a token of the settings is not one of a model.
     """
-    found = []
+    result = []
     for name, base in settings.models.items():
         if base in BUILT_IN and not settings.stops:  # it may have to be downloaded first
             continue
@@ -107,11 +109,11 @@ def models_without_stop_token(settings: Settings) -> list[str]:
             raise error.within(f"for the model {name}, ") from error
         if (end := missing_stop_token(source, tokenizer)) is not None:
             setting = stop_token_setting(end, tokenizer)
-            found.append(
+            result.append(
                 f"{name} does not stop at {setting}, the end of an answer in its chat template: "
                 f'add --set "model_settings.stop_tokens=[{setting}]"'
             )
-    return found
+    return result
 
 
 def base_opener(settings: Settings, backend: str, vllm_url: str | None = None) -> Open | None:

@@ -162,12 +162,12 @@ class Attempt:
 
     def _made(self, steps: list[int], prepared: Prepared) -> list[ModelRow]:
         lines = self.directory.events()
-        found = []
+        result = []
         for step in steps:
             own = [line for line in lines if line.get("step") == step]
             folder = self._relative(f"{job_recipe.RUN}/checkpoints/step-{step}")
-            found += [results.checkpoint(self.job, prepared, folder, own)] if own else []
-        return found
+            result += [results.checkpoint(self.job, prepared, folder, own)] if own else []
+        return result
 
     def _relative(self, name: str) -> str:
         """A path in the job's folder as rows hold it, so that the data folder may move."""
@@ -188,11 +188,11 @@ class Attempt:
     def _finish(self, prepared: Prepared) -> None:
         content = self.service.content
         folder = self._relative(f"{job_recipe.RUN}/{self.directory.adapter.name}")
-        found = results.result_of(self.job, prepared, self.directory, folder, content)
+        result = results.result_of(self.job, prepared, self.directory, folder, content)
         try:
-            self.lease.finish(content, found)
+            self.lease.finish(content, result)
         finally:
-            for received, _ in found.files:
+            for received, _ in result.files:
                 content.drop(received)
 
     def _refuse(self, error: Mapping[str, Any]) -> None:

@@ -82,8 +82,8 @@ def recipe_for(
         values |= {"data.columns.prompt": "messages", "grpo.reward": str(folder / "grader.json")}
         # What it samples cannot be shared, nor be learnt beside what is held to the base.
         values |= {"training.workers": 1, "replay.rows": 0}
-    asked = job.method[kind]["hyperparameters"]
-    chosen = {name: value for name, value in asked.items() if value != "auto"}
+    query = job.method[kind]["hyperparameters"]
+    chosen = {name: value for name, value in query.items() if value != "auto"}
     return values | _hyperparameters(chosen, rate)
 
 
@@ -133,7 +133,7 @@ def local_grader(spec: Mapping[str, Any], models: Mapping[str, str]) -> dict[str
     Raises:
         GraderError: it asks a model that is no base model of this installation.
     """
-    found = {
+    result = {
         name: local_grader(value, models) if isinstance(value, Mapping) else value
         for name, value in spec.items()
     }
@@ -146,8 +146,8 @@ def local_grader(spec: Mapping[str, Any], models: Mapping[str, str]) -> dict[str
                 model=spec["model"],
                 expected=[*models],
             )
-        found["model"] = models[spec["model"]]
-    return found
+        result["model"] = models[spec["model"]]
+    return result
 
 
 def write_job_files(
@@ -214,12 +214,12 @@ def _other_kind(path: Path) -> str:
         if start.startswith(magic):
             return kind
     try:
-        found = other_kind(path)
+        result = other_kind(path)
     except DataError as error:
         if error.code != "not_text":
             raise
         return str(error.fields.get("found", "not a text file"))
-    return found[0] if found else ""
+    return result[0] if result else ""
 
 
 def _check_lines(name: str, start: bytes) -> None:

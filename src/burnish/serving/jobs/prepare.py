@@ -65,18 +65,18 @@ def _start(service: Service, job: JobRow) -> tuple[str, job_recipe.Start]:
         return job.model, job_recipe.Start(known[job.model])
     model = models.find(service.database, job.model)
     if model is None or model.base not in known or model.job_id is None:
-        said = f"Model {job.model} is no longer available for fine-tuning."
-        raise invalid(said, "model", "model_not_available")
+        message = f"Model {job.model} is no longer available for fine-tuning."
+        raise invalid(message, "model", "model_not_available")
     run = service.settings.job_folder(model.job_id).resolve() / job_recipe.RUN
     return model.base, job_recipe.Start(known[model.base], run)
 
 
 def _sources(service: Service, job: JobRow) -> dict[str, Path]:
     """The bytes of the job's files."""
-    found = {"train": _bytes(service, job.training_file, "training_file")}
+    result = {"train": _bytes(service, job.training_file, "training_file")}
     if job.validation_file is not None:
-        found["validation"] = _bytes(service, job.validation_file, "validation_file")
-    return found
+        result["validation"] = _bytes(service, job.validation_file, "validation_file")
+    return result
 
 
 def _bytes(service: Service, name: str, param: str) -> Path:

@@ -62,8 +62,8 @@ def checkpoint(job: JobRow, prepared: Prepared, folder: str, lines: Sequence[Lin
 
 def checkpoint_event(made: ModelRow) -> Event:
     """Return the event that announces a checkpoint."""
-    said = f"Checkpoint created at step {made.step} with Snapshot ID: {made.name}"
-    return Event(said, log_position=f"checkpoint {made.step}")
+    message = f"Checkpoint created at step {made.step} with Snapshot ID: {made.name}"
+    return Event(message, log_position=f"checkpoint {made.step}")
 
 
 def result_of(
@@ -89,7 +89,7 @@ def result_of(
     received = {name: content.receive([text.encode()]) for name, text in texts.items()}
     return Result(
         model,
-        [(found, file_row(found, _PURPOSE, name)) for name, found in received.items()],
+        [(result, file_row(result, _PURPOSE, name)) for name, result in received.items()],
         manifest.training.get("tokens"),
         job_recipe.resolved(job, prepared.recipe, _multiplier(manifest.training)),
         final_events(prepared.tuned, verdict, read_parity(directory.path)),
@@ -100,8 +100,8 @@ def rows_event(counts: Mapping[str, Any]) -> Event:
     """Return the event that says how the uploaded rows were split."""
     parts = {name: int(counts.get(name, 0)) for name in ("train", "validation", "test")}
     train, validation, test = parts.values()
-    said = f"Training on {train} rows, {validation} for validation, {test} for testing"
-    return Event(said, data=parts, log_position="rows")
+    message = f"Training on {train} rows, {validation} for validation, {test} for testing"
+    return Event(message, data=parts, log_position="rows")
 
 
 def warnings(findings: Iterable[Finding]) -> list[Event]:
@@ -246,11 +246,11 @@ def _multiplier(training: dict[str, Any]) -> float | None:
 def final_events(tuned: str, verdict: Verdict, parity: Parity | None) -> tuple[Event, ...]:
     """Return the last events of a job: the verdict, parity and the new model's name."""
     held = "" if verdict.decision == "release" else " It can only be used by its full model name."
-    said = f"Verdict: {verdict.decision}.{held} {' '.join(verdict.reasons)}"
+    message = f"Verdict: {verdict.decision}.{held} {' '.join(verdict.reasons)}"
     data = {"decision": verdict.decision, "reasons": list(verdict.reasons)}
     level: Level = "info" if verdict.decision == "release" else "warn"
     return (
-        Event(said, level, data=data, log_position="verdict"),
+        Event(message, level, data=data, log_position="verdict"),
         *([parity_event(parity)] if parity is not None else []),
         Event(f"New fine-tuned model created: {tuned}", log_position="model"),
         Event("The job has successfully completed", log_position="completed"),
@@ -261,8 +261,8 @@ def parity_event(parity: Parity) -> Event:
     """Return the event that says whether all forms of the model agree."""
     differs = parity.difference is not None
     data = {"agrees": not differs, "prompts": len(parity.reference.answers)}
-    said = f"Parity: {parity.sentence}"
-    return Event(said, "warn" if differs else "info", data=data, log_position="parity")
+    message = f"Parity: {parity.sentence}"
+    return Event(message, "warn" if differs else "info", data=data, log_position="parity")
 
 
 def _snake(name: str) -> str:

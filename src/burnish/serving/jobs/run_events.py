@@ -37,9 +37,9 @@ class LogTail:
             return []
 
     def _read(self, file: Any) -> list[Line]:
-        found = os.fstat(file.fileno())
-        if found.st_ino != self._inode or found.st_size < self._offset:
-            self._inode, self._offset = found.st_ino, 0
+        result = os.fstat(file.fileno())
+        if result.st_ino != self._inode or result.st_size < self._offset:
+            self._inode, self._offset = result.st_ino, 0
         file.seek(self._offset)
         whole = file.read().rpartition(b"\n")[0]
         self._offset += len(whole) + 1 if whole else 0
@@ -60,18 +60,18 @@ class EventTranslator:
     def events(self, lines: Iterable[Line], *, ended: bool = False) -> list[Event]:
         """Return the events for new log lines; `ended` also reports a step that waited for its
         validation."""
-        found: list[Event] = []
+        result: list[Event] = []
         for line in lines:
             before, self._waiting = self._waiting, None
             if line["phase"] == "validation" and before and before["step"] == line["step"]:
-                found.append(_metrics(before, line))
+                result.append(_metrics(before, line))
                 continue
-            found += [_metrics(before)] if before else []
-            found += self._told(line)
+            result += [_metrics(before)] if before else []
+            result += self._told(line)
         if ended and self._waiting:
-            found.append(_metrics(self._waiting))
+            result.append(_metrics(self._waiting))
             self._waiting = None
-        return found
+        return result
 
     def finish_time(self) -> int | None:
         """Estimate when training ends, in Unix seconds; None before two steps."""
@@ -114,37 +114,37 @@ def metric_fields(line: Line, part: str) -> dict[str, float]:
     Of a validation pass, which covers all rows, the loss and accuracy are also the `full_` ones.
     """
     seen = line | next(iter(line.get("sets", {}).values()), {})
-    found = {f"{part}_loss": line["loss"]}
+    result = {f"{part}_loss": line["loss"]}
     if "token_accuracy" in seen:
-        found[f"{part}_mean_token_accuracy"] = seen["token_accuracy"]
+        result[f"{part}_mean_token_accuracy"] = seen["token_accuracy"]
     if part == "valid":
-        found |= {f"full_{name}": value for name, value in found.items()}
+        result |= {f"full_{name}": value for name, value in result.items()}
     if "reward" in seen:
-        found[f"{part}_reward_mean"] = seen["reward"]
-    return found
+        result[f"{part}_reward_mean"] = seen["reward"]
+    return result
 
 
 def _screened(line: Line) -> Event:
-    said = f"Learning rate: {line['chosen']:.3g}"
-    return Event(said, log_position="screen", time=line["time"])
+    message = f"Learning rate: {line['chosen']:.3g}"
+    return Event(message, log_position="screen", time=line["time"])
 
 
 def _replayed(line: Line) -> Event:
-    said = f"Replaying {line['rows']} general conversations to reduce forgetting"
+    message = f"Replaying {line['rows']} general conversations to reduce forgetting"
     if not line["rows"]:
-        said = "No replay: the base model generated no conversations"
-    return Event(said, log_position="replay", time=line["time"])
+        message = "No replay: the base model generated no conversations"
+    return Event(message, log_position="replay", time=line["time"])
 
 
 def _resumed(line: Line) -> Event:
-    said = f"Resumed from step {line['step']}"
-    return Event(said, log_position=f"resumed {line['time']}", time=line["time"])
+    message = f"Resumed from step {line['step']}"
+    return Event(message, log_position=f"resumed {line['time']}", time=line["time"])
 
 
 def _measured(line: Line) -> Event:
-    said = f"Evaluated {line['n']} items of {line['task']} with the {line['label']} model"
+    message = f"Evaluated {line['n']} items of {line['task']} with the {line['label']} model"
     place = f"evaluate {line['label']} {line['task']}"[:128]
-    return Event(said, log_position=place, time=line["time"])
+    return Event(message, log_position=place, time=line["time"])
 
 
 _SENTENCES = {"replay": _replayed, "screen": _screened, "resumed": _resumed, "evaluate": _measured}

@@ -60,14 +60,14 @@ class _Submission:
 
     def run(self, address: str | None = None) -> int:
         """The exit code."""
-        asked = threading.Event()
-        signal.signal(signal.SIGINT, lambda *_: asked.set())
+        query = threading.Event()
+        signal.signal(signal.SIGINT, lambda *_: query.set())
         # In the main thread Ray would take SIGINT for itself and end the job without a checkpoint.
         fitting = threading.Thread(target=self._fit, args=(address,), daemon=True)
         fitting.start()
         while fitting.is_alive() and self._code() in (DONE, LOST):
             fitting.join(_TICK)
-            if asked.is_set():
+            if query.is_set():
                 if not self._learns():  # nothing would be lost
                     return STOPPED
                 self.told.mkdir(exist_ok=True)
@@ -173,7 +173,7 @@ def _lead(recipe: Path) -> None:
     from burnish.training.signals import stopped_by
 
     told, said = recipe.parent / "ray", ""
-    with _alone(told), _asked(told / "stop") as asked, stopped_by(asked):
+    with _alone(told), _asked(told / "stop") as query, stopped_by(query):
         try:
             code = work(recipe)
         except Exception:  # its worker's log is where it is looked for
@@ -201,17 +201,17 @@ def _alone(folder: Path) -> Iterator[None]:
 @contextmanager
 def _asked(stop: Path) -> Iterator[threading.Event]:
     """An event that is set once the file is there."""
-    asked, over = threading.Event(), threading.Event()
+    query, over = threading.Event(), threading.Event()
 
     def look() -> None:
         while not over.wait(_TICK):
             if stop.exists():
-                asked.set()
+                query.set()
 
     looking = threading.Thread(target=look, daemon=True)
     looking.start()
     try:
-        yield asked
+        yield query
     finally:
         over.set()
         looking.join()

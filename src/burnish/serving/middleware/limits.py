@@ -143,11 +143,11 @@ class _Request:
                 return _too_many()
         self.shape.feed(piece)
         if self.shape.deepest > self._limits.depth:
-            said = f"The JSON is nested deeper than {self._limits.depth} levels."
-            return invalid(said, None, "json_too_deep")
+            message = f"The JSON is nested deeper than {self._limits.depth} levels."
+            return invalid(message, None, "json_too_deep")
         if self.shape.values > self._limits.values:
-            said = f"The JSON has more than {self._limits.values} values."
-            return invalid(said, None, "json_too_large")
+            message = f"The JSON has more than {self._limits.values} values."
+            return invalid(message, None, "json_too_large")
         return None
 
     async def send(self, message: Message) -> None:

@@ -69,14 +69,14 @@ def usage_of(request: HTTPConnection) -> Usage:
 
 def usage_in(scope: MutableMapping[str, Any]) -> Usage:
     """Return the usage that is stored in a scope."""
-    found: Usage = scope.setdefault(_USAGE, Usage())
-    return found
+    result: Usage = scope.setdefault(_USAGE, Usage())
+    return result
 
 
 def key_of(request: HTTPConnection) -> Key | None:
     """Return the API key of a request; None if the server is open to its own machine."""
-    found: Key | None = request.scope.get(KEY)
-    return found
+    result: Key | None = request.scope.get(KEY)
+    return result
 
 
 def actor_of(request: HTTPConnection) -> str:

@@ -129,10 +129,10 @@ async def create(body: ChatRequest, request: Request) -> Response:
     reply = _Reply(body, target, usage)
     try:
         if body.stream:
-            found = await start_stream(target.engine, asks, request, usage)
+            result = await start_stream(target.engine, asks, request, usage)
             said = [Generation() for _ in asks]
             record(request, turns, said)
-            return streamed(reply.chunks(found, said))
+            return streamed(reply.chunks(result, said))
         answers = await complete(target.engine, asks, request, usage)
     except ClientDisconnected:
         return _GONE
@@ -262,8 +262,8 @@ class _Reply:
     def _ended(self, place: int, answer: Generation, shown: "_Shown") -> list[ChatCompletionChunk]:
         text, calls, end = self.body.split_calls(answer.text, answer.end)
         deltas = [*shown.rest(text, calls)]
-        found = [self._chunk(place, delta, drawn=shown.told()) for delta in deltas]
-        return [*found, self._chunk(place, ChoiceDelta(), end=end, drawn=shown.told())]
+        result = [self._chunk(place, delta, drawn=shown.told()) for delta in deltas]
+        return [*result, self._chunk(place, ChoiceDelta(), end=end, drawn=shown.told())]
 
     def _choice(self, place: int, answer: Generation) -> Choice:
         text, calls, end = self.body.split_calls(answer.text, answer.end)

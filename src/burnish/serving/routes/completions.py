@@ -79,9 +79,9 @@ async def create(body: CompletionRequest, request: Request) -> Response:
     reply = _Reply(body, target, prompts, usage)
     try:
         if body.stream:
-            found = await start_stream(target.engine, reply.asks, request, usage)
+            result = await start_stream(target.engine, reply.asks, request, usage)
             record(request, body.prompt, reply.said)
-            return streamed(reply.chunks(found))
+            return streamed(reply.chunks(result))
         answers = await complete(target.engine, reply.asks, request, usage)
     except ClientDisconnected:
         return _GONE
@@ -159,8 +159,8 @@ class _Reply:
             if self.each > (self.body.n or 1):
                 own.sort(key=_likelihood, reverse=True)
             choices += [(place, answer) for answer in own[: self.body.n or 1]]
-        found = [self._choice(index, *choice) for index, choice in enumerate(choices)]
-        return Completion(choices=found, usage=self.usage.told, **self.shared)
+        result = [self._choice(index, *choice) for index, choice in enumerate(choices)]
+        return Completion(choices=result, usage=self.usage.told, **self.shared)
 
     async def chunks(self, found: AsyncIterator[tuple[int, Piece]]) -> AsyncIterator[Completion]:
         """Texts as they are written; an echoed prompt comes first."""

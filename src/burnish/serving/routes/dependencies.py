@@ -34,9 +34,9 @@ async def whole_characters(request: Request) -> None:
 def _service(request: Request) -> Service:
     """Writes in the name of the request's key, so that the audit log says who did it, and shows a
     project its own files, uploads and jobs."""
-    found: Service = request.app.state.service
-    database = found.database.as_actor(actor_of(request), project_of(request))
-    return replace(found, database=database)
+    result: Service = request.app.state.service
+    database = result.database.as_actor(actor_of(request), project_of(request))
+    return replace(result, database=database)
 
 
 Shared = Annotated[Service, Depends(_service)]

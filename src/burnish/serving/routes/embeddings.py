@@ -69,14 +69,14 @@ async def create(body: EmbeddingRequest, request: Request) -> dict[str, Any]:
             "integer_above_max_value",
         )
     embedded = await to_thread.run_sync(embedder.embed, rows)
-    found = [_shortened(numbers, size) for numbers in embedded]
+    result = [_shortened(numbers, size) for numbers in embedded]
     tokens = sum(len(row) for row in rows)
     usage_of(request).prompt = tokens
     return {
         "object": "list",
         "data": [
             {"object": "embedding", "index": place, "embedding": _shown(own, body.encoding_format)}
-            for place, own in enumerate(found)
+            for place, own in enumerate(result)
         ],
         "model": body.model,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
@@ -87,11 +87,11 @@ def _rows(body: EmbeddingRequest, embedder: Embedder) -> list[list[int]]:
     given: Any = body.input
     if isinstance(given, str) or (given and isinstance(given[0], int)):
         given = [given]
-    said = f"'input' must contain 1 to {_INPUTS} inputs, none of them empty."
+    message = f"'input' must contain 1 to {_INPUTS} inputs, none of them empty."
     if not given or not all(given):
-        raise invalid(said, "input", "empty_array" if not given else "invalid_value")
+        raise invalid(message, "input", "empty_array" if not given else "invalid_value")
     if len(given) > _INPUTS:
-        raise invalid(said, "input", "array_above_max_length")
+        raise invalid(message, "input", "array_above_max_length")
     rows = [_row(one, embedder) for one in given]
     if any(not 0 <= token < len(embedder.tokenizer) for row in rows for token in row):
         raise invalid(
@@ -115,8 +115,8 @@ def _row(given: str | list[int], embedder: Embedder) -> list[int]:
 
 def _too_long(embedder: Embedder, count: str) -> ApiError:
     limit = f"This model's maximum context length is {embedder.context} tokens"
-    said = f"{limit}, but an input has {count}."
-    return invalid(said, "input", "context_length_exceeded")
+    message = f"{limit}, but an input has {count}."
+    return invalid(message, "input", "context_length_exceeded")
 
 
 def _shortened(numbers: list[float], size: int) -> list[float]:

@@ -52,9 +52,9 @@ async def start_stream(
     Raises:
         HungUp: the client went away; what was under way is given up.
     """
-    found = pieces(engine, asks, usage)
-    first = await _unless_gone(_next(found), request)
-    return _continued(first, found)
+    result = pieces(engine, asks, usage)
+    first = await _unless_gone(_next(result), request)
+    return _continued(first, result)
 
 
 async def pieces(
@@ -82,8 +82,8 @@ async def pieces(
 async def _complete(
     engine: Backend, asks: Sequence[GenerationRequest], answers: Sequence[Generation], usage: Usage
 ) -> None:
-    async with contextlib.aclosing(pieces(engine, asks, usage)) as found:
-        async for place, piece in found:
+    async with contextlib.aclosing(pieces(engine, asks, usage)) as result:
+        async for place, piece in result:
             answers[place].grow(piece)
 
 

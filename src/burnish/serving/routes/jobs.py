@@ -101,8 +101,8 @@ def listed(
             "Use either metadata[KEY]=VALUE or metadata=null.", "metadata", "invalid_value"
         )
     if len(meta) > _KEYS:
-        said = f"The query has {len(meta)} metadata keys, but a job has at most {_KEYS}."
-        raise invalid(said, "metadata", "array_above_max_length")
+        message = f"The query has {len(meta)} metadata keys, but a job has at most {_KEYS}."
+        raise invalid(message, "metadata", "array_above_max_length")
     page = jobs.listed(
         service.database, Cursor(limit, after), meta, without_metadata=without_metadata is not None
     )
@@ -186,13 +186,13 @@ def _own_name(service: Service, name: str, project: str | None) -> str:
         or not permissions.may_use(service.database, model, project)
     ):
         known = ", ".join(service.settings.models)
-        said = f"Model {name} is not available for fine-tuning. Available models: {known}."
-        raise invalid(said, "model", "model_not_available")
+        message = f"Model {name} is not available for fine-tuning. Available models: {known}."
+        raise invalid(message, "model", "model_not_available")
     if model.step is not None:
         whole = model.name.removesuffix(checkpoint_name("", model.step))
-        said = f"Model {name} is a checkpoint and cannot be fine-tuned further"
-        said += f"; use {whole} or a base model."
-        raise invalid(said, "model", "model_not_available")
+        message = f"Model {name} is a checkpoint and cannot be fine-tuned further"
+        message += f"; use {whole} or a base model."
+        raise invalid(message, "model", "model_not_available")
     return model.name
 
 
@@ -212,8 +212,8 @@ def _check_file(service: Service, name: str, param: str) -> None:
     except ApiError as error:
         raise invalid(f"File '{name}' does not exist.", param, "file_not_found") from error
     if row.purpose != "fine-tune":
-        said = f"File '{name}' has the purpose '{row.purpose}', but it must be 'fine-tune'."
-        raise invalid(said, param, "invalid_purpose")
+        message = f"File '{name}' has the purpose '{row.purpose}', but it must be 'fine-tune'."
+        raise invalid(message, param, "invalid_purpose")
 
 
 def _idle(method: dict[str, Any]) -> tuple[Event, ...]:

@@ -31,10 +31,10 @@ def listed(request: Request) -> ModelList:
 @router.get("/models/{name:path}", summary="Get a model", response_model_exclude_unset=True)
 def retrieved(name: str, request: Request) -> Model:
     """Return the description of a model by its name or alias."""
-    found = _engines(request).named(name, project_of(request))
-    if found is None:
+    result = _engines(request).named(name, project_of(request))
+    if result is None:
         raise model_not_found(name)
-    return found
+    return result
 
 
 @router.delete("/models/{name:path}", summary="Delete a tuned model")
@@ -49,17 +49,17 @@ def deleted(name: str, request: Request, service: Shared) -> ModelDeleted:
     if model is None:
         raise model_not_found(name)
     if not permissions.owns(service.database, model, project):
-        said = (
+        message = (
             f"The model {name} belongs to another project; only keys of that project may delete it."
         )
-        raise forbidden(said, "not_owner")
+        raise forbidden(message, "not_owner")
     if model.name != name:
-        said = f"{name} is an alias of {model.name}; remove it with `burnish alias {name}=`."
-        raise invalid(said, "model", "model_is_alias")
+        message = f"{name} is an alias of {model.name}; remove it with `burnish alias {name}=`."
+        raise invalid(message, "model", "model_is_alias")
     models.delete(service.database, name)
     return ModelDeleted(id=name, deleted=True, object="model")
 
 
 def _engines(request: Request) -> ModelRegistry:
-    found: ModelRegistry = request.app.state.service.engines
-    return found
+    result: ModelRegistry = request.app.state.service.engines
+    return result

@@ -53,8 +53,8 @@ def create(service: Shared, body: NewUpload) -> Any:
     """Start an upload. Its parts must arrive within an hour."""
     limit = service.settings.max_file_bytes
     if body.bytes > limit:
-        said = f"File is too large: the limit is {limit} bytes."
-        raise ApiError(413, said, param="bytes", code="file_too_large")
+        message = f"File is too large: the limit is {limit} bytes."
+        raise ApiError(413, message, param="bytes", code="file_too_large")
     now = int(time.time())
     seconds = body.expires_after.seconds if body.expires_after else None
     row = UploadRow(

@@ -88,7 +88,7 @@ class SamplingParams(Body):
         Raises:
             ApiError: a key is no token of the model, or a value lies beyond 100.
         """
-        found = {}
+        result = {}
         for key, value in (self.logit_bias or {}).items():
             # Longer ones are never read as a number: Python refuses those of 4,300 digits.
             if not key.isdecimal() or len(key) > _DIGITS or int(key) >= vocabulary:
@@ -98,8 +98,8 @@ class SamplingParams(Body):
                 side = "above_max" if value > 0 else "below_min"
                 said = f"The bias of token {key} is {value:g}; it must be between -100 and 100."
                 raise invalid(said, "logit_bias", f"decimal_{side}_value")
-            found[int(key)] = value
-        return found
+            result[int(key)] = value
+        return result
 
     def drawn(self, **more: Any) -> dict[str, Any]:
         """What `SamplingSettings` takes from here; the API's own defaults for what is left out."""

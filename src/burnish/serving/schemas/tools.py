@@ -26,9 +26,9 @@ class _Given(Body):
     @model_validator(mode="wrap")
     @classmethod
     def _as_given(cls, value: Any, accept: Callable[[Any], Self]) -> Self:
-        found = accept(value)
-        found._given = value
-        return found
+        result = accept(value)
+        result._given = value
+        return result
 
     @property
     def shown(self) -> dict[str, Any]:
@@ -179,9 +179,9 @@ def _begun() -> dict[str, Any]:
 
 
 def _named(name: str, functions: list[dict[str, Any]], param: str) -> list[dict[str, Any]]:
-    found = [function for function in functions if function["name"] == name]
-    if not found:
+    result = [function for function in functions if function["name"] == name]
+    if not result:
         offered = "functions" if param == "function_call" else "tools"
         choice = param.replace("_", " ").capitalize()
         raise invalid(f"{choice} {name!r} is not one of the {offered}.", param, "unknown_tool")
-    return found
+    return result

@@ -86,9 +86,9 @@ class Database:
 
         A `project` sees its own share.
         """
-        found = copy.copy(self)
-        found.actor, found.project = actor, project
-        return found
+        result = copy.copy(self)
+        result.actor, result.project = actor, project
+        return result
 
     @property
     def is_sqlite(self) -> bool:

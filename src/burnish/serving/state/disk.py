@@ -19,8 +19,8 @@ def is_full(error: BaseException | None) -> bool:
         if isinstance(error, OSError) and error.errno in _FULL:
             return True
         if isinstance(error, DBAPIError):
-            found = {getattr(error.orig, n, None) for n in ("sqlite_errorname", "sqlstate")}
-            if found & _FULL_DATABASE:
+            result = {getattr(error.orig, n, None) for n in ("sqlite_errorname", "sqlstate")}
+            if result & _FULL_DATABASE:
                 return True
         error = error.__cause__
     return False

@@ -53,9 +53,9 @@ def without_nul(text: str) -> str:
 
 def listed(database: Database, job_id: str, cursor: Cursor) -> Page[EventRow]:
     """Return a page of a job's events."""
-    asked = select(EventRow).where(EventRow.job_id == job_id)
+    query = select(EventRow).where(EventRow.job_id == job_id)
     with database.reading() as session:
-        return page(session, EventRow, asked, cursor)
+        return page(session, EventRow, query, cursor)
 
 
 def _values(job_id: str, event: Event) -> dict[str, Any]:

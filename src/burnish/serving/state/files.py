@@ -33,8 +33,8 @@ def receive(content: BlobStore, pieces: Iterable[bytes], limit: int) -> Received
     try:
         return content.receive(pieces, limit)
     except TooLongError as error:
-        said = f"File is too large: the limit is {limit} bytes."
-        raise ApiError(413, said, param="file", code="file_too_large") from error
+        message = f"File is too large: the limit is {limit} bytes."
+        raise ApiError(413, message, param="file", code="file_too_large") from error
 
 
 def add(database: Database, content: BlobStore, received: ReceivedBlob, row: FileRow) -> FileRow:
@@ -87,7 +87,7 @@ def retrieve(database: Database, name: str) -> FileRow:
 
 def listed(database: Database, cursor: Cursor, purpose: str | None = None) -> Page[Shown]:
     """Return a page of files."""
-    asked = select(
+    query = select(
         FileRow.id,
         FileRow.bytes,
         FileRow.created_at,
@@ -96,10 +96,10 @@ def listed(database: Database, cursor: Cursor, purpose: str | None = None) -> Pa
         FileRow.expires_at,
     ).where(_lives())
     if purpose is not None:
-        asked = asked.where(FileRow.purpose == purpose)
+        query = query.where(FileRow.purpose == purpose)
     with database.reading() as session:
-        asked = asked.where(visible(session, FileRow))
-        return page_of_columns(session, FileRow, asked, cursor)
+        query = query.where(visible(session, FileRow))
+        return page_of_columns(session, FileRow, query, cursor)
 
 
 def delete(database: Database, content: BlobStore, name: str) -> None:

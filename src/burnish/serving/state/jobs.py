@@ -68,17 +68,17 @@ def listed(
     with database.reading() as session:
         own = visible(session, JobRow)
         if meta:
-            asked = _with_meta(session, meta).where(own)
-            return page(session, JobRow, asked, cursor, along=MetaRow.job_seq)
+            query = _with_meta(session, meta).where(own)
+            return page(session, JobRow, query, cursor, along=MetaRow.job_seq)
         plainly = [JobRow.meta.is_(None)] if without_metadata else []
         return page(session, JobRow, select(JobRow).where(own, *plainly), cursor)
 
 
 def by_status(database: Database) -> dict[str, int]:
     """Return the number of jobs per status."""
-    asked = select(JobRow.status, func.count()).group_by(JobRow.status)
+    query = select(JobRow.status, func.count()).group_by(JobRow.status)
     with database.reading() as session:
-        return dict(session.execute(asked).all())
+        return dict(session.execute(query).all())
 
 
 def cancel(database: Database, name: str) -> JobRow:
@@ -160,20 +160,20 @@ def _locked(session: Session, name: str) -> JobRow:
 
 
 def _wrong_state(job: JobRow, verb: str) -> ApiError:
-    said = f"Cannot {verb} the job {job.id}: its status is {job.status}."
-    return invalid(said, "fine_tuning_job_id", "invalid_state")
+    message = f"Cannot {verb} the job {job.id}: its status is {job.status}."
+    return invalid(message, "fine_tuning_job_id", "invalid_state")
 
 
 def _with_meta(session: Session, meta: Mapping[str, str]) -> Select[JobRow]:
     """Walks along the jobs of the rarest key, and looks each up under the others."""
     first, *others = sorted(meta.items(), key=lambda item: _count(session, *item))
-    asked = select(JobRow).join(MetaRow, MetaRow.job_seq == JobRow.seq)
-    asked = asked.where(MetaRow.key == first[0], MetaRow.value == first[1])
+    query = select(JobRow).join(MetaRow, MetaRow.job_seq == JobRow.seq)
+    query = query.where(MetaRow.key == first[0], MetaRow.value == first[1])
     for key, value in others:
         other = aliased(MetaRow)
         same = (other.key == key, other.value == value, other.job_seq == MetaRow.job_seq)
-        asked = asked.where(exists().where(*same))
-    return asked
+        query = query.where(exists().where(*same))
+    return query
 
 
 def _count(session: Session, key: str, value: str) -> int:

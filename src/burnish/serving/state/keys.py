@@ -251,13 +251,13 @@ class Limiter:
                 bucket.left -= tokens
 
     def _of(self, key: Key) -> dict[str, _Bucket]:
-        now, found = self._clock(), {}
+        now, result = self._clock(), {}
         for name, size in (("requests", key.requests), ("tokens", key.tokens)):
             if size is not None:
                 bucket = self._buckets.setdefault((key.id, name), _Bucket(size, now))
                 bucket.fill(now)
-                found[name] = bucket
-        return found
+                result[name] = bucket
+        return result
 
 
 def _headers(buckets: dict[str, _Bucket]) -> dict[str, str]:

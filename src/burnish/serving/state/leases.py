@@ -175,8 +175,8 @@ def lease(database: Database, worker: str, seconds: float) -> Lease | None:
 
 def _free(status: str, now: float) -> Select[JobRow]:
     ended = or_(JobRow.leased_until.is_(None), JobRow.leased_until < now)
-    asked = select(JobRow).where(JobRow.status == status, ended)
-    return asked.order_by(JobRow.seq).limit(1)
+    query = select(JobRow).where(JobRow.status == status, ended)
+    return query.order_by(JobRow.seq).limit(1)
 
 
 def _taken(session: Session, job: JobRow, worker: str, until: float) -> bool:

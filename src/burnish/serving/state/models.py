@@ -24,8 +24,8 @@ def add_once(session: Session, model: ModelRow) -> None:
 
 def find(database: Database, name: str) -> ModelRow | None:
     """Return the model or checkpoint with this name or alias, unless it was deleted."""
-    found = known(database, name)
-    return found if found and not found.deleted else None
+    result = known(database, name)
+    return result if result and not result.deleted else None
 
 
 def known(database: Database, name: str) -> ModelRow | None:
@@ -47,18 +47,18 @@ def listed(database: Database, *usable: ColumnElement[bool]) -> list[tuple[str, 
     with database.reading() as session:
         return [
             (name, model)
-            for asked in (own.order_by(ModelRow.seq), other.where(*shown).order_by(AliasRow.name))
-            for name, model in session.execute(asked)
+            for query in (own.order_by(ModelRow.seq), other.where(*shown).order_by(AliasRow.name))
+            for name, model in session.execute(query)
         ]
 
 
 def checkpoints(database: Database, job_id: str, cursor: Cursor) -> Page[ModelRow]:
     """Return a page of a job's checkpoints, the newest first."""
-    asked = select(ModelRow).where(
+    query = select(ModelRow).where(
         ModelRow.job_id == job_id, ModelRow.step.is_not(None), ModelRow.deleted.is_(False)
     )
     with database.reading() as session:
-        return page(session, ModelRow, asked, cursor, "checkpoint_id")
+        return page(session, ModelRow, query, cursor, "checkpoint_id")
 
 
 def delete(database: Database, name: str) -> None:
@@ -178,10 +178,10 @@ def drop_alias(database: Database, name: str) -> None:
 
 def _is_base(session: Session, name: str) -> bool:
     """Whether the name is built in, or that of a model that was tuned: it would hide the alias."""
-    asked = select(ModelRow.seq).where(ModelRow.base == name).limit(1)
-    return name in BUILT_IN or session.scalar(asked) is not None
+    query = select(ModelRow.seq).where(ModelRow.base == name).limit(1)
+    return name in BUILT_IN or session.scalar(query) is not None
 
 
 def _living(session: Session, name: str) -> ModelRow | None:
-    asked = select(ModelRow).where(ModelRow.name == name, ModelRow.deleted.is_(False))
-    return session.scalar(asked)
+    query = select(ModelRow).where(ModelRow.name == name, ModelRow.deleted.is_(False))
+    return session.scalar(query)

@@ -87,8 +87,8 @@ def _walk(
             )
         )
         if place is None:
-            said = f"Invalid cursor: the item {cursor.after!r} does not exist."
-            raise invalid(said, "after", "invalid_cursor")
+            message = f"Invalid cursor: the item {cursor.after!r} does not exist."
+            raise invalid(message, "after", "invalid_cursor")
         asked = asked.where(column > place if cursor.ascending else column < place)
     ordered = asked.order_by(column.asc() if cursor.ascending else column.desc())
     return ordered.limit(cursor.limit + 1)

@@ -52,11 +52,11 @@ def listed(
         ApiError: 404, there is no such model or checkpoint.
     """
     checkpoint = _own_name(database, checkpoint)
-    asked = select(PermissionRow).where(PermissionRow.checkpoint == checkpoint)
+    query = select(PermissionRow).where(PermissionRow.checkpoint == checkpoint)
     if project is not None:
-        asked = asked.where(PermissionRow.project_id == project)
+        query = query.where(PermissionRow.project_id == project)
     with database.reading() as session:
-        return page(session, PermissionRow, asked, cursor)
+        return page(session, PermissionRow, query, cursor)
 
 
 def revoke(database: Database, checkpoint: str, name: str) -> None:
@@ -104,17 +104,17 @@ def _made(project: str) -> ColumnElement[bool]:
 
 
 def _holds(database: Database, model: ModelRow, condition: ColumnElement[bool]) -> bool:
-    asked = select(ModelRow.seq).where(ModelRow.seq == model.seq, condition)
+    query = select(ModelRow.seq).where(ModelRow.seq == model.seq, condition)
     with database.reading() as session:
-        return session.scalar(asked) is not None
+        return session.scalar(query) is not None
 
 
 def _own_name(database: Database, checkpoint: str) -> str:
     """An alias's permission is that of what it stands for, and stays there when it moves."""
-    found = find(database, checkpoint)
-    if found is None:
+    result = find(database, checkpoint)
+    if result is None:
         raise model_not_found(checkpoint)
-    return found.name
+    return result.name
 
 
 def _permission(checkpoint: str, project: str) -> PermissionRow:

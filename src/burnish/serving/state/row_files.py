@@ -20,8 +20,8 @@ def check_start(purpose: str, start: bytes, param: str) -> None:
     if purpose != ROWS:
         return
     if len(start) < START and not start.removeprefix(codecs.BOM_UTF8).strip():
-        said = "The file is empty. Upload a file with one JSON object on each line."
-        raise invalid(said, param, "invalid_file")
+        message = "The file is empty. Upload a file with one JSON object on each line."
+        raise invalid(message, param, "invalid_file")
     if kind := binary_kind(start):
-        said = f"The file is {kind}. Upload JSON Lines, one JSON object on each line, as text."
-        raise invalid(said, param, "invalid_file")
+        message = f"The file is {kind}. Upload JSON Lines, one JSON object on each line, as text."
+        raise invalid(message, param, "invalid_file")

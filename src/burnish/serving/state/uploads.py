@@ -58,8 +58,8 @@ def add_part(database: Database, content: BlobStore, name: str, received: Receiv
         with database.writing(files.CONTENT) as session:
             upload = _open(session, name)
             if _others(session, name, received.sha256) + received.size > upload.bytes:
-                said = f"The parts are larger than the announced {upload.bytes} bytes."
-                raise invalid(said, "data", "upload_too_large")
+                message = f"The parts are larger than the announced {upload.bytes} bytes."
+                raise invalid(message, "data", "upload_too_large")
             content.keep(received)
             session.add(part)
             told = {"part": part.id, "bytes": part.bytes, "sha256": part.sha256}
@@ -197,8 +197,8 @@ def _check_whole(
     content: BlobStore, upload: UploadRow, received: ReceivedBlob, md5: str | None
 ) -> None:
     if received.size != upload.bytes:
-        said = f"The parts are {received.size} bytes, but {upload.bytes} bytes were announced."
-        raise invalid(said, "part_ids", "size_mismatch")
+        message = f"The parts are {received.size} bytes, but {upload.bytes} bytes were announced."
+        raise invalid(message, "part_ids", "size_mismatch")
     with received.path.open("rb") as file:
         check_start(upload.purpose, file.read(START), "part_ids")
         file.seek(0)
