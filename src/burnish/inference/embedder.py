@@ -25,7 +25,7 @@ class Embedder:
     """An encoder, loaded by name; it computes one batch at a time for all threads.
 
     Raises:
-        ModelError: there is no such model, or it is no encoder.
+        ModelError: the model does not exist, or is not an encoder.
     """
 
     def __init__(self, name: str, device: DeviceChoice = "auto") -> None:

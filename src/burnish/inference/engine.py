@@ -97,7 +97,7 @@ class Engine:
         """Queue a request from any thread, without blocking.
 
         Raises:
-            InferenceError: the prompt is empty or too long, a token is none of the model's, the
+            InferenceError: the prompt is empty or too long, a token is not in the vocabulary, the
                 queue is full, or the engine is closing.
         """
         check(request, self.context, self._runner.network.config.vocab_size)
@@ -163,7 +163,7 @@ def check(request: GenerationRequest, context: int, vocabulary: int) -> None:
     """Check a request against the model's context and vocabulary.
 
     Raises:
-        RequestError: the prompt is empty or too long, or a token is none of the model's.
+        RequestError: the prompt is empty or too long, or a token is not in the vocabulary.
     """
     count = len(request.prompt)
     if not request.prompt:

@@ -123,7 +123,7 @@ def schema_grammar(tokenizer: Any, schema: Mapping[str, Any]) -> SchemaGrammar:
 
     Raises:
         ModelError: the tokenizer is not of the fast kind.
-        UserError: the schema is none, is too large, or uses a keyword that cannot be kept to.
+        UserError: the schema is invalid, too large, or uses a keyword that cannot be enforced.
     """
     tokens, written = _tokens(tokenizer), json.dumps(schema)
     _check_size(written, _OF_SCHEMA)
@@ -153,7 +153,7 @@ def call_grammar(
 
     Raises:
         ModelError: the tokenizer is not of the fast kind.
-        UserError: a schema is none, is too large, or uses a keyword that cannot be kept to.
+        UserError: a schema is invalid, too large, or uses a keyword that cannot be enforced.
     """
     tokens, opening = _tokens(tokenizer), json.dumps(_OPENING)
     more = f" (SPACE one){{0,{_MOST_CALLS - 1}}}" if several else ""

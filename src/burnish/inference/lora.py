@@ -58,7 +58,7 @@ def read_lora(folder: Path, modules: dict[str, nn.Module]) -> dict[str, LowRankM
     """The low-rank maps of an adapter folder for the linear layers of a base model.
 
     Raises:
-        ModelError: the folder holds no plain LoRA adapter of this base.
+        ModelError: the folder does not contain a plain LoRA adapter of this base model.
     """
     config = _config(folder)
     tensors = _tensors(folder)
@@ -190,7 +190,7 @@ class AdapterPool:
         Adapters in use stay, even where there are then more than the bound.
 
         Raises:
-            ModelError: the folder holds no plain LoRA adapter of this base.
+            ModelError: the folder does not contain a plain LoRA adapter of this base model.
         """
         if folder is None:
             return BASE

@@ -1,7 +1,8 @@
 """The scheduler: which requests run together, and what each step computes.
 
 A step computes one token of every running answer and a part of the prompts that are still read, so
-that a long prompt holds nobody up. Rows join and leave between steps; nothing is padded or moved.
+that a long prompt does not delay the others. Rows join and leave between steps; nothing is padded
+or moved.
 """
 
 from collections import deque
@@ -47,7 +48,7 @@ class EngineLimits:
 
 @dataclass(slots=True)
 class TokenTotals:
-    """Tokens since the start: of prompts, those of them that were not computed anew, drawn ones."""
+    """Tokens since the start: of prompts, of their cached parts, and generated ones."""
 
     prompted: int = 0
     cached: int = 0

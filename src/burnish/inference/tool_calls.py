@@ -88,7 +88,7 @@ def _stable_prefix(arguments: str) -> str:
 
 
 def _json(text: str) -> object:
-    """None where it is none, or nested too deeply."""
+    """Parse JSON; None if it is invalid or nested too deeply."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

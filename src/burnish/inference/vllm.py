@@ -1,6 +1,6 @@
 """A vLLM server that computes the answers, for GPUs; routes, names, limits and logs stay ours.
 
-Prompts go as token ids and answers come back as such beside their text, so what a template makes of
+Prompts go as token ids and answers come back as token ids and text, so what a template makes of
 messages, and what a single token reads like, is decided here alone. Tuned models are loaded there
 by the folder of their adapter: vLLM has to see the same folders, and to run with --enable-lora and
 VLLM_ALLOW_RUNTIME_LORA_UPDATING=True. A key, where it wants one, is read from VLLM_API_KEY.
@@ -81,7 +81,7 @@ class VllmBackend:
         """Asks for an answer; from any thread, never waiting.
 
         Raises:
-            InferenceError: the prompt is empty or too long, a token is none of the model's, the
+            InferenceError: the prompt is empty or too long, a token is not in the vocabulary, the
                 grammar is not a schema, too many answers are under way, or the server is
                 shutting down.
         """
@@ -177,7 +177,7 @@ class VllmBackend:
     async def _chunks(
         self, adapter: str | None, wanted: dict[str, Any]
     ) -> AsyncGenerator[dict[str, Any]]:
-        """The stream; an adapter that a server begun anew has forgotten is loaded once more."""
+        """Yield the chunks of the stream; an adapter that vLLM lacks is loaded again."""
         for again in (False, True):
             wanted["model"] = await self._model(adapter)
             async with self._client.stream("POST", f"{self.url}/completions", json=wanted) as reply:

@@ -185,7 +185,7 @@ class _Listener(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The signal ends with this: raised again, as uvicorn would, it would leave the worker
-        beside to be killed."""
+        process to be killed."""
         if self.drain.begun:
             self.should_exit = self.force_exit = True
         self.drain.begin()

@@ -120,7 +120,7 @@ class ModelRegistry:
         takes seconds.
 
         Raises:
-            ApiError: there is none, or the project may not use it.
+            ApiError: the model does not exist, or the project may not use it.
         """
         if name in self.bases:
             return replace(self._base(name), project=project)
@@ -147,7 +147,7 @@ class ModelRegistry:
         """Return the encoder with this name.
 
         Raises:
-            ApiError: there is none; the project is not told of models that it may not use.
+            ApiError: the encoder does not exist; forbidden models are not revealed.
         """
         if name not in self.embedders:
             if self.named(name, project) is not None:

@@ -71,7 +71,7 @@ class TokenText:
         The very first token of an echoed prompt has no log-probability and no alternatives. The
         parts of one character all stand where the character does, and a special token of the
         answer, whose text leaves it out, where the next one does. The token itself is always among
-        its alternatives, beside the `top` likeliest ones.
+        its alternatives, in addition to the `top` likeliest ones.
         """
         read = codecs.getincrementaldecoder("utf-8")("replace")
         drawn = (*prompt, *answer)
@@ -280,7 +280,7 @@ def _shows_tools(template: str) -> bool:
 def _turn(message: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
     """As templates know it: one text, and their own names for older and newer roles."""
     role = _ROLES.get(message["role"], message["role"])
-    content = message.get("content")  # a turn that refused has none, and its words beside it
+    content = message.get("content")  # a refusal has no content, but its own field
     text = _text(message.get("refusal") if content is None else content)
     text = escape_special_tokens(role, text, tokenizer)
     turn: dict[str, Any] = {"role": role, "content": text}

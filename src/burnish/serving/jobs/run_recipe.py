@@ -2,7 +2,7 @@
 
     python -m burnish.serving.jobs.run_recipe WORKER_PID RECIPE
 
-Exit codes: 0 there is a verdict, 2 the user's error, which `outcome.json` beside the recipe says,
+Exit codes: 0 there is a verdict, 2 a user's error, described in `outcome.json` next to the recipe,
 28 the disk is full, 75 one of several processes that learn together was lost, 130 stopped with a
 checkpoint. Anything else is our own mistake; its traceback is on stderr.
 """

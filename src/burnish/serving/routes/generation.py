@@ -122,7 +122,7 @@ async def resolve_model(request: Request, name: str) -> ServedModel:
     """Return the model with this name or alias; its base model is loaded at the first request.
 
     Raises:
-        ApiError: there is none, it is not served here, or the key's project may not use it.
+        ApiError: the model does not exist, is not served here, or may not be used by the project.
     """
     registry: ModelRegistry = request.app.state.service.engines
     return await to_thread.run_sync(registry.target, name, project_of(request))

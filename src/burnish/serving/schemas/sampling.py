@@ -76,7 +76,7 @@ class SamplingParams(Body):
         """Reject stream options without a stream.
 
         Raises:
-            ApiError: there are options for a stream that is none.
+            ApiError: the request has stream options but is not streamed.
         """
         if self.stream_options is not None and not self.stream:
             said = "The 'stream_options' parameter is only allowed when 'stream' is enabled."

@@ -172,7 +172,7 @@ def _json(value: Any) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """The value with null where a number is none or endless: JSON has no word for those."""
+    """Replace NaN and infinity by null, since JSON cannot represent them."""
     if isinstance(value, Mapping):
         return {key: _finite(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

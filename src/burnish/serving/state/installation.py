@@ -16,7 +16,7 @@ SQLITE = "burnish.db"
 
 
 def _built_in() -> dict[str, str]:
-    """Those that write text; the encoder is served beside them and cannot be tuned by a job."""
+    """Return the built-in models that generate text, all of which can be tuned."""
     return {name: name for name in BUILT_IN if name != ENCODER}
 
 

@@ -45,8 +45,10 @@ class Lease:
         with self.database.writing() as session:
             if not _renewed(session, self, values):
                 return "lost"
-            wish = session.scalar(select(JobRow.requested_state).where(JobRow.id == self.job.id))
-        return "pause" if wish == "pause" else "cancel" if wish == "cancel" else "go on"
+            requested = session.scalar(
+                select(JobRow.requested_state).where(JobRow.id == self.job.id)
+            )
+        return "pause" if requested == "pause" else "cancel" if requested == "cancel" else "go on"
 
     def report(
         self, events: Sequence[Event], models: Sequence[ModelRow] = (), **values: Any

@@ -218,7 +218,7 @@ class DeletedRow(Table):
 
 
 class KeyRow(Table):
-    """An API key: only its salted hash is kept. Limits are per minute; None is none.
+    """An API key: only its salted hash is kept. Limits are per minute; None is no limit.
 
     A key without a `project` is of the whole organization.
     """
