@@ -236,7 +236,7 @@ def test_what_the_rows_lack_is_told_before_the_job_starts(
     said = [event.message for event in told]
     assert said.index(found[-1].message) < said.index("Fine-tuning job started")
     (alone,) = [event.message for event in found if event.data and event.data["kind"] == "rejected"]
-    assert "beside the chosen one, which alone is learnt" in alone
+    assert "only the chosen answers are trained on" in alone
     assert not any("dpo" in event.message or "max_length" in event.message for event in found)
 
 
