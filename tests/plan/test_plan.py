@@ -186,11 +186,11 @@ def test_plan_foretells_the_run(recipe: Path, tmp_path: Path) -> None:
     assert plan.seconds is not None
     assert all(value > 0 for value in plan.seconds.values())
     assert "preflight" in plan.seconds
-    assert set(plan.seconds) >= {"training", "validation", "evaluating the base"}
+    assert set(plan.seconds) >= {"training", "validation", "evaluating the base model"}
     again = verbs.plan(recipe, quiet=True, **{"training.preflight": False})
     assert again.seconds is not None
     assert "preflight" not in again.seconds
-    assert again.seconds["evaluating the base"] == 0.0  # the run kept its results
+    assert again.seconds["evaluating the base model"] == 0.0  # the run kept its results
 
 
 def test_each_of_several_workers_has_its_share_of_a_batch_and_all_its_weights(

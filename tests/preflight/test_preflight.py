@@ -33,8 +33,8 @@ from tests.refused import refused
 from tests.rows import labelled, write_rows
 
 NAMES = [
-    "something is learnt",
-    "the stop token is learnt",
+    "every row is trained on",
+    "the stop token is trained on",
     "accumulated = one batch",
     "trunk = plain",
     "saved = resumed",
@@ -128,7 +128,7 @@ def test_a_loss_that_is_no_sum(recipe: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_loss_with_noise_has_no_accumulation_to_compare(recipe: Path) -> None:
     check = found(recipe, "accumulated = one batch", **{"sft.neftune_noise_alpha": 5.0})
     assert check.passed is None
-    assert "noise" in check.figure
+    assert "random" in check.figure
 
 
 def test_an_answer_that_ends_where_the_model_does_not_stop(
@@ -141,12 +141,12 @@ def test_an_answer_that_ends_where_the_model_does_not_stop(
         key = "eos_token" if name.startswith("tok") else "eos_token_id"
         settings[key] = "<|endoftext|>" if key == "eos_token" else 0
         (folder / name).write_text(json.dumps(settings))
-    check = found(recipe, "the stop token is learnt", model=str(folder))
+    check = found(recipe, "the stop token is trained on", model=str(folder))
     assert check.passed is False
     assert "rows.jsonl:" in check.fields["row"]
     assert "'<|im_end|>'" in check.seen
     assert "'<|endoftext|>'" in check.seen
-    fields = {"check": "the stop token is learnt", "stop_token": "'<|im_end|>'"}
+    fields = {"check": "the stop token is trained on", "stop_token": "'<|im_end|>'"}
     with refused("answer_not_ended", PreflightError, **fields):
         raise_on_failure([check])
 
@@ -222,14 +222,14 @@ def test_a_model_that_differs_from_its_files(recipe: Path, monkeypatch: pytest.M
 def test_full_tuning_has_nothing_to_merge(recipe: Path) -> None:
     checks = verbs.preflight(recipe, quiet=True, method="full")
     assert [check.passed for check in checks] == [True] * 6 + [None]
-    assert "nothing to merge" in checks[-1].figure
+    assert "no adapter to merge" in checks[-1].figure
 
 
 def test_documents_have_no_answers(recipe: Path, tmp_path: Path) -> None:
     rows = [{"text": f"the tent of number {i} is red and green"} for i in range(12)]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     changes = {"data.train": str(tmp_path / "texts.jsonl"), "data.system": None, "objective": "lm"}
-    check = found(recipe, "the stop token is learnt", **changes)
+    check = found(recipe, "the stop token is trained on", **changes)
     assert check.passed is None
     assert "documents" in check.figure
 
@@ -289,7 +289,7 @@ def test_answers_are_few_and_short_before_the_first_step(
     monkeypatch.setattr(Decoder, "answers", counted)
     checks = verbs.preflight(recipe, quiet=True, **SAMPLING[name])
     passed = {check.name: check.passed for check in checks}
-    assert passed["something is learnt"] is None
+    assert passed["every row is trained on"] is None
     assert all(passed[name] for name in NAMES[2:]), checks
     each = 2 if name == "grpo" else 1
     assert set(drawn) == {(each, 8)}

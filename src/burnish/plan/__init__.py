@@ -1,4 +1,4 @@
-"""What a run will take: rows, steps, time, memory and disk, before anything heavy."""
+"""Estimates of the time, memory and disk space of a run, before it starts."""
 
 from burnish.plan.estimate import Plan, make_plan, one_line
 

@@ -1,4 +1,4 @@
-"""The plan of a run: counted from its rows, computed from shapes, measured on a few steps."""
+"""Plans a run: counts its rows, computes its memory from shapes, and measures a few steps."""
 
 import shutil
 import tempfile
@@ -42,7 +42,7 @@ from burnish.training.loop import Loop
 from burnish.training.lr_range_test import design
 from burnish.training.schedule import is_due
 
-# What a CUDA context and its libraries hold before the first tensor.
+# Memory of a CUDA context and its libraries before the first tensor.
 _CUDA_CONTEXT = 600 * 2**20
 # A line of results: question, expected, answer, score.
 _RESULT = 600
@@ -50,23 +50,24 @@ _RESULT = 600
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will take. Bytes and seconds; `seconds` is None where nothing was measured.
+    """What a run needs, in bytes and seconds; `seconds` is None where nothing was measured.
 
     Attributes:
-        rows: items of each split as the objective learns them.
-        tokens: tokens read in the whole run, `learnt_tokens` of them with a loss.
+        rows: number of rows in each split.
+        tokens: tokens read in the whole run.
+        learnt_tokens: tokens of these that are trained on.
         steps: optimizer steps.
-        device: where it was planned for, and the number format.
-        workers: processes that learn together.
-        memory: the peak of training by what it is for, computed from shapes; that of one process.
+        device: the device of the plan and its number format.
+        workers: number of data-parallel processes.
+        memory: peak memory of one training process by purpose, computed from shapes.
         checkpointed: bytes of that peak with gradient checkpointing.
-        peak: the peak that the measured steps and items reached; None where nothing was measured,
-            or where several processes will learn.
+        peak: peak of the measured steps and items; None where nothing was measured, or where
+            several processes will train.
         everything: bytes of that, or of the computed peak of all processes of this machine; a GPU
             each has its own.
-        disk: what the run leaves.
-        seconds: by stage.
-        power: what the general suite can certify, in sentences.
+        disk: disk space of the files that the run leaves.
+        seconds: expected time by stage.
+        power: sentences about the drop that the general suite can certify.
     """
 
     rows: dict[str, int]
@@ -84,7 +85,7 @@ class Plan:
     power: list[str]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, totals included."""
+        """Returns the plan as JSON values, with totals."""
         values = asdict(self)
         values["memory"]["total"] = self.memory.total
         values["disk"]["total"] = self.disk.total
@@ -100,17 +101,17 @@ def make_plan(
     device: str | None = None,
     clock: Clock = time.perf_counter,
 ) -> Plan:
-    """Plans the run whose data `directory` holds; it is a copy, so nothing has to be undone.
+    """Plans the run whose data is in `directory`, a temporary copy that the steps may change.
 
     Args:
         directory: a run directory with the splits.
         recipe: the run's recipe.
-        device: `cuda` computes the memory there even on a machine without one; None plans for
-            the device that the run would choose.
-        clock: seconds; the process time of a busy machine is that of an idle one.
+        device: `cuda` estimates memory for CUDA even without a GPU here; None plans for the
+            device that the run would choose.
+        clock: returns seconds; process time does not depend on the load of the machine.
 
     Raises:
-        UserError: the run would not fit into memory or onto the disk, and what would.
+        UserError: the run does not fit into memory or onto the disk; names settings that fit.
     """
     started = clock()
     model, loop = open_training(directory, recipe)
@@ -134,7 +135,7 @@ def make_plan(
     check_disk(recipe, disk, free)
     seconds = None if elsewhere else _seconds(recipe, (model, loop), tasks, shapes, clock)
     if seconds is not None:
-        seconds = {"loading twice": 2 * load} | seconds
+        seconds = {"loading the model twice": 2 * load} | seconds
     read, learnt = _tokens(loop)
     computed = memory(shapes, steps.heaviest, program=program)
     peak = None if elsewhere or workers > 1 else round(peak_memory_mb() * 2**20)
@@ -143,7 +144,7 @@ def make_plan(
         tokens=read,
         learnt_tokens=learnt,
         steps=steps.count,
-        device="cuda, bfloat16, computed" if elsewhere else str(here),
+        device="cuda, bfloat16, not measured" if elsewhere else str(here),
         workers=workers,
         memory=computed,
         checkpointed=memory(shapes, steps.heaviest, program=program, checkpointing=True).total,
@@ -156,7 +157,7 @@ def make_plan(
 
 
 def one_line(plan: Plan) -> str:
-    """Such as `about 6 min, 2.4 GB of memory, 0.2 GB of disk`."""
+    """Returns a summary such as `about 6 min, 2.4 GB of memory, 0.20 GB of disk`."""
     parts = [
         f"{plan.total_memory / 1e9:.1f} GB of memory",
         f"{plan.disk.total / 1e9:.2f} GB of disk",
@@ -167,7 +168,7 @@ def one_line(plan: Plan) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds below two minutes, then minutes, then hours."""
+    """Formats a duration in seconds below two minutes, then in minutes, then in hours."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
@@ -192,8 +193,8 @@ def _seconds(
     seconds = {
         "training": training,
         "validation": validation * passes,
-        "evaluating the base": sum(task.base for task in found),
-        "evaluating the tuned": sum(task.tuned for task in found),
+        "evaluating the base model": sum(task.base for task in found),
+        "evaluating the tuned model": sum(task.tuned for task in found),
     }
     if recipe.training.learning_rate == "auto" and (work := _screen_work(loop, shapes)):
         seconds = {"learning rate": training / steps.total * work} | seconds
@@ -204,7 +205,7 @@ def _seconds(
 
 
 def _screen_work(loop: Loop, shapes: Shapes) -> float:
-    """Each trial's steps, and its held-out rows forwards, which is half of forwards and back."""
+    """Work of the learning-rate trials: their steps, and forward passes over held-out rows."""
     plan = design(loop)
     passes = [items for number in plan.numbers for items in loop.batches.step(number)]
     work = sum(work_of(Batch.of(items), shapes) for items in passes)
@@ -213,7 +214,7 @@ def _screen_work(loop: Loop, shapes: Shapes) -> float:
 
 
 def _preflight_work(loop: Loop, shapes: Shapes) -> float:
-    """Five passes over the chosen items together, two over each alone, and logits of the last."""
+    """Work of the preflight: five passes over both items, two over each, and the last's logits."""
     items = pick_items([item for members in loop.batches.sets.values() for item in members])
     alone = [work_of(Batch.of([item]), shapes) for item in items]
     return 5 * work_of(Batch.of(items), shapes) + 2 * sum(alone) + alone[-1]
@@ -227,7 +228,7 @@ def _tasks(directory: RunDirectory, recipe: Recipe, model: Opened) -> Sequence[T
 
 
 def _power(directory: RunDirectory, recipe: Recipe) -> list[str]:
-    """What each suite's certifying part can show."""
+    """Returns sentences about the drop that each suite's CERT part can certify."""
     certs = [split_suite(suite)[1] for suite in load_suites(recipe.evaluate.general or ())]
     budgets, look = budgets_of(recipe), next_look(directory, certs)
     return [
@@ -238,7 +239,7 @@ def _power(directory: RunDirectory, recipe: Recipe) -> list[str]:
 
 
 def _cached(model: Opened, task: Task) -> bool:
-    """Whether the base's results are known from a run before."""
+    """Whether the base model's results are cached from an earlier run."""
     with model.base():
         return (results_cache() / f"{model.fingerprint}-{task.hash}.jsonl").exists()
 
@@ -255,7 +256,7 @@ def _tokens(loop: Loop) -> tuple[int, int]:
 
 
 def _disk(loop: Loop, steps: Steps, shapes: Shapes, results: int) -> Disk:
-    """Checkpoints hold what learns; every result is kept for base and tuned."""
+    """Disk space: trainable weights per checkpoint, and one line per result of both models."""
     given, last = loop.settings, steps.count
     saves = sum(
         is_due(s, last, given.evaluations) or is_due(s, last, given.checkpoints) or s == last
@@ -270,7 +271,7 @@ def _all(steps: Steps) -> range:
 
 
 def _program(weights: int) -> int:
-    """Bytes that this process holds beside the model."""
+    """Returns the bytes of this process without the model."""
     return max(0, int(psutil.Process().memory_info().rss) - weights)
 
 
@@ -283,5 +284,5 @@ def _free_disk(recipe: Recipe) -> int:
 
 
 def gib(size: float) -> str:
-    """Bytes as GiB or MiB."""
+    """Formats bytes as GiB or MiB."""
     return f"{size / GIB:.2f} GiB" if size >= 0.1 * GIB else f"{size / 2**20:.0f} MiB"

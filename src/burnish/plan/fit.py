@@ -1,4 +1,4 @@
-"""What would fit where the recipe does not: computed from the same formulas, not guessed."""
+"""Checks that a run fits into memory and onto the disk, and suggests settings that fit."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,13 +8,13 @@ from burnish.plan.memory import Batch, Shapes, memory
 from burnish.recipe.schema import Recipe
 
 GIB = 2**30
-# A remedy, and the settings of a recipe that it names.
+# A remedy and the recipe values that it names.
 _Fitting = tuple[str, dict[str, int | str]]
 
 
 @dataclass(frozen=True, slots=True)
 class FreeSpace:
-    """Bytes that are free: memory for one process, and the disk of the output folder."""
+    """Free bytes: memory for one process, and disk space in the output folder."""
 
     memory: int
     disk: int
@@ -22,7 +22,7 @@ class FreeSpace:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """Bytes that a run leaves: checkpoints' weights, 2 optimizers, released weights, results."""
+    """Bytes of the files of a run: checkpoints, 2 optimizer states, released weights, results."""
 
     checkpoint: int
     checkpoints: int
@@ -31,18 +31,18 @@ class Disk:
 
     @property
     def total(self) -> int:
-        """At the worst moment, when a new optimizer is written and two old ones still there."""
+        """The peak, while a new optimizer state is written and two older ones still exist."""
         return self.checkpoint * (self.checkpoints + 1) + 3 * self.optimizer + self.results
 
 
 def check_memory(
     recipe: Recipe, shapes: Shapes, batch: Batch, program: int, free: FreeSpace
 ) -> None:
-    """Refuses a recipe whose largest step does not fit.
+    """Checks that the largest training step fits into memory.
 
     Raises:
-        UserError: with the first setting that would fit: a smaller batch with as much more
-            accumulation, adapters instead of all weights, or shorter rows.
+        UserError: it does not fit; suggests a smaller batch with more gradient accumulation, LoRA
+            instead of full fine-tuning, or shorter rows.
     """
     needed = memory(shapes, batch, program=program).total
     if needed <= free.memory:
@@ -51,7 +51,7 @@ def check_memory(
     whose = f" for each of {workers} workers" if workers > 1 else ""
     remedy, settings = suggest_settings(recipe, shapes, batch, program, free.memory)
     raise UserError(
-        f"a training step needs about {needed / GIB:.1f} GiB of memory and "
+        f"a training step needs about {needed / GIB:.1f} GiB of memory, but only "
         f"{free.memory / GIB:.1f} GiB are free{whose}",
         remedy,
         code="too_little_memory",
@@ -64,7 +64,7 @@ def check_memory(
 def suggest_settings(
     recipe: Recipe, shapes: Shapes, batch: Batch, program: int, free: int
 ) -> _Fitting:
-    """The remedy as an imperative sentence, and the settings that it names."""
+    """Returns the remedy as an imperative sentence, and the recipe values that it names."""
     given = recipe.training
     for rows in range(given.batch_size - 1, 0, -1):
         if given.batch_size % rows:
@@ -96,29 +96,29 @@ def suggest_settings(
             remedy = f"set training.batch_size=1 and training.max_length={tokens}, which fits"
             return remedy, {"training.batch_size": 1, "training.max_length": tokens}
     weights = shapes.parameters * shapes.number / GIB
-    return f"choose a smaller model, the weights of this one alone are {weights:.1f} GiB", {}
+    return f"choose a smaller model, because the weights alone need {weights:.1f} GiB", {}
 
 
 def check_disk(recipe: Recipe, disk: Disk, free: FreeSpace) -> None:
-    """Refuses a recipe whose checkpoints do not fit.
+    """Checks that the files of the run fit onto the disk.
 
     Raises:
-        UserError: with the number of checkpoints that would fit, if any does.
+        UserError: they do not fit; suggests fewer checkpoints, or LoRA, if that would fit.
     """
     if disk.total <= free.disk:
         return
     fixed = disk.total - disk.checkpoint * disk.checkpoints
     fitting = (free.disk - fixed) // max(1, disk.checkpoint)
-    fits: _Fitting = ("free some room, or name another folder with --output", {})
+    fits: _Fitting = ("free some disk space, or choose another folder with --output", {})
     if fitting >= 1:
         remedy = f"set training.checkpoints={fitting} and training.evaluations={fitting}"
         fits = remedy, {"training.checkpoints": fitting, "training.evaluations": fitting}
     elif recipe.method == "full":
-        fits = "set method=lora, whose checkpoints hold only the adapter", {"method": "lora"}
+        fits = "set method=lora, whose checkpoints contain only the adapter", {"method": "lora"}
     remedy, settings = fits
     raise UserError(
-        f"the run writes about {disk.total / GIB:.1f} GiB and {free.disk / GIB:.1f} GiB are free "
-        f"at {recipe.output}",
+        f"the run writes about {disk.total / GIB:.1f} GiB, but only {free.disk / GIB:.1f} GiB are "
+        f"free in {recipe.output}",
         remedy,
         code="too_little_disk",
         needed=disk.total,
@@ -129,7 +129,7 @@ def check_disk(recipe: Recipe, disk: Disk, free: FreeSpace) -> None:
 
 
 def nearest_folder(path: Path) -> Path:
-    """The folder itself, or the first one above it that exists."""
+    """Returns the folder, or its nearest parent that exists."""
     path = path.resolve()
     while not path.is_dir():
         path = path.parent

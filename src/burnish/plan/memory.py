@@ -1,15 +1,15 @@
-"""How much memory a training step takes, from the model's shapes and one batch, without running it.
+"""Computes the memory of a training step from the model's shapes and one batch.
 
     total = program + weights + gradients + optimizer + activations + trunk + vocabulary
 
-with N parameters of which n learn, s bytes a number, and for the largest forward pass C computed
-tokens, B rows behind a trunk of T tokens, K layers of key and value size k each, V words, m learnt
-tokens:
+where the model has N parameters, n of them trainable, s bytes per number, K layers with keys and
+values of size k, and V words, and the largest forward pass has C computed tokens, B rows on a trunk
+of T tokens, and m trained tokens:
 
     weights      N s
     gradients    n s
     optimizer    2 n s                  AdamW's two moments
-    activations  a C                    a: bytes that a token leaves for the backward pass
+    activations  a C                    a: bytes per token saved for the backward pass
     trunk        2 K k s B T            keys and values, copied once for every branch
     vocabulary   3 x 4 V min(m, 512)    logits, their softmax, its gradient, in float32 pieces
 
@@ -39,7 +39,7 @@ _COUNTED_TOKENS = 16
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One forward pass in numbers: rows, tokens of the trunk, tokens computed, tokens learnt."""
+    """Sizes of one forward pass: rows, trunk tokens, computed tokens and trained tokens."""
 
     rows: int
     trunk: int
@@ -48,7 +48,7 @@ class Batch:
 
     @classmethod
     def of(cls, items: Sequence[Any]) -> "Batch":
-        """Of items that hold rows, with their shared beginning; of others, all padded alike."""
+        """Counts rows with their shared trunk, or, without rows, items padded to one size."""
         rows = rows_in(list(items))
         learnt = sum(item.learnt for item in items)
         if not rows:
@@ -73,12 +73,12 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """What of a model decides about memory; sizes in bytes where nothing else is said."""
+    """The numbers of a model that determine its memory, in bytes if no comment says otherwise."""
 
     parameters: int
     learning: int
     number: int  # bytes of one number of the weights
-    token: float  # activations that one token leaves for the backward pass
+    token: float  # activations of one token that are saved for the backward pass
     layers: int
     hidden: int  # numbers
     key_value: int  # numbers of one token's keys, the same for its values, in one layer
@@ -86,7 +86,7 @@ class Shapes:
 
     @classmethod
     def of(cls, model: Any, config: Any, dtype: torch.dtype) -> "Shapes":
-        """Counts on a copy without numbers, in the number format that training would use."""
+        """Measures the shapes on a copy without data, in the number format of the training."""
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or (
             config.hidden_size // config.num_attention_heads
@@ -103,16 +103,16 @@ class Shapes:
         )
 
     def with_lora(self, rank: int) -> "Shapes":
-        """The same model when only low-rank adapters of about that rank learn.
+        """Returns the shapes of the same model with LoRA adapters of about that rank.
 
-        Seven matrices a layer of about 2 H (rank) numbers each; the MLP's are some times larger.
+        Each layer has seven adapters of about 2 H (rank) numbers; those of the MLP are larger.
         """
         return replace(self, learning=self.layers * 7 * 3 * self.hidden * rank)
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes by what they are for."""
+    """Bytes of a training step by purpose."""
 
     program: int
     weights: int
@@ -130,7 +130,7 @@ class Memory:
 def memory(
     shapes: Shapes, batch: Batch, *, program: int = 0, checkpointing: bool = False
 ) -> Memory:
-    """The peak of a training step on that batch; see the formulas above."""
+    """Computes the peak memory of a training step on a batch by the formulas above."""
     learning = shapes.learning * shapes.number
     token = shapes.token
     if checkpointing:
@@ -148,14 +148,14 @@ def memory(
 
 
 def activation_bytes_per_token(model: Any, dtype: torch.dtype) -> float:
-    """Bytes that autograd keeps of one token, without what grows with the square of the length."""
+    """Measures the bytes per token that autograd saves, without the part quadratic in length."""
     bare = _without_numbers(model, dtype)
     once, twice = (_kept(bare, tokens) for tokens in (_COUNTED_TOKENS, 2 * _COUNTED_TOKENS))
     return (2 * once - twice / 2) / _COUNTED_TOKENS
 
 
 def _without_numbers(model: Any, dtype: torch.dtype) -> Any:
-    """A copy on the meta device, which holds shapes and no numbers."""
+    """Returns a copy on the meta device, which has shapes but no data."""
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
         bare = torch.empty_like(parameter, device="meta", dtype=dtype)

@@ -1,8 +1,8 @@
-"""Seconds of a run, from a few of its own steps and items, measured and multiplied up.
+"""Estimates the time of a run from a few measured steps and items.
 
-A forward pass takes about as long as it has tokens to compute: the trunk once and every branch
-padded to the longest, plus the vocabulary for each learnt token. So the seconds of a few steps,
-over that work, times the work of all steps, are the seconds of training.
+The time of a forward pass is about proportional to its computed tokens: the trunk once, every
+branch padded to the longest, and the vocabulary projection for each trained token. The measured
+seconds per token, times the tokens of all steps, give the time of the training.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """The work of a run's steps, in computed tokens; `works` holds some of them where many are."""
+    """The work of a run's steps in computed tokens; `works` is a sample where there are many."""
 
     count: int
     works: tuple[float, ...]
@@ -40,21 +40,21 @@ class Steps:
 
     @property
     def total(self) -> float:
-        """Of all steps."""
+        """The work of all steps."""
         return sum(self.works) * self.count / len(self.works)
 
 
 def work_of(batch: Batch, shapes: Shapes) -> float:
-    """Computed tokens; a learnt one counts more by the vocabulary's share of the weights."""
+    """Returns the computed tokens, with a surcharge per trained token for the vocabulary."""
     head = shapes.vocabulary * shapes.hidden
     return batch.computed + batch.learnt * head / max(1, shapes.parameters - head)
 
 
 def count_steps(batches: Batches, shapes: Shapes, workers: int = 1) -> Steps:
-    """Looks at the items of every step, or of steps spread evenly where there are many.
+    """Counts the work of every step, or of evenly spaced steps where there are many.
 
-    The works are those of all processes together; the heaviest forward pass is that of one of
-    `workers`, which has its share of the items.
+    The work is that of all processes together; the heaviest forward pass is that of one of
+    `workers` processes, with its share of the items.
     """
     stride = max(1, batches.steps // _STEPS_COUNTED)
     numbers = range(0, batches.steps, stride)
@@ -69,7 +69,7 @@ def count_steps(batches: Batches, shapes: Shapes, workers: int = 1) -> Steps:
 
 
 def training_seconds(loop: Loop, steps: Steps, folder: Path, clock: Clock) -> float:
-    """Takes a few real steps, the heaviest among them; the weights move."""
+    """Measures a few real steps, including the heaviest; this changes the weights."""
     order = sorted(range(len(steps.works)), key=lambda index: steps.works[index])
     picked = [order[round(place * (len(order) - 1))] for place in _PLACES]
     marks = [clock()]
@@ -86,7 +86,7 @@ def training_seconds(loop: Loop, steps: Steps, folder: Path, clock: Clock) -> fl
 
 
 def validation_seconds(loop: Loop, shapes: Shapes, clock: Clock) -> float:
-    """One validation pass over all sets."""
+    """Estimates the time of one validation pass over all sets."""
     total = 0.0
     loop.model.eval()
     for items in loop.validation.values():
@@ -103,7 +103,7 @@ def validation_seconds(loop: Loop, shapes: Shapes, clock: Clock) -> float:
 
 @dataclass(frozen=True, slots=True)
 class TaskSeconds:
-    """Seconds of one task on the tuned model and on the base."""
+    """Seconds of one task on the tuned model and on the base model."""
 
     name: str
     tuned: float
@@ -111,7 +111,7 @@ class TaskSeconds:
 
 
 def task_seconds(model: Opened, task: Task, *, base_cached: bool, clock: Clock) -> TaskSeconds:
-    """From a part of the task on the tuned model; the base takes as long without the adapter."""
+    """Estimates the time of a task from some of its items, on the tuned and the base model."""
     if isinstance(task, GenerateTask):
         tuned, base = _writing(model, task, clock)
     else:
@@ -122,7 +122,7 @@ def task_seconds(model: Opened, task: Task, *, base_cached: bool, clock: Clock) 
 
 
 def _reading(model: Opened, task: Any, clock: Clock) -> tuple[float, float]:
-    """Items spread over the task; seconds go with characters."""
+    """Measures evenly spaced items; the time is proportional to their characters."""
     sizes = _characters(task)
     count = _ITEMS if task.name.startswith("target") else _SECTION_ITEMS
     stride = max(1, len(task) // count)
@@ -145,7 +145,7 @@ def _characters(task: Task) -> list[int]:
 
 
 def _writing(model: Any, task: GenerateTask, clock: Clock) -> tuple[float, float]:
-    """One batch of answers; a tuned model is taken to write what is expected and to stop."""
+    """Measures one batch of answers, and assumes the expected lengths for the tuned model."""
     stride = max(1, len(task) // _ANSWERS)
     examples = task.examples[::stride][:_ANSWERS]
     prompts = [example.prompt for example in examples]

@@ -1,4 +1,4 @@
-"""Before the first step: what a run promises, tried on the user's own model, rows and settings."""
+"""Correctness checks before the first step, on the user's own model, rows and settings."""
 
 from burnish.preflight.base import MARKS, Check, Subject
 from burnish.preflight.run import raise_on_failure, run_checks

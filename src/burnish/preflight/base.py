@@ -1,4 +1,4 @@
-"""A named check with its figure, what it looks at, and how near two numbers must be."""
+"""The result of a check, the run that it looks at, and the tolerance between two numbers."""
 
 import dataclasses
 import re
@@ -31,16 +31,16 @@ MARKS = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[dim]–[/]"}
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One promise and whether it holds; `passed` is None where it has no meaning.
+    """The result of one check; `passed` is None where the check does not apply.
 
     Attributes:
-        name: the promise, such as `trunk = plain`.
+        name: what the check asserts, such as `trunk = plain`.
         passed: True, False, or None for not applicable.
-        figure: what was measured in words, or why the check has no meaning here.
-        value: the figure as a number where it is one.
-        seen: of a check that failed, the place of the first difference and what was found there.
-        remedy: of a check that failed, what to do about it.
-        code: of a check that failed, the kind of difference, a constant in snake_case.
+        figure: the measurement in words, or why the check does not apply.
+        value: the measurement as a number, if it is one.
+        seen: for a failed check, the first difference and where it is.
+        remedy: for a failed check, what to do about it.
+        code: for a failed check, the kind of difference, a constant in snake_case.
         fields: the values that `seen` names.
     """
 
@@ -56,14 +56,14 @@ class Check:
 
 @dataclass(frozen=True)
 class Subject:
-    """What the checks look at.
+    """The run that the checks look at.
 
     Args:
         model: the model as the run opened it.
         loop: the run's training loop before its first step.
         examples: the training rows.
         max_length: tokens a row may have.
-        on_earlier: whether the adapter stands on what an earlier run left.
+        on_earlier: whether the adapter is stacked on the weights of an earlier run.
     """
 
     model: Opened
@@ -83,12 +83,12 @@ class Subject:
 
     @property
     def writes(self) -> bool:
-        """Whether the model writes text; one with a head does not."""
+        """Whether the model generates text, which a model with a head does not."""
         return isinstance(self.model, LanguageModel)
 
     @property
     def items(self) -> list[Any]:
-        """What the run learns, prepared by the objective."""
+        """The training items, as the objective prepared them."""
         return [item for items in self.loop.batches.sets.values() for item in items]
 
     @property
@@ -102,12 +102,12 @@ class Subject:
 
 
 def not_applicable(name: str, reason: str) -> Check:
-    """A check that has no meaning for this objective or method."""
+    """Returns the result of a check that does not apply to this objective or method."""
     return Check(name, None, f"not applicable: {reason}")
 
 
 def rows_in(item: Any) -> list[Row]:
-    """The rows of tokens that an item holds: itself, or those in its fields (a pair, a group)."""
+    """Returns the rows of tokens in an item: itself, or those in its fields (a pair, a group)."""
     if isinstance(item, Row):
         return [item]
     if isinstance(item, list | tuple):

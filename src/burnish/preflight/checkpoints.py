@@ -1,4 +1,4 @@
-"""Checks on what is written: saved = resumed, and the adapter elsewhere = the adapter here."""
+"""Checks that saved checkpoints resume exactly, and that saved weights load and merge elsewhere."""
 
 import hashlib
 import json
@@ -25,12 +25,12 @@ from burnish.training.loop import Loop
 
 # The first step moves an adapter off zero, the second is what a resumed run must repeat.
 _STEPS = 2
-_REMEDY_SAVED = "choose another method, or name the parameter among those that are saved"
+_REMEDY_SAVED = "choose another method, or one whose saved files include this parameter"
 MERGED, RELOADED, RESUMED = "merged = adapter", "reloaded = in memory", "saved = resumed"
 
 
 def check_saved_equals_resumed(subject: Subject, items: Sequence[Any], folder: Path) -> Check:
-    """Two steps; the second is repeated from the first one's checkpoint after all is garbled."""
+    """Takes two steps, then repeats the second from the first checkpoint on random weights."""
     straight = _short_loop(subject, items, folder / "straight")
     saved: dict[str, str] = {}
 
@@ -58,33 +58,33 @@ def check_saved_equals_resumed(subject: Subject, items: Sequence[Any], folder: P
         differ = [name for name in before if after.get(name) != before[name]]
         if differ:
             figure = f"{len(differ)} of {len(before)} tensors differ {when}"
-            seen = f"{differ[0]} is not what it was {when}"
+            seen = f"{differ[0]} differs {when}"
             value, fields = float(len(differ)), {"tensor": differ[0]}
             return Check(RESUMED, False, figure, value, seen, _REMEDY_SAVED, code, fields)
-    figure = f"{len(expected)} tensors bit for bit" + ", also one step later" * repeatable
+    figure = f"{len(expected)} tensors are equal bit for bit" + ", also one step later" * repeatable
     return Check(RESUMED, True, figure, 0.0)
 
 
 def check_reloaded_and_merged(subject: Subject, items: Sequence[Any], folder: Path) -> list[Check]:
-    """The saved weights in plain transformers and PEFT, then merged: the same logits as here.
+    """Compares the logits of the saved weights, reloaded by transformers and PEFT and then merged.
 
-    One copy of the model serves both checks; nothing of ours reads what it reads.
+    One copy of the model serves both checks, and no code of Burnish loads it.
     """
     model = subject.network.model
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     if subject.on_earlier or getattr(model, "quantization_method", None):
-        reason = "the adapter's base is no folder: it was merged, stacked or put into 4 bits here"
+        reason = "the adapter's base model is not a folder: it was merged, stacked or quantized"
         return [not_applicable(name, reason) for name in (RELOADED, MERGED)]
     if not Path(str(model.name_or_path)).is_dir():
         reason = "the model was not loaded from a folder"
         return [not_applicable(name, reason) for name in (RELOADED, MERGED)]
     if 1.5 * size > free_memory(subject.network.device):
-        reason = f"no memory for a second model of {size / 2**30:.1f} GiB"
+        reason = f"a second model of {size / 2**30:.1f} GiB does not fit into memory"
         return [not_applicable(name, reason) for name in (RELOADED, MERGED)]
     save_weights(subject.loop.model, folder)
     copy = _load_plainly(subject, folder)
     if copy is None:
-        reason = "the method's files are not in the format of transformers or PEFT"
+        reason = "transformers and PEFT cannot read the files of this method"
         return [not_applicable(name, reason) for name in (RELOADED, MERGED)]
     rows = _rows_of(subject, items)
     ours = [_logits(subject.loop.model, row) for row in rows]
@@ -93,7 +93,7 @@ def check_reloaded_and_merged(subject: Subject, items: Sequence[Any], folder: Pa
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free where the model computes."""
+    """Returns the free bytes on the device of the model."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
@@ -101,7 +101,9 @@ def free_memory(device: torch.device) -> int:
 
 def _merged(subject: Subject, copy: Any, rows: Sequence[Row], ours: Sequence[Tensor]) -> Check:
     if not isinstance(copy, PeftModel):
-        return not_applicable(MERGED, "the weights themselves learn, there is nothing to merge")
+        return not_applicable(
+            MERGED, "the weights themselves are trained, so there is no adapter to merge"
+        )
     if not hasattr(copy.base_model, "merge_and_unload"):
         return not_applicable(MERGED, "an adapter of this kind cannot be merged")
     merged = copy.merge_and_unload()
@@ -115,7 +117,8 @@ def _compared(
     ours, theirs = logits
     far_R = [relative_difference(there, here) for here, there in zip(ours, theirs, strict=True)]
     value = max(float(difference.max()) for difference in far_R)
-    figure = f"logits of {sum(len(row.tokens) for row in rows)} tokens differ by {value:.0e}"
+    count = sum(len(row.tokens) for row in rows)
+    figure = f"logits of {count} tokens differ by at most {value:.0e}"
     if value <= subject.tolerance:
         return Check(name, True, figure, value)
     row = next(r for r, difference in enumerate(far_R) if difference.max() > subject.tolerance)
@@ -126,18 +129,18 @@ def _compared(
     }[name]
     seen = (
         f"the logits at token {place} {subject.text(rows[row].tokens[place])} of row {row + 1} "
-        f"differ by {float(far_R[row][place].max()):.1%} of the largest one {how}"
+        f"differ by {float(far_R[row][place].max()):.1%} of the largest logit {how}"
     )
     remedy = {
         MERGED: "serve the adapter unmerged, or choose another method",
-        RELOADED: "name a model folder whose files are those that were loaded, or another method",
+        RELOADED: "choose another method, or a model folder whose files have not changed",
     }[name]
     fields = {"row": row + 1, "place": place}
     return Check(name, False, figure, value, seen, remedy, "logits_differ", fields)
 
 
 def _load_plainly(subject: Subject, folder: Path) -> Any:
-    """A fresh model with the saved weights, or None where only we could read them."""
+    """Loads the saved weights into a new model; None where only Burnish can read them."""
     network = subject.network
     kind, source, dtype = type(network.model), str(network.model.name_or_path), network.model.dtype
     with warnings.catch_warnings():

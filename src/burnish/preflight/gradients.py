@@ -1,7 +1,7 @@
-"""Checks on loss and gradients: accumulated = one batch, and trunk = plain.
+"""Checks that gradient accumulation and shared trunks give the same loss and gradients.
 
-Gradients are compared by adding one to the other with its sign turned: what is left is the
-difference, and no second copy of the gradients is held.
+Gradients are compared by adding one and subtracting the other in place, which leaves the
+difference without a second copy of the gradients.
 """
 
 from collections.abc import Sequence
@@ -34,14 +34,14 @@ class _Difference:
 
 
 def check_accumulation(subject: Subject, items: Sequence[Any]) -> Check:
-    """Gradients of the same items in one pass and in a pass each."""
+    """Compares gradients of the same items in one forward pass and in one pass per item."""
     name = "accumulated = one batch"
     if not subject.objective.additive:
-        return not_applicable(name, "this objective compares the rows of one pass with each other")
+        return not_applicable(name, "this objective compares the rows of a batch with each other")
     with without_dropout(subject.loop.model):
         objective = subject.objective
         if len(items) < 2:
-            return not_applicable(name, "there is one row only")
+            return not_applicable(name, "there is only one row")
         units = objective.units(items)
         (objective.loss(subject.network, items).total / units).backward()  # type: ignore[no-untyped-call]
         sizes = _gradient_sizes(subject)
@@ -50,14 +50,14 @@ def check_accumulation(subject: Subject, items: Sequence[Any]) -> Check:
             (-loss / units).backward()  # type: ignore[no-untyped-call]
         found = _difference(subject, sizes)
         random = found.value > subject.tolerance and _is_random(subject, items[:1])
-    figure = f"gradients of {len(items)} rows differ by {found.value:.0e} at most"
+    figure = f"gradients of {len(items)} rows differ by at most {found.value:.0e}"
     if found.value <= subject.tolerance:
         return Check(name, True, figure, found.value)
     if random:
-        return not_applicable(name, "the loss draws noise, other in each pass")
+        return not_applicable(name, "the loss is random, so two passes differ")
     seen = (
-        f"the gradient of {found.name} differs by {found.value:.1%} when {len(items)} rows go "
-        "through in one pass and in a pass each"
+        f"the gradient of {found.name} differs by {found.value:.1%} between one pass over "
+        f"{len(items)} rows and one pass per row"
     )
     remedy = (
         "set training.gradient_accumulation to 1, or choose an objective whose loss is a sum over "
@@ -68,14 +68,14 @@ def check_accumulation(subject: Subject, items: Sequence[Any]) -> Check:
 
 
 def check_trunk(subject: Subject, items: Sequence[Any]) -> Check:
-    """Log-probabilities and gradients of our branches and of the plain forward pass, row by row."""
+    """Compares log-probabilities and gradients of rows on a shared trunk with plain passes."""
     name = "trunk = plain"
     if not subject.writes:
-        return not_applicable(name, "the model has a head and gives no log-probabilities")
+        return not_applicable(name, "a model with a head has no token log-probabilities")
     groups = [rows for item in items if (rows := rows_in(item))]
     rows = [row for group in groups for row in group]
     if not any(row.learnt for row in rows):
-        return not_applicable(name, "the objective's items hold no rows whose tokens are learnt")
+        return not_applicable(name, "no tokens of the objective's rows are trained on")
     with without_dropout(subject.loop.model):
         asked = _shared_states(subject, groups)
         ours_N = subject.network.logprobs(asked.hidden_N_H, asked.targets_N)
@@ -94,10 +94,10 @@ def _judged(
     far_N = relative_difference(ours_N, plain_N)
     value = float(far_N.max())
     figure = (
-        f"log-probabilities of {len(far_N)} tokens differ by {value:.0e} at most, "
-        f"gradients by {gradient.value:.0e}"
+        f"log-probabilities of {len(far_N)} tokens differ by at most {value:.0e}, "
+        f"gradients by at most {gradient.value:.0e}"
     )
-    remedy = "use a model whose layers are plain attention, this one cannot share a beginning"
+    remedy = "choose a model with standard attention layers, because rows cannot share a trunk here"
     worst = max(value, gradient.value)
     if value > subject.tolerance:
         first = int((far_N > subject.tolerance).nonzero()[0])
@@ -105,7 +105,7 @@ def _judged(
         row, place = places[first]
         seen = (
             f"the log-probability of token {place} {subject.text(rows[row].tokens[place])} in "
-            f"row {row + 1} is {float(ours_N[first]):.4f} behind a shared beginning and "
+            f"row {row + 1} is {float(ours_N[first]):.4f} on a shared trunk and "
             f"{float(plain_N[first]):.4f} in a plain forward pass"
         )
         fields: dict[str, Any] = {"row": row + 1, "place": place}
@@ -113,7 +113,7 @@ def _judged(
     if gradient.value > subject.tolerance:
         seen = (
             f"the gradient of {gradient.name} differs by {gradient.value:.1%} between a shared "
-            "beginning and a plain forward pass"
+            "trunk and a plain forward pass"
         )
         fields = {"parameter": gradient.name}
         return Check(name, False, figure, worst, seen, remedy, "gradients_differ", fields)
@@ -144,7 +144,7 @@ def _plain(subject: Subject, row: Row, units: float) -> Tensor:
 
 
 def _is_random(subject: Subject, items: Sequence[Any]) -> bool:
-    """Whether two passes over the same items give two losses."""
+    """Whether two passes over the same items give different losses."""
     with torch.no_grad():
         first, again = (
             float(subject.objective.loss(subject.network, items).total) for _ in range(2)
@@ -162,7 +162,7 @@ def _gradient_sizes(subject: Subject) -> dict[str, float]:
 
 
 def _difference(subject: Subject, sizes: dict[str, float]) -> _Difference:
-    """Reads the difference that is left in the gradients, and clears them."""
+    """Returns the largest difference left in the gradients, and clears them."""
     floor = _SMALL * max(sizes.values(), default=0.0)
     worst = _Difference(0.0, "")
     for name, parameter in _learning(subject).items():

@@ -1,4 +1,4 @@
-"""Checks on the rows: something is learnt in each, and every answer ends with a stop token."""
+"""Checks on the rows: every row has trained tokens, and every answer ends with a stop token."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,10 +14,10 @@ _ROWS_AT_MOST = 2000
 
 
 def check_every_row_trains(subject: Subject) -> Check:
-    """Every item of the run has a token, or a decision, that the loss sees."""
-    name, items = "something is learnt", subject.items
+    """Checks that the loss of every training row depends on at least one token or label."""
+    name, items = "every row is trained on", subject.items
     if type(subject.loop.objective).collect is not Objective.collect:
-        return not_applicable(name, "what is learnt is sampled at each step")
+        return not_applicable(name, "the objective samples its training data at each step")
     empty = [index for index, item in enumerate(items) if not item.learnt]
     figure = f"{len(items) - len(empty)} of {len(items)} rows"
     if not empty:
@@ -25,20 +25,20 @@ def check_every_row_trains(subject: Subject) -> Check:
     rows = rows_in(items[empty[0]])
     start = subject.model.tokenizer.decode(list(rows[0].tokens)[:12]) if rows else ""
     where = _where(subject.examples, items, empty[0])
-    seen = f"nothing is learnt from {where} ({start!r})"
-    remedy = "give it an assistant turn with a weight above 0, or take it out"
+    seen = f"no token of {where} ({start!r}) is trained on"
+    remedy = "give the row an assistant turn with a weight above 0, or remove it"
     fields = {"row": where, "start": start}
     return Check(name, False, figure, float(len(empty)), seen, remedy, "nothing_learnt", fields)
 
 
 def check_stop_token_trained(subject: Subject) -> Check:
-    """The last learnt token of each answer is one that the model stops at."""
-    name = "the stop token is learnt"
+    """Checks that the last trained token of each answer is a stop token of the model."""
+    name = "the stop token is trained on"
     if not subject.writes:
-        return not_applicable(name, "the model has a head and writes no text")
+        return not_applicable(name, "a model with a head does not generate text")
     examples = [e for e in _spread(subject.examples) if e.messages[0].role != "document"]
     if not examples:
-        return not_applicable(name, "documents have no answers that end")
+        return not_applicable(name, "documents have no answers")
     objective, tokenizer = subject.loop.objective, subject.model.tokenizer
     items = objective.items(examples, tokenizer, subject.max_length)
     answers = [
@@ -48,7 +48,7 @@ def check_stop_token_trained(subject: Subject) -> Check:
         for place in _ends(row)
     ]
     if not answers:
-        return not_applicable(name, "no tokens of the rows themselves are learnt")
+        return not_applicable(name, "no tokens of the rows are trained on")
     stops = stop_tokens(subject.network.model, tokenizer)
     endless = [found for found in answers if found[1].tokens[found[2]] not in stops]
     figure = f"{len(answers) - len(endless)} of {len(answers)} answers"
@@ -58,22 +58,21 @@ def check_stop_token_trained(subject: Subject) -> Check:
     listed = ", ".join(subject.text(stop) for stop in sorted(stops))
     where = _where(examples, items, index)
     seen = (
-        f"the answer of {where} ends at token {place} with "
-        f"{subject.text(row.tokens[place])}, at which {subject.model.name} does not stop "
-        f"(it stops at {listed or 'nothing'})"
+        f"the answer of {where} ends at token {place} with {subject.text(row.tokens[place])}, "
+        f"which is not a stop token of {subject.model.name} (stop tokens: {listed or 'none'})"
     )
     named = stop_token_setting(row.tokens[place], tokenizer)
     remedy = (
         f"write `model_settings: {{stop_tokens: [{named}]}}` in the recipe (with --set: "
-        f'"model_settings.stop_tokens=[{named}]"), so that it stops there in training, evaluation, '
-        "serving and exports"
+        f'"model_settings.stop_tokens=[{named}]"), so that the model stops there in training, '
+        "evaluation, serving and exports"
     )
     fields = {"row": where, "place": place, "stop_token": named}
     return Check(name, False, figure, float(len(endless)), seen, remedy, "answer_not_ended", fields)
 
 
 def _ends(row: Row) -> list[int]:
-    """The last place of each unbroken run of learnt tokens."""
+    """Returns the last index of each unbroken run of trained tokens."""
     weights = [*row.weights, 0.0]
     return [t for t in range(len(row.tokens)) if weights[t] and not weights[t + 1]]
 
@@ -84,7 +83,7 @@ def _spread(examples: Sequence[Example]) -> Sequence[Example]:
 
 
 def _where(examples: Sequence[Example], items: Sequence[Any], index: int) -> str:
-    """File and line where every example became one item, else the item's number."""
+    """Returns the file and line of an item if each example is one item, or the item's number."""
     if len(items) != len(examples):
         return f"row {index + 1}"
     return examples[index].source or examples[index].id

@@ -1,4 +1,4 @@
-"""All checks in order on a few rows, after which the model is exactly as it was."""
+"""Runs all checks in order on a few rows, and restores the model exactly afterwards."""
 
 import tempfile
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from burnish.preflight.rows import check_every_row_trains, check_stop_token_trai
 from burnish.progress import counts_to
 from burnish.training.snapshot import undone
 
-# Longer rows show nothing that shorter ones do not, and cost minutes on a CPU.
+# Longer rows reveal nothing that shorter ones do not, and take minutes on a CPU.
 _TOKENS = 512
 
 
 @counts_to("preflight")
 def run_checks(subject: Subject) -> list[Check]:
-    """Tries what a run promises; weights, random states and optimizer are left as they were."""
+    """Runs the checks; weights, random states and the optimizer are restored afterwards."""
     checks = [check_every_row_trains(subject), check_stop_token_trained(subject)]
     items = pick_items(subject.items)
     with (
@@ -37,10 +37,10 @@ def run_checks(subject: Subject) -> list[Check]:
 
 
 def raise_on_failure(checks: Sequence[Check]) -> None:
-    """Stops at the first check that failed.
+    """Raises an error for the first check that failed.
 
     Raises:
-        PreflightError: the place of the first difference, and what to do about it.
+        PreflightError: names the first difference and the remedy.
     """
     for check in checks:
         if check.passed is False:
@@ -54,8 +54,8 @@ def raise_on_failure(checks: Sequence[Check]) -> None:
 
 
 def pick_items(items: Sequence[Any]) -> list[Any]:
-    """The shortest item and the middle one: of different sizes where there are any."""
-    # Where answers are sampled at each step, nothing is learnt yet.
+    """Returns the shortest item and one of middle size."""
+    # Objectives that sample answers at each step have no trained tokens yet.
     learnt = sorted([i for i in items if i.learnt] or items, key=lambda item: item.size)
     short = [item for item in learnt if item.size <= _TOKENS] or learnt[:2]
     middle = max(1, len(short) // 2)
