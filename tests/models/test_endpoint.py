@@ -88,7 +88,7 @@ def test_other_weights_under_the_same_name_are_another_model(model: LanguageMode
             {"model": "mine"},
             "/v1/models",
         ),
-        ("Not Found", "bad_reply", {}, "'404 Not Found'"),
+        ("Not Found", "bad_reply", {}, "404 - Not Found"),
     ],
 )
 def test_a_model_that_the_server_lacks_is_told_in_one_line(

@@ -166,7 +166,7 @@ def test_a_live_endpoint_is_asked(run: RunDirectory, tiny_folder: Path) -> None:
     with served(run, tiny_folder) as url:
         right = form_of(check_parity(run, OtherForms(url, TUNED)), "endpoint")
         wrong = form_of(check_parity(run, OtherForms(url, "tiny")), "endpoint")
-        with refused("bad_reply", ModelError, model="nobody", url=url):
+        with refused("unknown_model", ModelError, model="nobody", url=url):
             check_parity(run, OtherForms(url, "nobody"))
     assert right.reason is None
     assert right.prompts_equal == right.answers_equal == 9

@@ -11,7 +11,7 @@ from burnish.models.from_run import open_tuned
 from burnish.models.language_model import LanguageModel
 from burnish.models.lineage import check_trained, recipe_of, tuned_sha256
 from burnish.parity.difference import ProbeResult, difference
-from burnish.parity.endpoint import Endpoint
+from burnish.parity.endpoint import ServedForm
 from burnish.parity.llama_cpp import check_llama_cpp, precision_of, serve_gguf
 from burnish.parity.local import generate_reference, probe
 from burnish.parity.prompts import choose_prompts, read_prompts
@@ -159,8 +159,7 @@ def _compare(
         tolerance = _allowed(kind, precision) if allowed is None else allowed
         comparisons.append(_comparison("gguf", str(others.gguf), reference, results, tolerance))
     if others.url is not None:
-        with Endpoint(others.url, others.model, tokenizer) as endpoint:
-            results = endpoint.probe(reference.answers)
+        results = ServedForm(others.url, others.model, tokenizer).probe(reference.answers)
         tolerance = _allowed("endpoint", precision) if allowed is None else allowed
         name = f"{others.model} at {others.url}"
         comparisons.append(_comparison("endpoint", name, reference, results, tolerance))

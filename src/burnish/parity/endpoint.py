@@ -5,44 +5,34 @@ project's server and vLLM support), log-probabilities, `echo`. Where they are mi
 lengths and texts are compared.
 """
 
-import os
+import contextlib
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
-import httpx2
 from llguidance.hf import from_tokenizer
 
 from burnish.errors import ModelError
+from burnish.models.endpoint import Endpoint
 from burnish.parity.difference import ProbeResult
 from burnish.parity.record import ReferenceAnswer
 
-_SECONDS = 300.0
 # Alternatives per token: where the answers differ, the reference's token is usually among them.
 _TOP = 5
 _Json = dict[str, Any]
 _Token = tuple[int, bytes]
 
 
-class Endpoint:
+class ServedForm:
     """A model on a server.
 
     Args:
-        url: the server's base URL, ending in /v1.
-        model: the model's name on the server.
+        url, model: see `Endpoint`.
         tokenizer: the run's tokenizer; it converts the reference's tokens to bytes.
     """
 
     def __init__(self, url: str, model: str, tokenizer: Any) -> None:
-        self.url, self.model = url.rstrip("/"), model
+        self.endpoint = Endpoint(url, model, "chat completions")
         self._tokens = from_tokenizer(tokenizer)
-        key = os.environ.get("OPENAI_API_KEY", "none")
-        self._client = httpx2.Client(timeout=_SECONDS, headers={"Authorization": f"Bearer {key}"})
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._client.close()
 
     def probe(self, references: Sequence[ReferenceAnswer]) -> list[ProbeResult]:
         """Send the reference's prompts to the model.
@@ -50,7 +40,8 @@ class Endpoint:
         Raises:
             ModelError: the server cannot be reached, or does not return chat completions.
         """
-        return [self._probe(one) for one in references]
+        with contextlib.closing(self.endpoint):
+            return [self._probe(one) for one in references]
 
     def prompt_ids(self, reference: ReferenceAnswer, reply: _Json) -> tuple[int, ...] | None:
         """The prompt's token ids as the server rendered it; None if it does not report them."""
@@ -60,76 +51,46 @@ class Endpoint:
     def _probe(self, reference: ReferenceAnswer) -> ProbeResult:
         reply = self._chat(reference)
         try:
-            choice = reply["choices"][0]
             tokens = list(zip(reference.answer, self._bytes(reference), strict=True))
-            answer = _Answer(tokens, choice)
+            answer = _Answer(tokens, reply["choices"][0])
             length = (reply.get("usage") or {}).get("prompt_tokens")
         except (LookupError, TypeError, ValueError) as error:
-            raise self._wrong(error) from error
+            raise self.endpoint.bad_reply(error) from error
         pairs = zip(answer.logprobs, self.echo_logprobs(reference), strict=True)
         logprobs = [echoed if own is None else own for own, echoed in pairs]
         return ProbeResult(self.prompt_ids(reference, reply), length, answer.at, tuple(logprobs))
 
     def _chat(self, reference: ReferenceAnswer) -> _Json:
         body: _Json = {
-            "model": self.model,
+            "model": self.endpoint.model,
             **reference.body,
             "max_tokens": len(reference.answer),
             "temperature": 0,
             "logprobs": True,
             "top_logprobs": _TOP,
         }
-        reply = self._post("chat/completions", body | {"return_token_ids": True})
-        if reply.status_code in (400, 422):  # the server rejects the field
-            reply = self._post("chat/completions", body)
         try:
-            reply.raise_for_status()
-            result: _Json = reply.json()
-        except (httpx2.HTTPError, ValueError) as error:
-            raise self._wrong(error) from error
-        return result
+            reply: _Json = self.endpoint.post("chat/completions", body | {"return_token_ids": True})
+        except ModelError as error:
+            if error.fields.get("status") not in (400, 422):
+                raise
+            reply = self.endpoint.post("chat/completions", body)  # the server rejects the field
+        return reply
 
     def echo_logprobs(self, reference: ReferenceAnswer) -> list[float | None]:
         """Log-probabilities of the reference's answer tokens after its prompt.
 
         All are None if the server does not support `echo`.
         """
-        body = {
-            "model": self.model,
-            "prompt": [*reference.prompt, *reference.answer],
-            "max_tokens": 0,
-            "echo": True,
-            "logprobs": 1,
-        }
-        unknown: list[float | None] = [None] * len(reference.answer)
-        reply = self._post("completions", body)
         try:
-            values = reply.json()["choices"][0]["logprobs"]["token_logprobs"]
-            own = values[len(reference.prompt) : len(reference.prompt) + len(reference.answer)]
-        except (LookupError, TypeError, ValueError):
-            return unknown
-        if len(own) < len(reference.answer):
-            return unknown
-        return [None if value is None else float(value) for value in own]
+            tokens = [*reference.prompt, *reference.answer]
+            values = self.endpoint.echoed(tokens)[len(reference.prompt) : len(tokens)]
+            return [None if value is None else float(value) for value in values]
+        except (ModelError, TypeError, ValueError):
+            return [None] * len(reference.answer)
 
     def _bytes(self, reference: ReferenceAnswer) -> list[bytes]:
         return [bytes(self._tokens.decode_bytes([token])) for token in reference.answer]
-
-    def _post(self, route: str, body: _Json) -> httpx2.Response:
-        try:
-            return self._client.post(f"{self.url}/{route}", json=body)
-        except httpx2.HTTPError as error:
-            raise self._wrong(error) from error
-
-    def _wrong(self, error: Exception) -> ModelError:
-        return ModelError(
-            f"{self.model} at {self.url} did not return a usable answer ({error})",
-            "use a server that supports chat completions, and a model that it serves",
-            code="bad_reply",
-            model=self.model,
-            url=self.url,
-            reason=str(error),
-        )
 
 
 class _Answer:

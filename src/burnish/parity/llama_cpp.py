@@ -6,32 +6,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import torch
 
 from burnish.errors import ModelError
-from burnish.parity.endpoint import Endpoint
+from burnish.parity.endpoint import ServedForm
 from burnish.parity.record import ReferenceAnswer
 
-_SECONDS = 60.0
 # llama.cpp allocates its cache in blocks of this many tokens.
 _BLOCK = 256
 # Precisions below 8 bits get the tolerance of 8 bits, so that their loss is reported.
 _PRECISIONS = {"ALL_F32": "f32", "MOSTLY_F16": "f16", "MOSTLY_BF16": "f16", "MOSTLY_Q8_0": "q8_0"}
 
 
-class LlamaCpp(Endpoint):
+class LlamaCpp(ServedForm):
     """llama.cpp's server, which also reports how the template in the file renders a prompt."""
 
     def prompt_ids(
         self, reference: ReferenceAnswer, reply: dict[str, Any]
     ) -> tuple[int, ...] | None:
-        """The prompt\'s token ids, rendered with the template in the file."""
-        root = self.url.removesuffix("/v1")
-        with httpx2.Client(base_url=root, timeout=_SECONDS) as client:
-            text = client.post("/apply-template", json=reference.body).json()["prompt"]
-            body = {"content": text, "add_special": True, "parse_special": True}
-            return tuple(client.post("/tokenize", json=body).json()["tokens"])
+        """The prompt's token ids, rendered with the template in the file."""
+        root = self.endpoint.url.removesuffix("/v1")
+        text = self.endpoint.post(f"{root}/apply-template", reference.body)["prompt"]
+        body = {"content": text, "add_special": True, "parse_special": True}
+        return tuple(self.endpoint.post(f"{root}/tokenize", body)["tokens"])
 
     def echo_logprobs(self, reference: ReferenceAnswer) -> list[float | None]:
         """All None: llama.cpp does not support `echo`."""
@@ -107,6 +104,5 @@ def serve_gguf(
             path=str(path),
             reason=str(error),
         ) from error
-    with LlamaCpp(f"{server.listening_address}/v1", path.name, tokenizer) as endpoint:
-        yield endpoint
+    yield LlamaCpp(f"{server.listening_address}/v1", path.name, tokenizer)
     del server

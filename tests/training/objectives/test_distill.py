@@ -12,7 +12,7 @@ import torch
 from burnish.conversation import Example, Message
 from burnish.errors import ModelError
 from burnish.models.branches import Network, Row
-from burnish.models.endpoint_tokens import ServedModel
+from burnish.models.endpoint import ServedTeacher
 from burnish.training.batches import Batches
 from burnish.training.loop import Loop, Settings
 from burnish.training.objectives.distill import (
@@ -135,10 +135,10 @@ def test_served_teacher(
     llama.eval()
     rows = draw(4, [3, 5])
     with server(llama, tiny_tokenizer) as url:
-        teacher = ServedModel(url, "base", tiny_tokenizer)
+        teacher = ServedTeacher(url, "base", tiny_tokenizer)
         read = teacher.logprobs(Network(adapted), rows)
         found = read(slice(0, 8))
-        other = ServedModel(url, "other", tiny_tokenizer)
+        other = ServedTeacher(url, "other", tiny_tokenizer)
         with refused("tokens_differ", ModelError) as caught:
             other.logprobs(Network(adapted), rows)
         assert re.search(r"\b6\b.*\b7\b", str(caught.value))
@@ -148,6 +148,6 @@ def test_served_teacher(
     torch.testing.assert_close(found[said], expected[said], atol=1e-5, rtol=1e-5)
     again = teacher.logprobs(Network(adapted), rows)(slice(0, 8))  # the server is gone, they stay
     assert torch.equal(again, found)
-    gone = ServedModel(url, "base", tiny_tokenizer)
+    gone = ServedTeacher(url, "base", tiny_tokenizer)
     with refused("bad_reply", ModelError):
         gone.logprobs(Network(adapted), rows)
