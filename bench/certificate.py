@@ -49,8 +49,9 @@ from burnish.certification.fixed_sequence import certify
 from burnish.certification.forecast import Forecast
 from burnish.certification.ordering import order_of_testing
 from burnish.evaluation.statistics import macro_paired, paired_outcomes
+from burnish.runs.atomic import write_atomic
 from burnish.runs.candidates import Candidate
-from burnish.runs.directory import read_results, write_atomic
+from burnish.runs.directory import read_results
 
 SCALES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.25]
 PROBE = 0.3

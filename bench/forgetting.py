@@ -39,7 +39,8 @@ from burnish.models.lineage import recipe_of
 from burnish.models.load import load_model
 from burnish.pipeline.verbs import open_tuned, train
 from burnish.recipe.schema import load_recipe
-from burnish.runs.directory import RunDirectory, write_atomic
+from burnish.runs.atomic import write_atomic
+from burnish.runs.directory import RunDirectory
 
 TRL = {
     "lora": {"rank": 16, "alpha": 32, "dropout": 0.05},

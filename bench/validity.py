@@ -37,7 +37,8 @@ from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_model
 from burnish.pipeline.verbs import open_tuned, train
 from burnish.recipe.schema import load_recipe
-from burnish.runs.directory import RunDirectory, write_atomic
+from burnish.runs.atomic import write_atomic
+from burnish.runs.directory import RunDirectory
 from burnish.training.schedule import automatic_rate
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

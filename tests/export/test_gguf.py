@@ -1,6 +1,7 @@
 """A GGUF file says in llama.cpp what its model says in torch, for each family and precision."""
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def test_transformers_reads_the_same_weights_back(tmp_path: Path) -> None:
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     model = model_of(LlamaConfig, "smollm")
-    (tmp_path / ".tiny.gguf.new").symlink_to("/dev/full")
+    (tmp_path / f".tiny.gguf.{os.getpid()}.tmp").symlink_to("/dev/full")
     with pytest.raises(OSError) as met:  # noqa: PT011 - numpy gives it no number
         write_gguf(model.module, model.tokenizer, tmp_path / "tiny.gguf", name="tiny")
     assert is_disk_full(met.value)

@@ -6,14 +6,8 @@ import pytest
 
 from burnish.conversation import Example, Message
 from burnish.errors import RunError
-from burnish.runs.directory import (
-    ItemResult,
-    Manifest,
-    RunDirectory,
-    append_results,
-    read_results,
-    replace_directory,
-)
+from burnish.runs.atomic import replace_directory
+from burnish.runs.directory import ItemResult, Manifest, RunDirectory, append_results, read_results
 from burnish.runs.overlaps import ComparedSet, Leakage, Overlap
 from tests.refused import refused
 

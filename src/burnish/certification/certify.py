@@ -23,8 +23,9 @@ from burnish.models.adapt import save_weights
 from burnish.models.load import base_sha256
 from burnish.parity.compare import record_reference, save_reference
 from burnish.progress import counts_to
+from burnish.runs.atomic import new_folder, write_atomic
 from burnish.runs.candidates import Candidate
-from burnish.runs.directory import RunDirectory, replace_directory, write_atomic
+from burnish.runs.directory import RunDirectory
 from burnish.runs.overlaps import Leakage
 
 # After a failed look another attempt is tested if it is expected to gain this share of the best.
@@ -115,13 +116,10 @@ def release_candidate(search: ScaleSearch, candidate: Candidate) -> None:
     Its answers in memory are recorded, so that later forms of it can be compared with them.
     """
     directory = search.directory
-    new = directory.adapter.with_name(f".{directory.adapter.name}.new")
-    with search.at(candidate) as model:
-        new.mkdir(exist_ok=True)
+    with new_folder(directory.adapter) as new, search.at(candidate) as model:
         save_weights(model.module, new)
-        reference = record_reference(directory, model)
-    replace_directory(new, directory.adapter)
-    save_reference(directory, reference)
+        said = record_reference(directory, model)
+    save_reference(directory, said)
 
 
 def cert_hashes(certs: Sequence[Suite]) -> list[str]:

@@ -31,8 +31,9 @@ from burnish.models.load import context_length, load_model, load_tokenizer
 from burnish.models.registry import resolve
 from burnish.progress import Bars, on_timeline, phase
 from burnish.recipe.schema import Recipe
+from burnish.runs.atomic import new_folder
 from burnish.runs.candidates import Candidate
-from burnish.runs.directory import RunDirectory, remove_directory
+from burnish.runs.directory import RunDirectory
 from burnish.runs.lock import alone_in
 from burnish.runs.overlaps import Leakage
 from burnish.runs.times import timed_run
@@ -184,21 +185,17 @@ def _begin(directory: RunDirectory, other: _Other) -> RunDirectory:
     path = directory.path / "comparisons" / name
     if (path / "manifest.json").exists():
         return RunDirectory(path)
-    hidden = path.with_name(f".{path.name}.new")
-    remove_directory(hidden)
     manifest = directory.manifest()
-    made = RunDirectory.create(
-        hidden,
-        replace(
-            manifest,
-            name=f"{manifest.name} against {other.name}",
-            state="trained",
-            model={"name": other.name, "origin": "compared", "sha256": fingerprint},
-            times={},
-        ),
+    manifest = replace(
+        manifest,
+        name=f"{manifest.name} against {other.name}",
+        state="trained",
+        model={"name": other.name, "origin": "compared", "sha256": fingerprint},
+        times={},
     )
-    shutil.copytree(directory.path / "data", made.path / "data")
-    hidden.rename(path)  # whole or absent
+    with new_folder(path) as new:
+        RunDirectory.create(new, manifest)
+        shutil.copytree(directory.path / "data", new / "data")
     return RunDirectory(path)
 
 

@@ -1,6 +1,5 @@
 """Runs a task on a model: results go to disk chunk by chunk and are never computed twice."""
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -8,13 +7,8 @@ from pathlib import Path
 
 from burnish.evaluation.tasks import Task
 from burnish.models.interface import ModelInfo
-from burnish.runs.directory import (
-    ItemResult,
-    append_results,
-    read_results,
-    write_atomic,
-    write_lines,
-)
+from burnish.runs.atomic import new_file, write_atomic, write_lines
+from burnish.runs.directory import ItemResult, append_results, read_results
 
 _CHUNK = 256
 
@@ -83,9 +77,8 @@ def _key_path(path: Path) -> Path:
 
 
 def _copy(source: Path, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.copyfile(source, temporary)
-    temporary.replace(target)
+    with new_file(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def _report(advance: Advance | None, count: int) -> None:

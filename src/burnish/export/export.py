@@ -18,6 +18,7 @@ from burnish.models.load import load_tokenizer
 from burnish.models.registry import resolve
 from burnish.models.stop_tokens import add_stop_tokens, generation_settings
 from burnish.recipe.schema import HEADS, Recipe
+from burnish.runs.atomic import new_folder
 from burnish.runs.directory import RunDirectory
 
 Form = Literal["merged", "peft", "gguf"]
@@ -163,13 +164,10 @@ def _write_gguf(directory: RunDirectory, target: Path, precision: Precision) -> 
 
 
 def _write_folder(directory: RunDirectory, recipe: Recipe, form: Form, target: Path) -> None:
-    """Written aside and renamed, so that it is whole or absent."""
-    aside = target.with_name(f".{target.name}.new")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
+    with new_folder(target) as aside:
         if form == "peft":
             check_weights(directory.adapter)
-            shutil.copytree(directory.adapter, aside)
+            shutil.copytree(directory.adapter, aside, dirs_exist_ok=True)
             source = resolve(recipe.model)
             tokenizer: Any = load_tokenizer(source, recipe.model_settings.stop_tokens)
             if recipe.objective not in HEADS:
@@ -185,6 +183,3 @@ def _write_folder(directory: RunDirectory, recipe: Recipe, form: Form, target: P
         if recipe.objective not in HEADS and not has_template(tokenizer):
             tokenizer.chat_template = template_for(tokenizer)  # what it has learnt to read
         tokenizer.save_pretrained(aside)
-        aside.rename(target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)  # or it would keep a full disk full

@@ -10,6 +10,7 @@ from burnish.data.chat_templates import extra_stop_tokens
 from burnish.errors import ModelError
 from burnish.export.gguf_tokenizer import add_vocabulary, check_vocabulary
 from burnish.models.stop_tokens import stop_tokens
+from burnish.runs.atomic import new_file
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -83,15 +84,13 @@ def write_gguf(
     add_vocabulary(writer, tokenizer, config.vocab_size)
     _add_ends(writer, model, tokenizer)
     _add_weights(writer, model, precision)
-    aside = target.with_name(f".{target.name}.new")
     try:
-        writer.write_header_to_file(aside)
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        aside.replace(target)
+        with new_file(target) as temporary:
+            writer.write_header_to_file(temporary)
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+            writer.close()
     finally:
-        aside.unlink(missing_ok=True)
         with suppress(OSError):  # of a full disk, which was told already
             writer.close()
 

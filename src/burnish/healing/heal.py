@@ -26,8 +26,9 @@ from burnish.models.lineage import copy_earlier_run, link_or_copy, recipe_of
 from burnish.progress import Bars
 from burnish.recipe.certification import REPLAYED
 from burnish.recipe.schema import HEADS, Recipe, changed_recipe
+from burnish.runs.atomic import new_folder
 from burnish.runs.candidates import Candidate
-from burnish.runs.directory import RunDirectory, remove_directory
+from burnish.runs.directory import RunDirectory
 from burnish.training.replay import examples_of, replayed
 
 # The share of the largest target gain that a healed model has.
@@ -259,8 +260,6 @@ def _create_attempt(
     path = recipe.output / recipe.name
     if path.exists():  # a heal that was interrupted
         return RunDirectory.open(path)
-    hidden = path.with_name(f".{path.name}.new")
-    remove_directory(hidden)
     manifest = replace(
         run.manifest(),
         name=recipe.name,
@@ -272,17 +271,17 @@ def _create_attempt(
         lineage={},
         changes=[],
     )
-    made = RunDirectory.create(hidden, manifest)
-    if prompts is None:
-        shutil.copytree(run.path / "data", made.path / "data", copy_function=link_or_copy)
-    else:
-        count = max(1, len(prompts) // _PROMPTS_PER_VALIDATION_ROW)
-        for split, rows in (("train", prompts[count:]), ("validation", prompts[:count])):
-            made.write_split(split, rows)
-        made.write_split("test", ())
-        made.write_findings(())
-    manifest.lineage = copy_earlier_run(made, recipe)
-    manifest.state = "training"
-    made.write_manifest(manifest)
-    hidden.rename(path)  # whole or absent
+    with new_folder(path) as new:
+        made = RunDirectory.create(new, manifest)
+        if prompts is None:
+            shutil.copytree(run.path / "data", made.path / "data", copy_function=link_or_copy)
+        else:
+            count = max(1, len(prompts) // _PROMPTS_PER_VALIDATION_ROW)
+            for split, rows in (("train", prompts[count:]), ("validation", prompts[:count])):
+                made.write_split(split, rows)
+            made.write_split("test", ())
+            made.write_findings(())
+        manifest.lineage = copy_earlier_run(made, recipe)
+        manifest.state = "training"
+        made.write_manifest(manifest)
     return RunDirectory.open(path)

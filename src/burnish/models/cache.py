@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from burnish.runs.atomic import write_atomic
+
 
 def cache_folder() -> Path:
     """$BURNISH_CACHE, or `burnish` in the user's cache folder; it may not exist yet."""
@@ -29,10 +31,7 @@ def cached_sha256(files: Sequence[Path]) -> str:
         return memory.read_text(encoding="ascii")
     digest = files_sha256(files)
     with suppress(OSError):  # a cache that cannot be written costs time, not the run
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        fresh = memory.with_suffix(f".{os.getpid()}")
-        fresh.write_text(digest, encoding="ascii")
-        fresh.replace(memory)
+        write_atomic(memory, digest)
     return digest
 
 

@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 from burnish.conversation import Conversation, Message
 from burnish.errors import RunError
-from burnish.runs.directory import write_atomic
+from burnish.runs.atomic import write_atomic
 
 Form = Literal["memory", "reloaded", "merged", "gguf", "endpoint"]
 FILE = "parity.json"

@@ -23,7 +23,8 @@ from burnish.pipeline.resume import continue_run
 from burnish.progress import Bars
 from burnish.recipe.paths import expanded
 from burnish.recipe.schema import Recipe, build_recipe, changed_recipe
-from burnish.runs.directory import Finding, RunDirectory, remove_directory, replace_directory
+from burnish.runs.atomic import new_folder, remove_directory
+from burnish.runs.directory import Finding, RunDirectory
 
 # What is kept of a model whose weights themselves were tuned.
 _WHOLE = ("model.safetensors", "config.json")
@@ -239,11 +240,9 @@ def install_adapter(directory: RunDirectory, folder: Path | str) -> RunDirectory
     adapter = (Path(folder) / CONFIG).exists()
     weights = directory.path / ("adapter" if adapter else "model")
     for place in (weights, directory.checkpoints / "step-0"):
-        new = place.with_name(f".{place.name}.new")
-        new.mkdir(parents=True, exist_ok=True)
-        for name in (CONFIG, WEIGHTS) if adapter else _WHOLE:
-            shutil.copy2(Path(folder) / name, new / name)
-        replace_directory(new, place)
+        with new_folder(place) as new:
+            for name in (CONFIG, WEIGHTS) if adapter else _WHOLE:
+                shutil.copy2(Path(folder) / name, new / name)
     manifest = directory.manifest()
     manifest.adopted, manifest.state = True, "trained"
     directory.write_manifest(manifest)

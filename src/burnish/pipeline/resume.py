@@ -13,7 +13,8 @@ from burnish.models.cache import files_sha256
 from burnish.models.lineage import recipe_of
 from burnish.models.load import pick_device
 from burnish.recipe.schema import Recipe, flat_values
-from burnish.runs.directory import Manifest, RunDirectory, remove_directory
+from burnish.runs.atomic import remove_directory
+from burnish.runs.directory import Manifest, RunDirectory
 
 # Values that may always change: they decide where the run is, what a search tries, which checks run
 # before the first step, and how processes share the work, but not which weights result.

@@ -36,7 +36,8 @@ from burnish.reports.read_run import (
     signed,
     stages,
 )
-from burnish.runs.directory import ItemResult, LedgerRow, RunDirectory, Verdict, write_atomic
+from burnish.runs.atomic import write_atomic
+from burnish.runs.directory import ItemResult, LedgerRow, RunDirectory, Verdict
 from burnish.runs.times import shares
 
 MOST_ITEMS = 200  # items shown in each list of lost or gained items

@@ -26,7 +26,8 @@ from burnish.reports.read_run import (
     read_contents,
     signed,
 )
-from burnish.runs.directory import RunDirectory, write_atomic
+from burnish.runs.atomic import write_atomic
+from burnish.runs.directory import RunDirectory
 
 # Hub names of the built-in models, whose weights are quantised copies of those on the Hub.
 _HUB_TWINS = {

@@ -5,10 +5,8 @@ reader never sees an incomplete file. Reports and monitors read these files and 
 """
 
 import json
-import os
-import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +14,7 @@ from typing import Any, Literal
 from burnish.conversation import Example
 from burnish.errors import RunError
 from burnish.recipe.paths import expanded
+from burnish.runs.atomic import new_folder, write_atomic, write_lines
 from burnish.runs.candidates import Candidate, Frontier
 from burnish.runs.finding import Finding as Finding
 from burnish.runs.json_lines import append_line, read_lines
@@ -143,12 +142,9 @@ class RunDirectory:
                 code="run_exists",
                 path=str(path),
             )
-        new = path.with_name(f".{path.name}.new")  # a folder without a manifest is not a run
         try:
-            shutil.rmtree(new, ignore_errors=True)
-            new.mkdir(parents=True)
-            cls(new).write_manifest(manifest)
-            new.replace(path)
+            with new_folder(path) as new:  # a folder without a manifest is not a run
+                cls(new).write_manifest(manifest)
         except OSError as error:
             raise RunError(
                 f"cannot write to {path} ({error.strerror})",
@@ -338,54 +334,3 @@ def append_results(path: Path, items: Iterable[ItemResult]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
-
-
-def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write JSON Lines atomically, one row in memory at a time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        _sync(file)
-    temporary.replace(path)
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        _sync(file)
-    temporary.replace(path)
-
-
-def replace_directory(new: Path, target: Path) -> None:
-    """Replace a folder with a finished one; under its name it is complete or absent."""
-    for path in new.rglob("*"):
-        if path.is_file():  # or a power cut could leave the name without the content
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    old = _set_aside(target)
-    new.replace(target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def remove_directory(path: Path) -> None:
-    """Remove a folder; under its name it is complete or absent, even after a kill."""
-    shutil.rmtree(_set_aside(path), ignore_errors=True)
-
-
-def _set_aside(path: Path) -> Path:
-    """Rename an existing folder to a hidden name and return that name."""
-    old = path.with_name(f".{path.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
-        path.replace(old)
-    return old
-
-
-def _sync(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())

@@ -12,20 +12,9 @@ from typing import Any, TextIO
 LOGGER = logging.getLogger("burnish.serving")
 # What may stand in a line; any other value that is handed over is left out.
 FIELDS = (
-    "request_id",
-    "method",
-    "route",
-    "status",
-    "seconds",
-    "first_token",
-    "key_id",
-    "prompt_tokens",
-    "cached_tokens",
-    "generated_tokens",
-    "job_id",
-    "worker",
-    "repeated",
-)
+    "request_id", "method", "route", "status", "seconds", "first_token", "key_id",
+    "prompt_tokens", "cached_tokens", "generated_tokens", "job_id", "worker", "repeated"
+)  # fmt: skip
 # Lines of one place in the code that are written one by one; after them the 10th, the 100th, ...
 _FIRST = 5
 # Seconds of quiet after which a place begins to be counted again.

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from burnish.reports import svg
-from burnish.runs.directory import write_atomic
+from burnish.runs.atomic import write_atomic
 
 
 @dataclass(frozen=True, slots=True)

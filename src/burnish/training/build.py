@@ -1,6 +1,5 @@
 """One run's training: the recipe builds the model, the items, the objective and the loop."""
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,7 +14,7 @@ from burnish.models.adapt import WHOLE
 from burnish.models.branches import Network
 from burnish.models.cache import cache_folder
 from burnish.models.classifier import Classifier
-from burnish.models.endpoint_tokens import ServedModel
+from burnish.models.endpoint import ServedTeacher
 from burnish.models.from_run import Opened, open_start, open_tuned
 from burnish.models.interface import Sampling
 from burnish.models.language_model import LanguageModel
@@ -25,7 +24,8 @@ from burnish.models.registry import resolve
 from burnish.parity.compare import record_reference, save_reference
 from burnish.progress import Bars, counts_to, phase
 from burnish.recipe.schema import HEADS, Recipe
-from burnish.runs.directory import RunDirectory, replace_directory
+from burnish.runs.atomic import new_folder
+from burnish.runs.directory import RunDirectory
 from burnish.runs.times import log_times
 from burnish.training.anchor import Anchor, Anchored, anchors
 from burnish.training.batches import Batches, temperature_shares
@@ -240,7 +240,7 @@ def _teacher(recipe: Recipe, tokenizer: Any) -> Teacher:
                 key="distill.kl_direction",
                 teacher=given.teacher,
             )
-        return ServedModel(given.teacher, given.served_name, tokenizer)
+        return ServedTeacher(given.teacher, given.served_name, tokenizer)
     name = given.teacher
     if load_tokenizer(resolve(name)).get_vocab() != tokenizer.get_vocab():
         raise RecipeError(
@@ -384,11 +384,8 @@ def _settings(recipe: Recipe, model: Opened) -> Settings:
 def _keep(directory: RunDirectory, loop: Loop, recipe: Recipe) -> None:
     """Copies the best checkpoint's weights whole, then puts them in their place."""
     name = "model" if recipe.method in WHOLE else "adapter"
-    new = directory.path / f".{name}.new"
-    shutil.rmtree(new, ignore_errors=True)
-    copy_weights(
-        directory.checkpoints / f"step-{loop.progress.best_step or loop.progress.step}", new
-    )
-    if recipe.objective in HEADS:
-        loop.network.model.config.save_pretrained(str(new))  # it names the labels
-    replace_directory(new, directory.path / name)
+    with new_folder(directory.path / name) as new:
+        step = loop.progress.best_step or loop.progress.step
+        copy_weights(directory.checkpoints / f"step-{step}", new)
+        if recipe.objective in HEADS:
+            loop.network.model.config.save_pretrained(str(new))  # it names the labels

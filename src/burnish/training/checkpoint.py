@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from burnish.errors import RunError
 from burnish.models.adapt import load_weights, save_weights
-from burnish.runs.directory import remove_directory, replace_directory
+from burnish.runs.atomic import new_folder, remove_directory
 
 # What a checkpoint has beside its weights.
 _TO_GO_ON = ("optimizer.pt", "random.pt", "progress.json")
@@ -42,18 +42,13 @@ def moments(model: Any, optimizer: torch.optim.Optimizer) -> Moments:
 
 def save(folder: Path, model: Any, found: Moments, progress: Progress) -> Path:
     """Writes `folder/step-<n>` under a hidden name and renames it when it is whole."""
-    new = folder / f".step-{progress.step}.new"
-    shutil.rmtree(new, ignore_errors=True)
-    try:
-        new.mkdir(parents=True)
+    path = folder / f"step-{progress.step}"
+    with new_folder(path) as new:
         save_weights(model, new)
         save_tensors(found, new / "optimizer.pt")
         save_tensors(_random_states(), new / "random.pt")
         (new / "progress.json").write_text(json.dumps(asdict(progress)))
-        replace_directory(new, folder / f"step-{progress.step}")
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-    return folder / f"step-{progress.step}"
+    return path
 
 
 def save_tensors(found: Any, path: Path) -> None:
@@ -168,7 +163,7 @@ def saved_steps(folder: Path) -> list[int]:
 
 def copy_weights(folder: Path, new: Path) -> None:
     """A checkpoint's weights as `save_weights` wrote them."""
-    shutil.copytree(folder, new, ignore=shutil.ignore_patterns(*_TO_GO_ON))
+    shutil.copytree(folder, new, ignore=shutil.ignore_patterns(*_TO_GO_ON), dirs_exist_ok=True)
 
 
 def drop_optimizers(folder: Path) -> None:

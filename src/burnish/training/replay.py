@@ -27,7 +27,7 @@ from burnish.models.generate import Decoder
 from burnish.models.interface import Sampling
 from burnish.models.language_model import LanguageModel
 from burnish.progress import Advance, counted
-from burnish.runs.directory import write_atomic
+from burnish.runs.atomic import write_atomic
 
 # Tokens of a question, and of the part of its answer that is learnt.
 _QUESTION, _ANSWER = 32, 32

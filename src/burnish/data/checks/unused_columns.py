@@ -14,137 +14,29 @@ _SHOWN = 5
 _MOST_VALUES = 1000
 _MOST_NUMBERS = 20  # of ratings or levels; a column with more is a measurement
 _LONGEST_CLASS = 100
-_CLASSES = frozenset(
-    (
-        "label",
-        "labels",
-        "label_text",
-        "label_name",
-        "category",
-        "categories",
-        "class",
-        "classes",
-        "class_name",
-        "intent",
-        "intents",
-        "sentiment",
-        "topic",
-        "emotion",
-        "stars",
-        "rating",
-        "score",
-        "target",
-        "tags",
-        "entities",
-        "spans",
-        "annotations",
-    )
-)
-_ANSWERS = frozenset(
-    (
-        "answer",
-        "answers",
-        "response",
-        "responses",
-        "output",
-        "outputs",
-        "completion",
-        "completions",
-        "reply",
-        "assistant",
-        "bot",
-        "gpt",
-        "target",
-        "summary",
-        "translation",
-        "result",
-        "solution",
-        "expected",
-        "ground_truth",
-        "reference",
-        "chosen",
-    )
-)
-_QUESTIONS = frozenset(
-    (
-        "question",
-        "query",
-        "prompt",
-        "instruction",
-        "input",
-        "request",
-        "problem",
-        "task",
-        "user",
-        "human",
-        "user_message",
-    )
-)
-_JUDGEMENTS = frozenset(
-    (
-        "label",
-        "reward",
-        "accepted",
-        "approved",
-        "correct",
-        "is_correct",
-        "good",
-        "is_good",
-        "helpful",
-        "preferred",
-        "upvoted",
-        "feedback",
-        "thumbs",
-        "vote",
-        "rating",
-        "score",
-        "quality",
-    )
-)
+_CLASSES = frozenset((
+    "label", "labels", "label_text", "label_name", "category", "categories", "class",
+    "classes", "class_name", "intent", "intents", "sentiment", "topic", "emotion", "stars",
+    "rating", "score", "target", "tags", "entities", "spans", "annotations"
+))  # fmt: skip
+_ANSWERS = frozenset((
+    "answer", "answers", "response", "responses", "output", "outputs", "completion",
+    "completions", "reply", "assistant", "bot", "gpt", "target", "summary", "translation",
+    "result", "solution", "expected", "ground_truth", "reference", "chosen"
+))  # fmt: skip
+_JUDGEMENTS = frozenset((
+    "label", "reward", "accepted", "approved", "correct", "is_correct", "good", "is_good",
+    "helpful", "preferred", "upvoted", "feedback", "thumbs", "vote", "rating", "score",
+    "quality"
+))  # fmt: skip
 # Names of metadata columns: even with few values they are not classes.
-_ORIGINS = frozenset(
-    (
-        "source",
-        "sources",
-        "origin",
-        "dataset",
-        "subset",
-        "split",
-        "lang",
-        "language",
-        "locale",
-        "license",
-        "url",
-        "uri",
-        "domain",
-        "file",
-        "filename",
-        "path",
-        "date",
-        "time",
-        "timestamp",
-        "created_at",
-        "created",
-        "year",
-        "author",
-        "title",
-        "name",
-        "user",
-        "version",
-        "meta",
-        "metadata",
-        "index",
-        "idx",
-        "row_id",
-        "uid",
-        "uuid",
-        "length",
-        "len",
-        "n_tokens",
-        "tokens",
-        "count",
-    )
-)
+_ORIGINS = frozenset((
+    "source", "sources", "origin", "dataset", "subset", "split", "lang", "language", "locale",
+    "license", "url", "uri", "domain", "file", "filename", "path", "date", "time",
+    "timestamp", "created_at", "created", "year", "author", "title", "name", "user",
+    "version", "meta", "metadata", "index", "idx", "row_id", "uid", "uuid", "length", "len",
+    "n_tokens", "tokens", "count"
+))  # fmt: skip
 _QUESTIONS = frozenset(("prompt", "instruction", "question", "query", "problem"))
 # Names of columns that reduce the training weight of a turn or a row.
 _WEIGHTS = frozenset(

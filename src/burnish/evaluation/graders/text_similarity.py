@@ -15,18 +15,9 @@ from burnish.evaluation.rouge import rouge
 from burnish.evaluation.scorers import bleu
 
 Metric = Literal[
-    "cosine",
-    "fuzzy_match",
-    "bleu",
-    "gleu",
-    "meteor",
-    "rouge_1",
-    "rouge_2",
-    "rouge_3",
-    "rouge_4",
-    "rouge_5",
-    "rouge_l",
-]
+    "cosine", "fuzzy_match", "bleu", "gleu", "meteor", "rouge_1", "rouge_2", "rouge_3",
+    "rouge_4", "rouge_5", "rouge_l"
+]  # fmt: skip
 
 
 # Characters of a text: usually more than an answer of 16,384 tokens.

@@ -20,7 +20,7 @@ from burnish.data.readers.encoding import lines, open_utf8
 from burnish.data.readers.json import other_kind
 from burnish.errors import DataError, GraderError
 from burnish.recipe.schema import Recipe
-from burnish.runs.directory import write_atomic
+from burnish.runs.atomic import write_atomic
 from burnish.serving.state.tables import JobRow
 
 RUN = "run"

@@ -23,7 +23,8 @@ from typing import Any
 from burnish.errors import RunError, WorkerLostError
 from burnish.processes import die_with
 from burnish.recipe.schema import Recipe, load_recipe
-from burnish.runs.directory import RunDirectory, write_atomic
+from burnish.runs.atomic import write_atomic
+from burnish.runs.directory import RunDirectory
 from burnish.serving.jobs.process import folder_lock
 from burnish.serving.jobs.run_recipe import DONE, LOST, STOPPED, work
 from burnish.terminal import write

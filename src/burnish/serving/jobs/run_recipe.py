@@ -16,7 +16,7 @@ from typing import Any
 
 from burnish.errors import InterruptedRunError, UserError, WorkerLostError, is_disk_full
 from burnish.processes import die_with, yield_to_others
-from burnish.runs.directory import write_atomic
+from burnish.runs.atomic import write_atomic
 
 OUTCOME = "outcome.json"
 DONE, REFUSED, FULL, LOST, STOPPED = 0, 2, errno.ENOSPC, 75, 130
