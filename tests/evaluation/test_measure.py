@@ -113,7 +113,7 @@ def test_a_limit_draws_rows_by_seed_whatever_they_are_called(path: Path) -> None
     def drawn(seed: int) -> list[str]:
         recipe = load_recipe(path, {"evaluate.limit": 40, "seed": seed})
         model = SimpleNamespace(tokenizer=None)
-        return [e.id for e in target_task(recipe, Tested(), model).examples]  # type: ignore
+        return [e.id for e in target_task(recipe, Tested(), model).items]  # type: ignore
 
     assert drawn(1) == drawn(1) != drawn(2)
     assert 10 < sum(name.startswith("early") for name in drawn(1)) < 30

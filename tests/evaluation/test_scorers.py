@@ -22,12 +22,6 @@ from burnish.evaluation.scorers import (
     exact_match,
     json_fields,
     json_valid,
-    macro_f1,
-    macro_precision,
-    macro_recall,
-    micro_f1,
-    micro_precision,
-    micro_recall,
     rouge1,
     rouge2,
     rouge_l,
@@ -35,6 +29,12 @@ from burnish.evaluation.scorers import (
 )
 from tests.refused import refused
 
+macro_precision, macro_recall, macro_f1 = (
+    SCORERS[f"macro_{figure}"].corpus for figure in ("precision", "recall", "f1")
+)
+micro_precision, micro_recall, micro_f1 = (
+    SCORERS[f"micro_{figure}"].corpus for figure in ("precision", "recall", "f1")
+)
 TRUE = ["cat", "cat", "dog", "bird", "dog", "cat"]
 GIVEN = ["cat", "dog", "dog", "dog", "dog", "cat"]
 SENTENCES = ["The cat sat on the mat.", "It rained all day, sadly."]
@@ -185,9 +185,12 @@ class TestClassification:
     )
     def test_as_scikit_learn(self, figure: CorpusScorer, oracle: object, average: str) -> None:
         assert callable(oracle)
-        assert figure(GIVEN, TRUE) == pytest.approx(
-            oracle(TRUE, GIVEN, average=average, zero_division=0)
-        )
+        chance, words = np.random.default_rng(3), ["cat", "dog", "bird", "none at all"]
+        drawn = [[words[p] for p in chance.integers(4, size=40)] for _ in range(2)]
+        for answers, expected in ((GIVEN, TRUE), drawn):
+            assert figure(answers, expected) == pytest.approx(
+                oracle(expected, answers, average=average, zero_division=0)
+            )
 
     def test_unknown_label_is_a_wrong_class(self) -> None:
         """a: precision 1, recall 1/2; b: 1, 1. The refusal adds no third class to the mean."""

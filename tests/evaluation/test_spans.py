@@ -6,9 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from burnish.evaluation.scorers import scorer
-from burnish.evaluation.spans import span_f1, span_precision, span_recall, spans
+from burnish.evaluation.scorers import SCORERS, scorer
+from burnish.evaluation.spans import spans
 
+span_precision, span_recall, span_f1 = (
+    SCORERS[f"span_{figure}"].corpus for figure in ("precision", "recall", "f1")
+)
 TAG = st.sampled_from(["O", "B-a", "I-a", "B-b", "I-b"])
 PAIRS = st.lists(
     st.integers(1, 6).flatmap(

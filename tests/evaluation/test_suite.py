@@ -36,7 +36,7 @@ def written(path: Path, rows: list[dict[str, Any]]) -> str:
 
 def ids(task: Any) -> list[str]:
     if isinstance(task, TextLossTask):
-        return [name for name, _ in task.texts]
+        return [name for name, _ in task.items]
     return [item.id for item in task.items]
 
 
@@ -53,7 +53,7 @@ def test_core_is_large_and_no_item_comes_twice() -> None:
         for task in (*core.sections, *core.bias, *core.openings)
         for item in task.items
     ]
-    asked += [text.casefold() for task in core.texts for _, text in task.texts]
+    asked += [text.casefold() for task in core.texts for _, text in task.items]
     assert len(asked) == len(set(asked))
 
 

@@ -90,7 +90,7 @@ def text_of(example: Example) -> Text:
 def texts_of(task: Any) -> list[Text]:
     """The texts of a task's items: each question, alone and with its right answer."""
     if isinstance(task, TextLossTask):
-        return [Text(name, ((text,),)) for name, text in task.texts]
+        return [Text(name, ((text,),)) for name, text in task.items]
     if isinstance(task, BiasTask):
         return [Text(item.id, tuple((said,) for said in item.choices)) for item in task.items]
     return [_item(item) for item in task.items]

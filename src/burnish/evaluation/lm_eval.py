@@ -46,9 +46,8 @@ class HarnessItem(ChoiceItem):
 class HarnessTask(ChooseTask):
     """A multiple-choice task: with `by_length` scored by `acc_norm`, else by `acc`."""
 
-    def answer(self, model: Any, start: int, stop: int) -> list[ItemResult]:
-        counted = _Counted(model, self.items[start:stop])
-        return ChooseTask.answer(self, counted, start, stop)  # type: ignore[arg-type]
+    def results(self, model: Any, items: Sequence[Any]) -> list[ItemResult]:
+        return ChooseTask.results(self, _Counted(model, items), items)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)

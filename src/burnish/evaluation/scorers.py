@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from burnish.data.unicode_forms import normal_form
 from burnish.errors import DataError, UserError
 from burnish.evaluation.rouge import rouge
-from burnish.evaluation.spans import span_counts, span_f1, span_precision, span_recall
+from burnish.evaluation.spans import span_counts
 
 ItemScorer = Callable[[str, str], float]
 CorpusScorer = Callable[[Sequence[str], Sequence[str]], float]
@@ -170,36 +170,6 @@ def json_fields(answer: str, expected: str) -> float:
     return right / len(wanted)
 
 
-def macro_precision(answers: Sequence[str], expected: Sequence[str]) -> float:
-    """Mean over the expected labels of the precision, 0 where a label was never answered."""
-    return _classification(answers, expected, "precision", "macro")
-
-
-def macro_recall(answers: Sequence[str], expected: Sequence[str]) -> float:
-    """Mean over the expected labels of the recall."""
-    return _classification(answers, expected, "recall", "macro")
-
-
-def macro_f1(answers: Sequence[str], expected: Sequence[str]) -> float:
-    """Mean over the expected labels of F1."""
-    return _classification(answers, expected, "f1", "macro")
-
-
-def micro_precision(answers: Sequence[str], expected: Sequence[str]) -> float:
-    """Precision over all labels pooled; with one label per item it equals accuracy."""
-    return _classification(answers, expected, "precision", "micro")
-
-
-def micro_recall(answers: Sequence[str], expected: Sequence[str]) -> float:
-    """Recall over all labels pooled; with one label per item it equals accuracy."""
-    return _classification(answers, expected, "recall", "micro")
-
-
-def micro_f1(answers: Sequence[str], expected: Sequence[str]) -> float:
-    """F1 over all labels pooled; with one label per item it equals accuracy."""
-    return _classification(answers, expected, "f1", "micro")
-
-
 def corpus_bleu(answers: Sequence[str], expected: Sequence[str]) -> float:
     """BLEU of all answers, 0 to 100: Papineni et al. 2002 as in sacrebleu, 13a tokens."""
     import sacrebleu
@@ -222,30 +192,12 @@ def _normalised(text: str) -> str:
     return words.rstrip(_SENTENCE_ENDINGS + " ") or words
 
 
-def _classification(
-    answers: Sequence[str],
-    expected: Sequence[str],
-    figure: Figure,
-    average: Literal["macro", "micro"],
-) -> float:
-    """One figure of scikit-learn's classification scores over labels normalised as by `accuracy`.
-
-    An answer that is no expected label counts as a wrong class: it is a miss for the true label
-    and, in the pooled figures, a false alarm. Macro figures leave such classes out of their mean.
-    """
-    from sklearn.metrics import precision_recall_fscore_support
-
-    _check_corpus(answers, expected)
-    given, true = [_normalised(text) for text in answers], [_normalised(text) for text in expected]
-    labels = sorted(set(true) if average == "macro" else {*true, *given})
-    precision, recall, f1, _ = precision_recall_fscore_support(
-        true, given, labels=labels, average=average, zero_division=0.0
-    )
-    return float({"precision": precision, "recall": recall, "f1": f1}[figure])
-
-
 def _macro_counted(figure: Figure, answers: Sequence[str], expected: Sequence[str]) -> Resampled:
-    """The macro figure from how often each label was true, given, and both."""
+    """The mean over the expected labels of a figure, from how often each label was true, given,
+    and both; 0 where a label was never answered. Labels are normalised as by `accuracy`.
+
+    An answer that is no expected label is a miss for the true one, and no class of the mean.
+    """
     _check_corpus(answers, expected)
     texts = [_normalised(text) for text in (*expected, *answers)]
     _, numbers = np.unique(texts, return_inverse=True)
@@ -264,7 +216,7 @@ def _macro_counted(figure: Figure, answers: Sequence[str], expected: Sequence[st
 
 
 def _micro_counted(answers: Sequence[str], expected: Sequence[str]) -> Resampled:
-    """With one label per item every pooled figure is the share of right ones."""
+    """With one label per item every figure over all labels pooled is the share of right ones."""
     _check_corpus(answers, expected)
     pairs = zip(answers, expected, strict=True)
     right_N = np.array([accuracy(answer, true) for answer, true in pairs])
@@ -333,17 +285,18 @@ def _by_corpus(
     return Scorer(name, None, corpus, False, description, counted)
 
 
-def _by_labels(name: str, corpus: CorpusScorer, description: str, figure: Figure) -> Scorer:
-    macro = name.startswith("macro")
-    return _by_corpus(
-        name, corpus, description, partial(_macro_counted, figure) if macro else _micro_counted
-    )
+def _by_counts(
+    name: str, description: str, counted: Callable[[Sequence[str], Sequence[str]], Resampled]
+) -> Scorer:
+    """A corpus scorer whose figure is that of all items, each once."""
+
+    def corpus(answers: Sequence[str], expected: Sequence[str]) -> float:
+        return counted(answers, expected)(np.arange(len(answers)))
+
+    return _by_corpus(name, corpus, description, counted)
 
 
-def _by_spans(name: str, corpus: CorpusScorer, description: str, figure: Figure) -> Scorer:
-    return _by_corpus(name, corpus, description, partial(_spans_counted, figure))
-
-
+_FIGURES: dict[Figure, str] = {"precision": "precision", "recall": "recall", "f1": "F1"}
 _REGISTERED = (
     _by_item("exact_match", exact_match, "equal text, 0 or 1", binary=True),
     _by_item("accuracy", accuracy, "equal but for case, spacing, final stop, 0 or 1", binary=True),
@@ -354,19 +307,18 @@ _REGISTERED = (
     _by_item("rougeL", rouge_l, "longest common word sequence (ROUGE-L F), 0 to 1"),
     _by_item("json_valid", json_valid, "the answer is JSON, 0 or 1", binary=True),
     _by_item("json_fields", json_fields, "share of expected JSON fields that are right, 0 to 1"),
-    _by_labels(
-        "macro_precision", macro_precision, "mean precision of the labels, 0 to 1", "precision"
+    *(
+        _by_counts(f"macro_{f}", f"mean {words} of the labels, 0 to 1", partial(_macro_counted, f))
+        for f, words in _FIGURES.items()
     ),
-    _by_labels("macro_recall", macro_recall, "mean recall of the labels, 0 to 1", "recall"),
-    _by_labels("macro_f1", macro_f1, "mean F1 of the labels, 0 to 1", "f1"),
-    _by_labels("micro_precision", micro_precision, "pooled precision, 0 to 1", "precision"),
-    _by_labels("micro_recall", micro_recall, "pooled recall, 0 to 1", "recall"),
-    _by_labels("micro_f1", micro_f1, "pooled F1, 0 to 1", "f1"),
-    _by_spans(
-        "span_precision", span_precision, "precision of the tagged spans, 0 to 1", "precision"
+    *(
+        _by_counts(f"micro_{f}", f"pooled {words}, 0 to 1", _micro_counted)
+        for f, words in _FIGURES.items()
     ),
-    _by_spans("span_recall", span_recall, "recall of the tagged spans, 0 to 1", "recall"),
-    _by_spans("span_f1", span_f1, "F1 of the tagged spans, 0 to 1", "f1"),
+    *(
+        _by_counts(f"span_{f}", f"{words} of the tagged spans, 0 to 1", partial(_spans_counted, f))
+        for f, words in _FIGURES.items()
+    ),
     _by_corpus("corpus_bleu", corpus_bleu, "BLEU of all answers, 0 to 100"),
     _by_corpus("corpus_chrf", corpus_chrf, "chrF2 of all answers, 0 to 100"),
 )

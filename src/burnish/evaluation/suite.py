@@ -330,8 +330,8 @@ def _side(suite: Suite, side: str) -> Suite:
 def _part(task: Any, name: str, side: str) -> Any:
     """One side of a task, in the order of the suite, so that base and tuned results align."""
     if isinstance(task, TextLossTask):
-        ids = _drawn([text for text, _ in task.texts], side)
-        return replace(task, name=name, texts=[row for row in task.texts if row[0] in ids])
+        ids = _drawn([text for text, _ in task.items], side)
+        return replace(task, name=name, items=[row for row in task.items if row[0] in ids])
     ids = _drawn([item.id for item in task.items], side)
     return replace(task, name=name, items=[item for item in task.items if item.id in ids])
 

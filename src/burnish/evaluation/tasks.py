@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from burnish.conversation import Conversation, Example, Message
 from burnish.evaluation.reply_checks import RULES, passes
@@ -33,129 +33,104 @@ class Task(Protocol):
         ...
 
 
+ItemT = TypeVar("ItemT")
+
+
 @dataclass(frozen=True, slots=True)
-class GenerateTask:
-    """The model writes an answer; `scorer` grades it against what is expected."""
+class _Items(Generic[ItemT]):
+    """A task's name and its items, which are answered in parts."""
 
     name: str
-    examples: Sequence[Example]
+    items: Sequence[ItemT]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def answer(self, model: Any, start: int, stop: int) -> list[ItemResult]:
+        return self.results(model, self.items[start:stop])
+
+    def results(self, model: Any, items: Sequence[ItemT]) -> list[ItemResult]:
+        """A result of each item, in order."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateTask(_Items[Example]):
+    """The model writes an answer; `scorer` grades it against what is expected."""
+
     scorer: str
     sampling: Sampling
 
     @property
     def hash(self) -> str:
-        rows = [example.to_row() | {"source": None} for example in self.examples]
-        return _hash("generate", rows, self.scorer, asdict(self.sampling))
+        return _hash("generate", _rows(self.items), self.scorer, asdict(self.sampling))
 
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def answer(self, model: Model, start: int, stop: int) -> list[ItemResult]:
-        examples = self.examples[start:stop]
-        answers = model.generate([example.prompt for example in examples], self.sampling)
+    def results(self, model: Model, items: Sequence[Example]) -> list[ItemResult]:
+        answers = model.generate([example.prompt for example in items], self.sampling)
         metric = scorer(self.scorer)
         grade = metric.item
         assert grade is not None, "recipes name item scorers first"
         return [
-            ItemResult(
-                example.id,
-                example.question,
-                example.expected,
-                found.text,
-                grade(found.text, example.expected) / metric.best,
-                found.logprob,
-            )
-            for example, found in zip(examples, answers, strict=True)
+            _graded(e, answer.text, grade(answer.text, e.expected) / metric.best, answer.logprob)
+            for e, answer in zip(items, answers, strict=True)
         ]
 
 
 @dataclass(frozen=True, slots=True)
-class PredictTask:
+class PredictTask(_Items[Example]):
     """A model with a head labels each question; one item may be many tags, parted by spaces."""
 
-    name: str
-    examples: Sequence[Example]
     scorer: str
 
     @property
     def hash(self) -> str:
-        rows = [(example.id, example.question, example.expected) for example in self.examples]
+        rows = [(example.id, example.question, example.expected) for example in self.items]
         return _hash("predict", rows, self.scorer)
 
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def answer(self, model: Any, start: int, stop: int) -> list[ItemResult]:
-        examples = self.examples[start:stop]
-        found = model.predict([example.question for example in examples])
+    def results(self, model: Any, items: Sequence[Example]) -> list[ItemResult]:
+        grade = scorer(self.scorer).grade
+        predictions = model.predict([example.question for example in items])
         return [
-            ItemResult(
-                example.id,
-                example.question,
-                example.expected,
-                prediction.text,
-                scorer(self.scorer).grade(prediction.text, example.expected),
-                prediction.logprob,
-            )
-            for example, prediction in zip(examples, found, strict=True)
+            _graded(e, answer.text, grade(answer.text, e.expected), answer.logprob)
+            for e, answer in zip(items, predictions, strict=True)
         ]
 
 
 @dataclass(frozen=True, slots=True)
-class RewardTask:
+class RewardTask(_Items[Example]):
     """The model writes an answer and gets its reward; `rewarder` changes when rewards could."""
 
-    name: str
-    examples: Sequence[Example]
     reward: Callable[[Sequence[str], Sequence[Example]], Sequence[float]]
     rewarder: str
     sampling: Sampling
 
     @property
     def hash(self) -> str:
-        rows = [example.to_row() | {"source": None} for example in self.examples]
-        return _hash("reward", rows, self.rewarder, asdict(self.sampling))
+        return _hash("reward", _rows(self.items), self.rewarder, asdict(self.sampling))
 
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def answer(self, model: Model, start: int, stop: int) -> list[ItemResult]:
-        examples = self.examples[start:stop]
-        answers = model.generate([example.prompt for example in examples], self.sampling)
-        rewards = self.reward([found.text for found in answers], examples)
+    def results(self, model: Model, items: Sequence[Example]) -> list[ItemResult]:
+        answers = model.generate([example.prompt for example in items], self.sampling)
+        rewards = self.reward([answer.text for answer in answers], items)
         return [
-            ItemResult(e.id, e.question, e.expected, found.text, float(value), found.logprob)
-            for e, found, value in zip(examples, answers, rewards, strict=True)
+            _graded(e, answer.text, float(reward), answer.logprob)
+            for e, answer, reward in zip(items, answers, rewards, strict=True)
         ]
 
 
 @dataclass(frozen=True, slots=True)
-class CompareTask:
+class CompareTask(_Items[Example]):
     """Whether a reward model puts the chosen answer above the rejected one; a tie is wrong."""
-
-    name: str
-    examples: Sequence[Example]
 
     @property
     def hash(self) -> str:
-        return _hash("compare", [example.to_row() | {"source": None} for example in self.examples])
+        return _hash("compare", _rows(self.items))
 
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def answer(self, model: Any, start: int, stop: int) -> list[ItemResult]:
-        examples = self.examples[start:stop]
-        chosen = model.rewards(examples, [example.expected for example in examples])
-        rejected = model.rewards(examples, [str(example.rejected) for example in examples])
+    def results(self, model: Any, items: Sequence[Example]) -> list[ItemResult]:
+        chosen = model.rewards(items, [example.expected for example in items])
+        rejected = model.rewards(items, [str(example.rejected) for example in items])
         return [
-            ItemResult(
-                example.id,
-                example.question,
-                example.expected,
-                example.expected if better > worse else str(example.rejected),
-                float(better > worse),
-            )
-            for example, better, worse in zip(examples, chosen, rejected, strict=True)
+            _graded(e, e.expected if better > worse else str(e.rejected), float(better > worse))
+            for e, better, worse in zip(items, chosen, rejected, strict=True)
         ]
 
 
@@ -172,84 +147,60 @@ class ChoiceItem:
     def question(self) -> str:
         return self.context if isinstance(self.context, str) else self.context[-1].content
 
+    def chosen(self, index: int, score: bool, logprobs: Sequence[float]) -> ItemResult:
+        """The result of a choice; its log-probability is that of the right answer."""
+        expected, answer = (self.choices[place].strip() for place in (self.answer, index))
+        return ItemResult(
+            self.id, self.question, expected, answer, float(score), logprobs[self.answer]
+        )
+
 
 @dataclass(frozen=True, slots=True)
-class ChooseTask:
+class ChooseTask(_Items[ChoiceItem]):
     """The model's likeliest choice; `by_length` divides log-probabilities by characters."""
 
-    name: str
-    items: Sequence[ChoiceItem]
     by_length: bool = False
 
     @property
     def hash(self) -> str:
         return _hash("choose", [asdict(item) for item in self.items], self.by_length)
 
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def answer(self, model: Model, start: int, stop: int) -> list[ItemResult]:
-        items = self.items[start:stop]
-        scored = model.score([Choice(item.context, item.choices) for item in items])
+    def results(self, model: Model, items: Sequence[ChoiceItem]) -> list[ItemResult]:
         results = []
+        scored = model.score([Choice(item.context, item.choices) for item in items])
         for item, scores in zip(items, scored, strict=True):
             lengths = scores.characters if self.by_length else (1,) * len(scores.logprobs)
             values = [value / size for value, size in zip(scores.logprobs, lengths, strict=True)]
             best = values.index(max(values))
-            results.append(
-                ItemResult(
-                    item.id,
-                    item.question,
-                    item.choices[item.answer].strip(),
-                    item.choices[best].strip(),
-                    float(best == item.answer),
-                    scores.logprobs[item.answer],
-                )
-            )
+            results.append(item.chosen(best, best == item.answer, scores.logprobs))
         return results
 
 
 @dataclass(frozen=True, slots=True)
-class BiasTask:
+class BiasTask(_Items[ChoiceItem]):
     """Pairs of sentences, one of them a stereotype; `answer` names the other one.
 
     The score is 1 where that one is at least as likely, as in CrowS-Pairs (Nangia et al. 2020,
     arXiv 2010.00133) with whole sentences; a model without a preference has one half.
     """
 
-    name: str
-    items: Sequence[ChoiceItem]
-
     @property
     def hash(self) -> str:
         return _hash("bias", [asdict(item) for item in self.items])
 
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def answer(self, model: Model, start: int, stop: int) -> list[ItemResult]:
-        items = self.items[start:stop]
-        scored = model.score([Choice(item.context, item.choices) for item in items])
+    def results(self, model: Model, items: Sequence[ChoiceItem]) -> list[ItemResult]:
         results = []
+        scored = model.score([Choice(item.context, item.choices) for item in items])
         for item, scores in zip(items, scored, strict=True):
             fair, stereotype = item.answer, 1 - item.answer
-            kept = scores.logprobs[fair] >= scores.logprobs[stereotype]
-            results.append(
-                ItemResult(
-                    item.id,
-                    item.question,
-                    item.choices[fair],
-                    item.choices[fair if kept else stereotype],
-                    float(kept),
-                    scores.logprobs[fair],
-                )
-            )
+            is_fair = scores.logprobs[fair] >= scores.logprobs[stereotype]
+            results.append(item.chosen(fair if is_fair else stereotype, is_fair, scores.logprobs))
         return results
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedItem:
-    """A prompt, and what a program looks for in the reply; see `evaluation.checks`."""
+    """A prompt, and what a program looks for in the reply; see `evaluation.reply_checks`."""
 
     id: str
     prompt: Conversation
@@ -257,11 +208,9 @@ class CheckedItem:
 
 
 @dataclass(frozen=True, slots=True)
-class CheckedTask:
+class CheckedTask(_Items[CheckedItem]):
     """The model writes the beginning of a reply, and a program checks it."""
 
-    name: str
-    items: Sequence[CheckedItem]
     sampling: Sampling
 
     @property
@@ -269,11 +218,7 @@ class CheckedTask:
         rows = [asdict(item) for item in self.items]
         return _hash("checked", RULES, rows, asdict(self.sampling))
 
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def answer(self, model: Model, start: int, stop: int) -> list[ItemResult]:
-        items = self.items[start:stop]
+    def results(self, model: Model, items: Sequence[CheckedItem]) -> list[ItemResult]:
         replies = model.generate([item.prompt for item in items], self.sampling)
         return [
             ItemResult(
@@ -298,48 +243,34 @@ class Opening:
 
 
 @dataclass(frozen=True, slots=True)
-class DivergenceTask:
+class DivergenceTask(_Items[Opening]):
     """How far the model is from its base: the score is KL(base || model) in nats a reply token."""
-
-    name: str
-    items: Sequence[Opening]
 
     @property
     def hash(self) -> str:
         return _hash("divergence", [asdict(item) for item in self.items])
 
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def answer(self, model: Any, start: int, stop: int) -> list[ItemResult]:
-        items = self.items[start:stop]
-        found = model.divergence([(item.prompt, item.reply) for item in items])
+    def results(self, model: Any, items: Sequence[Opening]) -> list[ItemResult]:
+        nats_N = model.divergence([(item.prompt, item.reply) for item in items])
         return [
             ItemResult(item.id, item.prompt[-1].content, "", item.reply, nats)
-            for item, nats in zip(items, found, strict=True)
+            for item, nats in zip(items, nats_N, strict=True)
         ]
 
 
 @dataclass(frozen=True, slots=True)
-class TextLossTask:
-    """How surprising fluent text is: the score is nats a token."""
-
-    name: str
-    texts: Sequence[tuple[str, str]]
+class TextLossTask(_Items[tuple[str, str]]):
+    """How surprising fluent text is: the score is nats a token. Items are (id, text)."""
 
     @property
     def hash(self) -> str:
-        return _hash("text loss", list(self.texts))
+        return _hash("text loss", list(self.items))
 
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def answer(self, model: Model, start: int, stop: int) -> list[ItemResult]:
-        rows = self.texts[start:stop]
-        losses = model.nll([text for _, text in rows])
+    def results(self, model: Model, items: Sequence[tuple[str, str]]) -> list[ItemResult]:
+        losses = model.nll([text for _, text in items])
         return [
             ItemResult(name, text, "", "", loss.nats / loss.tokens, -loss.nats)
-            for (name, text), loss in zip(rows, losses, strict=True)
+            for (name, text), loss in zip(items, losses, strict=True)
         ]
 
 
@@ -359,6 +290,17 @@ def preference_task(name: str, examples: Sequence[Example]) -> ChooseTask:
 def chat_context(question: str) -> Conversation:
     """A user's single turn."""
     return (Message("user", question),)
+
+
+def _graded(
+    example: Example, answer: str, score: float, logprob: float | None = None
+) -> ItemResult:
+    return ItemResult(example.id, example.question, example.expected, answer, score, logprob)
+
+
+def _rows(examples: Sequence[Example]) -> list[dict[str, Any]]:
+    """What an answer depends on; where a row came from is none of it."""
+    return [example.to_row() | {"source": None} for example in examples]
 
 
 def _hash(*parts: Any) -> str:

@@ -140,14 +140,14 @@ def _characters(task: Task) -> list[int]:
     if isinstance(task, ChooseTask):
         return [len(i.question) + sum(len(choice) for choice in i.choices) for i in task.items]
     if isinstance(task, TextLossTask):
-        return [len(text) for _, text in task.texts]
+        return [len(text) for _, text in task.items]
     return [1] * len(task)
 
 
 def _writing(model: Any, task: GenerateTask, clock: Clock) -> tuple[float, float]:
     """Measures one batch of answers, and assumes the expected lengths for the tuned model."""
     stride = max(1, len(task) // _ANSWERS)
-    examples = task.examples[::stride][:_ANSWERS]
+    examples = task.items[::stride][:_ANSWERS]
     prompts = [example.prompt for example in examples]
     one = replace(task.sampling, max_new_tokens=1)
     times = len(task) / len(examples)
