@@ -8,7 +8,7 @@ from burnish.errors import DataError
 from burnish.evaluation.reply_checks import CHECKS, passes, read_check
 from burnish.evaluation.tasks import CheckedItem, CheckedTask, chat_context
 from burnish.models.interface import Sampling
-from burnish.models.mock import MockModel
+from tests.mock_model import MockModel
 from tests.refused import refused
 
 # name, what is asked for, replies that pass, replies that fail

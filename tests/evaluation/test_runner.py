@@ -9,8 +9,8 @@ from burnish.conversation import Conversation, Example, Message
 from burnish.evaluation.runner import run_task
 from burnish.evaluation.tasks import ChoiceItem, ChooseTask, GenerateTask, TextLossTask, label_task
 from burnish.models.interface import Generation, Sampling, Stream
-from burnish.models.mock import MockModel
 from burnish.runs.directory import read_results
+from tests.mock_model import MockModel
 
 
 class Counting(MockModel):

@@ -101,9 +101,7 @@ def mixed(suite: Suite) -> Suite:
     chosen = random.Random(0)
 
     def turned(task: Any) -> Any:
-        field = "texts" if isinstance(task, TextLossTask) else "items"
-        rows = list(getattr(task, field))
-        return replace(task, **{field: chosen.sample(rows, len(rows))})
+        return replace(task, items=chosen.sample(list(task.items), len(task)))
 
     fields = ("sections", "texts", "bias", "openings")
     return replace(suite, **{name: [turned(t) for t in getattr(suite, name)] for name in fields})

@@ -19,7 +19,7 @@ from burnish.models.branches import Network, Row, branch_logprobs
 from burnish.models.interface import Choice, Model, Sampling
 from burnish.models.language_model import LanguageModel
 from burnish.models.load import load_model
-from burnish.models.mock import MockModel
+from tests.mock_model import MockModel
 from tests.refused import refused
 
 PROMPTS = [

@@ -16,7 +16,8 @@ from burnish.cli.options import Json, Resume, Set, overrides, print_verdict, res
 from burnish.errors import RunError
 from burnish.progress import phase
 from burnish.recipe.schema import Recipe, load_recipe
-from burnish.runs.directory import RunDirectory, remove_directory
+from burnish.runs.atomic import remove_directory
+from burnish.runs.directory import RunDirectory
 from burnish.runs.lock import alone_in
 
 RECIPE = Path(burnish.__file__).parent / "recipes" / "support-routing" / "recipe.yaml"

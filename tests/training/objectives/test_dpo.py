@@ -10,7 +10,16 @@ import torch
 from burnish.conversation import Example, Message
 from burnish.errors import DataError
 from burnish.models.branches import Network, Row
-from burnish.training.objectives.dpo import Dpo, Pair, ipo, orpo, sigmoid, simpo, with_reference
+from burnish.training.objectives.dpo import (
+    Dpo,
+    Pair,
+    ipo,
+    orpo,
+    pair_logprobs,
+    sigmoid,
+    simpo,
+    with_reference,
+)
 from tests.refused import refused
 
 Draw = Callable[..., list[Row]]
@@ -164,7 +173,7 @@ def test_pairs_equal_the_plain_forward(
 
 
 def test_kept_reference_is_what_the_start_says(llama: Any, draw: Draw) -> None:
-    made = with_reference(Network(llama), pairs(draw))
+    made = with_reference(Network(llama), pairs(draw), pair_logprobs)
     objective = Dpo()
     loss = objective.loss(Network(llama), made)
     assert float(loss.total.detach()) / 3 == pytest.approx(

@@ -119,9 +119,9 @@ class Objective(ABC, Generic[ItemT]):
         """The same in small where each step costs much, for a try of all that a step does."""
         return self
 
-    @abstractmethod
     def units(self, items: Sequence[ItemT]) -> float:
         """What a summed loss is divided by, so that accumulated batches equal one batch."""
+        return float(len(items))
 
     @abstractmethod
     def loss(self, network: Network, items: Sequence[ItemT]) -> Loss:

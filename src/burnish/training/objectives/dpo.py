@@ -4,9 +4,9 @@ Both answers of a pair share their prompt, which is computed once. `logprobs_B_2
 log-probabilities (nats) of the chosen and the rejected answer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from burnish.conversation import Example
 from burnish.data.render import Rendered, render_answers, with_answer
 from burnish.models.branches import Network, Row, tree_states
 from burnish.runs.directory import Finding
-from burnish.training.objectives.base import Loss, Objective, light_pieces, require, rows_of
+from burnish.training.objectives.base import ItemT, Loss, Objective, light_pieces, require, rows_of
 
 _AT_ONCE = 16
 # A log-probability nearer to 0 is rounding in float32, and at 0 odds are infinite.
@@ -42,8 +42,43 @@ class Pair:
         return self.chosen.learnt + self.rejected.learnt
 
 
+ReferencedT = TypeVar("ReferencedT", bound=Any)
+
+
+class ComparesAnswers(Objective[ItemT]):
+    """An objective whose rows have answers that are better or worse."""
+
+    def render(
+        self, examples: Sequence[Example], tokenizer: Any, max_length: int | None
+    ) -> tuple[list[Rendered], Finding | None]:
+        return render_answers(examples, tokenizer, max_length)
+
+
+class PairObjective(ComparesAnswers[Pair]):
+    """An objective that learns from pairs of a chosen and a rejected answer."""
+
+    def check(self, examples: Sequence[Example]) -> None:
+        require(
+            examples,
+            lambda example: example.rejected is None,
+            "a rejected answer",
+            "give rows with prompt, chosen and rejected",
+            code="no_rejected_answer",
+        )
+
+    def items(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Pair]:
+        chosen = rows_of([with_answer(e, e.expected) for e in examples], tokenizer, max_length)
+        rejected = rows_of(
+            [with_answer(e, str(e.rejected)) for e in examples], tokenizer, max_length
+        )
+        return [Pair(good, bad) for good, bad in zip(chosen, rejected, strict=True)]
+
+    def pieces(self, network: Network, items: Sequence[Pair]) -> list[list[Pair]]:
+        return light_pieces(network, items)
+
+
 @dataclass(frozen=True)
-class Dpo(Objective[Pair]):
+class Dpo(PairObjective):
     """DPO and its relatives.
 
     Args:
@@ -59,33 +94,12 @@ class Dpo(Objective[Pair]):
     gamma: float = 0.5
     precompute_reference: bool = True
 
-    def check(self, examples: Sequence[Example]) -> None:
-        check_pairs(examples)
-
-    def render(
-        self, examples: Sequence[Example], tokenizer: Any, max_length: int | None
-    ) -> tuple[list[Rendered], Finding | None]:
-        return render_answers(examples, tokenizer, max_length)
-
-    def items(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Pair]:
-        chosen = rows_of([with_answer(e, e.expected) for e in examples], tokenizer, max_length)
-        rejected = rows_of(
-            [with_answer(e, str(e.rejected)) for e in examples], tokenizer, max_length
-        )
-        return [Pair(good, bad) for good, bad in zip(chosen, rejected, strict=True)]
-
     def prepare(
         self, network: Network, items: Sequence[Pair], *, training: bool = True
     ) -> list[Pair]:
         if self.loss_type not in _REFERENCED or not self.precompute_reference:
             return list(items)
-        return with_reference(network, items)
-
-    def units(self, items: Sequence[Pair]) -> float:
-        return float(len(items))
-
-    def pieces(self, network: Network, items: Sequence[Pair]) -> list[list[Pair]]:
-        return light_pieces(network, items)
+        return with_reference(network, items, pair_logprobs)
 
     def loss(self, network: Network, items: Sequence[Pair]) -> Loss:
         logprobs_B_2 = pair_logprobs(network, items)
@@ -96,13 +110,7 @@ class Dpo(Objective[Pair]):
             reference_B_2 = torch.zeros_like(logprobs_B_2)
             rewards_B_2 = self.beta * logprobs_B_2 / lengths(items, logprobs_B_2)
         losses_B = self._losses(logprobs_B_2, reference_B_2, lengths(items, logprobs_B_2))
-        margins_B = (rewards_B_2[:, 0] - rewards_B_2[:, 1]).detach()
-        count = float(len(items))
-        metrics = {
-            "preferred": ((margins_B > 0).float().sum(), count),
-            "margin": (margins_B.sum(), count),
-        }
-        return Loss(losses_B.sum(), metrics)
+        return Loss(losses_B.sum(), margins(rewards_B_2))
 
     def _losses(self, logprobs_B_2: Tensor, reference_B_2: Tensor, lengths_B_2: Tensor) -> Tensor:
         if self.loss_type == "sigmoid":
@@ -160,31 +168,32 @@ def pair_logprobs(network: Network, pairs: Sequence[Pair]) -> Tensor:
     return asked.sums(values_N, 2 * len(pairs)).view(-1, 2)
 
 
-def with_reference(network: Network, pairs: Sequence[Pair]) -> list[Pair]:
-    """The pairs with what the weights of now say of them."""
-    found: list[Pair] = list(pairs)
-    order = sorted(range(len(pairs)), key=lambda index: pairs[index].size)
+def with_reference(
+    network: Network,
+    items: Sequence[ReferencedT],
+    logprobs: Callable[[Network, Sequence[ReferencedT]], Tensor],
+) -> list[ReferencedT]:
+    """The items with the log-probabilities that the weights of now give them, two each."""
+    found = list(items)
+    order = sorted(range(len(items)), key=lambda index: items[index].size)
     with network.frozen():
         for start in range(0, len(order), _AT_ONCE):
             part = order[start : start + _AT_ONCE]
-            values = pair_logprobs(network, [pairs[index] for index in part]).tolist()
-            for index, (chosen, rejected) in zip(part, values, strict=True):
-                found[index] = replace(pairs[index], reference=(chosen, rejected))
+            values = logprobs(network, [items[index] for index in part]).tolist()
+            for index, (one, other) in zip(part, values, strict=True):
+                found[index] = replace(items[index], reference=(one, other))
     return found
+
+
+def margins(rewards_B_2: Tensor) -> dict[str, tuple[Tensor, float]]:
+    """Metrics of how far the chosen answers are above the rejected ones."""
+    margins_B = (rewards_B_2[:, 0] - rewards_B_2[:, 1]).detach()
+    count = float(len(margins_B))
+    preferred = (margins_B > 0).float().sum()
+    return {"preferred": (preferred, count), "margin": (margins_B.sum(), count)}
 
 
 def lengths(pairs: Sequence[Pair], like: Tensor) -> Tensor:
     """Learnt tokens of both answers, shape (B, 2)."""
     counts = [[pair.chosen.learnt, pair.rejected.learnt] for pair in pairs]
     return torch.tensor(counts, dtype=like.dtype, device=like.device)
-
-
-def check_pairs(examples: Sequence[Example]) -> None:
-    """Raises DataError where a row does not compare two answers."""
-    require(
-        examples,
-        lambda example: example.rejected is None,
-        "a rejected answer",
-        "give rows with prompt, chosen and rejected",
-        code="no_rejected_answer",
-    )

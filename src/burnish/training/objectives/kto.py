@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from burnish.conversation import Example
-from burnish.data.render import Rendered, render_answers, with_answer
+from burnish.data.render import with_answer
 from burnish.errors import DataError
 from burnish.models.branches import Network, Row, tree_states
-from burnish.runs.directory import Finding
-from burnish.training.objectives.base import Loss, Objective, require, rows_of
+from burnish.training.objectives.base import Loss, require, rows_of
+from burnish.training.objectives.dpo import ComparesAnswers, with_reference
 
-_AT_ONCE = 16
 _SHIFTS_TRIED = 8
 
 _JUDGED = "give rows with prompt, completion and label true or false"
@@ -44,7 +43,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Kto(Objective[Judged]):
+class Kto(ComparesAnswers[Judged]):
     """Kahneman-Tversky optimisation.
 
     Args:
@@ -66,11 +65,6 @@ class Kto(Objective[Judged]):
             code="no_judgement",
         )
 
-    def render(
-        self, examples: Sequence[Example], tokenizer: Any, max_length: int | None
-    ) -> tuple[list[Rendered], Finding | None]:
-        return render_answers(examples, tokenizer, max_length)
-
     def items(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Judged]:
         judged = [example for row in examples for example in as_judged(row)]
         rows = rows_of(judged, tokenizer, max_length)
@@ -85,18 +79,7 @@ class Kto(Objective[Judged]):
     def prepare(
         self, network: Network, items: Sequence[Judged], *, training: bool = True
     ) -> list[Judged]:
-        found: list[Judged] = list(items)
-        order = sorted(range(len(items)), key=lambda index: items[index].size)
-        with network.frozen():
-            for start in range(0, len(order), _AT_ONCE):
-                part = order[start : start + _AT_ONCE]
-                values = judged_logprobs(network, [items[index] for index in part]).tolist()
-                for index, (own, other) in zip(part, values, strict=True):
-                    found[index] = replace(items[index], reference=(own, other))
-        return found
-
-    def units(self, items: Sequence[Judged]) -> float:
-        return float(len(items))
+        return with_reference(network, items, judged_logprobs)
 
     def loss(self, network: Network, items: Sequence[Judged]) -> Loss:
         kept = [item.reference for item in items]

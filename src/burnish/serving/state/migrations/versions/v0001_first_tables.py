@@ -1,5 +1,7 @@
 """The first tables."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -8,249 +10,127 @@ down_revision = None
 
 SEQ = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 UNLABELLED = sa.text("meta IS NULL")
+OPTIONAL: dict[str, Any] = {"nullable": True}
 
 
 def upgrade() -> None:
+<<<<<<< HEAD
     """Create all tables."""
     _aliases()
     _audit()
     _deleted()
     _files()
+=======
+    op.create_table(
+        "aliases", _text("name", 255, primary_key=True), _text("target", 255),
+        _column("created_at"), _column("forced", sa.Boolean),
+    )  # fmt: skip
+    _numbered(
+        "audit", _column("time", sa.Double), _text("actor", 128), _text("action", 64),
+        _text("subject", 255), _column("data", sa.JSON), _text("previous", 64),
+        _text("hash", 64, unique=True),
+    )  # fmt: skip
+    op.create_table(
+        "deleted", _text("id", 64, primary_key=True), _text("table", 32), _column("seq"),
+    )  # fmt: skip
+    op.create_table(
+        "switches", _text("name", 64, primary_key=True), _column("is_on", sa.Boolean),
+        _column("changed_at"),
+    )  # fmt: skip
+    _numbered(
+        "files", _text("id", 64, unique=True), _text("purpose", 32), _column("filename", sa.Text),
+        _column("bytes"), _text("sha256", 64), _column("created_at"),
+        _column("expires_at", **OPTIONAL), _text("project", 64, **OPTIONAL),
+    )  # fmt: skip
+>>>>>>> 2aa3ac9 (The first migration is written in a third of the lines; objectives that compare answers share what they do; the mock model is the tests' own)
     _jobs()
-    _keys()
-    _models()
-    _permissions()
-    _switches()
-    _uploads()
-    _events()
-    _job_meta()
-    _upload_parts()
-
-
-def _aliases() -> None:
-    op.create_table(
-        "aliases",
-        sa.Column("name", sa.String(length=255), nullable=False),
-        sa.Column("target", sa.String(length=255), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("forced", sa.Boolean(), nullable=False),
-        sa.PrimaryKeyConstraint("name"),
-    )
-    op.create_index("ix_aliases_target", "aliases", ["target"])
-
-
-def _audit() -> None:
-    op.create_table(
-        "audit",
-        sa.Column("seq", SEQ, nullable=False),
-        sa.Column("time", sa.Double(), nullable=False),
-        sa.Column("actor", sa.String(length=128), nullable=False),
-        sa.Column("action", sa.String(length=64), nullable=False),
-        sa.Column("subject", sa.String(length=255), nullable=False),
-        sa.Column("data", sa.JSON(), nullable=False),
-        sa.Column("previous", sa.String(length=64), nullable=False),
-        sa.Column("hash", sa.String(length=64), nullable=False),
-        sa.PrimaryKeyConstraint("seq"),
-        sa.UniqueConstraint("hash"),
-    )
-
-
-def _deleted() -> None:
-    op.create_table(
-        "deleted",
-        sa.Column("id", sa.String(length=64), nullable=False),
-        sa.Column("table", sa.String(length=32), nullable=False),
-        sa.Column("seq", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("id"),
-    )
-
-
-def _files() -> None:
-    op.create_table(
-        "files",
-        sa.Column("seq", SEQ, nullable=False),
-        sa.Column("id", sa.String(length=64), nullable=False),
-        sa.Column("purpose", sa.String(length=32), nullable=False),
-        sa.Column("filename", sa.Text(), nullable=False),
-        sa.Column("bytes", sa.BigInteger(), nullable=False),
-        sa.Column("sha256", sa.String(length=64), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("expires_at", sa.BigInteger(), nullable=True),
-        sa.Column("project", sa.String(length=64), nullable=True),
-        sa.PrimaryKeyConstraint("seq"),
-        sa.UniqueConstraint("id"),
-    )
-    op.create_index("ix_files_expires_at", "files", ["expires_at"])
-    op.create_index("ix_files_project_seq", "files", ["project", "seq"])
-    op.create_index("ix_files_purpose_seq", "files", ["purpose", "seq"])
-    op.create_index("ix_files_sha256", "files", ["sha256"])
+    _numbered(
+        "keys", _text("id", 64, unique=True), _text("name", 255),
+        _column("salt", sa.LargeBinary(16)), _column("hash", sa.LargeBinary(32)),
+        _column("scopes", sa.JSON), _column("created_at"),
+        _column("requests", sa.Integer, **OPTIONAL), _column("tokens", sa.Integer, **OPTIONAL),
+        _text("project", 64, **OPTIONAL), _column("revoked_at", **OPTIONAL),
+    )  # fmt: skip
+    _numbered(
+        "models", _text("name", 255, unique=True), _text("base", 255),
+        _text("job_id", 64, **OPTIONAL), _column("folder", sa.Text), _column("created_at"),
+        _text("decision", 16, **OPTIONAL), _column("step", sa.Integer, **OPTIONAL),
+        _text("checkpoint_id", 64, unique=True, **OPTIONAL),
+        _column("metrics", sa.JSON, **OPTIONAL), _column("deleted", sa.Boolean),
+    )  # fmt: skip
+    _numbered(
+        "permissions", _text("id", 64, unique=True), _text("checkpoint", 255),
+        _text("project_id", 64), _column("created_at"),
+    )  # fmt: skip
+    _numbered(
+        "uploads", _text("id", 64, unique=True), _text("purpose", 32),
+        _column("filename", sa.Text), _text("mime_type", 255), _column("bytes"),
+        _column("created_at"), _column("expires_at"), _text("status", 16),
+        _column("lasts", sa.Integer, **OPTIONAL), _text("file_id", 64, **OPTIONAL),
+        _text("project", 64, **OPTIONAL),
+    )  # fmt: skip
+    _numbered(
+        "upload_parts", _text("id", 64, unique=True),
+        _of("upload_id", sa.String(64), "uploads.id"), _column("bytes"), _text("sha256", 64),
+        _column("created_at"),
+    )  # fmt: skip
+    _indices()
 
 
 def _jobs() -> None:
+    _numbered(
+        "jobs", _text("id", 64, unique=True), _text("model", 255), _text("status", 32),
+        _text("training_file", 64), _column("method", sa.JSON), _column("seed"),
+        _column("created_at"), _text("validation_file", 64, **OPTIONAL),
+        _text("suffix", 64, **OPTIONAL), _text("project", 64, **OPTIONAL),
+        _column("meta", sa.JSON(none_as_null=True), **OPTIONAL), _text("requested_state", 16),
+        _column("resolved", sa.JSON, **OPTIONAL), _text("fine_tuned_model", 255, **OPTIONAL),
+        _column("finished_at", **OPTIONAL), _column("estimated_finish", **OPTIONAL),
+        _column("trained_tokens", **OPTIONAL), _column("result_files", sa.JSON),
+        _column("error", sa.JSON, **OPTIONAL), _text("worker", 128, **OPTIONAL),
+        _column("leased_until", sa.Double, **OPTIONAL),
+    )  # fmt: skip
+    _numbered(
+        "events", _text("id", 64, unique=True), _of("job_id", sa.String(64), "jobs.id"),
+        _column("created_at"), _text("level", 8), _column("message", sa.Text), _text("type", 16),
+        _column("data", sa.JSON, **OPTIONAL), _text("log_position", 128, **OPTIONAL),
+    )  # fmt: skip
     op.create_table(
-        "jobs",
-        sa.Column("seq", SEQ, nullable=False),
-        sa.Column("id", sa.String(length=64), nullable=False),
-        sa.Column("model", sa.String(length=255), nullable=False),
-        sa.Column("status", sa.String(length=32), nullable=False),
-        sa.Column("training_file", sa.String(length=64), nullable=False),
-        sa.Column("method", sa.JSON(), nullable=False),
-        sa.Column("seed", sa.BigInteger(), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("validation_file", sa.String(length=64), nullable=True),
-        sa.Column("suffix", sa.String(length=64), nullable=True),
-        sa.Column("project", sa.String(length=64), nullable=True),
-        sa.Column("meta", sa.JSON(none_as_null=True), nullable=True),
-        sa.Column("requested_state", sa.String(length=16), nullable=False),
-        sa.Column("resolved", sa.JSON(), nullable=True),
-        sa.Column("fine_tuned_model", sa.String(length=255), nullable=True),
-        sa.Column("finished_at", sa.BigInteger(), nullable=True),
-        sa.Column("estimated_finish", sa.BigInteger(), nullable=True),
-        sa.Column("trained_tokens", sa.BigInteger(), nullable=True),
-        sa.Column("result_files", sa.JSON(), nullable=False),
-        sa.Column("error", sa.JSON(), nullable=True),
-        sa.Column("worker", sa.String(length=128), nullable=True),
-        sa.Column("leased_until", sa.Double(), nullable=True),
-        sa.PrimaryKeyConstraint("seq"),
-        sa.UniqueConstraint("id"),
-    )
-    op.create_index("ix_jobs_project_seq", "jobs", ["project", "seq"])
-    op.create_index("ix_jobs_status_seq", "jobs", ["status", "seq"])
+        "job_meta", _text("key", 64, primary_key=True), _text("value", 512, primary_key=True),
+        _of("job_seq", SEQ, "jobs.seq", primary_key=True),
+    )  # fmt: skip
+
+
+def _indices() -> None:
+    for table, *columns in (
+        ("aliases", "target"), ("files", "expires_at"), ("files", "purpose", "seq"),
+        ("files", "sha256"), ("files", "project", "seq"), ("jobs", "status", "seq"),
+        ("jobs", "project", "seq"), ("models", "job_id"),
+        ("permissions", "checkpoint", "seq"), ("upload_parts", "sha256"),
+        ("upload_parts", "upload_id"),
+    ):  # fmt: skip
+        op.create_index(f"ix_{table}_{'_'.join(columns)}", table, columns)
+    op.create_index("ix_events_job_seq", "events", ["job_id", "seq"])
+    op.create_index("ix_events_log_position", "events", ["job_id", "log_position"], unique=True)
+    keys = ["checkpoint", "project_id"]
+    op.create_index("ix_permissions_project", "permissions", keys, unique=True)
     op.create_index(
         "ix_jobs_unlabelled", "jobs", ["seq"], sqlite_where=UNLABELLED, postgresql_where=UNLABELLED
     )
 
 
-def _keys() -> None:
-    op.create_table(
-        "keys",
-        sa.Column("seq", SEQ, nullable=False),
-        sa.Column("id", sa.String(length=64), nullable=False),
-        sa.Column("name", sa.String(length=255), nullable=False),
-        sa.Column("salt", sa.LargeBinary(length=16), nullable=False),
-        sa.Column("hash", sa.LargeBinary(length=32), nullable=False),
-        sa.Column("scopes", sa.JSON(), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("requests", sa.Integer(), nullable=True),
-        sa.Column("tokens", sa.Integer(), nullable=True),
-        sa.Column("project", sa.String(length=64), nullable=True),
-        sa.Column("revoked_at", sa.BigInteger(), nullable=True),
-        sa.PrimaryKeyConstraint("seq"),
-        sa.UniqueConstraint("id"),
-    )
+def _numbered(table: str, *columns: "sa.Column[Any]") -> None:
+    op.create_table(table, _column("seq", SEQ, primary_key=True), *columns)
 
 
-def _models() -> None:
-    op.create_table(
-        "models",
-        sa.Column("seq", SEQ, nullable=False),
-        sa.Column("name", sa.String(length=255), nullable=False),
-        sa.Column("base", sa.String(length=255), nullable=False),
-        sa.Column("job_id", sa.String(length=64), nullable=True),
-        sa.Column("folder", sa.Text(), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("decision", sa.String(length=16), nullable=True),
-        sa.Column("step", sa.Integer(), nullable=True),
-        sa.Column("checkpoint_id", sa.String(length=64), nullable=True),
-        sa.Column("metrics", sa.JSON(), nullable=True),
-        sa.Column("deleted", sa.Boolean(), nullable=False),
-        sa.PrimaryKeyConstraint("seq"),
-        sa.UniqueConstraint("checkpoint_id"),
-        sa.UniqueConstraint("name"),
-    )
-    op.create_index("ix_models_job_id", "models", ["job_id"])
+def _text(name: str, size: int, **options: Any) -> "sa.Column[Any]":
+    return _column(name, sa.String(length=size), **options)
 
 
-def _permissions() -> None:
-    op.create_table(
-        "permissions",
-        sa.Column("seq", SEQ, nullable=False),
-        sa.Column("id", sa.String(length=64), nullable=False),
-        sa.Column("checkpoint", sa.String(length=255), nullable=False),
-        sa.Column("project_id", sa.String(length=64), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("seq"),
-        sa.UniqueConstraint("id"),
-    )
-    op.create_index("ix_permissions_checkpoint_seq", "permissions", ["checkpoint", "seq"])
-    op.create_index(
-        "ix_permissions_project", "permissions", ["checkpoint", "project_id"], unique=True
-    )
+def _of(name: str, kind: Any, other: str, **options: Any) -> "sa.Column[Any]":
+    """A column that names a row of another table."""
+    return sa.Column(name, kind, sa.ForeignKey(other), **{"nullable": False} | options)
 
 
-def _switches() -> None:
-    op.create_table(
-        "switches",
-        sa.Column("name", sa.String(length=64), nullable=False),
-        sa.Column("is_on", sa.Boolean(), nullable=False),
-        sa.Column("changed_at", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("name"),
-    )
-
-
-def _uploads() -> None:
-    op.create_table(
-        "uploads",
-        sa.Column("seq", SEQ, nullable=False),
-        sa.Column("id", sa.String(length=64), nullable=False),
-        sa.Column("purpose", sa.String(length=32), nullable=False),
-        sa.Column("filename", sa.Text(), nullable=False),
-        sa.Column("mime_type", sa.String(length=255), nullable=False),
-        sa.Column("bytes", sa.BigInteger(), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("expires_at", sa.BigInteger(), nullable=False),
-        sa.Column("status", sa.String(length=16), nullable=False),
-        sa.Column("lasts", sa.Integer(), nullable=True),
-        sa.Column("file_id", sa.String(length=64), nullable=True),
-        sa.Column("project", sa.String(length=64), nullable=True),
-        sa.PrimaryKeyConstraint("seq"),
-        sa.UniqueConstraint("id"),
-    )
-
-
-def _events() -> None:
-    op.create_table(
-        "events",
-        sa.Column("seq", SEQ, nullable=False),
-        sa.Column("id", sa.String(length=64), nullable=False),
-        sa.Column("job_id", sa.String(length=64), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("level", sa.String(length=8), nullable=False),
-        sa.Column("message", sa.Text(), nullable=False),
-        sa.Column("type", sa.String(length=16), nullable=False),
-        sa.Column("data", sa.JSON(), nullable=True),
-        sa.Column("log_position", sa.String(length=128), nullable=True),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"]),
-        sa.PrimaryKeyConstraint("seq"),
-        sa.UniqueConstraint("id"),
-    )
-    op.create_index("ix_events_job_seq", "events", ["job_id", "seq"])
-    op.create_index("ix_events_log_position", "events", ["job_id", "log_position"], unique=True)
-
-
-def _job_meta() -> None:
-    op.create_table(
-        "job_meta",
-        sa.Column("key", sa.String(length=64), nullable=False),
-        sa.Column("value", sa.String(length=512), nullable=False),
-        sa.Column("job_seq", SEQ, nullable=False),
-        sa.ForeignKeyConstraint(["job_seq"], ["jobs.seq"]),
-        sa.PrimaryKeyConstraint("key", "value", "job_seq"),
-    )
-
-
-def _upload_parts() -> None:
-    op.create_table(
-        "upload_parts",
-        sa.Column("seq", SEQ, nullable=False),
-        sa.Column("id", sa.String(length=64), nullable=False),
-        sa.Column("upload_id", sa.String(length=64), nullable=False),
-        sa.Column("bytes", sa.BigInteger(), nullable=False),
-        sa.Column("sha256", sa.String(length=64), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["upload_id"], ["uploads.id"]),
-        sa.PrimaryKeyConstraint("seq"),
-        sa.UniqueConstraint("id"),
-    )
-    op.create_index("ix_upload_parts_sha256", "upload_parts", ["sha256"])
-    op.create_index("ix_upload_parts_upload_id", "upload_parts", ["upload_id"])
+def _column(name: str, kind: Any = sa.BigInteger, **options: Any) -> "sa.Column[Any]":
+    return sa.Column(name, kind, **{"nullable": False} | options)

@@ -13,10 +13,10 @@ class MockModel:
     Log-probabilities are a hash of the text, so they are arbitrary but reproducible.
     """
 
-    def __init__(self, answers: Mapping[str, str], otherwise: str = "", name: str = "mock") -> None:
+    def __init__(self, answers: Mapping[str, str], otherwise: str = "") -> None:
         self.answers = dict(answers)
         self.otherwise = otherwise
-        self.name = name
+        self.name = "mock"
 
     @property
     def fingerprint(self) -> str:
