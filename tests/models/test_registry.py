@@ -20,7 +20,7 @@ from burnish.errors import ModelError
 from burnish.models import registry, wheels
 from burnish.models.cache import cache_folder, cached_sha256
 from burnish.models.load import context_length, hidden_size
-from burnish.models.registry import Source, built_in_status, resolve
+from burnish.models.registry import BUILT_IN, Source, is_cached, resolve
 from burnish.models.wheels import Wheel, parse_pypi
 from tests.refused import refused
 
@@ -315,15 +315,15 @@ def test_a_hub_model_without_a_network_names_the_remedy(
 
 
 def test_available_says_what_is_cached(cache: Path) -> None:
-    assert [(model.name, model.cached) for model in built_in_status()] == [
+    assert [(name, is_cached(name)) for name in BUILT_IN] == [
         ("smollm2-135m", False),
         ("all-minilm-l6-v2", False),
         ("gemma3-270m", False),
     ]
     model_folder(cache / "models" / "gemma3-270m")  # unfinished, it has no record
-    assert not built_in_status()[2].cached
+    assert not is_cached([*BUILT_IN][2])
     (cache / "models" / "gemma3-270m" / registry._RECORD).write_text("{}")
-    assert built_in_status()[2].cached
+    assert is_cached([*BUILT_IN][2])
 
 
 KILLED = """

@@ -124,27 +124,22 @@ def _columns(given: Sequence[str]) -> dict[str, str]:
                 read = parse_yaml(text)
             except yaml.YAMLError:
                 read = None
-            if not isinstance(read, dict):
-                raise RecipeError(
-                    f"--columns is {shown(text)}, which does not map a field to a column",
-                    "write it as label=category",
-                    code="bad_option",
-                    option="--columns",
-                    value=text,
-                )
-            pairs |= {str(field): str(column) for field, column in read.items()}
-            continue
-        for pair in re.split(r",(?=\s*\w+=)", text):  # a column's name may hold a comma
-            field, _, column = pair.partition("=")
-            if not field.strip() or not column:
-                raise RecipeError(
-                    f"--columns is {shown(text)}, which does not map a field to a column",
-                    "write it as label=category",
-                    code="bad_option",
-                    option="--columns",
-                    value=text,
-                )
-            pairs[field.strip()] = column
+            found = [(str(k), str(v)) for k, v in read.items()] if isinstance(read, dict) else None
+        else:
+            split = re.split(r",(?=\s*\w+=)", text)  # a column's name may hold a comma
+            named = [
+                (field.strip(), column) for field, _, column in (p.partition("=") for p in split)
+            ]
+            found = named if all(field and column for field, column in named) else None
+        if found is None:
+            raise RecipeError(
+                f"--columns is {shown(text)}, which does not map a field to a column",
+                "write it as label=category",
+                code="bad_option",
+                option="--columns",
+                value=text,
+            )
+        pairs |= dict(found)
     return {f"data.columns.{field}": column for field, column in pairs.items()}
 
 

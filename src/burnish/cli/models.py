@@ -4,24 +4,27 @@ Example: burnish models --json
 """
 
 import json
-from dataclasses import asdict
 
 from rich.table import Table
 
 from burnish.cli.options import Json
-from burnish.models.registry import built_in_status
+from burnish.models.registry import BUILT_IN, is_cached
 from burnish.terminal import Terminal
 
 
 def command(as_json: Json = False) -> None:
-    models = built_in_status()
     if as_json:
-        print(json.dumps([asdict(model) for model in models]))
+        rows = [
+            {"name": name, "cached": is_cached(name)}
+            | {key: getattr(model, key) for key in ("about", "license", "download")}
+            for name, model in BUILT_IN.items()
+        ]
+        print(json.dumps(rows))
         return
     table = Table("name", "downloaded", "size", "description", "licence")
-    for model in models:
-        size = f"{model.download / 1e6:.0f} MB"
-        table.add_row(model.name, "yes" if model.cached else "no", size, model.about, model.license)
+    for name, model in BUILT_IN.items():
+        downloaded, size = "yes" if is_cached(name) else "no", f"{model.download / 1e6:.0f} MB"
+        table.add_row(name, downloaded, size, model.about, model.license)
     console = Terminal(highlight=False)
     console.print(table)
     console.print(

@@ -1,10 +1,12 @@
 """Defines raw rows, bad rows and the size limit of a row."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from burnish.errors import DataError, shown
 
 MAX_ROW_BYTES = 1_000_000
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -51,3 +53,16 @@ def too_long(source: str) -> BadRow:
 
 def not_utf8(source: str) -> BadRow:
     return BadRow(source, "is not UTF-8", "save the file as UTF-8", "not_utf8")
+
+
+def check_columns(names: Sequence[str], path: Path) -> None:
+    """Raises DataError where two columns of a table have the same name."""
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(
+            f"{path} has two columns named {shown(twice)}",
+            "rename one of them",
+            code="repeated_column",
+            path=str(path),
+            column=twice,
+        )

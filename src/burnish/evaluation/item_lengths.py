@@ -5,11 +5,22 @@ from typing import Any
 
 from burnish.data.render import render_prompt
 from burnish.errors import DataError
-from burnish.evaluation.tasks import CheckedItem, ChoiceItem, Opening, Task
+from burnish.evaluation.tasks import (
+    BiasTask,
+    CheckedItem,
+    CheckedTask,
+    ChoiceItem,
+    ChooseTask,
+    DivergenceTask,
+    Opening,
+    Task,
+)
 from burnish.models.interface import Choice
 from burnish.models.tokenize import tokenize_choice
 
 _SHOWN = 60
+# Tasks whose items are read whole; of the others the model reads what fits.
+_ALL_READ = (ChooseTask, BiasTask, CheckedTask, DivergenceTask)
 
 
 def check_lengths(tasks: Sequence[Task], tokenizer: Any, longest: int) -> None:
@@ -19,7 +30,7 @@ def check_lengths(tasks: Sequence[Task], tokenizer: Any, longest: int) -> None:
         DataError: an item is too long.
     """
     for task in tasks:
-        for item in getattr(task, "items", ()):
+        for item in task.items if isinstance(task, _ALL_READ) else ():
             if (count := _tokens(item, tokenizer)) > longest:
                 question = (
                     item.question if isinstance(item, ChoiceItem) else item.prompt[-1].content

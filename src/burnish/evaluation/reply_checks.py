@@ -104,36 +104,23 @@ def read_check(value: Any, row: str) -> dict[str, Any]:
     Raises:
         DataError: a key or a value is invalid; `row` is the location in the message.
     """
+
+    def invalid(seen: str, remedy: str, code: str = "invalid_value", **fields: Any) -> DataError:
+        return DataError(f"{row} {seen}", f"use {remedy}", code=code, source=row, **fields)
+
+    listed = ", ".join(CHECKS)
     if not isinstance(value, Mapping) or not value:
-        raise DataError(
-            f"{row} has the check {value!r}, which is not an object with checks",
-            f"use one or more of {', '.join(CHECKS)}, each with a value",
-            code="invalid_value",
-            source=row,
-            key="check",
-            value=value,
-        )
+        seen = f"has the check {value!r}, which is not an object with checks"
+        remedy = f"one or more of {listed}, each with a value"
+        raise invalid(seen, remedy, key="check", value=value)
     for name, wanted in value.items():
         if name not in CHECKS:
-            close = difflib.get_close_matches(str(name), CHECKS, n=1)
-            remedy = f"use {close[0]}" if close else f"use one of {', '.join(CHECKS)}"
-            raise DataError(
-                f"{row} has the unknown check {name!r}",
-                remedy,
-                code="unknown_key",
-                source=row,
-                key=name,
-                closest=close[0] if close else None,
-            )
+            close = next(iter(difflib.get_close_matches(str(name), CHECKS, n=1)), None)
+            seen, remedy = f"has the unknown check {name!r}", close or f"one of {listed}"
+            raise invalid(seen, remedy, "unknown_key", key=name, closest=close)
         if not CHECKS[name].is_valid(wanted):
-            raise DataError(
-                f"{row} has the invalid value {wanted!r} for the check {name}",
-                f"use {CHECKS[name].expected}",
-                code="invalid_value",
-                source=row,
-                key=name,
-                value=wanted,
-            )
+            seen = f"has the invalid value {wanted!r} for the check {name}"
+            raise invalid(seen, CHECKS[name].expected, key=name, value=wanted)
     return dict(value)
 
 

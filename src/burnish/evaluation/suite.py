@@ -185,24 +185,12 @@ def _rows(path: Path) -> Rows:
     seen: dict[str, str] = {}
     for row in read_rows(path):
         if isinstance(row, BadRow):
-            raise DataError(
-                f"{row.source} {row.reason}",
-                row.remedy,
-                code=row.code,
-                source=row.source,
-                **row.fields,
-            )
+            raise _invalid(row.source, row.reason, row.remedy, code=row.code, **row.fields)
         values = dict(row.values)
         name = str(values.get("id", _hash(json.dumps(values, sort_keys=True))[:12]))
         if name in seen and "id" in values:
-            raise DataError(
-                f"{row.source} has the same id as {seen[name]}: {name!r}",
-                "give each row its own id",
-                code="duplicate_id",
-                source=row.source,
-                id=name,
-                first=seen[name],
-            )
+            same, own = f"has the same id as {seen[name]}: {name!r}", "give each row its own id"
+            raise _invalid(row.source, same, own, code="duplicate_id", id=name, first=seen[name])
         seen[name] = row.source
         rows[row.source] = values | {"id": name}
     return rows
@@ -211,47 +199,32 @@ def _rows(path: Path) -> Rows:
 def _choices(rows: Rows, context: Callable[[str], Conversation | str]) -> list[ChoiceItem]:
     items = []
     for where, row in rows.items():
-        try:
-            question, choices, answer = row["question"], row["choices"], row["answer"]
-        except KeyError as error:
-            raise DataError(
-                f"{where} has no {error.args[0]}",
-                _HINT,
-                code="missing_key",
-                source=where,
-                key=error.args[0],
-            ) from error
+        if missing := [key for key in ("question", "choices", "answer") if key not in row]:
+            raise _invalid(where, f"has no {missing[0]}", code="missing_key", key=missing[0])
+        question, choices, answer = row["question"], row["choices"], row["answer"]
         if not isinstance(question, str) or not _are_texts(choices):
             wrong = "choices" if isinstance(question, str) else "question"
-            raise DataError(
-                f"{where} needs a question (text) and two or more choices (texts), but {wrong} is "
-                f"{row[wrong]!r:.80}",
-                _HINT,
-                code="invalid_value",
-                source=where,
-                key=wrong,
-                value=row[wrong],
+            seen = (
+                f"needs a question (text) and two or more choices (texts), but {wrong} is "
+                f"{row[wrong]!r:.80}"
             )
+            raise _invalid(where, seen, code="invalid_value", key=wrong, value=row[wrong])
         if twice := [choice for choice in choices if choices.count(choice) > 1]:
-            raise DataError(
-                f"{where} has the choice {twice[0]!r} twice",
-                "make all choices different",
-                code="duplicate_choice",
-                source=where,
-                value=twice[0],
+            seen, remedy = f"has the choice {twice[0]!r} twice", "make all choices different"
+            raise _invalid(where, seen, remedy, code="duplicate_choice", value=twice[0])
+        count = len(choices)
+        if type(answer) is not int or answer not in range(count):
+            seen = (
+                f"has the answer {answer!r}, which is not the index of a choice (0 to {count - 1})"
             )
-        if type(answer) is not int or answer not in range(len(choices)):
-            raise DataError(
-                f"{where} has the answer {answer!r}, which is not the index of a choice "
-                f"(0 to {len(choices) - 1})",
-                _HINT,
-                code="answer_not_a_choice",
-                source=where,
-                value=answer,
-                count=len(choices),
-            )
+            raise _invalid(where, seen, code="answer_not_a_choice", value=answer, count=count)
         items.append(ChoiceItem(row["id"], context(question), tuple(choices), answer))
     return items
+
+
+def _invalid(where: str, seen: str, remedy: str = _HINT, *, code: str, **fields: Any) -> DataError:
+    """The error of a row of a suite."""
+    return DataError(f"{where} {seen}", remedy, code=code, source=where, **fields)
 
 
 def _are_texts(choices: Any) -> bool:
@@ -264,9 +237,7 @@ def _are_texts(choices: Any) -> bool:
 
 def _prompt(where: str, row: Mapping[str, Any]) -> Conversation:
     if not isinstance(row.get("question"), str):
-        raise DataError(
-            f"{where} has no question", _HINT, code="missing_key", source=where, key="question"
-        )
+        raise _invalid(where, "has no question", code="missing_key", key="question")
     system = (Message("system", row["system"]),) if row.get("system") else ()
     return (*system, *chat_context(row["question"]))
 

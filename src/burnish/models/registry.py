@@ -61,17 +61,6 @@ class BuiltIn:
     download: int
 
 
-@dataclass(frozen=True, slots=True)
-class BuiltInStatus:
-    """A built-in model and whether it can be used without the network."""
-
-    name: str
-    cached: bool
-    about: str
-    license: str
-    download: int
-
-
 _GEMMA_PARTS = (
     "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
     "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
@@ -137,12 +126,9 @@ def resolve(name: str) -> Source:
     raise _unknown(name)
 
 
-def built_in_status() -> list[BuiltInStatus]:
-    """The built-in models, and whether each is in the cache."""
-    return [
-        BuiltInStatus(name, _finished(_entry(name)), model.about, model.license, model.download)
-        for name, model in BUILT_IN.items()
-    ]
+def is_cached(name: str) -> bool:
+    """Whether the built-in model is in the cache."""
+    return _finished(_entry(name))
 
 
 def _unknown(name: str) -> ModelError:

@@ -345,18 +345,12 @@ def _inside(trial: FrozenTrial) -> bool:
 
 def _check_validation(recipe: Recipe) -> None:
     if recipe.training.evaluations == 0:
-        raise RecipeError(
-            "training.evaluations is 0, but trials are compared by their validation loss",
-            "set training.evaluations to 4",
-            code="no_validation",
-            key="training.evaluations",
-            value=0,
-        )
-    if recipe.data.validation is None and recipe.data.split.validation == 0:
-        raise RecipeError(
-            "data.split.validation is 0, but trials are compared by their validation loss",
-            "raise data.split.validation, or set data.validation to a file",
-            code="no_validation",
-            key="data.split.validation",
-            value=0,
-        )
+        key, seen = "training.evaluations", "training.evaluations is 0"
+        remedy = "set training.evaluations to 4"
+    elif recipe.data.validation is None and recipe.data.split.validation == 0:
+        key, seen = "data.split.validation", "data.split.validation is 0"
+        remedy = "raise data.split.validation, or set data.validation to a file"
+    else:
+        return
+    seen += ", but trials are compared by their validation loss"
+    raise RecipeError(seen, remedy, code="no_validation", key=key, value=0)

@@ -177,31 +177,21 @@ def check_workers(recipe: Recipe) -> None:
 
 def _check_sharded(recipe: Recipe) -> None:
     """Only whole weights are kept in parts, and only whole passes keep the processes in step."""
-    given = "training.fsdp is true, but "
+    value: Any
     if recipe.training.workers == 1:
-        raise RecipeError(
-            given + "training.workers is 1",
-            "set it to the number of GPUs",
-            code="sharded_unsupported",
-            key="training.workers",
-            value=1,
-        )
-    if recipe.method == "qlora":
-        raise RecipeError(
-            given + "4-bit weights cannot be kept in parts",
-            "set method to lora",
-            code="sharded_unsupported",
-            key="method",
-            value=recipe.method,
-        )
-    if recipe.objective not in SHARDED:
-        raise RecipeError(
-            f"{given}objective {recipe.objective} takes passes of its own through the model",
-            f"leave it out, or set objective to one of {', '.join(SHARDED)}",
-            code="sharded_unsupported",
-            key="objective",
-            value=recipe.objective,
-        )
+        key, value, seen = "training.workers", 1, "training.workers is 1"
+        remedy = "set it to the number of GPUs"
+    elif recipe.method == "qlora":
+        key, value, seen = "method", "qlora", "4-bit weights cannot be kept in parts"
+        remedy = "set method to lora"
+    elif recipe.objective not in SHARDED:
+        key, value = "objective", recipe.objective
+        seen = f"objective {value} takes passes of its own through the model"
+        remedy = f"leave it out, or set objective to one of {', '.join(SHARDED)}"
+    else:
+        return
+    seen = f"training.fsdp is true, but {seen}"
+    raise RecipeError(seen, remedy, code="sharded_unsupported", key=key, value=value)
 
 
 def objective_of(recipe: Recipe, tokenizer: Any) -> Objective[Any]:

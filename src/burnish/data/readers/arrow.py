@@ -15,8 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from burnish.data.row import MAX_ROW_BYTES, BadRow, Notice, Row, not_utf8, too_long
-from burnish.errors import DataError, shown
+from burnish.data.row import MAX_ROW_BYTES, BadRow, Notice, Row, check_columns, not_utf8, too_long
+from burnish.errors import DataError
 
 ARROW, PARQUET = b"ARROW1", b"PAR1"  # how the files begin
 _BATCH = 512
@@ -114,15 +114,7 @@ def _columns(path: Path, schema: Any) -> dict[str, Plain | None]:
 
     The index that pandas writes is left out.
     """
-    twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
-    if twice is not None:
-        raise DataError(
-            f"{path} has two columns named {shown(twice)}",
-            "rename one of them",
-            code="repeated_column",
-            path=str(path),
-            column=twice,
-        )
+    check_columns(schema.names, path)
     features = _part(_part(_metadata(schema, b"huggingface"), "info"), "features")
     index = _part(_metadata(schema, b"pandas"), "index_columns")
     return {

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from burnish.data.readers.encoding import lines, open_utf8
-from burnish.data.row import MAX_ROW_BYTES, BadRow, Notice, Row, not_utf8, too_long
+from burnish.data.row import MAX_ROW_BYTES, BadRow, Notice, Row, check_columns, not_utf8, too_long
 from burnish.errors import DataError, shown
 
 if TYPE_CHECKING:
@@ -154,15 +154,7 @@ class _Header:
     @classmethod
     def of(cls, cells: Sequence[str], path: Path, delimiter: str) -> "_Header":
         names = [cell.strip() for cell in cells]
-        twice = next((name for name in names if name and names.count(name) > 1), None)
-        if twice is not None:
-            raise DataError(
-                f"{path} has two columns named {shown(twice)}",
-                "rename one of them",
-                code="repeated_column",
-                path=str(path),
-                column=twice,
-            )
+        check_columns([*filter(None, names)], path)
         if len(names) == 1 and re.search(r"[;|\t]", names[0]):
             seen = f"the header of {path} has only one column, {shown(names[0])}"
             raise DataError(

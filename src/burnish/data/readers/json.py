@@ -35,15 +35,7 @@ def json_lines(path: Path, notice: Notice) -> Iterator[Row | BadRow]:
         DataError: it holds no line of JSON, or an array or objects over several lines that are
             broken.
     """
-    if seen := other_kind(path):
-        kind, ending = seen
-        raise DataError(
-            f"{path} is {kind}, not JSON Lines",
-            f"name it {ending}",
-            code="other_file_kind",
-            path=str(path),
-            found=kind,
-        )
+    _refuse_other(path, "is {}, not JSON Lines")
     first, second = _first_lines(path)
     if (key := _key_of_rows(path, first, second)) is not None:
         return Values(path, notice, is_array=False).under(key)
@@ -62,15 +54,7 @@ def json_array(path: Path, notice: Notice) -> Iterator[Row | BadRow]:
     Raises:
         DataError: it is neither an array nor several objects, or is broken.
     """
-    if seen := other_kind(path):
-        kind, ending = seen
-        raise DataError(
-            f"{path} holds no JSON array but {kind}",
-            f"name it {ending}",
-            code="other_file_kind",
-            path=str(path),
-            found=kind,
-        )
+    _refuse_other(path, "holds no JSON array but {}")
     first, second = _first_lines(path)
     if (key := _key_of_rows(path, first, second)) is not None:
         return Values(path, notice, is_array=False).under(key)
@@ -82,6 +66,18 @@ def json_array(path: Path, notice: Notice) -> Iterator[Row | BadRow]:
         notice(f"{path} holds an object on each line instead of one array, and was read as such")
         return _lines_of(path, notice)
     return _several(path, Values(path, notice, is_array=False).rows(), notice)
+
+
+def _refuse_other(path: Path, seen: str) -> None:
+    if found := other_kind(path):
+        kind, ending = found
+        raise DataError(
+            f"{path} {seen.format(kind)}",
+            f"name it {ending}",
+            code="other_file_kind",
+            path=str(path),
+            found=kind,
+        )
 
 
 def other_kind(path: Path) -> tuple[str, str] | None:

@@ -11,11 +11,11 @@ from openai.types.fine_tuning.checkpoints import (
     PermissionDeleteResponse,
     PermissionListResponse,
 )
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from burnish.serving.routes.dependencies import After, Shared
 from burnish.serving.schemas.responses import ListPage, list_page
-from burnish.serving.schemas.sampling import Array
+from burnish.serving.schemas.sampling import Array, Body
 from burnish.serving.state import permissions
 from burnish.serving.state.paging import Cursor
 from burnish.serving.state.tables import PermissionRow
@@ -25,10 +25,8 @@ router = APIRouter()
 _PATH = "/fine_tuning/checkpoints/{checkpoint:path}/permissions"
 
 
-class Grant(BaseModel):
+class Grant(Body):
     """The projects that may use the checkpoint."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     project_ids: Annotated[
         Array[Annotated[str, Field(min_length=1, max_length=64)]],

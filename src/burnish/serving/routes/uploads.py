@@ -6,13 +6,13 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, UploadFile
 from openai.types import Upload
 from openai.types.uploads import UploadPart
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from burnish.serving.errors import ApiError
 from burnish.serving.routes.dependencies import Shared
 from burnish.serving.routes.files import LONGEST, SHORTEST, Purpose, lasting, pieces_of
 from burnish.serving.schemas.responses import WholeUpload, part_object, upload_object
-from burnish.serving.schemas.sampling import Array
+from burnish.serving.schemas.sampling import Array, Body
 from burnish.serving.state import files, uploads
 from burnish.serving.state.ids import new_id
 from burnish.serving.state.tables import UploadRow
@@ -20,18 +20,14 @@ from burnish.serving.state.tables import UploadRow
 router = APIRouter()
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class ExpiresAfter(_Body):
+class ExpiresAfter(Body):
     """How long the file is kept after its creation."""
 
     anchor: Literal["created_at"]
     seconds: Annotated[int, Field(ge=SHORTEST, le=LONGEST)]
 
 
-class NewUpload(_Body):
+class NewUpload(Body):
     """The description of the file that will be uploaded in parts."""
 
     filename: Annotated[str, Field(min_length=1, max_length=1024)]
@@ -41,7 +37,7 @@ class NewUpload(_Body):
     expires_after: ExpiresAfter | None = None
 
 
-class Order(_Body):
+class Order(Body):
     """The parts in their order, and the MD5 hash of the complete file."""
 
     part_ids: Annotated[Array[str], Field(min_length=1, max_length=100_000)]

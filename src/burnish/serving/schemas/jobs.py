@@ -2,12 +2,12 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from burnish.evaluation.graders import Graders
 from burnish.serving.errors import conflicting
-from burnish.serving.schemas.sampling import said
+from burnish.serving.schemas.sampling import Body, said
 
 
 def _none(integrations: list[Any]) -> list[Any]:
@@ -39,11 +39,7 @@ Compute = Annotated[
 ]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class Supervised(_Body):
+class Supervised(Body):
     """Hyperparameters of a supervised job; also accepted at the deprecated top level."""
 
     n_epochs: Epochs = "auto"
@@ -66,26 +62,26 @@ class Reinforcement(Supervised):
     reasoning_effort: Literal["default", "low", "medium", "high"] = "default"
 
 
-class SupervisedMethod(_Body):
+class SupervisedMethod(Body):
     """Supervised fine-tuning."""
 
     hyperparameters: Supervised = Field(default_factory=Supervised)
 
 
-class DpoMethod(_Body):
+class DpoMethod(Body):
     """Preference training (DPO)."""
 
     hyperparameters: Dpo = Field(default_factory=Dpo)
 
 
-class ReinforcementMethod(_Body):
+class ReinforcementMethod(Body):
     """Reinforcement training with a grader."""
 
     grader: Graders
     hyperparameters: Reinforcement = Field(default_factory=Reinforcement)
 
 
-class Method(_Body):
+class Method(Body):
     """The training method, with its settings under its own name."""
 
     type: Literal["supervised", "dpo", "reinforcement"]
@@ -118,7 +114,7 @@ Key = Annotated[str, Field(min_length=1, max_length=64)]
 Value = Annotated[str, Field(max_length=512)]
 
 
-class NewJob(_Body):
+class NewJob(Body):
     """The body of a request for a fine-tuning job."""
 
     model: Annotated[str, Field(min_length=1, max_length=255)]

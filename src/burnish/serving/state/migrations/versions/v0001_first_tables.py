@@ -14,13 +14,6 @@ OPTIONAL: dict[str, Any] = {"nullable": True}
 
 
 def upgrade() -> None:
-<<<<<<< HEAD
-    """Create all tables."""
-    _aliases()
-    _audit()
-    _deleted()
-    _files()
-=======
     op.create_table(
         "aliases", _text("name", 255, primary_key=True), _text("target", 255),
         _column("created_at"), _column("forced", sa.Boolean),
@@ -42,7 +35,6 @@ def upgrade() -> None:
         _column("bytes"), _text("sha256", 64), _column("created_at"),
         _column("expires_at", **OPTIONAL), _text("project", 64, **OPTIONAL),
     )  # fmt: skip
->>>>>>> 2aa3ac9 (The first migration is written in a third of the lines; objectives that compare answers share what they do; the mock model is the tests' own)
     _jobs()
     _numbered(
         "keys", _text("id", 64, unique=True), _text("name", 255),
