@@ -1,7 +1,7 @@
 """Power analysis before training: the smallest budget that a suite can certify.
 
 Everything is computed for a model that lost nothing: if even that model passes with a probability
-below `power`, the items cannot certify the budget.
+below POWER, the items cannot certify the budget.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -53,20 +53,14 @@ class Power:
     needed: int | None
 
 
-def section_budget(
-    n: int, flips: float = FLIPS, *, alpha: float = 0.05, power: float = POWER
-) -> float | None:
+def section_budget(n: int, flips: float = FLIPS, *, alpha: float = 0.05) -> float | None:
     """Smallest budget in points that `n` yes/no items can certify; None if none is below 100."""
-    margin = smallest_margin(n, flips, power, alpha)
+    margin = smallest_margin(n, flips, POWER, alpha)
     return None if margin is None else 100 * margin
 
 
 def suite_budget(
-    sections: Mapping[str, int],
-    flips: float = FLIPS,
-    *,
-    alpha: float = 0.05,
-    power: float = POWER,
+    sections: Mapping[str, int], flips: float = FLIPS, *, alpha: float = 0.05
 ) -> float | None:
     """Smallest budget of the suite mean in points for sections of these sizes; None if none.
 
@@ -83,20 +77,18 @@ def suite_budget(
         return None
     bound = sqrt(sum(distance**2 for distance in known))
     spread = sqrt(sum(flips / n for n in sections.values()))
-    margin = (bound + _NORMAL.inv_cdf(power) * spread) / len(sections)
+    margin = (bound + _NORMAL.inv_cdf(POWER) * spread) / len(sections)
     return 100 * margin if margin < 1 else None
 
 
-def text_budget(
-    n: int, spread: float = TEXT_SPREAD, *, alpha: float = 0.05, power: float = POWER
-) -> float | None:
+def text_budget(n: int, spread: float = TEXT_SPREAD, *, alpha: float = 0.05) -> float | None:
     """Smallest budget in percent of perplexity that `n` texts can certify.
 
     `spread` is the standard deviation of the paired differences in nats per token.
     """
     if n < 2:
         return None
-    quantile = float(student.ppf(1 - alpha, n - 1)) + _NORMAL.inv_cdf(power)
+    quantile = float(student.ppf(1 - alpha, n - 1)) + _NORMAL.inv_cdf(POWER)
     return 100 * expm1(quantile * spread / sqrt(n))
 
 

@@ -14,6 +14,7 @@ from transformers import AutoModel
 
 from burnish.errors import ModelError
 from burnish.inference.lengths import tokens_within
+from burnish.models.head_inputs import length_batches
 from burnish.models.load import DeviceChoice, context_length, load_tokenizer, pick_device
 from burnish.models.registry import resolve
 
@@ -62,10 +63,9 @@ class Embedder:
 
     def embed(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """An embedding for each row of tokens, in their order; rows fit the context."""
-        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
         result: list[list[float]] = [[] for _ in rows]
         with self._one_at_a_time, torch.inference_mode():
-            for part in _batches(order, rows):
+            for part in length_batches(list(map(len, rows)), _TOKENS_AT_ONCE):
                 for index, own in zip(part, self._pooled([rows[i] for i in part]), strict=True):
                     result[index] = own.tolist()
         return result
@@ -81,14 +81,3 @@ class Embedder:
         real_B_T_1 = real_B_T[..., None].to(states_B_T_H.dtype)
         mean_B_H = (states_B_T_H * real_B_T_1).sum(1) / real_B_T_1.sum(1)
         return functional.normalize(mean_B_H.float(), dim=-1).cpu()
-
-
-def _batches(order: Sequence[int], rows: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Rows of like length together, so that little is padding."""
-    batches: list[list[int]] = []
-    for index in order:
-        if batches and (len(batches[-1]) + 1) * len(rows[index]) <= _TOKENS_AT_ONCE:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches

@@ -24,6 +24,7 @@ from burnish.models.branches import Network
 from burnish.models.head_inputs import (
     OUTSIDE,
     TaggedTokens,
+    length_batches,
     encode_texts,
     encode_words,
     iob2,
@@ -136,7 +137,7 @@ class Classifier:
             rows = encode_words([text.split() for text in texts], self.tokenizer)
         self._check_length(rows)
         found: dict[int, Prediction] = {}
-        for part in _length_batches([len(row.tokens) for row in rows]):
+        for part in length_batches([len(row.tokens) for row in rows], _TOKENS_AT_ONCE):
             batch = [rows[index] for index in part]
             if self.kind == "classify":
                 answers = self._labels(label_logits(module, [row.tokens for row in batch]))
@@ -251,18 +252,6 @@ def load_classifier(
 def max_text_tokens(source: Source) -> int:
     """Tokens in the longest text that a model can read, without loading its weights."""
     return _max_tokens(AutoConfig.from_pretrained(str(source.path)), load_tokenizer(source))
-
-
-def _length_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Indices of texts of similar lengths, at most `_TOKENS_AT_ONCE` tokens with padding."""
-    part: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
-        if part and (len(part) + 1) * lengths[index] > _TOKENS_AT_ONCE:
-            yield part
-            part = []
-        part.append(index)
-    if part:
-        yield part
 
 
 def _new_modules(module: Any, missing: set[str]) -> list[str]:

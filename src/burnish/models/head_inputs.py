@@ -88,6 +88,18 @@ def encode_words(sentences: Sequence[Sequence[str]], tokenizer: Any) -> list[Tag
     return rows
 
 
+def length_batches(lengths: Sequence[int], at_once: int) -> Iterator[list[int]]:
+    """Places of texts of like length, together at most `at_once` tokens with their padding."""
+    part: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        if part and (len(part) + 1) * lengths[index] > at_once:
+            yield part
+            part = []
+        part.append(index)
+    if part:
+        yield part
+
+
 def iob2(tags: Sequence[str]) -> list[str]:
     """Corrects tags so that every span begins with B-: an I- that continues no span becomes B-."""
     valid: list[str] = []

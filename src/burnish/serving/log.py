@@ -68,13 +68,13 @@ class Repeats(logging.Filter):
         return count <= _FIRST or f"{count}".rstrip("0") == "1"
 
 
-def write_to(stream: TextIO, level: int = logging.INFO) -> None:
+def write_to(stream: TextIO) -> None:
     """Write the server's log to a stream, and to no other place."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines())
     handler.addFilter(Repeats())
     LOGGER.handlers[:] = [handler]
-    LOGGER.setLevel(level)
+    LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
 
 

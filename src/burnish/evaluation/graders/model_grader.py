@@ -75,23 +75,16 @@ class ModelGrader(Grader):
 
     def check(self, models: GraderModels) -> None:
         if models.chat is None:
-            raise GraderError(
-                f"the grader {self.name or self.type!r} needs the model {self.model}, but no "
-                "model is available here",
-                "use a grader without a model, or run the grader through the server",
-                code="no_judge",
-                grader=self.name or self.type,
-                model=self.model,
-            )
-        if models.has_model is not None and not models.has_model(self.model):
-            raise GraderError(
-                f"the grader {self.name or self.type!r} needs the model {self.model}, which does "
-                "not exist",
-                "use one of the models that the server lists",
-                code="unknown_model",
-                grader=self.name or self.type,
-                model=self.model,
-            )
+            code, why = "no_judge", "but no model is available here"
+            remedy = "use a grader without a model, or run the grader through the server"
+        elif models.has_model is not None and not models.has_model(self.model):
+            code, why = "unknown_model", "which does not exist"
+            remedy = "use one of the models that the server lists"
+        else:
+            return
+        name = self.name or self.type
+        seen = f"the grader {name!r} needs the model {self.model}, {why}"
+        raise GraderError(seen, remedy, code=code, grader=name, model=self.model)
 
     def ask_model(self, sample: Sample, models: GraderModels, request: SamplingRequest) -> str:
         """Send the filled-in messages to the model and return its answer.

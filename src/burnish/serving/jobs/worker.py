@@ -38,15 +38,12 @@ class Worker:
 
     Args:
         service: whose jobs.
-        name: tells it from every other worker, also from one of the same name before it.
         engine: where the jobs run.
     """
 
-    def __init__(
-        self, service: Service, name: str | None = None, engine: JobRunner = LOCAL
-    ) -> None:
+    def __init__(self, service: Service, engine: JobRunner = LOCAL) -> None:
         self.engine = engine
-        plain = name or f"{socket.gethostname()}-{os.getpid()}"
+        plain = f"{socket.gethostname()}-{os.getpid()}"
         self.name = f"{plain[:100]}-{secrets.token_hex(4)}"
         self.service = replace(service, database=service.database.as_actor(f"worker {self.name}"))
         self._stop = threading.Event()

@@ -105,9 +105,7 @@ def restrict_to_project(session: Session, actor: str, id: str, project: str) -> 
         UserError: there is no such key, it may administer the organization, or the project has no
             name of 1 to 64 characters.
     """
-    row = session.scalar(select(KeyRow).where(KeyRow.id == id))
-    if row is None:
-        raise _unknown(id)
+    row = _found(session, id)
     if "admin" in row.scopes:
         raise UserError(
             f"the key {id} has the scope admin, which applies to the whole organization",
@@ -128,13 +126,16 @@ def restrict_to_project(session: Session, actor: str, id: str, project: str) -> 
     audit.append(session, actor, "key.confine", id, {"project": project})
 
 
-def _unknown(id: str) -> UserError:
-    return UserError(
-        f"the key {id} does not exist",
-        "choose a key from `burnish keys list`",
-        code="unknown_key_id",
-        key=id,
-    )
+def _found(session: Session, id: str) -> KeyRow:
+    row = session.scalar(select(KeyRow).where(KeyRow.id == id))
+    if row is None:
+        raise UserError(
+            f"the key {id} does not exist",
+            "choose a key from `burnish keys list`",
+            code="unknown_key_id",
+            key=id,
+        )
+    return row
 
 
 def listed(session: Session) -> list[KeyRow]:
@@ -148,9 +149,7 @@ def revoke(session: Session, actor: str, id: str) -> None:
     Raises:
         UserError: there is no such key.
     """
-    row = session.scalar(select(KeyRow).where(KeyRow.id == id))
-    if row is None:
-        raise _unknown(id)
+    row = _found(session, id)
     if row.revoked_at is None:
         row.revoked_at = int(time.time())
         session.flush()

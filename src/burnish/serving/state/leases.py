@@ -72,12 +72,7 @@ class Lease:
     def release(self) -> None:
         """Give the job back unchanged, or paused if that was requested."""
         with self.database.writing() as session:
-            job = session.scalar(
-                select(JobRow)
-                .where(JobRow.id == self.job.id, JobRow.worker == self.worker)
-                .with_for_update()
-            )
-            if job is None:
+            if (job := self._locked(session)) is None:
                 return
             if job.requested_state == "pause" and job.status in jobs.ACTIVE:
                 jobs.set_paused(session, job)
@@ -86,7 +81,7 @@ class Lease:
                 told = "job.paused" if job.status == "paused" else "job.give_back"
                 audit.note(session, told, job.id)
 
-    def fail(self, error: dict[str, Any], said: Sequence[Event] = ()) -> None:
+    def fail(self, error: dict[str, Any]) -> None:
         """End the job with an error.
 
         Raises:
@@ -95,8 +90,8 @@ class Lease:
         with self.database.writing() as session:
             job = self._held(session)
             error = error | {"message": without_nul(error["message"])}
-            said = [*said, Event(error["message"], level="error", log_position="failed")]
-            self._end(session, job, "failed", said)
+            said = Event(error["message"], level="error", log_position="failed")
+            self._end(session, job, "failed", [said])
             job.error = error
             audit.note(session, "job.fail", job.id, code=error["code"])
 
@@ -123,14 +118,15 @@ class Lease:
 
     def _held(self, session: Session) -> JobRow:
         """The job, for writing about it, while it is still this worker's and has not ended."""
-        job = session.scalar(
-            select(JobRow)
-            .where(JobRow.id == self.job.id, JobRow.worker == self.worker)
-            .with_for_update()
-        )
+        job = self._locked(session)
         if job is None or job.status not in jobs.ACTIVE:
             raise LeaseLostError(self.job.id)
         return job
+
+    def _locked(self, session: Session) -> JobRow | None:
+        """The job while it is this worker's, which no other process changes meanwhile."""
+        own = select(JobRow).where(JobRow.id == self.job.id, JobRow.worker == self.worker)
+        return session.scalar(own.with_for_update())
 
     def _end(self, session: Session, job: JobRow, status: str, said: Sequence[Event]) -> None:
         append(session, job.id, said)
