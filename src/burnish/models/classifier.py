@@ -24,11 +24,11 @@ from burnish.models.branches import Network
 from burnish.models.head_inputs import (
     OUTSIDE,
     TaggedTokens,
-    length_batches,
     encode_texts,
     encode_words,
     iob2,
     label_logits,
+    length_batches,
     tag_logits,
 )
 from burnish.models.load import DeviceChoice, load_tokenizer, pick_device
