@@ -20,7 +20,6 @@ from transformers import (
 from transformers.utils import logging
 
 from burnish.errors import ModelError
-from burnish.models.branches import Network
 from burnish.models.head_inputs import (
     OUTSIDE,
     TaggedTokens,
@@ -32,6 +31,7 @@ from burnish.models.head_inputs import (
     tag_logits,
 )
 from burnish.models.load import DeviceChoice, load_tokenizer, pick_device
+from burnish.models.loaded import LoadedModel
 from burnish.models.onednn import use_onednn
 from burnish.models.registry import Source, first_line, resolve
 
@@ -51,16 +51,14 @@ class Prediction:
     logprob: float | None
 
 
-class Classifier:
+class Classifier(LoadedModel):
     """A model with a head, its tokenizer and its labels.
 
     Args:
-        module: transformers' model for sequence or token classification, a PEFT model around it.
-        tokenizer: its tokenizer, a fast one.
         kind: the task of the head.
-        name: its name in reports.
-        source_sha256: hash of the base weights.
         fresh: names of newly initialised modules, which must be trained and saved.
+
+    See `LoadedModel` for the others.
     """
 
     def __init__(
@@ -69,23 +67,13 @@ class Classifier:
         tokenizer: Any,
         kind: HeadKind,
         *,
-        name: str,
-        source_sha256: str,
         fresh: Sequence[str] = (),
+        **names: str,
     ) -> None:
-        self.module: Any = module
-        self.tokenizer: Any = tokenizer
+        super().__init__(module, tokenizer, **names)
         self.kind = kind
-        self.name = name
-        self.source_sha256 = source_sha256
         self.fresh = tuple(fresh)
-        self.adapter_sha256: str | None = None
         self.baseline: ConstantBaseline | None = None
-
-    @property
-    def network(self) -> Network:
-        """The module with the adapter's layers inside."""
-        return Network(self.module)
 
     @property
     def body(self) -> str:
@@ -102,10 +90,6 @@ class Classifier:
     def context_length(self) -> int:
         """Number of tokens in the longest text that the model can read."""
         return _max_tokens(self.network.model.config, self.tokenizer)
-
-    @property
-    def fingerprint(self) -> str:
-        return f"{self.source_sha256[:16]}-{(self.adapter_sha256 or 'fresh')[:16]}"
 
     @contextlib.contextmanager
     def base(self) -> Iterator["ConstantBaseline"]:

@@ -20,9 +20,10 @@ from burnish.errors import ModelError
 from burnish.models.adapt import adapters_disabled, has_adapter, load_weights
 from burnish.models.adapter_files import safetensors_errors
 from burnish.models.adapter_scale import AdapterScale
-from burnish.models.branches import Network, Row, branch_states, common_start, continuation_logprobs
+from burnish.models.branches import Row, branch_states, common_start, continuation_logprobs
 from burnish.models.generate import Decoder
 from burnish.models.interface import Choice, Generation, Sampling, Scores, Stream, TextLoss
+from burnish.models.loaded import LoadedModel
 from burnish.models.tokenize import token_windows, tokenize_choice
 from burnish.models.trunk_cache import TrunkCache
 from burnish.models.weight_snapshot import WeightSnapshot
@@ -47,14 +48,10 @@ class _Branch:
     row: Row
 
 
-class LanguageModel:
+class LanguageModel(LoadedModel):
     """A causal model that generates, scores and measures text loss.
 
-    Args:
-        model: a transformers model, or a PEFT model.
-        tokenizer: its tokenizer, with a chat template.
-        name: its name in reports.
-        source_sha256: hash of the base weights.
+    See `LoadedModel` for the arguments.
     """
 
     def __init__(
@@ -65,20 +62,11 @@ class LanguageModel:
         name: str,
         source_sha256: str,
     ) -> None:
-        self.module: Any = model
-        self.tokenizer: Any = tokenizer
-        self.name = name
-        self.source_sha256 = source_sha256
-        self.adapter_sha256: str | None = None
+        super().__init__(model, tokenizer, name=name, source_sha256=source_sha256)
         self._adapter_on = True
         self._kept: WeightSnapshot | None = None
         self._scale: AdapterScale | None = None
         self._part = ""
-
-    @property
-    def network(self) -> Network:
-        """Backbone and vocabulary projection, including the adapter."""
-        return Network(self.module)
 
     @property
     def fingerprint(self) -> str:
@@ -86,11 +74,6 @@ class LanguageModel:
         part = f"{on[:16]}{self._part}" if on else "base"
         ends = stop_tokens_hash(self.tokenizer)
         return f"{self.source_sha256[:16]}-{part}" + (f"-{ends}" if ends else "")
-
-    @property
-    def context_length(self) -> int:
-        """The context length of the model in tokens."""
-        return int(getattr(self.network.config, "max_position_embeddings", 2048))
 
     @contextlib.contextmanager
     def base(self) -> Iterator["LanguageModel"]:

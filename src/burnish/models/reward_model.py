@@ -13,44 +13,25 @@ from burnish.errors import ModelError
 from burnish.models.branches import Network, Row, tree_states
 from burnish.models.classifier import load_classifier
 from burnish.models.load import DeviceChoice
+from burnish.models.loaded import LoadedModel
 
 _AT_ONCE = 16
 
 
-class RewardModel:
-    """Scores answers with a transformers model for sequence classification.
+class RewardModel(LoadedModel):
+    """Scores answers; its module is transformers' own for sequence classification.
 
     Args:
-        module: the decoder with its head, a PEFT model around it.
-        tokenizer: its tokenizer.
-        name: its name in reports.
-        source_sha256: hash of the base weights.
         fresh: names of the newly initialised modules of the head.
+
+    See `LoadedModel` for the others.
     """
 
-    def __init__(
-        self, module: Any, tokenizer: Any, *, name: str, source_sha256: str, fresh: Sequence[str]
-    ) -> None:
-        self.module: Any = module
-        self.tokenizer: Any = tokenizer
-        self.name = name
-        self.source_sha256 = source_sha256
+    body = "decoder"
+
+    def __init__(self, module: Any, tokenizer: Any, *, fresh: Sequence[str], **names: str) -> None:
+        super().__init__(module, tokenizer, **names)
         self.fresh = tuple(fresh)
-        self.adapter_sha256: str | None = None
-        self.body = "decoder"
-
-    @property
-    def network(self) -> Network:
-        return Network(self.module)
-
-    @property
-    def context_length(self) -> int:
-        """The context length of the model in tokens."""
-        return int(getattr(self.network.config, "max_position_embeddings", 2048))
-
-    @property
-    def fingerprint(self) -> str:
-        return f"{self.source_sha256[:16]}-{(self.adapter_sha256 or 'fresh')[:16]}"
 
     @contextlib.contextmanager
     def base(self) -> Iterator["LongerAnswerBaseline"]:
