@@ -52,6 +52,7 @@ from burnish.evaluation.statistics import macro_paired, paired_outcomes
 from burnish.runs.atomic import write_atomic
 from burnish.runs.candidates import Candidate
 from burnish.runs.directory import read_results
+from burnish.runs.json_lines import from_json
 
 SCALES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.25]
 PROBE = 0.3
@@ -362,7 +363,7 @@ def load(folder: Path) -> tuple[Answers, list[Candidate]]:
         {name: scores(name) for name in index["texts"]},
         scores("validation") > 0.5,
     )
-    return answers, [Candidate.from_row(row) for row in index["candidates"].values()]
+    return answers, [from_json(Candidate, row) for row in index["candidates"].values()]
 
 
 def print_truth(answers: Answers, candidates: Sequence[Candidate], labels: Sequence[str]) -> None:

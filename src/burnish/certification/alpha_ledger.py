@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 
 from burnish.certification.budgets import Budgets
 from burnish.runs.directory import RunDirectory
-from burnish.runs.json_lines import append_line, read_lines
+from burnish.runs.json_lines import append_line, from_json, read_lines
 
 # Share of the remaining alpha that a look spends.
 _SPENT = 0.8
@@ -187,11 +187,7 @@ def _of_held_stages(directory: RunDirectory) -> list[CertUse]:
 def _lines(directory: RunDirectory) -> list[CertUse]:
     if not directory.cert_uses.exists():
         return []
-    lists = ("order", "items", "asked")
-    return [
-        CertUse(**row | {name: tuple(row.get(name, ())) for name in lists})
-        for row in read_lines(directory.cert_uses)
-    ]
+    return [from_json(CertUse, row) for row in read_lines(directory.cert_uses)]
 
 
 def _hash(budgets: Budgets) -> str:

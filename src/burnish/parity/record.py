@@ -28,6 +28,7 @@ from typing import Any, Literal
 from burnish.conversation import Conversation, Message
 from burnish.errors import RunError
 from burnish.runs.atomic import write_atomic
+from burnish.runs.json_lines import from_json
 
 Form = Literal["memory", "reloaded", "merged", "gguf", "endpoint"]
 FILE = "parity.json"
@@ -200,15 +201,10 @@ def read_parity(folder: Path) -> Parity | None:
     """
     path = folder / FILE
     try:
-        row = json.loads(path.read_text(encoding="utf-8"))
-        answers = [ReferenceAnswer(**_tuples(one)) for one in row["reference"]["answers"]]
-        return Parity(
-            Reference(**row["reference"] | {"answers": tuple(answers)}),
-            tuple(map(_comparison, row["comparisons"])),
-        )
+        return from_json(Parity, json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise RunError(
             f"{path} is not a valid parity certificate",
             "delete it and run `burnish parity` again",
@@ -221,16 +217,3 @@ def write_parity(folder: Path, parity: Parity) -> None:
     """Write `parity.json` atomically, replacing an earlier one."""
     text = json.dumps(parity.as_dict(), indent=1, ensure_ascii=False, allow_nan=False)
     write_atomic(folder / FILE, text + "\n")
-
-
-def _comparison(row: dict[str, Any]) -> Comparison:
-    differences = tuple(Difference(**one) for one in row["differences"])
-    return Comparison(**row | {"differences": differences})
-
-
-def _tuples(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: _tuple(value) for key, value in row.items()}
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(map(_tuple, value)) if isinstance(value, list) else value

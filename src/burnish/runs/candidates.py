@@ -1,8 +1,6 @@
 """The candidates of a search and their order of testing: the content of `frontier.json`."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 Range = tuple[float, float]
 
@@ -60,15 +58,6 @@ class Candidate:
         if self.gain is None and self.drop is not None:
             return self.scale
         return self.gain
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> "Candidate":
-        """Read a candidate from JSON, which has lists for ranges."""
-        ranges = {
-            name: tuple(row[name]) if row[name] is not None else None
-            for name in ("gain_range", "drop_range")
-        }
-        return cls(**{**row, **ranges})
 
 
 @dataclass(frozen=True, slots=True)

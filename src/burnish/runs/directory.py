@@ -15,9 +15,9 @@ from burnish.conversation import Example
 from burnish.errors import RunError
 from burnish.recipe.paths import expanded
 from burnish.runs.atomic import new_folder, write_atomic, write_lines
-from burnish.runs.candidates import Candidate, Frontier
+from burnish.runs.candidates import Frontier
 from burnish.runs.finding import Finding as Finding
-from burnish.runs.json_lines import append_line, read_lines
+from burnish.runs.json_lines import append_line, from_json, read_lines
 from burnish.runs.overlaps import Leakage
 
 Decision = Literal["release", "hold", "inconclusive"]
@@ -267,16 +267,13 @@ class RunDirectory:
         self._write_json("verdict.json", asdict(verdict))
 
     def verdict(self) -> Verdict:
-        row = self._read_json("verdict.json")
-        return Verdict(**{**row, "reasons": tuple(row["reasons"])})
+        return from_json(Verdict, self._read_json("verdict.json"))
 
     def write_frontier(self, frontier: Frontier) -> None:
         self._write_json("frontier.json", asdict(frontier))
 
     def frontier(self) -> Frontier:
-        row = self._read_json("frontier.json")
-        candidates = tuple(Candidate.from_row(one) for one in row["candidates"])
-        return Frontier(candidates, tuple(row["order"]), row["released"])
+        return from_json(Frontier, self._read_json("frontier.json"))
 
     def write_leakage(self, leakage: Leakage) -> None:
         self._write_json("leakage.json", asdict(leakage))
@@ -285,7 +282,7 @@ class RunDirectory:
         """The overlaps between the data sets; None before the run is evaluated."""
         if not (self.path / "leakage.json").exists():
             return None
-        return Leakage.from_row(self._read_json("leakage.json"))
+        return from_json(Leakage, self._read_json("leakage.json"))
 
     def _write_json(self, name: str, value: Any) -> None:
         write_atomic(self.path / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

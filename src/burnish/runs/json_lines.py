@@ -3,10 +3,30 @@
 import json
 import os
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
+
+from pydantic import TypeAdapter
 
 from burnish.errors import RunError
+
+T = TypeVar("T")
+
+
+def from_json(kind: type[T], values: Any) -> T:
+    """The dataclass of which these are the values as JSON has them, with lists for its tuples.
+
+    Raises:
+        ValueError: a value is missing, or of another type.
+    """
+    found: T = _adapter(kind).validate_python(values)  # type: ignore[arg-type]
+    return found
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def append_line(path: Path, row: Mapping[str, Any]) -> None:

@@ -1,8 +1,7 @@
 """Overlaps between training and evaluation sets: the content of `leakage.json`."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 OverlapKind = Literal["exact", "normalised", "13-gram"]
 
@@ -50,15 +49,3 @@ class Leakage:
     def leaked(self) -> dict[str, int]:
         """Number of items in the training data by evaluation set, without clean sets."""
         return {one.name: one.leaked for one in self.judging if one.leaked}
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> "Leakage":
-        """Read the record from JSON."""
-        return cls(
-            learnt=tuple(ComparedSet(**one) for one in row["learnt"]),
-            judging=tuple(ComparedSet(**one) for one in row["judging"]),
-            overlaps=tuple(
-                Overlap(**{**one, "examples": tuple(map(tuple, one["examples"]))})
-                for one in row["overlaps"]
-            ),
-        )

@@ -28,6 +28,7 @@ from burnish.models.interface import Sampling
 from burnish.models.language_model import LanguageModel
 from burnish.progress import Advance, counted
 from burnish.runs.atomic import write_atomic
+from burnish.runs.json_lines import from_json
 
 # Tokens of a question, and of the part of its answer that is learnt.
 _QUESTION, _ANSWER = 32, 32
@@ -139,8 +140,7 @@ def replayed(model: LanguageModel, count: int, seed: int, cache: Path) -> list[R
     path = cache / f"{model.source_sha256[:16]}{ends and f'-{ends}'}-{count}-{seed}.jsonl"
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
-        return [Replayed(**row | {"tokens": tuple(row["tokens"])}) for row in rows]
+        return [from_json(Replayed, json.loads(line)) for line in lines]
     with model.network.frozen(), counted("conversations", 2 * count) as advance:
         questions = _questions(model, count, seed, advance)
         found = _answered(model, questions, seed)
