@@ -80,55 +80,30 @@ def check_form(directory: RunDirectory, form: Form) -> None:
     check_trained(directory)
     ours = f"open it with burnish.open_tuned({str(path)!r})"
     on_others = bool(manifest.lineage) and needs_earlier_weights(manifest.lineage)
-    if recipe.method == "bottleneck":
-        raise RunError(
-            f"{path} holds a bottleneck adapter, which only Burnish reads",
-            ours,
-            code="not_exportable",
-            path=str(path),
-            method=recipe.method,
-        )
-    if form == "peft" and recipe.method in WHOLE:
-        raise RunError(
-            f"{path} has tuned the weights themselves ({recipe.method}), so there is no adapter",
-            "export it with --as merged",
-            code="no_adapter",
-            path=str(path),
-            method=recipe.method,
-        )
-    if form == "peft" and on_others:
-        raise RunError(
-            f"the adapter of {path} alone is not the tuned model, as it stands on an earlier run's",
-            ours if recipe.method in ("prefix", "qlora") else "export it with --as merged",
-            code="adapter_not_alone",
-            path=str(path),
-            method=recipe.method,
-        )
-    if form != "peft" and recipe.method == "prefix":
-        raise RunError(
-            f"{path} holds a learned prefix, which is no change of weights",
-            ours if on_others else "export it with --as peft",
-            code="not_mergeable",
-            path=str(path),
-            method=recipe.method,
-        )
-    if form != "peft" and recipe.method == "qlora":
-        raise RunError(
-            f"{path} was trained on weights of 4 bits, into which nothing can be merged exactly",
-            ours if on_others else "export it with --as peft",
-            code="not_mergeable",
-            path=str(path),
-            method=recipe.method,
-        )
-    if form == "gguf" and (recipe.objective in HEADS or recipe.objective == "reward"):
-        raise RunError(
-            f"{path} holds a model with a head (objective {recipe.objective}), which writes no "
-            "text",
-            "export it with --as merged",
-            code="writes_no_text",
-            path=str(path),
-            objective=recipe.objective,
-        )
+    method: str = recipe.method
+    fields: dict[str, str] = {"method": method}
+    as_merged, as_peft = "export it with --as merged", "export it with --as peft"
+    if method == "bottleneck":
+        code, remedy = "not_exportable", ours
+        seen = f"{path} holds a bottleneck adapter, which only Burnish reads"
+    elif form == "peft" and method in WHOLE:
+        code, remedy = "no_adapter", as_merged
+        seen = f"{path} has tuned the weights themselves ({method}), so there is no adapter"
+    elif form == "peft" and on_others:
+        code, remedy = "adapter_not_alone", ours if method in ("prefix", "qlora") else as_merged
+        seen = f"the adapter of {path} is not the tuned model, as it stands on an earlier run's"
+    elif form != "peft" and method == "prefix":
+        code, remedy = "not_mergeable", ours if on_others else as_peft
+        seen = f"{path} holds a learned prefix, which is no change of weights"
+    elif form != "peft" and method == "qlora":
+        code, remedy = "not_mergeable", ours if on_others else as_peft
+        seen = f"{path} was trained on weights of 4 bits, into which nothing can be merged exactly"
+    elif form == "gguf" and recipe.objective in HEADS:
+        code, remedy, fields = "writes_no_text", as_merged, {"objective": recipe.objective}
+        seen = f"{path} holds a model with a head (objective {recipe.objective}) and writes no text"
+    else:
+        return
+    raise RunError(seen, remedy, code=code, path=str(path), **fields)
 
 
 def open_merged(directory: RunDirectory) -> Opened:

@@ -162,58 +162,38 @@ def _check_base(recipe: Recipe, name: str, sha256: str) -> None:
 
 
 def _check_fit(recipe: Recipe, before: Recipe) -> None:
-    found = f"init_from is a run with the method {before.method}"
+    seen = f"init_from is a run with the method {before.method}"
     method, init = recipe.method, recipe.init
-    if before.method in WHOLE:
-        if method == "qlora":
-            raise RecipeError(
-                f"{found}, whose weights cannot be quantized to 4 bits",
-                "set method to lora",
-                code="not_in_four_bits",
-                earlier=before.method,
-            )
-        return
+    fields: dict[str, Any] = {"method": method}
     alike = {method, before.method} <= {"lora", "qlora"} or method == before.method
-    if init == "continue":
-        if not alike:
-            raise RecipeError(
-                f"{found}, but init is continue, which trains the same adapter and not {method}",
-                f"set method to {before.method}, or init to merge",
-                code="method_differs",
-                method=method,
-                earlier=before.method,
-            )
-        now, then = method_settings(recipe), method_settings(before)
-        changed = [f"{key} was {then[key]!r}" for key in now if now[key] != then[key]]
-        if changed:
-            raise RecipeError(
-                f"init is continue, which trains the earlier adapter, but its {', '.join(changed)}",
-                "restore these settings, or set init to merge or stack",
-                code="section_differs",
-                method=method,
-                keys=[key for key in now if now[key] != then[key]],
-            )
+    now, then = method_settings(recipe), method_settings(before)
+    changed = [key for key in now if now[key] != then.get(key)] if alike else []
+    if before.method in WHOLE:
+        if method != "qlora":
+            return
+        code, remedy = "not_in_four_bits", "set method to lora"
+        seen += ", whose weights cannot be quantized to 4 bits"
+    elif init == "continue" and not alike:
+        code, remedy = "method_differs", f"set method to {before.method}, or init to merge"
+        seen += f", but init is continue, which trains the same adapter and not {method}"
+    elif init == "continue" and changed:
+        remedy = "restore these settings, or set init to merge or stack"
+        values = ", ".join(f"{key} was {then[key]!r}" for key in changed)
+        seen = f"init is continue, which trains the earlier adapter, but its {values}"
+        code, fields["keys"] = "section_differs", changed
     elif init == "stack" and not (alike and method in _STACKED):
-        raise RecipeError(
-            f"{found}; {method} cannot be stacked on it",
-            "stack LoRA on LoRA or IA3 on IA3, or set init to merge",
-            code="not_stackable",
-            method=method,
-            earlier=before.method,
-        )
+        code, remedy = "not_stackable", "stack LoRA on LoRA or IA3 on IA3, or set init to merge"
+        seen += f"; {method} cannot be stacked on it"
     elif init == "merge" and before.method not in _STACKED:
-        raise RecipeError(
-            f"{found}, which cannot be merged into the weights",
-            f"set init to continue and method to {before.method}",
-            code="not_mergeable",
-            method=before.method,
-        )
+        code, remedy = "not_mergeable", f"set init to continue and method to {before.method}"
+        fields = {"method": before.method}
+        seen += ", which cannot be merged into the weights"
     elif init == "merge" and method == "qlora":
-        raise RecipeError(
-            "init is merge, which would round the 4-bit weights again",
-            "set init to stack",
-            code="merge_in_four_bits",
-        )
+        code, remedy = "merge_in_four_bits", "set init to stack"
+        seen = "init is merge, which would round the 4-bit weights again"
+    else:
+        return
+    raise RecipeError(seen, remedy, code=code, earlier=before.method, **fields)
 
 
 def copy_earlier_run(directory: RunDirectory, recipe: Recipe) -> dict[str, Any]:
