@@ -17,10 +17,9 @@ from transformers import (
 )
 
 from burnish.errors import ModelError
-from burnish.models import classifier
 from burnish.models.adapt import add_lora, load_adapter, save_weights
 from burnish.models.classifier import Classifier, ConstantBaseline, load_classifier
-from burnish.models.head_inputs import encode_words, iob2, label_logits, tag_logits
+from burnish.models.head_inputs import encode_words, iob2, label_logits, length_batches, tag_logits
 from tests.refused import refused
 
 LABELS = ["red", "green", "blue"]
@@ -210,10 +209,9 @@ def test_an_orphaned_inside_begins_a_span() -> None:
     assert iob2(tags) == ["B-a", "I-a", "O", "B-b", "B-b", "B-a", "I-a"]
 
 
-def test_batches_hold_every_text_once_with_little_padding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classifier, "_TOKENS_AT_ONCE", 20)
+def test_batches_hold_every_text_once_with_little_padding() -> None:
     lengths = [3, 9, 4, 30, 3, 8, 2, 5]
-    parts = list(classifier._length_batches(lengths))
+    parts = list(length_batches(lengths, 20))
     assert sorted(index for part in parts for index in part) == list(range(8))
     assert all(len(p) == 1 or len(p) * max(lengths[i] for i in p) <= 20 for p in parts)
 

@@ -33,16 +33,7 @@ _NEED_SUITE = (
 
 def budgets_of(recipe: Recipe) -> Budgets:
     """The forgetting budgets of the recipe."""
-    settings = recipe.budget
-    return Budgets(
-        settings.general,
-        settings.section,
-        settings.text_loss,
-        settings.bias,
-        settings.refusal,
-        settings.confidence,
-        settings.suites,
-    )
+    return Budgets(**recipe.budget.model_dump(exclude={"earlier"}))
 
 
 def suite_sizes(suite: Suite) -> Sizes:
