@@ -5,7 +5,8 @@ llguidance walks the grammar; here it is given the tokenizer once.
 
 import json
 import weakref
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -128,16 +129,8 @@ def schema_grammar(tokenizer: Any, schema: Mapping[str, Any]) -> SchemaGrammar:
     tokens, written = _tokens(tokenizer), json.dumps(schema)
     _check_size(written, _OF_SCHEMA)
     check_cost([schema], _OF_SCHEMA)
-    try:
+    with _usable("the JSON schema", "simplify the schema", "invalid_json_schema"):
         return SchemaGrammar(schema, tokens, _matcher(tokens, _compiled(written)))
-    except ValueError as error:
-        said = _first_line(str(error))
-        raise UserError(
-            f"the JSON schema cannot be used ({said})",
-            "simplify the schema",
-            code="invalid_json_schema",
-            reason=said,
-        ) from error
 
 
 def call_grammar(
@@ -176,16 +169,19 @@ def call_grammar(
     _check_size(lark, _OF_TOOLS)
     compiled = [function.get("parameters") or {} for function in functions]
     check_cost([*compiled, answer] if isinstance(answer, Mapping) else compiled, _OF_TOOLS)
-    try:
+    with _usable("the tools", "simplify the schemas of their parameters", "invalid_function_parameters"):
         return ToolCallGrammar(tokens, lark, _matcher(tokens, LLMatcher.grammar_from_lark(lark)))
+
+
+@contextmanager
+def _usable(what: str, remedy: str, code: str) -> Iterator[None]:
+    """Raises UserError where llguidance cannot keep to what is made within."""
+    try:
+        yield
     except ValueError as error:
-        said = _first_line(str(error))
-        raise UserError(
-            f"the tools cannot be used ({said})",
-            "simplify the schemas of their parameters",
-            code="invalid_function_parameters",
-            reason=said,
-        ) from error
+        reason = _first_line(str(error))
+        seen = f"{what} cannot be used ({reason})"
+        raise UserError(seen, remedy, code=code, reason=reason) from error
 
 
 def _matcher(tokens: LLTokenizer, compiled: str) -> LLMatcher:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from burnish.reports import svg
@@ -36,6 +35,7 @@ from burnish.reports.read_run import (
     signed,
     stages,
 )
+from burnish.reports.render_template import render_template
 from burnish.runs.atomic import write_atomic
 from burnish.runs.directory import ItemResult, LedgerRow, RunDirectory, Verdict
 from burnish.runs.times import shares
@@ -113,16 +113,13 @@ def write_page(run: RunDirectory) -> Path:
 
 
 def _render(contents: Contents) -> str:
-    environment = Environment(
-        loader=PackageLoader("burnish.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(plain=plain, count=count, fold=fold)
     manifest = contents.manifest
-    return environment.get_template("report.html.j2").render(
+    return render_template(
+        "burnish.reports",
+        "report.html.j2",
+        plain,
+        count,
+        fold,
         contents=contents,
         manifest=manifest,
         recipe=flat(manifest.recipe),

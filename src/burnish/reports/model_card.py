@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from burnish.models.lineage import needs_earlier_weights
 from burnish.reports.html import confusion
@@ -26,6 +25,7 @@ from burnish.reports.read_run import (
     read_contents,
     signed,
 )
+from burnish.reports.render_template import render_template
 from burnish.runs.atomic import write_atomic
 from burnish.runs.directory import RunDirectory
 
@@ -63,19 +63,17 @@ def write_card(run: RunDirectory) -> Path:
 
 
 def _render(contents: Contents) -> str:
-    environment = Environment(
-        loader=PackageLoader("burnish.reports"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(cell=cell, count=count, points=_points, gain=_gain)
     recipe = flat(contents.manifest.recipe)
     groups = ledger_groups(contents.ledger)
     lineage = contents.manifest.lineage
     by_peft = _by_peft(recipe) and not (lineage and needs_earlier_weights(lineage))
-    return environment.get_template("card.md.j2").render(
+    return render_template(
+        "burnish.reports",
+        "card.md.j2",
+        cell,
+        count,
+        _points,
+        _gain,
         front=yaml.safe_dump(_front(recipe, by_peft), sort_keys=False, allow_unicode=True),
         contents=contents,
         manifest=contents.manifest,

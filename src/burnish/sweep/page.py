@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-
 from burnish.reports import svg
+from burnish.reports.render_template import render_template
 from burnish.runs.atomic import write_atomic
 
 
@@ -26,15 +25,9 @@ def write_trials(
     folder: Path, title: str, trials: Sequence[TrialRow], budget: float | None
 ) -> Path:
     """Writes `trials.html`; without a budget no drop was measured, so the page has no plot."""
-    environment = Environment(
-        # Its page has the styles of the report.
-        loader=ChoiceLoader([PackageLoader("burnish.sweep"), PackageLoader("burnish.reports")]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    text = environment.get_template("page.html.j2").render(
+    text = render_template(
+        "burnish.sweep",
+        "page.html.j2",
         title=title,
         trials=trials,
         keys=list(dict.fromkeys(key for trial in trials for key in trial.settings)),
