@@ -169,7 +169,9 @@ def call_grammar(
     _check_size(lark, _OF_TOOLS)
     compiled = [function.get("parameters") or {} for function in functions]
     check_cost([*compiled, answer] if isinstance(answer, Mapping) else compiled, _OF_TOOLS)
-    with _usable("the tools", "simplify the schemas of their parameters", "invalid_function_parameters"):
+    with _usable(
+        "the tools", "simplify the schemas of their parameters", "invalid_function_parameters"
+    ):
         return ToolCallGrammar(tokens, lark, _matcher(tokens, LLMatcher.grammar_from_lark(lark)))
 
 
