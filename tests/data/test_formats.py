@@ -10,6 +10,7 @@ from burnish.conversation import Conversation, Example, Message
 from burnish.data.readers.read_rows import BadRow, Row, read_rows
 from burnish.data.recognise import Converter
 from burnish.data.tool_calls import offered_tools
+from burnish.recipe.objectives import Grpo
 
 USER, GOOD = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 BAD, SYSTEM = {"role": "assistant", "content": "b"}, {"role": "system", "content": "s"}
@@ -435,7 +436,7 @@ def test_two_possible_answers_are_none() -> None:
 
 
 def test_graders_get_the_answer_of_a_prompt() -> None:
-    read = good({"prompt": "q", "answer": "5"}, objective="grpo")
+    read = good({"prompt": "q", "answer": "5"}, use=Grpo.rows)
     assert (read.expected, read.item) == ("", {"answer": "5"})
 
 

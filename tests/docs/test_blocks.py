@@ -24,7 +24,7 @@ from burnish.data.recognise import Converter
 from burnish.errors import RecipeError
 from burnish.evaluation.graders import read_grader
 from burnish.evaluation.suite import load_suite
-from burnish.recipe.schema import Recipe, known_keys, load_recipe, recipe_of_rows
+from burnish.recipe.schema import known_keys, load_recipe, recipe_of_rows
 from burnish.serving.schemas.openapi import ErrorBody
 from tests.docs.blocks import BLOCKS, PAGES, ROOT, Block, commands, inline, shown
 
@@ -181,7 +181,7 @@ def test_commands_in_sentences_are_those_of_the_program(page: str, code: str) ->
 
 
 def test_recipe_keys_in_sentences_are_those_of_the_recipe() -> None:
-    known = set(known_keys(Recipe))
+    known = set(known_keys())
     sections = {key for key in known if any(other.startswith(f"{key}.") for other in known)}
     for page, code in inline():
         key, _, rest = re.split(r"[:= ]", code, maxsplit=1)[0].partition(".")
@@ -191,7 +191,7 @@ def test_recipe_keys_in_sentences_are_those_of_the_recipe() -> None:
 
 
 def test_recipe_values_in_sentences_are_read() -> None:
-    sections = {key.partition(".")[0] for key in known_keys(Recipe) if "." in key}
+    sections = {key.partition(".")[0] for key in known_keys() if "." in key}
     values = [
         (page, code)
         for page, code in inline()

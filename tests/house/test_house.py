@@ -3,15 +3,23 @@
 import ast
 import importlib
 import importlib.util
+import inspect
 import re
+import textwrap
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
+from pydantic import BaseModel
 
 import burnish
 from burnish.errors import UserError
-from burnish.recipe.schema import Recipe, known_keys
+from burnish.models import adapt
+from burnish.recipe.methods import METHODS
+from burnish.recipe.objectives import SETTINGS
+from burnish.recipe.schema import Recipe
 
 SOURCE = Path(burnish.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
@@ -85,14 +93,163 @@ def test_public_names_are_documented() -> None:
             assert ast.get_docstring(tree), f"{path} says nothing"
 
 
+def sections(kind: type[BaseModel] = Recipe, name: str = "recipe") -> Iterator[tuple[str, Any]]:
+    """The recipe and every section in it, each under the name of the field that holds it."""
+    yield name, kind
+    for field, info in kind.model_fields.items():
+        for part in (info.annotation, *get_args(info.annotation)):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                yield from sections(part, field)
+
+
+@dataclass(frozen=True)
+class Uses:
+    """What one file reads, and which of its names may hold a section of the recipe.
+
+    `reads` are owners and attributes: of `recipe.training.epochs`, `training` owns `epochs`.
+    `annotated` maps names to the words of their annotations, `assigned` to the last words of what
+    is assigned to them.
+    """
+
+    reads: set[tuple[str, str]]
+    annotated: list[tuple[str, set[str]]]
+    assigned: list[tuple[str, set[str]]]
+
+    def of(self, name: str, kinds: set[str]) -> set[str]:
+        """The attributes that are read of a section, by its name or the names of its classes."""
+        owners = {name}
+        for target, words in self.annotated:
+            owners |= {target, "_" + target} if words & kinds else set()
+        owners |= {target for target, words in self.assigned if name in words}
+        return {attribute for owner, attribute in self.reads if owner in owners}
+
+
+def last_word(node: ast.AST) -> str:
+    """`epochs` of `recipe.training.epochs`, `tasks` of `recipe.tasks["a"]` and its `.items()`."""
+    if isinstance(node, ast.Subscript):
+        return last_word(node.value)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return last_word(node.func.value) if node.func.attr in ("items", "values") else ""
+    return str(getattr(node, "attr", getattr(node, "id", "")))
+
+
+def uses(tree: ast.AST) -> Uses:
+    """What a file reads, in one walk."""
+    found, called = Uses(set(), [], []), dict[str, str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            called |= {alias.asname: alias.name for alias in node.names if alias.asname}
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            found.reads.add((last_word(node.value), node.attr))
+        elif isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
+            words = {called.get(w, w) for w in re.findall(r"\w+", ast.unparse(node.annotation))}
+            target = node.arg if isinstance(node, ast.arg) else last_word(node.target)
+            found.annotated.append((target, words))
+        elif isinstance(node, ast.Assign | ast.For | ast.comprehension):
+            value = node.value if isinstance(node, ast.Assign) else node.iter
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                pairs = [(target, value)]
+                if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+                    pairs = list(zip(target.elts, value.elts, strict=False))
+                for one, bound in pairs:
+                    words = {last_word(part) for part in ast.walk(bound)}
+                    names = (n.id for n in ast.walk(one) if isinstance(n, ast.Name))
+                    found.assigned.extend((name, words) for name in names)
+    return found
+
+
+def own_reads(tree: ast.AST) -> set[str]:
+    """The attributes of itself that a class or a method reads."""
+    return {attribute for owner, attribute in uses(tree).reads if owner == "self"}
+
+
+def whole_readers(section: str) -> set[str]:
+    """Keys that are read where a section is handed over whole.
+
+    An objective's are the fields of its class, a method's the arguments of its function.
+    """
+    read: set[str] = set()
+    for path in (SOURCE / "training" / "objectives").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and section in [literal(k) for k in node.keywords]:
+                read |= own_reads(node)
+    functions = {
+        adapt.METHODS[name] for name, one in METHODS.items() if one.section == section
+    }  # fmt: skip
+    for function in functions:
+        tree = ast.parse(inspect.getsource(function))
+        names = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+        read |= names & set(inspect.signature(function).parameters)
+        gets = [n for n in ast.walk(tree) if isinstance(n, ast.Call)]
+        read |= {
+            n.args[0].value
+            for n in gets
+            if ast.unparse(n.func) == "options.get" and isinstance(n.args[0], ast.Constant)
+        }
+    return read
+
+
+def literal(keyword: ast.keyword) -> Any:
+    """The constant that a class is given by keyword; None where it is none."""
+    return keyword.value.value if isinstance(keyword.value, ast.Constant) else None
+
+
 def test_every_recipe_key_has_a_reader() -> None:
-    """A key that nothing reads is a dead knob."""
-    readers = "\n".join(p.read_text() for p in FILES if step_of(module_of(p)) != "recipe")
-    whole_sections = {"lora", "prefix"}  # handed over whole by model_dump
-    for key in known_keys(Recipe):
-        section, _, last = key.rpartition(".")
-        if section not in whole_sections:
-            assert re.search(rf"\.{last}\b", readers), f"nothing reads {key}"
+    """A key is read where its own section's field is, not where any other has its name."""
+    others = [path for path in FILES if step_of(module_of(path)) != "recipe"]
+    files = [uses(ast.parse(path.read_text(encoding="utf-8"))) for path in others]
+    unread = []
+    for name, kind in sections():
+        kinds = {base.__name__ for base in kind.__mro__ if base.__name__ != "Section"}
+        read = set().union(*(file.of(name, kinds) for file in files))
+        for one in read & {n for n, p in vars(kind).items() if isinstance(p, property)}:
+            getter = textwrap.dedent(inspect.getsource(vars(kind)[one].fget))
+            read |= own_reads(ast.parse(getter))
+        leaves = {
+            field
+            for field, info in kind.model_fields.items()
+            if not (isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel))
+        }
+        unread += [f"{name}.{key}" for key in sorted(leaves - read - whole_readers(name))]
+    assert not unread, f"nothing reads {unread}"
+
+
+def literals(node: ast.AST) -> set[Any]:
+    """The constants in an expression."""
+    return {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)}
+
+
+def names_a(kind: str, node: ast.AST) -> bool:
+    """Whether an expression is an objective's or a method's name, read from a recipe."""
+    text = ast.unparse(node)
+    return bool(re.search(rf"(^|\.|\[['\"]|get\(['\"]){kind}(\b|$)", text))
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "folders"),
+    [
+        ("objective", set(SETTINGS), ("recipe", "training/objectives")),
+        ("method", set(METHODS), ("recipe",)),
+    ],
+)
+def test_nothing_asks_which_objective_or_method_it_is(
+    kind: str, names: set[str], folders: tuple[str, ...]
+) -> None:
+    """Facts about them stand with them, so that a new one changes no other module."""
+    for path in FILES:
+        if path.relative_to(SOURCE).as_posix().startswith(folders):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Compare):
+                sides = [node.left, *node.comparators]
+                asks = any(names_a(kind, side) for side in sides)
+                assert not (asks and names & literals(node)), f"{path}: {ast.unparse(node)}"
+            elif isinstance(node, ast.Dict | ast.Set | ast.Tuple | ast.List):
+                keys = node.keys if isinstance(node, ast.Dict) else node.elts
+                listed = {key.value for key in keys if isinstance(key, ast.Constant)}
+                # The kinds of a head are called as the objectives that need one.
+                is_table = len(listed) > 1 and listed <= names - {"classify", "tag", "reward"}
+                assert not is_table or path.name == "adapt.py", f"{path}: {ast.unparse(node)}"
 
 
 def test_no_process_imports_from_the_folder_that_it_is_started_in() -> None:

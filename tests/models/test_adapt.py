@@ -28,7 +28,6 @@ from transformers import (
 from burnish.errors import ModelError
 from burnish.models.adapt import (
     METHODS,
-    WHOLE,
     add_bottleneck,
     add_lora,
     add_prefix,
@@ -45,6 +44,7 @@ from burnish.training.objectives.sft import Sft
 from tests.refused import refused
 
 LORA = {"rank": 4, "alpha": 8}
+WHOLE = ("full", "last-n")
 # row: method, its options, a learning rate at which the tiny model learns
 METHOD_ROWS: dict[str, tuple[str, dict[str, Any], float]] = {
     "full": ("full", {}, 3e-3),

@@ -8,11 +8,11 @@ import torch
 from peft.tuners.lora.layer import LoraLayer
 
 from burnish.errors import ModelError
-from burnish.models.adapt import WHOLE, add_lora, save_weights
+from burnish.models.adapt import add_lora, save_weights
 from burnish.models.adapter_scale import AdapterScale, is_scalable
 from burnish.models.load import load_model
 from burnish.models.weight_snapshot import WeightSnapshot
-from tests.models.test_adapt import METHOD_ROWS, hidden, llama, moved
+from tests.models.test_adapt import METHOD_ROWS, WHOLE, hidden, llama, moved
 from tests.refused import refused
 
 SCALABLE = [row for row in METHOD_ROWS if row != "prefix"]

@@ -1,6 +1,7 @@
 import pytest
 
 from burnish.models.adapt import METHODS
+from burnish.recipe.objectives import SETTINGS
 from burnish.training.schedule import automatic_rate, rate_factor
 
 
@@ -45,7 +46,7 @@ def test_an_encoder_takes_half_and_whole_weights_a_sixth() -> None:
 
 @pytest.mark.parametrize("objective", ["dpo", "kto", "grpo"])
 def test_comparing_answers_takes_a_tenth(objective: str) -> None:
-    assert automatic_rate("lora", 576, objective=objective) == pytest.approx(
-        automatic_rate("lora", 576) / 10
-    )
-    assert automatic_rate("lora", 576, objective="reward") == automatic_rate("lora", 576)
+    assert automatic_rate(
+        "lora", 576, share=SETTINGS[objective].learning_rate_share
+    ) == pytest.approx(automatic_rate("lora", 576) / 10)
+    assert SETTINGS["reward"].learning_rate_share == 1

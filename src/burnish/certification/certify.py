@@ -23,6 +23,7 @@ from burnish.models.adapt import save_weights
 from burnish.models.load import base_sha256
 from burnish.parity.compare import record_reference, save_reference
 from burnish.progress import counts_to
+from burnish.recipe.methods import METHODS
 from burnish.runs.atomic import new_folder, write_atomic
 from burnish.runs.candidates import Candidate
 from burnish.runs.directory import RunDirectory
@@ -141,8 +142,8 @@ def cert_ledger(directory: RunDirectory, base: str, certs: Sequence[Suite]) -> C
 def next_look(directory: RunDirectory, certs: Sequence[Suite]) -> int:
     """The number of the next look, counting the looks that the run inherits."""
     manifest = directory.manifest()
-    four_bit = manifest.recipe.get("method") == "qlora"
-    base = base_sha256(manifest.model["sha256"], four_bit=four_bit)
+    method = METHODS[manifest.recipe.get("method", "lora")]
+    base = base_sha256(manifest.model["sha256"], four_bit=method.four_bit)
     return cert_ledger(directory, base, certs).next_number
 
 

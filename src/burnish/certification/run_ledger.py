@@ -21,7 +21,7 @@ from burnish.conversation import Example
 from burnish.errors import RecipeError
 from burnish.evaluation.measure import target_scorers
 from burnish.evaluation.suite import HALVES, Suite, near_chance
-from burnish.recipe.schema import HEADS, Recipe, flat_values
+from burnish.recipe.schema import Recipe, flat_values
 from burnish.runs.directory import ItemResult, LedgerRow, RunDirectory
 from burnish.runs.overlaps import Leakage
 
@@ -98,7 +98,7 @@ def _check_unmeasured(recipe: Recipe) -> None:
 
     A healing attempt measures none by itself, and neither may a stage.
     """
-    head = recipe.objective in HEADS
+    head = not recipe.objective_settings.writes_text
     if recipe.origins["evaluate.general"] not in ("recipe", "command line") and not head:
         return
     for key, value in flat_values(recipe):
@@ -117,7 +117,7 @@ def target_ledger(
     recipe: Recipe, tested: Sequence[Example], pair: tuple[Any, Any], level: float = LEVEL
 ) -> list[LedgerRow]:
     """Ledger rows of one test set; the first one decides, by its one-sided bound at `level`."""
-    if recipe.objective == "grpo":
+    if recipe.objective_settings.measured_reward is not None:
         return [reward_row("target", pair, recipe.seed, level)]
     if tested[0].messages[0].role == "document":
         return [perplexity_row("target", pair, recipe.seed, level)]

@@ -44,7 +44,6 @@ def command(
     from burnish.errors import RunError
     from burnish.export.export import export
     from burnish.models.lineage import recipe_of
-    from burnish.recipe.schema import HEADS
     from burnish.runs.directory import RunDirectory
 
     directory = RunDirectory.open(run)
@@ -64,8 +63,7 @@ def command(
         result = {"run": run, "form": form, "output": str(target), "verdict": decision}
         print(json.dumps(result))
         return
-    objective = recipe_of(directory.manifest()).objective
-    with_head = objective in HEADS or objective == "reward"
+    with_head = not recipe_of(directory.manifest()).objective_settings.writes_text
     kind = "head" if with_head and form == "merged" else form
     write(f"wrote    {target}")
     write(f"verdict  {_VERDICTS[decision].format(run=run)}")

@@ -14,6 +14,7 @@ from rich.table import Table
 from burnish.errors import InterruptedRunError, RecipeError, UserError, cut
 from burnish.parity.record import read_parity
 from burnish.processes import answered_interrupts
+from burnish.recipe.objectives import find_settings
 from burnish.recipe.paths import expanded
 from burnish.runs.directory import RunDirectory
 from burnish.runs.times import shares
@@ -202,7 +203,8 @@ def print_verdict(run: RunDirectory, *, as_json: bool) -> None:
         console.print(f"  {parity.sentence}", markup=False)
     print_times(run)
     console.print(f"\nread   {run.path / 'report.html'}", markup=False)
-    rewards = run.manifest().recipe["objective"] == "reward"
+    settings = find_settings(run.manifest().recipe["objective"])
+    rewards = settings is not None and settings.head is not None and settings.head.kind == "reward"
     next_step = f"use    grpo.reward: {run.path}" if rewards else f"try    burnish chat {run.path}"
     if run.adapter.exists():  # a comparison has no model of its own
         console.print(next_step, markup=False)

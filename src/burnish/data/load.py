@@ -30,11 +30,11 @@ from burnish.data.split import split
 from burnish.data.tool_file import read_tools, with_tools
 from burnish.errors import DataError, readable, shown
 from burnish.recipe.data import Data, Split
+from burnish.recipe.objectives import RowUse, Sft
 from burnish.runs.directory import Finding
 
 _SHOWN = 20
 _MOSTLY = 0.9
-_LEARN_FROM_DISLIKED = ("kto",)
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class _Reading:
     columns: dict[str, None] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
-    def file(self, path: Path, data: Data, name: str, objective: str) -> list[Example]:
+    def file(self, path: Path, data: Data, name: str, use: RowUse) -> list[Example]:
         """The usable rows of one file; bad rows are counted."""
-        converter = Converter(data.columns, data.system, data.group_by, objective)
+        converter = Converter(data.columns, data.system, data.group_by, use)
         sample = Sample(data.limit, self.seed)
         tools = read_tools(data.tools) if data.tools else None
         for row in read_rows(path, self._notice):
@@ -92,8 +92,8 @@ class _Reading:
         self.findings.append(Finding("reading", "info", message, 1))
 
 
-def load(data: Data, seed: int, objective: str = "sft") -> Dataset:
-    """Reads, checks and splits the data; `objective` decides which rows and columns are needed.
+def load(data: Data, seed: int, use: RowUse = Sft.rows) -> Dataset:
+    """Reads, checks and splits the data; `use` says which rows the objective learns from.
 
     Raises:
         DataError: a file cannot be read or is empty; it has bad rows and `drop_bad` is off; its
@@ -102,7 +102,7 @@ def load(data: Data, seed: int, objective: str = "sft") -> Dataset:
     """
     files = {"train": data.train, "validation": data.validation, "test": data.test}
     reading = _Reading(seed)
-    read = {name: reading.file(path, data, name, objective) for name, path in files.items() if path}
+    read = {name: reading.file(path, data, name, use) for name, path in files.items() if path}
     reading.judge(data)
     findings = reading.findings
     _check_read(read, files, data, reading.columns)
@@ -114,7 +114,7 @@ def load(data: Data, seed: int, objective: str = "sft") -> Dataset:
         _check_learnt(rows, files[name], name)
         _check_said(rows, files[name], name)
         findings += masked
-        if objective not in _LEARN_FROM_DISLIKED:
+        if not use.disliked:
             rows, disliked = without_disliked(rows, name)
             findings += disliked
         read[name], doubles = without_duplicates(rows, name)
@@ -156,7 +156,7 @@ def load_rows(path: Path) -> list[Example]:
         DataError: the file cannot be used, has bad rows, or is empty.
     """
     reading, data = _Reading(seed=0), Data(train=path)
-    read = {"rows": reading.file(path, data, "rows", "sft")}
+    read = {"rows": reading.file(path, data, "rows", Sft.rows)}
     reading.judge(data)
     _check_read(read, {"rows": path}, data, reading.columns)
     return without_duplicates(without_disliked(read["rows"], "rows")[0], "rows")[0]

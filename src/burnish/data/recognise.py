@@ -16,6 +16,7 @@ from burnish.data.row_errors import RowFormatError
 from burnish.data.tracked_row import TrackedRow
 from burnish.data.turns import parse_judgement
 from burnish.errors import DataError
+from burnish.recipe.objectives import RowUse, Sft
 from burnish.runs.directory import Finding
 
 _LAYOUTS = 1000  # how many column layouts are cached
@@ -28,7 +29,7 @@ class Converter:
         columns: maps fields to the user's columns, such as {"text": "review", "label": "stars"}.
         system: system message for every row that has none.
         group_by: column whose equal values keep rows in one split; empty values are ungrouped.
-        objective: what is learnt; `grpo` reads prompts, and whatever else a row says.
+        use: which rows and columns the objective learns from.
 
     Raises:
         DataError: `columns` contains an unknown field, or two columns are named for the group.
@@ -39,7 +40,7 @@ class Converter:
         columns: Mapping[str, str],
         system: str | None = None,
         group_by: str | None = None,
-        objective: str = "sft",
+        use: RowUse = Sft.rows,
     ) -> None:
         _check_columns(columns, group_by)
         self.format: Format | None = None
@@ -52,10 +53,7 @@ class Converter:
         self._system = system
         self._group = group_by or columns.get("group")
         self._mapped = set(columns) - {"id", "group"}
-        self._grades = objective == "grpo"
-        self._documents = objective == "lm"
-        # The others say themselves what their rows lack.
-        self._is_free = objective not in ("sft", "lm", "classify", "tag")
+        self._use = use
         self._exempt = {"id", "group", *([self._group] if self._group else [])}
         self._unused = UnusedColumns(self._exempt)
 
@@ -75,7 +73,7 @@ class Converter:
             _check_turns(turns, form)
             extras = form.extras(fields)
             if not form.answered:
-                rest = other_fields(fields if self._grades else _all_values(fields))
+                rest = other_fields(fields if self._use.grading_fields else _all_values(fields))
                 extras = {**extras, **rest}
         except RowFormatError as misfit:
             return BadRow(row.source, misfit.reason, misfit.remedy, misfit.code, misfit.fields)
@@ -98,7 +96,7 @@ class Converter:
             return []
         form = self.format
         is_meant = form.answered and set(form.required) <= self._mapped
-        is_meant |= self._is_free or (self._documents and form.convert is plain_text)
+        is_meant |= self._use.checks_itself or (self._use.documents and form.convert is plain_text)
         return self._unused.findings(
             split, form.name, self._own, optional=form.optional, is_meant=is_meant
         )
@@ -180,7 +178,9 @@ class Converter:
     ) -> tuple[Format, Mapping[str, str]]:
         """The first format that fits the row: with values in its fields, otherwise without."""
         # With data.columns.prompt, or with a grader, no other column is taken for the answer.
-        allowed = "prompt" not in self._mapped | (set(values) if self._grades else set())
+        allowed = "prompt" not in self._mapped | (
+            set(values) if self._use.grading_fields else set()
+        )
         # A missing value is reported; reading the row as plain text or a prompt would hide it.
         for is_last, is_filled in ((False, True), (False, False), (True, False)):
             for form in FORMATS:

@@ -31,7 +31,7 @@ from burnish.models.load import context_length, load_tokenizer
 from burnish.models.registry import resolve
 from burnish.models.reward_model import RewardModel
 from burnish.progress import Bars
-from burnish.recipe.schema import HEADS, Recipe
+from burnish.recipe.schema import Recipe
 from burnish.runs.directory import RunDirectory
 
 # The least number of rows that gives a confidence interval.
@@ -66,9 +66,9 @@ def target_task(
         return CompareTask(name, examples)
     if isinstance(model, Classifier):
         return PredictTask(name, examples, target_scorers(recipe, examples)[0])
-    if recipe.objective == "grpo":
-        reward, rewarder = graded_reward(recipe.grpo.reward)
-        sampling = Sampling(max_new_tokens=recipe.grpo.max_new_tokens)
+    if (measured := recipe.objective_settings.measured_reward) is not None:
+        reward, rewarder = graded_reward(measured[0])
+        sampling = Sampling(max_new_tokens=measured[1])
         return RewardTask(name, examples, reward, rewarder, sampling)
     if examples[0].messages[0].role == "document":
         return TextLossTask(name, [(e.id, e.expected) for e in examples])
@@ -107,8 +107,8 @@ def target_scorers(recipe: Recipe, examples: Sequence[Example]) -> tuple[str, ..
     """The scorers of the recipe, or the default scorers for these rows."""
     if recipe.evaluate.target:
         return recipe.evaluate.target
-    if recipe.objective == "tag":
-        return ("span_f1", "span_precision", "span_recall")
+    if recipe.objective_settings.scorers is not None:
+        return recipe.objective_settings.scorers
     if any(example.rejected is not None for example in examples):
         return ("accuracy",)
     if any(example.label is not None for example in examples):
@@ -142,7 +142,7 @@ def check_scorers(recipe: Recipe) -> None:
     names = recipe.evaluate.target or ()
     for name in names:
         scorer(name)
-    if names and scorer(names[0]).item is None and recipe.objective not in HEADS:
+    if names and scorer(names[0]).item is None and recipe.objective_settings.writes_text:
         raise RecipeError(
             f"evaluate.target starts with {names[0]}, which does not score single items",
             "start with a scorer of single items, such as accuracy or rougeL",

@@ -9,15 +9,15 @@ from transformers import AutoConfig
 from burnish.data.chat_templates import has_template, template_for
 from burnish.errors import RunError
 from burnish.export.gguf import Precision, check_gguf, write_gguf
-from burnish.models.adapt import WHOLE, has_adapter, merge_adapters
+from burnish.models.adapt import has_adapter, merge_adapters
 from burnish.models.adapter_files import check_weights
-from burnish.models.from_run import Opened, load_base, open_classifier, open_reward_model
+from burnish.models.from_run import Opened, load_base, open_run
 from burnish.models.language_model import LanguageModel
 from burnish.models.lineage import apply_tuned, check_trained, needs_earlier_weights, recipe_of
 from burnish.models.load import load_tokenizer
 from burnish.models.registry import resolve
 from burnish.models.stop_tokens import add_stop_tokens, generation_settings
-from burnish.recipe.schema import HEADS, Recipe
+from burnish.recipe.schema import Recipe
 from burnish.runs.atomic import new_folder
 from burnish.runs.directory import RunDirectory
 
@@ -75,30 +75,30 @@ def check_form(directory: RunDirectory, form: Form) -> None:
     Raises:
         RunError: it cannot; the remedy names a form or a call that it can be had by.
     """
-    manifest = directory.manifest()
-    recipe, path = recipe_of(manifest), directory.path
+    manifest, path = directory.manifest(), directory.path
+    recipe = recipe_of(manifest)
     check_trained(directory)
     ours = f"open it with burnish.open_tuned({str(path)!r})"
     on_others = bool(manifest.lineage) and needs_earlier_weights(manifest.lineage)
-    method: str = recipe.method
-    fields: dict[str, str] = {"method": method}
+    method = recipe.method_traits
+    fields: dict[str, str] = {"method": recipe.method}
     as_merged, as_peft = "export it with --as merged", "export it with --as peft"
-    if method == "bottleneck":
+    if method.is_adapter and not method.peft_reads:
         code, remedy = "not_exportable", ours
-        seen = f"{path} holds a bottleneck adapter, which only Burnish reads"
-    elif form == "peft" and method in WHOLE:
+        seen = f"{path} contains a {recipe.method} adapter, which only Burnish reads"
+    elif form == "peft" and not method.is_adapter:
         code, remedy = "no_adapter", as_merged
-        seen = f"{path} has tuned the weights themselves ({method}), so there is no adapter"
+        seen = f"{path} has tuned the weights themselves ({recipe.method}), so there is no adapter"
     elif form == "peft" and on_others:
-        code, remedy = "adapter_not_alone", ours if method in ("prefix", "qlora") else as_merged
+        code, remedy = "adapter_not_alone", as_merged if method.merges_exactly else ours
         seen = f"the adapter of {path} is not the tuned model, as it stands on an earlier run's"
-    elif form != "peft" and method == "prefix":
+    elif form != "peft" and method.is_adapter and not method.changes_weights:
         code, remedy = "not_mergeable", ours if on_others else as_peft
         seen = f"{path} holds a learned prefix, which is no change of weights"
-    elif form != "peft" and method == "qlora":
+    elif form != "peft" and method.four_bit:
         code, remedy = "not_mergeable", ours if on_others else as_peft
         seen = f"{path} was trained on weights of 4 bits, into which nothing can be merged exactly"
-    elif form == "gguf" and recipe.objective in HEADS:
+    elif form == "gguf" and not recipe.objective_settings.writes_text:
         code, remedy, fields = "writes_no_text", as_merged, {"objective": recipe.objective}
         seen = f"{path} holds a model with a head (objective {recipe.objective}) and writes no text"
     else:
@@ -110,10 +110,8 @@ def open_merged(directory: RunDirectory) -> Opened:
     """The tuned model as plain weights, its adapters added in; see `check_form` for errors."""
     check_form(directory, "merged")
     recipe = recipe_of(directory.manifest())
-    if recipe.objective == "reward":
-        model: Opened = open_reward_model(directory)
-    elif recipe.objective in HEADS:
-        model = open_classifier(directory)
+    if recipe.objective_settings.head is not None:
+        model: Opened = open_run(directory)
     else:
         model = load_base(recipe)
         model.module = apply_tuned(directory, model.module)
@@ -145,7 +143,7 @@ def _write_folder(directory: RunDirectory, recipe: Recipe, form: Form, target: P
             shutil.copytree(directory.adapter, aside, dirs_exist_ok=True)
             source = resolve(recipe.model)
             tokenizer: Any = load_tokenizer(source, recipe.model_settings.stop_tokens)
-            if recipe.objective not in HEADS:
+            if recipe.objective_settings.writes_text:
                 generation = generation_settings(source)
                 if add_stop_tokens(generation, tokenizer):
                     generation.save_pretrained(aside)
@@ -155,6 +153,6 @@ def _write_folder(directory: RunDirectory, recipe: Recipe, form: Form, target: P
             if isinstance(model, LanguageModel):
                 add_stop_tokens(model.module.generation_config, tokenizer)
             model.module.save_pretrained(aside)
-        if recipe.objective not in HEADS and not has_template(tokenizer):
+        if recipe.objective_settings.writes_text and not has_template(tokenizer):
             tokenizer.chat_template = template_for(tokenizer)  # what it has learnt to read
         tokenizer.save_pretrained(aside)

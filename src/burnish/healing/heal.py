@@ -25,7 +25,7 @@ from burnish.models.cache import cache_folder
 from burnish.models.lineage import copy_earlier_run, link_or_copy, recipe_of
 from burnish.progress import Bars
 from burnish.recipe.certification import REPLAYED
-from burnish.recipe.schema import HEADS, Recipe, changed_recipe
+from burnish.recipe.schema import Recipe, changed_recipe
 from burnish.runs.atomic import new_folder
 from burnish.runs.candidates import Candidate
 from burnish.runs.directory import RunDirectory
@@ -102,7 +102,7 @@ def check_can_heal(run: RunDirectory) -> None:
             path=str(run.path),
             state=manifest.state,
         )
-    if not recipe.evaluate.general or recipe.objective in HEADS:
+    if not recipe.evaluate.general or not recipe.objective_settings.writes_text:
         raise RunError(
             f"{run.path} has no general suite, so what it forgot cannot be measured",
             "set evaluate.general, and an objective whose model generates text",
@@ -165,7 +165,7 @@ def try_remedies(
 
 def _try_layer_slopes(search: ScaleSearch, ends: float, bars: Bars) -> None:
     """The remedy without training: a smaller adapter scale in the first layers."""
-    if search.recipe.method not in ("lora", "qlora"):
+    if not search.recipe.method_traits.is_lora:
         return
     for slope in _SLOPES:
         if is_healed(search) or time.monotonic() + search.seconds_per_candidate > ends:

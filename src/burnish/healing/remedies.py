@@ -7,7 +7,7 @@ from typing import Any
 from burnish.recipe.certification import REPLAYED
 from burnish.recipe.schema import Recipe
 from burnish.runs.directory import RunDirectory
-from burnish.training.build import ANCHORED, TOLERATED
+from burnish.training.build import TOLERATED
 
 # Anchor conversations per step while the training continues.
 _ANCHORS_PER_STEP = 8
@@ -45,7 +45,7 @@ class RemedyContext:
 
 def _continue_with_kl(recipe: Recipe, context: RemedyContext) -> Settings | None:
     """Continues from the last weights with a KL penalty, half the rate and half the epochs."""
-    if recipe.method not in ("lora", "qlora") or recipe.objective not in ANCHORED:
+    if not recipe.method_traits.is_lora or not recipe.objective_settings.can_anchor:
         return None
     return _continue_training(recipe, context) | {
         "training.epochs": recipe.training.epochs / 2 if context.can_retrain else 1.0,
@@ -56,7 +56,7 @@ def _continue_with_kl(recipe: Recipe, context: RemedyContext) -> Settings | None
 
 
 def _retrain_with_kl(recipe: Recipe, context: RemedyContext) -> Settings | None:
-    if not context.can_retrain or recipe.objective not in ANCHORED:
+    if not context.can_retrain or not recipe.objective_settings.can_anchor:
         return None
     anchored = recipe.replay.rows and recipe.replay.mode == "anchor"
     tolerated = recipe.replay.target_kl or TOLERATED * recipe.budget.general
@@ -80,18 +80,19 @@ def _train_likely_tokens(recipe: Recipe, context: RemedyContext) -> Settings | N
 
 
 def _with_focus(recipe: Recipe, context: RemedyContext, focus: str) -> Settings | None:
-    fits = context.can_retrain and recipe.objective == "sft" and recipe.sft.token_weighting != focus
-    return {"sft.token_weighting": focus} if fits else None
+    weighting = getattr(recipe.objective_settings, "token_weighting", None)
+    fits = context.can_retrain and weighting not in (None, focus)
+    return {f"{recipe.objective}.token_weighting": focus} if fits else None
 
 
 def _retrain_with_replay(recipe: Recipe, context: RemedyContext) -> Settings | None:
-    fits = context.can_retrain and recipe.objective == "sft" and not recipe.replay.rows
+    fits = context.can_retrain and recipe.objective_settings.rows.replies and not recipe.replay.rows
     return {"replay.rows": REPLAYED, "replay.mode": "text"} if fits else None
 
 
 def _distill_own_answers(recipe: Recipe, context: RemedyContext) -> Settings | None:
     """Distils the base into the model's own answers to general prompts (GKD, reverse KL)."""
-    if recipe.method not in ("lora", "qlora") or recipe.tasks:
+    if not recipe.method_traits.is_lora or recipe.tasks:
         return None
     return _continue_training(recipe, context) | {
         "objective": "distill",

@@ -1,8 +1,8 @@
 """Tuning methods: which weights are trained, and how they are saved (adapters by PEFT).
 
 METHODS maps the recipe's names to functions that take a model and return it with only the
-method's weights trainable. A new one is a function here, its line in the table, its section of the
-recipe and its row in the tests.
+method's weights trainable. A new one is a function here, its line in the table, its record in
+`burnish.recipe.methods` and its row in the tests.
 """
 
 import contextlib
@@ -173,10 +173,6 @@ METHODS: dict[str, Callable[..., Any]] = {
     "prefix": add_prefix,
     "bottleneck": add_bottleneck,
 }
-# Methods that change the weights themselves, so that a run keeps a whole model.
-WHOLE = ("full", "last-n")
-# Methods that can learn a fresh head beside them.
-HEADED = (*WHOLE, "lora", "qlora", "ia3")
 
 
 def _task(model: Any) -> str | None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from burnish.data.chat_templates import set_stop_tokens
 from burnish.data.tags import all_tags
 from burnish.errors import RunError
-from burnish.models.adapt import WHOLE
 from burnish.models.classifier import Classifier, ConstantBaseline, load_classifier
 from burnish.models.head_inputs import OUTSIDE
 from burnish.models.language_model import LanguageModel
@@ -16,7 +15,7 @@ from burnish.models.lineage import apply_tuned, check_trained, recipe_of, tuned_
 from burnish.models.load import load_model
 from burnish.models.registry import resolve
 from burnish.models.reward_model import RewardModel, load_reward_model
-from burnish.recipe.schema import HEADS, Recipe
+from burnish.recipe.schema import Recipe
 from burnish.runs.directory import RunDirectory
 
 Opened = LanguageModel | Classifier | RewardModel
@@ -30,7 +29,7 @@ def open_tuned(run: RunDirectory | Path | str) -> LanguageModel:
             base is not the one that it was trained on.
     """
     directory, recipe = _trained(run)
-    if recipe.objective in HEADS:
+    if not recipe.objective_settings.writes_text:
         raise RunError(
             f"{directory.path} contains a classifier, which does not generate text",
             "open it with burnish.open_classifier",
@@ -39,7 +38,7 @@ def open_tuned(run: RunDirectory | Path | str) -> LanguageModel:
             objective=recipe.objective,
         )
     model = load_base(recipe)
-    changes_weights = recipe.method in WHOLE or recipe.init_from is not None
+    changes_weights = not recipe.method_traits.is_adapter or recipe.init_from is not None
     with model.keeping_base() if changes_weights else contextlib.nullcontext():
         model.module = apply_tuned(directory, model.module)
     model.adapter_sha256 = tuned_sha256(directory)
@@ -53,25 +52,26 @@ def open_classifier(run: RunDirectory | Path | str) -> Classifier:
         RunError: the run is not trained to the end, or its model has no head.
     """
     directory, recipe = _trained(run)
-    kind = recipe.objective
-    if kind != "classify" and kind != "tag":
+    head = recipe.objective_settings.head
+    if head is None or head.kind == "reward":
         raise RunError(
-            f"{directory.path} contains a language model, not a classifier (objective {kind})",
+            f"{directory.path} contains a language model, not a classifier (objective "
+            f"{recipe.objective})",
             "open it with burnish.open_tuned",
             code="writes_text",
             path=str(directory.path),
-            objective=kind,
+            objective=recipe.objective,
         )
     named = json.loads((directory.adapter / "config.json").read_text())["id2label"]
     labels = [named[str(index)] for index in range(len(named))]
-    model = load_classifier(recipe.model, recipe.device, kind, labels, recipe.seed)
+    model = load_classifier(recipe.model, recipe.device, head.kind, labels, recipe.seed)
     model.module = apply_tuned(directory, model.module)
     model.adapter_sha256 = tuned_sha256(directory)
-    model.baseline = ConstantBaseline(kind, OUTSIDE)
-    if kind == "classify":
+    model.baseline = ConstantBaseline(head.kind, OUTSIDE)
+    if head.kind == "classify":
         counts = Counter(str(example.label) for example in directory.split("train"))
         model.baseline = ConstantBaseline(
-            kind, min(counts, key=lambda label: (-counts[label], label))
+            head.kind, min(counts, key=lambda label: (-counts[label], label))
         )
     return model
 
@@ -92,7 +92,8 @@ def open_reward_model(run: RunDirectory | Path | str) -> RewardModel:
 def check_reward_run(run: RunDirectory | Path | str) -> tuple[RunDirectory, Recipe]:
     """Checks that a run contains a reward model; returns the run and its recipe."""
     directory, recipe = _trained(run)
-    if recipe.objective != "reward":
+    head = recipe.objective_settings.head
+    if head is None or head.kind != "reward":
         raise RunError(
             f"{directory.path} does not contain a reward model (objective {recipe.objective})",
             "use a run with the objective reward",
@@ -106,10 +107,10 @@ def check_reward_run(run: RunDirectory | Path | str) -> tuple[RunDirectory, Reci
 def open_run(run: RunDirectory | Path | str) -> Opened:
     """Opens the run's model, whether a language model, a classifier or a reward model."""
     directory = run if isinstance(run, RunDirectory) else RunDirectory.open(run)
-    objective = recipe_of(directory.manifest()).objective
-    if objective == "reward":
-        return open_reward_model(directory)
-    return open_classifier(directory) if objective in HEADS else open_tuned(directory)
+    head = recipe_of(directory.manifest()).objective_settings.head
+    if head is None:
+        return open_tuned(directory)
+    return open_reward_model(directory) if head.kind == "reward" else open_classifier(directory)
 
 
 def open_start(directory: RunDirectory, recipe: Recipe) -> Opened:
@@ -119,24 +120,24 @@ def open_start(directory: RunDirectory, recipe: Recipe) -> Opened:
         RunError: the run started with a different base model.
     """
     _check_base(directory, recipe)
-    kind = recipe.objective
-    if kind == "reward":
-        return _load_reward_model(recipe)
-    if kind != "classify" and kind != "tag":
+    head = recipe.objective_settings.head
+    if head is None:
         return load_base(recipe)
+    if head.kind == "reward":
+        return _load_reward_model(recipe)
     examples = [
         example
         for task in ("", *recipe.tasks)
         for split in ("train", "validation")
         for example in directory.split(split, task)
     ]
-    labels = all_tags(examples) if kind == "tag" else sorted({str(e.label) for e in examples})
-    return load_classifier(recipe.model, recipe.device, kind, labels, recipe.seed)
+    labels = all_tags(examples) if head.kind == "tag" else sorted({str(e.label) for e in examples})
+    return load_classifier(recipe.model, recipe.device, head.kind, labels, recipe.seed)
 
 
 def load_base(recipe: Recipe) -> LanguageModel:
     """Loads the recipe's base model with the recipe's stop tokens."""
-    model = load_model(recipe.model, recipe.device, four_bit=recipe.method == "qlora")
+    model = load_model(recipe.model, recipe.device, four_bit=recipe.method_traits.four_bit)
     set_stop_tokens(model.tokenizer, recipe.model_settings.stop_tokens)
     return model
 

@@ -19,10 +19,8 @@ from pydantic import BaseModel, ValidationError
 
 from burnish.errors import RecipeError, RunError
 from burnish.models.adapt import (
-    HEADED,
     METHODS,
     TRAINABLE,
-    WHOLE,
     load_adapter,
     load_weights,
     merge_adapters,
@@ -32,10 +30,8 @@ from burnish.models.foreign_folders import import_problem, is_foreign_folder
 from burnish.models.language_model import folder_sha256
 from burnish.models.load import check_bitsandbytes
 from burnish.models.registry import resolve
-from burnish.recipe.schema import HEADS, Recipe, restore_recipe
+from burnish.recipe.schema import Recipe, restore_recipe
 from burnish.runs.directory import Manifest, RunDirectory
-
-_STACKED = ("lora", "qlora", "ia3")
 
 
 def recipe_of(manifest: Manifest) -> Recipe:
@@ -85,14 +81,8 @@ def check_trained(directory: RunDirectory) -> None:
 
 def method_settings(recipe: Recipe) -> dict[str, Any]:
     """The settings of the recipe's method, without learning rates."""
-    sections: dict[str, BaseModel] = {
-        "last-n": recipe.last_n,
-        "lora": recipe.lora,
-        "qlora": recipe.lora,
-        "prefix": recipe.prefix,
-        "bottleneck": recipe.bottleneck,
-    }
-    section = sections.get(recipe.method)
+    name = recipe.method_traits.section
+    section: BaseModel | None = getattr(recipe, name) if name else None
     return section.model_dump(exclude={"loraplus_ratio"}) if section is not None else {}
 
 
@@ -106,9 +96,10 @@ def check_method(recipe: Recipe, before: Recipe | None = None) -> None:
         RunError: `init_from` is no finished run.
         RecipeError: it has another base, or it and the method do not fit together.
     """
-    if recipe.method == "qlora":
+    if recipe.method_traits.four_bit:
         check_bitsandbytes()
-    if recipe.objective in HEADS and recipe.method not in HEADED:
+    writes_text = recipe.objective_settings.writes_text
+    if not writes_text and not recipe.method_traits.carries_head:
         raise RecipeError(
             f"method is {recipe.method}, which learns no head for the objective {recipe.objective}",
             "set method to lora or full",
@@ -118,7 +109,7 @@ def check_method(recipe: Recipe, before: Recipe | None = None) -> None:
         )
     if recipe.init_from is None:
         return
-    if recipe.objective in HEADS:
+    if not writes_text:
         raise RecipeError(
             f"init_from is set, but the objective {recipe.objective} starts with a fresh head",
             "leave it out, or set objective to sft",
@@ -165,11 +156,12 @@ def _check_fit(recipe: Recipe, before: Recipe) -> None:
     seen = f"init_from is a run with the method {before.method}"
     method, init = recipe.method, recipe.init
     fields: dict[str, Any] = {"method": method}
-    alike = {method, before.method} <= {"lora", "qlora"} or method == before.method
+    traits, then_traits = recipe.method_traits, before.method_traits
+    alike = traits.family == then_traits.family
     now, then = method_settings(recipe), method_settings(before)
     changed = [key for key in now if now[key] != then.get(key)] if alike else []
-    if before.method in WHOLE:
-        if method != "qlora":
+    if not then_traits.is_adapter:
+        if not traits.four_bit:
             return
         code, remedy = "not_in_four_bits", "set method to lora"
         seen += ", whose weights cannot be quantized to 4 bits"
@@ -181,14 +173,14 @@ def _check_fit(recipe: Recipe, before: Recipe) -> None:
         values = ", ".join(f"{key} was {then[key]!r}" for key in changed)
         seen = f"init is continue, which trains the earlier adapter, but its {values}"
         code, fields["keys"] = "section_differs", changed
-    elif init == "stack" and not (alike and method in _STACKED):
+    elif init == "stack" and not (alike and traits.changes_weights):
         code, remedy = "not_stackable", "stack LoRA on LoRA or IA3 on IA3, or set init to merge"
         seen += f"; {method} cannot be stacked on it"
-    elif init == "merge" and before.method not in _STACKED:
+    elif init == "merge" and not then_traits.changes_weights:
         code, remedy = "not_mergeable", f"set init to continue and method to {before.method}"
         fields = {"method": before.method}
         seen += ", which cannot be merged into the weights"
-    elif init == "merge" and method == "qlora":
+    elif init == "merge" and traits.four_bit:
         code, remedy = "merge_in_four_bits", "set init to stack"
         seen = "init is merge, which would round the 4-bit weights again"
     else:
@@ -229,7 +221,7 @@ def starting_model(directory: RunDirectory, recipe: Recipe, module: Any) -> Any:
         return module
     earlier = RunDirectory.open(directory.earlier)
     before = recipe_of(earlier.manifest())
-    if before.method in WHOLE:
+    if not before.method_traits.is_adapter:
         return apply_tuned(earlier, module)
     if recipe.init == "continue":
         return starting_model(earlier, before, module)
@@ -251,13 +243,13 @@ def trainable_model(
     start = starting_model(directory, recipe, module)
     if recipe.init_from is not None and recipe.init == "continue":
         earlier = RunDirectory.open(directory.earlier)
-        if recipe_of(earlier.manifest()).method not in WHOLE:
+        if recipe_of(earlier.manifest()).method_traits.is_adapter:
             return load_adapter(start, earlier.adapter, trainable=True)
     options = method_settings(recipe)
-    if fresh and recipe.method not in WHOLE:
+    if fresh and recipe.method_traits.is_adapter:
         options["whole"] = fresh
     made = METHODS[recipe.method](start, seed=recipe.seed, **options)
-    if recipe.method in WHOLE:
+    if not recipe.method_traits.is_adapter:
         for name in fresh:
             made.get_submodule(name).requires_grad_(True)
     return made
@@ -269,7 +261,7 @@ def apply_tuned(directory: RunDirectory, module: Any, *, name: str = TRAINABLE) 
     `name` is the name of its adapter, which differs from those of later adapters on it.
     """
     recipe = recipe_of(directory.manifest())
-    if recipe.method in WHOLE:  # the weights are complete, whatever the run started from
+    if not recipe.method_traits.is_adapter:  # complete weights
         with safetensors_errors(directory.adapter):
             load_weights(module, directory.adapter)
         return module

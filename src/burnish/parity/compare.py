@@ -6,7 +6,6 @@ from pathlib import Path
 
 from burnish.errors import ModelError, RunError
 from burnish.export.export import open_merged
-from burnish.models.adapt import WHOLE
 from burnish.models.from_run import open_tuned
 from burnish.models.language_model import LanguageModel
 from burnish.models.lineage import check_trained, recipe_of, tuned_sha256
@@ -17,7 +16,6 @@ from burnish.parity.local import generate_reference, probe
 from burnish.parity.prompts import choose_prompts, read_prompts
 from burnish.parity.record import Comparison, Form, Parity, Reference, read_parity, write_parity
 from burnish.progress import counts_to
-from burnish.recipe.schema import HEADS
 from burnish.runs.directory import RunDirectory
 
 # Nats, by form, and by precision for GGUF; docs/how-to/parity.md has the measurements.
@@ -63,8 +61,8 @@ def save_reference(directory: RunDirectory, reference: Reference) -> None:
 
 def generates_text(directory: RunDirectory) -> bool:
     """Whether the run's model generates text; classifiers, taggers and reward models do not."""
-    objective = recipe_of(directory.manifest()).objective
-    return objective not in HEADS and objective != "reward" and directory.adapter.exists()
+    settings = recipe_of(directory.manifest()).objective_settings
+    return settings.writes_text and directory.adapter.exists()
 
 
 def check_parity(
@@ -170,7 +168,7 @@ def _compare(
 
 
 def _merged(directory: RunDirectory, reference: Reference, precision: str) -> Comparison:
-    if recipe_of(directory.manifest()).method in WHOLE:
+    if not recipe_of(directory.manifest()).method_traits.is_adapter:
         reason = "the run saved full weights, so there is no adapter to merge"
         return Comparison("merged", "", 0.0, missing=reason)
     try:

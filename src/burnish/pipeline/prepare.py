@@ -25,9 +25,9 @@ from burnish.models.registry import Source, resolve
 from burnish.progress import Bars
 from burnish.recipe.data import Data
 from burnish.recipe.files import check_name
-from burnish.recipe.schema import HEADS, Recipe
+from burnish.recipe.schema import Recipe
 from burnish.runs.directory import Finding, Manifest, RunDirectory
-from burnish.training.build import objective_of
+from burnish.training.objectives import OBJECTIVES
 
 _LIBRARIES = ("burnish", "torch", "transformers", "peft", "tokenizers", "numpy")
 
@@ -55,22 +55,23 @@ class CheckedData:
 
 def prepare(recipe: Recipe, source: Source, data: Data | None = None) -> CheckedData:
     """Reads, checks and renders the recipe's own data set, or the data set of one of its tasks."""
-    dataset = load(data or recipe.data, recipe.seed, recipe.objective)
+    settings = recipe.objective_settings
+    dataset = load(data or recipe.data, recipe.seed, settings.rows)
     tokenizer = load_tokenizer(source, recipe.model_settings.stop_tokens)
-    objective = objective_of(recipe, tokenizer)
+    objective = OBJECTIVES[recipe.objective].from_recipe(recipe, tokenizer)
     objective.check(dataset.train)
     # Report rows that the model cannot read now, not when it is tested after training.
-    longest = max_text_tokens(source) if recipe.objective in HEADS else context_length(source)
+    longest = max_text_tokens(source) if settings.head else context_length(source)
     limit = min(recipe.training.max_length or longest, longest)
     remedy = (
         "raise training.max_length" if limit < longest else "choose a model with a longer context"
     )
     findings, rendered = list(dataset.findings), {}
-    if recipe.objective == "sft":
+    if settings.rows.replies:
         findings += rejected_answers(dataset.train)
-    reads_turns = recipe.objective == "sft"  # other objectives read only the answer's content
-    findings += hidden_reasoning(dataset.train, tokenizer, is_shown=reads_turns)
-    if recipe.objective not in HEADS:  # a model with a head generates no text
+    # Other objectives read only the answer's content.
+    findings += hidden_reasoning(dataset.train, tokenizer, is_shown=settings.rows.replies)
+    if settings.writes_text:
         every = [*dataset.train, *dataset.validation, *dataset.test]
         findings += speaker_lines(every, tokenizer)
     for split in ("train", "validation", "test"):

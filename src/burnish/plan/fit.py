@@ -81,7 +81,7 @@ def suggest_settings(
                 "training.gradient_accumulation": accumulation,
             }
     single = batch.of_rows(1)
-    if recipe.method == "full":
+    if recipe.method_traits.trains == "all weights":
         lora = shapes.with_lora(recipe.lora.rank)
         if (size := memory(lora, single, program=program).total) <= free:
             remedy = (
@@ -113,7 +113,7 @@ def check_disk(recipe: Recipe, disk: Disk, free: FreeSpace) -> None:
     if fitting >= 1:
         remedy = f"set training.checkpoints={fitting} and training.evaluations={fitting}"
         fits = remedy, {"training.checkpoints": fitting, "training.evaluations": fitting}
-    elif recipe.method == "full":
+    elif recipe.method_traits.trains == "all weights":
         fits = "set method=lora, whose checkpoints contain only the adapter", {"method": "lora"}
     remedy, settings = fits
     raise UserError(

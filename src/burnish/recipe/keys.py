@@ -40,7 +40,7 @@ def recipe_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> Iterator
 
 def _meaning(field: FieldInfo) -> str:
     """The description, and the words that may be chosen."""
-    words = [str(word) for word in _choices(field.annotation)]
+    words = [str(word) for word in field.examples or _choices(field.annotation)]
     said = field.description or ""
     return f"{said} ({', '.join(words)})" if words else said
 

@@ -4,11 +4,19 @@ A recipe names a model, data, a method, an objective, what is measured and what 
 Unknown keys, wrong types and impossible values are all reported at once, with a spelling hint.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    create_model,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from burnish.errors import RecipeError, shown
@@ -16,23 +24,33 @@ from burnish.recipe.certification import REPLAYED, Budget, Heal, Replay, ScaleSe
 from burnish.recipe.data import Data, Mixing, Task
 from burnish.recipe.evaluate import Evaluate
 from burnish.recipe.files import check_name, place_files, read_yaml, whole_files
-from burnish.recipe.methods import Bottleneck, LastN, Lora, Prefix
+from burnish.recipe.methods import METHODS, Bottleneck, LastN, Lora, Method, Prefix
 from burnish.recipe.model_settings import ModelSettings
-from burnish.recipe.objectives import Classify, Distill, Dpo, Grpo, Kto, Lm, Reward, Sft, Tag
+from burnish.recipe.objectives import (
+    SETTINGS,
+    Classify,
+    Distill,
+    Dpo,
+    Grpo,
+    Head,
+    Kto,
+    Lm,
+    ObjectiveSettings,
+    Reward,
+    Sft,
+    Tag,
+    find_settings,
+)
 from burnish.recipe.paths import beginning_in, expanded
 from burnish.recipe.problems import (
     SEVERAL,
-    Problem,
     problems_of,
     quotable,
     recipe_error,
-    unknown_key,
 )
+from burnish.recipe.search_space import numbers, space_problems
 from burnish.recipe.section import Section
 from burnish.recipe.training import Training
-
-# Objectives that give a model a head: it labels texts or words and writes nothing.
-HEADS = ("classify", "tag", "reward")
 
 Origin = Literal["default", "recipe", "command line", "derived"]
 _SPLITS = ("train", "validation", "test")
@@ -60,8 +78,8 @@ class Sweep(Section):
     def _read_space(cls, space: Any) -> Any:
         if not isinstance(space, Mapping):
             return space
-        flat = {key: _numbers(values) for key, values in _flatten(space).items()}
-        if problems := _space_problems(flat):
+        flat = {key: numbers(values) for key, values in _flatten(space).items()}
+        if problems := space_problems(flat, known_keys()):
             raise PydanticCustomError(SEVERAL, "problems of a space", {"problems": problems})
         return flat
 
@@ -94,9 +112,9 @@ class Recipe(Section):
         "merge",
         description="its adapter is merged into the weights, kept beside the new one, or goes on",
     )
-    objective: Literal[
-        "sft", "lm", "dpo", "kto", "grpo", "distill", "classify", "tag", "reward"
-    ] = Field("sft", description="what the model learns from the rows")
+    objective: str = Field(
+        "sft", description="what the model learns from the rows", examples=list(SETTINGS)
+    )
     lora: Lora = Field(default_factory=Lora)
     last_n: LastN = Field(default_factory=LastN)
     prefix: Prefix = Field(default_factory=Prefix)
@@ -130,6 +148,16 @@ class Recipe(Section):
     def _whole_path(cls, folder: Path | None) -> Path | None:
         return folder and folder.absolute()
 
+    @field_validator("objective")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if find_settings(name) is None:
+            *names, last = (repr(known) for known in SETTINGS)
+            raise PydanticCustomError(
+                "literal_error", f"input should be {', '.join(names)} or {last}"
+            )
+        return name
+
     @field_validator("tasks")
     @classmethod
     def _names(cls, tasks: dict[str, Task]) -> dict[str, Task]:
@@ -143,7 +171,33 @@ class Recipe(Section):
 
     @property
     def origins(self) -> dict[str, Origin]:
+        """Where the value of each dotted key came from."""
         return dict(self._origins)
+
+    @property
+    def objective_settings(self) -> ObjectiveSettings:
+        """The objective's own section, and what holds for every run of that objective."""
+        settings: ObjectiveSettings = getattr(self, self.objective)
+        return settings
+
+    @property
+    def method_traits(self) -> Method:
+        """What the method can do."""
+        return METHODS[self.method]
+
+
+def _recipe_class(objective: Any) -> type[Recipe]:
+    """The recipe, with a section for the named objective where that is not a built-in one."""
+    settings = find_settings(objective) if isinstance(objective, str) else None
+    if settings is None or objective in Recipe.model_fields:
+        return Recipe
+    return _with_section(objective, settings)
+
+
+@functools.cache  # recipes of one objective are of one class, so they compare
+def _with_section(name: str, settings: type[ObjectiveSettings]) -> type[Recipe]:
+    section: Any = (settings, Field(default_factory=settings))
+    return create_model("Recipe", __base__=Recipe, **{name: section})
 
 
 def load_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -180,13 +234,16 @@ def build_recipe(
     values: Mapping[str, Any], *, recipe_keys: set[str], command_keys: set[str]
 ) -> Recipe:
     """Validates nested values; every problem is in the one error that is raised."""
-    if values.get("objective") in HEADS:
-        values = _for_head(values)
+    objective = values.get("objective")
+    kind = _recipe_class(objective)
+    settings = SETTINGS.get(objective) if isinstance(objective, str) else None
+    if settings is not None and settings.head is not None:
+        values = _for_head(values, settings.head)
     replay = values.get("replay")
     if isinstance(replay, Mapping) and replay.get("data") and "rows" not in replay:
         values = {**values, "replay": {**replay, "rows": REPLAYED}}
     try:
-        recipe = Recipe.model_validate(values)
+        recipe = kind.model_validate(values)
     except ValidationError as error:
         problems = problems_of(error.errors(), known_keys())
         count = f"{len(problems)} problems in the recipe" if len(problems) > 1 else "the recipe"
@@ -198,14 +255,14 @@ def build_recipe(
     return recipe
 
 
-def _for_head(values: Mapping[str, Any]) -> Mapping[str, Any]:
+def _for_head(values: Mapping[str, Any], head: Head) -> Mapping[str, Any]:
     """What follows from a head; texts to label are short, so more of them go together.
 
     Raises:
         RecipeError: the recipe asks for what a head cannot do.
     """
     given = _flatten(values)
-    if values["objective"] == "reward":  # it reads whole conversations
+    if head.reads_conversations:
         return nested({"evaluate.general": None} | given)
     for key, remedy in _NOT_FOR_HEADS.items():
         if given.get(key) is not None:
@@ -222,7 +279,7 @@ def _for_head(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def restore_recipe(values: Mapping[str, Any], origins: Mapping[str, Origin]) -> Recipe:
     """The recipe of a run from its manifest, each value with the origin that it had."""
-    recipe = Recipe.model_validate(values)
+    recipe = _recipe_class(values.get("objective")).model_validate(values)
     recipe._origins.update(origins)
     return recipe
 
@@ -235,6 +292,8 @@ def changed_recipe(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     """
     changes = _flatten(changes)
     values = nested({**dict(flat_values(recipe)), **changes})
+    if changes.get("objective", recipe.objective) != recipe.objective not in Recipe.model_fields:
+        del values[recipe.objective]  # a section that only this objective has
     built = build_recipe(values, recipe_keys=set(), command_keys=set())
     derived: dict[str, Origin] = dict.fromkeys(changes, "derived")
     return restore_recipe(built.model_dump(mode="json"), recipe.origins | derived)
@@ -255,14 +314,18 @@ def explain(recipe: Recipe) -> list[tuple[str, Any, Origin]]:
     return [(key, value, recipe.origins[key]) for key, value in flat_values(recipe)]
 
 
-def known_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
-    """Every dotted key a recipe may have."""
-    keys: list[str] = []
+def known_keys() -> list[str]:
+    """Every dotted key a recipe may have, those of all registered objectives among them."""
+    added = (name for name in SETTINGS if name not in Recipe.model_fields)
+    further = (key for name in added for key in (name, *_keys_of(SETTINGS[name], f"{name}.")))
+    return [*_keys_of(Recipe), *further]
+
+
+def _keys_of(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, info in section.model_fields.items():
-        keys.append(prefix + name)
+        yield prefix + name
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            keys += known_keys(info.annotation, f"{prefix}{name}.")
-    return keys
+            yield from _keys_of(info.annotation, f"{prefix}{name}.")
 
 
 def _origin(key: str, recipe: set[str], command: set[str], derived: set[str]) -> Origin:
@@ -296,42 +359,3 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
             place = inner
         place[last] = value
     return whole
-
-
-def _numbers(values: Any) -> Any:
-    """YAML takes 1e-4, which has no point, for a word."""
-    if not isinstance(values, list | tuple):
-        return values
-    return [_number(value) if isinstance(value, str) else value for value in values]
-
-
-def _number(word: str) -> float | str:
-    try:
-        return float(word)
-    except ValueError:
-        return word
-
-
-def _space_problems(space: Mapping[str, Any]) -> list[Problem]:
-    known = known_keys()
-    leaves = [key for key in known if not any(other.startswith(f"{key}.") for other in known)]
-    problems = []
-    for key, values in space.items():
-        where, fields = f"sweep.space.{key}", {"value": quotable(values)}
-        if key not in leaves:
-            problems.append(unknown_key(key, leaves, "sweep.space names the unknown key "))
-        elif not isinstance(values, list) or len(values) < 2:
-            seen = f"{where} is {shown(values)}, but it should be [low, high] or a list of values"
-            problems.append(Problem(where, "space_not_list", seen, fields))
-        elif not all(isinstance(value, bool | int | float | str) for value in values):
-            seen = f"{where} may list numbers, words and true or false only"
-            problems.append(Problem(where, "space_value_type", seen, fields))
-        elif is_range(values) and values[0] >= values[1]:
-            seen = f"{where} begins at {values[0]} and ends at {values[1]}"
-            problems.append(Problem(where, "range_reversed", seen, fields))
-    return problems
-
-
-def is_range(values: Sequence[Any]) -> bool:
-    """Whether the values of a search space are its two ends: two numbers are, a list is not."""
-    return len(values) == 2 and all(type(value) in (int, float) for value in values)

@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 
 from burnish.models.lineage import needs_earlier_weights
+from burnish.recipe.methods import METHODS, Method
+from burnish.recipe.objectives import Head, find_settings
 from burnish.reports.html import confusion
 from burnish.reports.read_run import (
     MISSING,
@@ -33,21 +35,6 @@ from burnish.runs.directory import RunDirectory
 _HUB_TWINS = {
     "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
     "gemma3-270m": "google/gemma-3-270m",
-}
-_METHOD_NAMES = {
-    "full": "full fine-tuning",
-    "last-n": "fine-tuning of the last layers",
-    "lora": "A LoRA adapter",
-    "qlora": "A LoRA adapter trained on 4-bit weights",
-    "ia3": "An IA3 adapter",
-    "prefix": "A learned prefix",
-    "bottleneck": "A bottleneck adapter",
-}
-# The Hub's name for the task of a head, and the class in transformers.
-_PIPELINES = {"classify": "text-classification", "tag": "token-classification"}
-_HEADS = {
-    "classify": "AutoModelForSequenceClassification",
-    "tag": "AutoModelForTokenClassification",
 }
 
 
@@ -86,10 +73,10 @@ def _render(contents: Contents) -> str:
         hub=_hub_name(recipe),
         base=_name_of(recipe),
         whole=_whole(recipe),
-        method=_METHOD_NAMES.get(plain(recipe.get("method")), plain(recipe.get("method"))),
+        method=_method(recipe).title,
         by_peft=by_peft,
         lineage=contents.manifest.lineage,
-        head=_HEADS.get(plain(recipe.get("objective"))),
+        head=head.auto_class if (head := _head(recipe)) else None,
         leakage=leakage_line(contents.leakage, contents.ledger) if contents.leakage else None,
     )
 
@@ -101,25 +88,35 @@ def cell(value: Any) -> str:
 
 
 def _front(recipe: Mapping[str, Any], by_peft: bool) -> dict[str, Any]:
-    whole, method = _whole(recipe), plain(recipe.get("method"))
+    whole, method, head = _whole(recipe), plain(recipe.get("method")), _head(recipe)
     tags = ["burnish", plain(recipe.get("objective")), *([] if whole else [method])]
     library = "transformers" if whole else "peft" if by_peft else "burnish"
     return {
         "base_model": _hub_name(recipe) or _name_of(recipe),
         "library_name": library,
-        "pipeline_tag": _PIPELINES.get(plain(recipe.get("objective")), "text-generation"),
+        "pipeline_tag": (head and head.pipeline) or "text-generation",
         "tags": tags,
     }
 
 
 def _whole(recipe: Mapping[str, Any]) -> bool:
     """Whether the run saves full weights rather than an adapter."""
-    return recipe.get("method") in ("full", "last-n")
+    return not _method(recipe).is_adapter
 
 
 def _by_peft(recipe: Mapping[str, Any]) -> bool:
     """Whether PEFT can load the adapter."""
-    return not _whole(recipe) and recipe.get("method") != "bottleneck"
+    return _method(recipe).is_adapter and _method(recipe).peft_reads
+
+
+def _method(recipe: Mapping[str, Any]) -> Method:
+    """The traits of the run's method; those of LoRA where the recipe has no method."""
+    return METHODS.get(plain(recipe.get("method")), METHODS["lora"])
+
+
+def _head(recipe: Mapping[str, Any]) -> Head | None:
+    settings = find_settings(plain(recipe.get("objective")))
+    return settings.head if settings is not None else None
 
 
 def _name_of(recipe: Mapping[str, Any]) -> str:
@@ -149,7 +146,7 @@ def _settings(contents: Contents, recipe: Mapping[str, Any]) -> dict[str, Any]:
     The settings of healing attempts are in their own folders.
     """
     method = plain(recipe.get("method"))
-    section = "lora." if method == "qlora" else f"{method.replace('-', '_')}."
+    section = f"{_method(recipe).section or method}."
     settings = {
         key: value
         for key, value in recipe.items()

@@ -14,6 +14,7 @@ from typing import Any
 
 from burnish.errors import RunError
 from burnish.parity.record import read_parity
+from burnish.recipe.objectives import find_settings
 from burnish.runs.candidates import Frontier
 from burnish.runs.directory import (
     Finding,
@@ -80,7 +81,9 @@ class Contents:
     @property
     def labelled(self) -> list[ItemResult]:
         """The answers that may be labels; none for a tagger, whose answers are rows of tags."""
-        return [] if self.manifest.recipe.get("objective") == "tag" else self.answers
+        settings = find_settings(str(self.manifest.recipe.get("objective")))
+        tags = settings is not None and settings.head is not None and settings.head.kind == "tag"
+        return [] if tags else self.answers
 
     @property
     def command(self) -> str | None:

@@ -12,9 +12,10 @@ from transformers import AutoConfig
 
 from burnish.errors import RecipeError
 from burnish.models.registry import resolve
+from burnish.recipe.objectives import SETTINGS
 from burnish.recipe.problems import Problem, problems_in, recipe_error
-from burnish.recipe.schema import Recipe, changed_recipe, flat_values, is_range
-from burnish.training.objectives import OBJECTIVES
+from burnish.recipe.schema import Recipe, changed_recipe, flat_values
+from burnish.recipe.search_space import is_range
 from burnish.training.schedule import automatic_rate
 
 # Trials that differ in these keys have other rows or tokens, so their losses do not compare.
@@ -23,7 +24,6 @@ _FIXED = {
     "training.max_length", "training.evaluations", "training.early_stopping_patience",
     "training.checkpoints",
 }  # fmt: skip
-_PLAINLY_VALIDATED = {"sft"}  # objectives whose validation loss no key of theirs changes
 
 
 def search_space(recipe: Recipe) -> dict[str, list[Any]]:
@@ -38,7 +38,7 @@ def search_space(recipe: Recipe) -> dict[str, list[Any]]:
     problems: list[Problem] = []
     for key, values in space.items():
         section = key.partition(".")[0]
-        unit = section in OBJECTIVES and section not in _PLAINLY_VALIDATED
+        unit = section in SETTINGS and not SETTINGS[section].validates_plainly
         if key in _FIXED or section in _FIXED or unit:
             seen = f"{key} cannot be searched, because its trials would not be comparable"
             problems.append(Problem(key, "not_searchable", seen))
@@ -79,16 +79,15 @@ def _default_space(recipe: Recipe) -> dict[str, list[Any]]:
         "training.learning_rate": [rounded(middle / 4), rounded(middle * 4)],
         "training.epochs": [epochs / 2, epochs, epochs * 1.5],
     }
-    if recipe.method == "lora":
+    if recipe.method_traits.is_lora:
         space["lora.rank"] = sorted({8, 16, 32, recipe.lora.rank})
     return space
 
 
 def _automatic(recipe: Recipe) -> float:
     config = AutoConfig.from_pretrained(str(resolve(recipe.model).path)).get_text_config()
-    return float(
-        rounded(automatic_rate(recipe.method, int(config.hidden_size), objective=recipe.objective))
-    )
+    share = recipe.objective_settings.learning_rate_share
+    return float(rounded(automatic_rate(recipe.method, int(config.hidden_size), share=share)))
 
 
 def suggest(trial: optuna.Trial, key: str, values: Sequence[Any]) -> Any:

@@ -9,21 +9,17 @@ import torch
 from rich.markup import escape
 
 from burnish.errors import ModelError, RecipeError
-from burnish.evaluation.rewards import load_reward
-from burnish.models.adapt import WHOLE
 from burnish.models.branches import Network
 from burnish.models.cache import cache_folder
 from burnish.models.classifier import Classifier
-from burnish.models.endpoint import ServedTeacher
 from burnish.models.from_run import Opened, open_start, open_tuned
-from burnish.models.interface import Sampling
 from burnish.models.language_model import LanguageModel
 from burnish.models.lineage import trainable_model
-from burnish.models.load import load_model, load_tokenizer, pick_device
-from burnish.models.registry import resolve
+from burnish.models.load import pick_device
 from burnish.parity.compare import record_reference, save_reference
 from burnish.progress import Bars, counts_to, phase
-from burnish.recipe.schema import HEADS, Recipe
+from burnish.recipe.objectives import SETTINGS
+from burnish.recipe.schema import Recipe
 from burnish.runs.atomic import new_folder
 from burnish.runs.directory import RunDirectory
 from burnish.runs.times import log_times
@@ -36,14 +32,9 @@ from burnish.training.loop import Listener, Loop, Settings
 from burnish.training.lr_range_test import Screen, screen
 from burnish.training.objectives import OBJECTIVES
 from burnish.training.objectives.base import Objective
-from burnish.training.objectives.distill import LocalTeacher, OwnBase, Teacher
 from burnish.training.replay import Own, Replayed, examples_of, own_rows, replayed
 from burnish.training.schedule import FRESH_HEAD_TIMES, automatic_rate
 
-# Objectives whose rows are known beforehand; those that sample have a divergence of their own.
-ANCHORED = ("sft", "lm", "dpo", "kto")
-# Objectives whose loss of a batch is one pass through the layers.
-SHARDED = ("sft", "lm", "dpo")
 # Nats a token for each point that the suite may fall. With SmolLM2-135M on support-routing the mean
 # of what was held to 0.03 nats fell by nothing that could be seen, at 0.14 nats by 2.5 points.
 TOLERATED = 0.015
@@ -181,67 +172,18 @@ def _check_sharded(recipe: Recipe) -> None:
     if recipe.training.workers == 1:
         key, value, seen = "training.workers", 1, "training.workers is 1"
         remedy = "set it to the number of GPUs"
-    elif recipe.method == "qlora":
-        key, value, seen = "method", "qlora", "4-bit weights cannot be kept in parts"
+    elif recipe.method_traits.four_bit:
+        key, value, seen = "method", recipe.method, "4-bit weights cannot be kept in parts"
         remedy = "set method to lora"
-    elif recipe.objective not in SHARDED:
+    elif not recipe.objective_settings.can_shard:
+        able = [name for name, settings in SETTINGS.items() if settings.can_shard]
         key, value = "objective", recipe.objective
         seen = f"objective {value} takes passes of its own through the model"
-        remedy = f"leave it out, or set objective to one of {', '.join(SHARDED)}"
+        remedy = f"leave it out, or set objective to one of {', '.join(able)}"
     else:
         return
     seen = f"training.fsdp is true, but {seen}"
     raise RecipeError(seen, remedy, code="sharded_unsupported", key=key, value=value)
-
-
-def objective_of(recipe: Recipe, tokenizer: Any) -> Objective[Any]:
-    """The recipe's objective with its own section as arguments.
-
-    Raises:
-        RecipeError: its reward or teacher does not exist or does not fit.
-    """
-    options = getattr(recipe, recipe.objective).model_dump()
-    if recipe.objective in ("grpo", "distill"):
-        options["tokenizer"] = tokenizer
-        options["sampling"] = Sampling(
-            max_new_tokens=options.pop("max_new_tokens"),
-            temperature=options.pop("temperature"),
-            seed=recipe.seed << 20,  # each step adds its number
-        )
-    if recipe.objective == "grpo":
-        options["reward"] = load_reward(recipe.grpo.reward)
-    if recipe.objective == "distill":
-        del options["served_name"]
-        options["teacher"] = _teacher(recipe, tokenizer)
-    return OBJECTIVES[recipe.objective](**options)
-
-
-def _teacher(recipe: Recipe, tokenizer: Any) -> Teacher:
-    """Who is learnt from: the base itself, a server, or another local model."""
-    given = recipe.distill
-    if given.teacher is None:
-        return OwnBase()
-    if given.teacher.startswith(("http://", "https://")):
-        if given.kl_direction == "reverse":
-            raise RecipeError(
-                "distill.kl_direction is reverse, but a server names only the likeliest tokens",
-                "set it to forward, or name a local teacher",
-                code="reverse_needs_local_teacher",
-                key="distill.kl_direction",
-                teacher=given.teacher,
-            )
-        return ServedTeacher(given.teacher, given.served_name, tokenizer)
-    name = given.teacher
-    if load_tokenizer(resolve(name)).get_vocab() != tokenizer.get_vocab():
-        raise RecipeError(
-            f"distill.teacher {name} has another vocabulary than {recipe.model}",
-            "choose a teacher of the same family",
-            code="other_vocabulary",
-            key="distill.teacher",
-            teacher=name,
-            model=recipe.model,
-        )
-    return LocalTeacher(lambda: load_model(name, recipe.device).network)
 
 
 def _loop(
@@ -251,7 +193,10 @@ def _loop(
     module: Any,
     replay: Sequence[Replayed | Own],
 ) -> Loop:
-    given, objective = recipe.training, objective_of(recipe, model.tokenizer)
+    given, objective = (
+        recipe.training,
+        OBJECTIVES[recipe.objective].from_recipe(recipe, model.tokenizer),
+    )
     network = Network(module)
     longest = given.max_length or model.context_length
     sets, validation = (
@@ -293,7 +238,11 @@ def _replay(directory: RunDirectory, recipe: Recipe, model: Opened) -> Sequence[
     given = recipe.replay
     if not given.rows:
         return []
-    kinds = ("sft",) if given.mode == "text" else ANCHORED
+    kinds = [
+        name
+        for name, settings in SETTINGS.items()
+        if (settings.rows.replies if given.mode == "text" else settings.can_anchor)
+    ]
     if recipe.objective not in kinds or not isinstance(model, LanguageModel):
         if given.rows == "auto":
             directory.write_split("replay", ())
@@ -355,7 +304,8 @@ def _settings(recipe: Recipe, model: Opened) -> Settings:
     if isinstance(rate, str):
         encoder = isinstance(model, Classifier) and model.body == "encoder"
         size = int(model.network.config.hidden_size)
-        rate = automatic_rate(recipe.method, size, objective=recipe.objective, encoder=encoder)
+        share = recipe.objective_settings.learning_rate_share
+        rate = automatic_rate(recipe.method, size, share=share, encoder=encoder)
         if isinstance(model, Classifier) and encoder:
             faster |= dict.fromkeys(model.fresh, FRESH_HEAD_TIMES)
     return Settings(
@@ -373,9 +323,9 @@ def _settings(recipe: Recipe, model: Opened) -> Settings:
 
 def _keep(directory: RunDirectory, loop: Loop, recipe: Recipe) -> None:
     """Copies the best checkpoint's weights whole, then puts them in their place."""
-    name = "model" if recipe.method in WHOLE else "adapter"
+    name = "adapter" if recipe.method_traits.is_adapter else "model"
     with new_folder(directory.path / name) as new:
         step = loop.progress.best_step or loop.progress.step
         copy_weights(directory.checkpoints / f"step-{step}", new)
-        if recipe.objective in HEADS:
+        if recipe.objective_settings.head is not None:
             loop.network.model.config.save_pretrained(str(new))  # it names the labels

@@ -11,6 +11,7 @@ from burnish.data.readers.read_rows import Row
 from burnish.data.recognise import Converter
 from burnish.errors import DataError
 from burnish.recipe.data import Data
+from burnish.recipe.objectives import SETTINGS
 from burnish.runs.directory import Finding
 from tests.refused import refused
 from tests.rows import write_rows
@@ -25,7 +26,7 @@ SHAREGPT = {
 def unused(
     *rows: dict[str, Any], columns: dict[str, str] | None = None, objective: str = "sft"
 ) -> Finding | None:
-    converter = Converter(columns or {}, objective=objective)
+    converter = Converter(columns or {}, use=SETTINGS[objective].rows)
     for number, row in enumerate(rows, 1):
         read = converter.convert(Row(row, f"f:{number}"))
         assert isinstance(read, Example), read
@@ -194,7 +195,7 @@ def test_disliked_answers_are_not_learnt_as_good(tmp_path: Path) -> None:
     (found,) = read.findings
     assert (found.kind, found.severity, found.count) == ("disliked", "warning", 10)
     assert "set objective to kto" in found.message
-    both = load(Data(train=path), 0, "kto")
+    both = load(Data(train=path), 0, SETTINGS["kto"].rows)
     assert len([*both.train, *both.validation, *both.test]) == 30
     assert both.findings == []
     assert len(load_rows(path)) == 20

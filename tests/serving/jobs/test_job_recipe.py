@@ -133,7 +133,7 @@ def test_rows_of_a_grader_are_prompts_whatever_else_they_say(tmp_path: Path) -> 
     write_recipe(folder / "recipe.yaml", values)
     recipe = load_recipe(folder / "recipe.yaml")
     assert recipe.grpo.reward == str(folder / "grader.json")
-    found = load(recipe.data, seed=0, objective=recipe.objective)
+    found = load(recipe.data, seed=0, use=recipe.objective_settings.rows)
     assert {turn.role for example in found.train for turn in example.messages} == {"user"}
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from burnish.models.load import hidden_size
 from burnish.models.registry import resolve
+from burnish.recipe.objectives import SETTINGS
 from burnish.recipe.schema import Recipe, load_recipe
 from burnish.serving.errors import ApiError, invalid
 from burnish.serving.jobs import job_recipe
@@ -95,7 +96,7 @@ def _values(
     rate = automatic_rate(
         str(given.get("method", "lora")),
         hidden_size(resolve(start.source)),
-        objective=job_recipe.OBJECTIVES[kind],
+        share=SETTINGS[job_recipe.OBJECTIVES[kind]].learning_rate_share,
     )
     values = job_recipe.recipe_for(job, folder, start, given, rate)
     interval = job.method[kind]["hyperparameters"].get("eval_interval", "auto")

@@ -1,26 +1,11 @@
-"""What a run learns: one objective a file, found here by the name that recipes use."""
+"""What a run learns: one objective a file of this folder, registered by its name in recipes."""
 
-from typing import Any
+import pkgutil
+from importlib import import_module
 
-from burnish.training.objectives.base import Objective
-from burnish.training.objectives.classify import Classify
-from burnish.training.objectives.distill import Distill
-from burnish.training.objectives.dpo import Dpo
-from burnish.training.objectives.grpo import Grpo
-from burnish.training.objectives.kto import Kto
-from burnish.training.objectives.lm import Lm
-from burnish.training.objectives.reward import RewardPairs
-from burnish.training.objectives.sft import Sft
-from burnish.training.objectives.tag import Tag
+from burnish.training.objectives.base import OBJECTIVES
 
-OBJECTIVES: dict[str, type[Objective[Any]]] = {
-    "sft": Sft,
-    "lm": Lm,
-    "dpo": Dpo,
-    "kto": Kto,
-    "grpo": Grpo,
-    "distill": Distill,
-    "classify": Classify,
-    "tag": Tag,
-    "reward": RewardPairs,
-}
+__all__ = ["OBJECTIVES"]
+
+for _module in pkgutil.iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

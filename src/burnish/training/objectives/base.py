@@ -1,5 +1,6 @@
 """What the loop asks of an objective: items from rows, and the loss of a batch of items."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,9 @@ from burnish.conversation import Example
 from burnish.data.render import Rendered, render_all
 from burnish.errors import DataError
 from burnish.models.branches import Network, Row
+from burnish.models.interface import Sampling
+from burnish.recipe.objectives import Distill, Grpo, settings_of_class
+from burnish.recipe.schema import Recipe
 from burnish.runs.directory import Finding
 
 _VALIDATED_AT_ONCE = 16
@@ -34,6 +38,7 @@ class Item(Protocol):
 
 
 ItemT = TypeVar("ItemT", bound=Item)
+OBJECTIVES: dict[str, type["Objective[Any]"]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +77,33 @@ class Means:
 
 
 class Objective(ABC, Generic[ItemT]):
-    """One way to learn. A new one is a file in `objectives/` and its line there.
+    """One way to learn, registered by the name that recipes use.
+
+    A new one is a class in a file of this folder, `class Mine(Objective[Row], name="mine")`. Its
+    fields with defaults are the keys of the recipe's section `mine`, unless
+    `burnish.recipe.objectives` has settings of that name. The facts that `ObjectiveSettings` has,
+    such as `can_shard`, may stand in the class.
 
     `num_iterations` is the number of optimizer updates that one step makes on what it collected,
     `learns` what the data check counts, `additive` whether a batch's loss is the sum of its items'
     losses, each seen alone.
     """
+
+    def __init_subclass__(cls, *, name: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if name is not None:
+            OBJECTIVES[name] = cls
+            own = inspect.get_annotations(cls, eval_str=True)
+            settings_of_class(name, dict(vars(cls)), own)
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, tokenizer: Any) -> "Objective[ItemT]":
+        """The objective with the recipe's settings as its arguments.
+
+        Raises:
+            RecipeError: what the settings name does not exist or does not fit.
+        """
+        return cls(**recipe.objective_settings.model_dump())
 
     num_iterations: int = 1
     learns: str = "tokens"
@@ -160,6 +186,15 @@ def light_pieces(network: Network, items: Sequence[ItemT], trunk: int = 0) -> li
             pieces.append([])
         pieces[-1].append(item)
     return pieces
+
+
+def sampling_of(recipe: Recipe, settings: Grpo | Distill) -> Sampling:
+    """How an objective samples answers in training; each step adds its number to the seed."""
+    return Sampling(
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        seed=recipe.seed << 20,
+    )
 
 
 def rows_of(examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Row]:

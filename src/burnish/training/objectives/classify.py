@@ -38,7 +38,7 @@ class LabelledText:
 
 
 @dataclass(frozen=True)
-class Classify(Objective[LabelledText]):
+class Classify(Objective[LabelledText], name="classify"):
     """Learns the label of the user turn, read as plain text.
 
     Args:

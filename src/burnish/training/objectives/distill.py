@@ -16,11 +16,16 @@ from torch import Tensor
 
 from burnish.conversation import Example, Message
 from burnish.data.render import Rendered, render_prompt, render_prompts
+from burnish.errors import RecipeError
 from burnish.models.branches import Network, Row, branch_states
+from burnish.models.endpoint import ServedTeacher
 from burnish.models.generate import Decoder
 from burnish.models.interface import Sampling, dry_run
+from burnish.models.load import load_model, load_tokenizer
+from burnish.models.registry import resolve
+from burnish.recipe.schema import Recipe
 from burnish.runs.directory import Finding
-from burnish.training.objectives.base import Loss, Objective, rows_of
+from burnish.training.objectives.base import Loss, Objective, rows_of, sampling_of
 
 # log-probabilities (n, V), or (n, V) with -inf where the teacher said nothing, of some positions
 TeacherLogprobs = Callable[[slice], Tensor]
@@ -85,7 +90,7 @@ class Twin:
 
 
 @dataclass(frozen=True)
-class Distill(Objective[Twin]):
+class Distill(Objective[Twin], name="distill"):
     """Learns to answer as the teacher would.
 
     Args:
@@ -103,6 +108,18 @@ class Distill(Objective[Twin]):
     kl_direction: Literal["forward", "reverse"] = "forward"
     on_policy: bool = False
     sampling: Sampling = Sampling(max_new_tokens=64, temperature=1.0)  # noqa: RUF009
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, tokenizer: Any) -> "Distill":
+        settings = recipe.distill
+        return cls(
+            teacher=_teacher(recipe, tokenizer),
+            tokenizer=tokenizer,
+            system=settings.system,
+            kl_direction=settings.kl_direction,
+            on_policy=settings.on_policy,
+            sampling=sampling_of(recipe, settings),
+        )
 
     def render(
         self, examples: Sequence[Example], tokenizer: Any, max_length: int | None
@@ -156,6 +173,34 @@ class Distill(Objective[Twin]):
     def validate(self, network: Network, items: Sequence[Twin]) -> dict[str, float]:
         """On samples the answers are drawn anew, always with the same seed."""
         return super().validate(network, self.collect(network, items, 0))
+
+
+def _teacher(recipe: Recipe, tokenizer: Any) -> Teacher:
+    """The recipe's teacher: the base model itself, a server, or another local model."""
+    settings = recipe.distill
+    if settings.teacher is None:
+        return OwnBase()
+    if settings.teacher.startswith(("http://", "https://")):
+        if settings.kl_direction == "reverse":
+            raise RecipeError(
+                "distill.kl_direction is reverse, but a server names only the likeliest tokens",
+                "set it to forward, or name a local teacher",
+                code="reverse_needs_local_teacher",
+                key="distill.kl_direction",
+                teacher=settings.teacher,
+            )
+        return ServedTeacher(settings.teacher, settings.served_name, tokenizer)
+    name = settings.teacher
+    if load_tokenizer(resolve(name)).get_vocab() != tokenizer.get_vocab():
+        raise RecipeError(
+            f"distill.teacher {name} has another vocabulary than {recipe.model}",
+            "choose a teacher of the same family",
+            code="other_vocabulary",
+            key="distill.teacher",
+            teacher=name,
+            model=recipe.model,
+        )
+    return LocalTeacher(lambda: load_model(name, recipe.device).network)
 
 
 def forward_kl(teacher_N_V: Tensor, student_N_V: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ class PairObjective(ComparesAnswers[Pair]):
 
 
 @dataclass(frozen=True)
-class Dpo(PairObjective):
+class Dpo(PairObjective, name="dpo"):
     """DPO and its relatives.
 
     Args:

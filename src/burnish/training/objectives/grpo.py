@@ -13,12 +13,13 @@ from torch import Tensor
 
 from burnish.conversation import Example
 from burnish.data.render import Rendered, render_prompt, render_prompts
-from burnish.evaluation.rewards import Reward
+from burnish.evaluation.rewards import Reward, load_reward
 from burnish.models.branches import Network, Row, TargetStates, tree_states
 from burnish.models.generate import Decoder
 from burnish.models.interface import Sampling, dry_run
+from burnish.recipe.schema import Recipe
 from burnish.runs.directory import Finding
-from burnish.training.objectives.base import Loss, Objective, light_pieces
+from burnish.training.objectives.base import Loss, Objective, light_pieces, sampling_of
 
 _SAME = 1e-4  # added to the deviation of a group, as the paper's code does
 
@@ -50,7 +51,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Grpo(Objective[Group]):
+class Grpo(Objective[Group], name="grpo"):
     """Group-relative policy optimisation.
 
     Args:
@@ -72,6 +73,19 @@ class Grpo(Objective[Group]):
     num_iterations: int = 1
 
     learns = "prompts"
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, tokenizer: Any) -> "Grpo":
+        settings = recipe.grpo
+        return cls(
+            reward=load_reward(settings.reward),
+            tokenizer=tokenizer,
+            sampling=sampling_of(recipe, settings),
+            num_generations=settings.num_generations,
+            epsilon=settings.epsilon,
+            beta=settings.beta,
+            num_iterations=settings.num_iterations,
+        )
 
     def render(
         self, examples: Sequence[Example], tokenizer: Any, max_length: int | None

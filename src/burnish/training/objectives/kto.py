@@ -43,7 +43,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Kto(ComparesAnswers[Judged]):
+class Kto(ComparesAnswers[Judged], name="kto"):
     """Kahneman-Tversky optimisation.
 
     Args:

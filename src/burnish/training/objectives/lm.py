@@ -13,7 +13,7 @@ from burnish.training.objectives.base import Loss, Objective, rows_of
 
 
 @dataclass(frozen=True)
-class Lm(Objective[Row]):
+class Lm(Objective[Row], name="lm"):
     """Learns documents; one longer than `max_length` is read in windows that overlap by a token."""
 
     def render(

@@ -16,7 +16,7 @@ from burnish.training.objectives.dpo import Pair, PairObjective, margins
 
 
 @dataclass(frozen=True)
-class RewardPairs(PairObjective):
+class RewardPairs(PairObjective, name="reward"):
     """Learns which of two answers people prefer."""
 
     learns = "tokens of answers"

@@ -33,7 +33,7 @@ _AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class Sft(Objective[Row]):
+class Sft(Objective[Row], name="sft"):
     """Learns the weighted tokens of each row.
 
     Args:

@@ -38,7 +38,7 @@ class TaggedText:
 
 
 @dataclass(frozen=True)
-class Tag(Objective[TaggedText]):
+class Tag(Objective[TaggedText], name="tag"):
     """Learns one tag a word, whatever number of tokens the word has.
 
     Args:
