@@ -135,7 +135,7 @@ def test_a_stage_that_ruins_an_earlier_task_is_held_and_passed_over(
     assert last["path"].endswith("1-colours")
     kept = earlier["1-colours after 3-again"]
     assert kept.passed
-    assert "keeps its budget" in " ".join(folder.verdict().reasons)
+    assert "stayed within its budget" in " ".join(folder.verdict().reasons)
 
 
 def test_an_earlier_task_that_did_not_change_fell_by_nothing() -> None:
@@ -144,7 +144,7 @@ def test_an_earlier_task_that_did_not_change_fell_by_nothing() -> None:
     )
     verdict = Verdict("release", (), 2.0, 0.95, None, None, None)
     (said,) = _with_earlier(verdict, [row]).reasons
-    assert "it fell 0.0 points since its own stage, at most 0.0 (budget 10, n = 9)" in said
+    assert "it fell by 0.0 points since its own stage, at most 0.0 (budget 10, n = 9)" in said
 
 
 def test_a_folder_of_stages_is_no_run(tmp_path: Path, base: str) -> None:
