@@ -78,7 +78,7 @@ def test_an_item_that_is_too_long_is_named(
     with refused("too_many_tokens", DataError, item="700", task="own") as error:
         measure(directory, model, "tuned", [task], Bars(quiet=True))
     assert "'Why oh why " in error.value.seen
-    assert error.value.fields["count"] > error.value.fields["limit"] == model.context_length
+    assert error.value.fields["tokens"] > error.value.fields["limit"] == model.context_length
 
 
 @pytest.mark.parametrize("key", ["budget.section", "budget.refusal", "heal.minutes"])

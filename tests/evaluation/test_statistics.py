@@ -314,7 +314,7 @@ class TestMacroPaired:
         assert 0.92 < np.mean(covered) < 0.985
 
     def test_no_sections(self) -> None:
-        with pytest.raises(ValueError, match=r" 0 "):
+        with pytest.raises(ValueError, match=r"^0 sections"):
             macro_paired({})
 
 

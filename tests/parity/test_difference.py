@@ -58,7 +58,9 @@ def test_answers_that_rounding_changed_are_counted() -> None:
     )
     reference = Reference("memory", "abc", "float32", (SAID, SAID))
     said = Parity(reference, asked).sentence
-    assert said.startswith("The model in memory, the reloaded weights, the GGUF file a.gguf agree ")
+    assert said.startswith(
+        "The model in memory, the reloaded weights and the GGUF file a.gguf agree"
+    )
     assert (
         "agree on 2 prompts; 1 of 2 answers of the GGUF file a.gguf differ within rounding; "
         in said

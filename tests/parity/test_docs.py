@@ -62,7 +62,7 @@ def test_the_figures_are_those_of_the_code() -> None:
     told = [float(value) for cell in allowed for value in cell.split(", ")]
     names = ("reloaded", "merged", "f32", "f16", "q8_0", "endpoint")
     assert told == [_TOLERANCES[name] for name in names]
-    assert f"allowed {_COARSE:g} nats everywhere" in PARITY
+    assert f"a tolerance of at least {_COARSE:g} nats" in PARITY
     assert all(f"`{name}`" in EXPORT for name in ARCHITECTURES)
 
 

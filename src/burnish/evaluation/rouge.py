@@ -1,4 +1,4 @@
-"""ROUGE (Lin 2004) on words of any script: n-grams by rouge-score, the longest subsequence here."""
+"""ROUGE (Lin 2004) for any script: n-grams with rouge-score, ROUGE-L computed here."""
 
 import re
 import unicodedata
@@ -7,7 +7,7 @@ from functools import cache, lru_cache
 
 from burnish.data.unicode_forms import normal_form
 
-# Scripts whose words run together: Thai and Lao, Burmese, Khmer, kana, Han.
+# Scripts without spaces between words: Thai and Lao, Burmese, Khmer, kana, Han.
 UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u9fff"
     "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
@@ -34,18 +34,17 @@ def _spaced(character: str) -> str:
 
 @cache
 def rouge(kind: str) -> Callable[[str, str], float]:
-    """ROUGE's F-measure of a kind such as rouge3 or rougeL, of an answer and what is expected."""
+    """Return ROUGE's F-measure of a kind such as rouge3 or rougeL: (answer, expected) -> score."""
     if kind == "rougeL":
         return _longest
     from rouge_score.rouge_scorer import RougeScorer
 
-    found = RougeScorer([kind], tokenizer=_UnicodeTokenizer())
-    return lambda answer, expected: float(found.score(expected, answer)[kind].fmeasure)
+    scorer = RougeScorer([kind], tokenizer=_UnicodeTokenizer())
+    return lambda answer, expected: float(scorer.score(expected, answer)[kind].fmeasure)
 
 
 def _longest(answer: str, expected: str) -> float:
-    """ROUGE-L as rouge-score computes it, whose table has a row for each word of one text and a
-    column for each of the other: 1.2 GB for two texts of 44 KB."""
+    """ROUGE-L, equal to rouge-score, which needs quadratic memory (1.2 GB for two 44 KB texts)."""
     from rapidfuzz.distance import LCSseq
 
     numbers: dict[str, int] = {}

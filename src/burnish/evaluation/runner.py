@@ -1,4 +1,4 @@
-"""Runs a task on a model: results go to disk chunk by chunk and are never computed twice."""
+"""Runs a task on a model: saves results in chunks and never computes them twice."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -23,20 +23,20 @@ def run_task(
     cache: Path | None = None,
     advance: Advance | None = None,
 ) -> list[ItemResult]:
-    """Results of all items, at `path` on disk; an interrupted run goes on where it stopped.
+    """Run a task and save its results at `path`; an interrupted run continues where it stopped.
 
     Args:
-        model: anything that speaks the verbs that the task needs.
-        task: what to ask.
+        model: any model with the methods that the task needs.
+        task: the task to run.
         path: the JSON Lines file of the results; those of another model or task are replaced.
-        cache: a folder that keeps finished results by model and task, for base models.
+        cache: a folder of finished results by model and task, for base models.
         advance: called with the number of items finished since the last call.
     """
     key = f"{model.fingerprint}-{task.hash}"
     kept = cache / f"{key}.jsonl" if cache else None
     if kept is not None and kept.exists():
         found = read_results(kept)
-        if len(found) == len(task) and _differ(found):  # else a crash or a full disk cut it
+        if len(found) == len(task) and _differ(found):  # otherwise a crash or a full disk cut it
             path.parent.mkdir(parents=True, exist_ok=True)
             _copy(kept, path)
             write_atomic(_key_path(path), key)
@@ -60,7 +60,7 @@ def _finished_before(path: Path, key: str) -> list[ItemResult]:
     if mark.exists() and mark.read_text() == key:
         done = read_results(path)
         if _differ(done):
-            write_lines(path, (asdict(item) for item in done))  # without a torn last line
+            write_lines(path, (asdict(item) for item in done))  # without an incomplete last line
             return done
     path.unlink(missing_ok=True)
     write_atomic(mark, key)
@@ -68,7 +68,7 @@ def _finished_before(path: Path, key: str) -> list[ItemResult]:
 
 
 def _differ(results: Sequence[ItemResult]) -> bool:
-    """Whether each item is there once, and no other process wrote between them."""
+    """Whether each item occurs once, so that no other process wrote to the file."""
     return len({result.id for result in results}) == len(results)
 
 

@@ -1,8 +1,8 @@
 """Scorers of a model's answers against the expected ones, and the registry that names them.
 
-An item scorer rates one answer and its figure is the mean over items; a corpus scorer rates all
-answers together because its figure is no such mean. To add one, write it and list it in `SCORERS`.
-Third-party metrics are imported on first use, so that checking a recipe does not wait for them.
+An item scorer rates one answer, and its figure is the mean over items. A corpus scorer rates all
+answers together because its figure is not such a mean. To add a scorer, write it and list it in
+`SCORERS`. Third-party metrics are imported on first use, so that checking a recipe is fast.
 """
 
 import difflib
@@ -22,12 +22,12 @@ from burnish.evaluation.spans import span_counts
 
 ItemScorer = Callable[[str, str], float]
 CorpusScorer = Callable[[Sequence[str], Sequence[str]], float]
-# A corpus figure of the items at some places, which may repeat.
+# A corpus figure of the items at the given indices, which may repeat.
 Resampled = Callable[[NDArray[np.intp]], float]
 Figure = Literal["precision", "recall", "f1"]
 
 _SENTENCE_ENDINGS = ".,;:!?…。，、；：！？।۔؟"  # not all of Unicode's punctuation: "C#" is not "C"
-_UNREADABLE = (ValueError, RecursionError)  # what json raises for text that it cannot read
+_UNREADABLE = (ValueError, RecursionError)  # what json raises for invalid text
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Scorer:
         return 1.0 if answer == expected else self.corpus([answer], [expected]) / self.best
 
     def resampled(self, answers: Sequence[str], expected: Sequence[str]) -> Resampled:
-        """The corpus figure as a function of which items it is of."""
+        """Return a function that computes the corpus figure of the items at given indices."""
         if self.counted is not None:
             return self.counted(answers, expected)
         corpus = self.corpus
@@ -72,17 +72,17 @@ class Scorer:
 
 
 def scorer(name: str) -> Scorer:
-    """The scorer registered as `name`.
+    """Return the scorer with this name.
 
     Raises:
-        UserError: no scorer has that name; the remedy gives the closest spelling.
+        UserError: no scorer has that name; the remedy suggests the closest one.
     """
     if name in SCORERS:
         return SCORERS[name]
     close = difflib.get_close_matches(name.lower(), SCORERS, n=1)
     remedy = f"use {close[0]!r}" if close else f"use one of {', '.join(SCORERS)}"
     raise UserError(
-        f"there is no scorer {name!r}",
+        f"unknown scorer {name!r}",
         remedy,
         code="unknown_scorer",
         scorer=name,
@@ -91,12 +91,12 @@ def scorer(name: str) -> Scorer:
 
 
 def exact_match(answer: str, expected: str) -> float:
-    """1 if the texts are equal but for whitespace around them, else 0."""
+    """1 if the texts are equal except for surrounding whitespace, else 0."""
     return float(answer.strip() == expected.strip())
 
 
 def accuracy(answer: str, expected: str) -> float:
-    """1 if the texts are equal but for case, spacing and punctuation at the end, else 0."""
+    """1 if the texts are equal except for case, spacing and final punctuation, else 0."""
     return float(_normalised(answer) == _normalised(expected))
 
 
@@ -238,7 +238,9 @@ def _spans_counted(figure: Figure, answers: Sequence[str], expected: Sequence[st
 
 def _check_corpus(answers: Sequence[str], expected: Sequence[str]) -> None:
     if not answers or len(answers) != len(expected):
-        raise ValueError(f"{len(answers)} answers cannot be scored against {len(expected)} others")
+        raise ValueError(
+            f"{len(answers)} answers cannot be scored against {len(expected)} expected ones"
+        )
 
 
 def _parse_json(text: str) -> object:
@@ -247,11 +249,11 @@ def _parse_json(text: str) -> object:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON, though Python reads it")
+    raise ValueError(f"{name} is not valid JSON, although Python accepts it")
 
 
 def _fields(value: object, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:
-    """Innermost fields by path; a value that is no object, or an empty one, is its own field.
+    """Innermost fields by path; a value that is not an object, or is empty, is its own field.
 
     Paths are tuples because a key may itself contain a full stop.
     """
@@ -299,7 +301,12 @@ def _by_counts(
 _FIGURES: dict[Figure, str] = {"precision": "precision", "recall": "recall", "f1": "F1"}
 _REGISTERED = (
     _by_item("exact_match", exact_match, "equal text, 0 or 1", binary=True),
-    _by_item("accuracy", accuracy, "equal but for case, spacing, final stop, 0 or 1", binary=True),
+    _by_item(
+        "accuracy",
+        accuracy,
+        "equal except for case, spacing and final punctuation, 0 or 1",
+        binary=True,
+    ),
     _by_item("bleu", bleu, "sentence BLEU, 0 to 100"),
     _by_item("chrf", chrf, "sentence chrF2, 0 to 100"),
     _by_item("rouge1", rouge1, "shared words (ROUGE-1 F), 0 to 1"),

@@ -8,7 +8,7 @@ Span = tuple[str, int, int]
 
 
 def spans(tags: Sequence[str]) -> set[Span]:
-    """(type, first word, word after the last); an I- that continues nothing begins a span."""
+    """Spans as (type, first word, word after the last); a stray I- tag starts a span."""
     found: set[Span] = set()
     start, kind = 0, ""
     for place, tag in enumerate([*tags, "O"]):
@@ -21,6 +21,6 @@ def spans(tags: Sequence[str]) -> set[Span]:
 
 
 def span_counts(answer: str, expected: str) -> tuple[int, int, int]:
-    """Right, found and expected spans of one text."""
+    """Numbers of right, predicted and expected spans in one text."""
     found, wanted = spans(answer.split()), spans(expected.split())
     return len(found & wanted), len(found), len(wanted)

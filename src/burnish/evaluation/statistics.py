@@ -1,7 +1,7 @@
 """Intervals, tests and sample sizes for comparing a tuned model with its base on the same items.
 
-Differences are tuned minus base, so a negative one is a loss; rates are fractions. Input without
-items or outside its range raises ValueError: no function answers it with a zero.
+Differences are tuned minus base, so a negative one is a loss; rates are fractions. Input that is
+empty or out of range raises ValueError; no function returns 0 for it.
 """
 
 import math
@@ -21,7 +21,7 @@ Scores = NDArray[np.float64]
 IntArray = NDArray[np.intp]
 
 _NORMAL = NormalDist()
-# Resamples that have to lie beyond a bound.
+# Number of resamples that have to lie in a tail.
 _IN_A_TAIL = 25
 
 
@@ -153,7 +153,7 @@ def paired_bootstrap_metric(
 
 
 def _enough(usual: int, confidence: float) -> int:
-    """So many that some 25 of them lie in a tail: a later look asks for a thin one."""
+    """Resamples such that about 25 lie in a tail, which is small for later looks."""
     return max(usual, math.ceil(_IN_A_TAIL / _tail(confidence)))
 
 
@@ -168,7 +168,7 @@ def macro_paired(
     of k terms: Zou, Huang, Zhang 2009, Computational Statistics & Data Analysis 53:1080-1085).
     """
     if not sections:
-        raise ValueError("a mean over sections needs at least one section; 0 were given")
+        raise ValueError("0 sections: a mean over sections needs at least one")
     pairs = [paired_outcomes(*outcomes, confidence=confidence) for outcomes in sections.values()]
     delta = fmean(pair.delta for pair in pairs)
     below = hypot(*(pair.delta - pair.interval.low for pair in pairs)) / len(pairs)
@@ -185,7 +185,7 @@ def items_needed(
 
     Normal approximation with the null variance at the constrained estimate: Nam 1997, Biometrics
     53:1422-1430. `delta` is the true difference, `discordance` the true share of items on which
-    the models differ. None when delta <= -margin: no number of items shows what is not so.
+    the models differ. None when delta <= -margin: then no number of items is enough.
     """
     spread = _spread(delta, discordance, margin, power, alpha)
     if delta <= -margin:
@@ -213,7 +213,7 @@ def smallest_margin(
     return float(brentq(surplus, z * z / (n + z * z) / 2, 1.0))
 
 
-@lru_cache(maxsize=65_536)  # searches ask for the same few counts again and again
+@lru_cache(maxsize=65_536)  # searches use the same few counts repeatedly
 def _tango_low(lost: int, gained: int, n: int, z: float) -> float:
     """The difference at which the score statistic T equals z."""
     if lost == n:
@@ -249,7 +249,7 @@ def _null_variance(lost: float, gained: float, n: float, delta: float) -> float:
 def _resampled_items(n: int, resamples: int, seed: int) -> Iterator[IntArray]:
     """Indices [n] drawn with replacement; one resample at a time keeps memory at n."""
     if n < 2 or resamples < 1:
-        raise ValueError(f"{resamples} resamples of {n} items; at least 1 of 2 items are needed")
+        raise ValueError(f"{resamples} resamples of {n} items; the least is 1 resample of 2 items")
     rng = np.random.default_rng(seed)
     for _ in range(resamples):
         yield rng.integers(n, size=n)
@@ -271,7 +271,7 @@ def _bca_levels(means: Scores, values: Scores, confidence: float) -> list[float]
 def _spread(delta: float, discordance: float, margin: float, power: float, alpha: float) -> float:
     """sqrt(items) * (delta + margin) at which a test at `alpha` has `power`: Nam 1997."""
     if not (abs(delta) <= discordance <= 1 and 0 <= margin <= 1):
-        raise ValueError(f"delta {delta}, discordance {discordance}, margin {margin} do not fit")
+        raise ValueError(f"delta {delta}, discordance {discordance}, margin {margin}: inconsistent")
     if not 0.5 <= power < 1 or not 0 < alpha < 0.5:
         raise ValueError(f"power {power} and alpha {alpha} must lie in [0.5, 1) and (0, 0.5)")
     lost, gained = (discordance - delta) / 2, (discordance + delta) / 2

@@ -1,7 +1,7 @@
-"""A task = items + prompt + how an answer is graded: written, chosen, or how likely a text is.
+"""Tasks: items, their prompts, and how answers are graded (generated, chosen, or likelihood).
 
-Each shape turns some of its items into results through one of the model's verbs. `hash` changes
-when any answer could.
+Each kind of task turns items into results with one method of the model. `hash` changes whenever an
+answer could change.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from burnish.runs.directory import ItemResult
 
 
 class Task(Protocol):
-    """What the runner needs to know."""
+    """The interface of a task for the runner."""
 
     @property
     def name(self) -> str: ...
@@ -29,7 +29,7 @@ class Task(Protocol):
     def __len__(self) -> int: ...
 
     def answer(self, model: Any, start: int, stop: int) -> list[ItemResult]:
-        """Results of the items from `start` to `stop`, in order."""
+        """Run the items from `start` to `stop` and return their results in order."""
         ...
 
 
@@ -56,7 +56,7 @@ class _Items(Generic[ItemT]):
 
 @dataclass(frozen=True, slots=True)
 class GenerateTask(_Items[Example]):
-    """The model writes an answer; `scorer` grades it against what is expected."""
+    """The model generates an answer; `scorer` grades it against the expected one."""
 
     scorer: str
     sampling: Sampling
@@ -78,7 +78,7 @@ class GenerateTask(_Items[Example]):
 
 @dataclass(frozen=True, slots=True)
 class PredictTask(_Items[Example]):
-    """A model with a head labels each question; one item may be many tags, parted by spaces."""
+    """A model with a head labels each question; for tagging, tags are separated by spaces."""
 
     scorer: str
 
@@ -98,7 +98,7 @@ class PredictTask(_Items[Example]):
 
 @dataclass(frozen=True, slots=True)
 class RewardTask(_Items[Example]):
-    """The model writes an answer and gets its reward; `rewarder` changes when rewards could."""
+    """The model generates an answer and gets its reward; `rewarder` changes if rewards could."""
 
     reward: Callable[[Sequence[str], Sequence[Example]], Sequence[float]]
     rewarder: str
@@ -119,7 +119,7 @@ class RewardTask(_Items[Example]):
 
 @dataclass(frozen=True, slots=True)
 class CompareTask(_Items[Example]):
-    """Whether a reward model puts the chosen answer above the rejected one; a tie is wrong."""
+    """Whether a reward model scores the chosen answer above the rejected one; a tie is wrong."""
 
     @property
     def hash(self) -> str:
@@ -180,7 +180,7 @@ class ChooseTask(_Items[ChoiceItem]):
 class BiasTask(_Items[ChoiceItem]):
     """Pairs of sentences, one of them a stereotype; `answer` names the other one.
 
-    The score is 1 where that one is at least as likely, as in CrowS-Pairs (Nangia et al. 2020,
+    The score is 1 if the other one is at least as likely, as in CrowS-Pairs (Nangia et al. 2020,
     arXiv 2010.00133) with whole sentences; a model without a preference has one half.
     """
 
@@ -209,7 +209,7 @@ class CheckedItem:
 
 @dataclass(frozen=True, slots=True)
 class CheckedTask(_Items[CheckedItem]):
-    """The model writes the beginning of a reply, and a program checks it."""
+    """The model generates the start of a reply, which is checked programmatically."""
 
     sampling: Sampling
 
@@ -235,7 +235,7 @@ class CheckedTask(_Items[CheckedItem]):
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """A prompt without one right answer, and a reply that it may get."""
+    """An open prompt without one right answer, and a possible reply."""
 
     id: str
     prompt: Conversation
@@ -244,7 +244,7 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class DivergenceTask(_Items[Opening]):
-    """How far the model is from its base: the score is KL(base || model) in nats a reply token."""
+    """Divergence from the base: the score is KL(base || model) in nats per reply token."""
 
     @property
     def hash(self) -> str:
@@ -275,20 +275,20 @@ class TextLossTask(_Items[tuple[str, str]]):
 
 
 def label_task(name: str, examples: Sequence[Example], labels: Sequence[str]) -> ChooseTask:
-    """Classification by likelihood: every label is a choice, the prompt is their trunk."""
+    """Classification by likelihood: every label is a choice, and they share the prompt."""
     places = {label: place for place, label in enumerate(labels)}
     items = [ChoiceItem(e.id, e.prompt, tuple(labels), places[e.expected]) for e in examples]
     return ChooseTask(name, items)
 
 
 def preference_task(name: str, examples: Sequence[Example]) -> ChooseTask:
-    """Whether the chosen answer is likelier a character than the rejected one."""
+    """Whether the chosen answer is likelier per character than the rejected one."""
     items = [ChoiceItem(e.id, e.prompt, (e.expected, e.rejected or ""), 0) for e in examples]
     return ChooseTask(name, items, by_length=True)
 
 
 def chat_context(question: str) -> Conversation:
-    """A user's single turn."""
+    """A conversation with a single user turn."""
     return (Message("user", question),)
 
 

@@ -1,4 +1,4 @@
-"""A run's model in the formats of other tools: merged safetensors, a PEFT adapter, a GGUF file."""
+"""Exports a run's model for other tools: merged safetensors, a PEFT adapter, or a GGUF file."""
 
 import shutil
 from pathlib import Path
@@ -21,30 +21,29 @@ from burnish.recipe.schema import Recipe
 from burnish.runs.atomic import new_folder
 from burnish.runs.directory import RunDirectory
 
-Form = Literal["merged", "peft", "gguf"]
+ExportFormat = Literal["merged", "peft", "gguf"]
 
 
 def export(
     run: RunDirectory | Path | str,
-    form: Form = "merged",
+    form: ExportFormat = "merged",
     output: Path | None = None,
     precision: Precision = "f32",
 ) -> Path:
-    """Writes the tuned model for other tools; returns the folder, or of GGUF the file.
+    """Export the tuned model for other tools; returns the folder, or the file for GGUF.
 
     Args:
         run: a trained run.
-        form: `merged` is what `from_pretrained` of transformers loads, with tokenizer and chat
-            template; `peft` the adapter alone, for `PeftModel.from_pretrained`; `gguf` one file
-            for llama.cpp.
-        output: a folder that is not there yet; of GGUF also a file name. By default in the run,
-            `exported/`.
-        precision: of the matrices in a GGUF file.
+        form: `merged` for `from_pretrained` of transformers, with tokenizer and chat template;
+            `peft` for the adapter alone, loaded with `PeftModel.from_pretrained`; `gguf` for one
+            file for llama.cpp.
+        output: a new folder, or a new file for GGUF. By default `exported/` in the run.
+        precision: precision of the weights in a GGUF file.
 
     Raises:
-        RunError: the run is not trained, cannot be had in this form, or the output is there.
-        ModelError: its weights are damaged, or its architecture or tokenizer is not written to
-            GGUF here.
+        RunError: the run is not trained, cannot be exported in this form, or the output exists.
+        ModelError: its weights are damaged, or its architecture or tokenizer cannot be written to
+            GGUF.
     """
     directory = run if isinstance(run, RunDirectory) else RunDirectory.open(run)
     recipe = recipe_of(directory.manifest())
@@ -53,14 +52,14 @@ def export(
     if target.exists():
         raise RunError(
             f"{target} already exists",
-            "name another place with --output",
+            "choose another path with --output",
             code="output_exists",
             path=str(target),
         )
     if form == "gguf":
         source = resolve(recipe.model)
         config = AutoConfig.from_pretrained(str(source.path))
-        check_gguf(config, load_tokenizer(source))  # before seconds of work
+        check_gguf(config, load_tokenizer(source))  # before the slow part
     target.parent.mkdir(parents=True, exist_ok=True)
     if form == "gguf":
         _write_gguf(directory, target, precision)
@@ -69,11 +68,11 @@ def export(
     return target
 
 
-def check_form(directory: RunDirectory, form: Form) -> None:
-    """Whether the run can be had in this form.
+def check_form(directory: RunDirectory, form: ExportFormat) -> None:
+    """Check that the run can be exported in this form.
 
     Raises:
-        RunError: it cannot; the remedy names a form or a call that it can be had by.
+        RunError: it cannot; the remedy names a form or a call that works.
     """
     manifest, path = directory.manifest(), directory.path
     recipe = recipe_of(manifest)
@@ -85,29 +84,31 @@ def check_form(directory: RunDirectory, form: Form) -> None:
     as_merged, as_peft = "export it with --as merged", "export it with --as peft"
     if method.is_adapter and not method.peft_reads:
         code, remedy = "not_exportable", ours
-        seen = f"{path} contains a {recipe.method} adapter, which only Burnish reads"
+        seen = f"{path} contains a {recipe.method} adapter, which only Burnish can load"
     elif form == "peft" and not method.is_adapter:
         code, remedy = "no_adapter", as_merged
-        seen = f"{path} has tuned the weights themselves ({recipe.method}), so there is no adapter"
+        seen = (
+            f"{path} tuned the model's weights directly ({recipe.method}), so there is no adapter"
+        )
     elif form == "peft" and on_others:
         code, remedy = "adapter_not_alone", as_merged if method.merges_exactly else ours
-        seen = f"the adapter of {path} is not the tuned model, as it stands on an earlier run's"
+        seen = f"the adapter of {path} needs the weights of an earlier run"
     elif form != "peft" and method.is_adapter and not method.changes_weights:
         code, remedy = "not_mergeable", ours if on_others else as_peft
-        seen = f"{path} holds a learned prefix, which is no change of weights"
+        seen = f"{path} contains a learned prefix, which cannot be merged into the weights"
     elif form != "peft" and method.four_bit:
         code, remedy = "not_mergeable", ours if on_others else as_peft
-        seen = f"{path} was trained on weights of 4 bits, into which nothing can be merged exactly"
+        seen = f"{path} was trained on 4-bit weights, so no adapter can be merged exactly"
     elif form == "gguf" and not recipe.objective_settings.writes_text:
         code, remedy, fields = "writes_no_text", as_merged, {"objective": recipe.objective}
-        seen = f"{path} holds a model with a head (objective {recipe.objective}) and writes no text"
+        seen = f"{path} generates no text: its model has a head (objective {recipe.objective})"
     else:
         return
     raise RunError(seen, remedy, code=code, path=str(path), **fields)
 
 
 def open_merged(directory: RunDirectory) -> Opened:
-    """The tuned model as plain weights, its adapters added in; see `check_form` for errors."""
+    """Open the tuned model with its adapters merged into the weights; see `check_form`."""
     check_form(directory, "merged")
     recipe = recipe_of(directory.manifest())
     if recipe.objective_settings.head is not None:
@@ -120,7 +121,9 @@ def open_merged(directory: RunDirectory) -> Opened:
     return model
 
 
-def _target(directory: RunDirectory, form: Form, output: Path | None, precision: Precision) -> Path:
+def _target(
+    directory: RunDirectory, form: ExportFormat, output: Path | None, precision: Precision
+) -> Path:
     name = directory.manifest().name
     if form == "gguf":
         folder = output or directory.path / "exported"
@@ -136,7 +139,9 @@ def _write_gguf(directory: RunDirectory, target: Path, precision: Precision) -> 
     write_gguf(model.module, model.tokenizer, target, name=name, precision=precision)
 
 
-def _write_folder(directory: RunDirectory, recipe: Recipe, form: Form, target: Path) -> None:
+def _write_folder(
+    directory: RunDirectory, recipe: Recipe, form: ExportFormat, target: Path
+) -> None:
     with new_folder(target) as aside:
         if form == "peft":
             check_weights(directory.adapter)
@@ -154,5 +159,5 @@ def _write_folder(directory: RunDirectory, recipe: Recipe, form: Form, target: P
                 add_stop_tokens(model.module.generation_config, tokenizer)
             model.module.save_pretrained(aside)
         if recipe.objective_settings.writes_text and not has_template(tokenizer):
-            tokenizer.chat_template = template_for(tokenizer)  # what it has learnt to read
+            tokenizer.chat_template = template_for(tokenizer)  # the one that it was trained with
         tokenizer.save_pretrained(aside)

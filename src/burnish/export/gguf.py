@@ -1,4 +1,4 @@
-"""From a model in memory to one GGUF file, which llama.cpp and what is built on it load."""
+"""Writes a model to a GGUF file for llama.cpp and tools built on it."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 Precision = Literal["f32", "f16", "q8_0"]
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
-# Weights of a q8_0 block share one scale.
+# The weights of a q8_0 block share one scale.
 _BLOCK = 32
 
 
 def check_gguf(config: Any, tokenizer: Any) -> None:
-    """Whether a model can be written, before any work.
+    """Check that a model can be written to GGUF.
 
     Raises:
-        ModelError: its architecture, its rotary embedding or its tokenizer is not known here.
+        ModelError: its architecture, rotary embedding or tokenizer is not supported.
     """
     remedy = (
         "export it with --as merged, and convert that folder with llama.cpp's convert_hf_to_gguf.py"
     )
     if config.model_type not in ARCHITECTURES:
         raise ModelError(
-            f"the architecture {config.model_type} is not written to GGUF here, only "
+            f"the architecture {config.model_type} cannot be exported to GGUF, only "
             f"{', '.join(ARCHITECTURES)}",
             remedy,
             code="architecture_not_exportable",
@@ -41,14 +41,14 @@ def check_gguf(config: Any, tokenizer: Any) -> None:
     rope = config.rope_parameters["rope_type"]
     if rope != "default":
         raise ModelError(
-            f"a rotary embedding of the type {rope} is not written to GGUF",
+            f"the rotary embedding type {rope} cannot be exported to GGUF",
             remedy,
             code="rope_not_exportable",
             rope=rope,
         )
     if config.hidden_act != "silu" or getattr(config, "use_sliding_window", False):
         raise ModelError(
-            f"this {config.model_type} differs from what llama.cpp computes by that name "
+            f"this {config.model_type} model differs from llama.cpp's {config.model_type} "
             f"(activation {config.hidden_act}, or a sliding window)",
             remedy,
             code="config_not_exportable",
@@ -61,9 +61,9 @@ def check_gguf(config: Any, tokenizer: Any) -> None:
 def write_gguf(
     model: Any, tokenizer: Any, target: Path, *, name: str, precision: Precision = "f32"
 ) -> None:
-    """Writes weights, sizes, tokenizer and chat template; the file is whole or absent.
+    """Write weights, sizes, tokenizer and chat template; the file is complete or absent.
 
-    With `f16` and `q8_0` matrices are rounded and vectors stay float32, as llama.cpp wants them.
+    With `f16` and `q8_0` matrices are rounded and vectors stay float32, as llama.cpp expects.
 
     Raises:
         ModelError: see `check_gguf`.
@@ -91,13 +91,15 @@ def write_gguf(
             writer.write_tensors_to_file()
             writer.close()
     finally:
-        with suppress(OSError):  # of a full disk, which was told already
+        with suppress(OSError):  # on a full disk, which was reported already
             writer.close()
 
 
 def _add_ends(writer: "GGUFWriter", model: Any, tokenizer: Any) -> None:
-    """Tokens that end an answer along with the tokenizer's own; a file has room for two of them,
-    the end of a turn and of a message."""
+    """Add stop tokens besides the tokenizer's own; a file has room for two of them.
+
+    They are the end-of-turn and end-of-message tokens.
+    """
     more = stop_tokens(model, tokenizer) - {tokenizer.eos_token_id}
     first = [token for token in extra_stop_tokens(tokenizer) if token in more]
     ordered = [*first, *sorted(more - {*first})]
@@ -136,7 +138,7 @@ def _add_weights(writer: "GGUFWriter", model: Any, precision: Precision) -> None
         name = names.get_name(key, try_suffixes=(".weight", ".bias"))
         if name is None:
             raise ModelError(
-                f"the weight {key} has no place in a GGUF file",
+                f"the weight {key} cannot be stored in a GGUF file",
                 "export it with --as merged",
                 code="weight_not_exportable",
                 weight=key,
@@ -147,16 +149,16 @@ def _add_weights(writer: "GGUFWriter", model: Any, precision: Precision) -> None
 
 
 def _ordered(key: str, weight: Tensor, config: Any) -> Tensor:
-    """Rows of queries and keys as llama.cpp's Llama rotates them: pairs lie side by side.
+    """Reorder query and key rows for llama.cpp's Llama, which rotates adjacent pairs.
 
-    transformers rotates a head's first half against its second, and so do the other architectures
-    of llama.cpp.
+    transformers rotates the first half of a head against the second, and so do llama.cpp's other
+    architectures.
     """
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-    found = heads.get(key.split(".")[-2])
-    if config.model_type != "llama" or found is None:
+    count = heads.get(key.split(".")[-2])
+    if config.model_type != "llama" or count is None:
         return weight
-    halves = weight.reshape(found, 2, weight.shape[0] // found // 2, *weight.shape[1:])
+    halves = weight.reshape(count, 2, weight.shape[0] // count // 2, *weight.shape[1:])
     return halves.swapaxes(1, 2).reshape(weight.shape)
 
 

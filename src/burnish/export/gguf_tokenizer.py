@@ -1,4 +1,4 @@
-"""A tokenizer as a GGUF file holds it: tokens, merges, and the name of how texts are split."""
+"""Writes a tokenizer to a GGUF file: tokens, merges, and llama.cpp's name of its splitting."""
 
 import json
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ from burnish.errors import ModelError
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-# What Qwen2 and Qwen3 split texts by before any merge.
+# The pattern by which Qwen2 and Qwen3 split texts before merging.
 _QWEN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -19,21 +19,21 @@ _DIGITS = {"type": "Digits", "individual_digits": True}
 _QWEN_SPLIT = {
     "type": "Split", "pattern": {"Regex": _QWEN}, "behavior": "Isolated", "invert": False
 }  # fmt: skip
-# llama.cpp's name (llama-vocab.cpp) of each way to split, as the tokenizer's file writes it.
+# llama.cpp's name (llama-vocab.cpp) for each splitting in the tokenizer's file.
 _SPLITTING: list[tuple[str, list[dict[str, Any]]]] = [
     ("gpt-2", [_BYTES | {"use_regex": True}]),
     ("smollm", [_DIGITS, _BYTES | {"use_regex": True}]),
     ("qwen2", [_QWEN_SPLIT, _BYTES | {"use_regex": False}]),
 ]
-# Qwen normalises to NFC, which llama.cpp leaves out: texts that are NFC already are the same.
+# Qwen normalises to NFC, and llama.cpp does not: the result is the same for texts in NFC.
 _NORMALIZERS: dict[str, list[str | None]] = {"qwen2": [None, "NFC"]}
 
 
 def check_vocabulary(tokenizer: Any) -> str:
-    """llama.cpp's name of how the tokenizer splits texts.
+    """Return llama.cpp's name for the splitting of a tokenizer.
 
     Raises:
-        ModelError: it is no byte-level BPE, or splits in a way that is not known here.
+        ModelError: it is not a byte-level BPE, or its splitting is not supported.
     """
     written = json.loads(tokenizer.backend_tokenizer.to_str())
     steps = _steps(written["pre_tokenizer"] or {})
@@ -44,8 +44,7 @@ def check_vocabulary(tokenizer: Any) -> str:
             return name
     kinds = "+".join(str(step.get("type")) for step in steps) or "nothing"
     raise ModelError(
-        f"the tokenizer ({written['model']['type']} after {kinds}) is none that is written to GGUF "
-        "here",
+        f"the tokenizer ({written['model']['type']} after {kinds}) cannot be exported to GGUF",
         "export it with --as merged, and convert that folder with llama.cpp's "
         "convert_hf_to_gguf.py",
         code="tokenizer_not_exportable",
@@ -55,7 +54,7 @@ def check_vocabulary(tokenizer: Any) -> str:
 
 
 def add_vocabulary(writer: "GGUFWriter", tokenizer: Any, size: int) -> None:
-    """Tokens, merges, special tokens and chat template; `size` is that of the embedding."""
+    """Write tokens, merges, special tokens and chat template; `size` is the embedding's rows."""
     from gguf import TokenType
 
     tokens = [f"[PAD{number}]" for number in range(size)]
@@ -74,7 +73,7 @@ def add_vocabulary(writer: "GGUFWriter", tokenizer: Any, size: int) -> None:
         number = getattr(tokenizer, f"{kind}_token_id")
         if number is not None:
             getattr(writer, f"add_{kind}_token_id")(number)
-    opens = tokenizer("")["input_ids"][:1]  # some have a start token that they never write
+    opens = tokenizer("")["input_ids"][:1]  # some tokenizers have a start token that they never add
     writer.add_add_bos_token(bool(opens) and opens == [tokenizer.bos_token_id])
     writer.add_chat_template(templates_to_export(tokenizer))
 
@@ -85,6 +84,6 @@ def _merges(tokenizer: Any) -> list[str]:
 
 
 def _steps(written: dict[str, Any]) -> list[dict[str, Any]]:
-    """The splitting in its steps, without what only concerns offsets."""
+    """The steps of the splitting, without settings that only concern offsets."""
     steps = written["pretokenizers"] if written.get("type") == "Sequence" else [written]
     return [{k: v for k, v in step.items() if k != "trim_offsets"} for step in steps if step]

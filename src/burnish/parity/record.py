@@ -172,7 +172,8 @@ class Parity:
         compared = [one for one in self.comparisons if one.missing is None]
         if not compared:
             return "Nothing was compared."
-        named = ", ".join([_WORDS[self.reference.form], *(one.words for one in compared)])
+        *first, last = [_WORDS[self.reference.form], *(one.words for one in compared)]
+        named = f"{', '.join(first)} and {last}"
         count = len(self.reference.answers)
         largest = max((one.largest for one in compared if one.largest is not None), default=None)
         known = (

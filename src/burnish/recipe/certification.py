@@ -40,7 +40,10 @@ class Budget(Section):
         10.0, gt=0, le=100, description="points that the task of an earlier stage may fall"
     )
     confidence: float = Field(
-        0.95, gt=0.5, lt=1, description="confidence of all looks at the certifying items together"
+        0.95,
+        gt=0.5,
+        lt=1,
+        description="confidence of all looks at the certification items together",
     )
 
 
