@@ -117,7 +117,7 @@ def test_without_a_recipe_every_key_is_explained(capsys: pytest.CaptureFixture[s
     assert set(known_keys()) - sections <= set(explained)
     assert explained["data.train"] == [
         "(required)",
-        "JSON Lines, CSV or Parquet file to learn from",
+        "training file: JSON Lines, CSV or Parquet",
     ]
     assert explained["training.lr_scheduler"] == [
         "cosine",

@@ -20,21 +20,33 @@ class Budget(Section):
     them is a decision for a suite with more.
     """
 
-    general: float = Field(2.0, gt=0, le=100, description="points the suite mean may fall")
+    general: float = Field(
+        2.0, gt=0, le=100, description="points that the mean of the general suite may fall"
+    )
     suites: dict[str, Points] = Field(
-        default_factory=dict, description="points of single suites by name; general for the others"
+        default_factory=dict,
+        description="points per suite, by name; other suites have budget.general",
     )
     section: float | None = Field(
-        None, gt=0, le=100, description="points any section may fall; few items: 10 or more"
+        None,
+        gt=0,
+        le=100,
+        description="points that any section may fall; sections are small: use 10 or more",
     )
     text_loss: float | None = Field(
-        10.0, gt=0, description="percent that perplexity on prose may rise"
+        10.0, gt=0, description="percent that the perplexity on prose may rise"
     )
     bias: float | None = Field(
-        None, gt=0, le=100, description="points social bias may rise; few items: 10 or more"
+        None,
+        gt=0,
+        le=100,
+        description="points that social bias may rise; the set is small: use 10 or more",
     )
     refusal: float | None = Field(
-        None, gt=0, le=100, description="points refusing harm may fall; few items: 10 or more"
+        None,
+        gt=0,
+        le=100,
+        description="points that refusing harm may fall; the set is small: use 10 or more",
     )
     earlier: float | None = Field(
         10.0, gt=0, le=100, description="points that the task of an earlier stage may fall"
@@ -43,29 +55,30 @@ class Budget(Section):
         0.95,
         gt=0.5,
         lt=1,
-        description="confidence of all looks at the certification items together",
+        description="confidence level of the certificate, over all candidates together",
     )
 
 
 class Replay(Section):
-    """Conversations read beside the rows so that the model forgets less."""
+    """General conversations replayed during training so that the model forgets less."""
 
     rows: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
-        0, description="conversations; 0 is none, auto is 64 where objective and base allow it"
+        0,
+        description="replayed conversations; 0 is none, auto is 64 where the objective allows it",
     )
     data: Path | None = Field(
-        None, description="file of general rows to take them from; null lets the base write them"
+        None, description="file of general rows to replay; null lets the base model generate them"
     )
     mode: Literal["anchor", "text"] = Field(
         "anchor",
-        description="anchor holds the model to what the base says there, text learns the answers",
+        description="anchor adds a KL penalty to the base model, text trains on the replies",
     )
-    anchors_per_step: int = Field(2, ge=1, description="conversations that a step reads as anchors")
+    anchors_per_step: int = Field(2, ge=1, description="anchor conversations per step")
     target_kl: float | None = Field(
         None,
         gt=0,
-        description="KL(base, tuned) that an anchor tolerates, nats a token; null is 0.015 for "
-        "each point of budget.general",
+        description="KL(base, tuned) that the anchor tolerates, in nats per token; null is 0.015 "
+        "per point of budget.general",
     )
 
     @property
@@ -75,22 +88,20 @@ class Replay(Section):
 
 
 class ScaleSearch(Section):
-    """The search for the largest part of what was learnt that keeps the budget."""
+    """The search for the largest adapter scale within the budget."""
 
     bisection_steps: int = Field(
-        2, ge=0, description="halvings of the scale, and scales asked in full; 0 takes all of it"
+        2, ge=0, description="bisection steps for the adapter scale; 0 disables the search"
     )
-    max_scale: float = Field(
-        1.25, ge=1, le=2, description="scale tried where there is room to spare"
-    )
+    max_scale: float = Field(1.25, ge=1, le=2, description="largest scale to try")
     layer_slope: float = Field(
-        0.0, ge=0, le=1, description="how much less the first layer gets (LiNeS)"
+        0.0, ge=0, le=1, description="how much smaller the scale of the first layer is (LiNeS)"
     )
 
 
 class Heal(Section):
-    """Other ways to learn the same, tried where too much was forgotten."""
+    """Further attempts when the tuned model forgot too much."""
 
     minutes: float = Field(
-        0.0, ge=0, description="minutes that all attempts may take together; 0 tries none"
+        0.0, ge=0, description="total minutes for repair attempts; 0 disables them"
     )

@@ -15,18 +15,18 @@ class Evaluate(Section):
     target: tuple[str, ...] | None = Field(
         None,
         min_length=1,
-        description="scorers, the first decides; null takes those that fit the rows",
+        description="scorers, of which the first decides; null chooses by the rows",
     )
     answer: Literal["generate", "likelihood"] = Field(
-        "generate", description="write the answer, or rank the labels by likelihood"
+        "generate", description="generate the answer, or rank the labels by likelihood"
     )
     general: tuple[str, ...] | None = Field(
         ("core",),
         min_length=1,
-        description="general suites: core, a .jsonl file, lm_eval:TASK; null measures none",
+        description="general suites: core, a .jsonl file or lm_eval:TASK; null is none",
     )
-    max_new_tokens: int = Field(64, gt=0, description="longest answer, in tokens")
-    limit: int | None = Field(None, gt=1, description="test rows, taken by seed")
+    max_new_tokens: int = Field(64, gt=0, description="maximum length of an answer, in tokens")
+    limit: int | None = Field(None, gt=1, description="maximum test rows, drawn by the seed")
 
     @field_validator("general", mode="before")
     @classmethod

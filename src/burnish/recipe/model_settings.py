@@ -9,7 +9,7 @@ class ModelSettings(Section):
     """What the model's own files leave out."""
 
     stop_tokens: tuple[StrictInt | StrictStr, ...] = Field(
-        (), description="tokens, texts or ids, that end an answer along with the model's own"
+        (), description="further tokens (texts or ids) that end an answer"
     )
 
     @field_validator("stop_tokens", mode="before")

@@ -127,10 +127,10 @@ class Sft(ObjectiveSettings, name="sft"):
     validates_plainly = True
 
     neftune_noise_alpha: float = Field(
-        0.0, ge=0, description="noise on the embeddings, arXiv 2310.05914"
+        0.0, ge=0, description="strength of the noise on the embeddings, arXiv 2310.05914"
     )
     token_weighting: Literal["all", "entropy", "likely"] = Field(
-        "all", description="tokens that count: all, by entropy (EAFT), or the base's likely (STM)"
+        "all", description="token weighting: all, by entropy (EAFT), or likely under the base (STM)"
     )
 
 
@@ -150,13 +150,15 @@ class Dpo(ObjectiveSettings, name="dpo"):
     learning_rate_share = _COMPARING
 
     loss_type: Literal["sigmoid", "ipo", "simpo", "orpo"] = Field(
-        "sigmoid", description="loss of a pair: sigmoid is plain DPO"
+        "sigmoid", description="loss of a pair; sigmoid is plain DPO"
     )
     beta: float = Field(
-        0.1, gt=0, description="strength, simpo wants 2 to 2.5; of orpo, the odds ratio's weight"
+        0.1, gt=0, description="strength; 2 to 2.5 for simpo; for orpo the weight of the odds ratio"
     )
-    gamma: float = Field(0.5, ge=0, description="target margin of simpo")
-    precompute_reference: bool = Field(True, description="reference computed once, before training")
+    gamma: float = Field(0.5, ge=0, description="target reward margin, simpo only")
+    precompute_reference: bool = Field(
+        True, description="compute the reference log-probabilities once, before training"
+    )
 
 
 class Kto(ObjectiveSettings, name="kto"):
@@ -166,7 +168,7 @@ class Kto(ObjectiveSettings, name="kto"):
     can_anchor = True
     learning_rate_share = _COMPARING
 
-    beta: float = Field(0.1, gt=0, description="strength of the pull to the base model")
+    beta: float = Field(0.1, gt=0, description="strength of the penalty for leaving the base model")
     desirable_weight: float = Field(1.0, gt=0, description="weight of liked answers in the loss")
     undesirable_weight: float = Field(
         1.0, gt=0, description="weight of disliked answers in the loss"
@@ -183,14 +185,18 @@ class Grpo(ObjectiveSettings, name="grpo"):
         "accuracy",
         description="a scorer, FILE.py:FUNCTION, a grader's FILE.json, or a reward run's folder",
     )
-    num_generations: int = Field(8, gt=1, description="sampled answers a prompt")
-    max_new_tokens: int = Field(64, gt=0, description="longest sampled answer, in tokens")
+    num_generations: int = Field(8, gt=1, description="sampled answers per prompt")
+    max_new_tokens: int = Field(
+        64, gt=0, description="maximum length of a sampled answer, in tokens"
+    )
     temperature: float = Field(1.0, gt=0, description="temperature of the sampled answers")
     epsilon: float = Field(
-        0.2, gt=0, lt=1, description="how far a token's probability ratio may leave 1"
+        0.2, gt=0, lt=1, description="clip range of the probability ratio, around 1"
     )
-    beta: float = Field(0.02, ge=0, description="weight of the KL to the base model")
-    num_iterations: int = Field(1, gt=0, description="optimizer updates on the answers of one step")
+    beta: float = Field(0.02, ge=0, description="weight of the KL penalty to the base model")
+    num_iterations: int = Field(
+        1, gt=0, description="optimizer updates per batch of sampled answers"
+    )
 
     @field_validator("reward")
     @classmethod
@@ -205,16 +211,20 @@ class Grpo(ObjectiveSettings, name="grpo"):
 class Distill(ObjectiveSettings, name="distill"):
     """A teacher's distribution, token by token."""
 
-    teacher: str | None = Field(None, description="a model, a server's URL, or null: the base")
-    served_name: str = Field("default", description="how a teacher's server calls its model")
-    system: str | None = Field(None, description="system message that the teacher reads")
+    teacher: str | None = Field(
+        None, description="teacher model or URL of a server; null is the base model itself"
+    )
+    served_name: str = Field("default", description="name of the model on the teacher's server")
+    system: str | None = Field(None, description="system message for the teacher only")
     kl_direction: Literal["forward", "reverse"] = Field(
-        "forward", description="KL of teacher and student, or of student and teacher"
+        "forward", description="forward is KL(teacher, student), reverse is KL(student, teacher)"
     )
     on_policy: bool = Field(
         False, description="train on answers that the model samples, not on the answers of the rows"
     )
-    max_new_tokens: int = Field(64, gt=0, description="longest sampled answer, in tokens")
+    max_new_tokens: int = Field(
+        64, gt=0, description="maximum length of a sampled answer, in tokens"
+    )
     temperature: float = Field(1.0, gt=0, description="temperature of the sampled answers")
 
 

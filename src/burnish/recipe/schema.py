@@ -90,7 +90,7 @@ class Recipe(Section):
     name: str = Field(
         "run",
         pattern=r"[^.]",
-        description="name of the run's folder inside `output`; without it, the recipe file's",
+        description="name of the run's folder in `output`; by default that of the recipe file",
     )
     model: str = Field(
         "smollm2-135m", description="a built-in model, a folder, or a name on the Hugging Face Hub"
@@ -98,23 +98,21 @@ class Recipe(Section):
     model_settings: ModelSettings = Field(default_factory=ModelSettings)
     data: Data
     tasks: dict[str, Task] = Field(
-        default_factory=dict, description="data sets learnt together with `data`, by name"
+        default_factory=dict, description="further data sets trained together with `data`, by name"
     )
     mixing: Mixing = Field(default_factory=Mixing)
     stages: tuple[dict[str, Any], ...] = Field(
-        (), description="runs one after the other: a name and the values that differ"
+        (), description="runs in sequence, each with a name and the values that differ"
     )
     method: Literal["lora", "qlora", "full", "last-n", "ia3", "prefix", "bottleneck"] = Field(
-        "lora", description="which weights learn"
+        "lora", description="which weights are trained"
     )
-    init_from: Path | None = Field(None, description="folder of a finished run to go on from")
+    init_from: Path | None = Field(None, description="folder of a finished run to start from")
     init: Literal["merge", "stack", "continue"] = Field(
         "merge",
-        description="its adapter is merged into the weights, kept beside the new one, or goes on",
+        description="merge its adapter, stack a new one on it, or continue training it",
     )
-    objective: str = Field(
-        "sft", description="what the model learns from the rows", examples=list(SETTINGS)
-    )
+    objective: str = Field("sft", description="training objective", examples=list(SETTINGS))
     lora: Lora = Field(default_factory=Lora)
     last_n: LastN = Field(default_factory=LastN)
     prefix: Prefix = Field(default_factory=Prefix)
@@ -136,9 +134,9 @@ class Recipe(Section):
     heal: Heal = Field(default_factory=Heal)
     sweep: Sweep = Field(default_factory=Sweep)
     output: Path = Field(Path("runs"), description="folder that holds the runs")
-    seed: int = Field(0, ge=0, description="start of every random choice")
+    seed: int = Field(0, ge=0, description="seed of every random choice")
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="where the model is computed; auto takes the GPU if there is one"
+        "auto", description="device for the model; auto uses the GPU if there is one"
     )
 
     _origins: dict[str, Origin] = PrivateAttr(default_factory=dict)
