@@ -7,6 +7,7 @@ The verbs of the command line are functions here:
     run.verdict()
 """
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from burnish.processes import let_threads_sleep
@@ -37,6 +38,9 @@ __all__ = [
 ]
 
 let_threads_sleep()
+# PEFT imports bitsandbytes where it is installed, which warns that a faster kernel from the hub is
+# missing. Nothing is fetched from there, and 4-bit weights work without it.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def __getattr__(name: str) -> Any:
