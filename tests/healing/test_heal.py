@@ -75,13 +75,12 @@ def test_remedies_are_tried_in_turn_until_one_is_enough(run: Path) -> None:
     tried = attempts(healed)
     names = [f"{number}-{remedy.name}" for number, remedy in enumerate(heal.REMEDIES, 1)]
     assert tried
-    assert tried == [name for name in names if name in tried]
     assert [e["attempt"] for e in healed.events("heal")][:2] == ["slope-0.5", "slope-1"]
     found = healed.frontier()
     assert {one.attempt for one in found.candidates} >= {"", *tried}
     assert {one.slope for one in found.candidates} >= {0.0, 0.5, 1.0}
     last = healed.events("heal")[-1]
-    assert last["well"] or len(tried) > 3
+    assert tried == (names[: len(tried)] if last["well"] else names)
     uses = (healed.path / "cert-uses.jsonl").read_text()
     told = " ".join(healed.verdict().reasons)
     assert ('"look": 2' in uses, "look 2" in told) == (last["well"], last["well"])

@@ -65,6 +65,7 @@ def plain_tokens(answer: Any, model: LanguageModel) -> list[int]:
 def test_greedy_is_what_plain_decoding_says(model: LanguageModel, engine: Any) -> None:
     given = prompts()
     expected = decoded(model, given)
+    assert not all(plain.finished for plain in expected)
     opened = engine(prefill_tokens=16)
     for prompt, plain in zip(given, expected, strict=True):
         text, drawn, last = read(opened.submit(greedy(prompt)))

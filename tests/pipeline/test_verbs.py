@@ -1,13 +1,15 @@
 """From rows to a verdict on a tiny model: real files, real processes, real kills."""
 
+import ctypes
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,8 @@ def test_run_gives_a_typed_verdict_and_files(recipe: Path) -> None:
     assert run.manifest().origins["training.epochs"] == "command line"
     target = run.ledger()[0]
     assert target.tuned > target.base
-    assert run.verdict().decision in ("release", "hold", "inconclusive")
+    assert run.verdict().decision == "inconclusive"  # the suite is too small to measure anything
+    assert run.verdict().certified_general_drop is None
     assert {path.name for path in run.path.iterdir()} >= {
         "manifest.json", "data", "events.jsonl", "checkpoints", "adapter", "results",
         "ledger.json", "verdict.json", "report.html", "card.md",
@@ -440,10 +443,22 @@ def test_half_written_run_is_a_sentence(recipe: Path, tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@contextmanager
+def without_powers() -> Iterator[None]:
+    """Root may write everywhere, unless this thread puts its capabilities away for a while."""
+    libc, header = ctypes.CDLL(None, use_errno=True), (ctypes.c_uint32 * 2)(0x20080522, 0)
+    before = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; then their upper halves
+    assert libc.capget(header, before) == 0
+    assert libc.capset(header, (ctypes.c_uint32 * 6)(0, *before[1:3], 0, *before[4:])) == 0
+    try:
+        yield
+    finally:
+        assert libc.capset(header, before) == 0
+
+
 def test_read_only_output_is_a_sentence(recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
-    with refused("folder_not_writable", RunError):
+    with without_powers(), refused("folder_not_writable", RunError):
         burnish.train(recipe, quiet=True, output=str(tmp_path / "locked" / "runs"))
 
 

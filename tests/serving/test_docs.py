@@ -53,12 +53,14 @@ def test_the_examples_run(
                 models.alias(server.database, "support", own["job"].fine_tuned_model, force=True)
             exec(compile(block.text.replace(ADDRESS, address), str(block), "exec"), own)
         own["client"].close()
+        tuned = models.find(server.database, own["job"].fine_tuned_model)
+        assert tuned
+        assert own["verdict"]["decision"] == tuned.decision
         for block in OTHERS:
             exec(compile(block.text.replace(ADDRESS, address), str(block), "exec"), own)
             own["client"].fine_tuning.jobs.cancel(own["job"].id)
             own["client"].close()
     said = "\n".join(printed)
     assert "ft:smollm2-135m:local:support:" in said
-    assert own["verdict"]["decision"] in ("release", "hold", "inconclusive")
     assert "The job has successfully completed" in said
     assert any("model_not_found" in line and "`gpt-4o`" in line for line in printed)

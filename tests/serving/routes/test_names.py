@@ -64,7 +64,10 @@ def test_paths_and_queries(http: httpx2.Client) -> None:
 
 
 @pytest.mark.parametrize("name", ["../../x", "\x00", "\ud800", "x" * 5000])
-def test_bodies(http: httpx2.Client, service: Service, name: str) -> None:
+def test_bodies(http: httpx2.Client, service: Service, url: str, name: str) -> None:
+    """PostgreSQL keeps no NUL; all else is refused for its length, or since it is no text."""
+    kept = name == "../../x" or (name == "\x00" and url.startswith("sqlite"))
+
     def post(place: str, body: Any) -> httpx2.Response:
         headers = {"content-type": "application/json"}
         return http.post(place, content=json.dumps(body).encode(), headers=headers)
@@ -75,10 +78,9 @@ def test_bodies(http: httpx2.Client, service: Service, name: str) -> None:
     assert refused(post("/fine_tuning/jobs", job | {"training_file": name}))
     for body in (job | {"suffix": name}, job | {"metadata": {"a": name}}):
         answer = post("/fine_tuning/jobs", body)
-        assert refused(answer) or answer.json()["id"].startswith("ftjob-")
-        assert not (name == "\ud800" and answer.status_code == 200)
+        assert answer.json()["id"].startswith("ftjob-") if kept else refused(answer)
     upload = {"filename": name, "purpose": "user_data", "bytes": 1, "mime_type": "a/b"}
     answer = post("/uploads", upload)
-    assert refused(answer) or answer.json()["filename"] == name
+    assert answer.json()["filename"] == name if kept else refused(answer)
     assert refused(post("/fine_tuning/checkpoints/ft:a/permissions", {"project_ids": [name]}))
     assert not [path for path in service.settings.folder.parent.rglob("x*") if path.is_file()]
