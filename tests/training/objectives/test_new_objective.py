@@ -74,7 +74,7 @@ def test_the_recipe_has_its_section(focal: type[Objective[Row]]) -> None:
     )
     assert focal.from_recipe(recipe, None).gamma == 3.0  # type: ignore[attr-defined]
     assert restore_recipe(recipe.model_dump(mode="json"), recipe.origins) == recipe
-    with refused("unknown_key", RecipeError, key="focal.gama", meant="focal.gamma"):
+    with refused("unknown_key", RecipeError, key="focal.gama", closest="focal.gamma"):
         recipe_of_rows("rows.jsonl", {"objective": "focal", "focal.gama": 3})
     with refused("wrong_type", RecipeError, key="focal.gamma"):
         recipe_of_rows("rows.jsonl", {"objective": "focal", "focal.gamma": "much"})
