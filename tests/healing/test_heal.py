@@ -80,11 +80,11 @@ def test_remedies_are_tried_in_turn_until_one_is_enough(run: Path) -> None:
     assert {one.attempt for one in found.candidates} >= {"", *tried}
     assert {one.slope for one in found.candidates} >= {0.0, 0.5, 1.0}
     last = healed.events("heal")[-1]
-    assert tried == (names[: len(tried)] if last["well"] else names)
+    assert tried == (names[: len(tried)] if last["healed"] else names)
     uses = (healed.path / "cert-uses.jsonl").read_text()
     told = " ".join(healed.verdict().reasons)
-    assert ('"look": 2' in uses, "look 2" in told) == (last["well"], last["well"])
-    assert ("worth another look" in told) is not last["well"]
+    assert ('"look": 2' in uses, "look 2" in told) == (last["healed"], last["healed"])
+    assert ("justify another look" in told) is not last["healed"]
 
 
 @pytest.mark.usefixtures("few")

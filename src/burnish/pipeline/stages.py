@@ -46,7 +46,7 @@ def stage_recipes(recipe: Recipe) -> list[Recipe]:
         name = values.pop("name", None)
         if not isinstance(name, str) or not name or name in names:
             raise RecipeError(
-                f"the name of stage {number} is {name!r}, which is missing or not unique",
+                f"stage {number} has no unique name ({name!r})",
                 "give each stage a different name",
                 code="bad_stage_name",
                 stage=number,
