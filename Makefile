@@ -1,8 +1,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test check bench docs clean
+.PHONY: demo test quick check bench docs clean
 
 # The stamp is newer than what it was made from, or it is made again. torch comes first and alone:
 # a range would take the build with gigabytes of CUDA.
@@ -31,7 +32,11 @@ check: $(VENV)/.installed
 # Two processes by file, which share what a file's fixtures made. One thread each: on models this
 # small, threads wait longer than they work.
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(PYTEST) --durations=20 -rs
+
+# All tests but those that train a run, load a built-in model, or start and end processes.
+quick: $(VENV)/.installed
+	$(PYTEST) -m "not trains and not process and not slow"
 
 bench: $(VENV)/.bench
 	$(BIN)/python bench/train.py

@@ -25,6 +25,7 @@ from transformers import (
 
 from burnish.errors import ModelError
 from burnish.models.registry import resolve
+from tests import costs
 from tests.fork_server import ForkServer
 
 # SmolLM2's template, its default system message included.
@@ -40,6 +41,11 @@ SENTENCES = [
     "the tent is torn, please send me another one",
     "red green blue yes no parcel tent",
 ]
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    costs.mark(items)
 
 
 @pytest.fixture(scope="session", autouse=True)
