@@ -47,11 +47,13 @@ RowReader = Callable[[Path, Notice], Iterator[Row | BadRow]]
 
 
 def too_long(source: str) -> BadRow:
+    """A row of more than `MAX_ROW_BYTES` bytes."""
     reason = f"is longer than {MAX_ROW_BYTES:,} bytes"
     return BadRow(source, reason, "shorten the row, or split it into several", "row_too_long")
 
 
 def not_utf8(source: str) -> BadRow:
+    """A row whose bytes are not UTF-8."""
     return BadRow(source, "is not UTF-8", "save the file as UTF-8", "not_utf8")
 
 

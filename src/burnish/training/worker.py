@@ -24,6 +24,7 @@ from burnish.training.launch import join
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Take part in a training until it ends; return the exit code of the process."""
     leader, store, rank, size, threads, device = arguments
     die_with(int(leader))
     torch.set_num_threads(int(threads))

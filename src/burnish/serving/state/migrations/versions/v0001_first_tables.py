@@ -14,6 +14,7 @@ OPTIONAL: dict[str, Any] = {"nullable": True}
 
 
 def upgrade() -> None:
+    """Create every table and index."""
     op.create_table(
         "aliases", _text("name", 255, primary_key=True), _text("target", 255),
         _column("created_at"), _column("forced", sa.Boolean),
