@@ -96,8 +96,8 @@ def test_an_adapter_is_loaded_by_peft(
         ("ia3", None),
         ("stacked", None),
         ("last-n", "no adapter to merge"),
-        ("prefix", "no change of weights"),
-        ("bottleneck", "only Burnish reads"),
+        ("prefix", "cannot be merged into the weights"),
+        ("bottleneck", "only Burnish can load"),
     ],
 )
 def test_what_was_trained_is_what_is_loaded(name: str, missing: str | None, train: Train) -> None:
