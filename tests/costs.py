@@ -17,6 +17,7 @@ import burnish
 from burnish import cli
 from burnish.evaluation.graders import sandbox
 from burnish.pipeline import verbs
+from burnish.pipeline.stages import run_stages
 from burnish.serving.app import listen
 from burnish.serving.jobs.process import JobProcess
 from burnish.serving.jobs.worker import Worker
@@ -26,7 +27,7 @@ from tests import fork_server
 
 VERBS = ("run", "train", "evaluate", "heal", "tune", "compare")
 _MEASURED = {getattr(verbs, name) for name in VERBS if hasattr(verbs, name)}
-TRAINS = {*_MEASURED, run_sweep, Loop, Worker}
+TRAINS = {*_MEASURED, run_stages, run_sweep, Loop, Worker}
 PROCESS = {
     subprocess.Popen, subprocess.run, subprocess.check_output, os.fork, os.kill,
     JobProcess, Worker, sandbox.run_grade, listen.embedded_worker,
@@ -58,20 +59,22 @@ def marks_of(function: Callable[..., Any]) -> frozenset[str]:
     """The marks of a function and of all those in the tests that it calls."""
     seen: set[Any] = set()
     marks: set[str] = set()
+    words: set[str] = set()
+    commands: set[Any] = set()
     todo = [_plain(function)]
     while todo:
         one = todo.pop()
         if one in seen or one.__module__ == fork_server.__name__:
             continue
         seen.add(one)
+        words |= set(_texts(one.__code__))
         for value in _values(one):
             marks |= {"trains"} if _among(value, TRAINS) else set()
             marks |= {"process"} if _among(value, PROCESS) else set()
-            if value is cli.main and set(VERBS).intersection(_texts(one.__code__)):
-                marks.add("trains")
+            commands |= {value} if value is cli.main else set()
             if inspect.isfunction(value) and (value.__module__ or "").startswith("tests"):
                 todo.append(_plain(value))
-    return frozenset(marks)
+    return frozenset(marks | ({"trains"} if commands and words.intersection(VERBS) else set()))
 
 
 def _plain(function: Callable[..., Any]) -> Any:
@@ -103,7 +106,8 @@ def _texts(code: CodeType) -> Iterator[str]:
     for one in _codes(code):
         for constant in one.co_consts:
             yield from (constant,) if isinstance(constant, str) else ()
-            yield from constant if isinstance(constant, tuple) else ()
+            if isinstance(constant, tuple):
+                yield from (word for word in constant if isinstance(word, str))
 
 
 def _among(value: Any, those: set[Any]) -> bool:
