@@ -1,5 +1,6 @@
 """A tiny model and tokenizer made in memory, and the built-in model where it can be had."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,10 @@ from burnish.errors import ModelError
 from burnish.models.registry import resolve
 from tests import costs
 from tests.fork_server import ForkServer
+
+# What a shell starts in the background ignores Ctrl-C, and so would every program that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # SmolLM2's template, its default system message included.
 CHATML = (

@@ -36,6 +36,7 @@ def started(request: pytest.FixtureRequest) -> Iterator["subprocess.Popen[str]"]
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "computing\n"
+        time.sleep(0.3)  # until it does
         yield process
         process.kill()
 

@@ -33,7 +33,16 @@ _NEED_SUITE = (
 
 def budgets_of(recipe: Recipe) -> Budgets:
     """The forgetting budgets of the recipe."""
-    return Budgets(**recipe.budget.model_dump(exclude={"earlier"}))
+    budget = recipe.budget
+    return Budgets(
+        general=budget.general,
+        section=budget.section,
+        text_loss=budget.text_loss,
+        bias=budget.bias,
+        refusal=budget.refusal,
+        confidence=budget.confidence,
+        suites=budget.suites,
+    )
 
 
 def suite_sizes(suite: Suite) -> Sizes:

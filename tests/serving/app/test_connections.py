@@ -327,8 +327,8 @@ def test_a_handshake_has_a_deadline_and_makes_room(certificate: Path) -> None:
 def test_descriptors_are_raised() -> None:
     program = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 200));"
-        "from burnish.serving.app.connections import raise_descriptors;"
-        "print(raise_descriptors(), *resource.getrlimit(resource.RLIMIT_NOFILE))"
+        "from burnish.serving.app.connections import raise_open_file_limit;"
+        "print(raise_open_file_limit(), *resource.getrlimit(resource.RLIMIT_NOFILE))"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert found.stdout.split() == ["200", "200", "200"]

@@ -336,13 +336,13 @@ def test_timeouts_and_what_is_given_up(whole: Whole, monkeypatch: pytest.MonkeyP
     slow: Any = {"model": "tiny", "messages": HELLO, "n": 8, "max_tokens": 400}
     keep: Any = {"logit_bias": {"2": -100}}
     engine: Any = whole.server.engines.target("tiny").engine
-    turn = engine._batch.turn
+    step = engine._scheduler.step
 
     def slowed() -> None:  # so that the whole would take 12 s at least
         time.sleep(0.03)
-        turn()
+        step()
 
-    monkeypatch.setattr(engine._batch, "turn", slowed)
+    monkeypatch.setattr(engine._scheduler, "step", slowed)
 
     def given_up(before: int) -> None:
         wait_for(lambda: engine.counters().running == 0)

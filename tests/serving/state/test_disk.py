@@ -66,7 +66,7 @@ def test_what_was_open_is_tightened_at_the_start(
     monkeypatch.setattr("burnish.serving.log.LOGGER.propagate", True)
     caplog.set_level("INFO", "burnish.serving")
     open_service(Settings(folder)).close()
-    assert "took the rights of other users from 7 files" in caplog.text
+    assert "other users to 7 files" in caplog.text
     assert {mode for name, mode in modes(folder).items() if name != "jobs/link"} == {
         "0o700",
         "0o600",

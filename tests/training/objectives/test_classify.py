@@ -170,17 +170,17 @@ def test_from_rows_to_a_verdict(
     assert verdict.decision == ("release" if target.passed else "inconclusive")
     body_name = "an encoder" if body == "tiny_encoder" else "a decoder"
     assert verdict.reasons[1:] == (
-        "Base is the most frequent training label, 'green', since a fresh head has learnt nothing "
-        "to compare with.",
-        f"General ability was not measured: the model is {body_name} with a head and writes no "
-        "text, so it has none to lose.",
+        "The baseline is the most frequent training label, 'green', because there is no base model "
+        "with a trained head.",
+        f"General ability was not measured: the model is {body_name} with a head and does not "
+        "generate text.",
     )
     assert run.manifest().recipe["evaluate"]["general"] is None
     assert run.manifest().origins["evaluate.general"] == "derived"
     too_long = [finding for finding in run.findings() if finding.kind == "too long"]
     assert len(too_long) == (1 if body == "tiny_encoder" else 0)
     assert any("labels to be trained on: train" in f.message for f in run.findings())
-    assert "Loss by step (nats a label)" in (run.path / "report.html").read_text()
+    assert "Loss by step (nats per label)" in (run.path / "report.html").read_text()
     assert "AutoModelForSequenceClassification" in (run.path / "card.md").read_text()
     reopened = burnish.open_classifier(run)
     results = run.results("tuned", "target")
