@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -210,6 +211,7 @@ def become(request: dict[str, Any], numbers: list[int]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
+    tempfile.tempdir = None  # chosen once, by the environment of the process that was forked
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
             default = number == signal.SIGINT

@@ -301,7 +301,9 @@ def test_folders_of_killed_servers_are_swept(
     )
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     with subprocess.Popen([sys.executable, "-c", code], env=environment) as server:
+        deadline = time.monotonic() + 60
         while len(list(tmp_path.glob("burnish-grader-*"))) < 3:
+            assert time.monotonic() < deadline, "the server started no grader"
             time.sleep(0.05)
         sweep()
         names = {path.name for path in tmp_path.iterdir()}
