@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,7 +57,7 @@ _fork_exec = subprocess._fork_exec  # type: ignore[attr-defined]
 _path = [*sys.path]
 
 
-class Starter:
+class Starter(ABC):
     """Takes the place of what `subprocess.Popen` calls to fork and exec."""
 
     def __init__(self) -> None:
@@ -106,8 +107,9 @@ class Starter:
         place = Path(os.fsdecode(folder)) if folder else Path.cwd()
         return place == self.folder and early(environment) == early(self.environment)
 
+    @abstractmethod
     def _fork(self, request: dict[str, Any], numbers: list[int]) -> int | None:
-        raise NotImplementedError
+        """Forks a process that has these streams; None where it cannot."""
 
 
 class ForkServer(Starter):
