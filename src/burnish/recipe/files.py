@@ -120,7 +120,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     values = _values_in(path)
     if not isinstance(values, dict):
         raise RecipeError(
-            f"{path} holds no keys",
+            f"{path} does not contain any keys",
             "write at least `data: {train: FILE}`",
             code="no_keys",
             path=str(path),
@@ -152,7 +152,7 @@ def _values_in(path: Path) -> Any:
         what = cut(" ".join(str(error).split()), _LONGEST_REASON)
         other = "file_unreadable" if isinstance(error, OSError) else "not_yaml"
         raise RecipeError(
-            f"{path} is no readable YAML ({what})",
+            f"{path} is not valid YAML ({what})",
             "correct the file",
             code=error.code if isinstance(error, DocumentError) else other,
             path=str(path),

@@ -1,4 +1,4 @@
-"""Paths as people write them: `~` is their home folder, and an address is no path."""
+"""Paths as people write them: `~` is their home folder, and a URL is not a path."""
 
 import difflib
 import re

@@ -93,7 +93,7 @@ def train_run(
             loop.team = Sharded(team.rank, team.size) if recipe.training.fsdp else team
             progress = loop.run(resume=True)
     _keep(directory, loop, recipe)
-    if isinstance(model, LanguageModel):  # a search may choose another one, and begins anew
+    if isinstance(model, LanguageModel):  # a search may choose another one, and starts again
         with phase("parity"):
             learnt = open_tuned(directory) if recipe.training.fsdp else _learnt(model, module)
             save_reference(directory, record_reference(directory, learnt))

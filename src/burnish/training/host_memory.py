@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-# glibc's mallopt: sizes above which memory comes from the kernel anew, and goes back to it.
+# glibc's mallopt: sizes above which memory comes from the kernel, and goes back to it.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _LARGEST_INT = 2**31 - 1
 

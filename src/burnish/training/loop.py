@@ -105,7 +105,7 @@ class Loop:
         return self.progress
 
     def _stopping(self) -> str:
-        """What the user is told who wants to stop."""
+        """The answer to a request to stop."""
         number = min(self.progress.step + 1, self.batches.steps)
         return f"finishing step {number}, then saving; press Ctrl-C again to stop now"
 

@@ -115,7 +115,7 @@ def design(loop: Loop) -> Design:
     """How the run's rate would be screened; nothing is tried yet."""
     objective, steps = loop.objective, loop.batches.steps
     if type(objective).collect is not Objective.collect:
-        return Design(reason="what is learnt is collected anew at each step")
+        return Design(reason="the objective samples new answers at each step")
     if not objective.additive:
         return Design(reason="the loss of a row depends on the rows that it is read with")
     budget = steps // _SHARE

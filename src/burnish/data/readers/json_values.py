@@ -68,7 +68,7 @@ def object_row(value: Any, source: str, *, escaped: bool) -> Row | BadRow:
         )
     # An escape can write half a character, which no encoder takes later on.
     if escaped and SURROGATE.search(json.dumps(value, ensure_ascii=False)):
-        reason, remedy = "holds half of an escaped character", "mend its \\ud800 escapes"
+        reason, remedy = "contains half of an escaped character", "fix its \\ud800 escapes"
         return BadRow(source, reason, remedy, "half_character")
     return Row(value, source)
 
@@ -231,8 +231,8 @@ class Values:
 
     def _broken(self, why: str) -> DataError:
         return DataError(
-            f"{self.path} is no JSON after line {self.line} ({why})",
-            "mend the file",
+            f"{self.path} is not valid JSON after line {self.line} ({why})",
+            "fix the file",
             code="broken_json",
             path=str(self.path),
             line=self.line,

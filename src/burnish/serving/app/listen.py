@@ -229,7 +229,7 @@ def embedded_worker(
 
 
 def _supervise(command: Sequence[str], over: threading.Event) -> None:
-    """A worker that something killed is started again; one that the user has to mend is not."""
+    """A worker that was killed is started again; one that ended with a user error is not."""
     while True:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
         while process.poll() is None and not over.wait(_LOOK):

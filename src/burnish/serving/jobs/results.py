@@ -23,7 +23,7 @@ from burnish.serving.state.tables import JobRow, ModelRow
 _PURPOSE = "fine-tune-results"
 # How many rows an error names.
 _ROWS = 3
-# Remedies for who uploads files and has no recipe, by the code of the mistake; all others fit both.
+# Remedies in terms of uploaded files, by code; the other remedies of a run fit both.
 REMEDIES = {
     "all_disliked": "upload rows with answers that are not marked as disliked",
     "answers_too_long": "shorten the answers",
@@ -71,7 +71,7 @@ def result_of(
 ) -> Result:
     """Return the result of a run that has a verdict; `folder` is the adapter's folder.
 
-    The files are received and not kept yet: who does not keep them drops them.
+    The files are received but not yet kept: the caller keeps or drops them.
     """
     manifest, verdict = directory.manifest(), directory.verdict()
     model = ModelRow(
@@ -126,7 +126,7 @@ def error_of(error: Mapping[str, Any], folder: str) -> dict[str, Any]:
     """Return a user's error in the API's format; paths of this machine are left out of the message.
 
     Args:
-        error: as `child.outcome` describes it.
+        error: as `run_recipe.outcome` writes it.
         folder: the job's.
     """
     message = _uploaded(error, folder)
@@ -156,7 +156,7 @@ def _part(fields: Mapping[str, Any]) -> str:
 
 
 def _uploaded(error: Mapping[str, Any], folder: str) -> str:
-    """The sentence for who uploaded the files: its values by the names that they have there."""
+    """The sentence in terms of the uploaded files, by the names that the request gave them."""
     fields, seen = error["fields"], error["seen"]
     if error["code"] == "bad_rows":
         said = f"{fields['count']} of {fields['total']} rows cannot be used: {_bad_rows(error)}"

@@ -171,7 +171,7 @@ class Distill(Objective[Twin], name="distill"):
         return Loss((values_N * asked.weights_N).sum())
 
     def validate(self, network: Network, items: Sequence[Twin]) -> dict[str, float]:
-        """On samples the answers are drawn anew, always with the same seed."""
+        """On samples the answers are sampled again, always with the same seed."""
         return super().validate(network, self.collect(network, items, 0))
 
 
