@@ -351,7 +351,8 @@ def test_who_stops_a_run_is_told_what_is_next(
             (recipe.output / recipe.name / left).mkdir(parents=True)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(f"burnish.pipeline.verbs.{verb}", stop)
+    module = {"run": "verbs", "train": "train"}[verb]
+    monkeypatch.setattr(f"burnish.pipeline.{module}.{verb}", stop)
     (tmp_path / "recipe.yaml").write_text(f"data: {{train: rows.jsonl}}\noutput: {tmp_path}/runs\n")
     with pytest.raises(SystemExit) as end:
         main([verb, str(tmp_path / "recipe.yaml")])

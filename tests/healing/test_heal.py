@@ -36,7 +36,7 @@ def conversations(monkeypatch: pytest.MonkeyPatch) -> None:
             rows.append(Replayed(f"r{number}", f"question {number}", "answer", (*tokens,), 4, 8))
         return rows
 
-    monkeypatch.setattr("burnish.training.build.replayed", written)
+    monkeypatch.setattr("burnish.training.replay.replayed", written)
     monkeypatch.setattr("burnish.healing.heal.replayed", written)
 
 
@@ -126,7 +126,7 @@ def test_an_attempt_that_was_begun_is_gone_on_with(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("burnish.pipeline.verbs.train_run", stop)
+        patched.setattr("burnish.pipeline.train._train_run", stop)
         with pytest.raises(KeyboardInterrupt):
             burnish.heal(run, 10, quiet=True)
     begun = next((run / "heal").glob("*")).name

@@ -123,7 +123,7 @@ def test_of_automatic_rows_runs_of_all_seeds_share_what_is_written(
         asked.append(asking[:2])
         return replayed(model, 6, 0, tmp_path)
 
-    monkeypatch.setattr("burnish.training.build.replayed", written)
+    monkeypatch.setattr("burnish.training.replay.replayed", written)
     rows_file(tmp_path, 40)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(

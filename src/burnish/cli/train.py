@@ -36,9 +36,9 @@ def command(
     chosen = load_recipe(recipe, overrides(settings, name, output, drop_bad))
     with resumable(chosen, quiet=as_json):
         with phase("starting"):
-            from burnish.pipeline import verbs
+            from burnish.pipeline.train import train
 
-        directory = verbs.train(chosen, resume=resume, quiet=as_json)
+        directory = train(chosen, resume=resume, quiet=as_json)
     if as_json:
         manifest = directory.manifest()
         print(

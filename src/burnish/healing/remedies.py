@@ -7,7 +7,7 @@ from typing import Any
 from burnish.recipe.certification import REPLAYED
 from burnish.recipe.schema import Recipe
 from burnish.runs.directory import RunDirectory
-from burnish.training.build import TOLERATED
+from burnish.training.anchor import TOLERATED
 
 # Anchor conversations per step while the training continues.
 _ANCHORS_PER_STEP = 8

@@ -30,7 +30,7 @@ from burnish.recipe.problems import quotable
 from burnish.recipe.schema import Recipe, changed_recipe
 from burnish.runs.directory import LedgerRow, Manifest, RunDirectory, Verdict
 from burnish.runs.times import add_times, log_times
-from burnish.training.build import check_workers
+from burnish.training.launch import check_workers
 
 
 def stage_recipes(recipe: Recipe) -> list[Recipe]:

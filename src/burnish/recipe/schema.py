@@ -297,6 +297,13 @@ def changed_recipe(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     return restore_recipe(built.model_dump(mode="json"), recipe.origins | derived)
 
 
+def resolve_recipe(recipe: Path | str | Recipe, overrides: Mapping[str, Any]) -> Recipe:
+    """Loads a recipe file, or takes a loaded recipe, and applies `overrides` to it."""
+    if not isinstance(recipe, Recipe):
+        return load_recipe(recipe, overrides)
+    return changed_recipe(recipe, overrides) if overrides else recipe
+
+
 def flat_values(recipe: Recipe, folder: Path | None = None) -> Iterator[tuple[str, Any]]:
     """Dotted keys and values in the order of the classes, for `--explain` and the manifest.
 

@@ -15,7 +15,11 @@ import torch
 from torch import distributed
 
 from burnish.errors import RecipeError, WorkerLostError
+from burnish.recipe.objectives import SETTINGS
+from burnish.recipe.schema import Recipe
 from burnish.training.data_parallel import Team
+from burnish.training.objectives import OBJECTIVES
+from burnish.training.objectives.base import Objective
 
 # The program that the other processes run.
 _PROGRAM = "burnish.training.worker"
@@ -150,3 +154,45 @@ def _kill(others: "Sequence[subprocess.Popen[bytes]]") -> None:
 
 def _store(path: Path, size: int) -> Any:
     return distributed.FileStore(str(path), size)  # type: ignore[attr-defined]
+
+
+def check_workers(recipe: Recipe) -> None:
+    """Whether several processes can share the recipe's batches and still learn what one would.
+
+    Raises:
+        RecipeError: they cannot.
+    """
+    objective, workers = OBJECTIVES[recipe.objective], recipe.training.workers
+    collects = objective.collect is not Objective.collect
+    if workers > 1 and (collects or not objective.additive):
+        raise RecipeError(
+            f"training.workers is {workers}, but objective {recipe.objective} "
+            + ("collects what it learns" if collects else "looks at a batch as a whole"),
+            "set training.workers to 1",
+            code="objective_collects" if collects else "objective_not_additive",
+            key="training.workers",
+            value=workers,
+            objective=recipe.objective,
+        )
+    if recipe.training.fsdp:
+        _check_sharded(recipe)
+
+
+def _check_sharded(recipe: Recipe) -> None:
+    """Only whole weights are kept in parts, and only whole passes keep the processes in step."""
+    value: Any
+    if recipe.training.workers == 1:
+        key, value, seen = "training.workers", 1, "training.workers is 1"
+        remedy = "set it to the number of GPUs"
+    elif recipe.method_traits.four_bit:
+        key, value, seen = "method", recipe.method, "4-bit weights cannot be kept in parts"
+        remedy = "set method to lora"
+    elif not recipe.objective_settings.can_shard:
+        able = [name for name, settings in SETTINGS.items() if settings.can_shard]
+        key, value = "objective", recipe.objective
+        seen = f"objective {value} takes passes of its own through the model"
+        remedy = f"leave it out, or set objective to one of {', '.join(able)}"
+    else:
+        return
+    seen = f"training.fsdp is true, but {seen}"
+    raise RecipeError(seen, remedy, code="sharded_unsupported", key=key, value=value)

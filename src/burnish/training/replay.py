@@ -21,13 +21,18 @@ from burnish.conversation import Example, Message
 from burnish.data.chat_templates import has_template, stop_tokens_hash, template_for
 from burnish.data.load import load_rows
 from burnish.data.render import render_all, render_prompt
-from burnish.errors import DataError, ModelError
+from burnish.errors import DataError, ModelError, RecipeError
 from burnish.models.branches import Network, Row, common_length
+from burnish.models.cache import cache_folder
+from burnish.models.from_run import Opened
 from burnish.models.generate import Decoder
 from burnish.models.interface import Sampling
 from burnish.models.language_model import LanguageModel
-from burnish.progress import Advance, counted
+from burnish.progress import Advance, counted, counts_to
+from burnish.recipe.objectives import SETTINGS
+from burnish.recipe.schema import Recipe
 from burnish.runs.atomic import write_atomic
+from burnish.runs.directory import RunDirectory
 from burnish.runs.json_lines import from_json
 
 # Tokens of a question, and of the part of its answer that is learnt.
@@ -242,3 +247,48 @@ def _before_the_user(tokenizer: Any) -> list[int]:
 def examples_of(rows: Iterable[Replayed | Own]) -> Iterator[Example]:
     """As the run directory keeps them."""
     return (row.example for row in rows)
+
+
+@counts_to("replay conversations")
+def replay_rows(directory: RunDirectory, recipe: Recipe, model: Opened) -> Sequence[Replayed | Own]:
+    """What is read beside the task, by the user or by the base; kept with the run's data."""
+    given = recipe.replay
+    if not given.rows:
+        return []
+    kinds = [
+        name
+        for name, settings in SETTINGS.items()
+        if (settings.rows.replies if given.mode == "text" else settings.can_anchor)
+    ]
+    if recipe.objective not in kinds or not isinstance(model, LanguageModel):
+        if given.rows == "auto":
+            directory.write_split("replay", ())
+            return []
+        raise RecipeError(
+            f"replay.rows is {given.rows} and replay.mode {given.mode}, which "
+            f"objective {recipe.objective} cannot read beside its own",
+            f"set replay.rows to 0, or objective to one of {', '.join(kinds)}",
+            code="replay_unsupported",
+            key="replay.rows",
+            value=given.rows,
+            objective=recipe.objective,
+        )
+    found: Sequence[Replayed | Own]
+    if given.data:
+        longest = recipe.training.max_length
+        found = own_rows(given.data, model.tokenizer, given.count, recipe.seed, longest)
+    else:
+        found = _written(recipe, model)
+    directory.write_split("replay", examples_of(found))
+    return found
+
+
+def _written(recipe: Recipe, model: LanguageModel) -> Sequence[Replayed]:
+    """By the base. With `auto` runs of all seeds share them, and a base that cannot is let off."""
+    given, cache = recipe.replay, cache_folder() / "replay"
+    if given.rows != "auto":
+        return replayed(model, given.rows, recipe.seed, cache)
+    try:
+        return replayed(model, given.count, 0, cache)
+    except ModelError:
+        return []
