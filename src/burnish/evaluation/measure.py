@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from burnish.conversation import Example
@@ -28,6 +29,8 @@ from burnish.models.endpoint import RemoteModel
 from burnish.models.interface import ModelInfo, Sampling
 from burnish.models.language_model import LanguageModel
 from burnish.models.load import context_length, load_tokenizer
+from burnish.models.loaded import LoadedModel
+from burnish.models.merged_lora import merged_lora
 from burnish.models.registry import resolve
 from burnish.models.reward_model import RewardModel
 from burnish.progress import Bars
@@ -174,7 +177,8 @@ def measure(
 ) -> None:
     """Measure a model on the tasks and save its results under `label`; base results are cached."""
     cache = results_cache() if label == "base" else None
-    with bars.items(f"{label} model", sum(len(task) for task in tasks)) as advance:
+    merged = merged_lora(model.module) if isinstance(model, LoadedModel) else nullcontext()
+    with merged, bars.items(f"{label} model", sum(len(task) for task in tasks)) as advance:
         for task in tasks:
             started = time.perf_counter()
             path = directory.results_path(label, task.name)
