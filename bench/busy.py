@@ -1,6 +1,6 @@
 """A machine that is not quiet: training beside busy loops, and a job beside streamed answers.
 
-    python bench/busy.py [--steps 8] [--repeats 3] [--loops 3] [--seconds 60]
+    python bench/busy.py [--steps 2] [--repeats 3] [--loops 3] [--seconds 60]
 
 The first part trains chat rows alone and beside `--loops` processes that never sleep, with
 Burnish's thread settings and with those of OpenMP, which take turns. On two cores a process
@@ -28,6 +28,7 @@ import httpx2
 from serve_programs import burnish, free_port, serving, streamed
 
 STREAMS, MODEL = 8, "smollm2-135m"
+ROWS = Path(__file__).parent.parent / "recipes" / "support-routing" / "messages.jsonl"
 FAIR = 0.38  # of the quiet speed, beside three loops on two cores
 LOST_WHEN_QUIET = 0.02
 # OpenMP's own settings: a variable that is set to what it is by default.
@@ -36,7 +37,7 @@ SETTINGS: dict[str, dict[str, str]] = {"burnish": {}, "OpenMP": {"GOMP_SPINCOUNT
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--loops", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=60.0, help="of streams, in each state")
@@ -149,25 +150,44 @@ async def _streams(client: httpx2.AsyncClient, url: str, seconds: float) -> floa
 
 
 async def _started_job(client: httpx2.AsyncClient, url: str) -> str:
-    """The id of a job that has taken its first step."""
-    turns = [
-        {"role": "user", "content": "where is my parcel"},
-        {"role": "assistant", "content": "red"},
-    ]
-    rows = [{"messages": [{**turns[0], "content": f"parcel {i}"}, turns[1]]} for i in range(200)]
-    text = "\n".join(json.dumps(row) for row in rows)
+    """The id of a job that has taken its first step.
+
+    Raises:
+        RuntimeError: the job ended before.
+    """
     answer = await client.post(
-        f"{url}/files", data={"purpose": "fine-tune"}, files={"file": ("rows.jsonl", text)}
+        f"{url}/files",
+        data={"purpose": "fine-tune"},
+        files={"file": ("rows.jsonl", chat_rows())},
     )
     settings = {"supervised": {"hyperparameters": {"n_epochs": 50}}, "type": "supervised"}
     made = await client.post(
         f"{url}/fine_tuning/jobs",
         json={"model": MODEL, "training_file": answer.json()["id"], "method": settings},
     )
-    job = str(made.json()["id"])
-    while not await _step(client, url, job):
+    job = made.json()
+    while not await _step(client, url, job["id"]):
         await asyncio.sleep(1)
-    return job
+        job = (await client.get(f"{url}/fine_tuning/jobs/{job['id']}")).json()
+        if job["status"] in ("failed", "succeeded", "cancelled"):
+            raise RuntimeError(f"the job is {job['status']}: {job['error']}")
+    return str(job["id"])
+
+
+def chat_rows() -> str:
+    """The rows of the recipe support-routing as conversations, in JSON Lines."""
+    rows = (json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines())
+    return "\n".join(
+        json.dumps(
+            {
+                "messages": [
+                    {"role": "user", "content": row["text"]},
+                    {"role": "assistant", "content": row["label"]},
+                ]
+            }
+        )
+        for row in rows
+    )
 
 
 async def _step(client: httpx2.AsyncClient, url: str, job: str) -> int:
