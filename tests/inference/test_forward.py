@@ -29,6 +29,32 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("qwen3", SMALL),
     "mistral with a window": ("mistral", SMALL | {"sliding_window": 12}),
     "gemma3 with windows": ("gemma3_text", SMALL | WINDOW | {"query_pre_attn_scalar": 8}),
+    "gemma2 with soft caps": (
+        "gemma2",
+        SMALL | WINDOW | {"query_pre_attn_scalar": 8, "attn_logit_softcapping": 5.0},
+    ),
+    "gpt-oss with sinks": (
+        "gpt_oss",
+        SMALL | WINDOW | {"num_local_experts": 4, "num_experts_per_tok": 2},
+    ),
+    "deepseek with latent attention": (
+        "deepseek_v3",
+        SMALL
+        | {
+            "num_key_value_heads": 4,
+            "q_lora_rank": 16,
+            "kv_lora_rank": 16,
+            "qk_nope_head_dim": 16,
+            "qk_rope_head_dim": 8,
+            "v_head_dim": 12,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "n_group": 1,
+            "topk_group": 1,
+            "moe_intermediate_size": 24,
+        },
+    ),
+    "opt": ("opt", SMALL | {"ffn_dim": 48, "word_embed_proj_dim": 32}),
     "gpt2": ("gpt2", {"vocab_size": 120, "n_embd": 32, "n_layer": 2, "n_head": 4}),
 }
 
@@ -80,7 +106,6 @@ def test_rows_equal_the_plain_pass(family: str) -> None:
         ("bloom", {"vocab_size": 120, "hidden_size": 32, "n_layer": 2, "n_head": 4}),
         # Its layers do not ask for attention by name, so only the numbers tell.
         ("falcon", {"vocab_size": 120, "hidden_size": 32, "num_attention_heads": 4}),
-        ("gemma2", SMALL | WINDOW | {"query_pre_attn_scalar": 8, "attn_logit_softcapping": 5.0}),
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -88,6 +113,21 @@ def test_a_model_that_would_not_be_exact_is_refused(kind: str, options: dict[str
     model = tiny(kind, options)
     with refused("not_batchable", ModelError, model=type(model).__name__):
         ModelRunner(Network(model), AdapterPool(model, 1))
+
+
+def test_the_mask_says_which_window_a_layer_has() -> None:
+    """The window that a layer names to other kernels may be another, or not be named at all."""
+
+    class Silent:
+        sliding_window = None
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(model.config, name)
+
+    model = tiny("mistral", SMALL | {"sliding_window": 12})
+    for layer in model.model.layers:
+        layer.self_attn.config = Silent()
+    ModelRunner(Network(model), AdapterPool(model, 1)).close()
 
 
 def test_a_pass_that_fails_can_be_tried_again(model: Any) -> None:

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from burnish.inference.kv_cache import KVRow, Segment, common_prefix_length, total_slots
+from burnish.inference.kv_cache import KVRow, Segment
 from burnish.inference.prefix_cache import PrefixCache
+from burnish.inference.rows import common_prefix_length, total_slots
 
 
 def row(tokens: list[int], adapter: int = 0) -> KVRow:

@@ -9,8 +9,8 @@ import torch
 
 from burnish.errors import ModelError
 from burnish.inference.errors import RequestError, overloaded, shutting_down
-from burnish.inference.forward import ModelRunner
 from burnish.inference.lora import AdapterPool
+from burnish.inference.runner import open_runner
 from burnish.inference.scheduler import ActiveRequest, EngineLimits, Scheduler
 from burnish.inference.stream import AnswerStream, Detokenizer, StopConditions
 from burnish.inference.types import GenerationRequest
@@ -67,7 +67,7 @@ class Engine:
         limits: rows, memory, queue.
 
     Raises:
-        ModelError: the model has an adapter on it, or cannot compute rows side by side.
+        ModelError: the model has an adapter on it, or does not compute as it does alone.
     """
 
     def __init__(self, model: LanguageModel, limits: EngineLimits | None = None) -> None:
@@ -84,7 +84,7 @@ class Engine:
         self.context = min(model.context_length, limits.cache_tokens)
         self.max_requests = limits.max_waiting
         self.stops = stop_tokens(model.module, model.tokenizer)
-        self._runner = ModelRunner(model.network, AdapterPool(model.module, limits.max_adapters))
+        self._runner = open_runner(model.network, AdapterPool(model.module, limits.max_adapters))
         self._scheduler = Scheduler(self._runner, limits)
         self._inbox: deque[ActiveRequest] = deque()
         self._changed = threading.Condition()

@@ -7,27 +7,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from burnish.errors import ModelError
-from burnish.inference.attention import NAME, RaggedBatch, RowSlice
-from burnish.inference.kv_cache import KVRow
+from burnish.inference.attention import NAME, RaggedBatch, RowSlice, masks_are_windows
+from burnish.inference.kv_cache import KVRow, Segment
 from burnish.inference.lora import AdapterPool
 from burnish.inference.packed_linear import PackedLinears
+from burnish.inference.probe import FAILURES, Probe, describe, not_servable
+from burnish.inference.rows import Row
 from burnish.models.branches import Network
-
-# Enough to be read in two pieces and continued, by two rows that share a beginning.
-_PROBE = 40
+from burnish.models.layers import backbone_of
 
 
 @dataclass(frozen=True, slots=True)
 class NewTokens:
     """A computed row and the tokens to compute behind it, at least one."""
 
-    row: KVRow
+    row: Row
     tokens: Sequence[int]
 
 
 class ModelRunner:
-    """Computes rows with one set of base weights.
+    """Computes rows side by side with one set of base weights.
 
     Args:
         network: the base, in evaluation mode; its attention and linear layers are exchanged until
@@ -40,16 +39,23 @@ class ModelRunner:
 
     def __init__(self, network: Network, adapters: AdapterPool) -> None:
         self.network, self.adapters = network, adapters
+        self.reads_whole = False
         self._usual = network.config._attn_implementation
         self._packed: PackedLinears | None = None
         self._check()
 
     def close(self) -> None:
-        """The model is as it was."""
+        """Restore the model."""
         self.adapters.close()
-        if self._packed is not None:
-            self._packed.close()
-        self.network.model.set_attn_implementation(self._usual)
+        self._restore()
+
+    def new_row(self, adapter: int, room: int, project: str | None = None) -> KVRow:
+        """Return a row without tokens that has room for so many."""
+        return KVRow(adapter, own=Segment(room), project=project)
+
+    def slots(self, room: int, shared: int = 0) -> int:
+        """Slots that a new row takes, of whose tokens `shared` are another row's."""
+        return room - shared
 
     def run(self, new: Sequence[NewTokens]) -> list[Tensor]:
         """Hidden states (L, H) of each row's new tokens, which count as computed afterwards.
@@ -60,8 +66,9 @@ class ModelRunner:
         parts, start = [], 0
         for index in order:
             size = len(new[index].tokens)
-            new[index].row.own = new[index].row.own.with_room(size)
-            parts.append(RowSlice(new[index].row, start, size))
+            row = _kv_row(new[index])
+            row.own = row.own.with_room(size)
+            parts.append(RowSlice(row, start, size))
             start += size
         rows = RaggedBatch(
             [part for part in parts if part.size == 1],
@@ -89,12 +96,11 @@ class ModelRunner:
         tokens = [token for each in new for token in each.tokens]
         positions = [place for p in parts for place in range(p.before, p.before + p.size)]
         padding = [0] * self._padding(len(tokens))
-        with self.adapters.applied([(part.row.adapter, part.size) for part in parts]):
-            hidden_1_N_H: Tensor = self.network.model.base_model(
+        applied = self.adapters.applied([(part.row.adapter, part.size) for part in parts])
+        with applied, masks_are_windows():
+            hidden_1_N_H: Tensor = backbone_of(self.network.model)(
                 input_ids=torch.tensor([tokens + padding], device=device),
                 position_ids=torch.tensor([positions + padding], device=device),
-                # Four dimensions are taken for a finished mask; the rows know what they see.
-                attention_mask=torch.zeros(1, 1, 1, 1, device=device),
                 use_cache=False,
                 burnish_rows=rows,
             ).last_hidden_state
@@ -105,52 +111,56 @@ class ModelRunner:
 
     def _check(self) -> None:
         """Compares rows side by side with the model's own forward pass."""
-        tokens = [place % min(self.network.config.vocab_size, 97) for place in range(_PROBE)]
+        reason: str | None = None
         try:
             with torch.inference_mode():
-                given = torch.tensor([tokens], device=self.network.device)
-                plain_N_H = self.network.model.base_model(input_ids=given).last_hidden_state[0]
-                plain_N_H = torch.cat([plain_N_H, plain_N_H[-2:]])
+                probe = Probe(self.network)
                 self.network.model.set_attn_implementation(NAME)
-                self._packed = PackedLinears(self.network.model)
-                ours_N_H = self._probe(tokens)
-                size_N = plain_N_H.norm(dim=-1).clamp(min=1e-6)
-                apart = float(((ours_N_H - plain_N_H).norm(dim=-1) / size_N).max())
-        except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError) as error:
-            self.close()
-            raise self._unsupported(str(error).partition("\n")[0][:120]) from error
-        # A dropped mask or a shifted position is far above both.
-        if not apart < (1e-3 if plain_N_H.dtype == torch.float32 else 0.1):
-            self.close()
-            raise self._unsupported(f"hidden states differ by {apart:.2g}")
+                for only in (None, probe.called):  # some layers' weights are read without a call
+                    self._unpack()
+                    self._packed = PackedLinears(self.network.model, only=only)
+                    if (reason := self._difference(probe)) is None:
+                        return
+        except FAILURES as error:
+            self._restore()
+            raise not_servable(self.network, describe(error)) from error
+        self._restore()
+        raise not_servable(self.network, str(reason))
 
-    def _probe(self, tokens: list[int]) -> Tensor:
-        """The tokens read in two pieces and two single ones, then the single ones of another row
-        that shares what is before them; both rows at once."""
-        first, end = KVRow(0), len(tokens) - 2
+    def _difference(self, probe: Probe) -> str | None:
+        """How the states differ of tokens read in two pieces and two single ones, then the single
+        ones of another row that shares what is before them; both rows at once."""
+        first, end = KVRow(0), len(probe.tokens) - 2
         parts = [
-            self.run([NewTokens(first, tokens[:4])])[0],
-            self.run([NewTokens(first, tokens[4:end])])[0],
+            self.run([NewTokens(first, probe.tokens[:4])])[0],
+            self.run([NewTokens(first, probe.tokens[4:end])])[0],
         ]
         second, others = first.branch(end, end), []
-        for token in tokens[end:]:
+        for token in probe.tokens[end:]:
             one, other = self.run([NewTokens(first, [token]), NewTokens(second, [token])])
             parts.append(one)
             others.append(other)
-        return torch.cat(parts + others)
+        states_N_H, places = torch.cat(parts + others), [*range(end + 2), end, end + 1]
+        if probe.agrees(states_N_H, places):
+            return None
+        return f"hidden states differ by {probe.difference(states_N_H, places):.2g}"
 
-    def _unsupported(self, reason: str) -> ModelError:
-        name = type(self.network.model).__name__
-        return ModelError(
-            f"{name} does not support batched generation in this process ({reason})",
-            "serve the model with `--backend vllm`",
-            code="not_batchable",
-            model=name,
-            reason=reason,
-        )
+    def _unpack(self) -> None:
+        if self._packed is not None:
+            self._packed.close()
+            self._packed = None
+
+    def _restore(self) -> None:
+        self._unpack()
+        self.network.model.set_attn_implementation(self._usual)
+
+
+def _kv_row(new: NewTokens) -> KVRow:
+    assert isinstance(new.row, KVRow)
+    return new.row
 
 
 def _place(new: NewTokens) -> tuple[bool, int, int]:
     """Rows of one token come first, those of one adapter together, and in them those of a trunk."""
-    row = new.row
+    row = _kv_row(new)
     return len(new.tokens) > 1, row.adapter, 0 if row.trunk is None else id(row.trunk)

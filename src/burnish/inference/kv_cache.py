@@ -6,7 +6,6 @@ is not copied: places once written never change, so any number of rows look at t
 Shapes: P places, H heads of keys and values, L new tokens, D head size; the 2 is keys and values.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -75,9 +74,27 @@ class KVRow:
     own: Segment = field(default_factory=Segment)
     project: str | None = None
 
-    def shares_with(self, adapter: int, project: str | None) -> bool:
-        """Whether a request with this adapter and project may reuse the row."""
-        return (self.adapter, self.project) == (adapter, project)
+    @property
+    def memory(self) -> tuple[Segment, ...]:
+        """Its segments."""
+        return (self.own,) if self.trunk is None else (self.own, self.trunk)
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether it has a trunk."""
+        return self.trunk is not None
+
+    def growth(self, tokens: int) -> int:
+        """Slots that so many more tokens need beyond what the row holds."""
+        return self.own.growth(tokens)
+
+    def reusable(self, length: int) -> int:
+        """A branch can start anywhere."""
+        return length
+
+    def reusable_later(self, length: int) -> int:
+        """A branch can start anywhere."""
+        return length
 
     def branch(self, length: int, room: int) -> "KVRow":
         """Return a new row that starts with the first `length` of these tokens."""
@@ -108,24 +125,3 @@ class KVRow:
         whole.copy(self.own, 0, self.own.length)
         self.trunk, self.shared, self.own = None, 0, whole
         return whole, length
-
-
-def total_slots(rows: Iterable[KVRow]) -> int:
-    """Return the number of slots that rows hold together; shared slots count once."""
-    held = {id(part): part for row in rows for part in (row.own, row.trunk) if part is not None}
-    return sum(segment.room for segment in held.values())
-
-
-def common_prefix_length(one: list[int], other: list[int], least: int = 0) -> int:
-    """Return the length of the longest common prefix; 0 if it is at most `least`."""
-    end = min(len(one), len(other))
-    if end <= least or one[: least + 1] != other[: least + 1]:
-        return 0
-    low = least + 1  # bisection compares slices, many times faster than token by token
-    while low < end:
-        middle = (low + end + 1) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            end = middle - 1
-    return low

@@ -161,11 +161,11 @@ def _not_plain(folder: Path, reason: str) -> ModelError:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """Tokens [start, end) of a batch, which one adapter acts on."""
+    """Tokens [start, end) of a batch, which one adapter acts on; without an end all of them."""
 
     lora: LoadedAdapter
-    start: int
-    end: int
+    start: int = 0
+    end: int | None = None
 
 
 class AdapterPool:
@@ -223,6 +223,16 @@ class AdapterPool:
     def applied(self, spans: Sequence[tuple[int, int]]) -> Iterator[None]:
         """Within it the layers compute (adapter number, tokens) after one another as a sequence."""
         self._acting = self._runs(spans)
+        try:
+            yield
+        finally:
+            self._acting = []
+
+    @contextmanager
+    def applied_to_all(self, number: int) -> Iterator[None]:
+        """Within it the layers compute everything with one adapter, in whatever shape."""
+        loras = (lora for lora in self._loaded.values() if lora.number == number)
+        self._acting = [_Run(lora) for lora in loras]
         try:
             yield
         finally:

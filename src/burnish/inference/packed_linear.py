@@ -5,12 +5,14 @@ weights in blocks, laid out once, in a third to a half of the time of torch's us
 """
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from burnish.models.onednn import onednn_linear
 
@@ -45,13 +47,21 @@ class PackedLinears:
 
     What the blocks replace is given up, so that no more memory is needed than before: a layer's
     `weight` keeps its shape and is not a number. One that is also the embedding stays beside them.
+
+    Args:
+        model: whose layers are packed.
+        pads: whether each layer pads its own rows, so that `padding` is not to be asked.
+        only: the layers to pack, as far as they can be; None for all.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(
+        self, model: nn.Module, *, pads: bool = False, only: Collection[nn.Module] | None = None
+    ) -> None:
+        self._linear = _padded_linear if pads else onednn_linear
         self._packed: list[_PackedLayer] = []
         holders = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
         for layer in model.modules():
-            if _can_be_packed(layer):
+            if _can_be_packed(layer) and (only is None or layer in only):
                 self._pack(layer, alone=holders[id(layer.weight)] == 1)
 
     def padding(self, rows: int) -> int:
@@ -73,9 +83,17 @@ class PackedLinears:
         bias = None if layer.bias is None else layer.bias.data
         before = layer.__dict__.get("forward")
         self._packed.append(_PackedLayer(layer, weight, alone, before))
-        layer.forward = partial(onednn_linear, weight=weight, bias=bias)
+        layer.forward = partial(self._linear, weight=weight, bias=bias)
         if alone:
             layer.weight.data = torch.full((), torch.nan).expand(layer.weight.shape)
+
+
+def _padded_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    x_N_I = x.reshape(-1, x.shape[-1])
+    rows = len(x_N_I)
+    if more := padded_rows(rows) - rows:
+        x_N_I = functional.pad(x_N_I, (0, 0, 0, more))
+    return onednn_linear(x_N_I, weight, bias)[:rows].view(*x.shape[:-1], -1)
 
 
 def _can_be_packed(layer: nn.Module) -> bool:

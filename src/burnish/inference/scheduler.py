@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from burnish.inference.forward import ModelRunner, NewTokens
-from burnish.inference.kv_cache import KVRow, Segment, common_prefix_length
+from burnish.inference.forward import NewTokens
 from burnish.inference.prefix_cache import PrefixCache
+from burnish.inference.rows import Row, common_prefix_length, shares_with
+from burnish.inference.runner import Runner
 from burnish.inference.sampling import logprob_reports, sample_tokens, with_logprob
 from burnish.inference.stream import AnswerStream, Detokenizer
 from burnish.inference.types import GenerationRequest, Piece, SampledToken, TokenCounts
@@ -63,12 +64,12 @@ class ActiveRequest:
     answer: Detokenizer
     pieces: AnswerStream
     tokens: list[int]
-    kv_row: KVRow | None = None
+    kv_row: Row | None = None
     cached: int = 0
     prompt: list[SampledToken] = field(default_factory=list)
 
     @property
-    def kv(self) -> KVRow:
+    def kv(self) -> Row:
         """What is computed of a row that runs."""
         assert self.kv_row is not None
         return self.kv_row
@@ -82,7 +83,7 @@ class ActiveRequest:
 class Scheduler:
     """The running and waiting requests; all of it belongs to one thread."""
 
-    def __init__(self, runner: ModelRunner, limits: EngineLimits) -> None:
+    def __init__(self, runner: Runner, limits: EngineLimits) -> None:
         self.runner, self.limits = runner, limits
         self.prefix_cache = PrefixCache(limits.cache_tokens)
         self.rows: list[ActiveRequest] = []
@@ -126,6 +127,7 @@ class Scheduler:
         computed = self._cached_row(row, number)
         if computed is None:
             return False
+        self._note_common_beginning(row, computed)
         self.waiting.remove(row)
         self.rows.append(row)
         row.kv_row = computed
@@ -141,13 +143,15 @@ class Scheduler:
             return False
         known = self._longest_match(row, number)[1]
         return any(
-            other.kv.shares_with(number, row.request.project)
+            shares_with(other.kv, number, row.request.project)
             and other.uncomputed > 1
-            and common_prefix_length(other.tokens, row.tokens[:-1]) >= known + _WORTH_WAITING
+            and (common := common_prefix_length(other.tokens, row.tokens[:-1]))
+            >= known + _WORTH_WAITING
+            and other.kv.reusable_later(common) >= known + _WORTH_WAITING
             for other in self.rows
         )
 
-    def _cached_row(self, row: ActiveRequest, number: int) -> KVRow | None:
+    def _cached_row(self, row: ActiveRequest, number: int) -> Row | None:
         """The row with the beginning that is known, or None if there is no room for it now."""
         result, length = None, 0
         if not row.request.prompt_logprobs:  # which need all of the prompt's hidden states
@@ -155,7 +159,9 @@ class Scheduler:
         room = len(row.tokens) + _HEADROOM
         spare = _HEADROOM * len(self.rows)
         if (
-            not self.prefix_cache.evict_until_fits(self._computed(), room - length + spare)
+            not self.prefix_cache.evict_until_fits(
+                self._computed(), self.runner.slots(room, length) + spare
+            )
             and self.rows
         ):
             return None
@@ -165,16 +171,24 @@ class Scheduler:
                 return computed
             if self.rows:
                 return None
-        self.prefix_cache.evict_until_fits([], room)
-        return KVRow(number, own=Segment(room), project=row.request.project)
+        self.prefix_cache.evict_until_fits([], self.runner.slots(room))
+        return self.runner.new_row(number, room, row.request.project)
 
-    def _longest_match(self, row: ActiveRequest, number: int) -> tuple[KVRow | None, int]:
+    def _note_common_beginning(self, row: ActiveRequest, computed: Row) -> None:
+        """Where rows can be branched at some places only, they can be where two of them part."""
+        common = self.prefix_cache.longest_common(
+            computed.adapter, row.tokens, self._computed(), row.request.project
+        )
+        if common >= len(computed.tokens) + _WORTH_WAITING:
+            computed.reusable_later(common)
+
+    def _longest_match(self, row: ActiveRequest, number: int) -> tuple[Row | None, int]:
         """Whose beginning the row may take, and how much of it."""
         return self.prefix_cache.longest_match(
             number, row.tokens, self._computed(), row.request.project
         )
 
-    def _computed(self) -> list[KVRow]:
+    def _computed(self) -> list[Row]:
         return [row.kv for row in self.rows]
 
     def _retire(self, row: ActiveRequest) -> None:
@@ -200,16 +214,22 @@ class Scheduler:
         while True:
             left, sizes = self.limits.prefill_tokens, {}
             for row in self.rows:
-                size = 1 if row.uncomputed == 1 else min(row.uncomputed, left)
+                size = 1 if row.uncomputed == 1 else self._prompt_part(row, left)
                 if size:
                     sizes[row] = size
                     left -= size if row.uncomputed > 1 else 0
-            more = sum(row.kv.own.growth(size) for row, size in sizes.items())
+            more = sum(row.kv.growth(size) for row, size in sizes.items())
             if self.prefix_cache.evict_until_fits(self._computed(), more) or len(self.rows) == 1:
                 return sizes
             row = self.rows.pop()
             row.kv_row = None
             self.waiting.appendleft(row)
+
+    def _prompt_part(self, row: ActiveRequest, left: int) -> int:
+        """Tokens of a prompt that a step reads, of `left` for all prompts."""
+        if self.runner.reads_whole and left > 0:
+            return row.uncomputed
+        return max(0, min(row.uncomputed, left))
 
     def _compute(self, sizes: dict[ActiveRequest, int]) -> None:
         rows = list(sizes)

@@ -41,6 +41,13 @@ def layer_stack(model: Any) -> tuple[str, nn.ModuleList]:
     return max(stacks, key=lambda pair: len(pair[1]))
 
 
+def backbone_of(model: Any) -> Any:
+    """The part of a model that returns hidden states, without its vocabulary projection or head."""
+    base = model.base_model
+    # One family names a part that it does not have, and is then its own base model.
+    return getattr(model, "model", model) if base is model else base
+
+
 def linear_paths(model: Any, target: Target = "all-linear") -> list[str]:
     """Paths of the linear maps within a layer, in the order of their registration.
 
