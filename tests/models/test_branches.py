@@ -4,9 +4,7 @@ import pytest
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
 
-from burnish.errors import ModelError
 from burnish.models.branches import Network, Row, branch_logprobs, common_length, trunk_length
-from tests.refused import refused
 
 VOCABULARY = 97
 
@@ -130,7 +128,14 @@ def test_many_positions_are_projected_in_pieces_with_equal_gradients() -> None:
     torch.testing.assert_close(model.lm_head.weight.grad, expected, atol=2e-3, rtol=1e-4)
 
 
-def test_padding_beyond_a_window_is_refused() -> None:
-    network = Network(gemma(window=4))
-    with refused("padding_exceeds_window", ModelError, tokens=6, window=4):
-        network.extend(network.start(), [[1, 2, 3, 4, 5, 6], [1, 2]], [0, 0], left=True)
+@torch.no_grad()
+def test_unequal_rows_after_a_trunk_see_their_own_window() -> None:
+    network = Network(gemma(window=4).eval())
+    root, rows = [5, 6, 7, 8, 9], [[1, 2, 3, 4, 5, 6], [1, 2]]
+    trunk, _ = network.extend(network.start(), [root], [0], left=True)
+    prefix, _ = network.extend(trunk, rows, [0, 0], left=True)
+    prefix, hidden_B_1_H = network.extend(prefix, [[3], [4]], [0, 1], left=True, consume=True)
+    assert prefix.mask_B_T.sum(1).tolist() == [12, 8]
+    for row, new, hidden_1_H in zip(rows, [3, 4], hidden_B_1_H, strict=True):
+        whole = network.model.base_model(input_ids=torch.tensor([[*root, *row, new]]))
+        torch.testing.assert_close(hidden_1_H, whole.last_hidden_state[0, -1:], atol=1e-5, rtol=0)

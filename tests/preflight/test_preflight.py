@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import burnish
 from burnish import cli
 from burnish.errors import PreflightError
-from burnish.models import branches, from_run
+from burnish.models import continuation, from_run
 from burnish.models.branches import Row
 from burnish.models.generate import Decoder
 from burnish.pipeline import verbs
@@ -155,7 +155,7 @@ def test_an_answer_that_ends_where_the_model_does_not_stop(
 def test_branches_that_see_another_trunk(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    expand = branches.expand_cache
+    expand = continuation.expand_cache
 
     def halved(cache: Any, index_B: torch.Tensor) -> Any:
         expanded = expand(cache, index_B)
@@ -163,7 +163,7 @@ def test_branches_that_see_another_trunk(
             layer.values = layer.values * 0.5
         return expanded
 
-    monkeypatch.setattr(branches, "expand_cache", halved)
+    monkeypatch.setattr(continuation, "expand_cache", halved)
     check = found(recipe, "trunk = plain", **SAMPLING.get(name, {}))
     assert check.passed is False
     assert check.code == "logprobs_differ"

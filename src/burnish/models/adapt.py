@@ -29,8 +29,10 @@ from transformers import DynamicCache, GenerationMixin
 from burnish.errors import ModelError
 from burnish.models.adapter_files import CONFIG, WEIGHTS, safetensors_errors
 from burnish.models.bottleneck import After, BottleneckModel, is_bottleneck, load_bottleneck
+from burnish.models.cache_kinds import cache_kind
 from burnish.models.layers import (
     Target,
+    backbone_of,
     key_value_paths,
     layer_stack,
     linear_paths,
@@ -125,11 +127,12 @@ def add_prefix(model: Any, *, seed: int, num_virtual_tokens: int) -> Any:
     (section 7.4), and are trained directly, not through a second network.
 
     Raises:
-        ModelError: the model has no key/value cache, or its layers' caches differ in shape.
+        ModelError: the model has no key/value cache, or its layers' caches differ in kind or shape.
     """
-    if not isinstance(model, GenerationMixin):
+    if not isinstance(model, GenerationMixin) or not cache_kind(model).plain:
         raise ModelError(
-            f"{type(model).__name__} has no key/value cache, so prefix tuning is not possible",
+            f"{type(model).__name__} does not keep keys and values in every layer, so "
+            "prefix tuning is not possible",
             "set method to lora or bottleneck",
             code="no_cache",
             model=type(model).__name__,
@@ -139,17 +142,17 @@ def add_prefix(model: Any, *, seed: int, num_virtual_tokens: int) -> Any:
     drawn = torch.randint(model.config.get_text_config().vocab_size, (1, num_virtual_tokens))
     start = DynamicCache()
     with torch.no_grad():
-        model.base_model(input_ids=drawn.to(model.device), past_key_values=start, use_cache=True)
+        backbone_of(model)(input_ids=drawn.to(model.device), past_key_values=start, use_cache=True)
     # Token by token: the keys of layer 0, its values, the keys of layer 1, ...
     parts = [
         part[0].transpose(0, 1) for layer in start.layers for part in (layer.keys, layer.values)
     ]
-    flat = torch.stack(parts, dim=1).flatten(1).float()
     try:
+        flat = torch.stack(parts, dim=1).flatten(1).float()
         wrapped.prompt_encoder[TRAINABLE].load_prompt_embeddings(flat)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         raise ModelError(
-            f"the keys and values of {type(model).__name__} differ in shape between layers, so "
+            f"the keys and values of {type(model).__name__} differ in shape, so "
             "prefix tuning is not possible",
             "set method to lora",
             code="uneven_cache",

@@ -19,15 +19,16 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from burnish.errors import ModelError
 from burnish.models.adapt import adapters_disabled, base_model_of, has_adapter, learned_prefix
-from burnish.models.trunk_cache import TrunkCache, expand_cache
+from burnish.models.cache_kinds import Continues, continues
+from burnish.models.continuation import Tokens, extend_rows
+from burnish.models.trunk_cache import TrunkCache
 
 # Positions per vocabulary projection: 512 x 50,000 float32 logits are 100 MB; more is not faster.
 _PROJECTED_AT_ONCE = 512
-Tokens = Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +97,12 @@ class Network:
     """A causal language model with its adapter, as backbone and vocabulary projection.
 
     Attributes:
-        shares_beginnings: whether rows that begin alike share a trunk; otherwise each row is
-            computed from its first token, in one pass through the layers.
+        may_share: False computes every row from its first token, in one pass through the layers,
+            even where rows could share a trunk.
     """
 
     def __init__(self, model: PreTrainedModel | PeftModel) -> None:
-        self.shares_beginnings = True
+        self.may_share = True
         self.wrapped: Any = model
         self.model: Any = base_model_of(model)
         self.config: Any = self.model.config.get_text_config()
@@ -139,14 +140,9 @@ class Network:
         return device
 
     @property
-    def window(self) -> int | None:
-        """Size of the narrowest attention window in tokens; None if every layer sees all tokens."""
-        kinds = getattr(self.config, "layer_types", None)
-        if kinds is not None and "sliding_attention" not in kinds:
-            return None
-        if getattr(self.config, "use_sliding_window", True) is False:
-            return None
-        return getattr(self.config, "sliding_window", None)
+    def shares_beginnings(self) -> bool:
+        """Whether rows that begin alike share a trunk, which the model's cache may not allow."""
+        return self.may_share and continues(self.model) is Continues.TOKENS
 
     def start(self) -> TrunkCache:
         """An empty trunk of one row, with the learned prefix if there is one."""
@@ -165,38 +161,11 @@ class Network:
     ) -> tuple[TrunkCache, Tensor]:
         """Runs `rows` after the rows `parents` of the prefix; returns hidden states (B, L, H).
 
-        `left` pads at the left, so that the last position of every row is real and can be extended
-        again; otherwise at the right, which no real token attends to. `consume` extends the cache
-        of a prefix with exactly these rows in place, if it is not used again.
-
-        Raises:
-            ModelError: branches cannot share the model's cache, or padding would shift its window.
+        `left` returns rows that can be extended again. Hidden states of shorter rows are followed
+        by padding. `consume` extends the cache of a prefix with exactly these rows in place, if it
+        is not used again.
         """
-        # On the CPU: checking for padding on another device would wait for it.
-        tokens_B_L, new_B_L = _pad(rows, left=left)
-        parents_B = torch.tensor(parents)
-        before_B_T = prefix.mask_B_T[parents_B]
-        mask_B_K = torch.cat([before_B_T, new_B_L], dim=1)
-        seen_B_K = torch.cat([before_B_T, torch.ones_like(new_B_L)], 1) if not left else mask_B_K
-        needs_mask = not bool(seen_B_K.all())
-        self._check_window(mask_B_K.shape[1], needs_mask)
-        if left:
-            positions_B_L = (mask_B_K.cumsum(1) - 1).clamp(min=0)[:, before_B_T.shape[1] :]
-        else:  # padding continues the positions: a step back would look like packed rows
-            positions_B_L = before_B_T.sum(1, keepdim=True) + torch.arange(new_B_L.shape[1])
-        cache = prefix.cache
-        if cache is None and left:
-            cache = DynamicCache()
-        elif cache is not None and not consume:
-            cache = expand_cache(cache, parents_B.to(self.device))
-        hidden_B_L_H: Tensor = self.model.base_model(
-            input_ids=tokens_B_L.to(self.device),
-            attention_mask=seen_B_K.to(self.device) if needs_mask else None,
-            position_ids=positions_B_L.to(self.device),
-            past_key_values=cache,
-            use_cache=cache is not None,
-        ).last_hidden_state
-        return TrunkCache(cache, mask_B_K, hidden_B_L_H[:, -1] if left else None), hidden_B_L_H
+        return extend_rows(self.model, prefix, rows, parents, left=left, consume=consume)
 
     def logits(self, hidden_N_H: Tensor) -> Tensor:
         """Logits: the vocabulary projection with the scaling that some architectures apply."""
@@ -211,9 +180,13 @@ class Network:
         logits_N_V: Tensor = head(hidden_N_H)
         if scale := getattr(self.config, "logit_scale", None):
             logits_N_V = logits_N_V * scale
+        if scale := getattr(self.config, "lm_head_multiplier", None):
+            logits_N_V = logits_N_V * scale
         if scale := getattr(self.config, "logits_scaling", None):
-            logits_N_V = logits_N_V / scale
-        if cap := getattr(self.config, "final_logit_softcapping", None):
+            multiplies = self.config.model_type == "hyperclovax"  # the others divide
+            logits_N_V = logits_N_V * scale if multiplies else logits_N_V / scale
+        capped = ("final_logit_softcapping", "logits_soft_cap")
+        if cap := next((c for name in capped if (c := getattr(self.config, name, None))), None):
             logits_N_V = torch.tanh(logits_N_V / cap) * cap
         return logits_N_V.float()
 
@@ -242,16 +215,6 @@ class Network:
             for p in pieces
         ]
         return torch.cat(parts) if parts else hidden_N_H.new_zeros(0)
-
-    def _check_window(self, length: int, padded: bool) -> None:
-        if padded and self.window is not None and length > self.window:
-            raise ModelError(
-                f"{length} padded tokens exceed the model's window of {self.window}",
-                "use rows with trunks of equal length, since padding would shift the window",
-                code="padding_exceeds_window",
-                tokens=length,
-                window=self.window,
-            )
 
 
 def branch_logprobs(network: Network, rows: Sequence[Row]) -> Logprobs:
@@ -284,10 +247,7 @@ def tree_states(network: Network, groups: Sequence[Sequence[Row]]) -> TargetStat
     """
     trunks = [_common(group) for group in groups]
     rows = [row for group in groups for row in group]
-    alone = len(groups) == 1 or not network.shares_beginnings
-    # Left padding would shift a sliding window, so its trunks must be equally long.
-    shifts_window = network.window is not None and len(set(trunks)) > 1
-    if alone or min(trunks) < 2 or shifts_window:
+    if len(groups) == 1 or min(trunks) < 2 or not network.shares_beginnings:
         return branch_states(network, rows)
     firsts = [group[0].tokens[:length] for group, length in zip(groups, trunks, strict=True)]
     # Every group keeps a token of its own, so that its last position is real.
@@ -351,7 +311,9 @@ def _hidden(
 
 def common_start(network: Network, rows: Sequence[Tokens]) -> tuple[int, TrunkCache]:
     """Runs the beginning that all rows share once; every row keeps at least one token."""
-    if len(rows) < 2 or not (root := common_length(*(row[:-1] for row in rows))):
+    if len(rows) < 2 or not network.shares_beginnings:
+        return 0, network.start()
+    if not (root := common_length(*(row[:-1] for row in rows))):
         return 0, network.start()
     return root, network.extend(network.start(), [rows[0][:root]], [0], left=True)[0]
 
@@ -385,16 +347,3 @@ def drop_start(row: Row, length: int) -> Row:
 
 def _first_weighted(row: Row) -> int:
     return next((t for t, weight in enumerate(row.weights) if weight), len(row.tokens))
-
-
-def _pad(rows: Sequence[Tokens], *, left: bool) -> tuple[Tensor, Tensor]:
-    """Padded tokens and a mask of the real ones, both (B, L); padding is never attended to."""
-    longest = max(len(row) for row in rows)
-    tokens = [
-        [0] * (longest - len(r)) + [*r] if left else [*r] + [0] * (longest - len(r)) for r in rows
-    ]
-    real = [
-        [0] * (longest - len(r)) + [1] * len(r) if left else [1] * len(r) + [0] * (longest - len(r))
-        for r in rows
-    ]
-    return torch.tensor(tokens), torch.tensor(real)

@@ -21,6 +21,7 @@ from burnish.models.adapt import adapters_disabled, has_adapter, load_weights
 from burnish.models.adapter_files import safetensors_errors
 from burnish.models.adapter_scale import AdapterScale
 from burnish.models.branches import Row, branch_states, common_start, continuation_logprobs
+from burnish.models.cache_kinds import cache_kind
 from burnish.models.generate import Decoder
 from burnish.models.interface import Choice, Generation, Sampling, Scores, Stream, TextLoss
 from burnish.models.loaded import LoadedModel
@@ -138,24 +139,9 @@ class LanguageModel(LoadedModel):
     def score(self, items: Sequence[Choice]) -> list[Scores]:
         self.module.eval()
         rows = [self._asked(item) for item in items]
-        contexts = [context for context, _ in rows]
-        root, start = common_start(self.network, contexts)
-        order = sorted(range(len(items)), key=lambda index: len(contexts[index]))
-        lengths = [len(contexts[index]) - root for index in order]
-        # Left padding would shift a sliding window, which then needs equal lengths.
-        padding = self.network.window is None
         logprobs = [[0.0] * len(item.choices) for item in items]
-        for part in _length_batches(lengths, root, _TOKENS_PER_PASS if padding else 0):
-            chosen = order[part]
-            own = [contexts[index][root:] for index in chosen]
-            prefix, _ = self.network.extend(start, own, [0] * len(own), left=True)
-            branches = [
-                _Branch(index, choice, parent, Row(tokens, [1.0] * len(tokens)))
-                for parent, index in enumerate(chosen)
-                for choice, tokens in enumerate(rows[index][1])
-            ]
-            for branch, value in self._branch_sums(prefix, branches):
-                logprobs[branch.item][branch.choice] = value
+        for branch, value in self._scored(rows):
+            logprobs[branch.item][branch.choice] = value
         return [
             Scores(tuple(found), tuple(len(choice) for choice in item.choices))
             for found, item in zip(logprobs, items, strict=True)
@@ -226,6 +212,31 @@ class LanguageModel(LoadedModel):
         self._check_length(len(context) + max(map(len, choices)))
         return context, choices
 
+    def _scored(
+        self, rows: Sequence[tuple[list[int], list[list[int]]]]
+    ) -> Iterator[tuple[_Branch, float]]:
+        """Every choice with its log-probability; contexts are computed once if they can be."""
+        network = self.network
+        if not network.shares_beginnings:
+            yield from self._branch_sums(network.start(), _whole_branches(rows))
+            return
+        contexts = [context for context, _ in rows]
+        root, start = common_start(network, contexts)
+        order = sorted(range(len(rows)), key=lambda index: len(contexts[index]))
+        lengths = [len(contexts[index]) - root for index in order]
+        # Contexts that are run by length gain nothing from a batch of several lengths.
+        one_pass = 0 if cache_kind(network.model).recurrent else _TOKENS_PER_PASS
+        for part in _length_batches(lengths, root, one_pass):
+            chosen = order[part]
+            own = [contexts[index][root:] for index in chosen]
+            prefix, _ = network.extend(start, own, [0] * len(own), left=True)
+            branches = [
+                _Branch(index, choice, parent, Row(tokens, [1.0] * len(tokens)))
+                for parent, index in enumerate(chosen)
+                for choice, tokens in enumerate(rows[index][1])
+            ]
+            yield from self._branch_sums(prefix, branches)
+
     def _branch_sums(
         self, prefix: TrunkCache, branches: list[_Branch]
     ) -> Iterator[tuple[_Branch, float]]:
@@ -249,6 +260,17 @@ class LanguageModel(LoadedModel):
                 limit=self.context_length,
                 model=self.name,
             )
+
+
+def _whole_branches(rows: Sequence[tuple[list[int], list[list[int]]]]) -> list[_Branch]:
+    """Each choice with its context before it, as a row of its own."""
+    return [
+        _Branch(
+            index, choice, 0, Row([*context, *tokens], [0.0] * len(context) + [1.0] * len(tokens))
+        )
+        for index, (context, choices) in enumerate(rows)
+        for choice, tokens in enumerate(choices)
+    ]
 
 
 def _length_batches(lengths: Sequence[int], before: int, one_pass: int) -> list[slice]:

@@ -1,7 +1,8 @@
 """Packs rows one after the other, without attention between them.
 
 Positions restart at 0 with every row, from which transformers builds a block mask: no row
-attends to another, so log-probabilities and gradients are those of the separate rows.
+attends to another, so log-probabilities and gradients are those of the separate rows. Families
+without such a mask, and those that keep states, get the rows side by side.
 """
 
 from collections.abc import Sequence
@@ -9,6 +10,8 @@ from collections.abc import Sequence
 import torch
 
 from burnish.models.branches import Network, Row, TargetStates, branch_states
+from burnish.models.cache_kinds import packs
+from burnish.models.layers import backbone_of
 
 
 def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
@@ -33,7 +36,8 @@ def packed_states(network: Network, rows: Sequence[Row]) -> TargetStates:
     """
     lengths = [row.size for row in rows]
     bins = pack(lengths, max(lengths))
-    if len(bins) == len(rows) or network.start().cache is not None:
+    alone = len(bins) == len(rows) or network.start().cache is not None
+    if alone or not packs(network.model):
         return branch_states(network, rows)
     device, room = network.device, max(lengths)
     tokens_B_L = torch.zeros(len(bins), room, dtype=torch.long)
@@ -47,7 +51,7 @@ def packed_states(network: Network, rows: Sequence[Row]) -> TargetStates:
             positions_B_L[number, start:end] = torch.arange(lengths[index])
             starts[index] = (number, start)
             start = end
-    hidden_B_L_H = network.model.base_model(
+    hidden_B_L_H = backbone_of(network.model)(
         input_ids=tokens_B_L.to(device), position_ids=positions_B_L.to(device), use_cache=False
     ).last_hidden_state
     pairs = [(r, t) for r, row in enumerate(rows) for t, w in enumerate(row.weights) if w]

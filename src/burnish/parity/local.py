@@ -12,7 +12,7 @@ from torch import Tensor
 from burnish.conversation import Conversation, Message
 from burnish.data.render import render_prompt
 from burnish.errors import DataError
-from burnish.models.branches import Network, Row, branch_states
+from burnish.models.branches import Row, branch_states
 from burnish.models.generate import Decoder
 from burnish.models.interface import Sampling
 from burnish.models.language_model import LanguageModel
@@ -40,7 +40,7 @@ def generate_reference(
     _check_lengths(model, prompts, tokens)
     answered: list[tuple[int, ...]] = [()] * len(prompts)
     decoder = Decoder(model.network, model.tokenizer, Sampling(max_new_tokens=ANSWER))
-    for group in _group_prompts(model.network, [conversation for _, conversation in prompts]):
+    for group in _group_prompts([conversation for _, conversation in prompts]):
         answers = decoder.answers([tokens[index] for index in group])
         for index, (answer,) in zip(group, answers, strict=True):
             answered[index] = answer.tokens
@@ -90,13 +90,8 @@ def _check_lengths(
             )
 
 
-def _group_prompts(network: Network, prompts: Sequence[Conversation]) -> list[list[int]]:
-    """Group prompts with the same system message, so that it is computed only once.
-
-    With sliding-window attention each prompt is its own group: padding would shift the window.
-    """
-    if network.window is not None:
-        return [[index] for index in range(len(prompts))]
+def _group_prompts(prompts: Sequence[Conversation]) -> list[list[int]]:
+    """Group prompts with the same system message, so that it is computed only once."""
     groups: dict[Message | None, list[int]] = {}
     for index, (first, *_) in enumerate(prompts):
         groups.setdefault(first if first.role == "system" else None, []).append(index)
@@ -110,7 +105,7 @@ def _passes(
     model.module.eval()
     network = model.network
     passes: list[_Pass] = [((), ())] * len(rows)
-    for group in _group_prompts(network, prompts):
+    for group in _group_prompts(prompts):
         batch = [
             Row([*prompt, *answer], [0.0] * len(prompt) + [1.0] * len(answer))
             for prompt, answer in (rows[index] for index in group)

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from burnish.models.branches import trunk_length
+from burnish.models.layers import backbone_of
 from burnish.preflight.base import rows_in
 
 _PROJECTED_AT_ONCE = 512
@@ -184,5 +185,5 @@ def _kept(bare: Any, tokens: int) -> int:
         torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
     ):
         warnings.simplefilter("ignore")
-        base.base_model(input_ids=tokens_1_L, attention_mask=mask, use_cache=False)
+        backbone_of(base)(input_ids=tokens_1_L, attention_mask=mask, use_cache=False)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())

@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from burnish.models.branches import Network
+from burnish.models.cache_kinds import packs
 from burnish.models.layers import layer_stack
 from burnish.training.checkpoint import Moments, moments
 from burnish.training.data_parallel import Team, lost, parameters_of
@@ -43,7 +44,8 @@ class Sharded(Team):
     def align(self, network: Network, optimizer: Optimizer) -> None:
         """Of every layer each keeps its part, for as long as the model lives."""
         self.begin_alike(parameters_of(optimizer))
-        network.shares_beginnings = False
+        network.may_share = False
+        packs(network.model)  # found out together, before a layer needs all of them
         mesh = DeviceMesh(network.device.type, torch.arange(self.size))
         learnt, parts = set(parameters_of(optimizer)), dict[Tensor, DTensor]()
         for layer in layer_stack(network.model)[1]:
