@@ -292,6 +292,8 @@ def test_answers_to_unequal_prompts_equal_those_of_transformers(
             pad_token_id=0,
         )
         assert list(answer.tokens) == expected[0, len(tokens) :].tolist()
+        logprobs = plain_logprobs(module, expected[0].tolist())[len(tokens) - 1 :]
+        assert answer.logprob == pytest.approx(float(logprobs.sum()), abs=1e-3)
 
 
 @torch.no_grad()

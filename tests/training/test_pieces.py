@@ -19,7 +19,8 @@ from burnish.training.objectives.base import light_pieces
 from burnish.training.objectives.dpo import Dpo, Pair
 from burnish.training.objectives.sft import Sft
 
-CPU: Any = types.SimpleNamespace(device=torch.device("cpu"))
+CPU: Any = types.SimpleNamespace(device=torch.device("cpu"), shares_beginnings=True)
+ALONE: Any = types.SimpleNamespace(device=torch.device("cpu"), shares_beginnings=False)
 GPU: Any = types.SimpleNamespace(device=torch.device("cuda"))
 
 
@@ -40,6 +41,7 @@ def test_a_long_trunk_is_not_computed_often() -> None:
     # 8 x 200 tokens are room for 1,600 tokens of branches, that is all 8 of them.
     assert len(light_pieces(CPU, sized(*[400] * 8), trunk=200)) == 1
     assert len(light_pieces(CPU, sized(*[400] * 8))) == 4
+    assert len(light_pieces(ALONE, sized(*[400] * 8), trunk=200)) == 4
 
 
 def test_other_devices_get_the_items_whole_and_in_order() -> None:

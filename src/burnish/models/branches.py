@@ -177,6 +177,9 @@ class Network:
                 code="no_vocabulary",
                 model=type(self.model).__name__,
             )
+        before = getattr(self.model, "lm_head", head)
+        if before is not head and getattr(self.model, "decoder", None) is head:
+            hidden_N_H = before(hidden_N_H)  # ModernBERT transforms the states first
         logits_N_V: Tensor = head(hidden_N_H)
         if scale := getattr(self.config, "logit_scale", None):
             logits_N_V = logits_N_V * scale
@@ -185,7 +188,7 @@ class Network:
         if scale := getattr(self.config, "logits_scaling", None):
             multiplies = self.config.model_type == "hyperclovax"  # the others divide
             logits_N_V = logits_N_V * scale if multiplies else logits_N_V / scale
-        capped = ("final_logit_softcapping", "logits_soft_cap")
+        capped = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
         if cap := next((c for name in capped if (c := getattr(self.config, name, None))), None):
             logits_N_V = torch.tanh(logits_N_V / cap) * cap
         return logits_N_V.float()

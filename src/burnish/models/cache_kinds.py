@@ -61,6 +61,7 @@ class CacheKind:
         plain: whether every layer has keys and values of all tokens and nothing else.
         trusted: whether the family needs no comparison with plain forward passes.
         recurrent: whether a layer has states, which padding would change.
+        attends: whether a layer attends to tokens, which takes a mask of those that are padding.
     """
 
     argument: str
@@ -68,6 +69,7 @@ class CacheKind:
     plain: bool
     trusted: bool
     recurrent: bool
+    attends: bool
 
 
 _KINDS: "WeakKeyDictionary[Any, CacheKind]" = WeakKeyDictionary()
@@ -104,6 +106,7 @@ def _read_kind(model: Any) -> CacheKind:
         plain=bool(names) and bool(layers) and kinds <= attention and not inside,
         trusted=bool(names) and bool(layers) and kinds <= attention | {DummyLayer} and not inside,
         recurrent=bool(kinds & states) or inside,
+        attends=kinds != {LinearAttentionLayer},
     )
 
 
@@ -141,7 +144,7 @@ def run_backbone(
     inputs: dict[str, Any] = {"input_ids": tokens_B_L, "use_cache": cache is not None}
     if kind.positions:
         inputs["position_ids"] = positions_B_L
-    if mask_B_K is not None:
+    if mask_B_K is not None and kind.attends:
         inputs["attention_mask"] = mask_B_K
     if cache is not None:
         inputs[kind.argument] = cache

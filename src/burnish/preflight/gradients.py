@@ -97,6 +97,8 @@ def _judged(
         f"log-probabilities of {len(far_N)} tokens differ by at most {value:.0e}, "
         f"gradients by at most {gradient.value:.0e}"
     )
+    if not subject.network.shares_beginnings:
+        figure += " (each row is computed alone, because this model's cache cannot be shared)"
     remedy = "choose a model with standard attention layers, because rows cannot share a trunk here"
     worst = max(value, gradient.value)
     if value > subject.tolerance:

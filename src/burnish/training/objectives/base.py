@@ -179,6 +179,8 @@ def light_pieces(network: Network, items: Sequence[ItemT], trunk: int = 0) -> li
     """
     if network.device.type != "cpu":
         return [list(items)]
+    if trunk and not network.shares_beginnings:
+        trunk = 0
     room = max(_PIECE, 8 * trunk)
     pieces: list[list[ItemT]] = []
     for item in sorted(items, key=lambda item: -item.size):  # the first one is the longest
