@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from burnish.models.branches import Network, Row
+from burnish.models.cache_kinds import packs
 from burnish.models.packing import pack, packed_states
 from burnish.training.objectives.lm import Lm, windows
 
@@ -32,6 +33,7 @@ def test_packed_equals_alone(llama: Any, plain_logprobs: Callable[..., torch.Ten
 
 
 def test_packed_in_fewer_places(llama: Any) -> None:
+    assert packs(llama)
     seen: list[int] = []
     hook = llama.get_input_embeddings().register_forward_hook(
         lambda _m, inputs, _o: seen.append(inputs[0].numel())
