@@ -58,9 +58,16 @@ class Probe:
         size_N = plain_N_H.norm(dim=-1).clamp(min=1e-6)
         return float(((hidden_N_H - plain_N_H).norm(dim=-1) / size_N).max())
 
-    def agrees(self, hidden_N_H: Tensor, places: Sequence[int]) -> bool:
-        """Whether the states are the model's own; a dropped mask or shifted position is far off."""
-        most = 1e-3 if hidden_N_H.dtype == torch.float32 else 0.1
+    def agrees(self, hidden_N_H: Tensor, places: Sequence[int], least: float | None = None) -> bool:
+        """Whether the states are the model's own; a dropped mask or shifted position is far off.
+
+        `least` is a difference that was seen where nothing can be wrong; a forgotten state may
+        make little more than that in a model of random weights.
+        """
+        exact = hidden_N_H.dtype == torch.float32
+        most = 1e-3 if exact else 0.1
+        if least is not None:
+            most = min(most, max(10 * least, 1e-4 if exact else 0.02))
         return self.difference(hidden_N_H, places) < most
 
 

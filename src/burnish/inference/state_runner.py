@@ -220,19 +220,26 @@ class StateRunner:
         if not self.can.keeps:
             return
         self.cost = self._measure(probe)
+        hidden, places = zip(*self._one_by_one(probe), strict=True)
+        least = probe.difference(torch.stack(hidden), places)
         self.can.continues = True
-        self.can.continues = self._exact(self._in_pieces, probe)
+        self.can.continues = self._exact(self._in_pieces, probe, least)
         self.cost = replace(self.cost, stops_anywhere=self.can.continues)
         self.can.joins = True
-        self.can.joins = self._exact(self._joined, probe)
+        self.can.joins = self._exact(self._joined, probe, least)
         self.can.joins_unequal = self.can.joins and not self._counts_places()
         if self.can.joins_unequal:
-            self.can.joins_unequal = self._exact(self._joined_unequal, probe)
+            self.can.joins_unequal = self._exact(self._joined_unequal, probe, least)
 
-    def _exact(self, way: Callable[[Probe], list[tuple[Tensor, int]]], probe: Probe) -> bool:
+    def _exact(
+        self,
+        way: Callable[[Probe], list[tuple[Tensor, int]]],
+        probe: Probe,
+        least: float | None = None,
+    ) -> bool:
         try:
             hidden, places = zip(*way(probe), strict=True)
-            return probe.agrees(torch.stack(hidden), places)
+            return probe.agrees(torch.stack(hidden), places, least)
         except (*FAILURES, NotJoinableError):
             return False
 
