@@ -7,13 +7,18 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from burnish.errors import ModelError
 from burnish.inference.forward import ModelRunner, NewTokens
 from burnish.inference.kv_cache import KVRow
 from burnish.inference.lora import BASE, AdapterPool
+from burnish.inference.runner import open_runner
+from burnish.models.branches import Network
 from burnish.models.load import load_model
+from tests.inference.test_forward import SMALL, tiny
+from tests.inference.test_state_runner import LINEAR
 from tests.refused import refused
 
 
@@ -36,6 +41,66 @@ def test_mixed_rows_equal_peft(model: Any, adapters: dict[str, str], tiny_folder
             expected = alone.module(torch.tensor([tokens])).logits[0, -1]
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
         runner.close()
+
+
+EXPERTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "side by side": ("qwen3_moe", {"num_experts": 4, "moe_intermediate_size": 24}),
+    "transposed": ("gpt_oss", {"num_local_experts": 4, "layer_types": ["full_attention"] * 2}),
+    "with states": (
+        "qwen3_next",
+        LINEAR
+        | {"num_experts": 4, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 24},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", EXPERTS)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+def test_experts_equal_peft(kind: str, tmp_path: Path) -> None:
+    """Rows of the base, of an adapter of experts and of a plain one, in one step."""
+    name, options = EXPERTS[kind]
+    sizes = SMALL | {"num_experts_per_tok": 2} | options
+    both = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    wishes: list[dict[str, Any]] = [
+        {"target_parameters": both, "target_modules": ["q_proj"]},
+        {"target_parameters": both[1:], "target_modules": [], "use_rslora": True},
+        {"target_modules": ["q_proj"]},
+    ]
+    folders = []
+    for seed, wish in enumerate(wishes):
+        torch.manual_seed(seed)
+        config = LoraConfig(r=3, lora_alpha=8, task_type="CAUSAL_LM", **wish)
+        adapted = get_peft_model(tiny(name, sizes), config)
+        for key, parameter in adapted.named_parameters():
+            if "lora_B" in key:
+                torch.nn.init.normal_(parameter, std=0.3)
+        folders.append(tmp_path / str(seed))
+        adapted.save_pretrained(str(folders[-1]), save_embedding_layers=False)
+    model, tokens = tiny(name, sizes), list(range(10, 35))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with torch.inference_mode():
+        runner = open_runner(Network(model), AdapterPool(model, 8))
+        numbers = [BASE, *(runner.adapters.number(str(folder), []) for folder in folders), BASE]
+        rows = [runner.new_row(number, 30) for number in numbers]
+        runner.run([NewTokens(row, tokens[: 15 + place]) for place, row in enumerate(rows)])
+        for _ in range(2):
+            last = runner.run([NewTokens(row, [tokens[len(row.tokens)]]) for row in rows])
+        found = runner.logits(torch.stack([states[-1] for states in last]), numbers)
+        runner.close()
+    for key, value in model.state_dict().items():
+        assert value.equal(before[key])
+    seen = []
+    for place, folder in enumerate([None, *folders, None]):
+        alone: Any = tiny(name, sizes)
+        if folder is not None:
+            alone = PeftModel.from_pretrained(alone, str(folder)).eval()
+        with torch.no_grad():
+            plain = alone(torch.tensor([tokens[: 17 + place]])).logits[0, -1]
+        torch.testing.assert_close(found[place], plain, atol=1e-4, rtol=1e-3)
+        with torch.no_grad():
+            seen.append(alone(torch.tensor([tokens])).logits[0, -1])
+    assert all((seen[0] - other).abs().max() > 0.05 for other in seen[1:-1])
 
 
 def test_the_least_recently_used_goes(model: Any, adapters: dict[str, str]) -> None:

@@ -62,11 +62,32 @@ class ModelRunner:
 
         After an error nothing counts, and the same may be tried again.
         """
-        order = sorted(range(len(new)), key=lambda index: _place(new[index]))
+        result: dict[int, Tensor] = {}
+        parts: list[tuple[RowSlice, Sequence[int]]] = []
+        for group in self._passes(new):
+            order = sorted(group, key=lambda index: _place(new[index]))
+            slices, hidden_N_H = self._compute([new[index] for index in order])
+            for index, part in zip(order, slices, strict=True):
+                parts.append((part, new[index].tokens))
+                result[index] = hidden_N_H[part.start : part.start + part.size]
+        for part, tokens in parts:
+            part.row.own.advance(part.size)
+            part.row.tokens.extend(tokens)
+        return [result[index] for index in range(len(new))]
+
+    def _passes(self, new: Sequence[NewTokens]) -> list[list[int]]:
+        """Indices by pass: all in one, but for adapters that need passes of their own."""
+        groups: dict[int | None, list[int]] = {}
+        for index, each in enumerate(new):
+            number = each.row.adapter
+            groups.setdefault(number if self.adapters.is_alone(number) else None, []).append(index)
+        return list(groups.values())
+
+    def _compute(self, new: Sequence[NewTokens]) -> tuple[list[RowSlice], Tensor]:
+        """Hidden states (N, H) of all new tokens, and where each row's are."""
         parts, start = [], 0
-        for index in order:
-            size = len(new[index].tokens)
-            row = _kv_row(new[index])
+        for each in new:
+            row, size = _kv_row(each), len(each.tokens)
             row.own = row.own.with_room(size)
             parts.append(RowSlice(row, start, size))
             start += size
@@ -75,13 +96,7 @@ class ModelRunner:
             [part for part in parts if part.size > 1],
             self.network.device,
         )
-        hidden_N_H = self._forward([new[index] for index in order], parts, rows)
-        result: dict[int, Tensor] = {}
-        for index, part in zip(order, parts, strict=True):
-            part.row.own.advance(part.size)
-            part.row.tokens.extend(new[index].tokens)
-            result[index] = hidden_N_H[part.start : part.start + part.size]
-        return [result[index] for index in range(len(new))]
+        return parts, self._forward(new, parts, rows)
 
     def logits(self, hidden_N_H: Tensor, adapters: Sequence[int]) -> Tensor:
         """Vocabulary projection (N, V) in float32; each position names the adapter of its row."""
@@ -97,6 +112,8 @@ class ModelRunner:
         positions = [place for p in parts for place in range(p.before, p.before + p.size)]
         padding = [0] * self._padding(len(tokens))
         applied = self.adapters.applied([(part.row.adapter, part.size) for part in parts])
+        if self.adapters.is_alone(adapter := parts[0].row.adapter):
+            applied = self.adapters.applied_to_all(adapter)
         with applied, masks_are_windows():
             hidden_1_N_H: Tensor = backbone_of(self.network.model)(
                 input_ids=torch.tensor([tokens + padding], device=device),

@@ -12,7 +12,8 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import count, groupby
 from operator import itemgetter
 from pathlib import Path
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from burnish.errors import ModelError
+from burnish.inference.lora_parameters import ExpertHooks, ExpertMaps, expert_maps, expert_parameter
 from burnish.models.adapter_files import adapter_settings
 
 BASE = 0
@@ -33,7 +35,7 @@ BASE = 0
 # linear layers.
 _MORE = (
     "use_dora", "lora_bias", "modules_to_save", "trainable_token_indices", "layer_replication",
-    "target_parameters", "use_qalora", "alora_invocation_tokens", "use_bdlora", "arrow_config",
+    "use_qalora", "alora_invocation_tokens", "use_bdlora", "arrow_config",
     "kasa_config", "velora_config", "monteclora_config",
 )  # fmt: skip
 
@@ -47,15 +49,23 @@ class LowRankMaps:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterMaps:
+    """An adapter's maps of linear layers by their names, and of experts by module and parameter."""
+
+    layers: dict[str, LowRankMaps] = field(default_factory=dict)
+    experts: dict[str, dict[str, ExpertMaps]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class LoadedAdapter:
-    """A loaded adapter: its number, never given twice, and its maps by the layer's name."""
+    """A loaded adapter: its number, never given twice, and its maps."""
 
     number: int
-    layers: dict[str, LowRankMaps]
+    maps: AdapterMaps
 
 
-def read_lora(folder: Path, modules: dict[str, nn.Module]) -> dict[str, LowRankMaps]:
-    """The low-rank maps of an adapter folder for the linear layers of a base model.
+def read_lora(folder: Path, modules: dict[str, nn.Module]) -> AdapterMaps:
+    """The low-rank maps of an adapter folder for a base model with these modules.
 
     Raises:
         ModelError: the folder does not contain a plain LoRA adapter of this base model.
@@ -68,7 +78,17 @@ def read_lora(folder: Path, modules: dict[str, nn.Module]) -> dict[str, LowRankM
         if end not in ("A.weight", "B.weight"):
             raise _not_plain(folder, f"it contains {key}")
         pairs.setdefault(name, {})[end[0]] = tensor
-    return {name: _low(folder, config, name, pair, modules) for name, pair in pairs.items()}
+    maps = AdapterMaps()
+    for name, pair in pairs.items():
+        if set(pair) != {"A", "B"}:
+            raise _not_plain(folder, f"{name} has only one of its two matrices")
+        if place := expert_parameter(name, modules, config.target_parameters or ()):
+            module, parameter = place
+            own = _expert(folder, config, (module, parameter), pair, modules)
+            maps.experts.setdefault(module, {})[parameter] = own
+        else:
+            maps.layers[name] = _low(folder, config, name, pair, modules)
+    return maps
 
 
 def _config(folder: Path) -> LoraConfig:
@@ -122,11 +142,8 @@ def _low(
             adapter=folder.name,
             layer=name,
         )
-    if set(pair) != {"A", "B"}:
-        raise _not_plain(folder, f"{name} has only one of its two matrices")
     rank = config.rank_pattern.get(get_pattern_key(config.rank_pattern, name), config.r)
-    alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern, name), config.lora_alpha)
-    scale = alpha / (math.sqrt(rank) if config.use_rslora else rank)
+    scale = _scaling(config, name, rank)
     a_R_I, b_O_R = pair["A"], pair["B"]
     outputs, inputs = _size(layer)
     if a_R_I.shape != (rank, inputs) or b_O_R.shape != (outputs, rank):
@@ -141,6 +158,38 @@ def _low(
     device = layer.weight.device
     # As PEFT keeps them, in float32 also on a base in half precision.
     return LowRankMaps(a_R_I.float().to(device), (b_O_R.float() * scale).to(device))
+
+
+def _expert(
+    folder: Path,
+    config: LoraConfig,
+    place: tuple[str, str],
+    pair: dict[str, Tensor],
+    modules: dict[str, nn.Module],
+) -> ExpertMaps:
+    name, parameter = place
+    maps = expert_maps(
+        modules[name],
+        parameter,
+        pair["A"],
+        pair["B"],
+        lambda rank: _scaling(config, f"{name}.{parameter}", rank),
+    )
+    if maps is None:
+        raise ModelError(
+            f"{folder.name} was trained on another base model: the experts {name}.{parameter} have "
+            "other sizes here",
+            "load it on the base model named in its adapter_config.json",
+            code="wrong_base",
+            adapter=folder.name,
+            layer=f"{name}.{parameter}",
+        )
+    return maps
+
+
+def _scaling(config: LoraConfig, name: str, rank: int) -> float:
+    alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern, name), config.lora_alpha)
+    return float(alpha / (math.sqrt(rank) if config.use_rslora else rank))
 
 
 def _size(layer: nn.Linear | Conv1D) -> tuple[int, int]:
@@ -183,6 +232,7 @@ class AdapterPool:
         self._numbers = count(1)
         self._hooks: dict[str, Any] = {}
         self._acting: list[_Run] = []
+        self._experts: dict[str, dict[str, ExpertMaps]] = {}
 
     def number(self, folder: str | None, in_use: Sequence[int]) -> int:
         """The adapter's number, the base's for None; it is loaded where it is not.
@@ -195,10 +245,12 @@ class AdapterPool:
         if folder is None:
             return BASE
         if folder not in self._loaded:
-            layers = read_lora(Path(folder), self._modules)
-            for name in layers:
+            maps = read_lora(Path(folder), self._modules)
+            for name in maps.layers:
                 self._add_hook(name)
-            self._loaded[folder] = LoadedAdapter(next(self._numbers), layers)
+            for name in maps.experts:
+                self._add_expert_hooks(name)
+            self._loaded[folder] = LoadedAdapter(next(self._numbers), maps)
         self._loaded.move_to_end(folder)
         self._drop({*in_use, self._loaded[folder].number})
         return self._loaded[folder].number
@@ -207,6 +259,10 @@ class AdapterPool:
     def numbers(self) -> frozenset[int]:
         """Of the base and of what is loaded; other numbers mean nothing any more."""
         return frozenset({BASE, *(lora.number for lora in self._loaded.values())})
+
+    def is_alone(self, number: int) -> bool:
+        """Whether rows with this adapter need passes of their own, with `applied_to_all`."""
+        return any(lora.number == number and lora.maps.experts for lora in self._loaded.values())
 
     def _drop(self, in_use: set[int]) -> None:
         for folder, lora in list(self._loaded.items()):
@@ -231,12 +287,13 @@ class AdapterPool:
     @contextmanager
     def applied_to_all(self, number: int) -> Iterator[None]:
         """Within it the layers compute everything with one adapter, in whatever shape."""
-        loras = (lora for lora in self._loaded.values() if lora.number == number)
+        loras = [lora for lora in self._loaded.values() if lora.number == number]
         self._acting = [_Run(lora) for lora in loras]
+        self._experts = loras[0].maps.experts if loras else {}
         try:
             yield
         finally:
-            self._acting = []
+            self._acting, self._experts = [], {}
 
     def _runs(self, spans: Sequence[tuple[int, int]]) -> list[_Run]:
         loras = {lora.number: lora for lora in self._loaded.values()}
@@ -255,11 +312,20 @@ class AdapterPool:
         def add(_: nn.Module, given: tuple[Tensor, ...], result: Tensor) -> Tensor:
             """Add the low-rank maps of each adapter to the layer's output."""
             for run in self._acting:
-                if (low := run.lora.layers.get(name)) is not None:
+                if (low := run.lora.maps.layers.get(name)) is not None:
                     _add(low, given[0], result, slice(run.start, run.end))
             return result
 
         self._hooks[name] = self._modules[name].register_forward_hook(add)
+
+    def _add_expert_hooks(self, name: str) -> None:
+        key = f"experts of {name}"
+        if key not in self._hooks:
+            acting = partial(self._acting_on_experts, name)
+            self._hooks[key] = ExpertHooks(self._modules[name], acting)
+
+    def _acting_on_experts(self, name: str) -> dict[str, ExpertMaps]:
+        return self._experts.get(name, {})
 
 
 def _add(low: LowRankMaps, x: Tensor, result: Tensor, tokens: slice) -> None:
