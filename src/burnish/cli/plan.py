@@ -36,6 +36,8 @@ def command(
         print(json.dumps(plan.as_dict()))
         return
     Terminal(highlight=False).print(_table(plan))
+    if plan.targets:
+        write(plan.targets)
     for sentence in plan.power:
         write(sentence)
     write(one_line(plan))

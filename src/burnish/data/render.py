@@ -388,7 +388,7 @@ def _template(
             line=error.lineno,
             reason=str(error),
         ) from error
-    except TemplateError as error:
+    except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError) as error:
         raise DataError(
             f"the model's chat template rejects {where} ({error})",
             "arrange the turns as the model expects, with user and assistant alternating",

@@ -35,10 +35,10 @@ from burnish.models.layers import (
     backbone_of,
     key_value_paths,
     layer_stack,
-    linear_paths,
     module_pattern,
     output_path,
 )
+from burnish.models.lora_targets import lora_targets
 from burnish.models.onednn import use_onednn
 
 # Name of the adapter that is trained; frozen adapters of earlier runs have other names.
@@ -83,17 +83,21 @@ def add_lora(
     """Adds a new LoRA adapter to the model; only the adapter is trainable.
 
     `options` are `dropout`, and for a head `whole`, the names of modules that are trained and
-    saved completely. An adapter that the model already has stays active and is frozen.
+    saved completely. An adapter that the model already has stays active and is frozen. What is
+    left out of `target_modules`, and why, is in `burnish.models.lora_targets`.
 
     Raises:
         ModelError: the model has no layers that `target_modules` selects.
     """
-    inner = base_model_of(model)
+    inner, dropout = base_model_of(model), options.get("dropout", 0.0)
+    targets = lora_targets(inner, target_modules, dropout)
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
-        lora_dropout=options.get("dropout", 0.0),
-        target_modules=module_pattern(inner, linear_paths(inner, target_modules)),
+        lora_dropout=dropout,
+        target_modules=module_pattern(inner, targets.modules) if targets.modules else [],
+        target_parameters=list(targets.parameters) or None,
+        fan_in_fan_out=targets.transposed,
         task_type=_task(inner),
         modules_to_save=list(options.get("whole") or ()) or None,
         exclude_modules=_within(options.get("whole")),

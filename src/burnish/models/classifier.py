@@ -6,6 +6,7 @@ there too. Shapes: B texts, T tokens, N words, C labels.
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -41,6 +42,8 @@ _AUTO: dict[HeadKind, Any] = {
     "tag": AutoModelForTokenClassification,
 }
 _TOKENS_AT_ONCE = 4096
+# Encoders that number their positions from the padding token's on: 514 have room for 512 tokens.
+_POSITIONS_AFTER_PADDING = re.compile("roberta|camembert|data2vec-text|longformer|mpnet|xmod")
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,8 +253,11 @@ def _new_modules(module: Any, missing: set[str]) -> list[str]:
 
 
 def _max_tokens(config: Any, tokenizer: Any) -> int:
-    places = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return int(min(tokenizer.model_max_length, places or 1 << 30))
+    config = config.get_text_config()
+    places = getattr(config, "max_position_embeddings", None) or 1 << 30
+    if _POSITIONS_AFTER_PADDING.search(config.model_type):
+        places -= (config.pad_token_id or 0) + 1
+    return int(min(tokenizer.model_max_length, places))
 
 
 @contextlib.contextmanager

@@ -84,7 +84,9 @@ def load_problem(folder: Path) -> ModelError | None:
             code="is_a_run",
             path=str(folder),
         )
-    if problem := _of_another_format(folder):
+    from burnish.models.architecture import unsupported  # transformers is slow to import
+
+    if problem := _of_another_format(folder) or unsupported(folder):
         return problem
     return None if _holds_adapter(folder) or _is_whole(folder) else _only_inside(folder)
 

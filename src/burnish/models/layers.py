@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -18,6 +19,8 @@ from burnish.errors import ModelError
 Target = Literal["all-linear", "attention", "mlp"]
 _KEYS_AND_VALUES = {"k", "v", "k_proj", "v_proj", "k_lin", "v_lin", "key", "value"}
 _KEYS_AND_VALUES |= {"key_proj", "value_proj"}
+# How the linear maps that choose experts are called; `gate` may belong to attention, too.
+_ROUTER = re.compile(r"(^|\.)(\w*router\w*|shared_expert_gate|gate)(\.|$)")
 
 
 def layer_stack(model: Any) -> tuple[str, nn.ModuleList]:
@@ -49,30 +52,69 @@ def backbone_of(model: Any) -> Any:
 
 
 def linear_paths(model: Any, target: Target = "all-linear") -> list[str]:
-    """Paths of the linear maps within a layer, in the order of their registration.
+    """Paths of the linear maps within a layer without routers, in the order of registration.
 
     Raises:
         ModelError: the layers have no linear maps of that target.
     """
+    routers = router_paths(model)
+    paths = [path for path in _all_linear_paths(model) if path not in routers]
+    chosen = [path for path in paths if target == "all-linear" or layer_part(path) == target]
+    if not chosen:
+        raise no_target_layers(target)
+    return chosen
+
+
+def router_paths(model: Any) -> list[str]:
+    """Paths of the linear maps within a layer that choose experts, which no adapter changes.
+
+    Some of them return more than a tensor, so nothing can be added to what they return.
+    """
+    layers = layer_stack(model)[1]
+    if not any("expert" in name for layer in layers for name, _ in layer.named_modules()):
+        return []
+    paths = dict.fromkeys(
+        name
+        for layer in layers
+        for name, module in layer.named_modules()
+        if is_router(name) and getattr(getattr(module, "weight", None), "ndim", 0) == 2
+    )
+    return list(paths)
+
+
+def is_router(path: str) -> bool:
+    """Whether a module with this path chooses experts, in a layer that has some."""
+    named = _ROUTER.search(path)
+    return bool(named) and ("router" in path or layer_part(path) == "mlp")
+
+
+def no_target_layers(target: Target) -> ModelError:
+    """The error for a model without weights that `target` selects."""
+    return ModelError(
+        f"the model has no {target} layers to adapt",
+        "set lora.target_modules to all-linear",
+        code="no_target_layers",
+        target=target,
+    )
+
+
+def _all_linear_paths(model: Any) -> list[str]:
     paths: dict[str, None] = {}
     for layer in layer_stack(model)[1]:
         own: list[str] = []
         for name, module in layer.named_modules():
             # An adapter's wrapper counts as the linear map that it wraps.
-            if isinstance(module, (nn.Linear, Conv1D, BaseTunerLayer)) and not any(
-                name.startswith(f"{path}.") for path in own
-            ):
+            inside = ".lora_" in name or any(name.startswith(f"{path}.") for path in own)
+            if _is_linear(module) and not inside:
                 own.append(name)
         paths |= dict.fromkeys(own)
-    chosen = [path for path in paths if target == "all-linear" or layer_part(path) == target]
-    if not chosen:
-        raise ModelError(
-            f"the model has no {target} layers to adapt",
-            "set lora.target_modules to all-linear",
-            code="no_target_layers",
-            target=target,
-        )
-    return chosen
+    return list(paths)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    if isinstance(module, ParamWrapper):  # around experts, or around a linear map
+        return isinstance(module.get_base_layer(), nn.Linear)
+    return isinstance(module, (nn.Linear, Conv1D, BaseTunerLayer))
 
 
 def layer_part(path: str) -> Literal["attention", "mlp"]:

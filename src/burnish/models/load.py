@@ -1,6 +1,7 @@
 """Loads a model by name onto the best device, in the dtype that is fastest there."""
 
 import importlib.util
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any, Literal
 import torch
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedTokenizerBase,
@@ -19,6 +19,7 @@ from transformers.utils import logging
 from burnish.data.chat_templates import check_templates, set_stop_tokens
 from burnish.errors import ModelError
 from burnish.models.adapt import load_adapter
+from burnish.models.architecture import context_tokens, load_causal_model
 from burnish.models.language_model import LanguageModel, folder_sha256
 from burnish.models.onednn import use_onednn
 from burnish.models.registry import Source, first_line, resolve
@@ -121,7 +122,7 @@ def _keep_all_layers(module: Any) -> None:
 
 def context_length(source: Source) -> int:
     """The context length of a model in tokens, without loading its weights."""
-    return int(getattr(_config(source), "max_position_embeddings", 2048))
+    return context_tokens(_config(source))
 
 
 def hidden_size(source: Source) -> int:
@@ -131,7 +132,9 @@ def hidden_size(source: Source) -> int:
 
 def _config(source: Source) -> Any:
     try:
-        return AutoConfig.from_pretrained(str(source.path)).get_text_config()
+        return AutoConfig.from_pretrained(
+            str(source.path), trust_remote_code=False
+        ).get_text_config()
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"cannot read the config.json of {source.name} ({first_line(error)[:120]})",
@@ -150,9 +153,19 @@ def load_tokenizer(source: Source, stops: Sequence[str | int] = ()) -> PreTraine
         RecipeError: one of the stops is not a token of the tokenizer.
     """
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(source.path))
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            str(source.path), trust_remote_code=False
+        )
         check_templates(tokenizer)
     except (OSError, ValueError, KeyError, TypeError) as error:
+        if _has_own_code(source):
+            raise ModelError(
+                f"the tokenizer of {source.name} needs its own Python code, and Burnish does not "
+                "run code from model folders",
+                "use a folder with a tokenizer.json, as a fast tokenizer's save_pretrained writes",
+                code="custom_code",
+                model=source.name,
+            ) from error
         why = f"{type(error).__name__}: {first_line(error)[:120]}"
         raise ModelError(
             f"cannot read the tokenizer of {source.name} ({why})",
@@ -163,6 +176,15 @@ def load_tokenizer(source: Source, stops: Sequence[str | int] = ()) -> PreTraine
         ) from error
     set_stop_tokens(tokenizer, stops)
     return tokenizer
+
+
+def _has_own_code(source: Source) -> bool:
+    """Whether the tokenizer's class is Python code in the model folder."""
+    try:
+        text = (source.path / "tokenizer_config.json").read_text(encoding="utf-8")
+        return "auto_map" in json.loads(text)
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def base_sha256(weights: str, *, four_bit: bool) -> str:
@@ -189,8 +211,8 @@ def load_model(
     options: dict[str, Any] = four_bit_options(placement) if four_bit else {}
     logging.disable_progress_bar()
     try:
-        module = AutoModelForCausalLM.from_pretrained(
-            str(source.path), dtype=placement.dtype, use_safetensors=True, **options
+        module = load_causal_model(
+            source.path, dtype=placement.dtype, use_safetensors=True, **options
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from burnish.models.architecture import context_tokens
 from burnish.models.branches import Network
 
 
@@ -35,4 +36,4 @@ class LoadedModel:
     @property
     def context_length(self) -> int:
         """Tokens that the model was built for."""
-        return int(getattr(self.network.config, "max_position_embeddings", 2048))
+        return context_tokens(self.network.config)

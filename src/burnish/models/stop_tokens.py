@@ -4,8 +4,9 @@ from typing import Any
 
 from transformers import AutoConfig, GenerationConfig
 
-from burnish.data.chat_templates import extra_stop_tokens
+from burnish.data.chat_templates import extra_stop_tokens, has_template
 from burnish.data.render import template_stop_token
+from burnish.errors import ModelError
 from burnish.models.registry import Source
 
 
@@ -29,7 +30,9 @@ def generation_settings(source: Source) -> Any:
     try:
         return GenerationConfig.from_pretrained(str(source.path))
     except OSError:  # the model has no generation_config.json
-        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(str(source.path)))
+        return GenerationConfig.from_model_config(
+            AutoConfig.from_pretrained(str(source.path)).get_text_config()
+        )
 
 
 def stop_token_setting(token: int, tokenizer: Any) -> str:
@@ -48,6 +51,23 @@ def missing_stop_token(source: Source, tokenizer: Any) -> int | None:
         if end is not None and end not in _ends(generation_settings(source), tokenizer)
         else None
     )
+
+
+def check_stop_token(source: Source, tokenizer: Any) -> None:
+    """Checks that answers can end: by a token of the model's files, its template or the recipe.
+
+    Raises:
+        ModelError: nothing names a token that ends an answer, or nothing writes it after one.
+    """
+    ends = _ends(generation_settings(source), tokenizer) if has_template(tokenizer) else ()
+    if not ends and template_stop_token(tokenizer) is None:
+        raise ModelError(
+            f"{source.name} has no token that ends an answer: its tokenizer has no eos_token, and "
+            "it has no chat template that writes another one",
+            "set model_settings.stop_tokens in the recipe to a token of the model",
+            code="no_stop_token",
+            model=source.name,
+        )
 
 
 def _ends(generation: Any, tokenizer: Any) -> frozenset[int]:

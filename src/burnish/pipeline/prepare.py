@@ -22,6 +22,7 @@ from burnish.models.classifier import max_text_tokens
 from burnish.models.lineage import copy_earlier_run
 from burnish.models.load import context_length, load_tokenizer, pick_device
 from burnish.models.registry import Source, resolve
+from burnish.models.stop_tokens import check_stop_token
 from burnish.progress import Bars
 from burnish.recipe.data import Data
 from burnish.recipe.files import check_name
@@ -60,6 +61,8 @@ def prepare(recipe: Recipe, source: Source, data: Data | None = None) -> Checked
     tokenizer = load_tokenizer(source, recipe.model_settings.stop_tokens)
     objective = OBJECTIVES[recipe.objective].from_recipe(recipe, tokenizer)
     objective.check(dataset.train)
+    if settings.writes_text and any(e.messages[0].role != "document" for e in dataset.train):
+        check_stop_token(source, tokenizer)
     # Report rows that the model cannot read now, not when it is tested after training.
     longest = max_text_tokens(source) if settings.head else context_length(source)
     limit = min(recipe.training.max_length or longest, longest)

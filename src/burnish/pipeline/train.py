@@ -22,6 +22,7 @@ from burnish.models.from_run import Opened, open_tuned
 from burnish.models.language_model import LanguageModel
 from burnish.models.lineage import check_method
 from burnish.models.load import pick_device
+from burnish.models.lora_targets import recipe_targets
 from burnish.parity.compare import record_reference, save_reference
 from burnish.pipeline.prepare import create_run
 from burnish.pipeline.resume import continue_run, warnings_about_changed_files
@@ -107,6 +108,7 @@ def _train_run(
     bars.say(f"{escape(recipe.model)} on {pick_device(recipe.device)}")
     model, loop = open_training(directory, recipe)
     if not saved_steps(directory.checkpoints):
+        say_targets(directory, recipe, loop, bars)
         if recipe.replay.rows:
             directory.log("replay", rows=sum(1 for _ in directory.stream("replay")))
         if recipe.training.preflight:
@@ -157,6 +159,15 @@ def check_subject(directory: RunDirectory, recipe: Recipe, model: Opened, loop: 
     return Subject(
         model, loop, directory.split("train"), longest, on_earlier=recipe.init_from is not None
     )
+
+
+def say_targets(directory: RunDirectory, recipe: Recipe, loop: Loop, bars: Bars) -> None:
+    """Logs the weights that LoRA adapts; prints them unless they are simply all linear maps."""
+    if (targets := recipe_targets(recipe, loop.network.model)) is None:
+        return
+    directory.log("lora_targets", **asdict(targets))
+    if targets.notable:
+        bars.say(f"[dim]{escape(targets.sentence())}[/]")
 
 
 def _run_preflight(subject: Subject, directory: RunDirectory, bars: Bars) -> None:

@@ -30,7 +30,7 @@ from burnish.pipeline.resume import (
     discard_order,
     discard_verdict,
 )
-from burnish.pipeline.train import check_subject
+from burnish.pipeline.train import check_subject, say_targets
 from burnish.pipeline.train import train as train
 from burnish.plan import Plan, make_plan
 from burnish.preflight import Check, run_checks
@@ -105,6 +105,7 @@ def preflight(recipe: Path | str | Recipe, *, quiet: bool = False, **overrides: 
     chosen = resolve_recipe(recipe, overrides)
     with _temporary_run(chosen, quiet=quiet) as directory:
         model, loop = open_training(directory, chosen)
+        say_targets(directory, chosen, loop, Bars(quiet=quiet))
         return run_checks(check_subject(directory, chosen, model, loop))
 
 

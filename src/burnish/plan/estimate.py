@@ -20,6 +20,7 @@ from burnish.evaluation.suite import split_suite
 from burnish.evaluation.tasks import Task
 from burnish.models.from_run import Opened
 from burnish.models.load import pick_device
+from burnish.models.lora_targets import recipe_targets
 from burnish.plan.fit import GIB, Disk, FreeSpace, check_disk, check_memory, nearest_folder
 from burnish.plan.memory import Batch, Memory, Shapes, memory
 from burnish.plan.timing import (
@@ -68,6 +69,7 @@ class Plan:
         disk: disk space of the files that the run leaves.
         seconds: expected time by stage.
         power: sentences about the drop that the general suite can certify.
+        targets: what LoRA adapts and what it leaves, where these are not all linear maps.
     """
 
     rows: dict[str, int]
@@ -83,6 +85,7 @@ class Plan:
     disk: Disk
     seconds: dict[str, float] | None
     power: list[str]
+    targets: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the plan as JSON values, with totals."""
@@ -117,11 +120,10 @@ def make_plan(
     model, loop = open_training(directory, recipe)
     model.module = loop.model
     load = clock() - started
-    here = pick_device(recipe.device)
+    here, workers = pick_device(recipe.device), recipe.training.workers
     elsewhere = device == "cuda" and not torch.cuda.is_available()
     dtype = torch.bfloat16 if elsewhere else here.dtype
     shapes = Shapes.of(loop.model, model.network.config, dtype)
-    workers = recipe.training.workers
     steps = count_steps(loop.batches, shapes, workers)
     weights = shapes.parameters * shapes.number
     on_cpu = not elsewhere and here.device == "cpu"
@@ -153,7 +155,13 @@ def make_plan(
         disk=disk,
         seconds=seconds,
         power=_power(directory, recipe),
+        targets=_targets(recipe, loop),
     )
+
+
+def _targets(recipe: Recipe, loop: Loop) -> str | None:
+    targets = recipe_targets(recipe, loop.network.model)
+    return targets.sentence() if targets and targets.notable else None
 
 
 def one_line(plan: Plan) -> str:

@@ -88,10 +88,9 @@ class Shapes:
     @classmethod
     def of(cls, model: Any, config: Any, dtype: torch.dtype) -> "Shapes":
         """Measures the shapes on a copy without data, in the number format of the training."""
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        size = getattr(config, "head_dim", None) or (
-            config.hidden_size // config.num_attention_heads
-        )
+        queries = getattr(config, "num_attention_heads", 0)  # a state-space model has none
+        heads = _largest(getattr(config, "num_key_value_heads", None) or queries)
+        size = getattr(config, "head_dim", None) or config.hidden_size // max(_largest(queries), 1)
         return cls(
             parameters=sum(p.numel() for p in model.parameters()),
             learning=sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -149,10 +148,28 @@ def memory(
 
 
 def activation_bytes_per_token(model: Any, dtype: torch.dtype) -> float:
-    """Measures the bytes per token that autograd saves, without the part quadratic in length."""
-    bare = _without_numbers(model, dtype)
-    once, twice = (_kept(bare, tokens) for tokens in (_COUNTED_TOKENS, 2 * _COUNTED_TOKENS))
-    return (2 * once - twice / 2) / _COUNTED_TOKENS
+    """Measures the bytes per token that autograd saves, without the part quadratic in length.
+
+    Layers that look at their numbers, such as routers, are counted on the model itself.
+    """
+    try:
+        bare = _without_numbers(model, dtype)
+        once, twice = (_kept(bare, tokens) for tokens in (_COUNTED_TOKENS, 2 * _COUNTED_TOKENS))
+        share = 1.0
+    except (RuntimeError, ValueError):
+        training, share = model.training, dtype.itemsize / model.dtype.itemsize
+        with torch.random.fork_rng(devices=[]):
+            model.train()
+            once, twice = (
+                _kept(model, tokens) for tokens in (_COUNTED_TOKENS, 2 * _COUNTED_TOKENS)
+            )
+        model.train(training)
+    return share * (2 * once - twice / 2) / _COUNTED_TOKENS
+
+
+def _largest(value: int | Sequence[int]) -> int:
+    """A number of the configuration, or the largest where each layer has its own."""
+    return int(value) if isinstance(value, int) else max(value, default=0)
 
 
 def _without_numbers(model: Any, dtype: torch.dtype) -> Any:
@@ -177,9 +194,11 @@ def _kept(bare: Any, tokens: int) -> int:
         return tensor
 
     base = bare.get_base_model() if hasattr(bare, "get_base_model") else bare
-    tokens_1_L = torch.zeros(1, tokens, dtype=torch.long, device="meta")
-    # A finished mask, because making one looks at numbers that are not there.
-    mask = torch.zeros(1, 1, tokens, tokens, device="meta", dtype=base.dtype)
+    tokens_1_L = torch.zeros(1, tokens, dtype=torch.long, device=base.device)
+    mask = None
+    if base.device.type == "meta":
+        # A finished mask, because making one looks at numbers that are not there.
+        mask = torch.zeros(1, 1, tokens, tokens, device="meta", dtype=base.dtype)
     with (
         warnings.catch_warnings(),
         torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),

@@ -15,6 +15,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from burnish.models.adapt import save_weights
+from burnish.models.architecture import text_part_renamings
 from burnish.models.branches import Row
 from burnish.models.classifier import quiet_transformers
 from burnish.preflight.base import Check, Subject, not_applicable, relative_difference, rows_in
@@ -148,7 +149,12 @@ def _load_plainly(subject: Subject, folder: Path) -> Any:
         if isinstance(subject.loop.model, PeftModel):
             # The configuration names a head's labels, which the base's own folder does not know.
             with quiet_transformers():
-                base = kind.from_pretrained(source, config=network.model.config, dtype=dtype)
+                base = kind.from_pretrained(
+                    source,
+                    config=network.model.config,
+                    dtype=dtype,
+                    key_mapping=text_part_renamings(source),
+                )
             base = base.to(network.device)
             return PeftModel.from_pretrained(base, str(folder)).eval()
         if (folder / "config.json").exists():
