@@ -70,7 +70,7 @@ def command(
     from burnish.serving import log
     from burnish.serving.app.connections import ConnectionLimits
     from burnish.serving.app.listen import Address, check, embedded_worker, listen
-    from burnish.serving.catalog.server import base_opener, models_without_stop_token, open_server
+    from burnish.serving.catalog.server import base_opener, model_warnings, open_server
     from burnish.serving.state.installation import GradingBounds
 
     _check_names(model or ())
@@ -85,7 +85,7 @@ def command(
         check(address, session)
     console = Terminal(highlight=False, stderr=True)
     console.print(f"serve  {address.url}  {', '.join(settings.models)}", markup=False)
-    for warning in models_without_stop_token(settings):
+    for warning in model_warnings(settings):
         console.print(f"warning  {warning}", style="yellow", markup=False)
     console.print(f'try    openai.OpenAI(base_url="{address.url}", api_key="none")', markup=False)
     with embedded_worker(settings, database, runs) if worker else contextlib.nullcontext():

@@ -1,10 +1,10 @@
 """The server's part of an installation: the models that answer requests, and an orderly end."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
-from burnish.errors import RecipeError, UserError
+from burnish.errors import ModelError, RecipeError, UserError
 from burnish.evaluation.graders import GradingError
 from burnish.evaluation.graders.sandbox import sweep
 from burnish.inference.lengths import TooLongError
@@ -89,6 +89,36 @@ def open_server(
         service.database, settings.folder, settings.models, device, opening, settings.embedders
     )
     return Server(settings, service.database, service.content, engines)
+
+
+def model_warnings(settings: Settings) -> list[str]:
+    """Return a sentence for each base model that cannot be served, or whose answers would run on.
+
+    A model that cannot be served is refused when a request names it; the others are served.
+
+    Raises:
+        ModelError: no model can be served.
+        RecipeError: a token of the settings is not one of a model.
+    """
+    problems = _unreadable_models(settings)
+    usable = {name: base for name, base in settings.models.items() if name not in problems}
+    if problems and not usable.keys() - {EMBEDDER}:
+        name, error = next(iter(problems.items()))
+        raise error.within(f"the model {name} cannot be served: ")
+    sentences = [f"{name} cannot be served: {error}" for name, error in problems.items()]
+    return sentences + models_without_stop_token(replace(settings, models=usable))
+
+
+def _unreadable_models(settings: Settings) -> dict[str, ModelError]:
+    """The base models whose folder cannot be used, with the reason."""
+    problems = {}
+    for name, base in settings.models.items():
+        if base not in BUILT_IN:
+            try:
+                load_tokenizer(resolve(base))
+            except ModelError as error:
+                problems[name] = error
+    return problems
 
 
 def models_without_stop_token(settings: Settings) -> list[str]:
