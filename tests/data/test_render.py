@@ -14,6 +14,7 @@ from burnish.data.render import (
     hidden_reasoning,
     render,
     render_all,
+    render_branches,
     render_prompt,
 )
 from burnish.errors import DataError
@@ -161,10 +162,48 @@ def test_template_that_writes_a_thought_before_the_last_answer(
 ) -> None:
     tokenizer = variant(THINKING)
     turns = chat("where", "in the tent", "ok", last)
-    row = render(example(*turns), tokenizer)
-    assert list(row.tokens) == whole(turns, tokenizer)
+    rows = render_branches(example(*turns), tokenizer)
     thought = "<think>\n\n</think>\n\n"
-    assert learnt(row, tokenizer) == ["in the tent<|im_end|>", f"{thought}{last}<|im_end|>"]
+    assert [learnt(row, tokenizer) for row in rows] == [
+        [f"{thought}in the tent<|im_end|>"],
+        [f"{thought}{last}<|im_end|>"],
+    ]
+    assert [row.branch for row in rows] == [0, 1]
+    assert [*rows[1].tokens] == whole(turns, tokenizer)[: len(rows[1].tokens)]
+    for row, before in zip(rows, (turns[:1], turns[:3]), strict=True):
+        assert [*row.tokens[: row.weights.index(1.0)]] == render_prompt(before, tokenizer)
+    with refused("several_branches", DataError, source="f:1", count=2):
+        render(example(*turns), tokenizer)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ messages | length }}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}",
+        "{% for m in messages %}{{ m['content'] }}\n{% endfor %}",
+    ],
+)
+def test_answers_are_learnt_behind_their_own_prompt_with_a_stop_token(
+    variant: Callable[[str | None], Any], template: str
+) -> None:
+    tokenizer = variant(template)
+    row = render(example(*chat("where", "in")), tokenizer)
+    assert learnt(row, tokenizer) == ["in<|im_end|>"]
+    prompt = render_prompt(chat("where"), tokenizer)
+    assert [*row.tokens[: len(prompt)]] == prompt
+    assert not any(row.weights[: len(prompt)])
+
+
+def test_a_conversation_in_branches_is_left_out_as_a_whole(
+    variant: Callable[[str | None], Any],
+) -> None:
+    tokenizer = variant(THINKING)
+    rows = [Example(n, chat("a", "b", "c", "d " * 9), source=n) for n in ("one", "two")]
+    sizes = [len(row.tokens) for row in render_branches(rows[0], tokenizer)]
+    kept, finding = render_all([*rows, Example("x", chat("a", "b"))], tokenizer, max(sizes) - 1)
+    assert [row.id for row in kept] == ["x"]
+    assert finding is not None
+    assert (finding.count, finding.where) == (2, ("one", "two"))
 
 
 def test_space_that_melts_into_the_answer_is_learnt(variant: Callable[[str | None], Any]) -> None:
@@ -210,19 +249,7 @@ def test_document_is_learnt_whole(tiny_tokenizer: Any) -> None:
             {"line": 2},
         ),
         (
-            "{{ messages | length }}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}",
-            chat("a", "b"),
-            "prompt_changed_by_template",
-            {"source": "f:1", "turn": 2},
-        ),
-        (
             "{% for m in messages %}{{ m['content'] | upper }}<|im_end|>{% endfor %}",
-            chat("a", "b"),
-            "turn_changed_by_template",
-            {"source": "f:1", "turn": 2},
-        ),
-        (
-            "{% for m in messages %}{{ m['content'] }}\n{% endfor %}",
             chat("a", "b"),
             "turn_changed_by_template",
             {"source": "f:1", "turn": 2},
@@ -298,8 +325,13 @@ def test_reasoning_is_learnt_where_the_template_shows_it(tiny_tokenizer: Any) ->
     assert list(rendered.tokens[: len(prompt)]) == prompt
     assert hidden_reasoning([row], tokenizer) == []
     earlier = example(*row.messages, asked, Message("assistant", "b", reasoning="so"))
+    thoughts = [learnt(one, tokenizer) for one in render_branches(earlier, tokenizer)]
+    assert thoughts == [
+        ["<think>\nhm\n</think>\n\na<|im_end|>"],
+        ["<think>\nso\n</think>\n\nb<|im_end|>"],
+    ]
+    assert hidden_reasoning([earlier], tokenizer) == []
     for rows, template, is_shown in (
-        ([earlier, row], REASONING, True),
         ([row], THINKING, True),
         ([row], REASONING, False),
     ):

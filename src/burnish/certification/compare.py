@@ -168,7 +168,8 @@ def _open(against: Path | str, recipe: Recipe, served_name: str | None) -> _Othe
     if str(against).startswith(("http://", "https://")):
         source = resolve(recipe.model)
         name = served_name or source.name
-        tokenizer = load_tokenizer(source, recipe.model_settings.stop_tokens)
+        settings = recipe.model_settings
+        tokenizer = load_tokenizer(source, settings.stop_tokens, thinking=settings.thinking)
         remote = RemoteModel(str(against), name, tokenizer, context_length(source))
         return _Other(remote, name)
     if (Path(against) / "manifest.json").exists():

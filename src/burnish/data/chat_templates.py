@@ -24,7 +24,10 @@ _PLAIN_END = (
 PLAIN_TEMPLATE = _PLAIN_START + "{{ eos_token or '' }}" + _PLAIN_END
 # The next speaker's name is at the start of a line, which may be the answer's first line.
 _SPEAKER = re.compile(rf"(?:\A|\n)(?:{'|'.join(ROLES)}):")
-_STOPS = "burnish_stop_tokens"  # attribute of a tokenizer
+# Attributes of a tokenizer.
+_STOPS = "burnish_stop_tokens"
+_MODEL_STOPS = "burnish_model_stop_tokens"
+_THINKING = "burnish_thinking"
 
 
 def template_for(tokenizer: Any, tools: Any = None) -> str:
@@ -114,9 +117,35 @@ def stop_texts(tokenizer: Any) -> frozenset[str]:
     return frozenset(tokenizer.decode([token]) for token in extra_stop_tokens(tokenizer))
 
 
+def set_model_stops(tokenizer: Any, stops: Sequence[int]) -> None:
+    """Records the tokens that the model's generation configuration names as ends of answers."""
+    setattr(tokenizer, _MODEL_STOPS, tuple(stops))
+
+
+def known_stop_texts(tokenizer: Any) -> frozenset[str]:
+    """The texts of all tokens at which the model stops: its own, and the added ones."""
+    model: tuple[int, ...] = getattr(tokenizer, _MODEL_STOPS, ())
+    ends = {tokenizer.eos_token_id, *model, *extra_stop_tokens(tokenizer)} - {None}
+    return frozenset(tokenizer.decode([token]) for token in ends if token < len(tokenizer))
+
+
+def set_thinking(tokenizer: Any, thinking: bool | None) -> None:
+    """Sets whether prompts ask for an answer with a thought; None leaves it to the template."""
+    setattr(tokenizer, _THINKING, thinking)
+
+
+def thinking_of(tokenizer: Any) -> bool | None:
+    """Whether prompts ask for an answer with a thought; None where the template decides."""
+    thinking: bool | None = getattr(tokenizer, _THINKING, None)
+    return thinking
+
+
 def stop_tokens_hash(tokenizer: Any) -> str:
-    """A hash of the stop tokens and lines beyond those of the model's own files; empty if none."""
-    ends = [*extra_stop_tokens(tokenizer), *speaker_prefixes(tokenizer)]
+    """A hash of the stop tokens and lines beyond those of the model's own files, and of whether
+    prompts ask for a thought; empty if all is as in the files."""
+    ends: list[Any] = [*extra_stop_tokens(tokenizer), *speaker_prefixes(tokenizer)]
+    if (thinking := thinking_of(tokenizer)) is not None:
+        ends.append({"thinking": thinking})
     return hashlib.sha256(json.dumps(ends).encode()).hexdigest()[:8] if ends else ""
 
 

@@ -1,82 +1,75 @@
 """Renders conversations to tokens with loss weights, through the model's own chat template."""
 
-import functools
-import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from jinja2 import TemplateError, TemplateSyntaxError
-
 from burnish.conversation import Conversation, Example, Message
-from burnish.data.chat_templates import stop_texts, template_for
-from burnish.data.tool_calls import offered_tools
-from burnish.data.turns import REASONING
+from burnish.data.chat_templates import thinking_of
+from burnish.data.learnt_answers import LearntText, Span, StopMarks, learnt_texts
+from burnish.data.template_text import conversation_text
 from burnish.errors import DataError
 from burnish.runs.directory import Finding
 
 _AT_ONCE = 1000
-_SPACE = re.compile(r"\s*")
-# It has no width, so a reader sees the same text.
-_JOINER = "\N{WORD JOINER}"
-_SHORTEST_NAME = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """Tokens of a row, and the loss weight of predicting each; the first weight is 0."""
+    """Tokens of a row, and the loss weight of predicting each; the first weight is 0.
+
+    A conversation whose earlier turns the chat template writes differently when more turns follow
+    has several of these, one per learnt answer, with the same id; `branch` counts them.
+    """
 
     id: str
     tokens: tuple[int, ...]
     weights: tuple[float, ...]
+    branch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class _Span:
-    """Characters [start, end) that are trained on with `weight`; they end with a stop token."""
-
-    start: int
-    end: int
-    weight: float
-
-
-@dataclass(frozen=True, slots=True)
-class _SpecialTokens:
-    """The special tokens around texts. Build it once: it iterates over all added tokens."""
+class _Document:
+    """The special tokens around a document."""
 
     head: list[int]
     tail: list[int]
-    stops: frozenset[str]
-    stop_lengths: tuple[int, ...]
 
     @classmethod
-    def of(cls, tokenizer: Any) -> "_SpecialTokens":
-        stops = _special(tokenizer) | stop_texts(tokenizer)
+    def of(cls, tokenizer: Any) -> "_Document":
         # A tokenizer may have a start token that it never adds: SmolLM2's opens chat turns.
         start = tokenizer("")["input_ids"][:1]
         return cls(
             head=start if start == [tokenizer.bos_token_id] else [],
             tail=[] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id],
-            stops=stops,
-            stop_lengths=tuple(sorted({len(stop) for stop in stops}, reverse=True)),
         )
 
-    def stop_end(self, text: str, at: int) -> int | None:
-        """The end of the stop token that starts at `at`; None if there is none."""
-        ends = (at + n for n in self.stop_lengths if text[at : at + n] in self.stops)
-        return next(ends, None)
+    def rendered(self, example: Example, tokens: Sequence[int]) -> Rendered:
+        whole = [*self.head, *tokens, *self.tail]
+        weights = [0.0] + [example.messages[0].weight] * (len(whole) - 1)
+        return Rendered(example.id, tuple(whole), tuple(weights[: len(whole)]))
 
 
 def render(example: Example, tokenizer: Any, *, max_length: int | None = None) -> Rendered:
-    """Renders one row; see `render_all`.
+    """Renders one row with all of its learnt answers in one text; see `render_all`.
 
     Raises:
-        DataError: the row is longer than `max_length`, or its answers cannot be located in the
-            rendered text.
+        DataError: the row is longer than `max_length`, its answers cannot be located in the
+            rendered text, or they have a text each (`render_branches`).
     """
-    rendered = next(_render([example], tokenizer))
+    rows = render_branches(example, tokenizer)
+    if len(rows) > 1:
+        raise DataError(
+            f"the chat template renders earlier turns of {_where(example)} differently when more "
+            f"turns follow, so its {len(rows)} answers are rows of their own",
+            "render them with render_branches",
+            code="several_branches",
+            source=_where(example),
+            count=len(rows),
+        )
+    (rendered,) = rows
     if max_length is not None and len(rendered.tokens) > max_length:
         raise DataError(
             f"{_where(example)} has {len(rendered.tokens)} tokens, more than {max_length}",
@@ -87,6 +80,15 @@ def render(example: Example, tokenizer: Any, *, max_length: int | None = None) -
             limit=max_length,
         )
     return rendered
+
+
+def render_branches(example: Example, tokenizer: Any) -> list[Rendered]:
+    """Renders one row: one text, or one per learnt answer where the template changes earlier turns.
+
+    Raises:
+        DataError: its answers cannot be located in the rendered text.
+    """
+    return next(_render([example], tokenizer))
 
 
 def render_all(
@@ -116,18 +118,22 @@ def render_all(
 
 
 def drop_longer(
-    examples: Sequence[Example], rows: Iterable[Rendered], limit: int
+    examples: Sequence[Example], rows: Iterable[Sequence[Rendered]], limit: int
 ) -> tuple[list[Rendered], Finding | None]:
-    """The rows of at most `limit` tokens, and a finding about the longer ones."""
+    """The rows of at most `limit` tokens, and a finding about the longer ones.
+
+    A conversation is left out as a whole if one of its branches is too long.
+    """
     kept: list[Rendered] = []
     longer: list[str] = []
     longest = 0
-    for example, row in zip(examples, rows, strict=True):
-        longest = max(longest, len(row.tokens))
-        if len(row.tokens) > limit:
+    for example, branches in zip(examples, rows, strict=True):
+        length = max(len(row.tokens) for row in branches)
+        longest = max(longest, length)
+        if length > limit:
             longer.append(example.source)
         else:
-            kept.append(row)
+            kept += branches
     if not longer:
         return kept, None
     message = (
@@ -137,24 +143,12 @@ def drop_longer(
     return kept, Finding("too long", "warning", message, len(longer), tuple(longer[:5]))
 
 
-def escape_special_tokens(role: str, text: str, tokenizer: Any) -> str:
-    """The text of a turn, with a zero-width character in each special token that it contains.
-
-    Assistant turns are unchanged. Without this, a user who writes `<|im_end|>` into a message would
-    end the turn and could continue as another role.
-    """
-    names = _special_names(tokenizer)
-    if role == "assistant" or names is None:
-        return text
-    return names.sub(lambda match: match[0][0] + _JOINER + match[0][1:], text)
-
-
 def template_stop_token(tokenizer: Any) -> int | None:
     """The token that the chat template writes after an answer; None if it writes none, or cannot
     render a plain question and answer."""
     example = Example("", (Message("user", "Hello?"), Message("assistant", "Hello.")))
     try:
-        (rendered,) = _render([example], tokenizer)
+        ((rendered,),) = _render([example], tokenizer)
     except DataError:
         return None
     learnt = [
@@ -163,9 +157,15 @@ def template_stop_token(tokenizer: Any) -> int | None:
     return learnt[-1] if learnt else None
 
 
-def render_prompt(conversation: Conversation, tokenizer: Any) -> list[int]:
-    """Tokens of the prompt, up to where the assistant's answer begins."""
-    text = _template(conversation, tokenizer, answer=True)
+def render_prompt(conversation: Conversation, tokenizer: Any, *, thinks: bool = True) -> list[int]:
+    """Tokens of the prompt, up to where the assistant's answer begins.
+
+    `thinks` is False where what follows is an answer without a thought, also for a model that is
+    otherwise asked to think.
+    """
+    thinking = thinking_of(tokenizer)
+    thinking = thinking if thinks or thinking is None else False
+    text = conversation_text(conversation, tokenizer, asks=True, thinking=thinking)
     # Not verbose: prompts that are too long are left out and reported elsewhere.
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
@@ -176,7 +176,7 @@ def render_prompts(
     """Prompts that leave room for `answer` tokens; their last token has the weight 1."""
     limit = (max_length or int(min(tokenizer.model_max_length, 1 << 30))) - answer
     prompts = ((e.id, render_prompt(e.prompt, tokenizer)) for e in examples)
-    rows = (Rendered(n, tuple(p), (*[0.0] * (len(p) - 1), 1.0)) for n, p in prompts)
+    rows = ([Rendered(n, tuple(p), (*[0.0] * (len(p) - 1), 1.0))] for n, p in prompts)
     kept, finding = drop_longer(examples, rows, limit)
     if not kept:
         seen = f"all {len(examples)} prompts have more than {limit} tokens"
@@ -197,7 +197,7 @@ def render_answers(
         row if e.rejected is None else max(row, next(rejected), key=lambda r: len(r.tokens))
         for e, row in zip(examples, chosen, strict=True)
     ]
-    kept, finding = drop_longer(examples, longer, limit)
+    kept, finding = drop_longer(examples, ([row] for row in longer), limit)
     if not kept:
         seen = f"all {len(examples)} rows have more than {limit} tokens with their answers"
         remedy = "shorten the rows, or raise training.max_length"
@@ -213,12 +213,12 @@ def hidden_reasoning(
     Args:
         is_shown: False for objectives that use only the text of an answer.
     """
-    lost = []
+    lost, marks = [], StopMarks.of(tokenizer)
     for example in examples:
         thoughts = [turn.reasoning.strip() for turn in example.messages if turn.learnt]
         if any(thoughts):
-            text = _template(example.messages, tokenizer, where=_where(example))
-            if not is_shown or any(thought not in text for thought in thoughts):
+            texts = "\n".join(one.text for one in learnt_texts(example, tokenizer, marks))
+            if not is_shown or any(thought not in texts for thought in thoughts):
                 lost.append(example.source)
     message = (
         f"{len(lost)} rows have reasoning in an assistant turn that is not trained on, because the "
@@ -235,99 +235,57 @@ def with_answer(example: Example, answer: str) -> Example:
     return replace(example, messages=(*prompt, Message("assistant", answer)))
 
 
-def _render(examples: Iterable[Example], tokenizer: Any) -> Iterator[Rendered]:
+def _render(examples: Iterable[Example], tokenizer: Any) -> Iterator[list[Rendered]]:
     rows = iter(examples)
-    marks = _SpecialTokens.of(tokenizer)
+    marks, document = StopMarks.of(tokenizer), _Document.of(tokenizer)
     while chunk := list(islice(rows, _AT_ONCE)):
-        texts, spans = zip(*(_text_and_spans(e, tokenizer, marks) for e in chunk), strict=True)
+        texts = [_texts(example, tokenizer, marks) for example in chunk]
         encoded = tokenizer(
-            list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False
+            [one.text for own in texts for one in own],
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            verbose=False,
         )
-        for row, example in enumerate(chunk):
-            tokens = encoded["input_ids"][row]
+        tokenized = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        for example, own in zip(chunk, texts, strict=True):
+            parts = [next(tokenized) for _ in own]
             if example.messages[0].role == "document":
-                yield _document(example, [*marks.head, *tokens, *marks.tail])
+                yield [document.rendered(example, parts[0][0])]
             else:
-                weights = _weights(texts[row], encoded["offset_mapping"][row], spans[row])
-                yield Rendered(example.id, tuple(tokens), weights)
+                yield [
+                    _rendered(example.id, branch, one, part, tokenizer)
+                    for branch, (one, part) in enumerate(zip(own, parts, strict=True))
+                ]
 
 
-def _document(example: Example, tokens: Sequence[int]) -> Rendered:
-    weights = [0.0] + [example.messages[0].weight] * (len(tokens) - 1)
-    return Rendered(example.id, tuple(tokens), tuple(weights[: len(tokens)]))
+def _texts(example: Example, tokenizer: Any, marks: StopMarks) -> list[LearntText]:
+    if example.messages[0].role == "document":
+        return [LearntText(example.messages[0].content, ())]
+    return learnt_texts(example, tokenizer, marks)
 
 
-def _text_and_spans(
-    example: Example, tokenizer: Any, marks: _SpecialTokens
-) -> tuple[str, list[_Span]]:
-    turns = example.messages
-    if turns[0].role == "document":
-        return turns[0].content, []
-    text = _template(turns, tokenizer, where=_where(example))
-    spans = []
-    for place, turn in enumerate(turns):
-        if turn.role == "assistant" and turn.weight > 0:
-            start = _start(text, example, place, tokenizer)
-            end = _end(text, start, turn.content, marks)
-            if end is None:
-                raise DataError(
-                    f"the chat template changes turn {place + 1} of {_where(example)}, or writes "
-                    "no stop token after it",
-                    "remove the text that the template changes, set model_settings.stop_tokens to "
-                    "the token that ends a turn, or use another model",
-                    code="turn_changed_by_template",
-                    source=_where(example),
-                    turn=place + 1,
-                )
-            spans.append(_Span(start, end, turn.weight))
-    return text, spans
+def _rendered(
+    name: str, branch: int, text: LearntText, part: tuple[Any, Any], tokenizer: Any
+) -> Rendered:
+    """The tokens of a text. Those of a branch's prompt are the ones that the model will see."""
+    tokens, places = part
+    if text.prompt:
+        prompt, answer = text.text[: text.prompt], text.text[text.prompt :]
+        before = tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
+        if list(tokens[: len(before)]) != list(before):
+            own = tokenizer(answer, add_special_tokens=False, verbose=False)["input_ids"]
+            weights = [0.0] * len(before) + [text.spans[0].weight] * len(own)
+            return Rendered(name, (*before, *own), tuple(weights), branch)
+    weights_T = _weights(text.text, places, text.spans)
+    return Rendered(name, tuple(tokens), weights_T, branch)
 
 
 def _where(example: Example) -> str:
     return example.source or example.id
 
 
-def _start(text: str, example: Example, place: int, tokenizer: Any) -> int:
-    """Index where the answer of turn `place` begins, equal to the length of its prompt."""
-    if place == 0:
-        raise DataError(
-            f"{_where(example)} starts with an assistant turn",
-            "add a user turn before it",
-            code="starts_with_assistant",
-            source=_where(example),
-        )
-    turns = example.messages[:place]
-    before = _template(turns, tokenizer, answer=True, where=_where(example))
-    if not text.startswith(before):
-        raise DataError(
-            f"the chat template renders the text before turn {place + 1} of {_where(example)} "
-            "differently when more turns follow",
-            "split the conversation into rows that end at this turn, or use another model",
-            code="prompt_changed_by_template",
-            source=_where(example),
-            turn=place + 1,
-        )
-    return len(before)
-
-
-def _end(text: str, start: int, content: str, marks: _SpecialTokens) -> int | None:
-    """The end of the stop token after the answer.
-
-    Templates strip the answer, or put an empty thought before it. So the answer is searched for
-    after the header, and must be followed by a stop token after at most white space.
-    """
-    wanted = content.strip()
-    at = text.find(wanted, start)
-    while at >= 0:
-        space = _SPACE.match(text, at + len(wanted))
-        if space and (end := marks.stop_end(text, space.end())) is not None:
-            return end
-        at = text.find(wanted, at + 1)
-    return None
-
-
 def _weights(
-    text: str, places: Sequence[tuple[int, int]], spans: Sequence[_Span]
+    text: str, places: Sequence[tuple[int, int]], spans: Sequence[Span]
 ) -> tuple[float, ...]:
     """The loss weight of each token: its span's weight, or 0 outside of all spans."""
     weights = [0.0] * len(places)
@@ -341,59 +299,3 @@ def _weights(
         weights[first:last] = [span.weight] * (last - first)
     weights[:1] = [0.0]
     return tuple(weights)
-
-
-def _special(tokenizer: Any) -> frozenset[str]:
-    added = tokenizer.added_tokens_decoder.values()
-    return frozenset(tokenizer.all_special_tokens) | {t.content for t in added if t.special}
-
-
-@functools.lru_cache(maxsize=8)  # it iterates over all added tokens
-def _special_names(tokenizer: Any) -> re.Pattern[str] | None:
-    names = sorted((n for n in _special(tokenizer) if len(n) >= _SHORTEST_NAME), key=len)
-    return re.compile("|".join(map(re.escape, reversed(names)))) if names else None
-
-
-def _template(
-    turns: Conversation, tokenizer: Any, *, answer: bool = False, where: str = "a prompt"
-) -> str:
-    tools = offered_tools(turns)
-    template = template_for(tokenizer, tools)
-    thoughts = [name for name in REASONING if name in template]
-    messages = [
-        {"role": turn.role, "content": escape_special_tokens(turn.role, turn.content, tokenizer)}
-        | (dict.fromkeys(thoughts, turn.reasoning) if turn.reasoning else {})
-        for turn in turns
-    ]
-    if tools and "tools" not in template:
-        raise DataError(
-            f"{where} offers tools, but the model's chat template does not support tools",
-            "remove the tools, or use a model whose template supports them",
-            code="no_template_for_tools",
-            source=where,
-        )
-    try:
-        text: str = tokenizer.apply_chat_template(
-            messages,
-            tools=tools,
-            chat_template=template,
-            tokenize=False,
-            add_generation_prompt=answer,
-        )
-    except TemplateSyntaxError as error:
-        raise DataError(
-            f"the model's chat template has a syntax error in line {error.lineno} ({error})",
-            "fix it in the model's chat_template.jinja or tokenizer_config.json",
-            code="broken_template",
-            line=error.lineno,
-            reason=str(error),
-        ) from error
-    except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError) as error:
-        raise DataError(
-            f"the model's chat template rejects {where} ({error})",
-            "arrange the turns as the model expects, with user and assistant alternating",
-            code="refused_by_template",
-            source=where,
-            reason=str(error),
-        ) from error
-    return text

@@ -9,6 +9,7 @@ from typing import Any
 
 from burnish.conversation import Message, Role
 from burnish.data.row_errors import RowFormatError, wrong_value
+from burnish.data.template_form import REASONING
 from burnish.data.tool_calls import tool_call_from_text, tool_call_text
 from burnish.data.tracked_row import TrackedRow, is_empty
 from burnish.errors import shown
@@ -37,7 +38,6 @@ ROLES: dict[str, Role] = {
 _SWITCHES = ("train", "loss", "trainable", "train_on", "learn", "loss_mask")
 _MASKS = ("masked", "ignored")  # the opposite: true means not trained on
 _WEIGHTS = ("weight", "loss_weight", "loss_scale")
-REASONING = ("reasoning_content", "reasoning", "thinking")
 MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 _TRUTH = {"true": True, "false": False, "1": True, "0": False}
 _JUDGEMENTS = _TRUTH | {"1.0": True, "0.0": False, "-1": False}

@@ -163,7 +163,8 @@ def check_suites(recipe: Recipe, suites: Sequence[Suite]) -> None:
     """
     source = resolve(recipe.model)
     tasks = [task for suite in suites for task in suite.tasks]
-    tokenizer = load_tokenizer(source, recipe.model_settings.stop_tokens)
+    settings = recipe.model_settings
+    tokenizer = load_tokenizer(source, settings.stop_tokens, thinking=settings.thinking)
     check_lengths(tasks, tokenizer, context_length(source))
 
 

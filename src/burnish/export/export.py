@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from transformers import AutoConfig
 
-from burnish.data.chat_templates import has_template, template_for
+from burnish.data.exported_template import trained_template
 from burnish.errors import RunError
 from burnish.export.gguf import Precision, check_gguf, write_gguf
 from burnish.models.adapt import has_adapter, merge_adapters
@@ -147,7 +147,10 @@ def _write_folder(
             check_weights(directory.adapter)
             shutil.copytree(directory.adapter, aside, dirs_exist_ok=True)
             source = resolve(recipe.model)
-            tokenizer: Any = load_tokenizer(source, recipe.model_settings.stop_tokens)
+            settings = recipe.model_settings
+            tokenizer: Any = load_tokenizer(
+                source, settings.stop_tokens, thinking=settings.thinking
+            )
             if recipe.objective_settings.writes_text:
                 generation = generation_settings(source)
                 if add_stop_tokens(generation, tokenizer):
@@ -158,6 +161,6 @@ def _write_folder(
             if isinstance(model, LanguageModel):
                 add_stop_tokens(model.module.generation_config, tokenizer)
             model.module.save_pretrained(aside)
-        if recipe.objective_settings.writes_text and not has_template(tokenizer):
-            tokenizer.chat_template = template_for(tokenizer)  # the one that it was trained with
+        if recipe.objective_settings.writes_text:
+            tokenizer.chat_template = trained_template(tokenizer)
         tokenizer.save_pretrained(aside)

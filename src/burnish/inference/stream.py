@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from burnish.data.answer_text import answer_decoder
 from burnish.inference.sampling import Sampler
 from burnish.inference.types import Piece, SampledToken, SamplingSettings
 
@@ -34,7 +35,7 @@ class IncrementalDecoder:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
+        self._text_of = answer_decoder(tokenizer)
         self.tokens: list[int] = []
         self._before, self._read = 0, 0
 
@@ -63,7 +64,7 @@ class IncrementalDecoder:
         return self._decode(self.tokens[self._before :])[len(old) :]
 
     def _decode(self, tokens: list[int]) -> str:
-        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+        return self._text_of(tokens)
 
 
 class Detokenizer:

@@ -1,9 +1,16 @@
-"""Tool calls in a growing reply, in the format of Hermes and Qwen templates."""
+"""Tool calls in a growing reply, in the form of the model's family.
+
+Calls in the form of Hermes and Qwen are told as they grow; those of other families when they are
+complete. A grammar that demands a call demands it in the form of Hermes, whatever the family.
+"""
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from burnish.data.call_formats import HERMES, CallFormat
 
 _OPENING, _CLOSING = "<tool_call>", "</tool_call>"
 # How templates have a call begin; what follows are its arguments.
@@ -30,7 +37,12 @@ class Call:
 
 
 def parse_tool_calls(
-    text: str, offered: Collection[str], *, limited: bool
+    text: str,
+    offered: Collection[str],
+    *,
+    limited: bool,
+    call_format: CallFormat = HERMES,
+    tools: Sequence[Any] = (),
 ) -> tuple[str, list[Call], bool]:
     """Return the text of a reply without its calls, the calls, and whether the reply ends within
     one.
@@ -39,6 +51,8 @@ def parse_tool_calls(
     cut before its arguments is left out. Where the reply was `limited`, what a call may begin with
     is one that was cut.
     """
+    if call_format is not HERMES and not _BEGUN.search(text):
+        return _parse_others(text, offered, limited, call_format, tools)
     said, calls, place, cut = "", [], 0, False
     while not cut and (start := text.find(_OPENING, place)) >= 0:
         said += text[place:start]
@@ -55,8 +69,32 @@ def parse_tool_calls(
     return (said.rstrip() if calls or cut else said), calls, cut
 
 
-def text_before_calls(text: str) -> str:
+def _parse_others(
+    text: str,
+    offered: Collection[str],
+    limited: bool,
+    call_format: CallFormat,
+    tools: Sequence[Any],
+) -> tuple[str, list[Call], bool]:
+    """The same for the form of another family."""
+    said, calls, at = "", [], 0
+    for found in call_format.read(text, tools):
+        own = [call for call in found.calls if call.name in offered]
+        if own:
+            said += text[at : found.start]
+            at = found.end
+            calls += [Call(c.name, json.dumps(c.arguments, ensure_ascii=False)) for c in own]
+    tail, cut = text[at:], False
+    if limited and len(held := call_format.before(tail)) < len(tail.rstrip()):
+        tail, cut = held, True
+    said += tail
+    return (said.rstrip() if calls or cut else said), calls, cut
+
+
+def text_before_calls(text: str, call_format: CallFormat = HERMES) -> str:
     """Return the part of a growing reply that is not, and will not become, part of a call."""
+    if call_format is not HERMES:
+        return min(call_format.before(text), text_before_calls(text), key=len)
     start = text.find(_OPENING)
     if start < 0:
         sizes = range(min(len(_OPENING) - 1, len(text)), 0, -1)

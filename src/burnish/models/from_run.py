@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from burnish.data.chat_templates import set_stop_tokens
+from burnish.data.chat_templates import set_stop_tokens, set_thinking
 from burnish.data.tags import all_tags
 from burnish.errors import RunError
 from burnish.models.classifier import Classifier, ConstantBaseline, load_classifier
@@ -139,6 +139,7 @@ def load_base(recipe: Recipe) -> LanguageModel:
     """Loads the recipe's base model with the recipe's stop tokens."""
     model = load_model(recipe.model, recipe.device, four_bit=recipe.method_traits.four_bit)
     set_stop_tokens(model.tokenizer, recipe.model_settings.stop_tokens)
+    set_thinking(model.tokenizer, recipe.model_settings.thinking)
     return model
 
 
@@ -146,6 +147,7 @@ def _load_reward_model(recipe: Recipe) -> RewardModel:
     """Loads a reward model; it needs the stop tokens to find the ends of turns."""
     model = load_reward_model(recipe.model, recipe.device, recipe.seed)
     set_stop_tokens(model.tokenizer, recipe.model_settings.stop_tokens)
+    set_thinking(model.tokenizer, recipe.model_settings.thinking)
     return model
 
 

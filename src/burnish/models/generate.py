@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from burnish.data.answer_text import answer_decoder
 from burnish.data.chat_templates import next_speaker_index, speaker_prefixes
 from burnish.models.branches import Network, common_start
 from burnish.models.interface import Generation, Sampling, Stream
@@ -46,6 +47,7 @@ class Decoder:
         self.sampling, self.stream, self.context_length = sampling, stream, context_length
         self.stops = stop_tokens(network.model, tokenizer)
         self.speakers = speaker_prefixes(tokenizer)
+        self.text_of = answer_decoder(tokenizer)
         self.random = torch.Generator(network.device).manual_seed(sampling.seed)
 
     @torch.no_grad()
@@ -173,13 +175,11 @@ class _Batch:
 
     def _count_before(self, answer: int, end: int) -> int:
         """How many tokens begin before the character `end` of the answer's text."""
-        tokens, decode = self.tokens[answer], self.decoder.tokenizer.decode
-        return bisect_left(
-            range(len(tokens)), end, key=lambda n: len(decode(tokens[:n], skip_special_tokens=True))
-        )
+        tokens, text_of = self.tokens[answer], self.decoder.text_of
+        return bisect_left(range(len(tokens)), end, key=lambda n: len(text_of(tokens[:n])))
 
     def _text(self, answer: int) -> str:
-        return str(self.decoder.tokenizer.decode(self.tokens[answer], skip_special_tokens=True))
+        return self.decoder.text_of(self.tokens[answer])
 
 
 def _sample(logprobs_B_V: Tensor, sampling: Sampling, random: torch.Generator) -> Tensor:

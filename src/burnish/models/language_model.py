@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,8 +14,10 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from burnish.conversation import Conversation
+from burnish.data.answer_text import plain_answer
 from burnish.data.chat_templates import stop_tokens_hash
 from burnish.data.render import render_prompt
+from burnish.data.tool_calls import offered_tools
 from burnish.errors import ModelError
 from burnish.models.adapt import adapters_disabled, has_adapter, load_weights
 from burnish.models.adapter_files import safetensors_errors
@@ -133,7 +135,12 @@ class LanguageModel(LoadedModel):
         for row in tokens:
             self._check_length(len(row) + 1)
         decoder = Decoder(self.network, self.tokenizer, sampling, stream, self.context_length)
-        return [answer for (answer,) in decoder.answers(tokens)]
+        return [
+            replace(answer, text=plain_answer(answer.text, offered, self.tokenizer, before))
+            for (answer,), before, offered in zip(
+                decoder.answers(tokens), tokens, map(offered_tools, prompts), strict=True
+            )
+        ]
 
     @torch.no_grad()
     def score(self, items: Sequence[Choice]) -> list[Scores]:

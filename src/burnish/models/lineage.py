@@ -30,8 +30,17 @@ from burnish.models.foreign_folders import import_problem, is_foreign_folder
 from burnish.models.language_model import folder_sha256
 from burnish.models.load import check_bitsandbytes
 from burnish.models.registry import resolve
-from burnish.recipe.schema import Recipe, restore_recipe
+from burnish.recipe.schema import Recipe, changed_recipe, restore_recipe
 from burnish.runs.directory import Manifest, RunDirectory
+
+
+def with_recorded_thinking(recipe: Recipe, manifest: Manifest) -> Recipe:
+    """A recipe that asks for answers with or without a thought as its run was started, where the
+    recipe itself leaves it to the rows."""
+    recorded = manifest.recipe.get("model_settings", {}).get("thinking")
+    if recorded is None or recipe.model_settings.thinking is not None:
+        return recipe
+    return changed_recipe(recipe, {"model_settings.thinking": recorded})
 
 
 def recipe_of(manifest: Manifest) -> Recipe:

@@ -16,7 +16,12 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from burnish.data.chat_templates import check_templates, set_stop_tokens
+from burnish.data.chat_templates import (
+    check_templates,
+    set_model_stops,
+    set_stop_tokens,
+    set_thinking,
+)
 from burnish.errors import ModelError
 from burnish.models.adapt import load_adapter
 from burnish.models.architecture import context_tokens, load_causal_model
@@ -145,8 +150,15 @@ def _config(source: Source) -> Any:
         ) from error
 
 
-def load_tokenizer(source: Source, stops: Sequence[str | int] = ()) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model source; `stops` are additional tokens that end answers.
+def load_tokenizer(
+    source: Source, stops: Sequence[str | int] = (), *, thinking: bool | None = None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model source.
+
+    Args:
+        source: of the model.
+        stops: additional tokens that end answers.
+        thinking: whether prompts ask for a thought; None leaves it to the chat template.
 
     Raises:
         ModelError: the tokenizer cannot be read.
@@ -175,6 +187,8 @@ def load_tokenizer(source: Source, stops: Sequence[str | int] = ()) -> PreTraine
             reason=why,
         ) from error
     set_stop_tokens(tokenizer, stops)
+    set_model_stops(tokenizer, _generation_stops(source))
+    set_thinking(tokenizer, thinking)
     return tokenizer
 
 
@@ -185,6 +199,21 @@ def _has_own_code(source: Source) -> bool:
         return "auto_map" in json.loads(text)
     except (OSError, ValueError, TypeError):
         return False
+
+
+def _generation_stops(source: Source) -> list[int]:
+    """The tokens that the model's own files name as ends of answers."""
+    stops: list[int] = []
+    for name in ("generation_config.json", "config.json"):
+        try:
+            named = json.loads((Path(source.path) / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        ends = named.get("eos_token_id") if isinstance(named, dict) else None
+        stops = [ends] if isinstance(ends, int) else list(ends or ())
+        if stops:
+            break
+    return [stop for stop in stops if isinstance(stop, int)]
 
 
 def base_sha256(weights: str, *, four_bit: bool) -> str:

@@ -38,7 +38,7 @@ def token_windows(text: str, tokenizer: Any, length: int) -> list[list[int]]:
 
 def _context(context: Conversation | str, tokenizer: Any) -> list[int]:
     if not isinstance(context, str):
-        return render_prompt(context, tokenizer)
+        return render_prompt(context, tokenizer, thinks=False)
     if not context:
         return [_start(tokenizer)]
     return list(tokenizer(context.rstrip(), add_special_tokens=True)["input_ids"])

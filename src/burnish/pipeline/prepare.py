@@ -6,16 +6,24 @@ import sys
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.markup import escape
 
 from burnish.conversation import Example
+from burnish.data.chat_templates import set_thinking
 from burnish.data.checks.dataset import rejected_answers
 from burnish.data.checks.template_marks import speaker_lines
+from burnish.data.checks.template_roles import (
+    answers_think,
+    moved_system_text,
+    with_thoughts_apart,
+)
 from burnish.data.load import Dataset, load
 from burnish.data.render import Rendered, hidden_reasoning
 from burnish.data.sample import LIMIT
+from burnish.data.template_text import form_for
 from burnish.errors import DataError, RecipeError
 from burnish.evaluation.measure import LEAST_TESTED, tested
 from burnish.models.classifier import max_text_tokens
@@ -26,7 +34,7 @@ from burnish.models.stop_tokens import check_stop_token
 from burnish.progress import Bars
 from burnish.recipe.data import Data
 from burnish.recipe.files import check_name
-from burnish.recipe.schema import Recipe
+from burnish.recipe.schema import Recipe, changed_recipe
 from burnish.runs.directory import Finding, Manifest, RunDirectory
 from burnish.training.objectives import OBJECTIVES
 
@@ -35,11 +43,15 @@ _LIBRARIES = ("burnish", "torch", "transformers", "peft", "tokenizers", "numpy")
 
 @dataclass(frozen=True)
 class CheckedData:
-    """A data set, the rendered rows of each split, and the findings of all checks."""
+    """A data set, the rendered rows of each split, and the findings of all checks.
+
+    `thinking` is whether prompts ask for answers with a thought; None where the template decides.
+    """
 
     dataset: Dataset
     rendered: dict[str, list[Rendered]]
     findings: list[Finding]
+    thinking: bool | None = None
 
     def learnt_tokens(self) -> dict[str, int]:
         """Tokens with a loss weight in each split."""
@@ -70,6 +82,9 @@ def prepare(recipe: Recipe, source: Source, data: Data | None = None) -> Checked
         "raise training.max_length" if limit < longest else "choose a model with a longer context"
     )
     findings, rendered = list(dataset.findings), {}
+    thinking = recipe.model_settings.thinking
+    if settings.writes_text:
+        dataset, thinking = _fit_template(dataset, tokenizer, recipe, findings)
     if settings.rows.replies:
         findings += rejected_answers(dataset.train)
     # Other objectives read only the answer's content.
@@ -84,7 +99,7 @@ def prepare(recipe: Recipe, source: Source, data: Data | None = None) -> Checked
         if longer := found[1]:
             advice = f"shorten them, or {remedy}"
             findings.append(replace(longer, seen=f"{split}: {longer.seen}", remedy=advice))
-    checked = CheckedData(dataset, rendered, findings)
+    checked = CheckedData(dataset, rendered, findings, thinking)
     if dataset.test and (count := len(tested(checked.kept("test")))) < LEAST_TESTED:
         raise DataError(
             f"only {count} test rows remain, too few to measure a gain (at least {LEAST_TESTED})",
@@ -98,6 +113,33 @@ def prepare(recipe: Recipe, source: Source, data: Data | None = None) -> Checked
     trained = f"{objective.learns} to be trained on: {counts}"
     findings.append(Finding("tokens", "info", trained, total))
     return checked
+
+
+def _fit_template(
+    dataset: Dataset, tokenizer: Any, recipe: Recipe, findings: list[Finding]
+) -> tuple[Dataset, bool | None]:
+    """Fits the rows to what the chat template can write, and adds findings about it.
+
+    Returns the rows with their thoughts apart, and whether prompts ask for a thought.
+    """
+    chosen = recipe.model_settings.thinking
+    if all(example.messages[0].role == "document" for example in dataset.train):
+        return dataset, chosen
+    form = form_for(tokenizer)
+    dataset = replace(
+        dataset,
+        train=with_thoughts_apart(dataset.train, form),
+        validation=with_thoughts_apart(dataset.validation, form),
+        test=with_thoughts_apart(dataset.test, form),
+    )
+    shown = recipe.objective_settings.rows.replies
+    thinking, found = answers_think(dataset.train, form, shown=shown)
+    if chosen is not None and form.thinks:
+        thinking, found = chosen, []
+    set_thinking(tokenizer, thinking)
+    findings += found
+    findings += moved_system_text(dataset.train, form)
+    return dataset, thinking
 
 
 def create_run(recipe: Recipe, bars: Bars) -> RunDirectory:
@@ -118,6 +160,8 @@ def create_run(recipe: Recipe, bars: Bars) -> RunDirectory:
     check_name(recipe.name)
     source = resolve(recipe.model)
     checked = prepare(recipe, source)
+    if checked.thinking is not None and recipe.model_settings.thinking is None:
+        recipe = changed_recipe(recipe, {"model_settings.thinking": checked.thinking})
     others = {name: prepare(recipe, source, data) for name, data in recipe.tasks.items()}
     manifest = Manifest(
         name=recipe.name,

@@ -10,7 +10,7 @@ from typing import Any
 
 from burnish.errors import RunError
 from burnish.models.cache import files_sha256
-from burnish.models.lineage import recipe_of
+from burnish.models.lineage import recipe_of, with_recorded_thinking
 from burnish.models.load import pick_device
 from burnish.recipe.schema import Recipe, flat_values
 from burnish.runs.atomic import remove_directory
@@ -51,6 +51,7 @@ def continue_run(recipe: Recipe) -> RunDirectory | None:
         )
     directory = RunDirectory.open(path)
     manifest = directory.manifest()
+    recipe = with_recorded_thinking(recipe, manifest)
     changes = _changes(manifest, recipe)
     refused = [change for change in changes if not _may_change(change["key"], manifest)]
     if refused:

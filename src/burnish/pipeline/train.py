@@ -20,7 +20,7 @@ from burnish.evaluation.measure import check_scorers, check_suites
 from burnish.evaluation.suite import Suite, split_suite
 from burnish.models.from_run import Opened, open_tuned
 from burnish.models.language_model import LanguageModel
-from burnish.models.lineage import check_method
+from burnish.models.lineage import check_method, with_recorded_thinking
 from burnish.models.load import pick_device
 from burnish.models.lora_targets import recipe_targets
 from burnish.parity.compare import record_reference, save_reference
@@ -66,6 +66,7 @@ def train(
     if directory is None:
         with phase("reading data"):
             directory = create_run(chosen, bars)
+    chosen = with_recorded_thinking(chosen, directory.manifest())
     with alone_in(directory), timed_run(directory):
         if directory.manifest().state != "training":
             return directory

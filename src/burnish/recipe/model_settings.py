@@ -12,6 +12,12 @@ class ModelSettings(Section):
         (), description="further tokens (texts or ids) that end an answer"
     )
 
+    thinking: bool | None = Field(
+        None,
+        description="whether prompts ask the model to think before it answers "
+        "(default: as most training rows do)",
+    )
+
     @field_validator("stop_tokens", mode="before")
     @classmethod
     def _one_or_several(cls, stops: object) -> object:

@@ -117,6 +117,7 @@ def own_rows(
     # Of a million rows only as many become tokens as are needed.
     for start in range(0, len(examples), _RENDERED):
         part = examples[start : start + _RENDERED]
+        # Of a conversation in branches the last is learnt: it repeats all earlier answers.
         rendered = {row.id: row for row in render_all(part, tokenizer, max_length)[0]}
         found += [
             Own(one, Row(rendered[one.id].tokens, rendered[one.id].weights))

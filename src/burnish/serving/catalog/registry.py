@@ -5,13 +5,13 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from openai.types import Model
 
-from burnish.data.chat_templates import set_stop_tokens, speaker_prefixes
+from burnish.data.chat_templates import set_stop_tokens, set_thinking, speaker_prefixes
 from burnish.evaluation.graders import SamplingRequest
 from burnish.inference.embedder import Embedder
 from burnish.inference.engine import Engine
@@ -83,6 +83,14 @@ def with_stop_tokens(stops: Sequence[str | int], opened: Open) -> Open:
     return also
 
 
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """What a run says of its model: further stop tokens, and whether prompts ask for a thought."""
+
+    stops: tuple[str | int, ...] = ()
+    thinking: bool | None = None
+
+
 class ModelRegistry:
     """Finds models by name; a base model is loaded at its first request and stays in memory.
 
@@ -112,8 +120,8 @@ class ModelRegistry:
         self._loading = threading.Lock()
         self._bases: dict[str, ServedModel] = {}
         self._embedder: Embedder | None = None
-        self._stops: dict[Path, tuple[str | int, ...]] = {}
-        self._tokenizers: dict[tuple[int, tuple[str | int, ...]], Any] = {}
+        self._recorded: dict[Path, _Recorded] = {}
+        self._tokenizers: dict[tuple[int, _Recorded], Any] = {}
 
     def target(self, name: str, project: str | None = None) -> ServedModel:
         """Return the model with this name or alias; its base model is loaded first if needed, which
@@ -243,16 +251,19 @@ class ModelRegistry:
 
     def _tokenizer(self, base: ServedModel, folder: Path) -> Any:
         """The base's tokenizer; where the tuned model's run names other tokens as the end of an
-        answer, a copy that knows them."""
-        if folder not in self._stops:
-            self._stops[folder] = _recorded_stops(folder)
-        stops = self._stops[folder]
-        if not stops:
+        answer, or asks for answers with or without a thought, a copy that does so too."""
+        if folder not in self._recorded:
+            self._recorded[folder] = _recorded(folder)
+        recorded = self._recorded[folder]
+        if recorded == _Recorded():
             return base.tokenizer
-        key = (id(base.tokenizer), stops)
+        key = (id(base.tokenizer), recorded)
         if key not in self._tokenizers:
             own = copy.copy(base.tokenizer)
-            set_stop_tokens(own, stops)
+            if recorded.stops:
+                set_stop_tokens(own, recorded.stops)
+            if recorded.thinking is not None:
+                set_thinking(own, recorded.thinking)
             self._tokenizers[key] = own
         return self._tokenizers[key]
 
@@ -260,13 +271,14 @@ class ModelRegistry:
         return Model(id=name, created=self._started, object="model", owned_by=_OWNER)
 
 
-def _recorded_stops(folder: Path) -> tuple[str | int, ...]:
+def _recorded(folder: Path) -> _Recorded:
     """What the run around an adapter's folder was made with; nothing where there is no run."""
     for run in folder.parents:
         if (run / "manifest.json").is_file():
             recipe = RunDirectory.open(run).manifest().recipe
-            return tuple(recipe.get("model_settings", {}).get("stop_tokens", ()))
-    return ()
+            settings = recipe.get("model_settings", {})
+            return _Recorded(tuple(settings.get("stop_tokens", ())), settings.get("thinking"))
+    return _Recorded()
 
 
 def _tuned(row: ModelRow, name: str) -> Model:

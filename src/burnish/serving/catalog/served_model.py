@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import TemplateError
 from llguidance import LLTokenizer
 from llguidance.hf import from_tokenizer
 from openai.types.chat.chat_completion_token_logprob import ChatCompletionTokenLogprob, TopLogprob
 from openai.types.completion_choice import Logprobs
 
-from burnish.data.chat_templates import extra_stop_tokens, template_for
-from burnish.data.render import escape_special_tokens
+from burnish.data.chat_templates import extra_stop_tokens, thinking_of
+from burnish.data.template_text import form_for, messages_text
 from burnish.errors import DataError
 from burnish.inference.engine import Backend
 from burnish.inference.grammar import SchemaGrammar, json_grammar, lenient, schema_grammar
@@ -246,51 +245,49 @@ def prompt_tokens(
         ApiError: the template refuses the messages, or knows no tools.
         TooLongError: it is so much longer than `max_requests` tokens that nobody counted them.
     """
-    template = _template(tokenizer, tools)
-    if tools and not _shows_tools(template):
+    if tools and not _shows_tools(tokenizer, tools):
         raise invalid(
             "This model's chat template does not support tools.", "tools", "unsupported_parameter"
         )
+    turns = [_turn(message) for message in messages]
     try:
-        text = tokenizer.apply_chat_template(
-            [_turn(message, tokenizer) for message in messages],
-            tools=list(tools) or None,
-            chat_template=template,
-            add_generation_prompt=True,
-            tokenize=False,
-        )
-    except (TemplateError, TypeError, KeyError, RecursionError) as error:
-        said = f"The model's chat template does not accept these messages: {error}."
-        raise invalid(said, "messages", "refused_by_template") from error
+        text = messages_text(turns, tools, tokenizer, asks=True, thinking=thinking_of(tokenizer))
+    except RecursionError as error:
+        raise _refused(error) from error
+    except DataError as error:
+        if error.code != "refused_by_template":
+            raise invalid(f"This model cannot chat: {error}.", "model", error.code) from error
+        raise _refused(error.fields.get("reason")) from error
     return tuple(tokens_within(tokenizer, text, most, marks=False))
 
 
-def _template(tokenizer: Any, tools: Any) -> str:
+def _refused(reason: object) -> ApiError:
+    said = f"The model's chat template does not accept these messages: {reason}."
+    return invalid(said, "messages", "refused_by_template")
+
+
+def _shows_tools(tokenizer: Any, tools: Any) -> bool:
+    """Whether the template shows tools to the model."""
     try:
-        return template_for(tokenizer, tools)
+        return form_for(tokenizer, tools).has_tools
     except DataError as error:
         raise invalid(f"This model cannot chat: {error}.", "model", error.code) from error
 
 
-def _shows_tools(template: str) -> bool:
-    """Whether the template shows tools, and writes calls as we read them."""
-    return "tools" in template and "<tool_call>" in template
-
-
-def _turn(message: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
+def _turn(message: Mapping[str, Any]) -> dict[str, Any]:
     """As templates know it: one text, and their own names for older and newer roles."""
     role = _ROLES.get(message["role"], message["role"])
     content = message.get("content")  # a refusal has no content, but its own field
     text = _text(message.get("refusal") if content is None else content)
-    text = escape_special_tokens(role, text, tokenizer)
     turn: dict[str, Any] = {"role": role, "content": text}
     calls = list(message.get("tool_calls") or ())
     if function := message.get("function_call"):  # as calls were sent before there were tools
         calls.append({"function": function})
     if calls:
         turn["tool_calls"] = [_called(call) for call in calls]
-    if name := message.get("name"):
-        turn["name"] = name
+    for field in ("name", "tool_call_id", "reasoning_content"):
+        if message.get(field):
+            turn[field] = message[field]
     return turn
 
 

@@ -15,6 +15,7 @@ from openai.types.chat.chat_completion_chunk import ChoiceDelta
 from openai.types.chat.chat_completion_message import ChatCompletionMessage
 from pydantic import Field, model_validator
 
+from burnish.data.answer_text import ReplyReader
 from burnish.data.chat_templates import speaker_prefixes
 from burnish.errors import UserError
 from burnish.inference.grammar import call_grammar
@@ -72,6 +73,7 @@ class Message(Body):
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
     audio: None = None
     function_call: dict[str, Any] | None = None
+    reasoning_content: str | None = None
     parsed: Any = None
 
 
@@ -126,7 +128,7 @@ async def create(body: ChatRequest, request: Request) -> Response:
     )
     usage = usage_of(request)
     usage.prompt = len(prompt)
-    reply = _Reply(body, target, usage)
+    reply = _Reply(body, target, usage, prompt)
     try:
         if body.stream:
             result = await start_stream(target.engine, asks, request, usage)
@@ -223,8 +225,11 @@ def _asks(
 class _Reply:
     """What all parts of one reply have in common."""
 
-    def __init__(self, body: ChatRequest, target: ServedModel, usage: Usage) -> None:
+    def __init__(
+        self, body: ChatRequest, target: ServedModel, usage: Usage, prompt: Sequence[int]
+    ) -> None:
         self.body, self.target, self.usage = body, target, usage
+        self.reader = ReplyReader(target.tokenizer, body.offered, prompt)
         self.nothing = None if body.offered else ""  # what a reply says that only calls
         self.shared: dict[str, Any] = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
@@ -245,7 +250,7 @@ class _Reply:
         self, found: AsyncIterator[tuple[int, Piece]], said: Sequence[Generation]
     ) -> AsyncIterator[ChatCompletionChunk]:
         """The reply as it is written, its calls of tools too."""
-        shown = [_Shown(self.body) for _ in said]
+        shown = [_Shown(self.body, self.reader) for _ in said]
         start_stream = ChoiceDelta(role="assistant", content=self.nothing, refusal=None)
         for place in range(len(said)):
             yield self._chunk(place, start_stream)
@@ -260,14 +265,17 @@ class _Reply:
             yield self._marked(choices=[], usage=self.usage.told)
 
     def _ended(self, place: int, answer: Generation, shown: "_Shown") -> list[ChatCompletionChunk]:
-        text, calls, end = self.body.split_calls(answer.text, answer.end)
-        deltas = [*shown.rest(text, calls)]
+        parts = self.reader.parts(answer.text)
+        text, calls, end = self.body.split_calls(parts.content, answer.end, self.reader.calls)
+        deltas = [*shown.thought(parts.thought), *shown.rest(text, calls)]
         result = [self._chunk(place, delta, drawn=shown.told()) for delta in deltas]
         return [*result, self._chunk(place, ChoiceDelta(), end=end, drawn=shown.told())]
 
     def _choice(self, place: int, answer: Generation) -> Choice:
-        text, calls, end = self.body.split_calls(answer.text, answer.end)
+        parts = self.reader.parts(answer.text)
+        text, calls, end = self.body.split_calls(parts.content, answer.end, self.reader.calls)
         message: dict[str, Any] = {"role": "assistant", "content": text or self.nothing}
+        message |= {"reasoning_content": parts.thought} if parts.thought else {}
         message |= {"refusal": None, "annotations": []} | (self.body.told(calls) if calls else {})
         return Choice.model_validate(
             {
@@ -304,18 +312,27 @@ class _Reply:
 class _Shown:
     """What of one streamed answer has been shown: of a call, its name and its arguments."""
 
-    def __init__(self, offer: ToolOptions) -> None:
-        self.offer, self.offered = offer, bool(offer.offered)
-        self._size = 0
+    def __init__(self, offer: ToolOptions, reader: ReplyReader) -> None:
+        self.offer, self.offered, self.reader = offer, bool(offer.offered), reader
+        self._size = self._thought = 0
         self._calls: list[int] = []
         self._drawn: list[SampledToken] = []
 
     def more(self, text: str, piece: Piece) -> Iterator[ChoiceDelta]:
         """What can be shown now that the answer has grown to `text` by `piece`."""
         self._drawn += piece.drawn
-        before = text_before_calls(text) if self.offered else text
-        calls = self.offer.split_calls(text, "")[1] if len(before) < len(text) else []
+        parts, form = self.reader.parts(text, ended=False), self.reader.calls
+        yield from self.thought(parts.thought)
+        text = parts.content
+        before = text_before_calls(text, form) if self.offered else text
+        calls = self.offer.split_calls(text, "", form)[1] if len(before) < len(text) else []
         yield from self.rest(before, calls)
+
+    def thought(self, text: str) -> Iterator[ChoiceDelta]:
+        """What of the thought has not been shown."""
+        if new := text[self._thought :]:
+            self._thought += len(new)
+            yield ChoiceDelta.model_validate({"reasoning_content": new})
 
     def rest(self, text: str, calls: Sequence[Call]) -> Iterator[ChoiceDelta]:
         """What of that has not been shown."""

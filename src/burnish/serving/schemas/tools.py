@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, model_validator
 
+from burnish.data.call_formats import HERMES, CallFormat
 from burnish.inference.tool_calls import Call, parse_tool_calls
 from burnish.serving.errors import conflicting, invalid
 from burnish.serving.schemas.sampling import Array, Body, said
@@ -132,15 +133,20 @@ class ToolOptions(Body):
             reason = "'function_call' is only allowed when 'functions' are specified."
             raise conflicting(reason, "function_call")
 
-    def split_calls(self, text: str, end: str) -> tuple[str, list[Call], str]:
-        """Split a reply into its text, its tool calls and its finish reason.
+    def split_calls(
+        self, text: str, end: str, call_format: CallFormat = HERMES
+    ) -> tuple[str, list[Call], str]:
+        """Split a reply into its text, its tool calls in the form of the model's family, and its
+        finish reason.
 
         A reply that must call says nothing else, whatever cut it.
         """
         if not (offered := self.offered):
             return text, [], end
         names = {tool["function"]["name"] for tool in offered}
-        rest, calls, cut = parse_tool_calls(text, names, limited=end == "length")
+        rest, calls, cut = parse_tool_calls(
+            text, names, limited=end == "length", call_format=call_format, tools=offered
+        )
         wanted = calls[:1] if self.one_call else calls
         if wanted and wanted[-1].whole and not (cut and end == "length"):
             end = "function_call" if self.functions else "tool_calls"

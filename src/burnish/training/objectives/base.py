@@ -12,7 +12,7 @@ from torch import Tensor
 from burnish.conversation import Example
 from burnish.data.render import Rendered, render_all
 from burnish.errors import DataError
-from burnish.models.branches import Network, Row
+from burnish.models.branches import Network, Row, trunk_length
 from burnish.models.interface import Sampling
 from burnish.recipe.objectives import Distill, Grpo, settings_of_class
 from burnish.recipe.schema import Recipe
@@ -199,12 +199,57 @@ def sampling_of(recipe: Recipe, settings: Grpo | Distill) -> Sampling:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Branches:
+    """The answers of one conversation as rows that share their beginning.
+
+    A chat template that writes earlier turns differently when more turns follow makes these.
+    """
+
+    rows: tuple[Row, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of tokens, the shared beginning counted once."""
+        shared = trunk_length(self.rows)
+        return sum(row.size for row in self.rows) - shared * (len(self.rows) - 1)
+
+    @property
+    def learnt(self) -> int:
+        """Number of tokens with a weight."""
+        return sum(row.learnt for row in self.rows)
+
+
 def rows_of(examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Row]:
     """Rendered rows; all were found to fit before."""
     if not examples:
         return []
     rendered, _ = render_all(examples, tokenizer, max_length)
     return [Row(row.tokens, row.weights) for row in rendered]
+
+
+def conversations_of(
+    examples: Sequence[Example], tokenizer: Any, max_length: int | None
+) -> list[Row | Branches]:
+    """Rendered conversations, one item each; all were found to fit before."""
+    if not examples:
+        return []
+    groups: list[list[Row]] = []
+    for row in render_all(examples, tokenizer, max_length)[0]:
+        if not row.branch:
+            groups.append([])
+        groups[-1].append(Row(row.tokens, row.weights))
+    return [rows[0] if len(rows) == 1 else Branches(tuple(rows)) for rows in groups]
+
+
+def grouped_rows(items: Sequence[Row | Branches]) -> list[Sequence[Row]]:
+    """The rows of each item."""
+    return [item.rows if isinstance(item, Branches) else (item,) for item in items]
+
+
+def flat_rows(items: Sequence[Row | Branches]) -> list[Row]:
+    """The rows of all items, one after the other."""
+    return [row for rows in grouped_rows(items) for row in rows]
 
 
 def require(

@@ -155,7 +155,7 @@ def fitting(
         DataError: all are.
     """
     limit = max_length or int(min(tokenizer.model_max_length, 1 << 30))
-    kept, finding = drop_longer(examples, rows, limit)
+    kept, finding = drop_longer(examples, ([row] for row in rows), limit)
     if not kept:
         raise DataError(
             f"nothing would be learnt from {len(examples)} rows",

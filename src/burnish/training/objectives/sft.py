@@ -21,9 +21,18 @@ from burnish.models.branches import (
     Row,
     branch_states,
     target_logprobs,
+    tree_states,
     trunk_length,
 )
-from burnish.training.objectives.base import Loss, Objective, light_pieces, rows_of
+from burnish.training.objectives.base import (
+    Branches,
+    Loss,
+    Objective,
+    conversations_of,
+    flat_rows,
+    grouped_rows,
+    light_pieces,
+)
 
 # Share of the tokens that STM learns, at which bench/forgetting.py measured it.
 _STM_SHARE = 0.8
@@ -33,7 +42,7 @@ _AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class Sft(Objective[Row], name="sft"):
+class Sft(Objective[Row | Branches], name="sft"):
     """Learns the weighted tokens of each row.
 
     Args:
@@ -45,30 +54,38 @@ class Sft(Objective[Row], name="sft"):
     neftune_noise_alpha: float = 0.0
     token_weighting: Literal["all", "entropy", "likely"] = "all"
 
-    def items(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Row]:
-        return rows_of(examples, tokenizer, max_length)
+    def items(
+        self, examples: Sequence[Example], tokenizer: Any, max_length: int
+    ) -> list[Row | Branches]:
+        return conversations_of(examples, tokenizer, max_length)
 
     def prepare(
-        self, network: Network, items: Sequence[Row], *, training: bool = True
-    ) -> list[Row]:
+        self, network: Network, items: Sequence[Row | Branches], *, training: bool = True
+    ) -> list[Row | Branches]:
         if self.token_weighting != "likely" or not items or not training:
             return list(items)
-        return likely_only(items, token_logprobs(network, items), _STM_SHARE)
+        rows = flat_rows(items)
+        return [*likely_only(rows, token_logprobs(network, rows), _STM_SHARE)]
 
-    def units(self, items: Sequence[Row]) -> float:
-        return float(sum(sum(row.weights) for row in items))
+    def units(self, items: Sequence[Row | Branches]) -> float:
+        return float(sum(sum(row.weights) for row in flat_rows(items)))
 
-    def pieces(self, network: Network, items: Sequence[Row]) -> list[list[Row]]:
-        return light_pieces(network, items, 0 if self.neftune_noise_alpha else trunk_length(items))
+    def pieces(
+        self, network: Network, items: Sequence[Row | Branches]
+    ) -> list[list[Row | Branches]]:
+        trunk = 0 if self.neftune_noise_alpha else trunk_length(flat_rows(items))
+        return light_pieces(network, items, trunk)
 
-    def loss(self, network: Network, items: Sequence[Row]) -> Loss:
+    def loss(self, network: Network, items: Sequence[Row | Branches]) -> Loss:
         """The metric `token_accuracy`: how many of the learnt tokens are the likeliest there."""
+        groups, rows = grouped_rows(items), flat_rows(items)
         learns = network.model.training
         if learns and self.neftune_noise_alpha:
             with embedding_noise(network, self.neftune_noise_alpha):
-                asked = branch_states(network, items, trunk=0)
+                asked = branch_states(network, rows, trunk=0)
         else:
-            asked = branch_states(network, items)
+            several = any(len(rows) > 1 for rows in groups)
+            asked = tree_states(network, groups) if several else branch_states(network, rows)
         # Validation is the plain loss, alike for every variant.
         read = self._read if learns else Sft()._read
         found_N_3 = network.read(asked.hidden_N_H, asked.targets_N, read)
