@@ -10,13 +10,12 @@ these texts share their beginning.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from os.path import commonprefix
 from typing import Any
 
 from burnish.conversation import Conversation, Example, Message
 from burnish.data.call_formats import HERMES
 from burnish.data.chat_templates import known_stop_texts, stop_texts
-from burnish.data.template_form import TemplateForm
+from burnish.data.template_form import TemplateForm, common_length
 from burnish.data.template_text import (
     conversation_text,
     form_for,
@@ -217,7 +216,7 @@ def _own_text(prompt: str, whole: str, turn: Message, form: TemplateForm) -> str
         text = whole[len(prompt) :]
         # Behind an opened thought, the template may have written the answer at once.
         return text if not end or end.strip() in text else turn.reasoning.strip() + end + text
-    text = whole[len(commonprefix([prompt, whole])) :]
+    text = whole[common_length(prompt, whole) :]
     if (start := _start(text, turn, form)) is None:
         return None
     before = turn.reasoning.strip() + end if end else _before_text(turn, form)

@@ -93,17 +93,14 @@ def apply_template(
     tools: Sequence[Mapping[str, Any]] | None = None,
     asks: bool = False,
     variables: Mapping[str, Any] | None = None,
-    in_parts: bool = False,
 ) -> str:
     """The text that a template writes; `asks` adds the beginning of an answer.
-
-    `in_parts` passes each content as a list with one part of text.
 
     Raises:
         TemplateError: the template refuses the messages.
     """
     text: str = tokenizer.apply_chat_template(
-        [_as_parts(one) for one in messages] if in_parts else list(messages),
+        list(messages),
         tools=list(tools) if tools else None,
         chat_template=template,
         tokenize=False,
@@ -113,7 +110,8 @@ def apply_template(
     return text
 
 
-def _as_parts(message: Mapping[str, Any]) -> Mapping[str, Any]:
+def as_parts(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message whose content is a list with one part of text."""
     content = message["content"]
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     return {**message, "content": parts}
@@ -160,10 +158,13 @@ def opened_thought(prompt: str) -> tuple[str, str] | None:
     return next((marks for marks in THOUGHTS if end.endswith(marks[0])), None)
 
 
-def _written(tokenizer: Any, template: str, messages: Any, **options: Any) -> str:
+def _written(
+    tokenizer: Any, template: str, messages: Any, *, in_parts: bool = False, **options: Any
+) -> str:
     """What the template writes; nothing where it refuses."""
     try:
-        return apply_template(tokenizer, template, messages, **options)
+        turns = list(map(as_parts, messages)) if in_parts else messages
+        return apply_template(tokenizer, template, turns, **options)
     except _ERRORS:
         return ""
 
@@ -201,7 +202,8 @@ def _reasoning(
     ways: list[tuple[_Reasoning, Any]] = [("field", said)] if fields else []
     ways += [("content", block)] if "</think>" in template else []
     for kind, turn in ways:
-        if _THINK in write([user, turn], variables=on):
+        written = write([user, turn], variables=on)
+        if _THINK in written and written.count(THOUGHTS[0][0]) < 2:
             answer = _behind(write, [user], [turn], on)
             before, _, rest = answer.partition(_THINK)
             between, said_at, _ = rest.partition(_SAY)
@@ -231,14 +233,14 @@ def _calls(write: Any, template: str) -> tuple[CallFormat, CallFields | None, st
         turn = {"role": "assistant", "content": way.empty, "tool_calls": [call]}
         text = write([user, turn], tools=tools)
         asked = write([user], tools=tools, asks=True)
-        at = _common(text, asked)
+        at = common_length(text, asked)
         found = call_format.parse(text[at:], tools)[1]
         if [(one.name, one.arguments) for one in found] == [(_FUNCTION, arguments)]:
             return call_format, way, text[at:]
     return HERMES, None, ""
 
 
-def _common(one: str, other: str) -> int:
+def common_length(one: str, other: str) -> int:
     """Length of the common beginning of two texts."""
     low, high = min(one, other), max(one, other)
     return next((n for n, c in enumerate(low) if c != high[n]), len(low))

@@ -3,7 +3,8 @@
 import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from burnish.data.template_form import (
     CallFields,
     TemplateForm,
     apply_template,
+    as_parts,
     opened_thought,
     template_form,
 )
@@ -29,7 +31,8 @@ _SHORTEST_NAME = 3
 _BLOCK = re.compile(r"\A\s*<think>(.*?)</think>\s*", re.DOTALL)
 # Behind an opened thought these close an empty one, as Qwen's and DeepSeek's own files write it.
 _CLOSING = "\n{}\n\n"
-_OUTSIDE_JSON = (TypeError, KeyError, AttributeError)
+# What templates raise where a field has a value that they do not expect.
+_ODD_VALUES = (TypeError, KeyError, AttributeError)
 
 
 def special_texts(tokenizer: Any) -> frozenset[str]:
@@ -134,7 +137,10 @@ def messages_text(
         for one in messages
     ]
     own = _numbered(own if form.has_system else _without_system(own), form)
-    text = _applied(own, tools, tokenizer, template, form, thinking, where, asks)
+    own = [as_parts(one) for one in own] if form.in_parts else own
+    variables = form.variables(thinking)
+    with _refusals(where):
+        text = apply_template(tokenizer, template, own, tools=tools, asks=asks, variables=variables)
     if asks and thinking is False and (marks := opened_thought(text)):
         text = text.rstrip() + "\n" + _CLOSING.format(marks[1])
     return text
@@ -146,26 +152,11 @@ def thought_end(prompt: str) -> str:
     return _CLOSING.format(marks[1]) if marks else ""
 
 
-def _applied(
-    messages: Sequence[Mapping[str, Any]],
-    tools: Any,
-    tokenizer: Any,
-    template: str,
-    form: TemplateForm,
-    thinking: bool | None,
-    where: str,
-    asks: bool,
-) -> str:
+@contextmanager
+def _refusals(where: str) -> Iterator[None]:
+    """Turns what a template raises into a sentence about `where`."""
     try:
-        return apply_template(
-            tokenizer,
-            template,
-            messages,
-            tools=tools,
-            asks=asks,
-            variables=form.variables(thinking),
-            in_parts=form.in_parts,
-        )
+        yield
     except TemplateSyntaxError as error:
         raise DataError(
             f"the model's chat template has a syntax error in line {error.lineno} ({error})",
@@ -174,7 +165,7 @@ def _applied(
             line=error.lineno,
             reason=str(error),
         ) from error
-    except (TemplateError, *_OUTSIDE_JSON) as error:
+    except (TemplateError, *_ODD_VALUES) as error:
         raise DataError(
             f"the model's chat template rejects {where} ({error})",
             "arrange the turns as the model expects, with user and assistant alternating",

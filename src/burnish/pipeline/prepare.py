@@ -3,6 +3,7 @@
 import platform
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -198,9 +199,13 @@ def create_run(recipe: Recipe, bars: Bars) -> RunDirectory:
     manifest.lineage = copy_earlier_run(directory, recipe)
     manifest.state = "training"
     directory.write_manifest(manifest)
+    _say(findings, bars)
+    return directory
+
+
+def _say(findings: Sequence[Finding], bars: Bars) -> None:
     for finding in findings:
         if finding.severity == "warning":
             bars.say(f"[yellow]warning[/] {escape(finding.message)}")
         elif finding.kind == LIMIT:
             bars.say(f"[dim]{escape(finding.message)}[/]")
-    return directory
