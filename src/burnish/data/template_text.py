@@ -208,7 +208,7 @@ def _numbered(messages: Sequence[dict[str, Any]], form: TemplateForm) -> list[di
     result, number = [], 0
     for one in messages:
         message, fields = _with_thought(one, form), form.fields
-        if fields is None and message.get("tool_calls"):
+        if fields is None and form.has_tools and message.get("tool_calls"):
             message = _with_call_text(message)
         if calls := message.get("tool_calls"):
             numbered, waiting = [], []
