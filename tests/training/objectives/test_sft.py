@@ -10,6 +10,7 @@ from transformers.integrations.neftune import neftune_post_forward_hook
 from transformers.trainer_pt_utils import LabelSmoother
 
 from burnish.models.branches import Network, Row
+from burnish.training.objectives.base import Branches
 from burnish.training.objectives.sft import Sft, likely_only, token_logprobs, top_entropy
 
 Draw = Callable[..., list[Row]]
@@ -51,6 +52,25 @@ def test_the_loss_equals_transformers(llama: Any, draw: Draw) -> None:
     loss.backward()
     torch.testing.assert_close(loss, expected)
     assert_equal_gradients(llama, wanted)
+
+
+def test_branches_of_a_conversation_are_learnt_as_its_rows_alone(llama: Any, draw: Draw) -> None:
+    """A group of branches beside a row: the same loss and gradients, the beginning read once."""
+    first, second, other = draw(6, [3, 8, 4])
+    group = Branches((first, second))
+    assert (group.size, group.learnt) == (6 + 3 + 8, 11)
+    objective, network = Sft(), Network(llama)
+    llama.train()
+    objective.loss(network, [first, second, other]).total.backward()
+    wanted = gradients(llama)
+    for items in ([group, other], [other, group]):
+        assert objective.units(items) == 15
+        found = objective.loss(network, items)
+        found.total.backward()
+        assert found.metrics["token_accuracy"][1] == 15
+        assert_equal_gradients(llama, wanted)
+    assert sum(map(len, objective.pieces(network, [group, other]))) == 2
+    assert Sft(token_weighting="likely").prepare(network, [group, other])
 
 
 @pytest.mark.parametrize("training", [True, False])
