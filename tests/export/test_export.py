@@ -230,7 +230,7 @@ def test_a_model_without_a_template_is_exported_with_ours(
     bare = AutoTokenizer.from_pretrained(recipe_of(run.manifest()).model)
     bare.chat_template = None
 
-    def without(*_: Any) -> PreTrainedTokenizerFast:
+    def without(*_: Any, **__: Any) -> PreTrainedTokenizerFast:
         return bare  # type: ignore[no-any-return]
 
     monkeypatch.setattr("burnish.export.export.load_tokenizer", without)

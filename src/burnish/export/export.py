@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from transformers import AutoConfig
 
+from burnish.data.chat_templates import has_template, thinking_of
 from burnish.data.exported_template import trained_template
 from burnish.errors import RunError
 from burnish.export.gguf import Precision, check_gguf, write_gguf
@@ -161,6 +162,7 @@ def _write_folder(
             if isinstance(model, LanguageModel):
                 add_stop_tokens(model.module.generation_config, tokenizer)
             model.module.save_pretrained(aside)
-        if recipe.objective_settings.writes_text:
+        is_own = has_template(tokenizer) and thinking_of(tokenizer) is None
+        if recipe.objective_settings.writes_text and not is_own:
             tokenizer.chat_template = trained_template(tokenizer)
         tokenizer.save_pretrained(aside)

@@ -3,7 +3,7 @@
 import json
 from typing import TYPE_CHECKING, Any
 
-from burnish.data.chat_templates import templates_to_export
+from burnish.data.exported_template import trained_template
 from burnish.errors import ModelError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def add_vocabulary(writer: "GGUFWriter", tokenizer: Any, size: int) -> None:
             getattr(writer, f"add_{kind}_token_id")(number)
     opens = tokenizer("")["input_ids"][:1]  # some tokenizers have a start token that they never add
     writer.add_add_bos_token(bool(opens) and opens == [tokenizer.bos_token_id])
-    writer.add_chat_template(templates_to_export(tokenizer))
+    writer.add_chat_template(trained_template(tokenizer))
 
 
 def _merges(tokenizer: Any) -> list[str]:
