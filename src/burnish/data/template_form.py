@@ -27,7 +27,7 @@ THOUGHTS = (
 # Words that no template writes by itself.
 _ASK, _SAY, _THINK, _RULE = "Qaskq", "Qsayq", "Qthinkq", "Qruleq"
 _FUNCTION, _KEY, _VALUE, _WORD = "qcallq", "qkeyq", "qvalueq", "qwordq"
-_ERRORS = (TemplateError, TypeError, KeyError, ValueError, AttributeError, IndexError)
+_ERRORS = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)

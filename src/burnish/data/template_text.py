@@ -32,7 +32,7 @@ _BLOCK = re.compile(r"\A\s*<think>(.*?)</think>\s*", re.DOTALL)
 # Behind an opened thought these close an empty one, as Qwen's and DeepSeek's own files write it.
 _CLOSING = "\n{}\n\n"
 # What templates raise where a field has a value that they do not expect.
-_ODD_VALUES = (TypeError, KeyError, AttributeError)
+_ODD_VALUES = (ArithmeticError, AttributeError, LookupError, TypeError)
 
 
 def special_texts(tokenizer: Any) -> frozenset[str]:
