@@ -76,6 +76,7 @@ def test_it_trains_and_is_judged(run: RunDirectory) -> None:
     checks = {check["name"]: check["passed"] for check in run.events("preflight")[0]["checks"]}
     assert set(checks.values()) <= {True, None}
     assert checks["merged = adapter"] is True
+    assert run.events("lora_targets")[0]["modules"]
 
 
 def test_scores_are_those_of_a_plain_pass(tuned: LanguageModel) -> None:
