@@ -55,7 +55,7 @@ def open_runner(network: Network, adapters: AdapterPool) -> Runner:
     Raises:
         ModelError: none does.
     """
-    if only_attention(network):
+    if network.model._can_set_attn_implementation() and only_attention(network):
         try:
             return ModelRunner(network, adapters)
         except ModelError as error:

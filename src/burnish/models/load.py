@@ -33,6 +33,8 @@ DeviceChoice = Literal["auto", "cpu", "cuda"]
 
 # Weights that bitsandbytes scales together.
 _FOUR_BIT_BLOCK = 64
+# Where transformers chooses between kernels of other packages and its own code.
+_KERNELS = "transformers.integrations.hub_kernels"
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +241,8 @@ def load_model(
     source, placement = resolve(name), pick_device(device)
     options: dict[str, Any] = four_bit_options(placement) if four_bit else {}
     logging.disable_progress_bar()
+    if placement.device == "cpu":  # it advises kernels for GPUs
+        logging.get_logger(_KERNELS).setLevel(logging.ERROR)
     try:
         module = load_causal_model(
             source.path, dtype=placement.dtype, use_safetensors=True, **options
