@@ -110,7 +110,7 @@ FAMILIES: dict[str, Family] = {
     "deepseek_v3": Family("experts, latent attention", MHA),
     "deepseek_v32": Family(
         "experts, sparse latent attention",
-        {**MHA, "index_topk": 16, "index_head_dim": 16, "index_n_heads": 2, **SPARSE},
+        {**MHA, "index_topk": 16, "index_head_dim": 16, "index_n_heads": 16, **SPARSE},
     ),
     "diffllama": Family("dense, differential attention"),
     "doge": Family("dense, dynamic mask"),
@@ -161,7 +161,7 @@ FAMILIES: dict[str, Family] = {
     "glm4_moe_lite": Family("experts, latent attention", {**MHA, **SPARSE}),
     "glm_moe_dsa": Family(
         "experts, sparse latent attention",
-        {**MHA, "index_topk": 16, "index_head_dim": 16, "index_n_heads": 2, **SPARSE},
+        {**MHA, "index_topk": 16, "index_head_dim": 16, "index_n_heads": 16, **SPARSE},
     ),
     "gpt2": Family("learned positions, dropout, fused maps"),
     "gpt_bigcode": Family("learned positions, dropout, one key head"),
