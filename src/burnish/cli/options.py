@@ -136,9 +136,14 @@ def settings_of(
             key="organization",
             value=cut(organization),
         )
-    stops = built.model_settings.stop_tokens
-    names = tuple(sorted(embedders))
-    settings = Settings(folder, organization, recipe=recipe, stops=stops, embedders=names)
+    settings = Settings(
+        folder,
+        organization,
+        recipe=recipe,
+        stops=built.model_settings.stop_tokens,
+        thinking=built.model_settings.thinking,
+        embedders=tuple(sorted(embedders)),
+    )
     return replace(settings, models=bases) if bases else settings
 
 

@@ -55,14 +55,15 @@ class VllmBackend:
     Args:
         url: the server's base URL, ending in /v1.
         vocabulary: tokens of its model.
+        marked: whether its answers mark thoughts or calls with special tokens, to be kept.
 
     Raises:
         InferenceError: the server does not answer.
         UserError: it does not answer as vLLM does.
     """
 
-    def __init__(self, url: str, vocabulary: int) -> None:
-        self.url, self.vocabulary = url.rstrip("/"), vocabulary
+    def __init__(self, url: str, vocabulary: int, *, marked: bool = False) -> None:
+        self.url, self.vocabulary, self.marked = url.rstrip("/"), vocabulary, marked
         self._headers = {"Authorization": f"Bearer {os.environ.get('VLLM_API_KEY', 'none')}"}
         self.name, self.context = self._base()
         self.max_requests = _MOST
@@ -87,6 +88,8 @@ class VllmBackend:
         """
         check(request, self.context, self.vocabulary)
         wanted = _request_body(request)
+        if self.marked:
+            wanted["skip_special_tokens"] = False
         if self._closing:
             raise shutting_down()
         if len(self._active) >= _MOST:

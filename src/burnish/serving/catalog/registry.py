@@ -11,6 +11,7 @@ from typing import Any
 
 from openai.types import Model
 
+from burnish.data.answer_text import kept_marks
 from burnish.data.chat_templates import set_stop_tokens, set_thinking, speaker_prefixes
 from burnish.evaluation.graders import SamplingRequest
 from burnish.inference.embedder import Embedder
@@ -66,18 +67,22 @@ def open_on_vllm(url: str, source: str) -> ServedModel:
     """
     found = resolve(source)
     tokenizer = load_tokenizer(found)
-    engine = VllmBackend(url, len(tokenizer))
+    engine = VllmBackend(url, len(tokenizer), marked=bool(kept_marks(tokenizer)))
     mark = hashlib.sha256(f"{engine.name} {found.sha256}".encode()).hexdigest()[:10]
     return ServedModel(engine, tokenizer, TokenText(tokenizer), f"fp_{mark}")
 
 
-def with_stop_tokens(stops: Sequence[str | int], opened: Open) -> Open:
-    """Return a function that opens base models whose answers also end at these tokens."""
+def with_model_settings(
+    stops: Sequence[str | int], opened: Open, *, thinking: bool | None = None
+) -> Open:
+    """Return a function that opens base models whose answers also end at these tokens, and which
+    are asked to think first or not; None leaves that to the chat template."""
 
     def also(source: str) -> ServedModel:
-        """Open the base model and declare the stop tokens."""
+        """Open the base model and declare what its own files leave out."""
         target = opened(source)
         set_stop_tokens(target.tokenizer, stops)
+        set_thinking(target.tokenizer, thinking)
         return target
 
     return also

@@ -17,7 +17,7 @@ from burnish.serving.catalog.registry import (
     Open,
     open_in_process,
     open_on_vllm,
-    with_stop_tokens,
+    with_model_settings,
 )
 from burnish.serving.state import models
 from burnish.serving.state.installation import Service, Settings, open_service
@@ -83,8 +83,8 @@ def open_server(
             name=min(hidden),
         )
     opening = opened or open_in_process(device)
-    if settings.stops:
-        opening = with_stop_tokens(settings.stops, opening)
+    if settings.stops or settings.thinking is not None:
+        opening = with_model_settings(settings.stops, opening, thinking=settings.thinking)
     engines = ModelRegistry(
         service.database, settings.folder, settings.models, device, opening, settings.embedders
     )

@@ -51,6 +51,7 @@ class Settings:
         max_file_bytes: of an uploaded file.
         recipe: dotted recipe values for every job, below what the job itself asks for.
         stops: tokens, texts or ids, that end the answers of the base models along with their own.
+        thinking: whether base models are asked to think first; None leaves it to their templates.
         record: whether the server's log holds prompts and answers.
         lease: seconds after its worker's last heartbeat in which a job is left alone.
         grading: what graders that requests bring may use together.
@@ -63,6 +64,7 @@ class Settings:
     max_file_bytes: int = 512 << 20
     recipe: Mapping[str, Any] = field(default_factory=dict)
     stops: Sequence[str | int] = ()
+    thinking: bool | None = None
     record: bool = False
     lease: float = 30.0
     grading: GradingBounds = field(default_factory=GradingBounds)
