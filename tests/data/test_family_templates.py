@@ -14,7 +14,7 @@ from burnish.data.call_formats import FunctionCall
 from burnish.data.chat_templates import known_stop_texts, set_thinking
 from burnish.data.render import Rendered, render_branches, render_prompt
 from burnish.data.template_text import form_for
-from burnish.inference.tool_calls import parse_tool_calls
+from burnish.inference.tool_calls import parse_tool_calls, text_before_calls
 from burnish.serving.catalog.served_model import prompt_tokens
 from tests.data.family_templates import family_tokenizer, template_folder, template_names
 
@@ -206,6 +206,8 @@ def check_round_trip(name: str, tokenizer: Any, *, offered: bool = True) -> None
             text, {"look"}, limited=False, call_format=form.calls, tools=tools
         )
         assert not cut
+        for size in range(len(text) + 1):  # what a stream shows before the call is complete
+            assert not text_before_calls(text[:size], form.calls).strip()
         assert [(one.name, json.loads(one.arguments)) for one in found] == [
             (call.name, call.arguments) for call in calls
         ]
