@@ -188,3 +188,28 @@ def test_switched_off_or_without_gradients_it_is_pefts_path(products: list[int])
         with model.disable_adapter():
             assert torch.equal(model(x).detach(), off)
     assert not products
+
+
+def test_a_base_in_bfloat16_has_an_adapter_in_float32_that_is_rounded_for_the_products(
+    products: list[int],
+) -> None:
+    """As near to the float32 layers as PEFT's own way, and gradients in the adapter's dtype."""
+    exact = adapted()
+    x = torch.randn(9, 24)
+    wanted = gradients(exact, x)
+    model = adapted()
+    for module in model.modules():
+        if isinstance(module, Linear):
+            module.base_layer.to(torch.bfloat16)
+    theirs = gradients(model, x.bfloat16())
+    with fused_lora(model):
+        ours = gradients(model, x.bfloat16())
+        with torch.no_grad():  # a step compares both, so both are computed alike
+            torch.testing.assert_close(model(x.bfloat16()), ours["result"], rtol=0, atol=0)
+    assert len(products) == 4
+    for name, value in wanted.items():
+        assert ours[name].dtype == theirs[name].dtype
+        away = [
+            float((found[name].float() - value).norm() / value.norm()) for found in (ours, theirs)
+        ]
+        assert away[0] < max(2 * away[1], 0.01), name

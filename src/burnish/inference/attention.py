@@ -28,6 +28,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from burnish.inference.kv_cache import KVRow, Segment
+from burnish.models.devices import upload
 
 NAME = "burnish_rows"
 # Arguments of a layer's attention that change nothing here, or that are honoured.
@@ -184,7 +185,7 @@ class RaggedBatch:
             first = torch.tensor([part.before + 1 - window for part in self.single])
         place = torch.arange(self.trunk_size)
         hidden_B_P = (place >= ends[:, None]) | (place < first[:, None])
-        return hidden_B_P.to(self.device) if bool(hidden_B_P.any()) else None
+        return upload(hidden_B_P, self.device) if bool(hidden_B_P.any()) else None
 
     def _read(self, layer: int, part: RowSlice, q_Q_L_D: Tensor, kind: AttentionKind) -> Tensor:
         """Several tokens of one row; query heads that share keys count as more queries."""
@@ -215,7 +216,7 @@ class RaggedBatch:
             seen_L_P = place <= own
             if window is not None:
                 seen_L_P &= place > own - window
-            self._seen[key] = seen_L_P.repeat(each, 1).to(self.device)
+            self._seen[key] = upload(seen_L_P, self.device).repeat(each, 1)
         return self._seen[key]
 
 

@@ -14,6 +14,7 @@ from burnish.inference.packed_linear import PackedLinears
 from burnish.inference.probe import FAILURES, Probe, describe, not_servable
 from burnish.inference.rows import Row
 from burnish.models.branches import Network
+from burnish.models.devices import tensor_on
 from burnish.models.layers import backbone_of
 
 
@@ -116,8 +117,8 @@ class ModelRunner:
             applied = self.adapters.applied_to_all(adapter)
         with applied, masks_are_windows():
             hidden_1_N_H: Tensor = backbone_of(self.network.model)(
-                input_ids=torch.tensor([tokens + padding], device=device),
-                position_ids=torch.tensor([positions + padding], device=device),
+                input_ids=tensor_on(device, [tokens + padding]),
+                position_ids=tensor_on(device, [positions + padding]),
                 use_cache=False,
                 burnish_rows=rows,
             ).last_hidden_state

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from burnish.inference.types import SampledToken, SamplingSettings
+from burnish.models.devices import tensor_on, upload
 
 # Log-probabilities (V,) of one place, and the likeliest tokens there.
 LogprobReport = tuple[Tensor, list[tuple[int, float]]]
@@ -47,8 +48,8 @@ class Sampler:
                 penalty = self.sampling.frequency_penalty * times + self.sampling.presence_penalty
                 change[token] = change.get(token, 0.0) - penalty
         if change:
-            tokens = torch.tensor(list(change), device=logits_V.device)
-            logits_V[tokens] += torch.tensor(list(change.values()), device=logits_V.device)
+            tokens = tensor_on(logits_V.device, list(change))
+            logits_V[tokens] += tensor_on(logits_V.device, list(change.values()))
         if self.grammar is not None:
             self.grammar.mask(logits_V, self.stops)
 
@@ -100,16 +101,16 @@ def _sample(logits_B_V: Tensor, samplers: Sequence[Sampler]) -> Tensor:
     """By inversion: the token at which the running sum of probabilities passes a random number."""
     device = logits_B_V.device
     temperatures = [each.sampling.temperature for each in samplers]
-    scaled_B_V = logits_B_V / torch.tensor(temperatures, device=device)[:, None]
+    scaled_B_V = logits_B_V / tensor_on(device, temperatures)[:, None]
     probabilities_B_V = scaled_B_V.softmax(-1)
     narrow = [row for row, each in enumerate(samplers) if each.sampling.top_p < 1]
     if narrow:
-        top_p = torch.tensor([samplers[row].sampling.top_p for row in narrow], device=device)
+        top_p = tensor_on(device, [samplers[row].sampling.top_p for row in narrow])
         probabilities_B_V[narrow] = _nucleus(probabilities_B_V[narrow], top_p)
     sums_B_V = probabilities_B_V.cumsum(-1, dtype=torch.float64)
     drawn = torch.tensor([each.random.random() for each in samplers], dtype=torch.float64)
     # Below the whole sum, so that a token of no probability is never passed to.
-    points_B = drawn.to(device)[:, None] * sums_B_V[:, -1:]
+    points_B = upload(drawn, device)[:, None] * sums_B_V[:, -1:]
     return torch.searchsorted(sums_B_V, points_B, right=True)[:, 0].clamp(max=sums_B_V.shape[1] - 1)
 
 

@@ -22,6 +22,7 @@ from burnish.inference.probe import FAILURES, Probe, describe, not_servable
 from burnish.inference.state_row import StateCost, StateRow, batch_of, groups_of_rows
 from burnish.inference.states import NotJoinableError, forgets_nothing, state_bytes
 from burnish.models.branches import Network
+from burnish.models.devices import tensor_on, upload
 from burnish.models.layers import backbone_of
 
 # Names under which a model takes and returns its states.
@@ -177,15 +178,15 @@ class StateRunner:
         device, size = self.network.device, len(tokens[0])
         positions = [[*range(start, start + size)] for start in starts]
         given: dict[str, Any] = {
-            "position_ids": torch.tensor(positions, device=device),
-            "attention_mask": None if mask_B_T is None else mask_B_T.to(device),
+            "position_ids": tensor_on(device, positions),
+            "attention_mask": None if mask_B_T is None else upload(mask_B_T, device),
         }
         given = {key: x for key, x in given.items() if key in self._parameters and x is not None}
         if self.can.keeps:
             given |= {str(self._name): state, "use_cache": True}
         elif "use_cache" in self._parameters:
             given["use_cache"] = False
-        output = self._backbone(input_ids=torch.tensor(tokens, device=device), **given)
+        output = self._backbone(input_ids=tensor_on(device, tokens), **given)
         state = getattr(output, str(self._name)) if self.can.keeps else None
         return output.last_hidden_state, state
 

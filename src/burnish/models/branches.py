@@ -25,6 +25,7 @@ from burnish.errors import ModelError
 from burnish.models.adapt import adapters_disabled, base_model_of, has_adapter, learned_prefix
 from burnish.models.cache_kinds import Continues, continues
 from burnish.models.continuation import Tokens, extend_rows
+from burnish.models.devices import tensor_on
 from burnish.models.trunk_cache import TrunkCache
 
 # Positions per vocabulary projection: 512 x 50,000 float32 logits are 100 MB; more is not faster.
@@ -290,10 +291,10 @@ def target_states(hidden_B_L_H: Tensor, rows: Sequence[Row], *, before: int) -> 
     """The hidden states that predict weighted tokens, `before` positions ahead of each token."""
     device = hidden_B_L_H.device
     pairs = [(r, t) for r, row in enumerate(rows) for t, w in enumerate(row.weights) if w]
-    rows_N = torch.tensor([r for r, _ in pairs], dtype=torch.long, device=device)
-    position_N = torch.tensor([t for _, t in pairs], dtype=torch.long, device=device)
-    targets_N = torch.tensor([rows[r].tokens[t] for r, t in pairs], dtype=torch.long, device=device)
-    weights_N = torch.tensor([rows[r].weights[t] for r, t in pairs], device=device)
+    rows_N = tensor_on(device, [r for r, _ in pairs], torch.long)
+    position_N = tensor_on(device, [t for _, t in pairs], torch.long)
+    targets_N = tensor_on(device, [rows[r].tokens[t] for r, t in pairs], torch.long)
+    weights_N = tensor_on(device, [rows[r].weights[t] for r, t in pairs])
     return TargetStates(hidden_B_L_H[rows_N, position_N - before], targets_N, weights_N, rows_N)
 
 
@@ -303,7 +304,7 @@ def _hidden(
     """Hidden states (B, L, H), with the prefix's last one first if there is one."""
     if prefix.last_B_H is None:
         return network.extend(prefix, rows, parents, left=False)[1]
-    last_B_H = prefix.last_B_H[torch.tensor(parents, device=network.device)]
+    last_B_H = prefix.last_B_H[tensor_on(network.device, parents)]
     # A row's last token predicts nothing, so a branch of one token needs no forward pass at all.
     rows = [row[:-1] for row in rows]
     if not any(rows):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from burnish.models.cache_kinds import Continues, cache_kind, continues, new_cache, run_backbone
+from burnish.models.devices import tensor_on, upload
 from burnish.models.trunk_cache import TrunkCache, align_right, expand_cache, join_caches
 
 Tokens = Sequence[int]
@@ -84,17 +85,18 @@ def _run(
     if cache is None and keep:
         cache = new_cache(model)
     elif cache is not None and not consume:
-        cache = expand_cache(cache, parents_B.to(model.device))
+        cache = expand_cache(cache, upload(parents_B, model.device))
     positions_B_L = counts_B[:, None] + torch.arange(tokens_B_L.shape[1])
     if cache is not None:  # padding must not pass the last position that a model has learnt
         positions_B_L = positions_B_L.clamp(max=int((counts_B + torch.tensor(lengths)).max()) - 1)
     mask_B_K = None
     if not bool(before_B_T.all()):
-        mask_B_K = torch.cat([before_B_T, torch.ones_like(new_B_L)], dim=1).to(model.device)
+        mask_B_K = torch.cat([before_B_T, torch.ones_like(new_B_L)], dim=1)
+        mask_B_K = upload(mask_B_K, model.device)
     hidden_B_L_H = run_backbone(
         model,
-        tokens_B_L.to(model.device),
-        positions_B_L.to(model.device),
+        upload(tokens_B_L, model.device),
+        upload(positions_B_L, model.device),
         mask_B_K=mask_B_K,
         cache=cache,
     )[:, :longest]
@@ -116,7 +118,7 @@ def _aligned(
     # The last column was the row's last new token.
     from_end_T = torch.arange(columns) - columns
     source_B_T = before_B_T.shape[1] + lengths_B[:, None] + from_end_T
-    align_right(cache, source_B_T.clamp(min=0).to(device))
+    align_right(cache, upload(source_B_T.clamp(min=0), device))
     return (from_end_T >= -totals_B[:, None]).long()
 
 
@@ -146,7 +148,7 @@ def _run_by_length(
     order_B = torch.tensor([places[index] for index in range(len(rows))])
     columns = max(trunk.mask_B_T.shape[1] for trunk in trunks)
     masks = [_pad_columns(trunk.mask_B_T[..., None], columns, at_left=True) for trunk in trunks]
-    order = order_B.to(model.device)
+    order = upload(order_B, model.device)
     cache = join_caches([t.cache for t in trunks if t.cache is not None], order, columns)
     mask_B_T = torch.cat(masks)[order_B][..., 0]
     return TrunkCache(cache, mask_B_T, None), torch.cat(hidden).index_select(0, order)
@@ -164,15 +166,16 @@ def _last(hidden_B_L_H: Tensor, rows: Sequence[Tokens]) -> Tensor:
     if all(len(row) == hidden_B_L_H.shape[1] for row in rows):
         return hidden_B_L_H[:, -1]
     device = hidden_B_L_H.device
-    last_B = torch.tensor([len(row) - 1 for row in rows], device=device)
+    last_B = tensor_on(device, [len(row) - 1 for row in rows])
     return hidden_B_L_H[torch.arange(len(rows), device=device), last_B]
 
 
 def _after(hidden_B_K_H: Tensor, starts: Sequence[int], size: int) -> Tensor:
     """`size` columns of each row from its `starts`; those past the end repeat the last one."""
     columns_B_L = torch.tensor(starts)[:, None] + torch.arange(size)
-    columns_B_L = columns_B_L.clamp(max=hidden_B_K_H.shape[1] - 1).to(hidden_B_K_H.device)
-    return hidden_B_K_H[torch.arange(len(starts), device=hidden_B_K_H.device)[:, None], columns_B_L]
+    device = hidden_B_K_H.device
+    columns_B_L = upload(columns_B_L.clamp(max=hidden_B_K_H.shape[1] - 1), device)
+    return hidden_B_K_H[torch.arange(len(starts), device=device)[:, None], columns_B_L]
 
 
 def _pad(rows: Sequence[Tokens], size: int) -> tuple[Tensor, Tensor]:

@@ -5,9 +5,14 @@ that are written and read again, forwards and backwards. Here the matrix product
 product to the first result. W + scale B A as one matrix was measured too: forming it costs more
 than it saves below about 1,000 tokens, and rounds in bfloat16.
 
-Only a plain LoRA on a plain linear layer is replaced, while gradients are recorded. Evaluation, a
-disabled adapter, DoRA, dropout, quantised layers and several adapters use PEFT's path. Files and
+Only a plain LoRA on a plain linear layer is replaced, while gradients are recorded; in bfloat16
+also without, so that what a step compares is rounded alike. Evaluation after training, a disabled
+adapter, DoRA, dropout, quantised layers and several adapters use PEFT's path. Files and
 the PEFT model itself are unchanged.
+
+On a base in bfloat16 the adapter stays in float32 for the optimizer, and is rounded for the
+products, as automatic mixed precision does: a GPU computes them in bfloat16 many times faster, and
+the layer's input is not kept a second time in float32.
 
 Shapes: N tokens, I inputs, O outputs, R rank.
 """
@@ -30,6 +35,7 @@ class _LoraProduct(torch.autograd.Function):
     def forward(
         ctx: Any, x_N_I: Tensor, base: nn.Linear, a_R_I: Tensor, b_O_R: Tensor, scale: float
     ) -> Tensor:
+        a_R_I, b_O_R = a_R_I.to(x_N_I.dtype), b_O_R.to(x_N_I.dtype)
         low_N_R = linear(x_N_I, a_R_I)
         ctx.save_for_backward(x_N_I, low_N_R, base.weight, a_R_I, b_O_R)
         ctx.scale = scale
@@ -86,7 +92,9 @@ class _Forward:
 
 def _fits(layer: Linear, x: Tensor) -> bool:
     base, active = layer.base_layer, layer.active_adapters
-    if not torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
+    if not torch.is_grad_enabled() and x.dtype is torch.float32:
+        return False
+    if torch.is_autocast_enabled(x.device.type):
         return False
     if layer.disable_adapters or layer.merged or len(active) != 1 or type(base) is not nn.Linear:
         return False
@@ -99,7 +107,9 @@ def _fits(layer: Linear, x: Tensor) -> bool:
         and not base.weight.requires_grad
         and (base.bias is None or not base.bias.requires_grad)
         and not any(_watched(module) for module in (base, low, high))
-        and x.dtype == base.weight.dtype == low.weight.dtype == high.weight.dtype
+        and x.dtype == base.weight.dtype
+        and low.weight.dtype == high.weight.dtype
+        and low.weight.dtype in (x.dtype, torch.float32)
     )
 
 

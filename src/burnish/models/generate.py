@@ -10,6 +10,7 @@ from torch import Tensor
 from burnish.data.answer_text import answer_decoder
 from burnish.data.chat_templates import next_speaker_index, speaker_prefixes
 from burnish.models.branches import Network, common_start
+from burnish.models.devices import tensor_on
 from burnish.models.interface import Generation, Sampling, Stream
 from burnish.models.stop_tokens import stop_tokens
 from burnish.models.trunk_cache import TrunkCache
@@ -124,13 +125,16 @@ class _Batch:
     def _draw(self, prefix: TrunkCache, parents: Sequence[int], alive: Sequence[int]) -> list[int]:
         assert prefix.last_B_H is not None
         logits_B_V = self.decoder.network.logits(prefix.last_B_H)
-        logprobs_B_V = logits_B_V.log_softmax(-1)[torch.tensor(parents, device=logits_B_V.device)]
+        logprobs_B_V = logits_B_V.log_softmax(-1)[tensor_on(logits_B_V.device, parents)]
         drawn_B = _sample(logprobs_B_V, self.decoder.sampling, self.decoder.random)
-        chosen = logprobs_B_V.gather(1, drawn_B[:, None])[:, 0].tolist()
-        for answer, token, logprob in zip(alive, drawn_B.tolist(), chosen, strict=True):
+        chosen_B = logprobs_B_V.gather(1, drawn_B[:, None])[:, 0]
+        # Read together, so that the processor waits for the device once.
+        drawn, chosen = torch.stack([drawn_B.double(), chosen_B.double()]).tolist()
+        tokens = [int(token) for token in drawn]
+        for answer, token, logprob in zip(alive, tokens, chosen, strict=True):
             self.tokens[answer].append(token)
             self.logprobs[answer].append(logprob)
-        return [int(token) for token in drawn_B.tolist()]
+        return tokens
 
     def _ended(self, answer: int, done: dict[int, Generation]) -> bool:
         stops = self.decoder.sampling.stop

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from burnish.models.devices import tensor_on
+
 OUTSIDE = "O"
 _ENCODED_AT_ONCE = 1000
 
@@ -34,7 +36,7 @@ def label_logits(module: Any, rows: Sequence[Sequence[int]]) -> Tensor:
         return logits_B_C.float()
     # Causal attention never looks at padding on the right, so no mask is needed.
     hidden_B_T_H = module.base_model(input_ids=tokens_B_T, use_cache=False).last_hidden_state
-    last_B = torch.tensor([len(row) - 1 for row in rows], device=hidden_B_T_H.device)
+    last_B = tensor_on(hidden_B_T_H.device, [len(row) - 1 for row in rows])
     every_B = torch.arange(len(rows), device=hidden_B_T_H.device)
     logits_B_C = module.score(hidden_B_T_H[every_B, last_B])
     return logits_B_C.float()
@@ -49,8 +51,8 @@ def tag_logits(module: Any, rows: Sequence[TaggedTokens]) -> Tensor:
     positions_N = [at for row in rows for at in row.positions]
     device = logits_B_T_C.device
     chosen: Tensor = logits_B_T_C[
-        torch.tensor(rows_N, dtype=torch.long, device=device),
-        torch.tensor(positions_N, dtype=torch.long, device=device),
+        tensor_on(device, rows_N, torch.long),
+        tensor_on(device, positions_N, torch.long),
     ]
     return chosen.float()
 
@@ -136,8 +138,8 @@ def _padded(rows: Sequence[Sequence[int]], module: Any) -> tuple[Tensor, Tensor 
     """Tokens (B, T) padded on the right; the mask is None if all texts have the same length."""
     size, pad = max(map(len, rows)), module.config.pad_token_id or 0
     tokens = [[*row, *[pad] * (size - len(row))] for row in rows]
-    tokens_B_T = torch.tensor(tokens, dtype=torch.long, device=module.device)
+    tokens_B_T = tensor_on(module.device, tokens, torch.long)
     if min(map(len, rows)) == size:
         return tokens_B_T, None
     real = [[1] * len(row) + [0] * (size - len(row)) for row in rows]
-    return tokens_B_T, torch.tensor(real, dtype=torch.long, device=module.device)
+    return tokens_B_T, tensor_on(module.device, real, torch.long)

@@ -11,6 +11,7 @@ import torch
 
 from burnish.models.branches import Network, Row, TargetStates, branch_states
 from burnish.models.cache_kinds import packs
+from burnish.models.devices import tensor_on, upload
 from burnish.models.layers import backbone_of
 
 
@@ -52,14 +53,16 @@ def packed_states(network: Network, rows: Sequence[Row]) -> TargetStates:
             starts[index] = (number, start)
             start = end
     hidden_B_L_H = backbone_of(network.model)(
-        input_ids=tokens_B_L.to(device), position_ids=positions_B_L.to(device), use_cache=False
+        input_ids=upload(tokens_B_L, device),
+        position_ids=upload(positions_B_L, device),
+        use_cache=False,
     ).last_hidden_state
     pairs = [(r, t) for r, row in enumerate(rows) for t, w in enumerate(row.weights) if w]
-    bin_N = torch.tensor([starts[r][0] for r, _ in pairs], device=device)
-    position_N = torch.tensor([starts[r][1] + t - 1 for r, t in pairs], device=device)
+    bin_N = tensor_on(device, [starts[r][0] for r, _ in pairs])
+    position_N = tensor_on(device, [starts[r][1] + t - 1 for r, t in pairs])
     return TargetStates(
         hidden_B_L_H[bin_N, position_N],
-        torch.tensor([rows[r].tokens[t] for r, t in pairs], device=device),
-        torch.tensor([rows[r].weights[t] for r, t in pairs], device=device),
-        torch.tensor([r for r, _ in pairs], device=device),
+        tensor_on(device, [rows[r].tokens[t] for r, t in pairs]),
+        tensor_on(device, [rows[r].weights[t] for r, t in pairs]),
+        tensor_on(device, [r for r, _ in pairs]),
     )

@@ -134,8 +134,8 @@ def anchors(network: Network, rows: Sequence[Row]) -> list[Anchor]:
             asked = branch_states(network, [rows[index] for index in part])
             said_N = network.read(asked.hidden_N_H, asked.targets_N, _likeliest)
             width = (said_N.shape[-1] - 1) // 2
-            for place, index in enumerate(part):
-                own = said_N[asked.rows_N == place]
+            each = torch.split(said_N, [rows[index].learnt for index in part])
+            for index, own in zip(part, each, strict=True):
                 found[index] = Anchor(rows[index], own[:, :width].long(), own[:, width:].float())
     return [anchor for anchor in found if anchor is not None]
 

@@ -13,6 +13,7 @@ from burnish.conversation import Example
 from burnish.data.render import Rendered, render_all
 from burnish.errors import DataError
 from burnish.models.branches import Network, Row, trunk_length
+from burnish.models.devices import upload
 from burnish.models.interface import Sampling
 from burnish.recipe.objectives import Distill, Grpo, settings_of_class
 from burnish.recipe.schema import Recipe
@@ -73,7 +74,14 @@ class Means:
             self.counts[name] = before + other.counts[name]
 
     def values(self) -> dict[str, float]:
-        return {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        sums = [torch.as_tensor(total) for total in self.sums.values()]
+        device = max(sums, key=lambda total: total.device.type == "cuda").device
+        # Read together, so that the processor waits for the device once.
+        numbers = torch.stack([upload(total.double(), device) for total in sums]).tolist()
+        return {
+            name: number / self.counts[name]
+            for name, number in zip(self.sums, numbers, strict=True)
+        }
 
 
 class Objective(ABC, Generic[ItemT]):

@@ -1,5 +1,6 @@
 """Sequence classification: cross-entropy of each text's label, classes weighted."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from burnish.conversation import Example
 from burnish.data.render import Rendered, drop_longer
 from burnish.errors import DataError, RecipeError
 from burnish.models.branches import Network
+from burnish.models.devices import tensor_on
 from burnish.models.head_inputs import encode_texts, label_logits
 from burnish.runs.directory import Finding
 from burnish.training.objectives.base import Loss, Objective, require
@@ -103,13 +105,13 @@ def head_loss(
     logits_N_C: Tensor, targets: Sequence[int], weights: Sequence[float], *, measured: bool
 ) -> Loss:
     """The summed loss; `measured` adds the weight of the right answers as accuracy."""
-    targets_N = torch.tensor(targets, dtype=torch.long, device=logits_N_C.device)
-    weights_N = torch.tensor(weights, dtype=torch.float32, device=logits_N_C.device)
+    targets_N = tensor_on(logits_N_C.device, targets, torch.long)
+    weights_N = tensor_on(logits_N_C.device, weights, torch.float32)
     total = weighted_cross_entropy(logits_N_C, targets_N, weights_N)
     if not measured:
         return Loss(total)
     right_N = logits_N_C.argmax(-1) == targets_N
-    return Loss(total, {"accuracy": ((right_N * weights_N).sum(), float(weights_N.sum()))})
+    return Loss(total, {"accuracy": ((right_N * weights_N).sum(), math.fsum(weights))})
 
 
 def weighted_cross_entropy(logits_N_C: Tensor, targets_N: Tensor, weights_N: Tensor) -> Tensor:

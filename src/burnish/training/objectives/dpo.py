@@ -15,6 +15,7 @@ from torch.nn import functional
 from burnish.conversation import Example
 from burnish.data.render import Rendered, render_answers, with_answer
 from burnish.models.branches import Network, Row, tree_states
+from burnish.models.devices import tensor_on
 from burnish.runs.directory import Finding
 from burnish.training.objectives.base import ItemT, Loss, Objective, light_pieces, require, rows_of
 
@@ -125,7 +126,7 @@ class Dpo(PairObjective, name="dpo"):
         if items[0].reference is None:
             with network.base():
                 return pair_logprobs(network, items)
-        return torch.tensor([item.reference for item in items], device=network.device)
+        return tensor_on(network.device, [item.reference for item in items])
 
 
 def sigmoid(ratios_B_2: Tensor, beta: float) -> Tensor:
@@ -196,4 +197,4 @@ def margins(rewards_B_2: Tensor) -> dict[str, tuple[Tensor, float]]:
 def lengths(pairs: Sequence[Pair], like: Tensor) -> Tensor:
     """Learnt tokens of both answers, shape (B, 2)."""
     counts = [[pair.chosen.learnt, pair.rejected.learnt] for pair in pairs]
-    return torch.tensor(counts, dtype=like.dtype, device=like.device)
+    return tensor_on(like.device, counts, like.dtype)

@@ -15,6 +15,7 @@ from burnish.conversation import Example
 from burnish.data.render import Rendered, render_prompt, render_prompts
 from burnish.evaluation.rewards import Reward, load_reward
 from burnish.models.branches import Network, Row, TargetStates, tree_states
+from burnish.models.devices import tensor_on
 from burnish.models.generate import Decoder
 from burnish.models.interface import Sampling, dry_run
 from burnish.recipe.schema import Recipe
@@ -133,7 +134,7 @@ class Grpo(Objective[Group], name="grpo"):
         if self.num_iterations > 1:
             old_N = _flat([item.old or () for item in items], logprobs_N)
         advantages = [value for item in items for value in item.advantages]
-        advantages_N = torch.tensor(advantages, device=network.device)[asked.rows_N]
+        advantages_N = tensor_on(network.device, advantages)[asked.rows_N]
         losses_N, clipped_N = clipped_loss(logprobs_N - old_N, advantages_N, self.epsilon)
         count, rewards = float(len(asked.targets_N)), [r for item in items for r in item.rewards]
         metrics = {
@@ -222,4 +223,4 @@ def kl_estimate(logprobs_N: Tensor, base_N: Tensor) -> Tensor:
 
 def _flat(nested: Sequence[Sequence[Sequence[float]]], like: Tensor) -> Tensor:
     values = [value for group in nested for row in group for value in row]
-    return torch.tensor(values, dtype=like.dtype, device=like.device)
+    return tensor_on(like.device, values, like.dtype)

@@ -16,6 +16,7 @@ from burnish.conversation import Example
 from burnish.data.render import with_answer
 from burnish.errors import DataError
 from burnish.models.branches import Network, Row, tree_states
+from burnish.models.devices import tensor_on
 from burnish.training.objectives.base import Loss, require, rows_of
 from burnish.training.objectives.dpo import ComparesAnswers, with_reference
 
@@ -84,12 +85,12 @@ class Kto(ComparesAnswers[Judged], name="kto"):
     def loss(self, network: Network, items: Sequence[Judged]) -> Loss:
         kept = [item.reference for item in items]
         assert None not in kept, "items are prepared before they are learnt from"
-        reference_B_2 = torch.tensor(kept, device=network.device)
+        reference_B_2 = tensor_on(network.device, kept)
         with network.frozen():
             others_B = judged_logprobs(network, items, which=1)
         ratios_B = judged_logprobs(network, items, which=0) - reference_B_2[:, 0]
         divergence = (others_B - reference_B_2[:, 1]).mean().clamp(min=0)
-        liked_B = torch.tensor([item.liked for item in items], device=network.device)
+        liked_B = tensor_on(network.device, [item.liked for item in items])
         losses_B = kto(ratios_B, divergence, liked_B, self.beta)
         weights_B = torch.where(liked_B, self.desirable_weight, self.undesirable_weight)
         metrics = {"divergence": (divergence * len(items), float(len(items)))}

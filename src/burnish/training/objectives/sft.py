@@ -121,8 +121,9 @@ def token_logprobs(network: Network, rows: Sequence[Row]) -> list[list[float]]:
             part = order[start : start + _AT_ONCE]
             asked = branch_states(network, [rows[index] for index in part])
             values = network.read(asked.hidden_N_H, asked.targets_N, target_logprobs)
-            for row, value in zip(asked.rows_N.tolist(), values.tolist(), strict=True):
-                found[part[row]].append(value)
+            numbers = iter(values.tolist())
+            for index in part:
+                found[index] = [next(numbers) for _ in range(rows[index].learnt)]
     return found
 
 
