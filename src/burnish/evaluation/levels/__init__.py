@@ -1,0 +1,1 @@
+"""The suite `levels`: sections of generated items, each with levels of rising difficulty."""
