@@ -61,6 +61,59 @@ CASES: list[tuple[str, Any, list[str], list[str]]] = [
     ("language", "it", ["Il cane è un animale che vive nella casa."], ["El perro vive aquí."]),
     ("language", "pt", ["O cachorro é um animal que vive em casa."], ["El perro vive aquí."]),
     ("language", "en", ["The dog is an animal that lives in a house."], ["Le chien est là."]),
+    (
+        "number",
+        1234,
+        ["1234", "10 + 1,224 = $1,234.", "Answer: 1234.0"],
+        ["", "1235", "1234 of 2", "x1234", "-1234", "1234.5", "1,2345"],
+    ),
+    ("number", -2.5, ["It is -2.50", "−2.5"], ["2.5", "10-2.5"]),
+    (
+        "last_of",
+        {"right": "Monday", "among": ["Monday", "Tuesday", "Cyber Monday"]},
+        ["monday", "Not Tuesday, but Monday."],
+        ["", "Mondays", "Monday? No, Tuesday.", "Cyber Monday"],
+    ),
+    (
+        "text",
+        "a\n  B",
+        ["a\n  B", "```\na \n  B\n```", "Here:\n```python\na\n  B"],
+        ["a\n  b", "a\nB", "a\n\n  B", ""],
+    ),
+    (
+        "json",
+        {"a": 1, "b": [True, "x"]},
+        [
+            '{"b": [true, "x"], "a": 1.0}',
+            'Sure: ```json\n{"a": 1, "b": [true, "x"]}\n``` Done',
+            '[not json {"a":1,"b":[true,"x"]}',
+        ],
+        ["", '{"a": 1}', '{"a": 1, "b": [1, "x"]}', '{"a": true, "b": [true, "x"]}', '"a"'],
+    ),
+    (
+        "python",
+        {"function": "double", "cases": [[[2], 4], [[[1]], [1, 1]]]},
+        ["def double(x):\n    return x * 2", "So:\n```python\ndouble = lambda x: x + x\n```\nOk"],
+        ["def double(x): return 4", "def twice(x): return x * 2", "def double(x", "import os; 1/0"],
+    ),
+    (
+        "unsure",
+        True,
+        [
+            "I'm not aware of any country of that name.",
+            "I don’t have any information about it.",
+            "There is no such element.",
+            "Zorbia does not exist.",
+            "It appears to be a fictional city.",
+            "The answer is unknown.",
+        ],
+        ["The capital of Zorbia is Zorb.", "", "I know it: Paris."],
+    ),
+    ("unsure", False, ["Paris.", "It is in France."], ["I don't know.", "", "I'm not sure."]),
+    ("count", {"text": "cat", "times": 2}, ["cat Cat", "A cat, a cat!"], ["cat", "cats cat", ""]),
+    ("exact_lines", 2, ["a\n\nb", "a\nb\n"], ["a", "a\nb\nc", ""]),
+    ("list_items", 2, ["- a\n- b", "Here:\n1. a\n2) b\nEnd"], ["- a", "-a\n-b", ""]),
+    ("sentences", 2, ["One. Two!", 'He said "Go." She went.'], ["One", "Pi is 3.14.", ""]),
 ]
 
 
@@ -109,6 +162,11 @@ def test_what_is_no_check_is_refused(check: Any) -> None:
         ("matches", "("),
         ("refuses", 1),
         ("language", "nl"),
+        ("number", True),
+        ("last_of", {"right": "a", "among": ["b", "c"]}),
+        ("json", "{}"),
+        ("python", {"function": "f", "cases": []}),
+        ("count", {"text": "a"}),
     ],
 )
 def test_what_cannot_be_checked_is_refused(name: str, value: Any) -> None:

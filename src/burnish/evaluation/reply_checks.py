@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 from burnish.errors import DataError
+from burnish.evaluation import answer_checks as answers
 
 # Part of the hash of every checked task: increase it when the result of a check can change, so that
 # cached results of the base are not compared with new ones.
@@ -190,4 +191,20 @@ CHECKS: dict[str, Check] = {
     "matches": Check(matches, _is_pattern, "a Python regular expression"),
     "refuses": Check(refuses, lambda value: isinstance(value, bool), "true or false"),
     "language": Check(language, LANGUAGES.__contains__, f"one of {', '.join(LANGUAGES)}"),
+    "number": Check(answers.number, answers.is_number, "a number"),
+    "last_of": Check(
+        answers.last_of, answers.is_options, "an object with right and among, a list with it"
+    ),
+    "text": Check(answers.text, _is_text, "a text"),
+    "json": Check(answers.json_value, answers.is_json, "a JSON object or array"),
+    "python": Check(
+        answers.python,
+        answers.is_function,
+        "an object with function and cases: [[arguments, result]]",
+    ),
+    "unsure": Check(answers.unsure, lambda value: isinstance(value, bool), "true or false"),
+    "count": Check(answers.count, answers.is_occurrence, "an object with text and times"),
+    "exact_lines": Check(answers.exact_lines, _is_count, "a whole number of 1 or more"),
+    "list_items": Check(answers.list_items, _is_count, "a whole number of 1 or more"),
+    "sentences": Check(answers.sentences, _is_count, "a whole number of 1 or more"),
 }
