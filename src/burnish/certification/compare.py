@@ -34,6 +34,7 @@ from burnish.recipe.schema import Recipe
 from burnish.runs.atomic import new_folder
 from burnish.runs.candidates import Candidate
 from burnish.runs.directory import RunDirectory
+from burnish.runs.levels import level_sentences
 from burnish.runs.lock import alone_in
 from burnish.runs.overlaps import Leakage
 from burnish.runs.times import timed_run
@@ -120,7 +121,8 @@ def _measure_other(directory: RunDirectory, recipe: Recipe, other: _Other, bars:
             code="run_file_missing",
             path=str(directory.path / "leakage.json"),
         )
-    certs = [split_suite(suite)[1] for suite in load_suites(recipe.evaluate.general or ())]
+    suites = load_suites(recipe.evaluate.general or (), directory.levels())
+    certs = [split_suite(suite)[1] for suite in suites]
     certs = [_comparable(cert, other.model, directory) for cert in certs]
     # Computed again: the other model was trained on other rows, and a suite may have been edited.
     leakage = leakage_of(directory, recipe, certs, other.learnt())
@@ -156,7 +158,8 @@ def _measure_own(
     rows = fill_ledger(comparison, recipe, certs, leakage, certificate.look.confidence)
     comparison.write_ledger(rows)
     verdict = decide(rows, recipe.budget.general, None, certificate)
-    reasons = (*verdict.reasons, *leakage_warnings(leakage, rows))
+    levels = level_sentences(directory.levels())
+    reasons = (*verdict.reasons, *levels, *leakage_warnings(leakage, rows))
     comparison.write_verdict(replace(verdict, reasons=reasons))
     manifest = comparison.manifest()
     manifest.state = "certified"

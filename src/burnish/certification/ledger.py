@@ -133,6 +133,11 @@ def general_row(
     )
 
 
+def subset_row(task: str, sections: Mapping[str, Pair], level: float = LEVEL) -> LedgerRow:
+    """The mean over some sections of a suite, such as the scored ones; it does not decide."""
+    return replace(general_row(task, sections, 0.0, level), kind="subset", budget=None, passed=None)
+
+
 def _target_row(
     pair: Pair, name: str, seed: int, level: float, *, decides: bool = False
 ) -> LedgerRow:

@@ -1,18 +1,20 @@
 """The ledger of a run, filled from its results: base against tuned, with the recipe's budgets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from burnish.certification.budgets import Budgets
 from burnish.certification.ledger import (
     LEVEL,
+    Pair,
     bias_row,
     general_row,
     kl_row,
     perplexity_row,
     reward_row,
     section_row,
+    subset_row,
     target_rows,
     text_loss_row,
 )
@@ -21,6 +23,7 @@ from burnish.conversation import Example
 from burnish.errors import RecipeError
 from burnish.evaluation.measure import target_scorers
 from burnish.evaluation.suite import HALVES, Suite, near_chance
+from burnish.evaluation.tasks import CheckedTask
 from burnish.recipe.schema import Recipe, flat_values
 from burnish.runs.directory import ItemResult, LedgerRow, RunDirectory
 from burnish.runs.overlaps import Leakage
@@ -204,6 +207,7 @@ def _suite_rows(
     rows = []
     if counted := {name: pair for name, pair in sections.items() if name not in excluded}:
         rows.append(general_row(suite.name, counted, budgets.of(suite.name), level))
+        rows += _subset_rows(suite, counted, level)
     rows += [
         section_row(name, pair, excluded.get(name), section_level)
         for name, pair in sections.items()
@@ -214,6 +218,25 @@ def _suite_rows(
     rows += [bias_row(task.name, _pair(directory, task.name), bias_level) for task in suite.bias]
     return rows + [
         kl_row(task.name, _pair(directory, task.name), recipe.seed) for task in suite.openings
+    ]
+
+
+def _subset_rows(suite: Suite, counted: Mapping[str, Pair], level: float) -> list[LedgerRow]:
+    """The means of the scored and of the generated sections, if the suite has both kinds.
+
+    They agree with public benchmarks to a different degree, so the mean of all hides something.
+    """
+    generated = {task.name for task in suite.sections if isinstance(task, CheckedTask)}
+    kinds = {"scored": counted.keys() - generated, "generated": counted.keys() & generated}
+    if not all(kinds.values()):
+        return []
+    return [
+        subset_row(
+            f"{suite.name}.{kind}",
+            {name: pair for name, pair in counted.items() if name in names},
+            level,
+        )
+        for kind, names in kinds.items()
     ]
 
 

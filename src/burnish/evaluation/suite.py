@@ -34,6 +34,7 @@ from burnish.evaluation.tasks import (
 from burnish.models.interface import Sampling
 from burnish.runs.directory import ItemResult
 
+LEVELS = "levels"  # the suite of generated items; see `evaluation.levels`
 PROBE = 0.3  # of every section, text and pair; CERT is the rest
 # The parts' suffixes, between the name of the suite and that of the section.
 HALVES = ("-probe.", "-cert.")
@@ -49,7 +50,9 @@ class Suite:
     """A suite: `sections` are scored yes or no and form the mean; other parts are reported alone.
 
     `texts` are measured in nats per token, `bias` by the share of preferred stereotypes, and
-    `openings` by the divergence from the base model.
+    `openings` by the divergence from the base model. `parts` are PROBE and CERT where the suite is
+    not split by the ids of its items. The suite `levels` is not `chosen`, and has no sections, as
+    long as its levels are not chosen for a base model.
     """
 
     name: str
@@ -57,6 +60,8 @@ class Suite:
     texts: Sequence[TextLossTask] = ()
     bias: Sequence[BiasTask] = ()
     openings: Sequence[DivergenceTask] = ()
+    parts: "tuple[Suite, Suite] | None" = None
+    chosen: bool = True
 
     @property
     def tasks(self) -> list[Task]:
@@ -72,6 +77,8 @@ def load_suite(name: str) -> Suite:
     """
     if name.endswith(".jsonl"):
         return _own_suite(Path(name))
+    if name == LEVELS:
+        return Suite(LEVELS, [], chosen=False)
     if name not in built_in_suites():
         known = ", ".join(built_in_suites())
         raise DataError(
@@ -99,6 +106,8 @@ def split_suite(suite: Suite) -> tuple[Suite, Suite]:
     Raises:
         DataError: no section has enough items for both sides.
     """
+    if suite.parts is not None:
+        return suite.parts
     probe, cert = (_side(suite, side) for side in ("probe", "cert"))
     if not probe.sections or not cert.sections:
         raise DataError(
@@ -133,11 +142,10 @@ def near_chance(section: Section, base: Sequence[ItemResult]) -> str | None:
 
 
 def built_in_suites() -> list[str]:
-    """Names of the built-in suites."""
+    """Names of the built-in suites; the sections of `levels` are chosen for each base model."""
     folder = files("burnish.evaluation") / "suites"
-    return sorted(
-        entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "_"
-    )
+    folders = (e.name for e in folder.iterdir() if e.is_dir() and e.name[0] != "_")
+    return sorted([*folders, LEVELS])
 
 
 def _own_suite(path: Path) -> Suite:

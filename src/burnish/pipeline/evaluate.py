@@ -14,8 +14,8 @@ from burnish.certification.verdict import Head, decide
 from burnish.errors import RunError
 from burnish.evaluation.contamination import leaks
 from burnish.evaluation.contamination_report import record_leakage
-from burnish.evaluation.load_suite import load_suites
 from burnish.evaluation.measure import measure, target_task
+from burnish.evaluation.run_suites import run_suites
 from burnish.evaluation.suite import split_suite
 from burnish.evaluation.tasks import Task
 from burnish.healing.heal import try_remedies
@@ -28,6 +28,7 @@ from burnish.pipeline.train import train
 from burnish.progress import Bars, on_timeline, phase
 from burnish.runs.candidates import Candidate
 from burnish.runs.directory import Manifest, RunDirectory
+from burnish.runs.levels import level_sentences
 from burnish.runs.lock import alone_in
 from burnish.runs.times import timed_run
 
@@ -65,7 +66,7 @@ def _evaluate_and_decide(directory: RunDirectory, manifest: Manifest, bars: Bars
     recipe = recipe_of(manifest)
     with phase("loading models"):
         model = open_run(directory)
-    halves = [split_suite(suite) for suite in load_suites(recipe.evaluate.general or ())]
+    halves = [split_suite(suite) for suite in run_suites(directory, recipe, model.base, bars)]
     probes, certs = [probe for probe, _ in halves], [cert for _, cert in halves]
     tasks: list[Task] = [
         *(target_task(recipe, directory, model, name) for name in ("", *recipe.tasks)),
@@ -99,7 +100,8 @@ def _evaluate_and_decide(directory: RunDirectory, manifest: Manifest, bars: Bars
     directory.write_ledger(rows)
     verdict = decide(rows, recipe.budget.general, head, certificate)
     caveats = leakage_warnings(leakage, rows) + ([TRAINED_ELSEWHERE] if manifest.adopted else [])
-    directory.write_verdict(replace(verdict, reasons=(*verdict.reasons, *caveats)))
+    reasons = (*verdict.reasons, *level_sentences(directory.levels()), *caveats)
+    directory.write_verdict(replace(verdict, reasons=reasons))
     manifest.state = "certified"
     directory.write_manifest(manifest)
 

@@ -12,11 +12,12 @@ from rich.markup import escape
 from burnish.certification.certify import next_look
 from burnish.certification.power import power_headline
 from burnish.certification.run_ledger import budgets_of, check_budgets, suite_prefix, suite_sizes
-from burnish.errors import ModelError, PreflightError, RecipeError
+from burnish.errors import DataError, ModelError, PreflightError, RecipeError
 from burnish.evaluation.contamination import leaks
 from burnish.evaluation.contamination_report import leakage_of
 from burnish.evaluation.load_suite import load_suites
 from burnish.evaluation.measure import check_scorers, check_suites
+from burnish.evaluation.run_suites import run_suites, untrained_base
 from burnish.evaluation.suite import Suite, split_suite
 from burnish.models.from_run import Opened, open_tuned
 from burnish.models.language_model import LanguageModel
@@ -31,6 +32,7 @@ from burnish.progress import Bars, counts_to, on_timeline, phase
 from burnish.recipe.schema import Recipe, changed_recipe, resolve_recipe
 from burnish.runs.atomic import new_folder
 from burnish.runs.directory import RunDirectory
+from burnish.runs.levels import level_sentences
 from burnish.runs.lock import alone_in
 from burnish.runs.times import log_times, timed_run
 from burnish.training.build import open_training
@@ -70,6 +72,7 @@ def train(
     with alone_in(directory), timed_run(directory):
         if directory.manifest().state != "training":
             return directory
+        suites = _chosen_suites(directory, chosen, bars)
         certs = [split_suite(suite)[1] for suite in suites]
         look = next_look(directory, certs)
         for cert in certs:
@@ -87,6 +90,23 @@ def train(
                 shutil.rmtree(directory.path)
             raise
     return directory
+
+
+def _chosen_suites(directory: RunDirectory, recipe: Recipe, bars: Bars) -> list[Suite]:
+    """The run's suites; levels are chosen on the base model before anything is trained.
+
+    Raises:
+        DataError: no level suits the base model; the new run is removed.
+    """
+    try:
+        suites = run_suites(directory, recipe, lambda: untrained_base(recipe), bars)
+    except DataError:
+        if not saved_steps(directory.checkpoints):
+            shutil.rmtree(directory.path)
+        raise
+    for sentence in level_sentences(directory.levels()):
+        bars.say(escape(sentence))
+    return suites
 
 
 @counts_to("contamination check")

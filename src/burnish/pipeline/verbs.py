@@ -6,12 +6,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from burnish.certification.compare import compare as compare  # a verb of notebooks
 from burnish.evaluation.measure import (
     check_tested,
 )
+from burnish.evaluation.run_suites import run_suites, untrained_base
 from burnish.healing.heal import (
     check_can_heal,
     check_no_adapter_options,
@@ -184,6 +186,8 @@ def plan(
     """Estimates the time, memory and disk space of a run from a few steps; nothing is saved."""
     chosen = resolve_recipe(recipe, overrides)
     with _temporary_run(chosen, quiet=quiet) as directory:
+        if device is None or torch.cuda.is_available():  # the levels depend on the base's answers
+            run_suites(directory, chosen, lambda: untrained_base(chosen), Bars(quiet=quiet))
         return make_plan(directory, chosen, device=device)
 
 

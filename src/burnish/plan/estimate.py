@@ -16,7 +16,7 @@ from burnish.certification.power import power_sentences
 from burnish.certification.run_ledger import budgets_of, suite_prefix, suite_sizes
 from burnish.evaluation.load_suite import load_suites
 from burnish.evaluation.measure import results_cache, target_task
-from burnish.evaluation.suite import split_suite
+from burnish.evaluation.suite import Suite, split_suite
 from burnish.evaluation.tasks import Task
 from burnish.models.from_run import Opened
 from burnish.models.load import pick_device
@@ -36,6 +36,7 @@ from burnish.preflight.checkpoints import free_memory
 from burnish.preflight.run import pick_items
 from burnish.recipe.schema import Recipe
 from burnish.runs.directory import RunDirectory
+from burnish.runs.levels import level_sentences
 from burnish.training.build import open_training
 from burnish.training.data_parallel import parameters_of
 from burnish.training.host_memory import peak_memory_mb
@@ -230,16 +231,22 @@ def _preflight_work(loop: Loop, shapes: Shapes) -> float:
 
 def _tasks(directory: RunDirectory, recipe: Recipe, model: Opened) -> Sequence[Task]:
     tasks: list[Task] = [target_task(recipe, directory, model)]
-    for suite in load_suites(recipe.evaluate.general or ()):
+    for suite in _chosen(directory, recipe):
         tasks += [task for half in split_suite(suite) for task in half.tasks]
     return tasks
 
 
+def _chosen(directory: RunDirectory, recipe: Recipe) -> list[Suite]:
+    """The general suites whose items are known: the levels of some are not chosen yet."""
+    suites = load_suites(recipe.evaluate.general or (), directory.levels())
+    return [suite for suite in suites if suite.chosen]
+
+
 def _power(directory: RunDirectory, recipe: Recipe) -> list[str]:
     """Returns sentences about the drop that each suite's CERT part can certify."""
-    certs = [split_suite(suite)[1] for suite in load_suites(recipe.evaluate.general or ())]
+    certs = [split_suite(suite)[1] for suite in _chosen(directory, recipe)]
     budgets, look = budgets_of(recipe), next_look(directory, certs)
-    return [
+    return level_sentences(directory.levels()) + [
         suite_prefix(cert, certs) + line
         for cert in certs
         for line in power_sentences(suite_sizes(cert), budgets.alone(cert.name), look=look)

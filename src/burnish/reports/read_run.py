@@ -35,6 +35,7 @@ _GROUPS: dict[Kind, str] = {
     "target": "Target",
     "earlier": "Tasks of earlier stages",
     "general": GENERAL,
+    "subset": GENERAL,
     "section": GENERAL,
     "text_loss": "Text loss",
     "bias": "Stereotypes",
@@ -181,6 +182,9 @@ def ledger_groups(rows: Iterable[LedgerRow]) -> list[tuple[str, list[Row]]]:
         formatted = format_row(row)
         if several and row.kind == "general":
             formatted = replace(formatted, name=f"{row.task} mean")
+        if several and row.kind == "subset":
+            suite = row.task.rpartition(".")[0]
+            formatted = replace(formatted, name=f"{formatted.name} of {suite}")
         groups.setdefault(_GROUPS[row.kind], []).append(formatted)
     return list(groups.items())
 
@@ -208,6 +212,8 @@ def format_row(row: LedgerRow) -> Row:
 def _name(row: LedgerRow) -> str:
     if row.kind == "general":
         return "suite mean"
+    if row.kind == "subset":
+        return f"mean of the {row.task.rpartition('.')[2]} sections"
     return row.task.rpartition(".")[2] + (" (excluded from the mean)" if row.excluded else "")
 
 

@@ -18,11 +18,12 @@ from burnish.runs.atomic import new_folder, write_atomic, write_lines
 from burnish.runs.candidates import Frontier
 from burnish.runs.finding import Finding as Finding
 from burnish.runs.json_lines import append_line, from_json, read_lines
+from burnish.runs.levels import LevelChoice
 from burnish.runs.overlaps import Leakage
 
 Decision = Literal["release", "hold", "inconclusive"]
 State = Literal["created", "training", "trained", "evaluated", "certified"]
-Kind = Literal["target", "general", "section", "text_loss", "bias", "kl", "earlier"]
+Kind = Literal["target", "general", "subset", "section", "text_loss", "bias", "kl", "earlier"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +275,15 @@ class RunDirectory:
 
     def frontier(self) -> Frontier:
         return from_json(Frontier, self._read_json("frontier.json"))
+
+    def write_levels(self, choices: Iterable[LevelChoice]) -> None:
+        self._write_json("levels.json", [asdict(choice) for choice in choices])
+
+    def levels(self) -> list[LevelChoice]:
+        """The chosen levels of each suite `levels`; empty before they are chosen."""
+        if not (self.path / "levels.json").exists():
+            return []
+        return [from_json(LevelChoice, row) for row in self._read_json("levels.json")]
 
     def write_leakage(self, leakage: Leakage) -> None:
         self._write_json("leakage.json", asdict(leakage))
