@@ -192,7 +192,8 @@ def print_verdict(run: RunDirectory, *, as_json: bool) -> None:
     if as_json:
         rows = [asdict(row) for row in ledger]
         shown = {"run": str(run.path), "verdict": asdict(verdict), "ledger": rows}
-        print(json.dumps(shown | {"seconds": run.manifest().times}))
+        levels = [asdict(choice) for choice in run.levels()]
+        print(json.dumps(shown | {"levels": levels, "seconds": run.manifest().times}))
         return
     console = _print_table(_ledger_table(run))
     console.print(f"[bold {_COLOURS[verdict.decision]}]{verdict.decision}[/]")

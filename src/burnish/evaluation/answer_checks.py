@@ -55,7 +55,7 @@ def last_of(reply: str, options: Mapping[str, Any]) -> bool:
     """Whether `right` is the option of `among` that the reply mentions last, as whole words."""
     ends = {option: _last_mention(reply, option) for option in options["among"]}
     best = max(ends.values())
-    return best[0] >= 0 and ends[options["right"]] == best
+    return best[0] >= 0 and bool(ends[options["right"]] == best)
 
 
 def text(reply: str, wanted: str) -> bool:

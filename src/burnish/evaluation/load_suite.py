@@ -68,6 +68,6 @@ def _load(name: str, choices: Sequence[LevelChoice]) -> Suite:
         return load_suite(name)
     suite = f"{LEVELS}-{seed}" if seed else LEVELS
     chosen = next((one for one in choices if one.suite == suite), None)
-    return (
-        Suite(suite, [], chosen=False) if chosen is None else build_suite(chosen, registry.SECTIONS)
-    )
+    if chosen is None:
+        return Suite(suite, [], chosen=False)
+    return build_suite(chosen, registry.SECTIONS)

@@ -88,7 +88,7 @@ def load_suite(name: str) -> Suite:
             suite=name,
             expected=built_in_suites(),
         )
-    parts: dict[str, list[Any]] = {"sections": [], "texts": [], "bias": [], "openings": []}
+    parts: dict[str, Any] = {"sections": [], "texts": [], "bias": [], "openings": []}
     with as_file(files("burnish.evaluation") / "suites" / name) as folder:
         for section, kind in json.loads((folder / "suite.json").read_text()).items():
             field, build = _KINDS[kind["kind"]]

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.markup import escape
@@ -15,7 +16,7 @@ from burnish.errors import RunError
 from burnish.evaluation.contamination import leaks
 from burnish.evaluation.contamination_report import record_leakage
 from burnish.evaluation.measure import measure, target_task
-from burnish.evaluation.run_suites import run_suites
+from burnish.evaluation.run_suites import run_suites, untrained_base
 from burnish.evaluation.suite import split_suite
 from burnish.evaluation.tasks import Task
 from burnish.healing.heal import try_remedies
@@ -66,7 +67,8 @@ def _evaluate_and_decide(directory: RunDirectory, manifest: Manifest, bars: Bars
     recipe = recipe_of(manifest)
     with phase("loading models"):
         model = open_run(directory)
-    halves = [split_suite(suite) for suite in run_suites(directory, recipe, model.base, bars)]
+    open_base = model.base if isinstance(model, LanguageModel) else partial(untrained_base, recipe)
+    halves = [split_suite(suite) for suite in run_suites(directory, recipe, open_base, bars)]
     probes, certs = [probe for probe, _ in halves], [cert for _, cert in halves]
     tasks: list[Task] = [
         *(target_task(recipe, directory, model, name) for name in ("", *recipe.tasks)),

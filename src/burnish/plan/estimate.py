@@ -238,19 +238,28 @@ def _tasks(directory: RunDirectory, recipe: Recipe, model: Opened) -> Sequence[T
 
 def _chosen(directory: RunDirectory, recipe: Recipe) -> list[Suite]:
     """The general suites whose items are known: the levels of some are not chosen yet."""
-    suites = load_suites(recipe.evaluate.general or (), directory.levels())
-    return [suite for suite in suites if suite.chosen]
+    return [suite for suite in _suites(directory, recipe) if suite.chosen]
+
+
+def _suites(directory: RunDirectory, recipe: Recipe) -> list[Suite]:
+    return load_suites(recipe.evaluate.general or (), directory.levels())
 
 
 def _power(directory: RunDirectory, recipe: Recipe) -> list[str]:
     """Returns sentences about the drop that each suite's CERT part can certify."""
     certs = [split_suite(suite)[1] for suite in _chosen(directory, recipe)]
     budgets, look = budgets_of(recipe), next_look(directory, certs)
-    return level_sentences(directory.levels()) + [
+    lines = [
         suite_prefix(cert, certs) + line
         for cert in certs
         for line in power_sentences(suite_sizes(cert), budgets.alone(cert.name), look=look)
     ]
+    open_suites = [suite for suite in _suites(directory, recipe) if not suite.chosen]
+    lines += [
+        f"The items of the suite {suite.name} are chosen when the base model is measured."
+        for suite in open_suites
+    ]
+    return [*level_sentences(directory.levels()), *lines]
 
 
 def _cached(model: Opened, task: Task) -> bool:

@@ -169,8 +169,8 @@ def _kept(
     for number in _window(one):
         cert = counts[one.section, number]
         yield _level(section, number, cert, mastered=False)
-    if (number := _mastered(one)) is not None:
-        yield _level(section, number, _LIGHT, mastered=True)
+    if (mastered := _mastered(one)) is not None:
+        yield _level(section, mastered, _LIGHT, mastered=True)
 
 
 def _level(section: LevelSection, number: int, cert: int, *, mastered: bool) -> KeptLevel:
