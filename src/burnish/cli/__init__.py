@@ -29,6 +29,7 @@ VERBS = {
     "train": "Train without evaluating.",
     "evaluate": "Evaluate the base model and the tuned model of a run, and decide.",
     "heal": "Try ways to reduce forgetting, one at a time.",
+    "suite": "Measure any model, also one behind a server, on a general suite.",
     "compare": "Compare a run with another model under the budgets of the run.",
     "report": "Write the HTML report and the model card of a run.",
     "export": "Export a run's model for other tools.",
