@@ -158,11 +158,13 @@ def template_stop_token(tokenizer: Any) -> int | None:
 
 
 def render_prompt(conversation: Conversation, tokenizer: Any, *, thinks: bool = True) -> list[int]:
-    """Tokens of the prompt, up to where the assistant's answer begins.
+    """Tokens of the prompt, up to where the assistant's answer begins; a document is continued.
 
     `thinks` is False where what follows is an answer without a thought, also for a model that is
     otherwise asked to think.
     """
+    if conversation and conversation[0].role == "document":
+        return list(tokenizer(conversation[0].content, verbose=False)["input_ids"])
     thinking = thinking_of(tokenizer)
     thinking = thinking if thinks or thinking is None else False
     text = conversation_text(conversation, tokenizer, asks=True, thinking=thinking)

@@ -94,7 +94,7 @@ def unsure(reply: str, wanted: bool) -> bool:
 def count(reply: str, wanted: Mapping[str, Any]) -> bool:
     """Whether `text` occurs exactly `times` times as whole words, ignoring case."""
     pattern = rf"(?<!\w){re.escape(wanted['text'])}(?!\w)"
-    return len(re.findall(pattern, reply, re.IGNORECASE)) == wanted["times"]
+    return bool(len(re.findall(pattern, reply, re.IGNORECASE)) == wanted["times"])
 
 
 def exact_lines(reply: str, wanted: int) -> bool:

@@ -182,7 +182,29 @@ class RemoteModel:
     def nll(self, texts: Sequence[str]) -> list[TextLoss]:
         return self._all(self._loss, texts)
 
+    def _continuation(self, document: str, sampling: Sampling) -> Generation:
+        """How a document goes on, by legacy completions."""
+        body: dict[str, Any] = {
+            "prompt": self.tokenizer(document, verbose=False)["input_ids"],
+            "max_tokens": sampling.max_new_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": sampling.seed,
+        }
+        if sampling.stop:
+            body["stop"] = list(sampling.stop[:_MOST_STOPS])
+        choice = self._endpoint.choice("completions", **body)
+        try:
+            text = str(choice["text"])
+        except (KeyError, TypeError) as error:
+            raise self._endpoint.bad_reply(error) from error
+        ends = [at for stop in sampling.stop if (at := text.find(stop)) >= 0]
+        ended = choice.get("finish_reason") == "stop" or bool(ends)
+        return Generation(text[: min(ends)] if ends else text, (), 0.0, ended)
+
     def _answer(self, prompt: Conversation, sampling: Sampling) -> Generation:
+        if prompt[0].role == "document":
+            return self._continuation(prompt[0].content, sampling)
         body: dict[str, Any] = {
             "messages": [{"role": turn.role, "content": turn.content} for turn in prompt],
             "max_tokens": sampling.max_new_tokens,

@@ -13,6 +13,8 @@ from burnish.recipe.paths import beginning_in, expanded, similar_file
 
 # How a suite of lm-eval-harness begins; a task's name or its file follows.
 HARNESS = "lm_eval:"
+# Before the name of a task of the harness: its prompts are rendered with the chat template.
+CHAT = "chat:"
 _FILES = ("train", "validation", "test", "data", "tools")
 _ROWS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
 _MOST_VALUES = 100_000
@@ -225,7 +227,8 @@ def place_suite(name: Any, place: Callable[[str], str]) -> Any:
     if not isinstance(name, str) or not name.endswith((".jsonl", ".yaml", ".yml")):
         return name
     _, harness, file = name.rpartition(HARNESS)
-    return harness + place(file)
+    chat = CHAT if harness and file.startswith(CHAT) else ""
+    return harness + chat + place(file.removeprefix(chat))
 
 
 def _parts(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

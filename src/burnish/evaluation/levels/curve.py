@@ -7,7 +7,7 @@ from typing import Literal
 
 from scipy.stats import binomtest
 
-from burnish.conversation import Message
+from burnish.conversation import Conversation, Message
 from burnish.evaluation.levels.draw import draw_items, level_task
 from burnish.evaluation.levels.section import LevelSection
 from burnish.evaluation.suite import Section, chance
@@ -135,7 +135,9 @@ def _lettered(item: ChoiceItem) -> CheckedItem:
     )
     ask = f"\n\n{options}\n\nReply with the letter of the right option alone."
     if isinstance(item.context, str):
-        prompt = (Message("user", f"How does this text continue?\n\n{item.context}{ask}"),)
+        prompt: Conversation = (
+            Message("user", f"How does this text continue?\n\n{item.context}{ask}"),
+        )
     else:
         last = item.context[-1]
         prompt = (*item.context[:-1], replace(last, content=last.content + ask))
