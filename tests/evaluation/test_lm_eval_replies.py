@@ -149,8 +149,11 @@ def some_right(folder: Path, model: Any, prefix: str) -> None:
     (folder / "test.json").write_text(json.dumps(rows))
 
 
-@pytest.mark.parametrize("prefix", ["", "chat:"])
-@pytest.mark.parametrize("text", [MATH, RULES], ids=["filters", "own_program"])
+@pytest.mark.parametrize(
+    ("text", "prefix"),
+    [(MATH, ""), (MATH, "chat:"), (RULES, "")],
+    ids=["filters", "turns", "own_program"],
+)
 def test_replies_and_scores_are_those_of_the_harness(
     text: str, prefix: str, folder: Path, tiny_folder: Path
 ) -> None:

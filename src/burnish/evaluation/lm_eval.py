@@ -36,7 +36,7 @@ from burnish.models.interface import Sampling
 from burnish.recipe.files import CHAT, HARNESS
 
 _DEFINED = re.compile(r"^(?:task|group): *[\"']?([^\s\"'\[]+)[\"']? *$", re.MULTILINE)
-_GROUP = re.compile(r"^group:", re.MULTILINE)
+_GROUP = re.compile(r"^group: *[\"']?([^\s\"']+)", re.MULTILINE)
 _NAMES = re.compile(r"[\w.-]+")
 _SHOT_SEED = 1234  # of lm_eval.simple_evaluate; one generator draws the shots of all items in turn
 _REPLY_TOKENS = 256  # the default of the harness for a Hugging Face model
@@ -74,7 +74,9 @@ def _tasks(name: str) -> dict[str, Any]:
             package="lm_eval",
             suite=f"{HARNESS}{name}",
         )
-    folders = [str(folder) for folder in _folders(name)]
+    folders, path = [str(folder) for folder in _folders(name)], Path(name)
+    if path.is_file() and (group := _GROUP.search(_text(path))):
+        name = group[1]
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=folders or None, include_defaults=False)
