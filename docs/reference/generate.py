@@ -26,6 +26,7 @@ from burnish.recipe.keys import RecipeKey
 from burnish.recipe.keys import recipe_keys as keys_of_recipe
 from burnish.runs.candidates import Candidate, Frontier
 from burnish.runs.directory import Finding, ItemResult, LedgerRow, Manifest, Verdict
+from burnish.runs.levels import KeptLevel, LevelChoice, MeasuredLevel, SectionLevels
 from burnish.runs.overlaps import ComparedSet, Leakage, Overlap
 from burnish.serving.app.app import make_app
 from burnish.serving.catalog.server import open_server
@@ -43,6 +44,7 @@ _RECORDS: dict[str, tuple[type, ...]] = {
     "ledger.json": (LedgerRow,),
     "results/LABEL/TASK.jsonl": (ItemResult,),
     "frontier.json": (Frontier, Candidate),
+    "levels.json": (LevelChoice, SectionLevels, MeasuredLevel, KeptLevel),
     "cert-uses.jsonl": (CertUse,),
     "leakage.json": (Leakage, ComparedSet, Overlap),
     "parity.json": (Reference, ReferenceAnswer, Comparison, Difference),

@@ -23,7 +23,7 @@ class Evaluate(Section):
     general: tuple[str, ...] | None = Field(
         ("core",),
         min_length=1,
-        description="general suites: core, a .jsonl file or lm_eval:TASK; null is none",
+        description="general suites: core, levels, a .jsonl file or lm_eval:TASK; null is none",
     )
     max_new_tokens: int = Field(64, gt=0, description="maximum length of an answer, in tokens")
     limit: int | None = Field(None, gt=1, description="maximum test rows, drawn by the seed")
