@@ -229,6 +229,8 @@ def greedy(module: Any, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) ->
     """Whether each token of the answers is the likeliest one in a plain pass, or as likely."""
     worst = 0.0
     for prompt, answer in pairs:
+        if not answer:  # the first token ended it
+            continue
         logprobs = plain_logits(module, [*prompt, *answer])[len(prompt) - 1 : -1].log_softmax(-1)
         picked = logprobs.gather(1, torch.tensor(list(answer))[:, None])[:, 0]
         worst = max(worst, float((logprobs.max(-1).values - picked).max()))
@@ -282,7 +284,12 @@ def merge(trained: Sequence[RunDirectory]) -> str:
 def gguf(trained: Sequence[RunDirectory]) -> str:
     if not trained:
         return "–"
-    export(trained[0], "gguf")
+    try:
+        export(trained[0], "gguf")
+    except UserError as error:
+        if error.code != "architecture_not_exportable":  # most families, so a short cell
+            raise
+        return "no"
     return "yes"
 
 

@@ -132,7 +132,9 @@ def _plain(subject: Subject, row: Row, units: float) -> Tensor:
     """Log-probabilities (n,) of the learnt tokens; takes their gradient off what is there."""
     tokens_1_L = torch.tensor([list(row.tokens)], device=subject.network.device)
     logits_L_V: Tensor = (
-        subject.network.wrapped(input_ids=tokens_1_L).logits[0, -len(row.tokens) :].float()
+        subject.network.wrapped(input_ids=tokens_1_L, use_cache=False)
+        .logits[0, -len(row.tokens) :]
+        .float()
     )
     places = [t for t, weight in enumerate(row.weights) if weight]
     if not places:
