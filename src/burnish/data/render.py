@@ -154,7 +154,9 @@ def template_stop_token(tokenizer: Any) -> int | None:
     learnt = [
         token for token, weight in zip(rendered.tokens, rendered.weights, strict=True) if weight
     ]
-    return learnt[-1] if learnt else None
+    last = str(tokenizer.decode(learnt[-1:])).strip()
+    is_content = bool(last) and example.messages[-1].content.endswith(last)
+    return learnt[-1] if learnt and not is_content else None
 
 
 def render_prompt(conversation: Conversation, tokenizer: Any, *, thinks: bool = True) -> list[int]:
