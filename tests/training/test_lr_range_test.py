@@ -93,7 +93,7 @@ def test_a_short_run_takes_the_rule_and_says_so(llama: Any, tmp_path: Path) -> N
     found = screen(loop(llama, tmp_path, epochs=1))
     assert found.chosen == found.rule == SANE
     assert found.sentence() == (
-        "learning rate 0.01 by the rule: a run of 8 steps is too short to try others, 80 are not"
+        "learning rate 0.01 by the rule: trying others takes a run of 80 steps, this one has 8"
     )
 
 

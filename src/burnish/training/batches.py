@@ -1,4 +1,4 @@
-"""Batches in length buckets, in an order that seed and step alone decide."""
+"""Batches in length buckets; their order depends only on the seed and the step."""
 
 import math
 import random
@@ -8,8 +8,8 @@ from typing import Any
 
 from burnish.training.objectives.base import Item
 
-# Batches sorted by length together: enough that padding nearly vanishes, few enough that the
-# order of the items stays random.
+# Batches in a bucket: enough that there is hardly any padding, few enough that the order of the
+# items stays random.
 _BUCKET = 16
 
 
@@ -18,16 +18,15 @@ class Batches:
     """The items of every optimizer step of a run.
 
     Args:
-        sets: training items by name of their data set; a batch holds items of one set, of like
-            size.
+        sets: training items by data set; a batch has items of one set and of similar size.
         batch_size: items in one forward pass.
-        accumulation: forward passes an optimizer step.
-        epochs: passes over the items; a fraction ends within one.
-        seed: decides the order.
-        shares: share of an epoch's items that each set gives; by their sizes if None. A set that
-            gives fewer than it has goes on in the next epoch where it stopped.
-        beside: items put beside those of the steps, over and over.
-        beside_each: how many of them a step reads.
+        accumulation: forward passes per optimizer step.
+        epochs: passes over the items; may be a fraction.
+        seed: determines the order.
+        shares: share of each set in an epoch; by size if None. A set that gives only a part of its
+            items to an epoch continues with the others in the next one.
+        beside: additional items, repeated as often as needed.
+        beside_each: additional items per step.
     """
 
     sets: Mapping[str, Sequence[Item]]
@@ -45,24 +44,24 @@ class Batches:
         return max(1, math.ceil(self.epochs * self._steps_an_epoch))
 
     def step(self, number: int) -> list[list[Any]]:
-        """The forward passes of optimizer step `number` (0-based)."""
+        """Return the items of each forward pass of optimizer step `number` (from 0)."""
         epoch, within = divmod(number, self._steps_an_epoch)
         if self._epoch is None or self._epoch[0] != epoch:
             self._epoch = epoch, self._order(epoch)
         first = within * self.accumulation
         passes = self._epoch[1][first : first + self.accumulation]
         beside = self._drawn(self.beside, number * self.beside_each, self.beside_each)
-        return [[*items, *beside[place :: len(passes)]] for place, items in enumerate(passes)]
+        return [[*items, *beside[index :: len(passes)]] for index, items in enumerate(passes)]
 
     def add(self, name: str, items: Sequence[Item]) -> None:
-        """Adds a data set, which gives all of its items to every epoch."""
+        """Add a data set, all of whose items are in every epoch."""
         share = len(items) / (sum(map(len, self.sets.values())) + len(items))
         shares = {other: part * (1 - share) for other, part in (self.shares or {}).items()}
         self.sets = {**self.sets, name: items}
         self.shares = shares | {name: share}
 
     def counts(self) -> dict[str, int]:
-        """Items that each set gives to an epoch, at least one."""
+        """Return the number of items of each set in an epoch, at least one."""
         sizes = {name: len(items) for name, items in self.sets.items()}
         if self.shares is None:
             return sizes
@@ -75,7 +74,7 @@ class Batches:
         return math.ceil(batches / self.accumulation)
 
     def _order(self, epoch: int) -> list[list[Any]]:
-        """The epoch's batches: items drawn, sorted within buckets, batches shuffled."""
+        """Draw the epoch's items, sort them by size within buckets, and shuffle the batches."""
         batches: list[list[Any]] = []
         for name, count in self.counts().items():
             drawn = self._drawn(self.sets[name], epoch * count, count)
@@ -83,14 +82,14 @@ class Batches:
                 bucket = drawn[start : start + self.batch_size * _BUCKET]
                 bucket.sort(key=lambda item: item.size)
                 batches += [
-                    bucket[at : at + self.batch_size]
-                    for at in range(0, len(bucket), self.batch_size)
+                    bucket[first : first + self.batch_size]
+                    for first in range(0, len(bucket), self.batch_size)
                 ]
         random.Random(self.seed + epoch).shuffle(batches)
         return batches
 
     def _drawn(self, items: Sequence[Item], start: int, count: int) -> list[Any]:
-        """Places start to start + count of an endless row of shuffled passes over the items."""
+        """Return items `start` to `start + count` of endless shuffled passes over the items."""
         drawn: list[Any] = []
         while len(drawn) < count:
             turn, within = divmod(start + len(drawn), len(items))
@@ -101,7 +100,7 @@ class Batches:
 
 
 class Chosen(Batches):
-    """Some steps of a run, as a run of its own."""
+    """The batches of some steps of a run only."""
 
     def __init__(self, whole: Batches, numbers: Sequence[int]) -> None:
         self._whole, self._numbers = whole, numbers
@@ -115,10 +114,10 @@ class Chosen(Batches):
 
 
 def temperature_shares(sizes: Mapping[str, int], temperature: float) -> dict[str, float]:
-    """Shares in proportion to size ** (1 / temperature): 1 is by size, large is alike for all.
+    """Return shares in proportion to size ** (1 / temperature): 1 is by size, infinity uniform.
 
     Source: Raffel et al. 2020 (arXiv 1910.10683), section 3.5.2, without their size limit.
     """
-    most = max(sizes.values())  # of shares of the largest no power is too great
+    most = max(sizes.values())  # the powers of size / most cannot overflow
     powers = {name: (size / most) ** (1 / temperature) for name, size in sizes.items()}
     return {name: power / sum(powers.values()) for name, power in powers.items()}

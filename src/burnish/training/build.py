@@ -1,4 +1,4 @@
-"""One run's training: the recipe builds the model, the items, the objective and the loop."""
+"""Builds the training of a run from its recipe: the model, the items, the objective, the loop."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +22,7 @@ from burnish.training.schedule import FRESH_HEAD_TIMES, automatic_rate
 
 @counts_to("loading models")
 def open_training(directory: RunDirectory, recipe: Recipe) -> tuple[Opened, Loop]:
-    """The model and its loop before the first step; nothing listens yet."""
+    """Open the model and build its loop before the first step, without a listener."""
     model = open_start(directory, recipe)
     replay = replay_rows(directory, recipe, model)
     torch.manual_seed(recipe.seed)
@@ -37,12 +37,10 @@ def _loop(
     module: Any,
     replay: Sequence[Replayed | Own],
 ) -> Loop:
-    given, objective = (
-        recipe.training,
-        OBJECTIVES[recipe.objective].from_recipe(recipe, model.tokenizer),
-    )
+    settings = recipe.training
+    objective = OBJECTIVES[recipe.objective].from_recipe(recipe, model.tokenizer)
     network = Network(module)
-    longest = given.max_length or model.context_length
+    longest = settings.max_length or model.context_length
     sets, validation = (
         {
             task: objective.items(directory.split(split, task), model.tokenizer, longest)
@@ -51,16 +49,20 @@ def _loop(
         for split in ("train", "validation")
     )
     shares = _shares(recipe, {task: len(items) for task, items in sets.items()})
-    learnt = {task or "train": objective.prepare(network, items) for task, items in sets.items()}
     batches = Batches(
-        learnt, given.batch_size, given.gradient_accumulation, given.epochs, recipe.seed, shares
+        {task or "train": objective.prepare(network, items) for task, items in sets.items()},
+        settings.batch_size,
+        settings.gradient_accumulation,
+        settings.epochs,
+        recipe.seed,
+        shares,
     )
     if replay and recipe.replay.mode == "text":
         batches.add("replay", [one.row for one in replay])
     elif replay:
-        batches.beside = held = anchors(network, [one.whole for one in replay])
+        batches.beside = texts = anchors(network, [one.whole for one in replay])
         batches.beside_each = recipe.replay.anchors_per_step
-        objective = anchored(recipe, objective, batches, held)
+        objective = anchored(recipe, objective, batches, texts)
     return Loop(
         module,
         batches,
@@ -77,7 +79,7 @@ def _loop(
 
 
 def _shares(recipe: Recipe, sizes: dict[str, int]) -> dict[str, float]:
-    """Share of an epoch that each data set gives: by size, temperature and weight."""
+    """Return each data set's share of an epoch, from size, temperature and weight."""
     shares = temperature_shares(sizes, recipe.mixing.temperature)
     weights = {task: recipe.tasks[task].weight if task else 1.0 for task in sizes}
     total = sum(shares[task] * weights[task] for task in sizes)
@@ -85,8 +87,8 @@ def _shares(recipe: Recipe, sizes: dict[str, int]) -> dict[str, float]:
 
 
 def _settings(recipe: Recipe, model: Opened) -> Settings:
-    given = recipe.training
-    rate, faster = given.learning_rate, {"lora_B": recipe.lora.loraplus_ratio}
+    training = recipe.training
+    rate, faster = training.learning_rate, {"lora_B": recipe.lora.loraplus_ratio}
     if isinstance(rate, str):
         encoder = isinstance(model, Classifier) and model.body == "encoder"
         size = int(model.network.config.hidden_size)
@@ -96,12 +98,12 @@ def _settings(recipe: Recipe, model: Opened) -> Settings:
             faster |= dict.fromkeys(model.fresh, FRESH_HEAD_TIMES)
     return Settings(
         learning_rate=rate,
-        schedule=given.lr_scheduler,
-        warmup=given.warmup_ratio,
-        weight_decay=given.weight_decay,
-        clip=given.max_grad_norm,
-        evaluations=given.evaluations,
-        checkpoints=given.checkpoints,
-        patience=given.early_stopping_patience,
+        schedule=training.lr_scheduler,
+        warmup=training.warmup_ratio,
+        weight_decay=training.weight_decay,
+        clip=training.max_grad_norm,
+        evaluations=training.evaluations,
+        checkpoints=training.checkpoints,
+        patience=training.early_stopping_patience,
         faster=faster,
     )

@@ -1,4 +1,7 @@
-"""Checkpoints: a folder a step, complete or absent; the last good one survives every accident."""
+"""Checkpoints: one folder per step, which is complete or absent.
+
+A run can be resumed after a kill at any time, because the newest two checkpoints are resumable.
+"""
 
 import json
 import re
@@ -15,16 +18,19 @@ from burnish.errors import RunError
 from burnish.models.adapt import load_weights, save_weights
 from burnish.runs.atomic import new_folder, remove_directory
 
-# What a checkpoint has beside its weights.
-_TO_GO_ON = ("optimizer.pt", "random.pt", "progress.json")
+# The files of a checkpoint that only resuming needs.
+_STATE_FILES = ("optimizer.pt", "random.pt", "progress.json")
 Moments = dict[str, dict[str, torch.Tensor]]
-# A damaged newest checkpoint must leave one to go on from.
+# If the newest checkpoint is damaged, the one before it is resumed.
 _RESUMABLE = 2
 
 
 @dataclass
 class Progress:
-    """Where a run stands; with the weights and the optimizer it is all that resuming needs."""
+    """The progress of a run; resuming needs it, the weights and the optimizer's state.
+
+    `carried` is the state of the objective, see `Objective.carried`.
+    """
 
     step: int = 0
     tokens: int = 0
@@ -36,46 +42,48 @@ class Progress:
 
 
 def moments(model: Any, optimizer: torch.optim.Optimizer) -> Moments:
-    """What the optimizer knows of each parameter, by the parameter's name."""
+    """Return the optimizer's state of each parameter by the parameter's name."""
     return {n: optimizer.state[p] for n, p in model.named_parameters() if p in optimizer.state}
 
 
-def save(folder: Path, model: Any, found: Moments, progress: Progress) -> Path:
-    """Writes `folder/step-<n>` under a hidden name and renames it when it is whole."""
+def save(folder: Path, model: Any, optimizer_state: Moments, progress: Progress) -> Path:
+    """Write `folder/step-<n>` under a hidden name, and rename it when it is complete."""
     path = folder / f"step-{progress.step}"
     with new_folder(path) as new:
         save_weights(model, new)
-        save_tensors(found, new / "optimizer.pt")
+        save_tensors(optimizer_state, new / "optimizer.pt")
         save_tensors(_random_states(), new / "random.pt")
         (new / "progress.json").write_text(json.dumps(asdict(progress)))
     return path
 
 
-def save_tensors(found: Any, path: Path) -> None:
-    """As torch.save, which given a name would hide why it could not write."""
+def save_tensors(value: Any, path: Path) -> None:
+    """Save to an open file: given a path, torch.save would hide why it cannot write."""
     with path.open("wb") as file:
-        torch.save(found, file)
+        torch.save(value, file)
 
 
 def load(folder: Path, model: Any, optimizer: torch.optim.Optimizer) -> Progress:
-    """Puts weights, moments and random states back; a team takes the moments from the file's pages.
+    """Restore weights, optimizer state and random states from a checkpoint.
+
+    The optimizer state is memory-mapped, so that several processes share its pages.
 
     Raises:
-        RunError: a file of the checkpoint is missing, damaged, or of another model.
+        RunError: a file of the checkpoint is missing or damaged, or belongs to another model.
     """
     try:
         progress = Progress(**json.loads((folder / "progress.json").read_text()))
         load_weights(model, folder)
-        found = torch.load(
+        saved = torch.load(
             folder / "optimizer.pt", map_location="cpu", mmap=True, weights_only=True
         )
-        learning = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        optimizer.state.update({learning[name]: states for name, states in found.items()})
+        trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        optimizer.state.update({trainable[name]: states for name, states in saved.items()})
         _restore_random(torch.load(folder / "random.pt", weights_only=True))
     except (OSError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise RunError(
-            f"the checkpoint {folder} cannot be read ({str(error).splitlines()[0]})",
-            "see that this machine can read it, then continue with --resume",
+            f"cannot read the checkpoint {folder} ({str(error).splitlines()[0]})",
+            "check the files and their permissions, then continue with --resume",
             code="checkpoint_unreadable",
             path=str(folder),
         ) from error
@@ -85,34 +93,34 @@ def load(folder: Path, model: Any, optimizer: torch.optim.Optimizer) -> Progress
 def load_newest(
     folder: Path, model: Any, optimizer: torch.optim.Optimizer
 ) -> tuple[Progress, dict[str, str]]:
-    """Puts the newest whole checkpoint back, and removes what is newer or half written.
+    """Restore the newest undamaged checkpoint, and delete newer and half-written ones.
 
-    Without one it is the start, and model and optimizer are untouched. Either way the steps that
-    are taken again give what they gave before.
+    Without one, model and optimizer stay unchanged and the progress is zero. Either way the
+    repeated steps have the same results as before.
 
     Returns:
-        Where the run stands, and the damaged checkpoints with what is wrong with each.
+        The progress of the run, and the damage of each damaged checkpoint by its name.
 
     Raises:
-        RunError: a whole checkpoint cannot be read, which is no reason to go around it.
+        RunError: an undamaged checkpoint cannot be read; older ones are not tried then.
     """
-    for left in folder.glob(".step-*"):
-        shutil.rmtree(left)
+    for incomplete in folder.glob(".step-*"):
+        shutil.rmtree(incomplete)
     damaged: dict[str, str] = {}
-    for place, step in enumerate(reversed(saved_steps(folder))):
+    for index, step in enumerate(reversed(saved_steps(folder))):
         path = folder / f"step-{step}"
-        if place >= _RESUMABLE and not (path / "optimizer.pt").exists():
-            break  # this one and those before it were kept for their weights
-        if (wrong := damage(path)) is None:
+        if index >= _RESUMABLE and not (path / "optimizer.pt").exists():
+            break  # this checkpoint and older ones contain only weights
+        if (reason := damage(path)) is None:
             _drop_after(folder, step)
             return load(path, model, optimizer), damaged
-        damaged[path.name] = wrong
+        damaged[path.name] = reason
     _drop_after(folder, 0)
     return Progress(), damaged
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint that is to be resumed; None if it is whole."""
+    """Return the damage of a resumable checkpoint in words; None if it is complete."""
     try:
         progress = Progress(**json.loads((folder / "progress.json").read_text()))
     except FileNotFoundError:
@@ -120,8 +128,8 @@ def damage(folder: Path) -> str | None:
     except (ValueError, TypeError):
         return "progress.json is cut off"
     for name in ("optimizer.pt", "random.pt"):
-        if wrong := _archive_damage(folder / name):
-            return wrong
+        if reason := _archive_damage(folder / name):
+            return reason
     best = folder if progress.best_step is None else folder.with_name(f"step-{progress.best_step}")
     return _weights_damage(folder) or _weights_damage(best)
 
@@ -156,18 +164,18 @@ def _drop_after(folder: Path, step: int) -> None:
 
 
 def saved_steps(folder: Path) -> list[int]:
-    """Steps of the complete checkpoints, ascending."""
+    """Return the steps of the complete checkpoints, ascending."""
     names = (re.fullmatch(r"step-(\d+)", path.name) for path in folder.glob("step-*"))
     return sorted(int(name[1]) for name in names if name)
 
 
 def copy_weights(folder: Path, new: Path) -> None:
-    """A checkpoint's weights as `save_weights` wrote them."""
-    shutil.copytree(folder, new, ignore=shutil.ignore_patterns(*_TO_GO_ON), dirs_exist_ok=True)
+    """Copy the weights of a checkpoint, without the state for resuming."""
+    shutil.copytree(folder, new, ignore=shutil.ignore_patterns(*_STATE_FILES), dirs_exist_ok=True)
 
 
 def drop_optimizers(folder: Path) -> None:
-    """The newest checkpoint is resumed, or the one before; the others keep just their weights."""
+    """Delete the optimizer state of all but the newest two checkpoints, which can be resumed."""
     for step in saved_steps(folder)[:-_RESUMABLE]:
         (folder / f"step-{step}" / "optimizer.pt").unlink(missing_ok=True)
 

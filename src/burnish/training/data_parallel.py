@@ -1,10 +1,10 @@
-"""Processes that learn as one: each takes its share of every batch, gradients are summed.
+"""Data-parallel training: each process computes its share of every batch, gradients are summed.
 
-The loss of a step is divided by the units of the whole step, and each process holds the sum over
-its own share. So gradients are added up, not averaged, and shares need not be of one size: the
-weights move as those of one process. All of it goes through torch.distributed's gloo, and nccl
-between GPUs. torch's DistributedDataParallel is no help here: it averages, and it wants one forward
-pass through the whole model where a step here is several passes through parts of it.
+The loss of a step is divided by the units of the whole step, and each process sums over its own
+share. So gradients are summed, not averaged, shares may differ in size, and the weights change
+exactly as in one process. Communication is torch.distributed's: gloo, and nccl between GPUs.
+torch's DistributedDataParallel does not fit: it averages gradients, and it needs one forward pass
+through the whole model, but a step here is several passes through parts of the model.
 """
 
 import random
@@ -28,13 +28,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Team:
-    """What one process knows of those that it learns with; one alone is a team, too.
+    """The data-parallel processes as seen by one of them; a single process is a team of one.
 
-    Every method is to be called by all of them, in the same order.
+    All processes have to call every method, in the same order.
 
     Attributes:
-        rank: which one it is; 0 leads: it alone validates, writes and tells.
-        size: how many there are.
+        rank: this process's rank. Rank 0 is the leader: only it validates and writes files.
+        size: number of processes.
     """
 
     rank: int = 0
@@ -50,36 +50,36 @@ class Team:
 
     @property
     def holds_all(self) -> bool:
-        """Whether the leader has all weights when training ends."""
+        """Whether the leader has all weights in memory after training."""
         return True
 
     def learning(self) -> AbstractContextManager[None]:
-        """All steps are taken within it."""
+        """Return the context in which all steps are taken."""
         return nullcontext()
 
     def go_along(self, network: Network, passes: int) -> None:
-        """After this process's `passes` of a step: it need not take as many as the others."""
+        """Called after this process's `passes` of a step; processes may take different numbers."""
 
     def seed(self, batches: Batches, step: int) -> None:
-        """Each process has noise of its own, which step and rank alone decide.
+        """Give each process its own random state, which depends on the step and the rank.
 
-        One alone goes on with the noise that it had; its checkpoints keep where that stood.
+        A single process continues with its random state, which its checkpoints contain.
         """
         if self.size > 1:
             words = f"{batches.seed} {step} {self.rank} {self.size}"
             torch.manual_seed(random.Random(words).getrandbits(32))  # torch reads no more bits
 
     def shares(self, passes: Sequence[Sequence[Any]]) -> list[list[Any]]:
-        """Its items of each forward pass; they come sorted by length, so shares are alike."""
+        """Return this process's items of each pass; sorted by length, shares have similar sizes."""
         shares = [list(items[self.rank :: self.size]) for items in passes]
         return [items for items in shares if items]
 
     def totals(self, *values: float) -> list[float]:
-        """Each value, summed over all."""
+        """Return each value summed over all processes."""
         if self.size == 1:
             return list(values)
         sums = torch.tensor(values, dtype=torch.float64)
-        with _together():
+        with _collective():
             distributed.all_reduce(sums)
         return [float(value) for value in sums]
 
@@ -88,49 +88,49 @@ class Team:
 
     def most(self, value: int) -> int:
         highest = torch.tensor(value)
-        with _together():
+        with _collective():
             distributed.all_reduce(highest, distributed.ReduceOp.MAX)
         return int(highest)
 
     def told(self, value: T) -> T:
-        """What the leader gives; what the others give is ignored."""
+        """Return the leader's value; the values of other processes are ignored."""
         if self.size == 1:
             return value
-        given = [value]
-        with _together():
-            distributed.broadcast_object_list(given, src=0)
-        return given[0]
+        values = [value]
+        with _collective():
+            distributed.broadcast_object_list(values, src=0)
+        return values[0]
 
     def merged(self, means: Means) -> Means:
-        """The metrics of all shares as one."""
+        """Return the metrics of all processes together."""
         if self.size == 1:
             return means
         own = {name: float(value) for name, value in means.sums.items()}
-        found: list[Any] = [None] * self.size
-        with _together():
-            distributed.all_gather_object(found, Means(own, means.counts))
+        parts: list[Any] = [None] * self.size
+        with _collective():
+            distributed.all_gather_object(parts, Means(own, means.counts))
         whole = Means()
-        for part in found:
+        for part in parts:
             whole.include(part)
         return whole
 
     def add_gradients(self, optimizer: Optimizer) -> None:
-        """Every gradient becomes the sum of all processes'; one that none has stays away."""
+        """Sum every gradient over the processes; one that no process has stays None."""
         parameters = self.alike(optimizer)
         if self.size == 1 or not parameters:
             return
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        there = torch.tensor([p.grad is not None for p in parameters], device=parameters[0].device)
-        flat = torch.cat([there.float(), *(g.flatten().float() for g in gradients)])
-        with _together():
+        exist = torch.tensor([p.grad is not None for p in parameters], device=parameters[0].device)
+        flat = torch.cat([exist.float(), *(g.flatten().float() for g in gradients)])
+        with _collective():
             distributed.all_reduce(flat)
-        there, *sums = torch.split(flat, [len(parameters), *(p.numel() for p in parameters)])
-        for parameter, was_there, total in zip(parameters, there.tolist(), sums, strict=True):
-            if was_there:
+        exist, *sums = torch.split(flat, [len(parameters), *(p.numel() for p in parameters)])
+        for parameter, exists, total in zip(parameters, exist.tolist(), sums, strict=True):
+            if exists:
                 parameter.grad = total.view_as(parameter).to(parameter.dtype)
 
     def align(self, network: Network, optimizer: Optimizer) -> None:
-        """All begin with the leader's weights; an optimizer that goes on takes its moments in."""
+        """Copy the leader's weights to all processes, and the loaded moments into memory."""
         for parameter, states in optimizer.state.items():
             optimizer.state[parameter] = {
                 key: value.to(parameter.device, copy=True) for key, value in states.items()
@@ -139,31 +139,32 @@ class Team:
 
     def begin_alike(self, parameters: Sequence[nn.Parameter]) -> None:
         if self.size > 1:
-            with _together():
+            with _collective():
                 for parameter in parameters:
                     distributed.broadcast(parameter.data, src=0)
 
     def clip(self, optimizer: Optimizer, limit: float) -> float:
-        """The norm of all gradients, which are shortened to `limit`."""
+        """Scale all gradients down to the norm `limit`, and return their norm before."""
         return float(nn.utils.clip_grad_norm_(parameters_of(optimizer), limit))
 
     def alike(self, optimizer: Optimizer) -> list[nn.Parameter]:
-        """Of what is learnt that which every process holds."""
+        """Return the trained parameters that every process has in full."""
         return parameters_of(optimizer)
 
     def whole(self, model: Any, optimizer: Optimizer) -> AbstractContextManager[Moments]:
-        """In it the leader has all weights, and is given all moments."""
+        """Return a context in which the leader has all weights, and which yields all moments."""
         return nullcontext(moments(model, optimizer))
 
 
 def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
-    """The parameters that it moves."""
+    """Return the parameters that the optimizer updates."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 @contextmanager
-def _together() -> Iterator[None]:
-    """
+def _collective() -> Iterator[None]:
+    """A context for collective operations.
+
     Raises:
         WorkerLostError: another process is gone.
     """
@@ -174,9 +175,9 @@ def _together() -> Iterator[None]:
 
 
 def lost(error: RuntimeError) -> WorkerLostError:
-    """What a broken connection means."""
+    """Return the error for a broken connection."""
     return WorkerLostError(
         f"another worker of this training has ended ({str(error).splitlines()[0][:200]})",
-        "see what it said, then continue with --resume",
+        "check its output, then continue with --resume",
         code="worker_lost",
     )

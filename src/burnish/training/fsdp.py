@@ -1,12 +1,12 @@
-"""A team that keeps each layer in parts and gathers it where it is computed: torch's FSDP2.
+"""Sharded data-parallel training: each layer is split over the processes (torch's FSDP2).
 
-A layer that learns as a whole is learnt in parts, too: each process has its part of the gradients
-and of the optimizer's moments. What learns beside frozen weights is small and stays whole
-everywhere, as do the embeddings. A layer is gathered by all of them together, forwards and
-backwards, so all take the same passes in the same order: no row has a trunk of its own, a process
-whose share ended goes along with an empty pass, and all of them validate.
+A layer whose weights are all trained is trained in shards: each process has its shard of the
+gradients and of the optimizer's moments. Parameters that are trained next to frozen weights are
+small and stay complete in every process, as do the embeddings. All processes gather a layer
+together, forwards and backwards, so all take the same passes in the same order: rows do not share
+a trunk, a process with fewer passes adds empty ones, and all processes validate.
 
-Source: Zhao et al. 2023 (arXiv 2304.11277), full sharding; FSDP2 keeps the parts as DTensors.
+Source: Zhao et al. 2023 (arXiv 2304.11277), full sharding; in FSDP2 a shard is a DTensor.
 """
 
 import math
@@ -31,7 +31,7 @@ from burnish.training.data_parallel import Team, lost, parameters_of
 
 @dataclass(frozen=True, slots=True)
 class Sharded(Team):
-    """A team of at least two, each of which holds its part of the layers."""
+    """At least two processes, each of which has a shard of every layer."""
 
     @property
     def validates(self) -> bool:
@@ -42,30 +42,30 @@ class Sharded(Team):
         return False
 
     def align(self, network: Network, optimizer: Optimizer) -> None:
-        """Of every layer each keeps its part, for as long as the model lives."""
+        """Shard every layer; this cannot be undone for the model."""
         self.begin_alike(parameters_of(optimizer))
         network.may_share = False
         packs(network.model)  # found out together, before a layer needs all of them
         mesh = DeviceMesh(network.device.type, torch.arange(self.size))
-        learnt, parts = set(parameters_of(optimizer)), dict[Tensor, DTensor]()
+        trained, shards = set(parameters_of(optimizer)), dict[Tensor, DTensor]()
         for layer in layer_stack(network.model)[1]:
             before = list(layer.parameters())
-            small = set() if learnt.issuperset(before) else learnt
-            kept: FSDPModule = fully_shard(
+            small = set() if trained.issuperset(before) else trained
+            sharded: FSDPModule = fully_shard(
                 layer, mesh=mesh, reshard_after_forward=True, ignored_params=small
             )
-            # A loss is a share of the whole step's already: gradients are summed.
-            kept.set_gradient_divide_factor(1.0)
-            kept.set_force_sum_reduction_for_comms(True)
+            # Each loss is already divided by the units of the whole step: gradients are summed.
+            sharded.set_gradient_divide_factor(1.0)
+            sharded.set_force_sum_reduction_for_comms(True)
             now = zip(before, layer.parameters(), strict=True)
-            parts |= {whole: part for whole, part in now if isinstance(part, DTensor)}
-        _take_over(optimizer, parts)
+            shards |= {whole: shard for whole, shard in now if isinstance(shard, DTensor)}
+        _replace_parameters(optimizer, shards)
 
     def alike(self, optimizer: Optimizer) -> list[nn.Parameter]:
         return [p for p in parameters_of(optimizer) if not isinstance(p, DTensor)]
 
     def clip(self, optimizer: Optimizer, limit: float) -> float:
-        """Each shortens its parts by the norm of all."""
+        """Scale this process's gradients by the norm of the gradients of all processes."""
         whole = [p.grad for p in self.alike(optimizer) if p.grad is not None]
         own = [
             p.grad.to_local()
@@ -74,25 +74,25 @@ class Sharded(Team):
         ]
         (squares,) = self.totals(float(nn.utils.get_total_norm(own)) ** 2)
         norm = math.hypot(math.sqrt(squares), float(nn.utils.get_total_norm(whole)))
-        shorter = min(1.0, limit / (norm + 1e-6))  # as in torch's clip_grads_with_norm_
-        torch._foreach_mul_([*whole, *own], shorter)
+        factor = min(1.0, limit / (norm + 1e-6))  # as in torch's clip_grads_with_norm_
+        torch._foreach_mul_([*whole, *own], factor)
         return norm
 
     @contextmanager
     def whole(self, model: Any, optimizer: Optimizer) -> Iterator[Moments]:
-        """One weight after the other is gathered; only the leader keeps it, outside of a GPU."""
+        """Gather one weight after the other; only the leader keeps them, in CPU memory."""
         own = moments(model, optimizer)
-        parts = {name: p for name, p in model.named_parameters() if isinstance(p, DTensor)}
-        if not any(p.requires_grad for p in parts.values()):  # no checkpoint has them
+        shards = {name: p for name, p in model.named_parameters() if isinstance(p, DTensor)}
+        if not any(p.requires_grad for p in shards.values()):  # checkpoints do not contain them
             yield own
             return
-        weights = {name: self._gathered(p) for name, p in parts.items()}
-        found = {
+        weights = {name: self._gathered(p) for name, p in shards.items()}
+        gathered = {
             name: {key: self._gathered(value) for key, value in states.items()}
             for name, states in own.items()
         }
         with _put_in(model, weights) if self.leads else nullcontext():
-            yield found
+            yield gathered
 
     def _gathered(self, value: Tensor) -> Tensor:
         if not isinstance(value, DTensor):
@@ -102,43 +102,44 @@ class Sharded(Team):
 
     @contextmanager
     def learning(self) -> Iterator[None]:
-        """
+        """The context of all steps.
+
         Raises:
-            WorkerLostError: another process is gone, as is seen when a layer is gathered.
+            WorkerLostError: another process has ended, which the next gathering of a layer notices.
         """
         try:
             yield
         except RuntimeError as error:
-            # Gloo has no type of its own for a connection that broke, only its name in the words.
+            # For a broken connection, gloo raises a RuntimeError that only its text identifies.
             if isinstance(error, distributed.DistError) or "gloo" in str(error):
                 raise lost(error) from error
             raise
 
     def go_along(self, network: Network, passes: int) -> None:
-        """Empty passes, until this process has taken as many as the one that takes most."""
+        """Add empty passes until this process has taken as many as any other."""
         for _ in range(self.most(passes) - passes):
             _, hidden_1_1_H = network.extend(network.start(), [[0]], [0], left=False)
             (0.0 * hidden_1_1_H.sum()).backward()  # type: ignore[no-untyped-call]
 
 
-def _take_over(optimizer: Optimizer, parts: Mapping[Tensor, DTensor]) -> None:
-    """It moves the parts instead of the whole parameters, in groups of their own.
+def _replace_parameters(optimizer: Optimizer, shards: Mapping[Tensor, DTensor]) -> None:
+    """Let the optimizer update the shards instead of the parameters, in separate groups.
 
-    torch updates a list of tensors at once only where all or none of them are DTensors.
+    torch updates a list of tensors at once only if all or none of them are DTensors.
     """
     for parameter, states in list(optimizer.state.items()):
         del optimizer.state[parameter]
-        now = parts.get(parameter, parameter)
+        now = shards.get(parameter, parameter)
         optimizer.state[now] = {key: _like(now, value) for key, value in states.items()}
     for group in list(optimizer.param_groups):
-        taken = [parts[p] for p in group["params"] if p in parts]
-        group["params"] = [p for p in group["params"] if p not in parts]
-        if taken:
-            optimizer.add_param_group({**group, "params": taken})
+        replaced = [shards[p] for p in group["params"] if p in shards]
+        group["params"] = [p for p in group["params"] if p not in shards]
+        if replaced:
+            optimizer.add_param_group({**group, "params": replaced})
 
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:
-    """A moment, kept as its parameter is."""
+    """Shard a moment, or copy it to a device, like its parameter."""
     if value.ndim and isinstance(parameter, DTensor):
         return distribute_tensor(value, parameter.device_mesh, parameter.placements)
     return value.to(parameter.device, copy=True)
@@ -146,16 +147,16 @@ def _like(parameter: Tensor, value: Tensor) -> Tensor:
 
 @contextmanager
 def _put_in(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Whole weights instead of parts."""
-    kept = {name: model.get_parameter(name) for name in weights}
+    """Replace the shards with complete weights within a `with` block."""
+    shards = {name: model.get_parameter(name) for name in weights}
     try:
-        _put(model, {name: nn.Parameter(value) for name, value in weights.items()})
+        _set_parameters(model, {name: nn.Parameter(value) for name, value in weights.items()})
         yield
     finally:
-        _put(model, kept)
+        _set_parameters(model, shards)
 
 
-def _put(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
+def _set_parameters(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
     for name, parameter in parameters.items():
         path, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(path), leaf, parameter)

@@ -1,4 +1,4 @@
-"""How the processes of a team come together: started here, or there already."""
+"""Starts the processes of data-parallel training, or joins processes that already run."""
 
 import os
 import subprocess
@@ -21,40 +21,39 @@ from burnish.training.data_parallel import Team
 from burnish.training.objectives import OBJECTIVES
 from burnish.training.objectives.base import Objective
 
-# The program that the other processes run.
+# The module that the other processes run.
 _PROGRAM = "burnish.training.worker"
 BACKEND = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
-# Processes on a CPU that may try themselves out, however few cores it has.
+# This many processes may be used on a CPU, however few cores it has.
 _ALWAYS = 2
-# The others wait for as long as the leader validates, or measures before the next training. A
-# process that is gone is noticed at once all the same, by its closed connection.
+# The other processes wait while the leader validates, or evaluates before the next training. The
+# end of a process is noticed at once all the same, because its connection closes.
 PATIENCE = timedelta(days=1)
 
 
 @contextmanager
 def gathered(workers: int, run: Path, device: torch.device) -> Iterator[Team]:
-    """The team that learns `run`: this process leads, and `workers` - 1 others join it.
+    """Yield the team that trains `run`: this process as the leader, and `workers` - 1 others.
 
-    Where this process leads a group of torch.distributed already, as inside Ray, the others are in
-    there and wait to be told. Otherwise they are started here, on this machine, and end with the
-    block.
+    If torch.distributed is initialised already, as in Ray, the others belong to its group and wait
+    for the run. Otherwise they are started on this machine, and end with the `with` block.
 
     Raises:
         RecipeError: there are fewer GPUs, or cores, than processes.
-        WorkerLostError: one ended before it could join.
+        WorkerLostError: a process ended before it joined.
     """
     if workers == 1:
         yield Team()
     elif distributed.is_initialized():
-        yield _told(Team(0, distributed.get_world_size()), run)
+        yield _announce(Team(0, distributed.get_world_size()), run)
     else:
         _check_devices(workers, device)
         with _started(workers, device) as team:
-            yield _told(team, run)
+            yield _announce(team, run)
 
 
 def join(store: Path, rank: int, size: int, device: torch.device) -> Team:
-    """This process becomes one of a team; `store` is a file that all of them see."""
+    """Make this process the member `rank` of a team; all members have to see the file `store`."""
     if device.type == "cuda":
         torch.cuda.set_device(rank)
     file = _store(store, size)
@@ -66,7 +65,8 @@ def join(store: Path, rank: int, size: int, device: torch.device) -> Team:
     return Team(rank, size)
 
 
-def _told(team: Team, run: Path) -> Team:
+def _announce(team: Team, run: Path) -> Team:
+    """Send the other processes the run that they have to train."""
     team.told(run.resolve())
     return team
 
@@ -75,7 +75,7 @@ def _check_devices(workers: int, device: torch.device) -> None:
     if device.type == "cuda" and torch.cuda.device_count() < workers:
         raise RecipeError(
             f"training.workers is {workers}, but torch sees {torch.cuda.device_count()} GPUs",
-            "ask for as many workers as there are GPUs",
+            "set it to at most the number of GPUs",
             code="too_many_workers",
             workers=workers,
             gpus=torch.cuda.device_count(),
@@ -83,7 +83,7 @@ def _check_devices(workers: int, device: torch.device) -> None:
     if device.type == "cpu" and workers > max(_ALWAYS, cores := os.cpu_count() or 1):
         raise RecipeError(
             f"training.workers is {workers}, but this machine has {cores} cores",
-            "ask for no more workers than cores",
+            "set it to at most the number of cores",
             code="too_many_workers",
             workers=workers,
             cores=cores,
@@ -106,7 +106,7 @@ def _started(workers: int, device: torch.device) -> Iterator[Team]:
 
 @contextmanager
 def _on_this_machine(workers: int) -> Iterator[None]:
-    """The processes share the cores, and talk over the loopback device alone."""
+    """Divide the cores between the processes, and use only the loopback network device."""
     threads, before = torch.get_num_threads(), os.environ.get("GLOO_SOCKET_IFNAME")
     torch.set_num_threads(max(1, threads // workers))
     if sys.platform == "linux":
@@ -121,24 +121,24 @@ def _on_this_machine(workers: int) -> Iterator[None]:
 
 
 def _start(store: Path, rank: int, size: int, device: torch.device) -> "subprocess.Popen[bytes]":
-    given = [str(os.getpid()), str(store), str(rank), str(size), str(torch.get_num_threads())]
-    # A group of its own: Ctrl-C is the leader's to hand on.
+    arguments = [str(os.getpid()), str(store), str(rank), str(size), str(torch.get_num_threads())]
+    # In its own process group, so that Ctrl-C reaches only the leader.
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", _PROGRAM, *given, device.type],
+        [sys.executable, "-P", "-m", _PROGRAM, *arguments, device.type],
         stdin=subprocess.DEVNULL,
         process_group=0,
     )
 
 
 def _wait_for(store: Path, others: "Sequence[subprocess.Popen[bytes]]", size: int) -> None:
-    """Joining waits for all of them, and one that cannot start would never come."""
+    """Wait until all processes have started; joining would wait forever for one that failed."""
     file = _store(store, size)
     while not file.check([f"here-{rank}" for rank in range(1, size)]):
         ended = next((one.returncode for one in others if one.poll() is not None), None)
         if ended is not None:
             raise WorkerLostError(
-                f"a worker of this training ended with {ended} before it began",
-                "see what it said, then continue with --resume",
+                f"a worker of this training ended with exit code {ended} before training",
+                "check its output, then continue with --resume",
                 code="worker_not_started",
                 returncode=ended,
             )
@@ -146,7 +146,7 @@ def _wait_for(store: Path, others: "Sequence[subprocess.Popen[bytes]]", size: in
 
 
 def _kill(others: "Sequence[subprocess.Popen[bytes]]") -> None:
-    """They hold nothing that is not the leader's, too."""
+    """Kill the processes; nothing is lost, because the leader has all of their state."""
     for one in others:
         one.kill()
         one.wait()
@@ -157,17 +157,19 @@ def _store(path: Path, size: int) -> Any:
 
 
 def check_workers(recipe: Recipe) -> None:
-    """Whether several processes can share the recipe's batches and still learn what one would.
+    """Check that several processes can train the recipe with the same result as one process.
 
     Raises:
-        RecipeError: they cannot.
+        RecipeError: the objective or the settings do not allow it.
     """
     objective, workers = OBJECTIVES[recipe.objective], recipe.training.workers
     collects = objective.collect is not Objective.collect
     if workers > 1 and (collects or not objective.additive):
         raise RecipeError(
             f"training.workers is {workers}, but objective {recipe.objective} "
-            + ("collects what it learns" if collects else "looks at a batch as a whole"),
+            + (
+                "samples its training data" if collects else "needs a batch as a whole for its loss"
+            ),
             "set training.workers to 1",
             code="objective_collects" if collects else "objective_not_additive",
             key="training.workers",
@@ -179,19 +181,19 @@ def check_workers(recipe: Recipe) -> None:
 
 
 def _check_sharded(recipe: Recipe) -> None:
-    """Only whole weights are kept in parts, and only whole passes keep the processes in step."""
+    """Sharding needs unquantized weights, and only whole passes keep the processes in step."""
     value: Any
     if recipe.training.workers == 1:
         key, value, seen = "training.workers", 1, "training.workers is 1"
         remedy = "set it to the number of GPUs"
     elif recipe.method_traits.four_bit:
-        key, value, seen = "method", recipe.method, "4-bit weights cannot be kept in parts"
+        key, value, seen = "method", recipe.method, "4-bit weights cannot be sharded"
         remedy = "set method to lora"
     elif not recipe.objective_settings.can_shard:
         able = [name for name, settings in SETTINGS.items() if settings.can_shard]
         key, value = "objective", recipe.objective
-        seen = f"objective {value} takes passes of its own through the model"
-        remedy = f"leave it out, or set objective to one of {', '.join(able)}"
+        seen = f"objective {value} needs additional forward passes through the model"
+        remedy = f"leave training.fsdp out, or set objective to one of {', '.join(able)}"
     else:
         return
     seen = f"training.fsdp is true, but {seen}"

@@ -1,4 +1,4 @@
-"""The loop: model, batches, an objective and callbacks are its arguments; it knows no recipe."""
+"""The training loop; it gets the model, batches, objective and callbacks, but not the recipe."""
 
 import math
 import time
@@ -28,9 +28,10 @@ Listener = Callable[[str, dict[str, Any]], None]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How the weights move. `warmup` is a share of the steps, `patience` counts validations.
+    """Settings of the optimizer, of validation and of checkpoints.
 
-    `faster` maps a part of parameter names to how many times the learning rate those move with.
+    `warmup` is a share of the steps, and `patience` counts validation passes. `faster` maps a part
+    of parameter names to a multiple of the learning rate.
     """
 
     learning_rate: float
@@ -49,15 +50,14 @@ class Loop:
     """One training run.
 
     Args:
-        model: a transformers or PEFT model; its parameters that require a gradient learn.
+        model: a transformers or PEFT model; the parameters that require a gradient are trained.
         batches: the items of each step.
-        objective: turns a batch of items into a loss.
-        settings: how the weights move.
-        validation: items for early stopping by name of their data set; without any the last
-            step is the best.
-        folder: where checkpoints go.
+        objective: computes the loss of a batch of items.
+        settings: see `Settings`.
+        validation: items for early stopping by data set; without any the last step is the best.
+        folder: the folder for checkpoints.
         listen: called with (phase, values) after every step, validation, checkpoint and resumption.
-        team: the processes that take the same steps, each with its share of every batch.
+        team: the data-parallel processes.
     """
 
     model: Any
@@ -81,11 +81,12 @@ class Loop:
         self.progress = Progress(carried=dict(self.objective.carried))
 
     def run(self, *, resume: bool = False) -> Progress:
-        """Trains to the end, then puts the best checkpoint's weights back.
+        """Train to the end, then load the weights of the best checkpoint.
 
         Raises:
-            InterruptedRunError: SIGINT or SIGTERM came; a checkpoint was written.
-            UserError: the loss is not finite, memory or disk ran out; the last checkpoint stays.
+            InterruptedRunError: SIGINT or SIGTERM was received; a checkpoint was written.
+            UserError: the loss is not finite, memory ran out or the disk is full; the last
+                checkpoint stays.
         """
         steps = self.batches.steps
         if resume:
@@ -94,7 +95,7 @@ class Loop:
         self.objective.carried.update(self.progress.carried)
         keep_freed_memory()
         answer = self._stopping if self.team.leads else None
-        with stop_requests(answer) as stop, self._accidents(), fused_lora(self.model):
+        with stop_requests(answer) as stop, self._user_errors(), fused_lora(self.model):
             while self.progress.step < steps and not self.progress.stopped:
                 self._step(steps)
                 self._after_step(steps)
@@ -105,12 +106,12 @@ class Loop:
         return self.progress
 
     def _stopping(self) -> str:
-        """The answer to a request to stop."""
+        """Return the message printed after a request to stop."""
         number = min(self.progress.step + 1, self.batches.steps)
         return f"finishing step {number}, then saving; press Ctrl-C again to stop now"
 
     def _resume(self) -> None:
-        """The leader finds the newest whole checkpoint; the others read that one."""
+        """Load the newest undamaged checkpoint, which the leader finds for all processes."""
         newest, damaged = Progress(), dict[str, str]()
         if self.team.leads:
             newest, damaged = checkpoint.load_newest(self.folder, self.model, self.optimizer)
@@ -162,13 +163,13 @@ class Loop:
         )
 
     def _backward(self, passes: Sequence[Sequence[Item]], units: float) -> dict[str, float]:
-        """Loss and metrics a unit; the only place where the step waits for the device."""
+        """Compute gradients; return loss and metrics per unit. Only this waits for the device."""
         sums = Means()
         pieces = [p for items in passes for p in self.objective.pieces(self.network, items) if p]
         for piece in pieces:
-            found = self.objective.loss(self.network, piece)
-            (found.total / units).backward()  # type: ignore[no-untyped-call]
-            sums.add(found, units)
+            loss = self.objective.loss(self.network, piece)
+            (loss.total / units).backward()  # type: ignore[no-untyped-call]
+            sums.add(loss, units)
         self.team.go_along(self.network, len(pieces))
         means = self.team.merged(sums).values()
         if not math.isfinite(means["loss"]):
@@ -200,13 +201,13 @@ class Loop:
 
     def _validate(self) -> None:
         self.model.eval()
-        found = {
+        sets = {
             name: self.objective.validate(self.network, items)
             for name, items in self.validation.items()
         }
-        # Each data set counts alike, however many rows it has.
-        loss = sum(values["loss"] for values in found.values()) / len(found)
-        self.listen("validation", {"step": self.progress.step, "loss": loss, "sets": found})
+        # All data sets have the same weight, whatever their number of rows.
+        loss = sum(values["loss"] for values in sets.values()) / len(sets)
+        self.listen("validation", {"step": self.progress.step, "loss": loss, "sets": sets})
         if self.progress.best_loss is None or loss < self.progress.best_loss:
             self.progress.best_loss, self.progress.best_step = loss, self.progress.step
             self.progress.passes_without_progress = 0
@@ -231,8 +232,8 @@ class Loop:
             self.listen("restored", {"step": best})
 
     @contextmanager
-    def _accidents(self) -> Iterator[None]:
-        """Memory and disk that run out end the run with one sentence."""
+    def _user_errors(self) -> Iterator[None]:
+        """Turn errors about full memory and full disks into errors for the user."""
         try:
             with self.team.learning():
                 yield
@@ -249,14 +250,14 @@ class Loop:
                 raise
             raise RunError(
                 f"the disk is full at {self.folder}",
-                "free some room, then continue with --resume",
+                "free some disk space, then continue with --resume",
                 code="disk_full",
                 path=str(self.folder),
             ) from error
 
 
 def _groups(model: Any, faster: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Parameters that learn, one group for each multiple of the learning rate."""
+    """Group the trained parameters by their multiple of the learning rate."""
     groups: dict[float, list[Any]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -1,10 +1,10 @@
-"""A short screen of learning rates before the first step: what `learning_rate: auto` stands for.
+"""The learning rate test for `learning_rate: auto`: short trials before the first step.
 
-A few rates around the rule's each take a few real steps from the same start, on the same batches,
-which lie spread over the run, and the held-out losses after them tell whether the rule fits this
-model and these rows. It is a range test (Smith 2015, arXiv 1506.01186) of separate trials instead
-of one rising rate, so that no trial inherits what the one before did to the weights. Afterwards
-nothing is left of it.
+A few rates around the rule's take a few real steps each, from the same weights and on the same
+batches, which are spread over the run. The held-out losses afterwards show whether the rule fits
+this model and these rows. It is a range test (Smith 2015, arXiv 1506.01186) with separate trials
+instead of one rising rate, so that no trial starts from weights that another one changed. The
+model is restored afterwards.
 """
 
 import math
@@ -22,24 +22,24 @@ from burnish.training.loop import Loop
 from burnish.training.objectives.base import Objective
 from burnish.training.snapshot import undone
 
-# The screen may take a tenth of the run's steps. A trial of fewer than 4 steps shows nothing but
-# the first step, and one of more than 16 little that 16 do not show.
+# The test takes at most a tenth of the run's steps. A trial of fewer than 4 steps shows little more
+# than the first step, and more than 16 steps show little that 16 do not.
 _SHARE = 10
 _FEWEST, _MOST = 4, 16
-# Multiples of the rule's rate, each twice the one before, since nearer ones end alike; the first
-# set that leaves enough steps for each is taken. A rate that is too high ruins a run and costs what
-# the model knew, one too low only slows it, so there is more room below the rule than above.
+# Multiples of the rule's rate. Each is twice the one before, because closer rates have similar
+# results. The first set with enough steps for each trial is used. A rate that is too high ruins a
+# run and makes the model forget, one that is too low only slows it down, so lower ones come first.
 _FACTORS = ((0.25, 0.5, 1.0, 2.0), (0.5, 1.0, 2.0), (0.5, 1.0))
-# Held-out rows, read in groups: what differs between groups gives the standard error. More groups
-# would compute what all rows begin with more often.
-_HELD, _GROUPS = 25, 5
+# Held-out rows in groups, whose differences give the standard error. With more groups, the common
+# beginning of the rows would be computed more often.
+_HELD_OUT, _GROUPS = 25, 5
 
 
 @dataclass(frozen=True)
 class Design:
-    """What a screen will do: the factors tried, the run's steps each takes, the groups judged by.
+    """The design of a test: multiples of the rule's rate, steps of the run, held-out groups.
 
-    `reason` says why nothing is tried; then the rest is empty.
+    `reason` is why no rate is tried; then the rest is empty.
     """
 
     factors: tuple[float, ...] = ()
@@ -57,27 +57,27 @@ class Trial:
 
     @property
     def loss(self) -> float | None:
-        """Mean over the groups, a unit of the objective."""
+        """Mean loss of the groups, per unit of the objective."""
         return fmean(self.losses) if self.losses else None
 
     def error(self, best: "Trial") -> float | None:
-        """Standard error of how far this one is behind the best, paired by group."""
+        """Standard error of the difference from the best trial's loss, paired by group."""
         if not self.losses:
             return None
-        behind = [own - other for own, other in zip(self.losses, best.losses, strict=True)]
-        return stdev(behind) / math.sqrt(len(behind))
+        differences = [own - other for own, other in zip(self.losses, best.losses, strict=True)]
+        return stdev(differences) / math.sqrt(len(differences))
 
 
 @dataclass(frozen=True)
 class Screen:
-    """The rate chosen and what it was chosen from.
+    """The result of the test: the chosen rate, and the trials.
 
     Attributes:
-        rule: the rate of the rule, around which others were tried.
-        chosen: the rate that the run takes.
-        steps: optimizer steps that each trial took.
+        rule: the learning rate by the rule.
+        chosen: the learning rate of the run.
+        steps: optimizer steps of each trial.
         trials: by ascending rate.
-        reason: why no rate but the rule's was tried.
+        reason: why no other rate was tried; None if others were.
     """
 
     rule: float
@@ -87,7 +87,7 @@ class Screen:
     reason: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """For the manifest and the events; a loss is None where a trial diverged."""
+        """Return the result for the manifest and events; the loss of a diverged trial is None."""
         if self.reason:
             return {"rule": self.rule, "chosen": self.chosen, "reason": self.reason}
         best = _best(self.trials)
@@ -101,7 +101,7 @@ class Screen:
         }
 
     def sentence(self) -> str:
-        """What was chosen, and why."""
+        """Return the chosen rate and the reason as a line for the user."""
         if self.reason:
             return f"learning rate {self.chosen:.3g} by the rule: {self.reason}"
         tried = ", ".join(
@@ -112,30 +112,30 @@ class Screen:
 
 
 def design(loop: Loop) -> Design:
-    """How the run's rate would be screened; nothing is tried yet."""
+    """Design the test for a run, without running it."""
     objective, steps = loop.objective, loop.batches.steps
     if type(objective).collect is not Objective.collect:
         return Design(reason="the objective samples new answers at each step")
     if not objective.additive:
-        return Design(reason="the loss of a row depends on the rows that it is read with")
+        return Design(reason="the loss of a row depends on the other rows of its batch")
     budget = steps // _SHARE
     factors = next((some for some in _FACTORS if budget >= _FEWEST * len(some)), ())
     if not factors:
         needed = _SHARE * _FEWEST * len(_FACTORS[-1])
-        return Design(reason=f"a run of {steps} steps is too short to try others, {needed} are not")
+        return Design(reason=f"trying others takes a run of {needed} steps, this one has {steps}")
     each = min(budget // len(factors), _MOST)
-    numbers = tuple((2 * place + 1) * steps // (2 * each) for place in range(each))
+    numbers = tuple((2 * index + 1) * steps // (2 * each) for index in range(each))
     groups = _groups(loop, numbers)
     if len(groups) < 2:
-        return Design(reason="no rows are left to judge others by")
+        return Design(reason="no held-out rows are left to compare rates on")
     return Design(factors, numbers, groups)
 
 
 def screen(loop: Loop) -> Screen:
-    """Tries rates around the loop's own and puts weights, optimizer and random states back.
+    """Try rates around the loop's own; the loop is unchanged afterwards.
 
     Raises:
-        InterruptedRunError: SIGINT or SIGTERM came; the run has taken no step yet.
+        InterruptedRunError: SIGINT or SIGTERM was received; the run has not taken a step yet.
     """
     plan, rule = design(loop), loop.settings.learning_rate
     if plan.reason:
@@ -146,18 +146,18 @@ def screen(loop: Loop) -> Screen:
 
 
 def choose(trials: Sequence[Trial], rule: float) -> float:
-    """Of the rates that tie with the best, the one nearest the rule's; of two as near, the lower.
+    """Return the rate nearest the rule's of those that tie with the best; of two, the lower.
 
     A rate ties if its held-out loss is within one standard error of the best (Breiman et al.
     1984, section 3.4.3). Ties go to the rule because a few steps mislead both ways: greedy
-    horizons favour rates that are too low (Wu et al. 2018, arXiv 1803.02021), and before anything
-    has had time to travel, a higher rate seems better only because it travelled farther. Measured
+    horizons favour rates that are too low (Wu et al. 2018, arXiv 1803.02021), and in the first
+    steps a higher rate seems better only because it has changed the weights more. Measured
     with SmolLM2-135M on support-routing: after 4 steps twice the rule's rate led by 0.6
-    standard errors, after 49 the two validation losses were 0.407 and 0.406; half of it, which was
-    11 standard errors behind after 4 steps, ended at 0.488.
+    standard errors, after 49 the two validation losses were 0.407 and 0.406; half the rule's rate,
+    which was 11 standard errors worse after 4 steps, ended at 0.488.
     """
     best = _best(trials)
-    if best is None:  # all diverged
+    if best is None:  # all trials diverged
         return min(trial.rate for trial in trials)
     tied = [trial.rate for trial in trials if _ties(trial, best)]
     return min(tied, key=lambda rate: (round(abs(math.log(rate / rule)), 6), rate))
@@ -174,14 +174,14 @@ def _best(trials: Sequence[Trial]) -> Trial | None:
 
 
 class _Miniature(Loop):
-    """A run of few steps that leaves no files."""
+    """A run of a few steps that saves no checkpoints."""
 
     def _save(self) -> None:
         return
 
 
 def _trial(loop: Loop, rate: float, plan: Design, folder: Path) -> Trial:
-    """The run in miniature, its schedule included, at another rate."""
+    """Take the trial's steps at another rate, with the run's schedule, and measure the loss."""
     settings = replace(loop.settings, learning_rate=rate, evaluations=0)
     batches = Chosen(loop.batches, plan.numbers)
     with undone(loop.model, loop.objective.carried, folder):
@@ -200,16 +200,16 @@ def _trial(loop: Loop, rate: float, plan: Design, folder: Path) -> Trial:
 
 
 def _groups(loop: Loop, numbers: Sequence[int]) -> tuple[tuple[Any, ...], ...]:
-    """Held-out items in groups; of the training items that no trial reads without validation.
+    """Return validation items in groups; without any, training items that no trial reads.
 
-    They are no more than one trial's steps read, so reading them costs no more than those steps.
+    A trial's steps read at least as many items, so reading the groups costs no more than the steps.
     """
     read = [item for number in numbers for items in loop.batches.step(number) for item in items]
-    held = [item for items in loop.validation.values() for item in items if item.learnt]
-    if not held:
+    held_out = [item for items in loop.validation.values() for item in items if item.learnt]
+    if not held_out:
         known = {id(item) for item in read}
         everything = [item for items in loop.batches.sets.values() for item in items]
-        held = [item for item in everything if item.learnt and id(item) not in known]
-    random.Random(loop.batches.seed).shuffle(held)
-    held = held[: min(_HELD, len(read))]
-    return tuple(tuple(held[first::_GROUPS]) for first in range(min(_GROUPS, len(held))))
+        held_out = [item for item in everything if item.learnt and id(item) not in known]
+    random.Random(loop.batches.seed).shuffle(held_out)
+    held_out = held_out[: min(_HELD_OUT, len(read))]
+    return tuple(tuple(held_out[first::_GROUPS]) for first in range(min(_GROUPS, len(held_out))))

@@ -1,4 +1,4 @@
-"""Learning rates: the rule behind `auto`, and how the rate moves over the steps."""
+"""Learning rates: the rule for `auto` and `rule`, and the schedule over the steps."""
 
 import math
 from typing import Literal
@@ -9,16 +9,16 @@ from burnish.recipe.methods import METHODS
 # times the best full rate, and falls with the hidden size as (2000 / size) ** 0.781 from 5e-5.
 _FULL_RATE_AT_2000 = 5e-5
 _SIZE_POWER = 0.781
-# A fresh head learns ten times as fast as the adapter of an encoder.
+# Multiple of the encoder adapter's learning rate for a newly initialised head.
 FRESH_HEAD_TIMES = 10.0
 
 
 def automatic_rate(
     method: str, hidden_size: int, *, share: float = 1.0, encoder: bool = False
 ) -> float:
-    """The learning rate of `training.learning_rate: auto`; an encoder takes less.
+    """Return the learning rate by the rule; it is lower for an encoder.
 
-    `share` is what the objective takes of the rate for supervised fine-tuning.
+    `share` is the objective's rate as a share of the rate for supervised fine-tuning.
     """
     traits = METHODS[method]
     times = traits.rate * share * (traits.encoder_share if encoder else 1.0)
@@ -28,7 +28,7 @@ def automatic_rate(
 def rate_factor(
     step: int, steps: int, warmup: int, schedule: Literal["constant", "linear", "cosine"]
 ) -> float:
-    """Share of the peak rate at `step` (0-based) of `steps`; warm-up is linear from 0."""
+    """Return the share of the peak rate at `step` (from 0) of `steps`; warmup is linear from 0."""
     if step < warmup:
         return (step + 1) / (warmup + 1)
     done = (step - warmup) / max(1, steps - warmup)
@@ -40,5 +40,5 @@ def rate_factor(
 
 
 def is_due(step: int, steps: int, times: int) -> bool:
-    """Whether `step` is one of `times` evenly spaced ones, the last step among them."""
+    """Whether `step` is one of `times` evenly spaced steps that include the last one."""
     return times > 0 and (step * times) // steps > ((step - 1) * times) // steps

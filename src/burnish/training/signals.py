@@ -1,4 +1,4 @@
-"""Requests to stop, as a flag that the loop reads between two steps."""
+"""Requests to stop training, as a flag that the loop reads between two steps."""
 
 import signal
 import threading
@@ -17,7 +17,10 @@ _REQUESTED: ContextVar[threading.Event | None] = ContextVar("requested", default
 
 @contextmanager
 def stopped_by(requested: threading.Event) -> Iterator[None]:
-    """Runs inside listen to `requested` and to no signal: signals reach the main thread alone."""
+    """Within a `with` block, runs stop on `requested` instead of signals.
+
+    Signals reach only the main thread.
+    """
     before = _REQUESTED.set(requested)
     try:
         yield
@@ -27,10 +30,10 @@ def stopped_by(requested: threading.Event) -> Iterator[None]:
 
 @contextmanager
 def stop_requests(answer: Callable[[], str] | None = None) -> Iterator[threading.Event]:
-    """Turns SIGINT and SIGTERM into a flag, so that a step is never cut in half.
+    """Turn SIGINT and SIGTERM into a flag, so that a step is never interrupted.
 
-    The first one is answered with `answer()`, which says what is finished first. A second one
-    raises KeyboardInterrupt at once. Where `answered_interrupts` watches, its thread does both.
+    The first signal prints `answer()`, the work that is finished first. A second one raises
+    KeyboardInterrupt at once. Within `answered_interrupts`, its thread does both.
     """
     stop = _REQUESTED.get() or threading.Event()
     if _REQUESTED.get() or threading.current_thread() is not threading.main_thread():

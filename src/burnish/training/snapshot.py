@@ -1,4 +1,4 @@
-"""Trying something on a model that is exactly as before afterwards."""
+"""Temporary changes to a model, which is restored exactly afterwards."""
 
 import random
 from collections.abc import Iterator
@@ -14,19 +14,20 @@ from burnish.training.checkpoint import save_tensors
 
 @contextmanager
 def undone(model: Any, carried: dict[str, float], folder: Path) -> Iterator[None]:
-    """Puts weights that learn, gradients, mode, random states and what an objective carries back.
+    """Restore trained weights, mode, random states and the objective's state after a `with` block.
 
-    The weights wait on disk, so that full tuning needs no memory for a second copy of them.
+    Gradients are cleared. The weights are stored on disk, so that full fine-tuning does not need
+    memory for a second copy.
     """
-    learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    save_tensors({name: p.detach() for name, p in learning.items()}, folder / "before.pt")
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    save_tensors({name: p.detach() for name, p in trainable.items()}, folder / "before.pt")
     training, states, before_carried = model.training, _random_states(), dict(carried)
     try:
         yield
     finally:
         before = torch.load(folder / "before.pt", weights_only=True, mmap=True)
         with torch.no_grad():
-            for name, parameter in learning.items():
+            for name, parameter in trainable.items():
                 parameter.copy_(before[name])
                 parameter.grad = None
         del before

@@ -1,8 +1,8 @@
-"""A further process of a run's training: it opens the same run and takes the same steps.
+"""An additional process of data-parallel training, which takes the same steps as the leader.
 
     python -m burnish.training.worker LEADER_PID STORE RANK SIZE THREADS DEVICE
 
-It writes nothing. It ends when it is told to, or when the leader is gone.
+It writes no files. It ends when the leader sends it no further run, or when the leader ends.
 """
 
 import contextlib
@@ -24,34 +24,34 @@ from burnish.training.launch import join
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Take part in a training until it ends; return the exit code of the process."""
+    """Take part in training until it ends, and return the exit code of the process."""
     leader, store, rank, size, threads, device = arguments
     die_with(int(leader))
     torch.set_num_threads(int(threads))
     try:
         follow(join(Path(store), int(rank), int(size), torch.device(device)))
-    except WorkerLostError:  # which one, the leader tells, unless it is the one
+    except WorkerLostError:  # the leader reports it, unless the leader itself ended
         return 1
     return 0
 
 
 def follow(team: Team) -> None:
-    """Learns along with every training that the leader begins, until it says that all is over.
+    """Train every run that the leader sends, until it sends None.
 
     Raises:
-        WorkerLostError: the leader is gone.
+        WorkerLostError: the leader has ended.
     """
-    while (run := team.told(_nothing())) is not None:
-        # What all of them meet in the same step, the leader tells.
+    while (run := team.told(_no_run())) is not None:
+        # These errors occur in all processes at the same step, and the leader reports them.
         with contextlib.suppress(DivergedError, InterruptedRunError):
-            _learn_along(RunDirectory(run), team)
+            _train_along(RunDirectory(run), team)
 
 
-def _nothing() -> Path | None:
+def _no_run() -> Path | None:
     return None
 
 
-def _learn_along(directory: RunDirectory, team: Team) -> None:
+def _train_along(directory: RunDirectory, team: Team) -> None:
     manifest = directory.manifest()
     recipe = recipe_of(manifest)
     _, loop = open_training(directory, recipe)

@@ -1,4 +1,4 @@
-"""What a run learns: one objective a file of this folder, registered by its name in recipes."""
+"""Training objectives, each registered under its name in recipes; every file here is imported."""
 
 import pkgutil
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""What the loop asks of an objective: items from rows, and the loss of a batch of items."""
+"""The interface of an objective: it makes items from rows, and computes the loss of a batch."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -20,21 +20,21 @@ from burnish.recipe.schema import Recipe
 from burnish.runs.directory import Finding
 
 _VALIDATED_AT_ONCE = 16
-# Tokens, padding included, that a CPU computes at once.
+# Tokens of a piece on a CPU, padding included.
 _PIECE = 1024
 
 
 class Item(Protocol):
-    """One thing to learn from: a row, a pair of answers, a text with its class."""
+    """One training item: a row, a pair of answers, a text with its class."""
 
     @property
     def size(self) -> int:
-        """Tokens read."""
+        """Number of tokens that are read."""
         ...
 
     @property
     def learnt(self) -> int:
-        """Tokens, or decisions, that the loss sees."""
+        """Number of tokens, labels or tags in the loss."""
         ...
 
 
@@ -44,9 +44,9 @@ OBJECTIVES: dict[str, type["Objective[Any]"]] = {}
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Summed over a batch; the loop divides it by the units of the whole optimizer step.
+    """The loss summed over a batch; the loop divides it by the units of the whole optimizer step.
 
-    A metric is a sum and the number of things summed; the loop shows their mean over the step.
+    A metric is a sum and the number of its terms; the loop logs the mean over the step.
     """
 
     total: Tensor
@@ -55,19 +55,19 @@ class Loss:
 
 @dataclass
 class Means:
-    """Metrics of several forward passes; reads the device only when asked."""
+    """Mean loss and metrics of several forward passes; only `values` waits for the device."""
 
     sums: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, float] = field(default_factory=dict)
 
-    def add(self, found: Loss, units: float) -> None:
-        """`units` are those of all passes together, so each pass adds its part of the loss."""
-        for name, (value, count) in {"loss": (found.total, 0.0), **found.metrics}.items():
+    def add(self, loss: Loss, units: float) -> None:
+        """Add a pass; `units` are those of all passes together."""
+        for name, (value, count) in {"loss": (loss.total, 0.0), **loss.metrics}.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.detach()
             self.counts[name] = units if name == "loss" else self.counts.get(name, 0.0) + count
 
     def include(self, other: "Means") -> None:
-        """What other passes of the same step found, under the same units."""
+        """Add other passes of the same step, which have the same units."""
         for name, value in other.sums.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
             before = 0.0 if name == "loss" else self.counts.get(name, 0.0)
@@ -85,16 +85,16 @@ class Means:
 
 
 class Objective(ABC, Generic[ItemT]):
-    """One way to learn, registered by the name that recipes use.
+    """A training objective, registered under its name in recipes.
 
-    A new one is a class in a file of this folder, `class Mine(Objective[Row], name="mine")`. Its
-    fields with defaults are the keys of the recipe's section `mine`, unless
-    `burnish.recipe.objectives` has settings of that name. The facts that `ObjectiveSettings` has,
-    such as `can_shard`, may stand in the class.
+    To add one, define a class in a file of this folder: `class Mine(Objective[Row], name="mine")`.
+    Its fields with defaults become the keys of the recipe's section `mine`, unless
+    `burnish.recipe.objectives` has settings of that name. The class may also set the class
+    variables of `ObjectiveSettings`, such as `can_shard`.
 
-    `num_iterations` is the number of optimizer updates that one step makes on what it collected,
-    `learns` what the data check counts, `additive` whether a batch's loss is the sum of its items'
-    losses, each seen alone.
+    `num_iterations` is the number of optimizer updates on the items of one step, `learns` the name
+    of what the data check counts, and `additive` whether the loss of a batch is the sum of the
+    losses of its items.
     """
 
     def __init_subclass__(cls, *, name: str | None = None, **kwargs: Any) -> None:
@@ -106,10 +106,10 @@ class Objective(ABC, Generic[ItemT]):
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, tokenizer: Any) -> "Objective[ItemT]":
-        """The objective with the recipe's settings as its arguments.
+        """Create the objective from the recipe's settings.
 
         Raises:
-            RecipeError: what the settings name does not exist or does not fit.
+            RecipeError: something that the settings name does not exist or does not fit.
         """
         return cls(**recipe.objective_settings.model_dump())
 
@@ -119,57 +119,57 @@ class Objective(ABC, Generic[ItemT]):
 
     @property
     def carried(self) -> dict[str, float]:
-        """What it remembers from step to step; checkpoints keep it."""
+        """State that changes from step to step; checkpoints contain it."""
         return {}
 
     def after_step(self, means: Mapping[str, float]) -> None:
-        """Sees the step's mean loss and metrics; the place to change what it carries."""
+        """Update `carried` from the step's mean loss and metrics."""
 
     def check(self, examples: Sequence[Example]) -> None:
-        """Raises UserError where rows to train on are not of the kind that is learnt here."""
+        """Check the training rows; raises UserError if the objective cannot train on them."""
         return
 
     def render(
         self, examples: Sequence[Example], tokenizer: Any, max_length: int | None
     ) -> tuple[list[Rendered], Finding | None]:
-        """Rows that fit into `max_length` tokens as they are learnt, and what was left out."""
+        """Render the rows that fit into `max_length` tokens; the finding lists the others."""
         return render_all(examples, tokenizer, max_length)
 
     @abstractmethod
     def items(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[ItemT]:
-        """What is learnt from rows that were found to fit into `max_length` tokens."""
+        """Make items from rows that `render` found to fit into `max_length` tokens."""
 
     def prepare(
         self, network: Network, items: Sequence[ItemT], *, training: bool = True
     ) -> list[ItemT]:
-        """Once before the first step, with the weights of the start; also for validation items."""
+        """Prepare items once, with the initial weights; also called for validation items."""
         return list(items)
 
     def collect(self, network: Network, items: Sequence[ItemT], step: int) -> list[ItemT]:
-        """At each step, with the weights of that step: the place to sample answers."""
+        """Complete the items of a step with the present weights, for example with samples."""
         return list(items)
 
     def rehearsal(self) -> "Objective[ItemT]":
-        """The same in small where each step costs much, for a try of all that a step does."""
+        """Return a version with cheaper steps, for checks that run every part of a step."""
         return self
 
     def units(self, items: Sequence[ItemT]) -> float:
-        """What a summed loss is divided by, so that accumulated batches equal one batch."""
+        """Return the divisor of the summed loss, so that several passes equal one batch."""
         return float(len(items))
 
     @abstractmethod
     def loss(self, network: Network, items: Sequence[ItemT]) -> Loss:
-        """The summed loss of one forward pass."""
+        """Return the summed loss of one forward pass."""
 
     def pieces(self, network: Network, items: Sequence[ItemT]) -> list[list[ItemT]]:
-        """Parts of a forward pass that may be run, forwards and backwards, one after the other.
+        """Split a pass into pieces, which run forwards and backwards one after the other.
 
-        Their losses must sum to that of the whole; `light_pieces` makes them small on a CPU.
+        Their losses must sum to that of the whole pass; `light_pieces` makes small ones on a CPU.
         """
         return [list(items)]
 
     def validate(self, network: Network, items: Sequence[ItemT]) -> dict[str, float]:
-        """`loss` (lower is better, it chooses the checkpoint) and metrics a unit over all items."""
+        """Return metrics per unit over all items; the lowest `loss` chooses the checkpoint."""
         ordered = sorted(items, key=lambda item: item.size)
         units, means = self.units(items), Means()
         with torch.no_grad():
@@ -179,11 +179,11 @@ class Objective(ABC, Generic[ItemT]):
 
 
 def light_pieces(network: Network, items: Sequence[ItemT], trunk: int = 0) -> list[list[ItemT]]:
-    """Items of like size together, each piece just large enough to keep a CPU busy.
+    """Group items of similar size into pieces that are just large enough to keep a CPU busy.
 
-    A matrix product of 1,000 rows is as fast there as one of 8,000, so smaller pieces cost no
-    time, and they need less memory and less padding. Other devices get the items whole. What the
-    items share is computed again in each piece: a long `trunk` makes the pieces larger.
+    On a CPU, rows of a matrix product are as fast by the 1,000 as by the 8,000, so small pieces
+    cost no time and need less memory and padding. On other devices all items are one piece. The
+    shared trunk is computed again in each piece, so a long `trunk` makes the pieces larger.
     """
     if network.device.type != "cpu":
         return [list(items)]
@@ -199,7 +199,7 @@ def light_pieces(network: Network, items: Sequence[ItemT], trunk: int = 0) -> li
 
 
 def sampling_of(recipe: Recipe, settings: Grpo | Distill) -> Sampling:
-    """How an objective samples answers in training; each step adds its number to the seed."""
+    """Return the sampling of answers in training; each step adds its number to the seed."""
     return Sampling(
         max_new_tokens=settings.max_new_tokens,
         temperature=settings.temperature,
@@ -229,7 +229,7 @@ class Branches:
 
 
 def rows_of(examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Row]:
-    """Rendered rows; all were found to fit before."""
+    """Render rows that are known to fit."""
     if not examples:
         return []
     rendered, _ = render_all(examples, tokenizer, max_length)
@@ -269,16 +269,16 @@ def require(
     code: str,
     objective: str = "",
 ) -> None:
-    """That every row to train on has what an objective learns.
+    """Check that every training row has the field that an objective trains on.
 
     Args:
-        is_bare: whether a row lacks it.
-        what: what it is, with its article if it has one.
-        remedy, code: of the error.
-        objective: named in the error, where another one could learn from the rows.
+        is_bare: whether a row lacks the field.
+        what: the field in words, with an article if it has one.
+        remedy, code: the remedy and the code of the error.
+        objective: the name in the error, if another objective could use the rows.
 
     Raises:
-        DataError: some rows lack it, or all.
+        DataError: some or all rows lack the field.
     """
     bare = [example for example in examples if is_bare(example)]
     if not bare:
@@ -288,7 +288,7 @@ def require(
     more = f" ({len(bare)} of {len(examples)} rows have none)" if len(bare) > 1 else ""
     seen = f"{first} has no {what.removeprefix('a ')}{more}"
     if all_are:
-        seen = f"none of the {len(bare)} rows of train has {what}"
+        seen = f"none of the {len(bare)} training rows has {what}"
     raise DataError(
         seen + (f", but the objective is {objective}" if objective else ""),
         remedy,

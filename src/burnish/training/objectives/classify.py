@@ -41,11 +41,11 @@ class LabelledText:
 
 @dataclass(frozen=True)
 class Classify(Objective[LabelledText], name="classify"):
-    """Learns the label of the user turn, read as plain text.
+    """Trains on the label of the user turn, which is read as plain text.
 
     Args:
-        weights: of the classes: `none`, `balanced` (n / (classes x count), as scikit-learn has
-            it), or by name, 1 where not named. Validation weighs all rows alike.
+        weights: class weights: `none`, `balanced` (n / (classes x count), as in scikit-learn), or
+            by label, with 1 for the others. In validation all rows have the same weight.
     """
 
     weights: ClassWeights = "none"
@@ -57,7 +57,7 @@ class Classify(Objective[LabelledText], name="classify"):
             examples,
             lambda example: example.label is None,
             "a label",
-            "give rows of text and label, or set objective to sft",
+            "use rows of text and label, or set objective to sft",
             code="no_label",
             objective="classify",
         )
@@ -104,7 +104,7 @@ class Classify(Objective[LabelledText], name="classify"):
 def head_loss(
     logits_N_C: Tensor, targets: Sequence[int], weights: Sequence[float], *, measured: bool
 ) -> Loss:
-    """The summed loss; `measured` adds the weight of the right answers as accuracy."""
+    """Return the summed loss; `measured` adds the weighted accuracy."""
     targets_N = tensor_on(logits_N_C.device, targets, torch.long)
     weights_N = tensor_on(logits_N_C.device, weights, torch.float32)
     total = weighted_cross_entropy(logits_N_C, targets_N, weights_N)
@@ -115,13 +115,13 @@ def head_loss(
 
 
 def weighted_cross_entropy(logits_N_C: Tensor, targets_N: Tensor, weights_N: Tensor) -> Tensor:
-    """Sum of weight x -log p(target) in nats; over the sum of weights it is torch's mean."""
+    """Return the sum of weight x -log p(target) in nats."""
     losses_N = functional.cross_entropy(logits_N_C, targets_N, reduction="none")
     return (losses_N * weights_N).sum()
 
 
 def class_weights(counts: Mapping[str, int], choice: ClassWeights) -> dict[str, float]:
-    """The weight of each class that was counted."""
+    """Return the weight of each counted class."""
     if isinstance(choice, Mapping):
         return {label: float(choice.get(label, 1.0)) for label in counts}
     if choice == "none":
@@ -131,17 +131,17 @@ def class_weights(counts: Mapping[str, int], choice: ClassWeights) -> dict[str, 
 
 
 def check_names(choice: ClassWeights, labels: set[str], key: str) -> None:
-    """Weights of classes that do not exist would be silently lost.
+    """Check the labels of class weights, since unknown ones would have no effect.
 
     Raises:
-        RecipeError: a name is no label of the training rows.
+        RecipeError: a label does not occur in the training rows.
     """
     unknown = sorted(set(choice) - labels) if isinstance(choice, Mapping) else []
     if unknown:
         shown = ", ".join(sorted(labels)[:20])
         raise RecipeError(
-            f"{key} names {unknown[0]!r}, which no training row has",
-            f"use some of {shown}",
+            f"{key} has a weight for {unknown[0]!r}, but no training row has this label",
+            f"use labels from {shown}",
             code="unknown_label",
             key=key,
             value=unknown[0],
@@ -151,26 +151,26 @@ def check_names(choice: ClassWeights, labels: set[str], key: str) -> None:
 def fitting(
     examples: Sequence[Example], rows: Iterable[Rendered], tokenizer: Any, max_length: int | None
 ) -> tuple[list[Rendered], Finding | None]:
-    """The rows that are not too long.
+    """Return the rows that are not too long, and a finding on the others.
 
     Raises:
-        DataError: all are.
+        DataError: all rows are too long.
     """
     limit = max_length or int(min(tokenizer.model_max_length, 1 << 30))
-    kept, finding = drop_longer(examples, ([row] for row in rows), limit)
-    if not kept:
+    fitting_rows, finding = drop_longer(examples, ([row] for row in rows), limit)
+    if not fitting_rows:
         raise DataError(
-            f"nothing would be learnt from {len(examples)} rows",
-            f"give texts of at most {limit} tokens",
+            f"all {len(examples)} rows are too long to train on",
+            f"use texts of at most {limit} tokens",
             code="nothing_learnt",
             count=len(examples),
             longest=limit,
         )
-    return kept, finding
+    return fitting_rows, finding
 
 
 def _rendered(examples: Sequence[Example], tokenizer: Any, at: int) -> Iterator[Rendered]:
-    """A weight of 1 marks the token at which the head reads the text."""
+    """Render texts with weight 1 on the token `at`, where the head reads the text."""
     rows = encode_texts([example.question for example in examples], tokenizer)
     for example, tokens in zip(examples, rows, strict=True):
         weights = [0.0] * len(tokens)

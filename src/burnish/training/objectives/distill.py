@@ -1,9 +1,9 @@
-"""Distillation: the student's distribution moved to a teacher's, token by token.
+"""Distillation: trains the student towards a teacher's distribution, token by token.
 
-The teacher is the base itself under another prompt (context distillation, arXiv 2209.15189),
-another local model, or a server that returns log-probabilities; the text is given, or sampled from
-the student (Agarwal et al. 2023, arXiv 2306.13649). Student and teacher may read different prompts
-before the same answer.
+The teacher is the base model with another prompt (context distillation, arXiv 2209.15189), another
+local model, or a server that returns log-probabilities. The answers are those of the rows, or
+sampled from the student (Agarwal et al. 2023, arXiv 2306.13649). Student and teacher may have
+different prompts before the same answer.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,33 +27,33 @@ from burnish.recipe.schema import Recipe
 from burnish.runs.directory import Finding
 from burnish.training.objectives.base import Loss, Objective, rows_of, sampling_of
 
-# log-probabilities (n, V), or (n, V) with -inf where the teacher said nothing, of some positions
+# Log-probabilities (n, V) of the positions in a slice; -inf where the teacher's are unknown.
 TeacherLogprobs = Callable[[slice], Tensor]
 
 
 class Teacher(Protocol):
-    """Says how likely each token is at the weighted positions of rows, one after the other."""
+    """Returns log-probabilities at the weighted positions of rows, one row after the other."""
 
     def logprobs(self, network: Network, rows: Sequence[Row]) -> TeacherLogprobs: ...
 
 
 @dataclass(frozen=True)
 class OwnBase:
-    """The student's own base: the adapter switched off."""
+    """The student's base model: the student with its adapter disabled."""
 
     def logprobs(self, network: Network, rows: Sequence[Row]) -> TeacherLogprobs:
         with network.base():
             hidden_N_H = branch_states(network, rows).hidden_N_H
 
         def read(which: slice) -> Tensor:
-            with torch.no_grad():  # adapters leave the vocabulary projection alone
+            with torch.no_grad():  # adapters do not change the vocabulary projection
                 return network.logits(hidden_N_H[which]).log_softmax(-1)
 
         return read
 
 
 class LocalTeacher:
-    """Another model with the same vocabulary, loaded when it is first asked."""
+    """Another model with the same vocabulary, loaded on first use."""
 
     def __init__(self, load: Callable[[], Network]) -> None:
         self._load = load
@@ -75,7 +75,7 @@ class LocalTeacher:
 
 @dataclass(frozen=True, slots=True)
 class Twin:
-    """One answer behind the student's prompt and behind the teacher's."""
+    """One answer after the student's prompt and after the teacher's."""
 
     student: Row
     teacher: Row
@@ -91,15 +91,15 @@ class Twin:
 
 @dataclass(frozen=True)
 class Distill(Objective[Twin], name="distill"):
-    """Learns to answer as the teacher would.
+    """Trains the student to answer like the teacher.
 
     Args:
-        teacher: who says how likely each token is.
-        tokenizer: of the student; it samples with it.
-        system: system message that the teacher reads in place of the student's.
+        teacher: the source of the target log-probabilities.
+        tokenizer: the student's tokenizer, for sampling.
+        system: system message that the teacher reads instead of the student's.
         kl_direction: `forward` is KL(teacher, student), `reverse` is KL(student, teacher).
-        on_policy: learns on answers that the student samples, not on the answers of the rows.
-        sampling: how its own answers are drawn.
+        on_policy: train on answers that the student samples instead of the answers of the rows.
+        sampling: the sampling of these answers.
     """
 
     teacher: Teacher
@@ -129,17 +129,15 @@ class Distill(Objective[Twin], name="distill"):
         return render_prompts(examples, tokenizer, max_length, self.sampling.max_new_tokens)
 
     def items(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Twin]:
-        taught = [with_system(example, self.system) for example in examples]
+        teacher_examples = [with_system(example, self.system) for example in examples]
         if self.on_policy:
             return [
                 Twin(_prompt(own, tokenizer), _prompt(other, tokenizer))
-                for own, other in zip(examples, taught, strict=True)
+                for own, other in zip(examples, teacher_examples, strict=True)
             ]
         rows = rows_of(examples, tokenizer, max_length)
-        return [
-            Twin(own, other)
-            for own, other in zip(rows, rows_of(taught, tokenizer, 1 << 30), strict=True)
-        ]
+        teacher_rows = rows_of(teacher_examples, tokenizer, 1 << 30)
+        return [Twin(own, other) for own, other in zip(rows, teacher_rows, strict=True)]
 
     def collect(self, network: Network, items: Sequence[Twin], step: int) -> list[Twin]:
         if not self.on_policy:
@@ -147,10 +145,10 @@ class Distill(Objective[Twin], name="distill"):
         with network.frozen():
             sampling = replace(self.sampling, seed=self.sampling.seed + step)
             decoder = Decoder(network, self.tokenizer, sampling)
-            found = decoder.answers([item.student.tokens for item in items])
+            answers = decoder.answers([item.student.tokens for item in items])
         return [
             Twin(_answered(item.student, own.tokens), _answered(item.teacher, own.tokens))
-            for item, (own,) in zip(items, found, strict=True)
+            for item, (own,) in zip(items, answers, strict=True)
         ]
 
     def rehearsal(self) -> "Distill":
@@ -161,30 +159,30 @@ class Distill(Objective[Twin], name="distill"):
 
     def loss(self, network: Network, items: Sequence[Twin]) -> Loss:
         teacher = self.teacher.logprobs(network, [item.teacher for item in items])
-        asked = branch_states(network, [item.student for item in items])
+        states = branch_states(network, [item.student for item in items])
         divergence = forward_kl if self.kl_direction == "forward" else reverse_kl
 
         def reading(logits_N_V: Tensor, _targets_N: Tensor, which: slice) -> Tensor:
             return divergence(teacher(which), logits_N_V.log_softmax(-1))
 
-        values_N = network.read(asked.hidden_N_H, asked.targets_N, reading)
-        return Loss((values_N * asked.weights_N).sum())
+        values_N = network.read(states.hidden_N_H, states.targets_N, reading)
+        return Loss((values_N * states.weights_N).sum())
 
     def validate(self, network: Network, items: Sequence[Twin]) -> dict[str, float]:
-        """On samples the answers are sampled again, always with the same seed."""
+        """Return metrics per unit; on policy, answers are sampled again with the same seed."""
         return super().validate(network, self.collect(network, items, 0))
 
 
 def _teacher(recipe: Recipe, tokenizer: Any) -> Teacher:
-    """The recipe's teacher: the base model itself, a server, or another local model."""
+    """Return the recipe's teacher: the base model, a server, or another local model."""
     settings = recipe.distill
     if settings.teacher is None:
         return OwnBase()
     if settings.teacher.startswith(("http://", "https://")):
         if settings.kl_direction == "reverse":
             raise RecipeError(
-                "distill.kl_direction is reverse, but a server names only the likeliest tokens",
-                "set it to forward, or name a local teacher",
+                "distill.kl_direction is reverse, but a server returns only the likeliest tokens",
+                "set it to forward, or use a local teacher",
                 code="reverse_needs_local_teacher",
                 key="distill.kl_direction",
                 teacher=settings.teacher,
@@ -193,7 +191,7 @@ def _teacher(recipe: Recipe, tokenizer: Any) -> Teacher:
     name = settings.teacher
     if load_tokenizer(resolve(name)).get_vocab() != tokenizer.get_vocab():
         raise RecipeError(
-            f"distill.teacher {name} has another vocabulary than {recipe.model}",
+            f"distill.teacher {name} has a different vocabulary than {recipe.model}",
             "choose a teacher of the same family",
             code="other_vocabulary",
             key="distill.teacher",
@@ -204,19 +202,19 @@ def _teacher(recipe: Recipe, tokenizer: Any) -> Teacher:
 
 
 def forward_kl(teacher_N_V: Tensor, student_N_V: Tensor) -> Tensor:
-    """Sum of p_teacher (log p_teacher - log p_student), nats, shape (N,)."""
-    said_N_V = teacher_N_V.isfinite()
-    difference_N_V = (teacher_N_V - student_N_V).masked_fill(~said_N_V, 0.0)
+    """Return the sum of p_teacher (log p_teacher - log p_student) in nats, shape (N,)."""
+    known_N_V = teacher_N_V.isfinite()
+    difference_N_V = (teacher_N_V - student_N_V).masked_fill(~known_N_V, 0.0)
     return (teacher_N_V.exp() * difference_N_V).sum(-1)
 
 
 def reverse_kl(teacher_N_V: Tensor, student_N_V: Tensor) -> Tensor:
-    """Sum of p_student (log p_student - log p_teacher), nats, shape (N,)."""
+    """Return the sum of p_student (log p_student - log p_teacher) in nats, shape (N,)."""
     return (student_N_V.exp() * (student_N_V - teacher_N_V)).sum(-1)
 
 
 def with_system(example: Example, system: str | None) -> Example:
-    """The row as the teacher reads it."""
+    """Return the row with another system message, for the teacher."""
     if system is None:
         return example
     rest = tuple(turn for turn in example.messages if turn.role != "system")

@@ -1,7 +1,7 @@
-"""Preference optimisation: the chosen answer made likelier than the rejected one.
+"""Preference optimisation: makes the chosen answer likelier than the rejected one.
 
-Both answers of a pair share their prompt, which is computed once. `logprobs_B_2` holds the summed
-log-probabilities (nats) of the chosen and the rejected answer.
+Both answers of a pair share their prompt, which is computed once. `logprobs_B_2` contains the
+summed log-probabilities (nats) of the chosen and the rejected answer.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,15 +20,15 @@ from burnish.runs.directory import Finding
 from burnish.training.objectives.base import ItemT, Loss, Objective, light_pieces, require, rows_of
 
 _AT_ONCE = 16
-# A log-probability nearer to 0 is rounding in float32, and at 0 odds are infinite.
+# Log-probabilities closer to 0 are rounding errors in float32, and at 0 the odds are infinite.
 _CERTAIN = -1e-7
-# These compare with what the model said before training; the others need no reference.
+# These losses use the log-probabilities before training; the others need no reference.
 _REFERENCED = ("sigmoid", "ipo")
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two answers to one prompt, and the reference's log-probabilities of both where kept."""
+    """Two answers to one prompt, and their reference log-probabilities if precomputed."""
 
     chosen: Row
     rejected: Row
@@ -47,7 +47,7 @@ ReferencedT = TypeVar("ReferencedT", bound=Any)
 
 
 class ComparesAnswers(Objective[ItemT]):
-    """An objective whose rows have answers that are better or worse."""
+    """An objective for rows with better and worse answers."""
 
     def render(
         self, examples: Sequence[Example], tokenizer: Any, max_length: int | None
@@ -56,14 +56,14 @@ class ComparesAnswers(Objective[ItemT]):
 
 
 class PairObjective(ComparesAnswers[Pair]):
-    """An objective that learns from pairs of a chosen and a rejected answer."""
+    """An objective for pairs of a chosen and a rejected answer."""
 
     def check(self, examples: Sequence[Example]) -> None:
         require(
             examples,
             lambda example: example.rejected is None,
             "a rejected answer",
-            "give rows with prompt, chosen and rejected",
+            "use rows with prompt, chosen and rejected",
             code="no_rejected_answer",
         )
 
@@ -80,14 +80,14 @@ class PairObjective(ComparesAnswers[Pair]):
 
 @dataclass(frozen=True)
 class Dpo(PairObjective, name="dpo"):
-    """DPO and its relatives.
+    """DPO and its variants.
 
     Args:
         loss_type: `sigmoid` (DPO), `ipo`, `simpo` or `orpo`.
         beta: strength; for `orpo` the weight of the odds-ratio term.
         gamma: `simpo`'s target margin.
-        precompute_reference: computes the reference once, before the first step; otherwise each
-            step computes it, with the adapter switched off.
+        precompute_reference: compute the reference once, before the first step; otherwise each
+            step computes it, with the adapter disabled.
     """
 
     loss_type: Literal["sigmoid", "ipo", "simpo", "orpo"] = "sigmoid"
@@ -130,7 +130,7 @@ class Dpo(PairObjective, name="dpo"):
 
 
 def sigmoid(ratios_B_2: Tensor, beta: float) -> Tensor:
-    """-log sigma(beta (chosen - rejected)) of log-ratios to the reference, shape (B,).
+    """Return -log sigma(beta (chosen - rejected)) of log-ratios to the reference, shape (B,).
 
     Rafailov et al. 2023 (arXiv 2305.18290), equation 7.
     """
@@ -138,15 +138,15 @@ def sigmoid(ratios_B_2: Tensor, beta: float) -> Tensor:
 
 
 def ipo(mean_ratios_B_2: Tensor, beta: float) -> Tensor:
-    """(chosen - rejected - 1 / (2 beta))^2 of log-ratios a token, shape (B,).
+    """Return (chosen - rejected - 1 / (2 beta))^2 of log-ratios per token, shape (B,).
 
-    Azar et al. 2023 (arXiv 2310.12036), equation 17; a token, as its authors' experiments are.
+    Azar et al. 2023 (arXiv 2310.12036), equation 17; per token, as in the authors' experiments.
     """
     return (mean_ratios_B_2[:, 0] - mean_ratios_B_2[:, 1] - 1 / (2 * beta)) ** 2
 
 
 def simpo(means_B_2: Tensor, beta: float, gamma: float) -> Tensor:
-    """-log sigma(beta (chosen - rejected) - gamma) of log-probabilities a token, shape (B,).
+    """Return -log sigma(beta (chosen - rejected) - gamma) of log-probs per token, shape (B,).
 
     Meng et al. 2024 (arXiv 2405.14734), equation 6.
     """
@@ -154,7 +154,7 @@ def simpo(means_B_2: Tensor, beta: float, gamma: float) -> Tensor:
 
 
 def orpo(means_B_2: Tensor, beta: float) -> Tensor:
-    """NLL a token of the chosen answer - beta log sigma(log odds ratio), shape (B,).
+    """Return NLL per token of the chosen answer - beta log sigma(log odds ratio), shape (B,).
 
     Hong et al. 2024 (arXiv 2403.07691), equations 6 and 7.
     """
@@ -163,10 +163,10 @@ def orpo(means_B_2: Tensor, beta: float) -> Tensor:
 
 
 def pair_logprobs(network: Network, pairs: Sequence[Pair]) -> Tensor:
-    """Summed log-probabilities of chosen and rejected, shape (B, 2)."""
-    asked = tree_states(network, [[pair.chosen, pair.rejected] for pair in pairs])
-    values_N = network.logprobs(asked.hidden_N_H, asked.targets_N)
-    return asked.sums(values_N, 2 * len(pairs)).view(-1, 2)
+    """Return the summed log-probabilities of chosen and rejected answers, shape (B, 2)."""
+    states = tree_states(network, [[pair.chosen, pair.rejected] for pair in pairs])
+    values_N = network.logprobs(states.hidden_N_H, states.targets_N)
+    return states.sums(values_N, 2 * len(pairs)).view(-1, 2)
 
 
 def with_reference(
@@ -174,20 +174,20 @@ def with_reference(
     items: Sequence[ReferencedT],
     logprobs: Callable[[Network, Sequence[ReferencedT]], Tensor],
 ) -> list[ReferencedT]:
-    """The items with the log-probabilities that the weights of now give them, two each."""
-    found = list(items)
+    """Return the items with their two log-probabilities under the present weights."""
+    result = list(items)
     order = sorted(range(len(items)), key=lambda index: items[index].size)
     with network.frozen():
         for start in range(0, len(order), _AT_ONCE):
             part = order[start : start + _AT_ONCE]
             values = logprobs(network, [items[index] for index in part]).tolist()
             for index, (one, other) in zip(part, values, strict=True):
-                found[index] = replace(items[index], reference=(one, other))
-    return found
+                result[index] = replace(items[index], reference=(one, other))
+    return result
 
 
 def margins(rewards_B_2: Tensor) -> dict[str, tuple[Tensor, float]]:
-    """Metrics of how far the chosen answers are above the rejected ones."""
+    """Return the metrics `preferred` (chosen above rejected) and `margin` (their difference)."""
     margins_B = (rewards_B_2[:, 0] - rewards_B_2[:, 1]).detach()
     count = float(len(margins_B))
     preferred = (margins_B > 0).float().sum()
@@ -195,6 +195,6 @@ def margins(rewards_B_2: Tensor) -> dict[str, tuple[Tensor, float]]:
 
 
 def lengths(pairs: Sequence[Pair], like: Tensor) -> Tensor:
-    """Learnt tokens of both answers, shape (B, 2)."""
+    """Return the number of trained tokens of both answers, shape (B, 2)."""
     counts = [[pair.chosen.learnt, pair.rejected.learnt] for pair in pairs]
     return tensor_on(like.device, counts, like.dtype)

@@ -1,7 +1,8 @@
-"""GRPO: answers are sampled, rewarded, and made likelier where they beat their own group.
+"""GRPO: samples answers, and makes those likelier that are better than the mean of their group.
 
-Shao et al. 2024 (arXiv 2402.03300), equations 3 and 4: no value model, the advantage of an answer
-is its reward against the other answers to the same prompt. Tokens count alike (arXiv 2503.14476).
+Shao et al. 2024 (arXiv 2402.03300), equations 3 and 4: without a value model, the advantage of an
+answer is its reward relative to the other answers to the same prompt. All tokens have the same
+weight (arXiv 2503.14476).
 """
 
 from collections.abc import Sequence
@@ -22,15 +23,15 @@ from burnish.recipe.schema import Recipe
 from burnish.runs.directory import Finding
 from burnish.training.objectives.base import Loss, Objective, light_pieces, sampling_of
 
-_SAME = 1e-4  # added to the deviation of a group, as the paper's code does
+_DEVIATION_FLOOR = 1e-4  # added to the deviation of a group, as in the paper's code
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A prompt, and once answers are sampled: their rows, rewards and advantages.
+    """A prompt, and after sampling also the rows, rewards and advantages of its answers.
 
-    `old` holds each row's log-probabilities when it was sampled, `base` those of the base model;
-    None where the loss needs none.
+    `old` has the log-probabilities of each row when it was sampled, and `base` those of the base
+    model; None if the loss does not need them.
     """
 
     prompt: tuple[int, ...]
@@ -43,7 +44,7 @@ class Group:
 
     @property
     def size(self) -> int:
-        """Tokens of the prompt and, once sampled, of all answers."""
+        """Number of tokens of the prompt and, after sampling, of all answers."""
         return len(self.prompt) + self.learnt if self.rows else len(self.prompt)
 
     @property
@@ -56,12 +57,12 @@ class Grpo(Objective[Group], name="grpo"):
     """Group-relative policy optimisation.
 
     Args:
-        reward: what an answer is worth.
-        tokenizer: of the model.
-        num_generations: sampled answers a prompt.
-        sampling: how they are sampled; each step has its own seed.
-        epsilon: how far a probability may move from when it was sampled, as a ratio less 1.
-        beta: weight of the KL to the base model (adapter off).
+        reward: the reward function.
+        tokenizer: the tokenizer of the model.
+        num_generations: sampled answers per prompt.
+        sampling: the sampling of the answers; each step has its own seed.
+        epsilon: clip range of the probability ratio, around 1.
+        beta: weight of the KL to the base model (adapter disabled).
         num_iterations: optimizer updates on the answers of one step.
     """
 
@@ -110,16 +111,16 @@ class Grpo(Objective[Group], name="grpo"):
         return groups
 
     def rehearsal(self) -> "Grpo":
-        """Two short answers a prompt, one of which is always the better one.
+        """Return a version with two short answers per prompt, whose rewards always differ.
 
-        Equal rewards would make every gradient 0, and a check on gradients could not fail.
+        Equal rewards would make every gradient 0, and a check of gradients could not fail.
         """
 
-        def told_apart(answers: Sequence[str], examples: Sequence[Example]) -> list[float]:
-            rewards = self.reward(answers, examples)  # asked all the same: it may not work
-            return [float(place % 2) for place, _ in enumerate(rewards)]
+        def alternating(answers: Sequence[str], examples: Sequence[Example]) -> list[float]:
+            rewards = self.reward(answers, examples)  # called because it may fail
+            return [float(index % 2) for index, _ in enumerate(rewards)]
 
-        return replace(self, reward=told_apart, num_generations=2, sampling=dry_run(self.sampling))
+        return replace(self, reward=alternating, num_generations=2, sampling=dry_run(self.sampling))
 
     def units(self, items: Sequence[Group]) -> float:
         return float(sum(item.learnt for item in items))
@@ -128,15 +129,15 @@ class Grpo(Objective[Group], name="grpo"):
         return light_pieces(network, items)
 
     def loss(self, network: Network, items: Sequence[Group]) -> Loss:
-        asked = tree_states(network, [item.rows for item in items])
-        logprobs_N = self._read(network, asked)
+        states = tree_states(network, [item.rows for item in items])
+        logprobs_N = self._read(network, states)
         old_N = logprobs_N.detach()
         if self.num_iterations > 1:
             old_N = _flat([item.old or () for item in items], logprobs_N)
         advantages = [value for item in items for value in item.advantages]
-        advantages_N = tensor_on(network.device, advantages)[asked.rows_N]
+        advantages_N = tensor_on(network.device, advantages)[states.rows_N]
         losses_N, clipped_N = clipped_loss(logprobs_N - old_N, advantages_N, self.epsilon)
-        count, rewards = float(len(asked.targets_N)), [r for item in items for r in item.rewards]
+        count, rewards = float(len(states.targets_N)), [r for item in items for r in item.rewards]
         metrics = {
             "reward": (torch.tensor(rewards).sum(), float(len(rewards))),
             "answer_tokens": (torch.tensor(count), float(len(rewards))),
@@ -151,7 +152,7 @@ class Grpo(Objective[Group], name="grpo"):
         return Loss(losses_N.sum(), metrics)
 
     def validate(self, network: Network, items: Sequence[Group]) -> dict[str, float]:
-        """One sampled answer a prompt, always with the same seed; the loss is minus its reward."""
+        """Sample one answer per prompt with a fixed seed; the loss is minus the mean reward."""
         groups = self._sampled(network, items, 1, seed=self.sampling.seed)
         rewards = [reward for group in groups for reward in group.rewards]
         mean = sum(rewards) / len(rewards)
@@ -162,12 +163,12 @@ class Grpo(Objective[Group], name="grpo"):
     ) -> list[Group]:
         with network.frozen():
             decoder = Decoder(network, self.tokenizer, replace(self.sampling, seed=seed))
-            found = decoder.answers([item.prompt for item in items], each)
-        texts = [answer.text for answers in found for answer in answers]
+            generations = decoder.answers([item.prompt for item in items], each)
+        texts = [answer.text for answers in generations for answer in answers]
         rewards = self.reward(texts, [item.example for item in items for _ in range(each)])
         groups = []
-        for place, (item, answers) in enumerate(zip(items, found, strict=True)):
-            own = tuple(float(r) for r in rewards[place * each : (place + 1) * each])
+        for index, (item, answers) in enumerate(zip(items, generations, strict=True)):
+            own = tuple(float(r) for r in rewards[index * each : (index + 1) * each])
             start = len(item.prompt)
             rows = tuple(
                 Row([*item.prompt, *a.tokens], [0.0] * start + [1.0] * len(a.tokens))
@@ -176,22 +177,22 @@ class Grpo(Objective[Group], name="grpo"):
             groups.append(replace(item, rows=rows, rewards=own, advantages=advantages_of(own)))
         return groups
 
-    def _read(self, network: Network, asked: TargetStates) -> Tensor:
-        """log p at the temperature of sampling."""
+    def _read(self, network: Network, states: TargetStates) -> Tensor:
+        """Return log p of the targets at the temperature of sampling."""
         temperature = self.sampling.temperature or 1.0
 
         def reading(logits_N_V: Tensor, targets_N: Tensor, _: slice) -> Tensor:
             logprobs_N_V = (logits_N_V / temperature).log_softmax(-1)
             return logprobs_N_V.gather(1, targets_N[:, None])[:, 0]
 
-        return network.read(asked.hidden_N_H, asked.targets_N, reading)
+        return network.read(states.hidden_N_H, states.targets_N, reading)
 
     def _logprobs(
         self, network: Network, groups: Sequence[Group]
     ) -> list[tuple[tuple[float, ...], ...]]:
-        """Each row's log-probabilities, nested as the groups are."""
-        asked = tree_states(network, [group.rows for group in groups])
-        values = iter(self._read(network, asked).tolist())
+        """Return the log-probabilities of the answer tokens by group, row and token."""
+        states = tree_states(network, [group.rows for group in groups])
+        values = iter(self._read(network, states).tolist())
         return [
             tuple(tuple(next(values) for _ in range(row.learnt)) for row in group.rows)
             for group in groups
@@ -199,16 +200,18 @@ class Grpo(Objective[Group], name="grpo"):
 
 
 def advantages_of(rewards: Sequence[float]) -> tuple[float, ...]:
-    """(reward - mean) / deviation within a group; a group of equal rewards teaches nothing."""
+    """Return (reward - mean) / deviation within a group; 0 if all rewards are equal."""
     values = torch.tensor(rewards, dtype=torch.float64)
     if len(rewards) < 2:
         return (0.0,) * len(rewards)
-    return tuple(((values - values.mean()) / (values.std() + _SAME)).tolist())
+    return tuple(((values - values.mean()) / (values.std() + _DEVIATION_FLOOR)).tolist())
 
 
 def clipped_loss(log_ratio_N: Tensor, advantages_N: Tensor, clip: float) -> tuple[Tensor, Tensor]:
-    """-min(ratio A, clipped ratio A) and where the clipped one was taken (Schulman et al. 2017,
-    arXiv 1707.06347, equation 7), both (N,)."""
+    """Return -min(ratio A, clipped ratio A) and whether the clipped ratio was used, both (N,).
+
+    Schulman et al. 2017 (arXiv 1707.06347), equation 7.
+    """
     ratio_N = log_ratio_N.exp()
     plain_N = ratio_N * advantages_N
     clipped_N = ratio_N.clamp(1 - clip, 1 + clip) * advantages_N
@@ -216,7 +219,7 @@ def clipped_loss(log_ratio_N: Tensor, advantages_N: Tensor, clip: float) -> tupl
 
 
 def kl_estimate(logprobs_N: Tensor, base_N: Tensor) -> Tensor:
-    """exp(d) - d - 1 with d = log base - log policy: unbiased and never below 0 (equation 4)."""
+    """Return exp(d) - d - 1 with d = log base - log policy: unbiased, at least 0 (equation 4)."""
     difference_N = base_N - logprobs_N
     return difference_N.exp() - difference_N - 1
 

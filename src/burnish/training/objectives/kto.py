@@ -1,8 +1,8 @@
-"""KTO: answers that were judged alone, liked or not.
+"""KTO: trains on single answers that are labelled as liked or disliked.
 
-Ethayarajh et al. 2024 (arXiv 2402.01306), equation 7. The reference point is the KL of
-policy and reference, estimated on answers to other prompts in the same forward pass, so here two
-small batches are not quite one large one.
+Ethayarajh et al. 2024 (arXiv 2402.01306), equation 7. The reference point is the KL of policy and
+reference, estimated on answers to other prompts in the same forward pass. So two small batches
+have not exactly the loss of one large batch.
 """
 
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ from burnish.training.objectives.dpo import ComparesAnswers, with_reference
 
 _SHIFTS_TRIED = 8
 
-_JUDGED = "give rows with prompt, completion and label true or false"
+_JUDGED = "use rows with prompt, completion and label true or false"
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """An answer, an answer to another prompt beside it, and the reference's log-probabilities."""
+    """A labelled answer, an unrelated answer, and the reference log-probabilities of both."""
 
     row: Row
     other: Row
@@ -49,7 +49,8 @@ class Kto(ComparesAnswers[Judged], name="kto"):
 
     Args:
         beta: how fast the value saturates.
-        desirable_weight, undesirable_weight: weights in the loss; balance them when one is rare.
+        desirable_weight, undesirable_weight: weights of liked and disliked answers in the loss;
+            balance them if one kind is rare.
     """
 
     beta: float = 0.1
@@ -83,9 +84,9 @@ class Kto(ComparesAnswers[Judged], name="kto"):
         return with_reference(network, items, judged_logprobs)
 
     def loss(self, network: Network, items: Sequence[Judged]) -> Loss:
-        kept = [item.reference for item in items]
-        assert None not in kept, "items are prepared before they are learnt from"
-        reference_B_2 = tensor_on(network.device, kept)
+        references = [item.reference for item in items]
+        assert None not in references, "`prepare` has to be called before `loss`"
+        reference_B_2 = tensor_on(network.device, references)
         with network.frozen():
             others_B = judged_logprobs(network, items, which=1)
         ratios_B = judged_logprobs(network, items, which=0) - reference_B_2[:, 0]
@@ -98,26 +99,26 @@ class Kto(ComparesAnswers[Judged], name="kto"):
 
 
 def kto(ratios_B: Tensor, divergence: Tensor, liked_B: Tensor, beta: float) -> Tensor:
-    """1 - sigma(beta (ratio - KL)) of a liked answer, 1 - sigma(beta (KL - ratio)) otherwise."""
+    """Return 1 - sigma(beta (ratio - KL)) if liked, else 1 - sigma(beta (KL - ratio)); (B,)."""
     sign_B = torch.where(liked_B, 1.0, -1.0)
     return 1 - torch.sigmoid(beta * sign_B * (ratios_B - divergence))
 
 
 def judged_logprobs(network: Network, items: Sequence[Judged], which: int | None = None) -> Tensor:
-    """Summed log-probabilities of own and other answer (B, 2), or of one of them (B,)."""
+    """Return summed log-probabilities of `row` and `other` (B, 2), or of one of them (B,)."""
     groups = [[item.row, item.other] for item in items]
     chosen = groups if which is None else [[group[which]] for group in groups]
-    asked = tree_states(network, chosen)
-    values_N = network.logprobs(asked.hidden_N_H, asked.targets_N)
-    sums = asked.sums(values_N, sum(map(len, chosen)))
+    states = tree_states(network, chosen)
+    values_N = network.logprobs(states.hidden_N_H, states.targets_N)
+    sums = states.sums(values_N, sum(map(len, chosen)))
     return sums.view(-1, 2) if which is None else sums
 
 
 def mismatched(judged: Sequence[Example]) -> list[Example]:
-    """Each prompt with an answer to another one, as the paper estimates the reference point.
+    """Return each prompt with an answer to another one, to estimate the reference point.
 
-    The answers are shifted as a whole, so that all are used alike: by two where pairs were given,
-    whose answers stand behind one another with the same prompt.
+    The list of answers is rotated, so that each is used once. The rotation is the one that leaves
+    the fewest answers at their own prompt: two for pairs, whose answers follow each other.
     """
     prompts = [example.prompt for example in judged]
 
@@ -134,10 +135,10 @@ def _shifted(values: Sequence[Any], by: int) -> list[Any]:
 
 
 def as_judged(example: Example) -> list[Example]:
-    """A judged answer as it is; a pair as one liked and one disliked answer.
+    """Return a labelled answer unchanged, and a pair as a liked and a disliked answer.
 
     Raises:
-        DataError: the row neither compares nor judges.
+        DataError: the row is neither a labelled answer nor a pair.
     """
     if example.liked is not None:
         return [with_answer(example, example.expected)]

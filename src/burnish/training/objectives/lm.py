@@ -1,4 +1,4 @@
-"""Continued pre-training: every token of plain documents, packed without contamination."""
+"""Continued pre-training on plain documents, packed so that they do not see each other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from burnish.training.objectives.base import Loss, Objective, rows_of
 
 @dataclass(frozen=True)
 class Lm(Objective[Row], name="lm"):
-    """Learns documents; one longer than `max_length` is read in windows that overlap by a token."""
+    """Trains on documents; one longer than `max_length` is split, with an overlap of a token."""
 
     def render(
         self, examples: Sequence[Example], tokenizer: Any, max_length: int | None
     ) -> tuple[list[Rendered], Finding | None]:
-        return super().render(examples, tokenizer, 1 << 30)  # read in windows, so none is too long
+        return super().render(examples, tokenizer, 1 << 30)  # long documents are split
 
     def items(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Row]:
         whole = rows_of(examples, tokenizer, max_length=1 << 30)
@@ -29,13 +29,13 @@ class Lm(Objective[Row], name="lm"):
         return float(sum(sum(row.weights) for row in items))
 
     def loss(self, network: Network, items: Sequence[Row]) -> Loss:
-        asked = packed_states(network, items)
-        values_N = network.logprobs(asked.hidden_N_H, asked.targets_N)
-        return Loss(-(values_N * asked.weights_N).sum())
+        states = packed_states(network, items)
+        values_N = network.logprobs(states.hidden_N_H, states.targets_N)
+        return Loss(-(values_N * states.weights_N).sum())
 
 
 def windows(row: Row, size: int) -> list[Row]:
-    """Pieces of at most `size` tokens; each token after the first is learnt in exactly one."""
+    """Split into pieces of at most `size` tokens; each token but the first has weight in one."""
     step = size - 1
     pieces = []
     for start in range(0, max(1, len(row.tokens) - 1), step):

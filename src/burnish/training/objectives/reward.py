@@ -1,6 +1,6 @@
-"""A reward model: the chosen answer's number above the rejected one's.
+"""Reward models: trained to score the chosen answer above the rejected one.
 
-Bradley and Terry 1952, as Ouyang et al. 2022 use it (arXiv 2203.02155), equation 1.
+Bradley and Terry 1952, as in Ouyang et al. 2022 (arXiv 2203.02155), equation 1.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from burnish.training.objectives.dpo import Pair, PairObjective, margins
 
 @dataclass(frozen=True)
 class RewardPairs(PairObjective, name="reward"):
-    """Learns which of two answers people prefer."""
+    """Trains a head to score the preferred one of two answers higher."""
 
     learns = "tokens of answers"
 
@@ -28,5 +28,5 @@ class RewardPairs(PairObjective, name="reward"):
 
 
 def bradley_terry(rewards_B_2: Tensor) -> Tensor:
-    """-log sigma(chosen - rejected), shape (B,)."""
+    """Return -log sigma(chosen - rejected), shape (B,)."""
     return -functional.logsigmoid(rewards_B_2[:, 0] - rewards_B_2[:, 1])

@@ -22,7 +22,7 @@ from burnish.training.objectives.classify import (
 
 @dataclass(frozen=True, slots=True)
 class TaggedText:
-    """A sentence's tokens, and a tag and its weight for each word that has a place in them."""
+    """A sentence's tokens, and a tag and a weight for each word that has a token."""
 
     row: TaggedTokens
     tags: Sequence[str]
@@ -39,10 +39,10 @@ class TaggedText:
 
 @dataclass(frozen=True)
 class Tag(Objective[TaggedText], name="tag"):
-    """Learns one tag a word, whatever number of tokens the word has.
+    """Trains on one tag per word, whatever its number of tokens.
 
     Args:
-        weights: of the tags, as in `Classify`.
+        weights: tag weights, as in `Classify`.
     """
 
     weights: ClassWeights = "none"
@@ -54,7 +54,7 @@ class Tag(Objective[TaggedText], name="tag"):
             examples,
             lambda example: example.tags is None,
             "tags",
-            "give rows of tokens and tags",
+            "use rows of tokens and tags",
             code="no_tags",
             objective="tag",
         )
@@ -67,8 +67,8 @@ class Tag(Objective[TaggedText], name="tag"):
         rendered = []
         for example, row in zip(examples, rows, strict=True):
             weights = [0.0] * len(row.tokens)
-            for place in row.positions:
-                weights[place] = 1.0
+            for position in row.positions:
+                weights[position] = 1.0
             rendered.append(Rendered(example.id, row.tokens, tuple(weights)))
         return fitting(examples, rendered, tokenizer, max_length)
 
