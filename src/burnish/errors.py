@@ -1,19 +1,19 @@
 """The error tree.
 
     BurnishError
-    ├── UserError         what was seen + the remedy; exit code 2, no traceback
-    │   ├── RecipeError   every problem of one recipe at once
+    ├── UserError         a mistake that the user can fix; exit code 2, no traceback
+    │   ├── RecipeError   all problems of one recipe
     │   ├── DataError     rows or files that cannot be used
-    │   ├── ModelError    a model or adapter that cannot be had or does not fit
-    │   ├── RunError      a run directory that is missing, half written or in the way
-    │   ├── PreflightError  a promise that a run would not keep
-    │   ├── GraderError   a grader that cannot be read, or that nothing here can run
+    │   ├── ModelError    a model or adapter that cannot be loaded or does not fit
+    │   ├── RunError      a run directory that is missing, incomplete or exists already
+    │   ├── PreflightError  a preflight check failed
+    │   ├── GraderError   a grader that cannot be read or run
     │   ├── DivergedError the loss of a training step is not finite
-    │   └── WorkerLostError  one of several processes that learn together is gone
+    │   └── WorkerLostError  a data-parallel process has ended
     └── InterruptedRunError  the user or the system stopped the run; a checkpoint was written
 
-Anything else that escapes is our own mistake, shows its traceback and ends with exit code 3; but a
-disk that is full is nobody's, whichever library met it.
+Any other exception is a bug: it shows its traceback and ends with exit code 3. A full disk is not a
+bug, whichever library reports it.
 """
 
 import errno
@@ -23,18 +23,18 @@ import reprlib
 from typing import Any, Self
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-# Only the system's own calls give its number: safetensors, tokenizers and shutil.copytree spell the
-# error, SQLite has words of its own, and numpy counts what it could not write.
-_SPELT = re.compile(
+# Only system calls set the error number: safetensors, tokenizers and shutil.copytree have the
+# system's text, SQLite has its own text, and numpy gives the numbers of bytes.
+_FULL_TEXTS = re.compile(
     "|".join((*map(os.strerror, _FULL), "disk is full", r"\d+ requested and \d+ written"))
 )
 
 _LONGEST_VALUE = 200
 _LONGEST_LINE = 10_000
-# A quotation, and a word that no language has; a path may be as long.
+# A long quotation, and a word that is longer than any path.
 _QUOTED = re.compile(r"(?<![\w'\"])(['\"])((?:(?!\1)[^\\]|\\.){200})(?:(?!\1)[^\\]|\\.)*\1(?!\w)")
 _UNBROKEN = re.compile(r"(\S{200})\S{300,}")
-# Looks no deeper and no further than a quotation can show, however large the value is.
+# Reads only as much of a large value as a quotation can show.
 _REPR = reprlib.Repr()
 _REPR.maxlevel = 6
 _REPR.maxdict = _REPR.maxlist = _REPR.maxtuple = _REPR.maxset = 50
@@ -42,50 +42,48 @@ _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 2 * _LONGEST_VALUE
 
 
 def shown(value: object) -> str:
-    """A value as an error quotes it: Python's notation, cut after 200 characters."""
+    """Return a value for a message: in Python's notation, cut after 200 characters."""
     try:
         return cut(_REPR.repr(value))
-    except ValueError:  # Python writes no number of over 4,300 digits
+    except ValueError:  # Python does not format numbers of over 4,300 digits
         return "a number of thousands of digits"
 
 
 def cut(text: str, longest: int = _LONGEST_VALUE) -> str:
-    """A text of at most so many characters; an ellipsis says where more was."""
+    """Cut a text after `longest` characters, and mark the cut with an ellipsis."""
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 class BurnishError(Exception):
-    """Root of every error that Burnish raises on purpose."""
+    """Base class of the errors that Burnish raises."""
 
 
 class UserError(BurnishError):
-    """A mistake that the user can fix: one sentence with the value seen, then the remedy.
+    """A mistake that the user can fix: a sentence with the wrong value, and the remedy.
 
-    People read the sentence; programs decide by `code` and `fields`, so that a better wording
-    changes nothing that they do.
+    Users read the message; programs use only `code` and `fields`, so a message can be reworded.
 
     Args:
-        seen: what was wrong, naming the value, without a final full stop.
-        remedy: what to do about it, as an imperative sentence without a final full stop, or a
-            question.
+        seen: the mistake and the wrong value, without a final full stop.
+        remedy: how to fix it, as an imperative sentence without a final full stop, or a question.
         code: the kind of mistake, a constant in snake_case such as `unknown_key`.
-        fields: the values that the sentence names, as JSON can hold them.
+        fields: the values in the message, as JSON values.
     """
 
     def __init__(self, seen: str, remedy: str, *, code: str, **fields: Any) -> None:
-        # Whatever a message quotes, a person reads it on a screen.
+        # A message may quote very long values.
         self.seen, self.remedy = (readable(part) for part in (seen, remedy))
         self.code, self.fields = code, fields
         end = "" if self.remedy.endswith("?") else "."
         super().__init__(f"{self.seen}: {self.remedy}{end}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """So that it travels from one process to another."""
+        """Pickle the error, so that other processes can receive it."""
         return _rebuilt, (type(self), self.seen, self.remedy, self.code, self.fields)
 
-    def within(self, place: str) -> Self:
-        """The same mistake, with the place where it was made before the sentence."""
-        return type(self)(f"{place}{self.seen}", self.remedy, code=self.code, **self.fields)
+    def within(self, location: str) -> Self:
+        """Return the same error with its location before the sentence."""
+        return type(self)(f"{location}{self.seen}", self.remedy, code=self.code, **self.fields)
 
 
 def _rebuilt(
@@ -95,13 +93,13 @@ def _rebuilt(
 
 
 def readable(text: str) -> str:
-    """A message for a screen, whatever it quotes: long quotations and long words are cut."""
+    """Cut long quotations, words and lines of a message, so that it fits on a screen."""
     lines = (cut(line, _LONGEST_LINE) for line in text.split("\n"))
     return "\n".join(_UNBROKEN.sub(r"\1…", _QUOTED.sub(r"\1\2…\1", line)) for line in lines)
 
 
 class RecipeError(UserError):
-    """One or several problems of one recipe."""
+    """One or more problems of a recipe."""
 
 
 class DataError(UserError):
@@ -109,19 +107,19 @@ class DataError(UserError):
 
 
 class ModelError(UserError):
-    """A model or an adapter that cannot be had or does not fit."""
+    """A model or an adapter that cannot be loaded or does not fit."""
 
 
 class RunError(UserError):
-    """A run directory that is missing, half written or in the way."""
+    """A run directory that is missing, incomplete or exists already."""
 
 
 class PreflightError(UserError):
-    """A promise that a run would not keep, found before its first step."""
+    """A preflight check that failed, before the first step of a run."""
 
 
 class GraderError(UserError):
-    """A grader that cannot be read, or that nothing here can run."""
+    """A grader that cannot be read or run."""
 
 
 class DivergedError(UserError):
@@ -129,17 +127,17 @@ class DivergedError(UserError):
 
 
 class WorkerLostError(UserError):
-    """One of several processes that learn together is gone; the last checkpoint stays."""
+    """A data-parallel process has ended; the last checkpoint stays."""
 
 
 class InterruptedRunError(BurnishError):
-    """The run was stopped from outside after a checkpoint was written."""
+    """The user or the system stopped the run, after a checkpoint was written."""
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether no room on the disk is what it says, or what it came of."""
+    """Whether an error, or an error that caused it, is about a full disk."""
     while error is not None:
-        if getattr(error, "errno", None) in _FULL or _SPELT.search(str(error)):
+        if getattr(error, "errno", None) in _FULL or _FULL_TEXTS.search(str(error)):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -14,49 +14,49 @@ from burnish.progress import timeline
 from burnish.terminal import Terminal, write
 
 _PR_SET_PDEATHSIG = 1
-# Seconds within which a second signal is the first one again: `timeout` sends one to a process and
-# one to its group.
+# Seconds within which a second signal counts as the first one: `timeout` signals a process and then
+# its group.
 SAME_REQUEST = 0.5
 INTERRUPTED = 130
-# How often an OpenMP thread looks for work before it sleeps. By default it looks for milliseconds,
-# and beside other programs it burns the time in which the thread that it waits for could compute.
+# Number of times that an OpenMP thread looks for work before it sleeps. By default it looks for
+# milliseconds, which on a busy machine takes time from the thread that it waits for.
 _SPINS = {"GOMP_SPINCOUNT": "1000"}
 _OWN_CHOICE = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 _YIELDING = 10
 
 
 def let_threads_sleep() -> None:
-    """Lets threads that wait for others sleep soon; call it before torch is imported.
+    """Make OpenMP threads that wait for others sleep soon; call it before torch is imported.
 
-    OpenMP reads the environment once, when torch loads it. What the user has set wins.
+    OpenMP reads the environment once, when torch loads it. The user's own settings are not changed.
     """
     if not any(name in os.environ for name in _OWN_CHOICE):
         os.environ.update(_SPINS)
 
 
 def yield_to_others() -> None:
-    """Lowers the priority of this process and its children, so that answers to users come first.
+    """Lower the priority of this process and its children, so that the server answers first.
 
-    Alone on the machine it is as fast as before.
+    On an idle machine they are as fast as before.
     """
     if hasattr(os, "nice"):
         os.nice(_YIELDING)
 
 
 def die_with(parent: int) -> None:
-    """Linux kills this process when the thread that started it ends."""
+    """Let Linux kill this process when the thread that started it ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
-        raise SystemExit("the process that started this one is gone")
+        raise SystemExit("the process that started this one has ended")
 
 
 @contextmanager
 def answered_interrupts(last_words: str, *, quiet: bool) -> Iterator[None]:
-    """Ctrl-C is answered at once, also while the main thread computes and handles no signal.
+    """Respond to Ctrl-C at once, even if the main thread computes and cannot handle signals.
 
     The first one prints what happens now; a second one prints `last_words` and ends the process.
-    That is safe at any moment, since files are written as a whole or not at all.
+    This is safe at any time, since files are written completely or not at all.
     """
     with timeline(quiet=quiet) as current:
         if threading.current_thread() is not threading.main_thread():
@@ -84,7 +84,7 @@ def answered_interrupts(last_words: str, *, quiet: bool) -> Iterator[None]:
 
 
 def _answer(receiver: socket.socket, answer: Callable[[], str], last_words: str) -> None:
-    """Reads the numbers of the signals that arrive, until the other end is closed."""
+    """Read the numbers of received signals until the socket is closed."""
     first: float | None = None
     while numbers := receiver.recv(1):
         if numbers[0] not in (signal.SIGINT, signal.SIGTERM):

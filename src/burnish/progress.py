@@ -1,7 +1,7 @@
 """Progress of long work: bars in a terminal, lines elsewhere, and the seconds of each phase.
 
-A program that runs without a terminal (in CI, under nohup, in a container) prints a line at least
-every 15 seconds, whatever it is doing, so that nobody takes it for dead.
+Without a terminal (in CI, under nohup, in a container) a line is printed at least every 15 seconds,
+so that the program does not seem to hang.
 """
 
 import datetime
@@ -26,7 +26,7 @@ from rich.progress import (
 
 from burnish.terminal import Terminal
 
-_Given = ParamSpec("_Given")
+_Args = ParamSpec("_Args")
 _Result = TypeVar("_Result")
 Advance = Callable[[int], None]
 Phase = Literal[
@@ -35,9 +35,9 @@ Phase = Literal[
     "certification", "tuned answers", "healing", "parity", "report", "other",
 ]  # fmt: skip
 PHASES: tuple[Phase, ...] = get_args(Phase)
-# A healing attempt trains and measures, and all of it is healing.
+# A healing attempt has phases such as training, but all of its time counts as healing.
 _WHOLE: Phase = "healing"
-# Phases whose answers are saved as they come.
+# Phases whose answers are saved one by one.
 _SAVED: frozenset[Phase] = frozenset(
     {"base answers", "candidates", "certification", "tuned answers"}
 )
@@ -47,10 +47,7 @@ _CHECKS_EVERY = 0.5
 
 @dataclass
 class Work:
-    """A part of the work whose steps are counted.
-
-    `console` is where its lines go; None where a bar shows it.
-    """
+    """Work with a number of steps; `console` prints its lines, and is None if a bar shows it."""
 
     description: str
     total: int
@@ -60,23 +57,23 @@ class Work:
     detail: str = ""
 
     def line(self, now: float) -> str:
-        """Description, count, detail and time since its start."""
+        """Return the description, the count, the detail and the time since the start."""
         parts = (self.description, f"{self.done}/{self.total}", self.detail)
         return " ".join(filter(None, (*parts, _clock(now - self.started))))
 
 
 class Timeline:
-    """What a process is doing now, and the seconds of each phase, which add up to the whole.
+    """The present work of a process, and the seconds of each phase, which add up to the total.
 
     Args:
-        quiet: nothing is printed; the seconds are counted all the same.
-        now: a clock, in seconds.
+        quiet: print nothing; seconds are counted all the same.
+        now: a clock in seconds.
     """
 
     def __init__(self, *, quiet: bool = False, now: Callable[[], float] = time.monotonic) -> None:
         self.quiet, self._now = quiet, now
         self.console = Terminal(stderr=True, quiet=quiet, highlight=False, emoji=False)
-        # What the user is told after Ctrl-C, and whether a thread tells it.
+        # The message after Ctrl-C, and whether a thread prints it.
         self.interrupt_answer: Callable[[], str] | None = None
         self.answers_interrupts = False
         self._interrupted: Phase | None = None
@@ -87,18 +84,18 @@ class Timeline:
 
     @property
     def current(self) -> Phase:
-        """The phase that the present second is counted to."""
+        """The phase to which the present time counts."""
         names = [name for name, _ in self._phases]
         return _WHOLE if _WHOLE in names else (names[-1] if names else "other")
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
-        """Counts the seconds inside to `name`; a phase inside another one interrupts it."""
+        """Count the seconds of a `with` block to `name`; an inner phase interrupts an outer one."""
         self._mark()
         self._phases.append((name, self._now()))
         try:
             yield
-        except KeyboardInterrupt:  # which may end the phase before the user is answered
+        except KeyboardInterrupt:  # may end the phase before the message is printed
             self._interrupted = self._interrupted or name
             raise
         finally:
@@ -106,14 +103,14 @@ class Timeline:
             self._phases.pop()
 
     def taken(self) -> dict[Phase, float]:
-        """Seconds of each phase since the last call."""
+        """Return the seconds of each phase since the last call."""
         self._mark()
         taken, self._seconds = self._seconds, {}
         return taken
 
     @contextmanager
     def work(self, description: str, total: int, console: Console | None) -> Iterator[Work]:
-        """Counted work; without a bar its last line is printed when it ends."""
+        """Add counted work for a `with` block, which prints its last line unless a bar shows it."""
         work = Work(description, total, self._now(), console)
         self._works.append(work)
         try:
@@ -123,26 +120,26 @@ class Timeline:
             self._print(work)
 
     def interrupted(self) -> str:
-        """What happens after Ctrl-C, in a sentence for the user."""
+        """Return the message after Ctrl-C: what happens now."""
         if self.interrupt_answer is not None:
             return self.interrupt_answer()
         name = self._interrupted or next((name for name, _ in self._phases[-1:]), "other")
-        kept = "finished answers are saved" if name in _SAVED else "it starts again on resuming"
-        during = "" if name == "other" else f" during {name}: {kept}"
+        result = "finished answers are saved" if name in _SAVED else "it starts again on resuming"
+        during = "" if name == "other" else f" during {name}: {result}"
         return f"stopping{during}; press Ctrl-C again to stop now"
 
     def printed(self) -> None:
-        """Notes that the user has just seen a line."""
+        """Note that a line has just been printed."""
         self._printed = self._now()
 
     def beat(self) -> None:
-        """Prints a line if the user would otherwise see none for 15 seconds."""
+        """Print a line if there would otherwise be none for 15 seconds."""
         if self._now() - self._printed >= _LONGEST_SILENCE - 2 * _CHECKS_EVERY:
             self._print(next(iter(self._works[-1:]), None))
 
     @contextmanager
     def beating(self) -> Iterator[None]:
-        """Calls `beat` from a thread while the process computes."""
+        """Call `beat` from a thread during a `with` block."""
         ended = threading.Event()
 
         def beats() -> None:
@@ -160,7 +157,7 @@ class Timeline:
                 thread.join()
 
     def _print(self, work: Work | None) -> None:
-        """One line: the innermost counted work, or else the phase and its time so far."""
+        """Print the line of the innermost counted work, or else the phase and its time so far."""
         self.printed()
         if work is not None:
             if work.console is not None:
@@ -180,7 +177,7 @@ _TIMELINE: ContextVar[Timeline | None] = ContextVar("timeline", default=None)
 
 @contextmanager
 def timeline(*, quiet: bool = False) -> Iterator[Timeline]:
-    """The timeline of the work inside: that of the caller, or a new one."""
+    """Yield the open timeline, or a new one."""
     current = _TIMELINE.get()
     if current is not None:
         yield current
@@ -194,11 +191,11 @@ def timeline(*, quiet: bool = False) -> Iterator[Timeline]:
         _TIMELINE.reset(token)
 
 
-def on_timeline(verb: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
-    """A verb that counts its seconds and prints lines while it computes, unless `quiet`."""
+def on_timeline(verb: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
+    """Decorate a function to count its seconds and to print progress lines, unless `quiet`."""
 
     @functools.wraps(verb)
-    def timed(*args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
+    def timed(*args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
         with timeline(quiet=bool(kwargs.get("quiet"))):
             return verb(*args, **kwargs)
 
@@ -206,22 +203,22 @@ def on_timeline(verb: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
 
 
 def current_timeline() -> Timeline | None:
-    """The timeline that is open, if there is one."""
+    """Return the open timeline; None if there is none."""
     return _TIMELINE.get()
 
 
 def phase(name: Phase) -> AbstractContextManager[None]:
-    """A context whose seconds count to the phase `name` of the timeline that is open."""
+    """Return a context whose seconds count to the phase `name` of the open timeline."""
     current = _TIMELINE.get()
     return nullcontext() if current is None else current.phase(name)
 
 
-def counts_to(name: Phase) -> Callable[[Callable[_Given, _Result]], Callable[_Given, _Result]]:
-    """Decorates a function whose seconds count to the phase `name`."""
+def counts_to(name: Phase) -> Callable[[Callable[_Args, _Result]], Callable[_Args, _Result]]:
+    """Decorate a function so that its seconds count to the phase `name`."""
 
-    def decorated(function: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
+    def decorated(function: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
         @functools.wraps(function)
-        def timed(*args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
+        def timed(*args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
             with phase(name):
                 return function(*args, **kwargs)
 
@@ -231,12 +228,12 @@ def counts_to(name: Phase) -> Callable[[Callable[_Given, _Result]], Callable[_Gi
 
 
 def is_interactive(console: Console) -> bool:
-    """Whether a bar that moves can be shown; a colour that CI asks for makes no terminal."""
+    """Whether moving bars can be shown; forced colours, as in CI, do not make a terminal."""
     return console.is_jupyter or (console.file.isatty() and not console.is_dumb_terminal)
 
 
 class Bars:
-    """Bars one under another; `say` prints a line above them. All of it goes to stderr."""
+    """Progress bars, and lines above them; everything is printed to stderr."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.console = Terminal(stderr=True, quiet=quiet, highlight=False, emoji=False)
@@ -248,7 +245,7 @@ class Bars:
 
     @contextmanager
     def items(self, description: str, total: int) -> Iterator[Advance]:
-        """A bar that counts finished items."""
+        """Show a bar that counts finished items."""
         with self._shown(description, total) as update:
             done = 0
 
@@ -261,13 +258,13 @@ class Bars:
 
     @contextmanager
     def training(self, steps: int) -> Iterator[Callable[[str, dict[str, Any]], None]]:
-        """A bar that follows the loop's events: loss, training tokens per second, time left."""
+        """Show a bar with the loss, training tokens per second and time left, by loop events."""
         with self._shown("training", steps) as update:
             done, shown = 0, dict[str, str]()
 
             def listen(phase: str, values: dict[str, Any]) -> None:
                 nonlocal done
-                if phase == "validation":  # after the last step no other event would show it
+                if phase == "validation":  # no event follows the validation of the last step
                     shown["validation"] = f" · val {values['loss']:.3f}"
                 if phase == "train":
                     shown["loss"] = f"loss {values['loss']:.3f}"
@@ -280,7 +277,7 @@ class Bars:
 
     @contextmanager
     def _shown(self, description: str, total: int) -> Iterator[Callable[[int, str], None]]:
-        """A bar in a terminal; elsewhere the timeline prints lines."""
+        """Show a bar in a terminal; elsewhere the timeline prints lines."""
         is_bar = is_interactive(self.console)
         with (
             timeline(quiet=self.console.quiet) as current,
@@ -311,7 +308,7 @@ class Bars:
 
 @contextmanager
 def counted(description: str, total: int) -> Iterator[Advance]:
-    """A bar for a part of the work that knows no `Bars`; silent without a timeline."""
+    """Show a bar in a function without `Bars`; prints nothing without a timeline."""
     current = _TIMELINE.get()
     bars = Bars(quiet=current is None)
     bars.console = current.console if current else bars.console

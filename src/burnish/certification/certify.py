@@ -1,6 +1,6 @@
 """Certifies the candidates of a search: tests them on CERT in an order that PROBE determined.
 
-Neither CERT nor the test set is looked at before.
+Neither CERT nor the test set is used before.
 """
 
 import hashlib
@@ -119,8 +119,8 @@ def release_candidate(search: ScaleSearch, candidate: Candidate) -> None:
     directory = search.directory
     with new_folder(directory.adapter) as new, search.at(candidate) as model:
         save_weights(model.module, new)
-        said = record_reference(directory, model)
-    save_reference(directory, said)
+        reference = record_reference(directory, model)
+    save_reference(directory, reference)
 
 
 def cert_hashes(certs: Sequence[Suite]) -> list[str]:

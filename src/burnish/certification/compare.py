@@ -218,8 +218,8 @@ def _last_step(directory: RunDirectory) -> int:
 def _comparable(cert: Suite, other: LanguageModel | RemoteModel, directory: RunDirectory) -> Suite:
     """Leave out distances from a base, and text loss if the tokens of the models differ."""
     recipe = recipe_of(directory.manifest())
-    alike = other.source_sha256 == directory.manifest().model["sha256"] or (
+    same_tokens = other.source_sha256 == directory.manifest().model["sha256"] or (
         other.name == recipe.model
     )
-    alike |= isinstance(other, RemoteModel)  # it is measured with the run's own tokens
-    return replace(cert, openings=(), texts=cert.texts if alike else ())
+    same_tokens |= isinstance(other, RemoteModel)  # it is measured with the run's own tokens
+    return replace(cert, openings=(), texts=cert.texts if same_tokens else ())

@@ -81,10 +81,10 @@ def certify(
 
 def merge_looks(first: Certificate, second: Certificate) -> Certificate:
     """Merge two looks, the first of which released nothing; the reasons report both."""
-    kept, rest = (
+    start, rest = (
         (second.reasons[:1], second.reasons[1:]) if second.released else ((), second.reasons)
     )
-    reasons = (*kept, first.reasons[0], *rest)
+    reasons = (*start, first.reasons[0], *rest)
     return Certificate((*first.tested, *second.tested), second.released, second.look, reasons)
 
 

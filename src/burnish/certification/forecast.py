@@ -54,9 +54,9 @@ class Forecast:
         rate = self._points_per_nat(candidate)
         if rate is None or not candidate.kl or not error:
             return drop, error
-        before = rate * candidate.kl
-        seen = before**2 / (before**2 + error**2)
-        return before + seen * (drop - before), math.sqrt(seen) * error
+        prior = rate * candidate.kl
+        weight = prior**2 / (prior**2 + error**2)
+        return prior + weight * (drop - prior), math.sqrt(weight) * error
 
     def upper_drop(self, candidate: Candidate) -> float:
         """Expected upper bound of the suite's drop on CERT, in points; needs a drop on PROBE."""

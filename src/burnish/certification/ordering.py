@@ -59,12 +59,12 @@ def frontier(candidates: Sequence[Candidate], budgets: Budgets) -> list[Candidat
     # Of scales with the same risk the smaller is safer. The sort is stable: the first of equals
     # stays first.
     rows.sort(key=lambda row: (row[0], row[1], -row[2]))
-    best, kept = 0.0, []
+    best, points = 0.0, []
     for _, _, gain, candidate in rows:
         if gain > best:
-            kept.append(candidate)
+            points.append(candidate)
             best = gain
-    return kept
+    return points
 
 
 def order_of_testing(
@@ -100,18 +100,18 @@ def _thinned(candidates: Sequence[Candidate], budgets: Budgets, matters: float) 
     if not points:
         return []
     greatest = points[-1].worth or 0.0
-    kept: list[Candidate] = []
+    thinned: list[Candidate] = []
     last: int | None = None
     for point in points:
         gain = point.worth or 0.0
         if matters == 0:
-            kept.append(point)
+            thinned.append(point)
             continue
         step = int((greatest - gain) / (matters * greatest) + 1e-9)
         if step != last:
-            kept.append(point)
+            thinned.append(point)
             last = step
-    return kept
+    return thinned
 
 
 def as_frontier(

@@ -118,7 +118,7 @@ class ScaleSearch:
         """Search the checkpoints of the run, or of the run of a healing attempt.
 
         An earlier checkpoint is searched only if PROBE puts the best one outside the budgets at
-        every scale: it takes as long to measure, and it has learnt less.
+        every scale: it takes as long to measure, and it was trained for fewer steps.
         """
         self.runs[attempt] = among or self.directory
         for start in self._checkpoints(attempt):
@@ -209,9 +209,9 @@ class ScaleSearch:
         low, high = 0.0, 1.0
         for _ in range(self.recipe.scale_search.bisection_steps):
             middle = (low + high) / 2
-            found = self._measure_cheap(self._scaled(start, middle))
-            low, high = (middle, high) if self.forecast.within_budget(found) else (low, middle)
-            best = found if low == middle or low == 0 else best
+            candidate = self._measure_cheap(self._scaled(start, middle))
+            low, high = (middle, high) if self.forecast.within_budget(candidate) else (low, middle)
+            best = candidate if low == middle or low == 0 else best
         return best
 
     def _scaled(self, start: Candidate, scale: float) -> Candidate:

@@ -37,13 +37,13 @@ def decide(
     """
     target = next(row for row in ledger if row.kind == "target")
     general = [row for row in ledger if row.kind == "general"]
-    judged = [_judge_target(target)]
+    judgements = [_judge_target(target)]
     if certificate is not None:
-        judged.append((_judge_certificate(certificate), certificate.reasons[0]))
+        judgements.append((_judge_certificate(certificate), certificate.reasons[0]))
     for row in general if certificate is None else ():
         name = f"{row.task} mean" if len(general) > 1 else "suite mean"
-        judged.append(_judge_general(row, budget_points, name))
-    reasons = [reason for _, reason in judged]
+        judgements.append(_judge_general(row, budget_points, name))
+    reasons = [reason for _, reason in judgements]
     reasons += certificate.reasons[1:] if certificate is not None else ()
     if head is not None:
         reasons += [
@@ -60,7 +60,7 @@ def decide(
     missing = [_items_missing(row) for row in general]
     drops = [-100 * row.bound for row in general if row.bound is not None]
     whole = bool(general) or head is not None
-    decision = _together([result for result, _ in judged], measured=whole)
+    decision = _together([result for result, _ in judgements], measured=whole)
     return Verdict(
         decision,
         tuple(reasons),
@@ -115,10 +115,10 @@ def _has_budget(
 
 def _unbudgeted_losses(ledger: Sequence[LedgerRow]) -> list[str]:
     """A sentence on what got significantly worse without a budget: a mean can hide it."""
-    beside = [row for row in ledger if row.kind == "target" and row.task != ledger[0].task]
+    other_targets = [row for row in ledger if row.kind == "target" and row.task != ledger[0].task]
     fell = [
         f"{row.task} {_signed(row.delta)} points ({_signed(row.low)} to {_signed(row.high)})"
-        for row in [*(row for row in ledger if row.kind == "section"), *beside]
+        for row in [*(row for row in ledger if row.kind == "section"), *other_targets]
         if row.high < 0 and row.metric != "perplexity"
     ]
     fell += [

@@ -1,7 +1,7 @@
-"""Linear layers whose weights lie as the processor reads them fastest.
+"""Linear layers with weights in the memory layout that is fastest on a CPU.
 
-On a CPU most of a step is products of a few rows with the weights. oneDNN computes them from
-weights in blocks, laid out once, in a third to a half of the time of torch's usual product.
+On a CPU most of a step are products of a few rows with the weights. With weights that were packed
+into blocks once, oneDNN needs a third to a half of the time of torch's usual product.
 """
 
 from collections import Counter
@@ -16,42 +16,45 @@ from torch.nn import functional
 
 from burnish.models.onednn import onednn_linear
 
-# Rows that the layout is chosen for; other numbers of them are served well by it.
+# The number of rows for which the layout is optimised; it is also fast for other numbers.
 _ROWS = 32
-# Up to so many rows, their number is rounded up to a multiple of this.
+# Pairs: up to this number of rows, the number is rounded up to a multiple of that.
 _STEPS, _WIDEST = ((8, 1), (32, 4), (64, 8), (128, 16)), 32
 
 
 @dataclass(frozen=True, slots=True)
 class _PackedLayer:
-    """A layer, its weights in blocks, whether its own are given up meanwhile, and its old way."""
+    """A packed layer: its packed weight, and its former `forward` if that was replaced before.
+
+    `unshared` means that no other module uses the original weight, which is freed then.
+    """
 
     layer: nn.Linear
     weight: Tensor
-    alone: bool
+    unshared: bool
     forward: Any
 
 
 def padded_rows(rows: int) -> int:
-    """How many rows to compute for so many, the others being padding.
+    """Returns the number of rows to compute, padding included, for a number of real rows.
 
-    oneDNN keeps a program with memory of its own for every number of rows that a layer ever met;
-    without few numbers a server would grow by hundreds of megabytes.
+    oneDNN allocates memory for every number of rows that a layer ever gets, so without rounding a
+    server would grow by hundreds of megabytes.
     """
     step = next((step for most, step in _STEPS if rows <= most), _WIDEST)
     return -(-rows // step) * step
 
 
 class PackedLinears:
-    """The linear layers of a model in blocks until `close`; elsewhere than on a CPU, none.
+    """Packs the linear layers of a model until `close`; on other devices than a CPU, none.
 
-    What the blocks replace is given up, so that no more memory is needed than before: a layer's
-    `weight` keeps its shape and is not a number. One that is also the embedding stays beside them.
+    The original weights are freed, so that no more memory is needed: a layer's `weight` retains its
+    shape, but its values are NaN. A weight that is also the embedding is not freed.
 
     Args:
-        model: whose layers are packed.
-        pads: whether each layer pads its own rows, so that `padding` is not to be asked.
-        only: the layers to pack, as far as they can be; None for all.
+        model: the model whose layers are packed.
+        pads: whether each layer pads its own rows, so that `padding` is not needed.
+        only: the layers to pack, as far as possible; None for all.
     """
 
     def __init__(
@@ -59,32 +62,32 @@ class PackedLinears:
     ) -> None:
         self._linear = _padded_linear if pads else onednn_linear
         self._packed: list[_PackedLayer] = []
-        holders = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+        owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
         for layer in model.modules():
             if _can_be_packed(layer) and (only is None or layer in only):
-                self._pack(layer, alone=holders[id(layer.weight)] == 1)
+                self._pack(layer, unshared=owners[id(layer.weight)] == 1)
 
     def padding(self, rows: int) -> int:
-        """Rows to add to so many; none where no layer is in blocks."""
+        """Returns the number of rows to add as padding; 0 if no layer is packed."""
         return padded_rows(rows) - rows if self._packed else 0
 
     def close(self) -> None:
-        """The layers are as they were."""
-        for each in self._packed:
-            del each.layer.forward
-            if each.forward is not None:
-                each.layer.forward = each.forward  # type: ignore[method-assign]
-            if each.alone:
-                each.layer.weight.data = each.weight.to_dense()
+        """Restores the original layers."""
+        for packed in self._packed:
+            del packed.layer.forward
+            if packed.forward is not None:
+                packed.layer.forward = packed.forward  # type: ignore[method-assign]
+            if packed.unshared:
+                packed.layer.weight.data = packed.weight.to_dense()
         self._packed.clear()
 
-    def _pack(self, layer: Any, *, alone: bool) -> None:
+    def _pack(self, layer: Any, *, unshared: bool) -> None:
         weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.data, _ROWS)
         bias = None if layer.bias is None else layer.bias.data
         before = layer.__dict__.get("forward")
-        self._packed.append(_PackedLayer(layer, weight, alone, before))
+        self._packed.append(_PackedLayer(layer, weight, unshared, before))
         layer.forward = partial(self._linear, weight=weight, bias=bias)
-        if alone:
+        if unshared:
             layer.weight.data = torch.full((), torch.nan).expand(layer.weight.shape)
 
 

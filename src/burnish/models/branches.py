@@ -1,10 +1,9 @@
-"""Trunk and branches: log-probabilities of sequences that begin alike, each token computed once.
+"""Trunk and branches: sequences with the same beginning, in which each token is computed once.
 
-The trunk is run once (with gradient when training), its key/value cache is expanded over the
-branches, the branches are one batch on top, and the vocabulary projection is computed only at the
-positions that are needed. Causal attention makes this exact: what a branch sees of its trunk is
-what it would see in the plain forward pass, so loss and gradients are equal within float
-tolerance.
+The trunk (the common beginning) is run once, with gradient in training. Its key/value cache is
+expanded over the branches, which are one batch after it, and the vocabulary projection is computed
+only where it is needed. Causal attention makes this exact: the states of the trunk do not depend on
+the branches, so loss and gradients equal those of plain forward passes within float tolerance.
 
 Shapes: B rows, T tokens already computed, L new tokens, H hidden size, N target positions.
 """
@@ -99,7 +98,7 @@ class Network:
 
     Attributes:
         may_share: False computes every row from its first token, in one pass through the layers,
-            even where rows could share a trunk.
+            even if rows could share a trunk.
     """
 
     def __init__(self, model: PreTrainedModel | PeftModel) -> None:
@@ -110,7 +109,7 @@ class Network:
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        """Disables gradients and dropout for the duration of the context."""
+        """Disables gradients and dropout within a `with` block."""
         training = self.model.training
         self.wrapped.eval()
         try:
@@ -121,7 +120,7 @@ class Network:
 
     @contextlib.contextmanager
     def base(self) -> Iterator[None]:
-        """The same with the trained adapter disabled; an earlier run's adapter stays active.
+        """Also disables the trained adapter; an earlier run's adapter stays active.
 
         Raises:
             ModelError: there is no adapter, so the base model is not available any more.
@@ -148,8 +147,8 @@ class Network:
     def start(self) -> TrunkCache:
         """An empty trunk of one row, with the learned prefix if there is one."""
         cache = learned_prefix(self.wrapped)
-        places = 0 if cache is None else cache.get_seq_length()
-        return TrunkCache(cache, torch.ones(1, places, dtype=torch.long), None)
+        length = 0 if cache is None else cache.get_seq_length()
+        return TrunkCache(cache, torch.ones(1, length, dtype=torch.long), None)
 
     def extend(
         self,
@@ -314,7 +313,7 @@ def _hidden(
 
 
 def common_start(network: Network, rows: Sequence[Tokens]) -> tuple[int, TrunkCache]:
-    """Runs the beginning that all rows share once; every row keeps at least one token."""
+    """Runs the common beginning of all rows but their last tokens; returns its length and cache."""
     if len(rows) < 2 or not network.shares_beginnings:
         return 0, network.start()
     if not (root := common_length(*(row[:-1] for row in rows))):

@@ -123,7 +123,7 @@ class Classifier(LoadedModel):
         if self.kind == "tag":
             rows = encode_words([text.split() for text in texts], self.tokenizer)
         self._check_length(rows)
-        found: dict[int, Prediction] = {}
+        predictions: dict[int, Prediction] = {}
         for part in length_batches([len(row.tokens) for row in rows], _TOKENS_AT_ONCE):
             batch = [rows[index] for index in part]
             if self.kind == "classify":
@@ -131,8 +131,8 @@ class Classifier(LoadedModel):
             else:
                 counts = [len(texts[index].split()) for index in part]
                 answers = self._tags(tag_logits(module, batch), batch, counts)
-            found |= dict(zip(part, answers, strict=True))
-        return [found[index] for index in range(len(texts))]
+            predictions |= dict(zip(part, answers, strict=True))
+        return [predictions[index] for index in range(len(texts))]
 
     def _labels(self, logits_B_C: Tensor) -> list[Prediction]:
         best = logits_B_C.log_softmax(-1).max(-1)
@@ -202,7 +202,7 @@ def load_classifier(
     torch.manual_seed(seed)
     try:
         with quiet_transformers():
-            module, found = _AUTO[kind].from_pretrained(
+            module, info = _AUTO[kind].from_pretrained(
                 str(source.path),
                 dtype=placement.dtype,
                 use_safetensors=True,
@@ -225,7 +225,7 @@ def load_classifier(
     tokenizer = load_tokenizer(source)
     if module.config.pad_token_id is None:  # plain transformers needs one to find a text's end
         module.config.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
-    missing = {*found["missing_keys"], *(entry[0] for entry in found["mismatched_keys"])}
+    missing = {*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])}
     return Classifier(
         module.to(placement.device),
         tokenizer,
@@ -254,10 +254,10 @@ def _new_modules(module: Any, missing: set[str]) -> list[str]:
 
 def _max_tokens(config: Any, tokenizer: Any) -> int:
     config = config.get_text_config()
-    places = getattr(config, "max_position_embeddings", None) or 1 << 30
+    positions = getattr(config, "max_position_embeddings", None) or 1 << 30
     if _POSITIONS_AFTER_PADDING.search(config.model_type):
-        places -= (config.pad_token_id or 0) + 1
-    return int(min(tokenizer.model_max_length, places))
+        positions -= (config.pad_token_id or 0) + 1
+    return int(min(tokenizer.model_max_length, positions))
 
 
 @contextlib.contextmanager

@@ -104,19 +104,19 @@ class _Batch:
         prefix, _ = network.extend(start, rows, [0] * len(rows), left=True)
         each = len(self.prompts) // len(rows)
         alive = list(range(len(self.prompts)))
-        parents = [place // each for place in alive]  # rows of the prefix
+        parents = [row // each for row in alive]  # rows of the prefix
         done: dict[int, Generation] = {}
         while True:
             drawn = self._draw(prefix, parents, alive)
-            keep = [place for place, answer in enumerate(alive) if not self._ended(answer, done)]
-            alive = [alive[place] for place in keep]
+            keep = [row for row, answer in enumerate(alive) if not self._ended(answer, done)]
+            alive = [alive[row] for row in keep]
             if not alive:
                 return [done[answer] for answer in range(len(self.prompts))]
             whole = parents == list(range(len(keep)))
             prefix, _ = network.extend(
                 prefix,
-                [[drawn[place]] for place in keep],
-                [parents[place] for place in keep],
+                [[drawn[row]] for row in keep],
+                [parents[row] for row in keep],
                 left=True,
                 consume=whole,
             )
@@ -192,7 +192,7 @@ def _sample(logprobs_B_V: Tensor, sampling: Sampling, random: torch.Generator) -
         return logprobs_B_V.argmax(-1)
     probabilities = (logprobs_B_V / sampling.temperature).softmax(-1)
     if sampling.top_p < 1:
-        ordered, places = probabilities.sort(descending=True)
+        ordered, tokens = probabilities.sort(descending=True)
         outside = ordered.cumsum(-1) - ordered >= sampling.top_p
-        probabilities = probabilities.scatter(-1, places, ordered.masked_fill(outside, 0))
+        probabilities = probabilities.scatter(-1, tokens, ordered.masked_fill(outside, 0))
     return torch.multinomial(probabilities, 1, generator=random)[:, 0]

@@ -101,7 +101,7 @@ class LanguageModel(LoadedModel):
 
     @contextlib.contextmanager
     def at_scale(self, scale: float, slope: float = 0.0) -> Iterator["LanguageModel"]:
-        """The model at a scale of its adapter; see `burnish.models.adapter_scale`.
+        """Scales the adapter within a `with` block; see `burnish.models.adapter_scale`.
 
         Raises:
             ModelError: the method cannot be scaled.
@@ -118,7 +118,7 @@ class LanguageModel(LoadedModel):
 
     @contextlib.contextmanager
     def keeping_base(self) -> Iterator[None]:
-        """Keeps the current weights as the base model while they are changed in the context."""
+        """Saves the current weights as the base model while the `with` block changes them."""
         self._kept = WeightSnapshot(list(self.module.parameters()))
         yield
         self._kept.drop_unchanged()
@@ -145,20 +145,20 @@ class LanguageModel(LoadedModel):
     @torch.no_grad()
     def score(self, items: Sequence[Choice]) -> list[Scores]:
         self.module.eval()
-        rows = [self._asked(item) for item in items]
+        rows = [self._tokenized(item) for item in items]
         logprobs = [[0.0] * len(item.choices) for item in items]
         for branch, value in self._scored(rows):
             logprobs[branch.item][branch.choice] = value
         return [
-            Scores(tuple(found), tuple(len(choice) for choice in item.choices))
-            for found, item in zip(logprobs, items, strict=True)
+            Scores(tuple(values), tuple(len(choice) for choice in item.choices))
+            for values, item in zip(logprobs, items, strict=True)
         ]
 
     @torch.no_grad()
     def nll(self, texts: Sequence[str]) -> list[TextLoss]:
         """Uses windows of the context length; the first token is predicted from the start token."""
         self.module.eval()
-        size = self.context_length
+        size, network = self.context_length, self.network
         pieces = [
             (i, w)
             for i, text in enumerate(texts)
@@ -168,8 +168,9 @@ class LanguageModel(LoadedModel):
         nats, counts = [0.0] * len(texts), [0] * len(texts)
         for batch in _batches_by_tokens(pieces):
             rows = [Row(tokens, [0.0] + [1.0] * (len(tokens) - 1)) for _, tokens in batch]
-            found = continuation_logprobs(self.network, self.network.start(), rows, [0] * len(rows))
-            for (index, tokens), value in zip(batch, found.sums(len(rows)).tolist(), strict=True):
+            logprobs = continuation_logprobs(network, network.start(), rows, [0] * len(rows))
+            sums = logprobs.sums(len(rows)).tolist()
+            for (index, tokens), value in zip(batch, sums, strict=True):
                 nats[index] -= value
                 counts[index] += len(tokens) - 1
         return [TextLoss(loss, count) for loss, count in zip(nats, counts, strict=True)]
@@ -183,19 +184,20 @@ class LanguageModel(LoadedModel):
         if not self._adapter_on:
             return [0.0] * len(answered)
         self.module.eval()
-        told = [self._asked(Choice(prompt, (reply,))) for prompt, reply in answered]
+        tokenized = [self._tokenized(Choice(prompt, (reply,))) for prompt, reply in answered]
         rows = [
-            (index, [*before, *reply], len(reply)) for index, (before, (reply,)) in enumerate(told)
+            (index, [*before, *reply], len(reply))
+            for index, (before, (reply,)) in enumerate(tokenized)
         ]
-        found = [0.0] * len(rows)
+        result = [0.0] * len(rows)
         for part in _batches_by_tokens(sorted(rows, key=lambda row: len(row[1]))):
             weighted = [
                 Row(tokens, [0.0] * (len(tokens) - new) + [1.0 / new] * new)
                 for _, tokens, new in part
             ]
             for (index, *_), value in zip(part, self._divergences(weighted), strict=True):
-                found[index] = value
-        return found
+                result[index] = value
+        return result
 
     def _divergences(self, rows: Sequence[Row]) -> list[float]:
         network = self.network
@@ -213,7 +215,7 @@ class LanguageModel(LoadedModel):
         # Rounding may give a tiny negative number where both models agree.
         return own.sums(values_N, len(rows)).clamp(min=0).tolist()
 
-    def _asked(self, item: Choice) -> tuple[list[int], list[list[int]]]:
+    def _tokenized(self, item: Choice) -> tuple[list[int], list[list[int]]]:
         """The tokens of the context, and the tokens of each choice."""
         context, choices = tokenize_choice(item, self.tokenizer)
         self._check_length(len(context) + max(map(len, choices)))
@@ -253,8 +255,8 @@ class LanguageModel(LoadedModel):
         for part in _length_batches(lengths, prefix.mask_B_T.shape[1], _TOKENS_PER_PASS):
             chosen = branches[part]
             rows, parents = [b.row for b in chosen], [b.parent for b in chosen]
-            found = continuation_logprobs(self.network, prefix, rows, parents)
-            yield from zip(chosen, found.sums(len(rows)).tolist(), strict=True)
+            logprobs = continuation_logprobs(self.network, prefix, rows, parents)
+            yield from zip(chosen, logprobs.sums(len(rows)).tolist(), strict=True)
 
     def _check_length(self, length: int) -> None:
         if length > self.context_length:

@@ -47,14 +47,14 @@ class RewardModel(LoadedModel):
         answered = [with_answer(e, answer) for e, answer in zip(examples, answers, strict=True)]
         rendered, _ = render_all(answered, self.tokenizer, 1 << 30)
         rows = [Row(row.tokens, row.weights) for row in rendered]
-        found = [0.0] * len(rows)
+        rewards = [0.0] * len(rows)
         order = sorted(range(len(rows)), key=lambda index: rows[index].size)
         for start in range(0, len(order), _AT_ONCE):
             part = order[start : start + _AT_ONCE]
             values = row_rewards(self.network, [[rows[index]] for index in part]).tolist()
             for index, value in zip(part, values, strict=True):
-                found[index] = value
-        return found
+                rewards[index] = value
+        return rewards
 
 
 class LongerAnswerBaseline:
@@ -70,8 +70,8 @@ class LongerAnswerBaseline:
 def row_rewards(network: Network, groups: Sequence[Sequence[Row]]) -> Tensor:
     """The head's output at the last token of each row; rows of a group share their prompt."""
     ended = [[_end(row) for row in group] for group in groups]
-    asked = tree_states(network, ended)
-    rewards: Tensor = network.model.score(asked.hidden_N_H)[:, 0].float()
+    states = tree_states(network, ended)
+    rewards: Tensor = network.model.score(states.hidden_N_H)[:, 0].float()
     return rewards
 
 
@@ -81,8 +81,8 @@ def load_reward_model(name: str, device: DeviceChoice, seed: int = 0) -> RewardM
     Raises:
         ModelError: the model cannot be loaded, or is an encoder.
     """
-    made = load_classifier(name, device, "classify", ["reward"], seed)
-    if made.body != "decoder":
+    model = load_classifier(name, device, "classify", ["reward"], seed)
+    if model.body != "decoder":
         raise ModelError(
             f"{name} is an encoder, but a reward model needs a language model with a chat template",
             "choose a language model such as smollm2-135m",
@@ -90,11 +90,11 @@ def load_reward_model(name: str, device: DeviceChoice, seed: int = 0) -> RewardM
             model=name,
         )
     return RewardModel(
-        made.module,
-        made.tokenizer,
-        name=made.name,
-        source_sha256=made.source_sha256,
-        fresh=made.fresh,
+        model.module,
+        model.tokenizer,
+        name=model.name,
+        source_sha256=model.source_sha256,
+        fresh=model.fresh,
     )
 
 

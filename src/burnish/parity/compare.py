@@ -106,9 +106,9 @@ def ensure_parity(directory: RunDirectory) -> Parity | None:
     """
     if not generates_text(directory):
         return None
-    kept = read_parity(directory.path)
-    done = kept is not None and kept.comparisons
-    return kept if done else check_parity(directory)
+    certificate = read_parity(directory.path)
+    done = certificate is not None and certificate.comparisons
+    return certificate if done else check_parity(directory)
 
 
 def alias_blocker(folder: Path) -> str | None:
@@ -128,13 +128,13 @@ def alias_blocker(folder: Path) -> str | None:
 
 
 def _compare(
-    directory: RunDirectory, kept: Parity | None, others: OtherForms, prompts: Path | None
+    directory: RunDirectory, saved: Parity | None, others: OtherForms, prompts: Path | None
 ) -> Parity:
     weights = tuned_sha256(directory)
     model = open_tuned(directory)
     tokenizer, precision = model.tokenizer, _precision(model)
-    if kept is not None and kept.reference.form == "memory":
-        reference = kept.reference
+    if saved is not None and saved.reference.form == "memory":
+        reference = saved.reference
         results = probe(model, reference.answers)
         comparisons = [
             _comparison("reloaded", "", reference, results, _allowed("reloaded", precision))
@@ -161,8 +161,8 @@ def _compare(
         tolerance = _allowed("endpoint", precision) if allowed is None else allowed
         name = f"{others.model} at {others.url}"
         comparisons.append(_comparison("endpoint", name, reference, results, tolerance))
-    if kept is not None and kept.reference == reference and reference.weights == weights:
-        earlier = [one for one in kept.comparisons if one.form in _ON_REQUEST]
+    if saved is not None and saved.reference == reference and reference.weights == weights:
+        earlier = [one for one in saved.comparisons if one.form in _ON_REQUEST]
         comparisons += [one for one in earlier if one.form not in {new.form for new in comparisons}]
     return Parity(reference, tuple(comparisons))
 

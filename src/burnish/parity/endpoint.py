@@ -127,8 +127,8 @@ class _Answer:
                 return index
             self.logprobs[last] = float(one["logprob"])
             index = last + 1
-        left = b"".join(own for _, own in self._tokens[index:])
-        if not left or (stopped and index == len(self._tokens) - 1) or _is_half(left):
+        rest = b"".join(own for _, own in self._tokens[index:])
+        if not rest or (stopped and index == len(self._tokens) - 1) or _is_half(rest):
             return None
         return index
 

@@ -52,7 +52,7 @@ _RESULT = 600
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run needs, in bytes and seconds; `seconds` is None where nothing was measured.
+    """The needs of a run in bytes and seconds; `seconds` is None if nothing was measured.
 
     Attributes:
         rows: number of rows in each split.
@@ -63,10 +63,10 @@ class Plan:
         workers: number of data-parallel processes.
         memory: peak memory of one training process by purpose, computed from shapes.
         checkpointed: bytes of that peak with gradient checkpointing.
-        peak: peak of the measured steps and items; None where nothing was measured, or where
+        peak: peak of the measured steps and items in bytes; None if nothing was measured, or if
             several processes will train.
-        everything: bytes of that, or of the computed peak of all processes of this machine; a GPU
-            each has its own.
+        total_memory: bytes of that, or of the computed peak of all processes on this machine; on
+            GPUs that of one process, since each has its own GPU.
         disk: disk space of the files that the run leaves.
         seconds: expected time by stage.
         power: sentences about the drop that the general suite can certify.
@@ -196,14 +196,14 @@ def _seconds(
         training = training_seconds(loop, steps, Path(folder), clock)
     validation = validation_seconds(loop, shapes, clock)
     passes = sum(is_due(s, steps.count, loop.settings.evaluations) for s in _all(steps))
-    found = [
+    estimates = [
         task_seconds(model, task, base_cached=_cached(model, task), clock=clock) for task in tasks
     ]
     seconds = {
         "training": training,
         "validation": validation * passes,
-        "evaluating the base model": sum(task.base for task in found),
-        "evaluating the tuned model": sum(task.tuned for task in found),
+        "evaluating the base model": sum(task.base for task in estimates),
+        "evaluating the tuned model": sum(task.tuned for task in estimates),
     }
     if recipe.training.learning_rate == "auto" and (work := _screen_work(loop, shapes)):
         seconds = {"learning rate": training / steps.total * work} | seconds
@@ -214,7 +214,7 @@ def _seconds(
 
 
 def _screen_work(loop: Loop, shapes: Shapes) -> float:
-    """Work of the learning-rate trials: their steps, and forward passes over held-out rows."""
+    """Returns the work of the learning rate test: its steps, and passes over held-out rows."""
     plan = design(loop)
     passes = [items for number in plan.numbers for items in loop.batches.step(number)]
     work = sum(work_of(Batch.of(items), shapes) for items in passes)
@@ -223,7 +223,7 @@ def _screen_work(loop: Loop, shapes: Shapes) -> float:
 
 
 def _preflight_work(loop: Loop, shapes: Shapes) -> float:
-    """Work of the preflight: five passes over both items, two over each, and the last's logits."""
+    """Returns the preflight's work: five passes over both items, two over each, one for logits."""
     items = pick_items([item for members in loop.batches.sets.values() for item in members])
     alone = [work_of(Batch.of([item]), shapes) for item in items]
     return 5 * work_of(Batch.of(items), shapes) + 2 * sum(alone) + alone[-1]
@@ -269,7 +269,7 @@ def _cached(model: Opened, task: Task) -> bool:
 
 
 def _tokens(loop: Loop) -> tuple[int, int]:
-    """Tokens read and learnt in the whole run."""
+    """Returns the number of tokens read and of tokens trained on in the whole run."""
     read = learnt = 0
     counts, epochs = loop.batches.counts(), loop.batches.epochs
     for name, items in loop.batches.sets.items():
@@ -280,10 +280,10 @@ def _tokens(loop: Loop) -> tuple[int, int]:
 
 
 def _disk(loop: Loop, steps: Steps, shapes: Shapes, results: int) -> Disk:
-    """Disk space: trainable weights per checkpoint, and one line per result of both models."""
-    given, last = loop.settings, steps.count
+    """Returns the disk space, with trainable weights per checkpoint and a line per result."""
+    settings, last = loop.settings, steps.count
     saves = sum(
-        is_due(s, last, given.evaluations) or is_due(s, last, given.checkpoints) or s == last
+        is_due(s, last, settings.evaluations) or is_due(s, last, settings.checkpoints) or s == last
         for s in _all(steps)
     )
     learning = shapes.learning * next(p.element_size() for p in parameters_of(loop.optimizer))

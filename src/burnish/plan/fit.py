@@ -65,13 +65,13 @@ def suggest_settings(
     recipe: Recipe, shapes: Shapes, batch: Batch, program: int, free: int
 ) -> _Fitting:
     """Returns the remedy as an imperative sentence, and the recipe values that it names."""
-    given = recipe.training
-    for rows in range(given.batch_size - 1, 0, -1):
-        if given.batch_size % rows:
+    training = recipe.training
+    for rows in range(training.batch_size - 1, 0, -1):
+        if training.batch_size % rows:
             continue
-        smaller = batch.of_rows(max(1, round(batch.rows * rows / given.batch_size)))
+        smaller = batch.of_rows(max(1, round(batch.rows * rows / training.batch_size)))
         if (size := memory(shapes, smaller, program=program).total) <= free:
-            accumulation = given.gradient_accumulation * given.batch_size // rows
+            accumulation = training.gradient_accumulation * training.batch_size // rows
             remedy = (
                 f"set training.batch_size={rows} with training.gradient_accumulation="
                 f"{accumulation}, which needs about {size / GIB:.1f} GiB"

@@ -150,18 +150,20 @@ def memory(
 def activation_bytes_per_token(model: Any, dtype: torch.dtype) -> float:
     """Measures the bytes per token that autograd saves, without the part quadratic in length.
 
-    Layers that look at their numbers, such as routers, are counted on the model itself.
+    A model with layers that read values, such as routers, is run itself instead of its copy.
     """
     try:
         bare = _without_numbers(model, dtype)
-        once, twice = (_kept(bare, tokens) for tokens in (_COUNTED_TOKENS, 2 * _COUNTED_TOKENS))
+        once, twice = (
+            _saved_bytes(bare, tokens) for tokens in (_COUNTED_TOKENS, 2 * _COUNTED_TOKENS)
+        )
         share = 1.0
     except (RuntimeError, ValueError):
         training, share = model.training, dtype.itemsize / model.dtype.itemsize
         with torch.random.fork_rng(devices=[]):
             model.train()
             once, twice = (
-                _kept(model, tokens) for tokens in (_COUNTED_TOKENS, 2 * _COUNTED_TOKENS)
+                _saved_bytes(model, tokens) for tokens in (_COUNTED_TOKENS, 2 * _COUNTED_TOKENS)
             )
         model.train(training)
     return share * (2 * once - twice / 2) / _COUNTED_TOKENS
@@ -183,21 +185,21 @@ def _without_numbers(model: Any, dtype: torch.dtype) -> Any:
     return copy.deepcopy(model, memo).train()
 
 
-def _kept(bare: Any, tokens: int) -> int:
+def _saved_bytes(bare: Any, tokens: int) -> int:
     own = {parameter.untyped_storage()._cdata for parameter in bare.parameters()}
-    kept: dict[int, Tensor] = {}
+    saved: dict[int, Tensor] = {}
 
     def count(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()._cdata
         if storage not in own:
-            kept[storage] = tensor  # holds on to it, else another storage would get its number
+            saved[storage] = tensor  # keeps it alive, else another storage could get its number
         return tensor
 
     base = bare.get_base_model() if hasattr(bare, "get_base_model") else bare
     tokens_1_L = torch.zeros(1, tokens, dtype=torch.long, device=base.device)
     mask = None
     if base.device.type == "meta":
-        # A finished mask, because making one looks at numbers that are not there.
+        # transformers would read values to make a mask, but meta tensors have none.
         mask = torch.zeros(1, 1, tokens, tokens, device="meta", dtype=base.dtype)
     with (
         warnings.catch_warnings(),
@@ -205,4 +207,4 @@ def _kept(bare: Any, tokens: int) -> int:
     ):
         warnings.simplefilter("ignore")
         backbone_of(base)(input_ids=tokens_1_L, attention_mask=mask, use_cache=False)
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())

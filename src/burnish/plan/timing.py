@@ -18,20 +18,20 @@ from burnish.plan.memory import Batch, Shapes
 from burnish.training.batches import Batches, Chosen
 from burnish.training.loop import Loop
 
-# Steps at these places among all, by the work that they are; the first one only warms up.
-_PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)
+# Quantiles of the steps by work that are measured; the first one only warms up.
+_QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _STEPS_COUNTED = 512
 _VALIDATED = 16
 _ITEMS = 24
-_SECTION_ITEMS = 8  # of each part of the suite: there are so many that their errors even out
-_ANSWERS = 32  # written together; in a task up to 128 are, a fifth faster
+_SECTION_ITEMS = 8  # per part of the suite: the errors of many parts average out
+_ANSWERS = 32  # generated together; a task generates up to 128, which is a fifth faster
 
 Clock = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """The work of a run's steps in computed tokens; `works` is a sample where there are many."""
+    """The work of a run's steps in computed tokens; `works` is a sample if there are many."""
 
     count: int
     works: tuple[float, ...]
@@ -51,7 +51,7 @@ def work_of(batch: Batch, shapes: Shapes) -> float:
 
 
 def count_steps(batches: Batches, shapes: Shapes, workers: int = 1) -> Steps:
-    """Counts the work of every step, or of evenly spaced steps where there are many.
+    """Counts the work of every step, or of evenly spaced steps if there are many.
 
     The work is that of all processes together; the heaviest forward pass is that of one of
     `workers` processes, with its share of the items.
@@ -71,7 +71,7 @@ def count_steps(batches: Batches, shapes: Shapes, workers: int = 1) -> Steps:
 def training_seconds(loop: Loop, steps: Steps, folder: Path, clock: Clock) -> float:
     """Measures a few real steps, including the heaviest; this changes the weights."""
     order = sorted(range(len(steps.works)), key=lambda index: steps.works[index])
-    picked = [order[round(place * (len(order) - 1))] for place in _PLACES]
+    picked = [order[round(quantile * (len(order) - 1))] for quantile in _QUANTILES]
     marks = [clock()]
 
     def listen(phase: str, _: dict[str, Any]) -> None:
@@ -126,10 +126,10 @@ def _reading(model: Opened, task: Any, clock: Clock) -> tuple[float, float]:
     sizes = _characters(task)
     count = _ITEMS if task.name.startswith("target") else _SECTION_ITEMS
     stride = max(1, len(task) // count)
-    places = list(range(0, len(task), stride))[:count]
+    indices = list(range(0, len(task), stride))[:count]
     field = next(name for name in ("texts", "items", "examples") if hasattr(task, name))
-    part = replace(task, **{field: [getattr(task, field)[place] for place in places]})
-    times = sum(sizes) / sum(sizes[place] for place in places)
+    part = replace(task, **{field: [getattr(task, field)[index] for index in indices]})
+    times = sum(sizes) / sum(sizes[index] for index in indices)
     tuned = _timed(lambda: part.answer(model, 0, len(part)), clock)
     with model.base() as other:
         base = _timed(lambda: part.answer(other, 0, len(part)), clock)
@@ -153,13 +153,13 @@ def _writing(model: Any, task: GenerateTask, clock: Clock) -> tuple[float, float
     times = len(task) / len(examples)
     first = _timed(lambda: model.generate(prompts, one), clock)
     started = clock()
-    written = max(len(found.tokens) for found in model.generate(prompts, task.sampling))
-    a_token = max(0.0, clock() - started - first) / max(1, written - 1)
+    longest = max(len(answer.tokens) for answer in model.generate(prompts, task.sampling))
+    per_token = max(0.0, clock() - started - first) / max(1, longest - 1)
     expected = max(len(model.tokenizer(example.expected)["input_ids"]) for example in examples)
     tokens = min(expected + 1, task.sampling.max_new_tokens)
     with model.base():
         base = _timed(lambda: model.generate(prompts, task.sampling), clock)
-    return (first + a_token * (tokens - 1)) * times, base * times
+    return (first + per_token * (tokens - 1)) * times, base * times
 
 
 def _timed(call: Callable[[], Any], clock: Clock) -> float:

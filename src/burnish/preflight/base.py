@@ -22,10 +22,10 @@ from burnish.training.objectives.base import Objective
 # Two orders of the same float32 sums differ by about 1e-5 of their size, a mistake by about 1.
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 _HALF_PRECISION = 5e-2
-# How rates of chance are called in modules and configurations: attn_pdrop, layerdrop, ...
+# Names of rates of randomness in modules and configurations: attn_pdrop, layerdrop, ...
 _RANDOM = re.compile("drop|jitter")
 
-# How a terminal shows whether a check passed.
+# Marks of a passed, failed or skipped check in a terminal.
 MARKS = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[dim]–[/]"}
 
 
@@ -62,7 +62,7 @@ class Subject:
         model: the model as the run opened it.
         loop: the run's training loop before its first step.
         examples: the training rows.
-        max_length: tokens a row may have.
+        max_length: largest number of tokens in a row.
         on_earlier: whether the adapter is stacked on the weights of an earlier run.
     """
 
@@ -78,7 +78,7 @@ class Subject:
 
     @cached_property
     def objective(self) -> Objective[Any]:
-        """The run's objective in small: the checks ask for some of its steps, not for its size."""
+        """The run's objective with cheaper steps, which are enough for the checks."""
         return self.loop.objective.rehearsal()
 
     @property
@@ -119,26 +119,26 @@ def rows_in(item: Any) -> list[Row]:
 
 @contextmanager
 def without_dropout(model: Any) -> Iterator[None]:
-    """Training mode in which nothing is random, so that two passes are comparable.
+    """Turn on training mode without randomness, so that two passes are comparable.
 
-    Models drop values, weights of attention and whole layers at rates that their modules or their
-    configurations keep under names of their own; all of these rates are 0 inside.
+    Models drop values, attention weights and whole layers at rates that have different names in
+    their modules and configurations; all of these rates are set to 0.
     """
     training = model.training
-    changed = [(keeper, name, rate) for keeper in _keepers(model) for name, rate in _rates(keeper)]
-    for keeper, name, _ in changed:
-        setattr(keeper, name, 0.0)
+    changed = [(owner, name, rate) for owner in _rate_owners(model) for name, rate in _rates(owner)]
+    for owner, name, _ in changed:
+        setattr(owner, name, 0.0)
     model.train()
     try:
         yield
     finally:
-        for keeper, name, rate in changed:
-            setattr(keeper, name, rate)
+        for owner, name, rate in changed:
+            setattr(owner, name, rate)
         model.train(training)
 
 
-def _keepers(model: Any) -> list[Any]:
-    """All modules, and the configurations that they read at each pass; each once."""
+def _rate_owners(model: Any) -> list[Any]:
+    """Return all modules, and the configurations that they read at each pass, each once."""
     modules = list(model.modules())
     configs = [c for m in modules if isinstance(c := vars(m).get("config"), PreTrainedConfig)]
     nested = [c for config in configs for c in vars(config).values()]
@@ -146,17 +146,17 @@ def _keepers(model: Any) -> list[Any]:
     return [*modules, *{id(config): config for config in configs}.values()]
 
 
-def _rates(keeper: Any) -> list[tuple[str, float]]:
-    """The rates at which a module or a configuration drops or disturbs something."""
-    own = isinstance(keeper, nn.modules.dropout._DropoutNd)
+def _rates(owner: Any) -> list[tuple[str, float]]:
+    """Return the rates at which a module or a configuration drops or disturbs values."""
+    own = isinstance(owner, nn.modules.dropout._DropoutNd)
     return [
         (name, value)
-        for name, value in vars(keeper).items()
+        for name, value in vars(owner).items()
         if isinstance(value, float) and value and ((own and name == "p") or _RANDOM.search(name))
     ]
 
 
-def relative_difference(found: Tensor, expected: Tensor) -> Tensor:
-    """Absolute difference over the largest absolute value that is expected, elementwise."""
+def relative_difference(actual: Tensor, expected: Tensor) -> Tensor:
+    """Return the absolute differences divided by the largest absolute expected value."""
     scale = expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
-    return (found - expected).abs() / scale
+    return (actual - expected).abs() / scale

@@ -48,13 +48,13 @@ def check_saved_equals_resumed(subject: Subject, items: Sequence[Any], folder: P
     checkpoint.load(folder / "again" / "step-1", again.model, again.optimizer)
     loaded = _digests(again)
     again.run(resume=True)
-    found = _digests(again)
+    result = _digests(again)
     compared = [(saved, loaded, "after saving and loading", "state_not_restored")]
-    # A GPU adds up some gradients in no fixed order, so there two equal steps may differ.
+    # On a GPU some sums have no fixed order, so two equal steps may differ.
     repeatable = subject.network.device.type == "cpu"
     if repeatable:
         when = "one step after loading a checkpoint"
-        compared.append((expected, found, when, "step_not_repeated"))
+        compared.append((expected, result, when, "step_not_repeated"))
     for before, after, when, code in compared:
         differ = [name for name in before if after.get(name) != before[name]]
         if differ:
@@ -176,7 +176,7 @@ def _logits(model: Any, row: Row) -> Tensor:
 
 
 def _rows_of(subject: Subject, items: Sequence[Any]) -> list[Row]:
-    """The last item's rows; for an objective without rows, the text of an example."""
+    """Returns the last item's first row; for an objective without rows, the text of an example."""
     if rows := rows_in(items[-1]):
         return rows[:1]
     text = subject.examples[0].question or subject.examples[0].expected
@@ -193,20 +193,20 @@ def _short_loop(subject: Subject, items: Sequence[Any], folder: Path) -> Loop:
 
 
 def _garble(loop: Loop) -> None:
-    """Overwrites all that learns, so that only what was loaded can be right."""
+    """Overwrites all trained parameters, so that only loading can restore them."""
     with torch.no_grad():
         for parameter in parameters_of(loop.optimizer):
             parameter.normal_()
 
 
 def _digests(loop: Loop) -> dict[str, str]:
-    """A hash of each tensor that learns and of the optimizer's states of it."""
+    """Returns a hash of each trained tensor and of its optimizer state."""
     names = {id(parameter): name for name, parameter in loop.model.named_parameters()}
-    found = {names[id(p)]: _digest(p) for p in parameters_of(loop.optimizer)}
+    digests = {names[id(p)]: _digest(p) for p in parameters_of(loop.optimizer)}
     for parameter, states in loop.optimizer.state.items():
         for key, value in states.items():
-            found[f"the optimizer's {key} of {names[id(parameter)]}"] = _digest(value)
-    return found
+            digests[f"the optimizer's {key} of {names[id(parameter)]}"] = _digest(value)
+    return digests
 
 
 def _digest(value: Any) -> str:

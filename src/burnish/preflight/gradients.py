@@ -21,7 +21,7 @@ from burnish.preflight.base import (
     without_dropout,
 )
 
-# A parameter whose gradient is this small a share of the largest one is all rounding.
+# A gradient with less than this share of the largest one is mostly rounding error.
 _SMALL = 1e-3
 
 
@@ -48,23 +48,23 @@ def check_accumulation(subject: Subject, items: Sequence[Any]) -> Check:
         for item in items:
             loss = objective.loss(subject.network, [item]).total
             (-loss / units).backward()  # type: ignore[no-untyped-call]
-        found = _difference(subject, sizes)
-        random = found.value > subject.tolerance and _is_random(subject, items[:1])
-    figure = f"gradients of {len(items)} rows differ by at most {found.value:.0e}"
-    if found.value <= subject.tolerance:
-        return Check(name, True, figure, found.value)
+        difference = _difference(subject, sizes)
+        random = difference.value > subject.tolerance and _is_random(subject, items[:1])
+    figure = f"gradients of {len(items)} rows differ by at most {difference.value:.0e}"
+    if difference.value <= subject.tolerance:
+        return Check(name, True, figure, difference.value)
     if random:
         return not_applicable(name, "the loss is random, so two passes differ")
     seen = (
-        f"the gradient of {found.name} differs by {found.value:.1%} between one pass over "
-        f"{len(items)} rows and one pass per row"
+        f"the gradient of {difference.name} differs by {difference.value:.1%} between one pass "
+        f"over {len(items)} rows and one pass per row"
     )
     remedy = (
         "set training.gradient_accumulation to 1, or choose an objective whose loss is a sum over "
         "its rows"
     )
-    fields = {"parameter": found.name}
-    return Check(name, False, figure, found.value, seen, remedy, "gradients_differ", fields)
+    fields = {"parameter": difference.name}
+    return Check(name, False, figure, difference.value, seen, remedy, "gradients_differ", fields)
 
 
 def check_trunk(subject: Subject, items: Sequence[Any]) -> Check:
@@ -77,14 +77,14 @@ def check_trunk(subject: Subject, items: Sequence[Any]) -> Check:
     if not any(row.learnt for row in rows):
         return not_applicable(name, "no tokens of the objective's rows are trained on")
     with without_dropout(subject.loop.model):
-        asked = _shared_states(subject, groups)
-        ours_N = subject.network.logprobs(asked.hidden_N_H, asked.targets_N)
+        states = _shared_states(subject, groups)
+        ours_N = subject.network.logprobs(states.hidden_N_H, states.targets_N)
         units = sum(abs(weight) for row in rows for weight in row.weights)
-        ((ours_N * asked.weights_N).sum() / units).backward()  # type: ignore[no-untyped-call]
+        ((ours_N * states.weights_N).sum() / units).backward()  # type: ignore[no-untyped-call]
         sizes = _gradient_sizes(subject)
         plain_N = torch.cat([_plain(subject, row, units) for row in rows])
-        found = _difference(subject, sizes)
-    return _judged(subject, rows, (ours_N.detach(), plain_N), found)
+        difference = _difference(subject, sizes)
+    return _judged(subject, rows, (ours_N.detach(), plain_N), difference)
 
 
 def _judged(
@@ -103,8 +103,8 @@ def _judged(
     worst = max(value, gradient.value)
     if value > subject.tolerance:
         first = int((far_N > subject.tolerance).nonzero()[0])
-        places = [(r, t) for r, row in enumerate(rows) for t, w in enumerate(row.weights) if w]
-        row, place = places[first]
+        positions = [(r, t) for r, row in enumerate(rows) for t, w in enumerate(row.weights) if w]
+        row, place = positions[first]
         seen = (
             f"the log-probability of token {place} {subject.text(rows[row].tokens[place])} in "
             f"row {row + 1} is {float(ours_N[first]):.4f} on a shared trunk and "
@@ -129,22 +129,22 @@ def _shared_states(subject: Subject, groups: Sequence[Sequence[Row]]) -> TargetS
 
 
 def _plain(subject: Subject, row: Row, units: float) -> Tensor:
-    """Log-probabilities (n,) of the learnt tokens; takes their gradient off what is there."""
+    """Returns log-probabilities (n,) of the trained tokens, and subtracts their gradients."""
     tokens_1_L = torch.tensor([list(row.tokens)], device=subject.network.device)
     logits_L_V: Tensor = (
         subject.network.wrapped(input_ids=tokens_1_L, use_cache=False)
         .logits[0, -len(row.tokens) :]
         .float()
     )
-    places = [t for t, weight in enumerate(row.weights) if weight]
-    if not places:
+    positions = [t for t, weight in enumerate(row.weights) if weight]
+    if not positions:
         return logits_L_V.new_zeros(0)
-    before = torch.tensor(places, device=logits_L_V.device) - 1
+    before = torch.tensor(positions, device=logits_L_V.device) - 1
     values_n = logits_L_V[before].log_softmax(-1).gather(1, tokens_1_L[0, before + 1, None])[:, 0]
-    weights_n = values_n.new_tensor([row.weights[t] for t in places])
+    weights_n = values_n.new_tensor([row.weights[t] for t in positions])
     (-(values_n * weights_n).sum() / units).backward()  # type: ignore[no-untyped-call]
-    found_n: Tensor = values_n.detach()
-    return found_n
+    detached_n: Tensor = values_n.detach()
+    return detached_n
 
 
 def _is_random(subject: Subject, items: Sequence[Any]) -> bool:
@@ -166,12 +166,12 @@ def _gradient_sizes(subject: Subject) -> dict[str, float]:
 
 
 def _difference(subject: Subject, sizes: dict[str, float]) -> _Difference:
-    """Returns the largest difference left in the gradients, and clears them."""
+    """Returns the largest remaining difference in the gradients, and clears them."""
     floor = _SMALL * max(sizes.values(), default=0.0)
     worst = _Difference(0.0, "")
     for name, parameter in _learning(subject).items():
-        left = float(parameter.grad.abs().max())
-        value = left / max(sizes.get(name, 0.0), floor) if left else 0.0
+        rest = float(parameter.grad.abs().max())
+        value = rest / max(sizes.get(name, 0.0), floor) if rest else 0.0
         if value > worst.value or value != value:
             worst = _Difference(value, name)
         parameter.grad = None

@@ -9,7 +9,7 @@ from burnish.models.stop_tokens import stop_token_setting, stop_tokens
 from burnish.preflight.base import Check, Subject, not_applicable, rows_in
 from burnish.training.objectives.base import Objective
 
-# Rendering is the price of looking at answers before the objective prepared them.
+# Rows that are rendered again, because the check needs answers as they are before `prepare`.
 _ROWS_AT_MOST = 2000
 
 
@@ -26,7 +26,7 @@ def check_every_row_trains(subject: Subject) -> Check:
     start = subject.model.tokenizer.decode(list(rows[0].tokens)[:12]) if rows else ""
     where = _where(subject.examples, items, empty[0])
     seen = f"no token of {where} ({start!r}) is trained on"
-    remedy = "give the row an assistant turn with a weight above 0, or remove it"
+    remedy = "add an assistant turn with a weight above 0 to the row, or remove the row"
     fields = {"row": where, "start": start}
     return Check(name, False, figure, float(len(empty)), seen, remedy, "nothing_learnt", fields)
 
@@ -50,7 +50,7 @@ def check_stop_token_trained(subject: Subject) -> Check:
     if not answers:
         return not_applicable(name, "no tokens of the rows are trained on")
     stops = stop_tokens(subject.network.model, tokenizer)
-    endless = [found for found in answers if found[1].tokens[found[2]] not in stops]
+    endless = [answer for answer in answers if answer[1].tokens[answer[2]] not in stops]
     figure = f"{len(answers) - len(endless)} of {len(answers)} answers"
     if not endless:
         return Check(name, True, figure, 0.0)

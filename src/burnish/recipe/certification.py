@@ -1,4 +1,4 @@
-"""The recipe's sections on what may be forgotten, and on the search for a model that keeps it."""
+"""The recipe's sections on forgetting: budgets, replay, the scale search and healing."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,17 +7,16 @@ from pydantic import Field
 
 from burnish.recipe.section import Section
 
-# Conversations to hold to, where nobody says how many.
+# Number of replayed conversations for `auto`.
 REPLAYED = 64
 Points = Annotated[float, Field(gt=0, le=100)]
 
 
 class Budget(Section):
-    """What may be forgotten. Null is measured and shown, but not certified.
+    """How much the model may forget. A null budget is measured and shown, but not certified.
 
-    The defaults are what some 2,000 items can certify. A single section, bias and refusal have 100
-    to 200 items each, which rule out a fall of about 10 points and no smaller one: naming one of
-    them is a decision for a suite with more.
+    The defaults can be certified with about 2,000 items. A section, bias and refusal have 100 to
+    200 items each, which can only rule out a fall of about 10 points, so by default they have none.
     """
 
     general: float = Field(
@@ -83,7 +82,7 @@ class Replay(Section):
 
     @property
     def count(self) -> int:
-        """How many are wanted."""
+        """Number of conversations to replay."""
         return REPLAYED if self.rows == "auto" else self.rows
 
 

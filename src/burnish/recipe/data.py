@@ -1,4 +1,4 @@
-"""Where rows come from: the recipe's own data set, and others that are learnt with it."""
+"""The recipe's data sets: `data`, `tasks` that are trained together with it, and `mixing`."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from burnish.recipe.section import Fraction, Section
 
 
 class Split(Section):
-    """Shares of the rows held out where the recipe names no files for them."""
+    """Shares of the rows that are held out if the recipe has no validation or test file."""
 
     validation: Fraction = Field(
         0.1, description="share of the rows held out to choose a checkpoint"
@@ -17,7 +17,7 @@ class Split(Section):
 
 
 class Data(Section):
-    """Where rows come from and how they are read."""
+    """The files of a data set, and how their rows are read and split."""
 
     train: Path = Field(description="training file: JSON Lines, CSV or Parquet")
     validation: Path | None = Field(
@@ -43,13 +43,13 @@ class Data(Section):
 
 
 class Task(Data):
-    """Another data set that is learnt together with `data`, by the same objective."""
+    """Another data set that is trained together with `data`, with the same objective."""
 
     weight: float = Field(1.0, gt=0, description="sampling weight relative to its size")
 
 
 class Mixing(Section):
-    """How much of an epoch each data set gives."""
+    """The share of each data set in an epoch."""
 
     temperature: float = Field(
         1.0, gt=0, description="1 samples by size; large values sample uniformly"

@@ -1,4 +1,4 @@
-"""What is measured: the recipe's section `evaluate`."""
+"""The recipe's section `evaluate`: scorers, general suites and answers."""
 
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ from burnish.recipe.section import Section
 
 
 class Evaluate(Section):
-    """What is measured on base and tuned."""
+    """How base and tuned model are evaluated."""
 
     target: tuple[str, ...] | None = Field(
         None,
@@ -36,7 +36,7 @@ class Evaluate(Section):
     @field_validator("general")
     @classmethod
     def _whole_paths(cls, general: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        """A run is healed and compared from any folder."""
+        """Make paths absolute, since a run may be healed or compared from another folder."""
         return general and tuple(
             place_suite(name, lambda file: str(expanded(file).absolute())) for name in general
         )

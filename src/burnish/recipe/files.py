@@ -1,4 +1,4 @@
-"""A recipe as it is written: its YAML, in which no key comes twice, and the paths in it."""
+"""Reads a recipe's YAML, in which no key may be repeated, and resolves the paths in it."""
 
 import json
 import shlex
@@ -11,7 +11,7 @@ import yaml
 from burnish.errors import RecipeError, cut, shown
 from burnish.recipe.paths import beginning_in, expanded, similar_file
 
-# How a suite of lm-eval-harness begins; a task's name or its file follows.
+# Prefix of a suite of lm-eval-harness, before a task's name or file.
 HARNESS = "lm_eval:"
 # Before the name of a task of the harness: its prompts are rendered with the chat template.
 CHAT = "chat:"
@@ -23,7 +23,7 @@ _LONGEST_REASON = 500
 
 
 class DocumentError(yaml.YAMLError):
-    """YAML that could be read, and that no recipe may have; `code` names the mistake."""
+    """YAML that is not allowed in a recipe; `code` is the kind of mistake."""
 
     def __init__(self, reason: str, code: str) -> None:
         super().__init__(reason)
@@ -31,9 +31,9 @@ class DocumentError(yaml.YAMLError):
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that comes twice: its second value would replace the first one whole.
+    """Rejects repeated keys, whose second value would silently replace the first.
 
-    It refuses aliases, too, that make much of little, or that name what they are a part of.
+    It also rejects aliases that expand to very many values, or that contain themselves.
     """
 
     def get_single_node(self) -> yaml.Node | None:
@@ -49,7 +49,7 @@ class _Loader(yaml.SafeLoader):
             line = key.start_mark.line + 1
             if isinstance(key, yaml.ScalarNode) and key.value in lines:
                 raise DocumentError(
-                    f"the key {key.value} stands on line {lines[key.value]} and on line {line}",
+                    f"the key {key.value} is on line {lines[key.value]} and again on line {line}",
                     code="duplicate_key",
                 )
             lines[str(key.value)] = line
@@ -57,9 +57,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def _check_size(root: yaml.Node) -> None:
-    """
+    """Check the number of values with all aliases expanded.
+
     Raises:
-        DocumentError: written out, the aliases make too many values, or endless ones.
+        DocumentError: there are too many values, or an alias contains itself.
     """
     sizes: dict[int, int | None] = {}  # None while a node's parts are counted
 
@@ -67,7 +68,7 @@ def _check_size(root: yaml.Node) -> None:
         if id(node) in sizes:
             known = sizes[id(node)]
             if known is None:
-                seen = f"line {node.start_mark.line + 1} is a part of itself"
+                seen = f"the alias of line {node.start_mark.line + 1} contains itself"
                 raise DocumentError(seen, code="recursive_alias")
             return known
         sizes[id(node)] = None
@@ -75,7 +76,7 @@ def _check_size(root: yaml.Node) -> None:
         flat = [part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,))]
         whole = 1 + sum(map(size, flat))
         if whole > _MOST_VALUES:
-            seen = f"it has over {_MOST_VALUES:,} values, with aliases written out"
+            seen = f"it has over {_MOST_VALUES:,} values when its aliases are expanded"
             raise DocumentError(seen, code="too_many_values")
         sizes[id(node)] = whole
         return whole
@@ -84,10 +85,10 @@ def _check_size(root: yaml.Node) -> None:
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text.
+    """Return the value of a YAML text.
 
     Raises:
-        YAMLError: it is none, names a key twice, or has aliases that make much of little.
+        YAMLError: the text is not YAML, repeats a key, or has too many values.
     """
     try:
         return yaml.load(text, _Loader)
@@ -98,10 +99,10 @@ def parse_yaml(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The keys of a recipe file with their values.
+    """Return the keys of a recipe file with their values.
 
     Raises:
-        RecipeError: the file is missing, holds rows, is no YAML, names a key twice, or has no keys.
+        RecipeError: the file is missing, contains rows or no keys, or is not valid YAML.
     """
     path = expanded(path)
     if path.is_dir():
@@ -131,9 +132,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _values_in(path: Path) -> Any:
-    """
+    """Read and parse a file.
+
     Raises:
-        RecipeError: the file is missing, cannot be read, or is no YAML as `parse_yaml` has it.
+        RecipeError: the file is missing, cannot be read, or `parse_yaml` rejects it.
     """
     try:
         return parse_yaml(path.read_text(encoding="utf-8"))
@@ -151,20 +153,22 @@ def _values_in(path: Path) -> Any:
             f"{path} is not UTF-8", "save the file as UTF-8", code="not_utf8", path=str(path)
         ) from error
     except (OSError, yaml.YAMLError) as error:
-        what = cut(" ".join(str(error).split()), _LONGEST_REASON)
+        reason = cut(" ".join(str(error).split()), _LONGEST_REASON)
         other = "file_unreadable" if isinstance(error, OSError) else "not_yaml"
         raise RecipeError(
-            f"{path} is not valid YAML ({what})",
+            f"{path} is not valid YAML ({reason})",
             "correct the file",
             code=error.code if isinstance(error, DocumentError) else other,
             path=str(path),
-            reason=what,
+            reason=reason,
         ) from error
 
 
 def _is_rows(path: Path) -> bool:
-    """Whether an existing file holds rows, by its name or by an object on its first line with more
-    lines after it: an object alone may be a recipe, since JSON is YAML."""
+    """Whether an existing file contains rows, by its name or its first lines.
+
+    A JSON object on the first line has to be followed by more lines: alone it may be a recipe.
+    """
     endings = [ending.lower() for ending in path.suffixes[-2:]]
     packed = endings[-1:] and endings[-1] in (".gz", ".bz2", ".xz")
     if any(ending in _ROWS for ending in (endings[:1] if packed else endings[-1:])):
@@ -179,15 +183,17 @@ def _is_rows(path: Path) -> bool:
 
 
 def check_name(name: str, owner: str = "") -> None:
-    """Whether a folder of that name lies right inside `output`; `owner` says whose name it is.
+    """Check that a name is that of a folder directly inside `output`.
+
+    `owner` is the start of the message, such as the stage.
 
     Raises:
-        RecipeError: it would lie elsewhere, or could not be told from others on a screen.
+        RecipeError: the folder would be elsewhere, or the name is not printable.
     """
     if Path(name).name != name or not name.strip(".") or not name.isprintable():
         raise RecipeError(
-            f"{owner}name is {shown(name)}, which names no folder inside `output`",
-            "write it without slashes, and set output for another place",
+            f"{owner}name is {shown(name)}, which is not the name of a folder inside `output`",
+            "write it without slashes, and set output to choose another folder",
             code="bad_name",
             key="name",
             value=cut(name),
@@ -195,7 +201,7 @@ def check_name(name: str, owner: str = "") -> None:
 
 
 def place_files(values: Mapping[str, Any], place: Callable[[str], str]) -> None:
-    """Puts what `place` makes of it for every file in a recipe's nested values, in place."""
+    """Replace every file name in a recipe's nested values by the result of `place`, in place."""
     tasks = values.get("tasks")
     for part in _parts(values):
         for section in _sections(part.get("data"), part.get("replay")):
@@ -210,7 +216,7 @@ def place_files(values: Mapping[str, Any], place: Callable[[str], str]) -> None:
 
 
 def whole_files(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """A recipe's nested values as JSON has them; their relative paths begin in `folder`."""
+    """Return a recipe's nested values as JSON, with paths that are absolute, from `folder`."""
     whole: dict[str, Any] = json.loads(json.dumps(values))
 
     def place(path: str) -> str:
@@ -223,7 +229,7 @@ def whole_files(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def place_suite(name: Any, place: Callable[[str], str]) -> Any:
-    """A general suite whose file, if it is one, is where `place` says."""
+    """Return the name of a general suite, with `place` applied to its file if it has one."""
     if not isinstance(name, str) or not name.endswith((".jsonl", ".yaml", ".yml")):
         return name
     _, harness, file = name.rpartition(HARNESS)
@@ -232,7 +238,7 @@ def place_suite(name: Any, place: Callable[[str], str]) -> Any:
 
 
 def _parts(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The recipe and its stages."""
+    """Return the values of the recipe and of its stages."""
     stages = values.get("stages")
     return _sections(values, *(stages if isinstance(stages, list) else ()))
 

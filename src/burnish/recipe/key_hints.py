@@ -1,10 +1,10 @@
-"""Which key of ours an unknown one means: a misspelt one, or what other tools call it."""
+"""Suggests the recipe key for an unknown key: a misspelt key, or the name in another tool."""
 
 import difflib
 from collections.abc import Sequence
 
-# A last word or a whole key must be so like ours; no hint is better than a wrong one.
-_LIKE = 0.75
+# Least similarity of a suggested key: no hint is better than a wrong one.
+_SIMILARITY = 0.75
 
 _RATE = ("lr", "learning_rate", "learningrate", "learning_rate_multiplier", "peak_lr", "max_lr")
 _EPOCHS = ("epochs", "epoch", "n_epochs", "num_epochs", "num_train_epochs", "max_epochs")
@@ -46,7 +46,7 @@ _OURS: dict[str, tuple[str, ...]] = {
     "lora.loraplus_ratio": ("loraplus_ratio", "loraplus_lr_ratio", "lora_plus", "loraplus"),
     "sft.neftune_noise_alpha": ("neftune_noise_alpha", "neftune"),
     "model": ("model", "base_model", "model_name", "model_name_or_path", "model_id", "model_path"),
-    # What quantises the base is a method here.
+    # Quantization of the base model is a method here.
     "method": (
         *("load_in_4bit", "load_in_8bit", "quantization", "quantization_bit", "method"),
         *("finetuning_type", "peft_method", "adapter", "peft"),
@@ -84,11 +84,11 @@ _BY_NAME = {name: key for key, names in _OURS.items() for name in names}
 
 
 def meant_key(key: str, known: Sequence[str]) -> str | None:
-    """The key of ours that an unknown one means, whichever section it was written in.
+    """Return the recipe key that an unknown key most likely means; None if none is similar.
 
     Args:
-        key: dotted, as the user wrote it.
-        known: the dotted keys that may be.
+        key: the dotted key as the user wrote it, in any section.
+        known: the dotted keys of a recipe.
     """
     section, _, last = key.rpartition(".")
     ours = _BY_NAME.get(last.lower().replace("-", "_").strip("_"))
@@ -97,8 +97,8 @@ def meant_key(key: str, known: Sequence[str]) -> str | None:
     own = [one for one in known if one.rpartition(".")[0] == section]
     for among in (own, known):
         names = {one.rpartition(".")[2]: one for one in reversed(among)}
-        if near := difflib.get_close_matches(last, names, n=1, cutoff=_LIKE):
+        if near := difflib.get_close_matches(last, names, n=1, cutoff=_SIMILARITY):
             return names[near[0]]
-    if own:  # the section is right, so it may not make up for another word
+    if own:  # a correct section must not make a different key similar
         return None
-    return next(iter(difflib.get_close_matches(key, known, n=1, cutoff=_LIKE)), None)
+    return next(iter(difflib.get_close_matches(key, known, n=1, cutoff=_SIMILARITY)), None)

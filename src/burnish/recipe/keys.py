@@ -1,4 +1,4 @@
-"""Every key that a recipe may have, with its default and what it means."""
+"""All keys of a recipe, each with its default and its meaning."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from pydantic_core import to_jsonable_python
 
 from burnish.recipe.schema import Recipe
 
-# Sections by a name of the user's own.
+# Stands for a name that the user chooses.
 _NAMED = "NAME"
 
 
 @dataclass(frozen=True, slots=True)
 class RecipeKey:
-    """A dotted key; `default` is as JSON has it, and `required` says that there is none."""
+    """A dotted key; `default` is a JSON value, and None if the key is `required`."""
 
     key: str
     default: Any
@@ -25,7 +25,7 @@ class RecipeKey:
 
 
 def recipe_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[RecipeKey]:
-    """The keys in the order of the classes; those of each further task stand under `tasks.NAME`."""
+    """Return the keys in the order of the classes; those of a task are `tasks.NAME.KEY`."""
     for name, field in section.model_fields.items():
         key, kind = prefix + name, field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
@@ -39,10 +39,10 @@ def recipe_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> Iterator
 
 
 def _meaning(field: FieldInfo) -> str:
-    """The description, and the words that may be chosen."""
+    """Return the description and the choices."""
     words = [str(word) for word in field.examples or _choices(field.annotation)]
-    said = field.description or ""
-    return f"{said} ({', '.join(words)})" if words else said
+    description = field.description or ""
+    return f"{description} ({', '.join(words)})" if words else description
 
 
 def _choices(annotation: Any) -> list[Any]:

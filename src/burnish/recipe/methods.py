@@ -1,4 +1,4 @@
-"""The methods, which decide which weights learn: what each can do, and its settings."""
+"""The training methods, which determine the trained weights: their properties and settings."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -39,7 +39,7 @@ class Prefix(Section):
 
 
 class Bottleneck(Section):
-    """Small networks behind the layers' parts (Houlsby et al. 2019, arXiv 1902.00751)."""
+    """Small networks after attention and MLP (Houlsby et al. 2019, arXiv 1902.00751)."""
 
     size: int = Field(64, gt=0, description="width of the bottleneck")
     after: Literal["both", "mlp"] = Field(
@@ -50,20 +50,20 @@ class Bottleneck(Section):
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """What holds for every run of a method.
+    """The properties of a method.
 
     Args:
-        title: what a model card says of it, as the start of a sentence.
-        trains: all weights, the last layers, or an adapter beside frozen weights.
-        section: the recipe's section of its settings; None where it has none.
-        family: methods of one family go on with each other's adapter.
-        rate: learning rate as a multiple of the one for all weights.
-        encoder_share: share of that rate for an encoder.
-        four_bit: the base model is loaded in 4 bits.
-        carries_head: a fresh head can learn along with it.
-        changes_weights: its adapter is a change of weights, so it can be merged into them, and a
-            new one can be stacked on it.
-        peft_reads: PEFT opens its adapter.
+        title: its name in model cards, as the start of a sentence.
+        trains: the trained weights: all, the last layers, or an adapter.
+        section: the recipe's section with its settings; None if it has none.
+        family: methods of one family can continue training each other's adapters.
+        rate: learning rate as a multiple of that for full fine-tuning.
+        encoder_share: share of this rate for an encoder.
+        four_bit: whether the base model is loaded in 4 bits.
+        carries_head: whether a newly initialised head can be trained along with it.
+        changes_weights: whether its adapter is a change of the weights, which can be merged into
+            them, and on which a new adapter can be stacked.
+        peft_reads: whether PEFT can load its adapter.
     """
 
     title: str
@@ -79,33 +79,33 @@ class Method:
 
     @property
     def is_adapter(self) -> bool:
-        """Whether a run keeps an adapter and not a whole model."""
+        """Whether a run saves an adapter instead of a complete model."""
         return self.trains == "adapter"
 
     @property
     def merges_exactly(self) -> bool:
-        """Whether plain weights can say the same: 4-bit weights would round what is merged."""
+        """Whether merging does not change the outputs; 4-bit weights would be rounded."""
         return self.is_adapter and self.changes_weights and not self.four_bit
 
     @property
     def is_lora(self) -> bool:
-        """Whether the adapter is LoRA, on whatever weights."""
+        """Whether the adapter is a LoRA adapter, on unquantized or 4-bit weights."""
         return self.family == "lora"
 
 
-# The rates are multiples of the full rate, from the rate that their source used at its model's
-# hidden size, which `training.schedule` carries to others:
+# The rates are multiples of the rate for full fine-tuning. They come from the rate in a source at
+# its model's hidden size; `training.schedule` adapts them to other sizes:
 #   IA3: 3e-3 for T0-3B, hidden size 2048 (Liu et al. 2022, arXiv 2205.05638);
 #   bottleneck: 3e-4 for LLaMA-7B, hidden size 4096 (Hu et al. 2023, arXiv 2304.01933), where
-#     LoRA's rate is the same, and is 2.9e-4 by the rule;
-#   prefix: 1e-2 for T5-large, hidden size 1024 (PEFT's guide to prefix tuning); learnt directly,
-#     so far above the rates of Li and Liang 2021, who learn it through a network.
-# Encoders take half, since the screen may double it. Measured with LoRA on all-minilm-l6-v2 and a
-# head ten times as fast: banking77, 20 rows a label and 3 epochs, validation accuracy 71.4 % at
-# 6e-4, 83.4 % at 1.2e-3, 87.0 % at 2.4e-3; WNUT-17, validation loss after one epoch of two 0.225
-# at 6e-4, 0.211 at 1.8e-3, where a head as slow as the adapter had tagged every word alike.
-# Weights that learn themselves take a sixth, 1.8e-5 at BERT's size: it was tuned at 2e-5 to 5e-5
-# (Devlin et al. 2019, arXiv 1810.04805, A.3).
+#     LoRA's rate is the same, and 2.9e-4 by the rule;
+#   prefix: 1e-2 for T5-large, hidden size 1024 (PEFT's guide to prefix tuning); trained directly,
+#     so far above the rates of Li and Liang 2021, who train it through a network.
+# Encoders get half, since the learning rate test may double it. Measured with LoRA on
+# all-minilm-l6-v2 and ten times the rate for the head: banking77, 20 rows per label and 3 epochs,
+# validation accuracy 71.4% at 6e-4, 83.4% at 1.2e-3, 87.0% at 2.4e-3; WNUT-17, validation loss
+# after one of two epochs 0.225 at 6e-4, 0.211 at 1.8e-3, where with the adapter's rate for the head
+# every word got the same tag. Full fine-tuning of encoders gets a sixth, 1.8e-5 at BERT's size,
+# which was tuned at 2e-5 to 5e-5 (Devlin et al. 2019, arXiv 1810.04805, A.3).
 METHODS: dict[str, Method] = {
     "full": Method(
         title="full fine-tuning",

@@ -1,4 +1,4 @@
-"""What a recipe says of its model beside its name: the section `model_settings`."""
+"""The recipe's section `model_settings`: settings of the model besides its name."""
 
 from pydantic import Field, StrictInt, StrictStr, field_validator
 
@@ -6,7 +6,7 @@ from burnish.recipe.section import Section
 
 
 class ModelSettings(Section):
-    """What the model's own files leave out."""
+    """Settings that the model's own files lack."""
 
     stop_tokens: tuple[StrictInt | StrictStr, ...] = Field(
         (), description="further tokens (texts or ids) that end an answer"

@@ -1,4 +1,4 @@
-"""Settings of each objective, and the facts about it that are known without a model."""
+"""The settings of each objective, and the properties that are known without a model."""
 
 from dataclasses import dataclass
 from importlib import import_module
@@ -10,20 +10,20 @@ from burnish.recipe.paths import expanded
 from burnish.recipe.section import ClassWeights, Section
 
 _WEIGHTS = "weights of the classes in the loss: none, balanced, or a mapping of label to weight"
-# Objectives that compare answers move far with small steps. TRL 1.16 takes 1/20 of SFT's rate for
-# them; here at 1/10, since at the full rate the policy of recipes/courteous-replies wrote nonsense
-# that its reward model liked.
+# Objectives that compare answers change the model a lot in small steps. TRL 1.16 uses 1/20 of SFT's
+# rate for them; 1/10 is used here. At the full rate the policy of recipes/courteous-replies
+# generated nonsense that its reward model scored high.
 _COMPARING = 0.1
-# Its modules register further objectives as they are imported.
+# Importing its modules registers further objectives.
 _IMPLEMENTATIONS = "burnish.training.objectives"
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A head on the model, in place of its vocabulary: such a model writes no text.
+    """A head that replaces the model's vocabulary projection, so that it does not generate text.
 
-    `kind` names what it gives, `auto_class` the class that opens it in transformers, `pipeline`
-    the task that the Hugging Face Hub has for it.
+    `kind` is the kind of output, `auto_class` the transformers class that loads the model, and
+    `pipeline` its task on the Hugging Face Hub.
     """
 
     kind: Literal["classify", "tag", "reward"]
@@ -34,15 +34,15 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class RowUse:
-    """Which rows an objective learns from.
+    """The rows that an objective trains on.
 
     Args:
-        documents: plain texts are documents, and lack nothing.
-        grading_fields: every column of a row reaches the reward.
-        checks_itself: the objective's own `check` says what rows of a file lack.
-        disliked: answers that people disliked teach something; otherwise they are left out.
-        replies: it learns all replies of a conversation, one answer to a prompt. So a rejected
-            answer is not learnt from, and replayed conversations may be mixed in as rows.
+        documents: whether plain texts are complete rows.
+        grading_fields: whether the reward gets every column of a row.
+        checks_itself: whether the objective's `check` reports missing fields.
+        disliked: whether disliked answers are trained on; otherwise they are left out.
+        replies: whether the replies of a conversation are trained on. Then rejected answers are
+            left out, and replayed conversations may be added as rows.
     """
 
     documents: bool = False
@@ -53,23 +53,23 @@ class RowUse:
 
 
 class ObjectiveSettings(Section):
-    """Keys that the recipe's section of an objective has, and what holds for every run of it.
+    """The keys of the recipe's section of an objective, and its properties as class variables.
 
-    A subclass is registered under its `name`. What a subclass does not say is the cautious answer.
+    A subclass is registered under its `name`. The default of each property is the cautious one.
     """
 
-    # None where the model goes on writing text.
+    # None if the model still generates text.
     head: ClassVar[Head | None] = None
     rows: ClassVar[RowUse] = RowUse()
-    # Its rows are known before training, so a KL penalty on replayed conversations can be added.
+    # Whether a KL penalty on replayed conversations can be added: rows are known before training.
     can_anchor: ClassVar[bool] = False
-    # The loss of a batch is one pass through the layers, so weights may be sharded (FSDP).
+    # Whether weights may be sharded (FSDP): the loss of a batch is one pass through the layers.
     can_shard: ClassVar[bool] = False
-    # No key of its section changes how the validation loss is computed.
+    # Whether no key of its section changes the validation loss.
     validates_plainly: ClassVar[bool] = False
     # The automatic learning rate as a share of the one for supervised fine-tuning.
     learning_rate_share: ClassVar[float] = 1.0
-    # Scorers where the recipe names none; None takes those that fit the rows.
+    # Scorers if the recipe names none; None chooses them by the rows.
     scorers: ClassVar[tuple[str, ...] | None] = None
 
     def __init_subclass__(cls, *, name: str | None = None, **kwargs: Any) -> None:
@@ -84,7 +84,7 @@ class ObjectiveSettings(Section):
 
     @property
     def measured_reward(self) -> tuple[str, int] | None:
-        """The reward that answers to test rows are measured by, and their longest, in tokens."""
+        """The reward that measures answers to test rows, and their maximum length in tokens."""
         return None
 
 
@@ -92,9 +92,9 @@ SETTINGS: dict[str, type[ObjectiveSettings]] = {}
 
 
 def find_settings(name: str) -> type[ObjectiveSettings] | None:
-    """The settings of an objective by its name; None where there is no such objective.
+    """Return the settings class of an objective; None if there is no such objective.
 
-    One that is not built in has its settings from its implementation, which imports torch.
+    The settings of an objective that is not built in come from its module, which imports torch.
     """
     if name not in SETTINGS:
         import_module(_IMPLEMENTATIONS)
@@ -102,20 +102,20 @@ def find_settings(name: str) -> type[ObjectiveSettings] | None:
 
 
 def settings_of_class(name: str, members: dict[str, Any], annotations: dict[str, Any]) -> None:
-    """Registers settings made of a class's own fields with defaults, and of its facts.
+    """Register settings created from a class's fields with defaults, and from its class variables.
 
     Args:
-        name: the objective's, if it brings no settings.
+        name: the name of the objective; nothing is done if it has settings.
         members: names and values in the class's body.
         annotations: types of its fields.
     """
     if name in SETTINGS:
         return
     fields = {key: (kind, members[key]) for key, kind in annotations.items() if key in members}
-    made: Any = create_model(f"{name}Settings", __base__=ObjectiveSettings, **fields)  # type: ignore[call-overload]
-    for fact in ObjectiveSettings.__class_vars__ & set(members):
-        setattr(made, fact, members[fact])
-    SETTINGS[name] = made
+    settings: Any = create_model(f"{name}Settings", __base__=ObjectiveSettings, **fields)  # type: ignore[call-overload]
+    for variable in ObjectiveSettings.__class_vars__ & set(members):
+        setattr(settings, variable, members[variable])
+    SETTINGS[name] = settings
 
 
 class Sft(ObjectiveSettings, name="sft"):
@@ -143,7 +143,7 @@ class Lm(ObjectiveSettings, name="lm"):
 
 
 class Dpo(ObjectiveSettings, name="dpo"):
-    """Preference pairs (Rafailov et al. 2023, arXiv 2305.18290) and the relatives."""
+    """DPO (Rafailov et al. 2023, arXiv 2305.18290) and its variants, on preference pairs."""
 
     can_anchor = True
     can_shard = True
@@ -162,7 +162,7 @@ class Dpo(ObjectiveSettings, name="dpo"):
 
 
 class Kto(ObjectiveSettings, name="kto"):
-    """Answers judged alone (Ethayarajh et al. 2024, arXiv 2402.01306)."""
+    """KTO on liked and disliked answers (Ethayarajh et al. 2024, arXiv 2402.01306)."""
 
     rows = RowUse(disliked=True)
     can_anchor = True
@@ -176,7 +176,7 @@ class Kto(ObjectiveSettings, name="kto"):
 
 
 class Grpo(ObjectiveSettings, name="grpo"):
-    """Sampled answers, rewarded against their own group (Shao et al. 2024, arXiv 2402.03300)."""
+    """GRPO on sampled answers (Shao et al. 2024, arXiv 2402.03300)."""
 
     rows = RowUse(grading_fields=True)
     learning_rate_share = _COMPARING
@@ -209,7 +209,7 @@ class Grpo(ObjectiveSettings, name="grpo"):
 
 
 class Distill(ObjectiveSettings, name="distill"):
-    """A teacher's distribution, token by token."""
+    """Distillation from a teacher's distribution, token by token."""
 
     teacher: str | None = Field(
         None, description="teacher model or URL of a server; null is the base model itself"
@@ -229,7 +229,7 @@ class Distill(ObjectiveSettings, name="distill"):
 
 
 class Classify(ObjectiveSettings, name="classify"):
-    """A label for each text."""
+    """Classification: a label for each text."""
 
     head = Head(
         "classify",
@@ -242,7 +242,7 @@ class Classify(ObjectiveSettings, name="classify"):
 
 
 class Tag(ObjectiveSettings, name="tag"):
-    """An IOB2 tag for each word."""
+    """Tagging: an IOB2 tag for each word."""
 
     head = Head(
         "tag", auto_class="AutoModelForTokenClassification", pipeline="token-classification"
@@ -254,6 +254,6 @@ class Tag(ObjectiveSettings, name="tag"):
 
 
 class Reward(ObjectiveSettings, name="reward"):
-    """A number for each answer, learnt from pairs (Ouyang et al. 2022, arXiv 2203.02155)."""
+    """A reward model, trained on preference pairs (Ouyang et al. 2022, arXiv 2203.02155)."""
 
     head = Head("reward", reads_conversations=True)

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, all of it at once: each problem is a key, a code and a sentence."""
+"""Turns all problems of a recipe into one error; a problem is a key, a code and a sentence."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -10,9 +10,9 @@ from pydantic_core import ErrorDetails
 from burnish.errors import RecipeError, cut, shown
 from burnish.recipe.key_hints import meant_key
 
-# How pydantic names one of several types that a value may have.
+# Pydantic's names for one of several types that a value may have.
 _TYPE = re.compile(r"(constrained-)?(int|float)|literal\[.*\]")
-# Whoever writes a recipe knows no Python types: what is expected, in a word and in a sentence.
+# The expected type in a word and in a sentence, without the names of Python types.
 _KEYS = ("keys", "input should be keys with values, as in {key: value}")
 _NUMBER = ("number", "input should be a number")
 _WHOLE_NUMBER = ("whole number", "input should be a whole number")
@@ -32,7 +32,7 @@ _IN_YAML = {
     "bool_type": _TRUTH,
     "bool_parsing": _TRUTH,
 }
-# Types of pydantic's, and of our validators, that are no matter of the value's own type.
+# Codes by error type, of pydantic and of our validators; for any other type `wrong_type`.
 _CODES = {
     "extra_forbidden": "unknown_key",
     "missing": "missing_key",
@@ -48,7 +48,7 @@ _CODES = {
     "name": "bad_name",
     "address": "not_a_path",
 }
-# Pydantic's type of a problem whose context has `problems`, one a key that it speaks of.
+# The error type of a validator that reports several problems, in `problems` of its context.
 SEVERAL = "several"
 _LONGEST_NUMBER = 1e15
 _LONGEST_TEXT = 200
@@ -56,7 +56,7 @@ _LONGEST_TEXT = 200
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One of them; `message` is a sentence without its end, `fields` has the values it names."""
+    """One problem; `message` is a sentence without a full stop, `fields` has the values in it."""
 
     key: str
     code: str
@@ -73,32 +73,32 @@ class Problem:
 
 
 def problems_of(errors: Iterable[ErrorDetails], known: Sequence[str]) -> list[Problem]:
-    """What pydantic saw, one a key, though a value of several types has a problem with each.
+    """Return one problem per key; pydantic reports one for each type that a value may have.
 
     Args:
-        errors: of a validation.
+        errors: the errors of a validation.
         known: the dotted keys that a recipe may have.
     """
-    found: dict[str, Problem] = {}
+    problems: dict[str, Problem] = {}
     for error in errors:
         loc = [str(part) for part in error["loc"] if not str(part).startswith("dict[")]
         key = ".".join(loc[:-1] if _TYPE.fullmatch(loc[-1]) else loc) if loc else ""
         if error["type"] == SEVERAL:
-            found |= {problem.key: problem for problem in error["ctx"]["problems"]}
-        elif (first := found.get(key)) is not None:
+            problems |= {problem.key: problem for problem in error["ctx"]["problems"]}
+        elif (first := problems.get(key)) is not None:
             message = f"{first.message}, or {_expected(error)}"
-            found[key] = Problem(key, first.code, message, first.fields)
+            problems[key] = Problem(key, first.code, message, first.fields)
         else:
-            found[key] = _problem(key, error, known)
-    return list(found.values())
+            problems[key] = _problem(key, error, known)
+    return list(problems.values())
 
 
 def recipe_error(
     problems: Sequence[Problem], opening: str, remedy: str = "correct it"
 ) -> RecipeError:
-    """The error that has them all in its field `problems`.
+    """Return one error with all problems in its field `problems`.
 
-    Its code is that of the problem where there is one, whose key and values are fields, too.
+    A single problem also gives the error its code, and its key and values as fields.
     """
     seen = f"{opening}: " + "; ".join(dict.fromkeys(problem.message for problem in problems))
     rows = [problem.to_row() for problem in problems]
@@ -109,7 +109,7 @@ def recipe_error(
 
 
 def problems_in(error: RecipeError) -> list[Problem]:
-    """The problems of an error; it is its only one where it speaks of a single mistake."""
+    """Return the problems in an error; an error without the field `problems` is one problem."""
     rows = error.fields.get("problems")
     if rows is not None:
         return [Problem.from_row(row) for row in rows]
@@ -118,14 +118,14 @@ def problems_in(error: RecipeError) -> list[Problem]:
 
 
 def unknown_key(key: str, known: Sequence[str], seen: str = "unknown key ") -> Problem:
-    """That there is no such key, with the one that is likely meant."""
+    """Return the problem of an unknown key, with the key that is most likely meant."""
     near = meant_key(key, known)
     hint = f" (did you mean {near}?)" if near else ""
     return Problem(cut(key), "unknown_key", f"{seen}{cut(key)}{hint}", {"closest": near})
 
 
 def quotable(value: Any) -> Any:
-    """A value as a field of an error has it: JSON can hold it, and it is short."""
+    """Return a value for a field of an error: a short JSON value, or the value as text."""
     if isinstance(value, str) and len(value) <= _LONGEST_TEXT:
         return value
     if value is None or isinstance(value, bool):
@@ -149,6 +149,6 @@ def _problem(key: str, error: ErrorDetails, known: Sequence[str]) -> Problem:
 
 
 def _expected(error: ErrorDetails) -> str:
-    """The second half of its sentence."""
+    """Return the second half of the problem's sentence."""
     _, sentence = _IN_YAML.get(error["type"], ("", error["msg"]))
     return sentence[0].lower() + sentence[1:]

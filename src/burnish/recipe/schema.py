@@ -1,7 +1,7 @@
-"""The recipe: frozen and strict; every value knows where it came from.
+"""The recipe of a run: immutable, strictly validated, with the origin of every value.
 
-A recipe names a model, data, a method, an objective, what is measured and what may be forgotten.
-Unknown keys, wrong types and impossible values are all reported at once, with a spelling hint.
+A recipe sets the model, data, method, objective, evaluation and forgetting budgets. All unknown
+keys, wrong types and impossible values are reported at once, with hints for misspelt keys.
 """
 
 import functools
@@ -61,12 +61,12 @@ _NOT_FOR_HEADS = {
     "data.system": "leave it out, a head reads the text alone",
     "model_settings.stop_tokens": "leave it out",
 }
-# A name in them may itself hold a full stop.
+# Keys with names chosen by the user, which may contain full stops.
 _WHOLE = ("budget.suites", "classify.weights", "tag.weights", "tasks")
 
 
 class Sweep(Section):
-    """What `burnish sweep` searches; an empty space is learning rate, rank and epochs."""
+    """The search space of `burnish sweep`; by default learning rate, rank and epochs."""
 
     space: dict[str, list[Any]] = Field(
         default_factory=dict,
@@ -85,7 +85,7 @@ class Sweep(Section):
 
 
 class Recipe(Section):
-    """One run, resolved. `origins` maps each dotted key to where its value came from."""
+    """All settings of one run."""
 
     name: str = Field(
         "run",
@@ -159,7 +159,7 @@ class Recipe(Section):
     @field_validator("tasks")
     @classmethod
     def _names(cls, tasks: dict[str, Task]) -> dict[str, Task]:
-        """A task's name is that of its folder, and stands beside those of the splits."""
+        """Check that a task's name can be a folder name, next to those of the splits."""
         for name in tasks:
             if not name.replace("-", "").isidentifier() or name in _SPLITS:
                 raise PydanticCustomError(
@@ -169,43 +169,43 @@ class Recipe(Section):
 
     @property
     def origins(self) -> dict[str, Origin]:
-        """Where the value of each dotted key came from."""
+        """The origin of the value of each dotted key."""
         return dict(self._origins)
 
     @property
     def objective_settings(self) -> ObjectiveSettings:
-        """The objective's own section, and what holds for every run of that objective."""
+        """The objective's section, with the properties of the objective."""
         settings: ObjectiveSettings = getattr(self, self.objective)
         return settings
 
     @property
     def method_traits(self) -> Method:
-        """What the method can do."""
+        """The properties of the method."""
         return METHODS[self.method]
 
 
 def _recipe_class(objective: Any) -> type[Recipe]:
-    """The recipe, with a section for the named objective where that is not a built-in one."""
+    """Return the class of recipes, with a section for an objective that is not built in."""
     settings = find_settings(objective) if isinstance(objective, str) else None
     if settings is None or objective in Recipe.model_fields:
         return Recipe
     return _with_section(objective, settings)
 
 
-@functools.cache  # recipes of one objective are of one class, so they compare
+@functools.cache  # recipes with the same objective need the same class to be comparable
 def _with_section(name: str, settings: type[ObjectiveSettings]) -> type[Recipe]:
     section: Any = (settings, Field(default_factory=settings))
     return create_model("Recipe", __base__=Recipe, **{name: section})
 
 
 def load_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """Reads a YAML recipe; `overrides` is nested or dotted and wins.
+    """Read a YAML recipe; `overrides`, nested or dotted, replace its values.
 
-    Relative paths of data and suites are taken from the recipe's folder, so that a recipe runs from
-    anywhere; those of runs, such as `output` and `init_from`, from the current one.
+    Relative paths of data and suites start at the recipe's folder, so that a recipe can be used
+    from anywhere. Those of runs, such as `output` and `init_from`, start at the current folder.
 
     Raises:
-        RecipeError: the file is missing or no YAML, or any key or value is wrong or comes twice.
+        RecipeError: the file is missing or not YAML, or a key or value is wrong.
     """
     path = expanded(path)
     written = read_yaml(path)
@@ -219,10 +219,10 @@ def load_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None) ->
 
 
 def recipe_of_rows(train: Path | str, overrides: Mapping[str, Any]) -> Recipe:
-    """The recipe that names a file of rows and nothing else but `overrides`, nested or dotted.
+    """Create a recipe from a file of rows and `overrides`, nested or dotted.
 
     Raises:
-        RecipeError: any key or value is wrong.
+        RecipeError: a key or value is wrong.
     """
     values = {"data.train": str(train)} | _flatten(overrides)
     return build_recipe(nested(values), recipe_keys=set(), command_keys=set(values))
@@ -231,7 +231,11 @@ def recipe_of_rows(train: Path | str, overrides: Mapping[str, Any]) -> Recipe:
 def build_recipe(
     values: Mapping[str, Any], *, recipe_keys: set[str], command_keys: set[str]
 ) -> Recipe:
-    """Validates nested values; every problem is in the one error that is raised."""
+    """Validate nested values and set their origins.
+
+    Raises:
+        RecipeError: a key or value is wrong; the error contains all problems.
+    """
     objective = values.get("objective")
     kind = _recipe_class(objective)
     settings = SETTINGS.get(objective) if isinstance(objective, str) else None
@@ -254,73 +258,73 @@ def build_recipe(
 
 
 def _for_head(values: Mapping[str, Any], head: Head) -> Mapping[str, Any]:
-    """What follows from a head; texts to label are short, so more of them go together.
+    """Change the defaults for a model with a head; texts to label are short, so batches are larger.
 
     Raises:
-        RecipeError: the recipe asks for what a head cannot do.
+        RecipeError: the recipe sets a key that needs generated text.
     """
-    given = _flatten(values)
+    flat = _flatten(values)
     if head.reads_conversations:
-        return nested({"evaluate.general": None} | given)
+        return nested({"evaluate.general": None} | flat)
     for key, remedy in _NOT_FOR_HEADS.items():
-        if given.get(key) is not None:
+        if flat.get(key) is not None:
             raise RecipeError(
-                f"{key} is {shown(given[key])}, but objective {values['objective']} writes no text",
+                f"{key} is {shown(flat[key])}, but a model of objective {values['objective']} does "
+                "not generate text",
                 remedy,
                 code="not_for_head",
                 key=key,
-                value=quotable(given[key]),
+                value=quotable(flat[key]),
                 objective=values["objective"],
             )
-    return nested({"evaluate.general": None, "training.batch_size": 32} | given)
+    return nested({"evaluate.general": None, "training.batch_size": 32} | flat)
 
 
 def restore_recipe(values: Mapping[str, Any], origins: Mapping[str, Origin]) -> Recipe:
-    """The recipe of a run from its manifest, each value with the origin that it had."""
+    """Restore the recipe of a run from its manifest, with the saved origins."""
     recipe = _recipe_class(values.get("objective")).model_validate(values)
     recipe._origins.update(origins)
     return recipe
 
 
 def changed_recipe(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    """The recipe with other values, nested or dotted; the origin of those is `derived`.
+    """Return the recipe with other values, nested or dotted, whose origin is `derived`.
 
     Raises:
-        RecipeError: a new value is impossible.
+        RecipeError: a new value is wrong.
     """
     changes = _flatten(changes)
     values = nested({**dict(flat_values(recipe)), **changes})
     if changes.get("objective", recipe.objective) != recipe.objective not in Recipe.model_fields:
-        del values[recipe.objective]  # a section that only this objective has
+        del values[recipe.objective]  # only recipes with this objective have this section
     built = build_recipe(values, recipe_keys=set(), command_keys=set())
     derived: dict[str, Origin] = dict.fromkeys(changes, "derived")
     return restore_recipe(built.model_dump(mode="json"), recipe.origins | derived)
 
 
 def resolve_recipe(recipe: Path | str | Recipe, overrides: Mapping[str, Any]) -> Recipe:
-    """Loads a recipe file, or takes a loaded recipe, and applies `overrides` to it."""
+    """Load a recipe file unless it is loaded already, and apply `overrides`."""
     if not isinstance(recipe, Recipe):
         return load_recipe(recipe, overrides)
     return changed_recipe(recipe, overrides) if overrides else recipe
 
 
 def flat_values(recipe: Recipe, folder: Path | None = None) -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values in the order of the classes, for `--explain` and the manifest.
+    """Return dotted keys and values in the order of the classes.
 
-    With a `folder` relative paths are taken from there, and all are whole.
+    With a `folder`, relative paths are made absolute from there.
     """
     values = recipe.model_dump(mode="json")
-    whole = whole_files(values, folder) if folder else values
-    yield from _flatten(whole, empty=True).items()
+    yield from _flatten(whole_files(values, folder) if folder else values, empty=True).items()
 
 
 def explain(recipe: Recipe) -> list[tuple[str, Any, Origin]]:
-    """Each dotted key with its value and where it came from."""
+    """Return each dotted key with its value and its origin."""
     return [(key, value, recipe.origins[key]) for key, value in flat_values(recipe)]
 
 
 def known_keys() -> list[str]:
-    """Every dotted key a recipe may have, those of all registered objectives among them."""
+    """Return every dotted key of a recipe, including those of all registered objectives."""
     added = (name for name in SETTINGS if name not in Recipe.model_fields)
     further = (key for name in added for key in (name, *_keys_of(SETTINGS[name], f"{name}.")))
     return [*_keys_of(Recipe), *further]
@@ -352,15 +356,15 @@ def _flatten(values: Mapping[str, Any], prefix: str = "", empty: bool = False) -
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys as a recipe's file has them."""
-    whole: dict[str, Any] = {}
+    """Turn dotted keys into nested sections, as in a recipe file."""
+    root: dict[str, Any] = {}
     for key, value in flat.items():
         *parents, last = key.split(".")
-        place = whole
+        section = root
         for parent in parents:
-            inner = place.setdefault(parent, {})
+            inner = section.setdefault(parent, {})
             if not isinstance(inner, dict):
-                inner = place[parent] = {}
-            place = inner
-        place[last] = value
-    return whole
+                inner = section[parent] = {}
+            section = inner
+        section[last] = value
+    return root

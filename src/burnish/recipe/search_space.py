@@ -1,4 +1,4 @@
-"""The values that a hyperparameter search may try: the recipe's `sweep.space`."""
+"""The search space of hyperparameters: the recipe's `sweep.space`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from burnish.recipe.problems import Problem, quotable, unknown_key
 
 
 def numbers(values: Any) -> Any:
-    """The values of a key, with numbers read that YAML takes for words: 1e-4 has no point."""
+    """Return the values of a key, converting numbers that YAML reads as text, such as 1e-4."""
     if not isinstance(values, list | tuple):
         return values
     return [_number(value) if isinstance(value, str) else value for value in values]
@@ -22,7 +22,7 @@ def _number(word: str) -> float | str:
 
 
 def space_problems(space: Mapping[str, Any], known: Sequence[str]) -> list[Problem]:
-    """What is wrong with a search space, by its keys; `known` are the keys of a recipe."""
+    """Return the problems of a search space; `known` are the keys of a recipe."""
     leaves = [key for key in known if not any(other.startswith(f"{key}.") for other in known)]
     problems = []
     for key, values in space.items():
@@ -33,14 +33,14 @@ def space_problems(space: Mapping[str, Any], known: Sequence[str]) -> list[Probl
             seen = f"{where} is {shown(values)}, but it should be [low, high] or a list of values"
             problems.append(Problem(where, "space_not_list", seen, fields))
         elif not all(isinstance(value, bool | int | float | str) for value in values):
-            seen = f"{where} may list numbers, words and true or false only"
+            seen = f"{where} may only contain numbers, text, true and false"
             problems.append(Problem(where, "space_value_type", seen, fields))
         elif is_range(values) and values[0] >= values[1]:
-            seen = f"{where} begins at {values[0]} and ends at {values[1]}"
+            seen = f"{where} starts at {values[0]}, which is not below its end {values[1]}"
             problems.append(Problem(where, "range_reversed", seen, fields))
     return problems
 
 
 def is_range(values: Sequence[Any]) -> bool:
-    """Whether the values of a search space are its two ends: two numbers are, a list is not."""
+    """Whether the values of a key are the ends of a range: two numbers are, other lists are not."""
     return len(values) == 2 and all(type(value) in (int, float) for value in values)

@@ -1,4 +1,4 @@
-"""What every section of a recipe is made of."""
+"""The base class of all sections of a recipe."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -13,20 +13,20 @@ ClassWeights = Literal["none", "balanced"] | dict[str, Annotated[float, Field(gt
 
 
 class Section(BaseModel):
-    """Frozen; an unknown key is an error, and so is yes or no where a number is wanted."""
+    """Immutable; unknown keys are errors, and so are true and false for a number."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
     def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
-        """YAML reads `yes`, `no`, `on` and `off` as truth values, and Python counts with them.
+        """Reject booleans for other types, reject URLs for paths, and expand `~` in paths.
 
-        In paths `~` is expanded, and an address is no path.
+        YAML reads `yes`, `no`, `on` and `off` as booleans, which Python accepts as numbers.
         """
         field = cls.model_fields[str(info.field_name)]
         if isinstance(value, bool) and not _may_be(bool, field.annotation):
-            raise PydanticCustomError("truth", "input should be no truth value")
+            raise PydanticCustomError("truth", "input should not be true or false")
         if isinstance(value, str) and _may_be(Path, field.annotation):
             if is_url(value):
                 raise PydanticCustomError("address", "input should be a path: " + DOWNLOAD)

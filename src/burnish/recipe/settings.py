@@ -1,4 +1,4 @@
-"""A recipe's value as the command line writes it: text for a key that holds text, else YAML."""
+"""Reads a value from `--set key=text`: plain text for a key with text, YAML for any other."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +14,9 @@ _NULL = ("null", "~", "")
 
 
 def read_setting(section: type[BaseModel], key: str, text: str) -> Any:
-    """What `key=text` sets. A key that holds text takes it unchanged: `a: b`, `yes`, `1e3`, `[a]`.
+    """Return the value of `key=text`; for a key with text it is unchanged: `a: b`, `yes`, `1e3`.
 
-    Quotes around all of it are YAML's, and `null` is nothing where the key may be nothing.
+    Quotes around the whole text are YAML's, and `null` is None if the key may be None.
     """
     kinds = _kinds(section, key.split("."))
     if kinds and NoneType in kinds and text.strip() in _NULL:
@@ -25,26 +25,26 @@ def read_setting(section: type[BaseModel], key: str, text: str) -> Any:
         return text
     try:
         return parse_yaml(text)
-    except yaml.YAMLError:  # the recipe says what the value should be
+    except yaml.YAMLError:  # the validation of the recipe reports the expected type
         return text
 
 
 def _kinds(annotation: Any, names: Sequence[str]) -> set[Any]:
-    """The types that the value at `names` may have; empty where the recipe has no such key."""
+    """Return the types that the value at `names` may have; empty if there is no such key."""
     if not names:
         return _members(annotation)
-    found: set[Any] = set()
+    kinds: set[Any] = set()
     for kind in _members(annotation):
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             field = kind.model_fields.get(names[0])
-            found |= _kinds(field.annotation, names[1:]) if field else set()
+            kinds |= _kinds(field.annotation, names[1:]) if field else set()
         elif get_origin(kind) is dict:
-            found |= _kinds(get_args(kind)[1], names[1:])
-    return found
+            kinds |= _kinds(get_args(kind)[1], names[1:])
+    return kinds
 
 
 def _members(annotation: Any) -> set[Any]:
-    """A union's types, each literal as its value's type."""
+    """Return the types in a union; a literal counts as the type of its value."""
     if get_origin(annotation) is Literal:
         return {type(value) for value in get_args(annotation)}
     if get_origin(annotation) in (dict, tuple, list) or isinstance(annotation, type):

@@ -1,4 +1,4 @@
-"""How the weights move: the recipe's section `training`."""
+"""The recipe's section `training`."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""Files and folders that are whole under their name or absent, whenever a process or power ends."""
+"""Atomic writing: after a kill or a power cut, a file or folder is complete or absent."""
 
 import json
 import os
@@ -11,10 +11,10 @@ from typing import Any
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """A hidden name next to `path` to write to; at the end of the block the file replaces `path`.
+    """Yield a hidden name next to `path`; after the `with` block this file replaces `path`.
 
-    Where the block fails, what was written is deleted and `path` stays as it was. Processes that
-    write the same file at the same time do so under names of their own.
+    If the block fails, the file is deleted and `path` is unchanged. Processes that write the same
+    file at the same time use different hidden names.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -30,10 +30,10 @@ def new_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """An empty hidden folder next to `path`, which at the end of the block replaces `path`.
+    """Yield an empty hidden folder next to `path`; after the `with` block it replaces `path`.
 
-    Where the block fails, the folder is deleted and `path` stays as it was. What a process that was
-    killed left there is deleted by the next one.
+    If the block fails, the folder is deleted and `path` is unchanged. The next process deletes the
+    folder of a killed one.
     """
     temporary = path.with_name(f".{path.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -46,21 +46,21 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes JSON Lines atomically, one row in memory at a time."""
+    """Write JSON Lines atomically, with one row in memory at a time."""
     with new_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Writes the whole file or nothing."""
+    """Write a text file atomically."""
     with new_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def replace_directory(new: Path, target: Path) -> None:
-    """Puts a finished folder in place of another; under that name it is whole or absent."""
+    """Replace a folder by a finished one; under its name it is complete or absent at any time."""
     for path in new.rglob("*"):
-        if path.is_file():  # or a power cut could leave the name and lose the numbers
+        if path.is_file():  # after a power cut, a file that was not synced could be empty
             _sync(path)
     old = _set_aside(target)
     new.replace(target)
@@ -68,12 +68,12 @@ def replace_directory(new: Path, target: Path) -> None:
 
 
 def remove_directory(path: Path) -> None:
-    """Removes a folder, which under that name is whole or gone even after a kill."""
+    """Delete a folder; under its name it is complete or absent at any time."""
     shutil.rmtree(_set_aside(path), ignore_errors=True)
 
 
 def _set_aside(path: Path) -> Path:
-    """Renames a folder, if it is there, to a hidden name, which this returns."""
+    """Rename a folder, if it exists, to a hidden name, and return that name."""
     old = path.with_name(f".{path.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():

@@ -248,9 +248,9 @@ class RunDirectory:
 
     def drop_events_after(self, step: int) -> None:
         """Remove events of steps that a resumed run repeats, and an incomplete last line."""
-        kept = [row for row in self.events() if row.get("step", 0) <= step]
-        if kept or self.events():
-            write_lines(self.path / "events.jsonl", kept)
+        remaining = [row for row in self.events() if row.get("step", 0) <= step]
+        if remaining or self.events():
+            write_lines(self.path / "events.jsonl", remaining)
 
     def results_path(self, label: str, task: str) -> Path:
         return self.path / "results" / label / f"{task}.jsonl"

@@ -15,13 +15,13 @@ T = TypeVar("T")
 
 
 def from_json(kind: type[T], values: Any) -> T:
-    """The dataclass of which these are the values as JSON has them, with lists for its tuples.
+    """Create a dataclass from JSON values, with lists for its tuples.
 
     Raises:
-        ValueError: a value is missing, or of another type.
+        ValueError: a value is missing or has the wrong type.
     """
-    found: T = _adapter(kind).validate_python(values)  # type: ignore[arg-type]
-    return found
+    result: T = _adapter(kind).validate_python(values)  # type: ignore[arg-type]
+    return result
 
 
 @cache

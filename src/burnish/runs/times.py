@@ -1,6 +1,6 @@
 """The seconds that each phase of a run took, over every time that it was started or resumed.
 
-They are kept as events, so that a run that is killed keeps those up to its last checkpoint.
+They are logged as events, so that a killed run has those up to its last checkpoint.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ _EVENT = "times"
 
 @contextmanager
 def timed_run(directory: RunDirectory) -> Iterator[None]:
-    """Adds the seconds since the last call to the run's manifest, however the block ends."""
+    """Add the seconds since the last call to the run's manifest, however the `with` block ends."""
     try:
         yield
     finally:
@@ -26,7 +26,7 @@ def timed_run(directory: RunDirectory) -> Iterator[None]:
 
 
 def log_times(directory: RunDirectory) -> None:
-    """Logs the seconds of each phase since the last call.
+    """Log the seconds of each phase since the last call.
 
     The seconds of a healing attempt belong to the run that it heals.
     """
@@ -36,7 +36,7 @@ def log_times(directory: RunDirectory) -> None:
 
 
 def phase_times(directory: RunDirectory) -> dict[str, float]:
-    """Seconds of each phase so far, in the order of the phases."""
+    """Return the seconds of each phase so far, in the order of the phases."""
     events = directory.events(_EVENT)
     sums = {
         name: sum(float(event["seconds"].get(name, 0.0)) for event in events) for name in PHASES
@@ -45,7 +45,7 @@ def phase_times(directory: RunDirectory) -> dict[str, float]:
 
 
 def add_times(folder: RunDirectory, stages: Sequence[RunDirectory]) -> None:
-    """Writes the seconds of a folder of stages: its own and those of its stages."""
+    """Write the seconds of a folder of stages: its own and those of its stages."""
     parts = [phase_times(run) for run in (folder, *stages)]
     sums = {name: sum(part.get(name, 0.0) for part in parts) for name in PHASES}
     manifest = folder.manifest()
@@ -54,6 +54,6 @@ def add_times(folder: RunDirectory, stages: Sequence[RunDirectory]) -> None:
 
 
 def shares(times: Mapping[str, float]) -> dict[str, float]:
-    """Each phase's share of the whole, between 0 and 1."""
+    """Return each phase's share of the total time, between 0 and 1."""
     whole = sum(times.values())
     return {name: seconds / whole for name, seconds in times.items()} if whole else {}
