@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from burnish.data.load import load
-from burnish.errors import DataError, UserError, readable, shown
+from burnish.errors import DataError, UserError, quantity, readable, shown
 from burnish.recipe.data import Data
 
 LONG = "x" * 100_000
@@ -44,6 +44,12 @@ def test_quotations_of_any_message_are_cut(quoted: str) -> None:
     assert len(str(error)) < 1000
     assert str(error).startswith("the row has ")
     assert len(error.args[0]) < 1000
+
+
+def test_a_count_of_one_has_a_noun_in_the_singular() -> None:
+    assert [quantity(n, "row") for n in (0, 1, 2)] == ["0 rows", "1 row", "2 rows"]
+    assert [quantity(n, "point") for n in (0.5, 1.0, 2.0)] == ["0.5 points", "1 point", "2 points"]
+    assert [quantity(n, "row is", "rows are") for n in (1, 3)] == ["1 row is", "3 rows are"]
 
 
 def test_apostrophes_are_no_quotations() -> None:

@@ -54,6 +54,16 @@ def cut(text: str, longest: int = _LONGEST_VALUE) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
+def quantity(count: float, one: str, many: str = "") -> str:
+    """Return a count with its noun in singular or plural, such as `1 row` or `12 rows`.
+
+    `one` and `many` may include words that follow, such as `row is` and `rows are`; `many` is `one`
+    with an s by default.
+    """
+    number = f"{count:g}" if isinstance(count, float) else str(count)
+    return f"{number} {one if count == 1 else many or one + 's'}"
+
+
 class BurnishError(Exception):
     """Base class of the errors that Burnish raises."""
 

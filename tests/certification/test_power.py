@@ -140,4 +140,4 @@ def test_a_later_look_can_certify_less_and_says_so() -> None:
 
 def test_too_few_items_certify_nothing() -> None:
     sentence = power_sentences(Sizes({"a": 1}), Budgets(2.0))[0]
-    assert sentence == "The suite cannot certify any budget for its mean (1 items)."
+    assert sentence == "The suite cannot certify any budget for its mean (1 item)."

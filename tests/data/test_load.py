@@ -173,7 +173,7 @@ def test_bad_rows_are_dropped_where_asked(tmp_path: Path) -> None:
     assert finding(found, "bad").severity == "warning"
     assert finding(found, "bad").count == 1
     assert finding(found, "bad").message == (
-        "1 of 31 rows cannot be used and were left out; the first is "
+        "1 of 31 rows cannot be used and was left out; the first is "
         f"{tmp_path}/rows.jsonl:1, which has a number (1) as text"
     )
 
@@ -192,7 +192,7 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_empty_turns_are_counted(tmp_path: Path) -> None:
     found = dataset(tmp_path, [*labelled(30), {"text": " ", "label": "red"}])
     assert finding(found, "empty").count == 1
-    assert finding(found, "empty").message == "1 rows of train have an empty turn"
+    assert finding(found, "empty").message == "1 row of train has an empty turn"
     assert finding(found, "empty").where == (f"{tmp_path}/rows.jsonl:31",)
 
 
@@ -259,7 +259,7 @@ def test_conflicting_labels_are_told(tmp_path: Path) -> None:
     rows = [*labelled(30), {"text": "Message  3!", "label": "blue"}]
     conflict = finding(dataset(tmp_path, rows), "conflict")
     assert (conflict.severity, conflict.count) == ("warning", 1)
-    assert conflict.message == "1 inputs have more than one label; the first has blue and red"
+    assert conflict.message == "1 input has more than one label; the first has blue and red"
 
 
 @pytest.mark.parametrize(
@@ -294,12 +294,12 @@ def test_what_test_asks_is_taken_from_the_others(tmp_path: Path) -> None:
     found = dataset(tmp_path, rows, test=test, validation=validation)
     messages = [one.message for one in found.findings if one.kind == "overlap"]
     assert messages == [
-        f"{count} rows of {part} have the same input as a row of {other} (1 of them exactly the "
-        f"same) and were removed from {part}"
-        for count, part, other in (
-            (2, "train", "test"),
-            (1, "validation", "test"),
-            (1, "train", "validation"),
+        f"{removed} removed because a row of {other} has the same input (1 of them exactly "
+        "the same)"
+        for removed, other in (
+            ("2 rows of train were", "test"),
+            ("1 row of validation was", "test"),
+            ("1 row of train was", "validation"),
         )
     ]
     assert [len(part) for part in (found.train, found.validation, found.test)] == [27, 4, 2]

@@ -285,7 +285,7 @@ def test_rows_that_are_too_long_are_left_out_and_told(tiny_tokenizer: Any) -> No
     assert finding is not None
     assert (finding.severity, finding.count, finding.where) == ("warning", 2, ("f:1", "f:3"))
     assert finding.message == (
-        f"2 rows are longer than 100 tokens (the longest has {longest}) and were left out"
+        f"2 rows were left out for having more than 100 tokens (the longest has {longest})"
     )
     assert render_all(rows, tiny_tokenizer, longest)[1] is None
     with refused("too_many_tokens", DataError, source="f:1", tokens=longest, limit=100):
@@ -338,4 +338,4 @@ def test_reasoning_is_learnt_where_the_template_shows_it(tiny_tokenizer: Any) ->
         tokenizer.chat_template = template
         (found,) = hidden_reasoning(rows, tokenizer, is_shown=is_shown)
         assert (found.kind, found.severity, found.count) == ("reasoning", "warning", 1)
-        assert "1 rows have reasoning in an assistant turn that is not trained on" in found.message
+        assert "the reasoning of 1 row is not trained on" in found.message

@@ -13,6 +13,7 @@ from scipy.stats import t as student
 
 from burnish.certification.alpha_ledger import look_alpha
 from burnish.certification.budgets import Budgets
+from burnish.errors import quantity
 from burnish.evaluation.statistics import items_needed, smallest_margin
 
 # Share of items on which the base and a model near its budget differ. Over the sections of `core`
@@ -209,7 +210,8 @@ def too_tight(rows: Sequence[Power]) -> list[str]:
 
 def _sentence(row: Power, flips: float, spread: float) -> str:
     if row.smallest is None:
-        return f"The suite cannot certify any budget for {row.name} ({row.items} items)."
+        items = quantity(row.items, "item")
+        return f"The suite cannot certify any budget for {row.name} ({items})."
     close = row.budget is not None and row.smallest > row.budget > row.smallest - 0.1
     figure = f"{row.smallest:.2f}" if close else f"{row.smallest:.1f}"
     if row.name == "prose":

@@ -20,7 +20,7 @@ from burnish.certification.ledger import (
 )
 from burnish.certification.power import Sizes
 from burnish.conversation import Example
-from burnish.errors import RecipeError
+from burnish.errors import RecipeError, quantity
 from burnish.evaluation.measure import target_scorers
 from burnish.evaluation.suite import HALVES, Suite, near_chance
 from burnish.evaluation.tasks import CheckedTask
@@ -140,7 +140,8 @@ def leakage_warnings(leakage: Leakage, ledger: Sequence[LedgerRow]) -> list[str]
     """Sentences for the verdict on items that were in the training data but still count."""
     excluded = {half for row in ledger if row.excluded for half in _halves(row.task)}
     return [
-        f"{count} items of {name} were in the training data, so its score may be too high."
+        quantity(count, f"item of {name} was", f"items of {name} were")
+        + " in the training data, so its score may be too high."
         for name, count in leakage.leaked.items()
         if name not in excluded
     ]
@@ -175,7 +176,8 @@ def excluded_sections(directory: RunDirectory, suite: Suite, leakage: Leakage) -
     reasons = {}
     for task in suite.sections:
         if count := leaked_items(task.name, leakage):
-            reasons[task.name] = f"{count} of its items were in the training data"
+            were = quantity(count, "of its items was", "of its items were")
+            reasons[task.name] = f"{were} in the training data"
         elif reason := near_chance(task, _base_answers(directory, task.name)):
             reasons[task.name] = reason
     return reasons

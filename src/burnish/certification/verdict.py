@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import expm1
 
 from burnish.certification.fixed_sequence import Certificate
+from burnish.errors import quantity
 from burnish.evaluation.statistics import items_needed
 from burnish.runs.directory import Decision, LedgerRow, Verdict
 
@@ -158,7 +159,7 @@ def _target_change(row: LedgerRow) -> str:
     if row.metric == "perplexity":
         return (
             f"perplexity {row.base:.2f} -> {row.tuned:.2f} ({row.delta:+z.2f}, 95% interval "
-            f"{row.low:+z.2f} to {row.high:+z.2f}, n = {row.n} texts)"
+            f"{row.low:+z.2f} to {row.high:+z.2f}, n = {quantity(row.n, 'text')})"
         )
     return (
         f"target {row.metric} {_percent(row.base)} -> {_percent(row.tuned)} "
@@ -173,13 +174,16 @@ def _judge_general(row: LedgerRow, budget: float, name: str) -> tuple[Decision, 
         f"95% interval {_signed(row.low)} to {_signed(row.high)}, n = {row.n}, "
         f"{row.lost} lost, {row.gained} gained)"
     )
+    points = quantity(budget, "point")
     if row.passed:
-        return "release", f"General ability stayed within the budget of {budget:g} points: {drop}."
+        return "release", f"General ability stayed within the budget of {points}: {drop}."
     if row.high < -budget / 100:
-        return "hold", f"General ability fell by more than {budget:g} points: {drop}."
+        return "hold", f"General ability fell by more than {points}: {drop}."
     need = _items_missing(row)
-    tail = f"add about {need} items to decide" if need else "the drop itself reaches the budget"
-    return "inconclusive", f"A drop beyond {budget:g} points cannot be ruled out: {drop}; {tail}."
+    tail = "the drop itself reaches the budget"
+    if need:
+        tail = f"add about {quantity(need, 'item')} to decide"
+    return "inconclusive", f"A drop beyond {points} cannot be ruled out: {drop}; {tail}."
 
 
 def _items_missing(row: LedgerRow) -> int | None:

@@ -16,7 +16,7 @@ import typer
 from rich.table import Table
 
 from burnish.cli.options import PATH, Json
-from burnish.errors import UserError
+from burnish.errors import UserError, quantity
 from burnish.terminal import Terminal, write
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _print(run: str, parity: "Parity", url: str | None) -> None:
 
 def _table(parity: "Parity") -> Table:
     reference = parity.reference
-    title = f"{len(reference.answers)} prompts, compared with {reference.form} "
+    title = f"{quantity(len(reference.answers), 'prompt')}, compared with {reference.form} "
     title += f"({reference.precision})"
     table = Table(title=title)
     for column in (

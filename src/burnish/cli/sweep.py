@@ -22,6 +22,7 @@ import typer
 from rich.table import Table
 
 from burnish.cli.options import DropBad, Json, Name, Output, Set, going_on, overrides
+from burnish.errors import quantity
 from burnish.recipe.schema import load_recipe
 from burnish.terminal import Terminal
 
@@ -72,7 +73,8 @@ def _print(result: "SweepResult", command_to_run: str | None) -> None:
     console.width = max(console.width, 110)
     console.print(_table(result))
     if result.best is None:
-        within = f" within the budget of {result.budget:g} points" if result.budget else ""
+        budget = result.budget
+        within = f" within the budget of {quantity(budget, 'point')}" if budget else ""
         console.print(f"[bold red]no trial finished{within}[/]")
         console.print(
             "  lower the learning rates or the epochs in sweep.space, or raise the budget"
@@ -89,7 +91,7 @@ def _table(result: "SweepResult") -> Table:
 
     title = f"{result.folder.name}: lowest validation loss"
     if result.budget is not None:
-        title += f" with a drop of at most {result.budget:g} points"
+        title += f" with a drop of at most {quantity(result.budget, 'point')}"
     keys = list(dict.fromkeys(key for trial in result.trials for key in trial.settings))
     table = Table("trial", *keys, "validation loss", "drop (95 % interval)", "state", title=title)
     for trial in result.trials:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from burnish.data.row import BadRow, Row
-from burnish.errors import DataError, cut, readable, shown
+from burnish.errors import DataError, cut, quantity, readable, shown
 from burnish.runs.directory import Finding
 
 _KINDS = 20
@@ -85,9 +85,10 @@ class BadRows:
         if not self.count:
             return []
         first = next(iter(self._kinds.values())).first
+        of = f"of {quantity(self.total, 'row')} cannot be used and"
         message = (
-            f"{self.count} of {self.total} rows cannot be used and were left out; the first is "
-            f"{first.source}, which {_reason(first)}"
+            quantity(self.count, f"{of} was", f"{of} were")
+            + f" left out; the first is {first.source}, which {_reason(first)}"
         )
         return [Finding("bad", "warning", message, self.count, tuple(self.where))]
 
@@ -108,8 +109,9 @@ class BadRows:
         listed = "".join(f"\n  {kind.sentence()}" for kind in kinds[:_KINDS])
         rest = sum(kind.count for kind in kinds[_KINDS:])
         more = f"\n  and {rest} more" if rest else ""
+        rows = quantity(self.total, "row")
         raise DataError(
-            f"{self.count} of {self.total} rows cannot be used:{listed}{more}\nTo continue",
+            f"{self.count} of {rows} cannot be used:{listed}{more}\nTo continue",
             "correct these rows, or leave them out with --drop-bad",
             code="bad_rows",
             count=self.count,

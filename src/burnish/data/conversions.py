@@ -18,7 +18,7 @@ from burnish.data.turns import (
     turn_list,
     turns_or_text,
 )
-from burnish.errors import shown
+from burnish.errors import quantity, shown
 
 _IOB2 = re.compile(r"O|[BI]-\S+")
 # LLaVA and similar data sets mark the place of an image; inside a text it may be markup.
@@ -176,7 +176,7 @@ def tokens_tags(values: TrackedRow) -> Conversation:
     words, tags = _list(values, "tokens", "words"), _list(values, "tags", "tags")
     if len(words) != len(tags):
         raise RowFormatError(
-            f"has {len(words)} tokens and {len(tags)} tags",
+            f"has {quantity(len(words), 'token')} and {quantity(len(tags), 'tag')}",
             "write one tag for each word",
             code="unequal_lengths",
             tokens=len(words),

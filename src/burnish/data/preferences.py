@@ -16,6 +16,7 @@ from burnish.data.turns import (
     turn_list,
     turns_or_text,
 )
+from burnish.errors import quantity
 
 
 def prompt_turns(values: TrackedRow) -> Conversation:
@@ -38,7 +39,7 @@ def _reply(values: TrackedRow, field: str) -> str:
     turns = [read_turn(turn, f"{field}.", learnt=False) for turn in turn_list(view, field)]
     if [turn.role for turn in turns] != ["assistant"]:
         raise RowFormatError(
-            f"has {len(turns)} turns in {field}",
+            f"has {quantity(len(turns), 'turn')} in {field}",
             "keep one assistant turn",
             code="not_one_answer",
             field=field,

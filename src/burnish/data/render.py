@@ -10,7 +10,7 @@ from burnish.conversation import Conversation, Example, Message
 from burnish.data.chat_templates import thinking_of
 from burnish.data.learnt_answers import LearntText, Span, StopMarks, learnt_texts
 from burnish.data.template_text import conversation_text
-from burnish.errors import DataError
+from burnish.errors import DataError, quantity
 from burnish.runs.directory import Finding
 
 _AT_ONCE = 1000
@@ -107,7 +107,7 @@ def render_all(
     kept, finding = drop_longer(examples, _render(examples, tokenizer), limit)
     if not any(weight for row in kept for weight in row.weights):
         raise DataError(
-            f"no token of the {len(examples)} rows would be trained on",
+            f"no token of the {quantity(len(examples), 'row')} would be trained on",
             "use rows with an assistant turn whose weight is above 0, and with at most "
             f"{limit} tokens",
             code="nothing_learnt",
@@ -136,10 +136,8 @@ def drop_longer(
             kept += branches
     if not longer:
         return kept, None
-    message = (
-        f"{len(longer)} rows are longer than {limit} tokens (the longest has {longest}) and were "
-        "left out"
-    )
+    were = quantity(len(longer), "row was", "rows were")
+    message = f"{were} left out for having more than {limit} tokens (the longest has {longest})"
     return kept, Finding("too long", "warning", message, len(longer), tuple(longer[:5]))
 
 
@@ -183,7 +181,7 @@ def render_prompts(
     rows = ([Rendered(n, tuple(p), (*[0.0] * (len(p) - 1), 1.0))] for n, p in prompts)
     kept, finding = drop_longer(examples, rows, limit)
     if not kept:
-        seen = f"all {len(examples)} prompts have more than {limit} tokens"
+        seen = f"every prompt has more than {limit} tokens ({quantity(len(examples), 'prompt')})"
         remedy = "shorten the prompts, or lower max_new_tokens"
         raise DataError(seen, remedy, code="prompts_too_long", count=len(examples), limit=limit)
     return kept, finding
@@ -203,7 +201,7 @@ def render_answers(
     ]
     kept, finding = drop_longer(examples, ([row] for row in longer), limit)
     if not kept:
-        seen = f"all {len(examples)} rows have more than {limit} tokens with their answers"
+        seen = f"every row has more than {limit} tokens with its answers"
         remedy = "shorten the rows, or raise training.max_length"
         raise DataError(seen, remedy, code="answers_too_long", count=len(examples), limit=limit)
     return kept, finding
@@ -224,10 +222,8 @@ def hidden_reasoning(
             texts = "\n".join(one.text for one in learnt_texts(example, tokenizer, marks))
             if not is_shown or any(thought not in texts for thought in thoughts):
                 lost.append(example.source)
-    message = (
-        f"{len(lost)} rows have reasoning in an assistant turn that is not trained on, because the "
-        "model's chat template omits it"
-    )
+    rows = quantity(len(lost), "row")
+    message = f"the reasoning of {rows} is not trained on: the model's chat template omits it"
     remedy = "use a model whose template includes reasoning, or write the reasoning in the content"
     where = tuple(lost[:5])
     return [Finding("reasoning", "warning", message, len(lost), where, remedy)] if lost else []

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 from burnish.conversation import Example
-from burnish.errors import DataError
+from burnish.errors import DataError, quantity
 from burnish.runs.directory import Finding
 
 LIMIT = "limit"  # the kind of its finding
@@ -81,7 +81,8 @@ class Sample:
         lost = len(all_labels - left)
         if not lost:
             return rows, [Finding(LIMIT, "info", message, len(rows))]
-        message += f"; {lost} of {len(all_labels)} labels have no rows left"
+        of = f"of {quantity(len(all_labels), 'label')}"
+        message += f"; {quantity(lost, f'{of} has', f'{of} have')} no rows left"
         return rows, [Finding(LIMIT, "warning", message, len(rows), remedy="raise data.limit")]
 
     def _labelled(self) -> list[Example]:

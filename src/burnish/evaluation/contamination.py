@@ -32,6 +32,7 @@ from typing import Any
 
 from burnish.conversation import Example
 from burnish.data.checks.dataset import normalised_text
+from burnish.errors import quantity
 from burnish.evaluation.rouge import UNSPACED
 from burnish.evaluation.tasks import BiasTask, ChoiceItem, TextLossTask
 from burnish.runs.directory import Finding
@@ -128,7 +129,8 @@ def leaks(leakage: Leakage) -> list[Finding]:
         held = [o for o in leakage.overlaps if o.judging == name and o.seen in learnt]
         rows = next(found.rows for found in leakage.judging if found.name == name)
         ways = ", ".join(f"{o.items} {o.kind} in {o.seen}" for o in held if o.items)
-        message = f"{count} of {rows} items of {name} are in the training data ({ways})"
+        of = f"of {quantity(rows, 'item')} of {name}"
+        message = f"{quantity(count, f'{of} is', f'{of} are')} in the training data ({ways})"
         where = tuple(f"{item} in {o.seen} {row}" for o in held for item, row in o.examples)
         findings.append(Finding(LEAKAGE, "warning", message, count, where[:_SHOWN]))
     return findings

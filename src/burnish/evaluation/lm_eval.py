@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from burnish.conversation import Conversation, Message
-from burnish.errors import DataError
+from burnish.errors import DataError, quantity
 from burnish.evaluation.lm_eval_code import sandboxed_code
 from burnish.evaluation.lm_eval_tasks import (
     HarnessItem,
@@ -294,7 +294,7 @@ def _item(task: Any, name: str, doc: Any, chat: bool) -> HarnessItem:
     if not isinstance(target, int) or target not in range(len(choices)):
         raise DataError(
             f"item {name} of the lm-eval task {task.config.task} has the answer {target!r}, which "
-            f"is not one of its {len(choices)} choices",
+            f"is not one of its {quantity(len(choices), 'choice')}",
             "correct the task's doc_to_target",
             code="answer_not_a_choice",
             source=f"{task.config.task}:{name}",

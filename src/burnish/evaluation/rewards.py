@@ -11,7 +11,7 @@ from typing import Any
 
 from burnish.conversation import Example, Message
 from burnish.data.turns import ROLES
-from burnish.errors import GraderError, RecipeError
+from burnish.errors import GraderError, RecipeError, quantity
 from burnish.evaluation.graders import (
     ChatFunction,
     Grader,
@@ -203,7 +203,8 @@ def _checked(reward: Reward, name: str) -> Reward:
         rewards = list(reward(answers, examples))
         if len(rewards) != len(answers):
             raise RecipeError(
-                f"{name} returned {len(rewards)} rewards for {len(answers)} answers",
+                f"{name} returned {quantity(len(rewards), 'reward')} for "
+                + quantity(len(answers), "answer"),
                 "return one number for each answer",
                 code="wrong_count_of_rewards",
                 reward=name,

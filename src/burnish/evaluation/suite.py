@@ -17,7 +17,7 @@ from typing import Any
 
 from burnish.conversation import Conversation, Message
 from burnish.data.readers.read_rows import BadRow, read_rows
-from burnish.errors import DataError
+from burnish.errors import DataError, quantity
 from burnish.evaluation.reply_checks import read_check
 from burnish.evaluation.tasks import (
     BiasTask,
@@ -135,7 +135,7 @@ def near_chance(section: Section, base: Sequence[ItemResult]) -> str | None:
     score, guess = fmean(item.score for item in base), chance(section)
     if score > guess + 2 * math.sqrt(score * (1 - score) / len(base)):
         return None
-    seen = f"the base model scores {100 * score:.1f}% on {len(base)} items"
+    seen = f"the base model scores {100 * score:.1f}% on {quantity(len(base), 'item')}"
     if isinstance(section, CheckedTask):
         return f"{seen}, not clearly above 0"
     return f"{seen}, not two standard errors above chance ({100 * guess:.1f}%)"

@@ -26,7 +26,7 @@ from peft.utils import load_peft_weights
 from safetensors.torch import load_model, save_model
 from transformers import DynamicCache, GenerationMixin
 
-from burnish.errors import ModelError
+from burnish.errors import ModelError, quantity
 from burnish.models.adapter_files import CONFIG, WEIGHTS, safetensors_errors
 from burnish.models.bottleneck import After, BottleneckModel, is_bottleneck, load_bottleneck
 from burnish.models.cache_kinds import cache_kind
@@ -59,7 +59,7 @@ def train_last_layers(model: Any, *, seed: int, layers: int) -> Any:
     _, stack = layer_stack(model)
     if layers > len(stack):
         raise ModelError(
-            f"last_n.layers is {layers}, but the model has {len(stack)} layers",
+            f"last_n.layers is {layers}, but the model has {quantity(len(stack), 'layer')}",
             f"set it to at most {len(stack)}",
             code="too_many_layers",
             layers=layers,

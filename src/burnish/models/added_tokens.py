@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from burnish.errors import ModelError
+from burnish.errors import ModelError, quantity
 from burnish.models.adapt import load_adapter, merge_adapters, save_weights
 from burnish.models.adapter_files import CONFIG, WEIGHTS, adapter_settings, safetensors_errors
 from burnish.models.registry import Source
@@ -195,8 +195,8 @@ def _embedding_rows(weights: dict[str, Tensor], config: dict[str, Any]) -> dict[
         listed = _indices(name, config.get("trainable_token_indices"))
         if len(listed) != len(value):
             raise ModelError(
-                f"the adapter lists {len(listed)} tokens in trainable_token_indices, but its "
-                f"weights have {len(value)} rows",
+                f"the adapter lists {quantity(len(listed), 'token')} in trainable_token_indices, "
+                f"but its weights have {quantity(len(value), 'row')}",
                 "copy adapter_config.json and the weights again, from the same checkpoint",
                 code="token_count_differs",
                 named=len(listed),

@@ -25,7 +25,7 @@ from burnish.data.load import Dataset, load
 from burnish.data.render import Rendered, hidden_reasoning
 from burnish.data.sample import LIMIT
 from burnish.data.template_text import form_for
-from burnish.errors import DataError, RecipeError
+from burnish.errors import DataError, RecipeError, quantity
 from burnish.evaluation.measure import LEAST_TESTED, tested
 from burnish.models.classifier import max_text_tokens
 from burnish.models.lineage import copy_earlier_run
@@ -103,7 +103,8 @@ def prepare(recipe: Recipe, source: Source, data: Data | None = None) -> Checked
     checked = CheckedData(dataset, rendered, findings, thinking)
     if dataset.test and (count := len(tested(checked.kept("test")))) < LEAST_TESTED:
         raise DataError(
-            f"only {count} test rows remain, too few to measure a gain (at least {LEAST_TESTED})",
+            f"only {quantity(count, 'test row remains', 'test rows remain')}, too few to measure a "
+            f"gain (at least {LEAST_TESTED})",
             "add rows, or set data.test to a file",
             code="too_few_test_rows",
             count=count,
@@ -153,7 +154,7 @@ def create_run(recipe: Recipe, bars: Bars) -> RunDirectory:
     """
     if recipe.stages:
         raise RecipeError(
-            f"the recipe has {len(recipe.stages)} stages, which are separate runs",
+            f"the recipe has {quantity(len(recipe.stages), 'stage')}; each stage is a run",
             "use `burnish run`, or burnish.pipeline.stages.run_stages in Python",
             code="recipe_of_stages",
             count=len(recipe.stages),

@@ -14,6 +14,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
+from burnish.errors import quantity
 from burnish.models.adapt import save_weights
 from burnish.models.architecture import text_part_renamings
 from burnish.models.branches import Row
@@ -119,7 +120,7 @@ def _compared(
     far_R = [relative_difference(there, here) for here, there in zip(ours, theirs, strict=True)]
     value = max(float(difference.max()) for difference in far_R)
     count = sum(len(row.tokens) for row in rows)
-    figure = f"logits of {count} tokens differ by at most {value:.0e}"
+    figure = f"logits of {quantity(count, 'token')} differ by at most {value:.0e}"
     if value <= subject.tolerance:
         return Check(name, True, figure, value)
     row = next(r for r, difference in enumerate(far_R) if difference.max() > subject.tolerance)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from burnish.errors import quantity
 from burnish.models.branches import Row, TargetStates, branch_states, tree_states
 from burnish.preflight.base import (
     Check,
@@ -94,7 +95,7 @@ def _judged(
     far_N = relative_difference(ours_N, plain_N)
     value = float(far_N.max())
     figure = (
-        f"log-probabilities of {len(far_N)} tokens differ by at most {value:.0e}, "
+        f"log-probabilities of {quantity(len(far_N), 'token')} differ by at most {value:.0e}, "
         f"gradients by at most {gradient.value:.0e}"
     )
     if not subject.network.shares_beginnings:

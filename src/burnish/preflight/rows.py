@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from burnish.conversation import Example
+from burnish.errors import quantity
 from burnish.models.branches import Row
 from burnish.models.stop_tokens import stop_token_setting, stop_tokens
 from burnish.preflight.base import Check, Subject, not_applicable, rows_in
@@ -19,7 +20,7 @@ def check_every_row_trains(subject: Subject) -> Check:
     if type(subject.loop.objective).collect is not Objective.collect:
         return not_applicable(name, "the objective samples its training data at each step")
     empty = [index for index, item in enumerate(items) if not item.learnt]
-    figure = f"{len(items) - len(empty)} of {len(items)} rows"
+    figure = f"{len(items) - len(empty)} of {quantity(len(items), 'row')}"
     if not empty:
         return Check(name, True, figure, float(len(empty)))
     rows = rows_in(items[empty[0]])
@@ -51,7 +52,7 @@ def check_stop_token_trained(subject: Subject) -> Check:
         return not_applicable(name, "no tokens of the rows are trained on")
     stops = stop_tokens(subject.network.model, tokenizer)
     endless = [answer for answer in answers if answer[1].tokens[answer[2]] not in stops]
-    figure = f"{len(answers) - len(endless)} of {len(answers)} answers"
+    figure = f"{len(answers) - len(endless)} of {quantity(len(answers), 'answer')}"
     if not endless:
         return Check(name, True, figure, 0.0)
     index, row, place = endless[0]

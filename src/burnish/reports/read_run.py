@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from burnish.errors import RunError
+from burnish.errors import RunError, quantity
 from burnish.parity.record import read_parity
 from burnish.recipe.objectives import find_settings
 from burnish.runs.candidates import Frontier
@@ -229,7 +229,7 @@ def leakage_line(leakage: Leakage, ledger: Iterable[LedgerRow]) -> str:
         return f"No evaluation item is in the training data. {shared}"
     excluded = {row.task for row in ledger if row.excluded}
     learnt = [
-        f"{one.leaked} of {one.rows} items of {one.name}"
+        f"{one.leaked} of {quantity(one.rows, 'item')} of {one.name}"
         + (" (excluded from the suite mean)" if one.name in excluded else "")
         for one in leakage.judging
         if one.leaked
@@ -241,12 +241,16 @@ def leakage_line(leakage: Leakage, ledger: Iterable[LedgerRow]) -> str:
 def _shared(leakage: Leakage) -> str:
     """A sentence on the items that two evaluation sets share; empty if there are none."""
     rows = {one.name: one.rows for one in leakage.judging}
+
+    def of(name: str) -> str:
+        return f"of {quantity(rows[name], 'item')} of {name}"
+
     held: Counter[tuple[str, str]] = Counter()
     for overlap in leakage.overlaps:
         if overlap.seen in rows:
             held[overlap.judging, overlap.seen] += overlap.items
     shared = [
-        f"{items} of {rows[name]} items of {name} are also in {other}"
+        quantity(items, f"{of(name)} is", f"{of(name)} are") + f" also in {other}"
         for (name, other), items in held.items()
         if items
     ]

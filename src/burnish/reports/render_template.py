@@ -5,11 +5,13 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
+from burnish.errors import quantity
+
 
 def render_template(package: str, name: str, *filters: Callable[..., Any], **values: Any) -> str:
     """The text of a template of a package; values in a page of HTML are escaped.
 
-    `filters` are used in the template by the names of the functions, without a leading _.
+    Templates use `quantity` and `filters` by the names of the functions, without a leading _.
     """
     is_page = ".html" in name
     environment = Environment(
@@ -21,5 +23,6 @@ def render_template(package: str, name: str, *filters: Callable[..., Any], **val
         lstrip_blocks=True,
         keep_trailing_newline=not is_page,
     )
-    environment.filters |= {function.__name__.lstrip("_"): function for function in filters}
+    functions = (quantity, *filters)
+    environment.filters |= {function.__name__.lstrip("_"): function for function in functions}
     return environment.get_template(name).render(**values)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from burnish.conversation import Example
-from burnish.errors import RunError
+from burnish.errors import RunError, quantity
 from burnish.recipe.paths import expanded
 from burnish.runs.atomic import new_folder, write_atomic, write_lines
 from burnish.runs.candidates import Frontier
@@ -161,7 +161,7 @@ class RunDirectory:
         """Open an existing run, with a readable manifest; not the folder of several stages."""
         run = cls(path)
         if stages := run.manifest().lineage.get("stages"):
-            seen = f"{path} contains {len(stages)} stages, each of which is a run"
+            seen = f"{path} contains {quantity(len(stages), 'stage')}; each stage is a run"
             raise RunError(
                 seen,
                 f"choose one of them, such as {stages[-1]}",

@@ -27,7 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 from burnish.certification.ledger import general_row
 from burnish.certification.run_ledger import budgets_of
 from burnish.certification.search import counted_sections
-from burnish.errors import DataError, RecipeError, RunError, UserError
+from burnish.errors import DataError, RecipeError, RunError, UserError, quantity
 from burnish.evaluation.contamination_report import record_leakage
 from burnish.evaluation.load_suite import load_suites
 from burnish.evaluation.measure import measure
@@ -291,7 +291,7 @@ class _Sweep:
         if trial.general is not None:
             parts.append(f"drop {format_drop(trial.general)}")
         if trial.inside is False:
-            parts.append(f"over the budget of {self.recipe.budget.general:g} points")
+            parts.append(f"over the budget of {quantity(self.recipe.budget.general, 'point')}")
         parts += [trial.reason] if trial.reason else []
         best = self.result().best
         if best is not None and best.number == trial.number:

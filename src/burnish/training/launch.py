@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import distributed
 
-from burnish.errors import RecipeError, WorkerLostError
+from burnish.errors import RecipeError, WorkerLostError, quantity
 from burnish.recipe.objectives import SETTINGS
 from burnish.recipe.schema import Recipe
 from burnish.training.data_parallel import Team
@@ -74,7 +74,8 @@ def _announce(team: Team, run: Path) -> Team:
 def _check_devices(workers: int, device: torch.device) -> None:
     if device.type == "cuda" and torch.cuda.device_count() < workers:
         raise RecipeError(
-            f"training.workers is {workers}, but torch sees {torch.cuda.device_count()} GPUs",
+            f"training.workers is {workers}, but torch sees "
+            + quantity(torch.cuda.device_count(), "GPU"),
             "set it to at most the number of GPUs",
             code="too_many_workers",
             workers=workers,
@@ -82,7 +83,7 @@ def _check_devices(workers: int, device: torch.device) -> None:
         )
     if device.type == "cpu" and workers > max(_ALWAYS, cores := os.cpu_count() or 1):
         raise RecipeError(
-            f"training.workers is {workers}, but this machine has {cores} cores",
+            f"training.workers is {workers}, but this machine has {quantity(cores, 'core')}",
             "set it to at most the number of cores",
             code="too_many_workers",
             workers=workers,

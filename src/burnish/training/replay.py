@@ -21,7 +21,7 @@ from burnish.conversation import Example, Message
 from burnish.data.chat_templates import has_template, stop_tokens_hash, template_for
 from burnish.data.load import load_rows
 from burnish.data.render import render_all, render_prompt
-from burnish.errors import DataError, ModelError, RecipeError
+from burnish.errors import DataError, ModelError, RecipeError, quantity
 from burnish.models.branches import Network, Row, common_length
 from burnish.models.cache import cache_folder
 from burnish.models.from_run import Opened
@@ -128,7 +128,8 @@ def own_rows(
         if len(rows) >= count:
             return rows[:count]
     raise DataError(
-        f"replay.rows is {count}, but {path} has only {len(rows)} different rows that fit",
+        f"replay.rows is {count}, but {path} has only "
+        + quantity(len(rows), "different row that fits", "different rows that fit"),
         f"set replay.rows to {len(rows)}, or name a file with more",
         code="too_few_rows",
         path=str(path),

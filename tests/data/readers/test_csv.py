@@ -88,7 +88,7 @@ def test_too_many_or_few_fields_are_no_row(tmp_path: Path) -> None:
     content = "text;label\na;b;c\na\na;b;;\n" + "a;b\n" * 3
     assert values(tmp_path / "a.csv", content) == [
         "has 3 fields, but the header has 2",
-        "has 1 fields, but the header has 2",
+        "has 1 field, but the header has 2",
         *[{"text": "a", "label": "b"}] * 4,
     ]
     bad = [row for row in read_rows(tmp_path / "a.csv") if isinstance(row, BadRow)]

@@ -121,7 +121,7 @@ def test_too_long_texts_are_left_out_and_told(word_tokenizer: Any, tiny_tokenize
     assert [row.id for row in kept] == TEXTS
     assert finding is not None
     assert (finding.severity, finding.where) == ("warning", ("f:7",))
-    assert "longer than 64 tokens (the longest has 72)" in finding.message
+    assert "more than 64 tokens (the longest has 72)" in finding.message
     with refused("nothing_learnt", DataError, count=1, longest=64):
         Classify().render(rows[-1:], word_tokenizer, 64)
     # The token that the head reads is the one that is marked: [CLS], or a decoder's last.

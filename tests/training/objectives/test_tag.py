@@ -80,7 +80,7 @@ def test_too_long_texts_are_left_out_and_told(word_tokenizer: Any) -> None:
     kept, finding = Tag().render(EXAMPLES, word_tokenizer, 10)
     assert [row.id for row in kept] == ["green tent", "the red parcel"]
     assert finding is not None
-    assert "1 rows are longer than 10 tokens" in finding.message
+    assert "1 row was left out for having more than 10 tokens" in finding.message
     assert len(Tag().items(EXAMPLES, word_tokenizer, 10)) == 2
 
 

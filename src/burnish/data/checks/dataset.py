@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from burnish.conversation import Conversation, Example, content_id
 from burnish.data.unicode_forms import normal_form
-from burnish.errors import DataError
+from burnish.errors import DataError, quantity
 from burnish.runs.directory import Finding
 
 _SHOWN = 5
@@ -70,8 +70,8 @@ def without_duplicates(
             example = replace(example, id=content_id(example.messages, extras))
         ids.add(example.id)
         first[example.content] = example
-    repeated = f"{len(doubles)} rows of {split} repeat an earlier row and were left out"
-    used = f"{len(renamed)} rows of {split} have the id of an earlier row and got a new id"
+    repeated = f"{_rows(doubles, split)} left out because an earlier row is the same"
+    used = f"{_rows(renamed, split)} given a new id because an earlier row has the same id"
     return list(first.values()), [
         *finding_if_any("duplicate", "warning", repeated, doubles),
         *finding_if_any("id", "warning", used, renamed),
@@ -96,9 +96,7 @@ def without_disliked(
             part=split,
             count=len(disliked),
         )
-    message = (
-        f"{len(disliked)} rows of {split} were left out because their answer is marked as disliked"
-    )
+    message = f"{_rows(disliked, split)} left out because the answer is marked as disliked"
     remedy = "set objective to kto to train on both kinds"
     return liked, finding_if_any("disliked", "warning", message, disliked, remedy)
 
@@ -113,8 +111,8 @@ def without_overlap(
     shared = [example for example, yes in zip(examples, inside, strict=True) if yes]
     exact = sum(1 for example in shared if example.messages in same)
     message = (
-        f"{len(shared)} rows of {split} have the same input as a row of {other} ({exact} of them "
-        f"exactly the same) and were removed from {split}"
+        f"{_rows(shared, split)} removed because a row of {other} has the same input ({exact} of "
+        "them exactly the same)"
     )
     kept = [example for example, yes in zip(examples, inside, strict=True) if not yes]
     return kept, finding_if_any("overlap", "warning", message, shared)
@@ -123,10 +121,7 @@ def without_overlap(
 def without_masked(examples: Sequence[Example], split: str) -> tuple[list[Example], list[Finding]]:
     """Removes rows in which every assistant turn has the weight 0."""
     masked = [example for example in examples if example.masked]
-    message = (
-        f"{len(masked)} rows of {split} were left out because all their assistant turns have the "
-        "weight 0"
-    )
+    message = f"{_rows(masked, split)} left out because all assistant turns have the weight 0"
     kept = [example for example in examples if not example.masked]
     return kept, finding_if_any("masked", "warning", message, masked)
 
@@ -135,7 +130,7 @@ def empty_turns(examples: Iterable[Example], split: str) -> list[Finding]:
     """Finds rows with an empty turn."""
     rows = [e for e in examples if any(not turn.content.strip() for turn in e.messages)]
     return finding_if_any(
-        "empty", "warning", f"{len(rows)} rows of {split} have an empty turn", rows
+        "empty", "warning", f"{_rows(rows, split, 'has', 'have')} an empty turn", rows
     )
 
 
@@ -148,12 +143,12 @@ def has_no_text(example: Example) -> bool:
 
 def document_boundaries(examples: Sequence[Example], split: str) -> list[Finding]:
     """Reports the number of documents in a .txt file, and lines that may be documents."""
-    parted = f"{split} has {len(examples)} documents, separated by empty lines"
+    parted = f"{split} has {quantity(len(examples), 'document')}, separated by empty lines"
     findings = [Finding("documents", "info", parted, len(examples))]
     long = [e for e in examples if _has_long_lines(e.messages[-1].content)]
     message = (
-        f"{len(long)} documents of {split} have lines as long as paragraphs, without empty lines "
-        "between them"
+        quantity(len(long), f"document of {split} has", f"documents of {split} have")
+        + " lines as long as paragraphs, without empty lines between them"
     )
     remedy = "if each line is a document, add an empty line after each line"
     return findings + finding_if_any("documents", "warning", message, long, remedy)
@@ -172,14 +167,16 @@ def conflicting_labels(examples: Iterable[Example]) -> list[Finding]:
             rows[normalised_question(example)].append(example)
     torn = [group for group in rows.values() if len({e.label for e in group}) > 1]
     seen = " and ".join(sorted({str(example.label) for example in torn[0]})) if torn else ""
-    message = f"{len(torn)} inputs have more than one label; the first has {seen}"
+    inputs = quantity(len(torn), "input has", "inputs have")
+    message = f"{inputs} more than one label; the first has {seen}"
     return finding_if_any("conflict", "warning", message, [group[-1] for group in torn])
 
 
 def rejected_answers(examples: Iterable[Example]) -> list[Finding]:
     """Finds rejected answers that the objective does not use."""
     rows = [example for example in examples if example.rejected is not None]
-    message = f"{len(rows)} rows have a rejected answer, but only the chosen answers are trained on"
+    has = quantity(len(rows), "row has", "rows have")
+    message = f"{has} a rejected answer, but only the chosen answers are trained on"
     remedy = "set objective to dpo to train on both"
     return finding_if_any("rejected", "warning", message, rows, remedy)
 
@@ -190,7 +187,8 @@ def unseen_types(train: Sequence[Example], test: Sequence[Example]) -> list[Find
     unseen = sorted(asked - seen)
     rows = [e for e in test if {t[2:] for t in e.tags or ()} & set(unseen)]
     names = ", ".join(unseen)
-    message = f"{len(rows)} rows of test have spans of types that do not occur in train: {names}"
+    has = _rows(rows, "test", "has", "have")
+    message = f"{has} spans of types that do not occur in train: {names}"
     return finding_if_any("unseen", "warning", message, rows)
 
 
@@ -201,8 +199,14 @@ def label_balance(examples: Iterable[Example]) -> list[Finding]:
         return []
     (most, high), *_, (least, low) = [*counts.most_common(), counts.most_common()[-1]]
     skewed = low < _FEW or high > _SKEW * low
-    message = f"{len(counts)} labels, from {low} rows ({least}) to {high} ({most})"
+    labels = quantity(len(counts), "label")
+    message = f"{labels}, from {quantity(low, 'row')} ({least}) to {high} ({most})"
     return [Finding("balance", "warning" if skewed else "info", message, len(counts))]
+
+
+def _rows(rows: Sequence[Example], split: str, singular: str = "was", plural: str = "were") -> str:
+    """The number of rows with a verb, such as `12 rows of train were`."""
+    return quantity(len(rows), f"row of {split} {singular}", f"rows of {split} {plural}")
 
 
 def error_from_finding(finding: Finding) -> DataError:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from burnish.conversation import Example
 from burnish.data.unicode_forms import normal_form
+from burnish.errors import quantity
 from burnish.runs.directory import Finding
 
 _SHOWN = 3
@@ -55,7 +56,7 @@ def _spelt(counts: Counter[str]) -> str:
     shown = escape_lookalikes(names)
     same = f"{names[0]}: " if shown[0] != repr(names[0]) else ""
     return same + " and ".join(
-        f"{one} ({counts[name]} rows)" for name, one in zip(names, shown, strict=True)
+        f"{one} ({quantity(counts[name], 'row')})" for name, one in zip(names, shown, strict=True)
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from burnish.conversation import Example
 from burnish.data.checks.dataset import has_no_text
 from burnish.data.checks.label_spelling import escape_lookalikes, fold_label
-from burnish.errors import DataError, shown
+from burnish.errors import DataError, quantity, shown
 from burnish.recipe.data import Data
 
 _SHOWN = 20
@@ -63,8 +63,10 @@ def check_any_text(rows: list[Example], path: Path | None, part: str) -> None:
     if silent < _MOSTLY * len(rows):
         return
     what = {"document": "document", "assistant": "answer"}.get(rows[0].messages[-1].role, "prompt")
+    of = f"{quantity(len(rows), 'row')} of {path}"
     raise DataError(
-        f"{silent} of {len(rows)} rows of {path} have an empty {what}, so nothing would be trained",
+        quantity(silent, f"of {of} has", f"of {of} have")
+        + f" an empty {what}, so nothing would be trained",
         f"fill in each {what}, or set data.columns to the column that contains it",
         code="empty_answers",
         path=str(path),
@@ -92,7 +94,7 @@ def check_any_left(parts: dict[str, list[Example]], data: Data) -> None:
         labels = {row.label for row in rows} - {None}
         parted = data.train.suffix.lower() == ".txt"
         raise DataError(
-            f"{data.train} has only {len(rows)} distinct rows"
+            f"{data.train} has only {quantity(len(rows), 'distinct row')}"
             + (f" within data.limit = {data.limit}, " if data.limit else ", ")
             + (
                 "each with its own label, so no label has a second row for testing"
@@ -145,9 +147,9 @@ def check_labels_seen(train: list[Example], test: list[Example]) -> None:
                 )
         names = ", ".join(sorted(map(shown, unseen))[:_SHOWN])
         known = ", ".join(sorted(map(shown, seen))[:_SHOWN])
+        absent = quantity(len(unseen), "label of the test set does", "labels of the test set do")
         raise DataError(
-            f"{len(unseen)} labels of the test set do not occur in the training set ({names}); the "
-            f"training set has {known}",
+            f"{absent} not occur in the training set ({names}); the training set has {known}",
             "add training rows with these labels, or remove them from the test set",
             code="unseen_labels",
             labels=sorted(unseen)[:_SHOWN],

@@ -7,6 +7,7 @@ from typing import Any
 from burnish.conversation import Example
 from burnish.data.chat_templates import next_speaker_index, speaker_prefixes
 from burnish.data.checks.dataset import finding_if_any
+from burnish.errors import quantity
 from burnish.runs.directory import Finding
 
 _NAMES = (
@@ -52,18 +53,18 @@ def chat_template_marks(examples: Iterable[Example], split: str) -> list[Finding
     for rows, problem, remedy in (
         (
             turns,
-            "contain markers of a chat template (the first is {})",
+            "with markers of a chat template (the first is {})",
             "keep only the text of each turn; the model's own template is added around it",
         ),
         (
             documents,
-            "are plain text with markers of a chat template (the first is {}), so questions and "
+            "of plain text with markers of a chat template (the first is {}), so questions and "
             "markers are trained on like answers",
             "write the turns as messages; the model's own template is added around them",
         ),
     ):
         mark = rows[0][1] if rows else ""
-        message = f"{len(rows)} rows of {split} {problem.format(mark)}"
+        message = f"{split} has {quantity(len(rows), 'row')} {problem.format(mark)}"
         examples = [example for example, _ in rows]
         findings += finding_if_any("template", "warning", message, examples, remedy)
     return findings
@@ -80,10 +81,11 @@ def speaker_lines(examples: Iterable[Example], tokenizer: Any) -> list[Finding]:
         for turn in example.messages
         if turn.role == "assistant" and turn.learnt and next_speaker_index(turn.content) is not None
     ]
+    has = quantity(len(rows), "answer has", "answers have")
     message = (
-        f"{len(rows)} answers have a line that begins like a turn (user:, assistant:, system: or "
-        "tool:); the model has no chat template, so its answers end before such a line, in "
-        "evaluation and when it is served"
+        f"{has} a line that begins like a turn (user:, assistant:, system: or tool:); the model "
+        "has no chat template, so its answers end before such a line, in evaluation and when it is "
+        "served"
     )
     remedy = "rephrase these lines, or use a model with a chat template"
     return finding_if_any("speaker", "warning", message, rows, remedy)

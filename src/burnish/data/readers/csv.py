@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from burnish.data.readers.encoding import lines, open_utf8
 from burnish.data.row import MAX_ROW_BYTES, BadRow, Notice, Row, check_columns, not_utf8, too_long
-from burnish.errors import DataError, shown
+from burnish.errors import DataError, quantity, shown
 
 if TYPE_CHECKING:
     import _csv
@@ -176,7 +176,7 @@ class _Header:
         while filled > width and not fields[filled - 1].strip():
             filled -= 1
         if len(fields) < width or (self.complete and filled > width):
-            reason = f"has {len(fields)} fields, but the header has {width}"
+            reason = f"has {quantity(len(fields), 'field')}, but the header has {width}"
             remedy = f"put double quotes around fields that contain {_NAMES[self.delimiter]}"
             if len(fields) < width:
                 remedy = "complete the row, or delete it"

@@ -22,7 +22,7 @@ from burnish.data.readers.json_values import (
     what,
 )
 from burnish.data.row import MAX_ROW_BYTES, BadRow, Notice, Row, not_utf8, too_long
-from burnish.errors import DataError, shown
+from burnish.errors import DataError, quantity, shown
 
 _LINES_SEEN = 20
 _BEGINNING = 40  # bytes of a line that show what it is
@@ -188,7 +188,8 @@ def _lines_of(path: Path, notice: Notice) -> Iterator[Row | BadRow]:
                     row = bare if isinstance(bare, Row) else row
                 yield row
     if commas:
-        notice(f"{commas} lines of {path} end in a comma, which was passed over")
+        end = quantity(commas, f"line of {path} ends", f"lines of {path} end")
+        notice(f"{end} in a comma, which was ignored")
 
 
 def _json_row(line: bytes, source: str) -> Row | BadRow:

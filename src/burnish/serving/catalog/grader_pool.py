@@ -14,6 +14,7 @@ from typing import TypeVar
 from anyio import CancelScope, CapacityLimiter, to_thread
 from fastapi import Request
 
+from burnish.errors import quantity
 from burnish.evaluation.graders import Grader
 from burnish.evaluation.graders.sandbox import Limits
 from burnish.serving.errors import ApiError
@@ -90,8 +91,8 @@ class Grading:
         own = self._inside[computes, owner] if owner else 0
         if inside >= at_once + self.bounds.waiting or own > self.bounds.waiting // 2:
             raise _too_many(
-                f"{inside} requests with graders are already running or waiting. "
-                "Please try again later.",
+                quantity(inside, "request with graders is", "requests with graders are")
+                + " already running or waiting. Please try again later.",
                 "graders_busy",
                 _AGAIN,
             )
@@ -103,8 +104,9 @@ class Grading:
         left = self._left(owner) if owner else math.inf
         if left <= 0:
             raise _too_many(
-                f"The graders of this key have used up their {self.bounds.seconds:g} seconds per "
-                "minute. Please try again later, or send fewer graders at once.",
+                "The graders of this key have used up their "
+                f"{quantity(self.bounds.seconds, 'second')} per minute. Please try again later, or "
+                "send fewer graders at once.",
                 "rate_limit_exceeded",
                 (1 - left) * _MINUTE / self.bounds.seconds,
             )

@@ -18,7 +18,7 @@ import yaml
 
 from burnish.data.readers.encoding import lines, open_utf8
 from burnish.data.readers.json import other_kind
-from burnish.errors import DataError, GraderError
+from burnish.errors import DataError, GraderError, quantity
 from burnish.recipe.schema import Recipe
 from burnish.runs.atomic import write_atomic
 from burnish.serving.state.tables import JobRow
@@ -166,7 +166,7 @@ def write_job_files(
     counts = {name: _linked(folder, name, source) for name, source in sources.items()}
     if counts["train"] < MIN_ROWS:
         raise DataError(
-            f"the training file has {counts['train']} examples",
+            f"the training file has {quantity(counts['train'], 'example')}",
             f"upload a file with at least {MIN_ROWS}",
             code="too_few_rows",
             part="train",

@@ -7,7 +7,7 @@ from typing import Any
 
 from burnish.data.checks.unused_columns import yaml_quoted
 from burnish.data.sample import LIMIT
-from burnish.errors import DataError, GraderError
+from burnish.errors import DataError, GraderError, quantity
 from burnish.parity.record import Parity, read_parity
 from burnish.runs.directory import Finding, RunDirectory, Verdict
 from burnish.serving.jobs import job_recipe
@@ -100,7 +100,8 @@ def rows_event(counts: Mapping[str, Any]) -> Event:
     """Return the event that says how the uploaded rows were split."""
     parts = {name: int(counts.get(name, 0)) for name in ("train", "validation", "test")}
     train, validation, test = parts.values()
-    message = f"Training on {train} rows, {validation} for validation, {test} for testing"
+    rows = quantity(train, "row")
+    message = f"Training on {rows}, {validation} for validation, {test} for testing"
     return Event(message, data=parts, log_position="rows")
 
 
@@ -159,8 +160,9 @@ def _uploaded(error: Mapping[str, Any], folder: str) -> str:
     """The sentence in terms of the uploaded files, by the names that the request gave them."""
     fields, seen = error["fields"], error["seen"]
     if error["code"] == "bad_rows":
-        said = f"{fields['count']} of {fields['total']} rows cannot be used: {_bad_rows(error)}"
-        return f"{_named(said, folder)}. {REMEDIES['bad_rows']}."
+        rows = quantity(fields["total"], "row")
+        message = f"{fields['count']} of {rows} cannot be used: {_bad_rows(error)}"
+        return f"{_named(message, folder)}. {REMEDIES['bad_rows']}."
     if source := fields.get("source"):
         seen = seen.replace(source, _place(source))
     remedy = _remedy(error["code"], error["remedy"], fields)

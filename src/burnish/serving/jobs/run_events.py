@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from burnish.errors import quantity
 from burnish.serving.state.events import Event
 
 Line = dict[str, Any]
@@ -130,7 +131,8 @@ def _screened(line: Line) -> Event:
 
 
 def _replayed(line: Line) -> Event:
-    message = f"Replaying {line['rows']} general conversations to reduce forgetting"
+    conversations = quantity(line["rows"], "general conversation")
+    message = f"Replaying {conversations} to reduce forgetting"
     if not line["rows"]:
         message = "No replay: the base model generated no conversations"
     return Event(message, log_position="replay", time=line["time"])
@@ -142,7 +144,8 @@ def _resumed(line: Line) -> Event:
 
 
 def _measured(line: Line) -> Event:
-    message = f"Evaluated {line['n']} items of {line['task']} with the {line['label']} model"
+    items = quantity(line["n"], "item")
+    message = f"Evaluated {items} of {line['task']} with the {line['label']} model"
     place = f"evaluate {line['label']} {line['task']}"[:128]
     return Event(message, log_position=place, time=line["time"])
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from burnish.errors import UserError
+from burnish.errors import UserError, quantity
 from burnish.models.registry import BUILT_IN, ENCODER
 from burnish.serving import log
 from burnish.serving.state.blobs import BlobStore
@@ -106,6 +106,7 @@ def open_service(settings: Settings, url: str | None = None) -> Service:
         ) from error
     names = [SQLITE, f"{SQLITE}-wal", f"{SQLITE}-shm", "content", "jobs", "reserve"]
     if count := make_private(folder, *names):
-        log.note(f"removed the access of other users to {count} files of the data folder")
+        files = quantity(count, "file")
+        log.note(f"removed the access of other users to {files} of the data folder")
     database = Database(url or f"sqlite:///{folder.resolve() / SQLITE}")
     return Service(settings, database, BlobStore(folder / "content"))

@@ -288,7 +288,7 @@ def require(
     more = f" ({len(bare)} of {len(examples)} rows have none)" if len(bare) > 1 else ""
     seen = f"{first} has no {what.removeprefix('a ')}{more}"
     if all_are:
-        seen = f"none of the {len(bare)} training rows has {what}"
+        seen = f"no training row has {what}"
     raise DataError(
         seen + (f", but the objective is {objective}" if objective else ""),
         remedy,

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from burnish.conversation import Example
 from burnish.data.render import Rendered, drop_longer
-from burnish.errors import DataError, RecipeError
+from burnish.errors import DataError, RecipeError, quantity
 from burnish.models.branches import Network
 from burnish.models.devices import tensor_on
 from burnish.models.head_inputs import encode_texts, label_logits
@@ -160,7 +160,7 @@ def fitting(
     fitting_rows, finding = drop_longer(examples, ([row] for row in rows), limit)
     if not fitting_rows:
         raise DataError(
-            f"all {len(examples)} rows are too long to train on",
+            f"every row is too long to train on ({quantity(len(examples), 'row')})",
             f"use texts of at most {limit} tokens",
             code="nothing_learnt",
             count=len(examples),
