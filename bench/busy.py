@@ -4,7 +4,7 @@
 
 The first part trains chat rows alone and beside `--loops` processes that never sleep, with
 Burnish's thread settings and with those of OpenMP, which take turns. On two cores a process
-with two threads gets 2 of 5 shares beside three loops, so 40 % of the quiet speed is fair.
+with two threads gets 2 of 5 shares beside three loops, so 40% of the quiet speed is fair.
 
 The second part serves SmolLM2-135M to eight streams, alone and while a fine-tuning job runs on
 the same machine. Rates are ratios inside one run, so they can be compared between machines.

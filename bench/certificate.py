@@ -9,17 +9,17 @@ of `--scales`, every item of the general suite and the validation rows, and keep
 the user's cache folder. What is there is not measured again.
 
 Without it, those answers are the truth: a candidate's drop on all of them is its true drop, and it
-is over budget when that is. Each of `--resample` times PROBE (30 %), CERT (70 %) and validation
+is over budget when that is. Each of `--resample` times PROBE (30%), CERT (70%) and validation
 rows are drawn from them with replacement, and each procedure releases a candidate or the base:
 
   point     highest validation gain of those whose estimate on all drawn items is inside
-  gate      the same, of those whose 95 % interval on all drawn items is inside, section by section
+  gate      the same, of those whose 95% interval on all drawn items is inside, section by section
   gate 1    the same gate with the whole suite pooled to one benchmark
   ours      frontier and order from PROBE and validation, fixed sequence on CERT, as a first look
   bonf all  highest gain of those that pass our tests on all drawn items, alpha over all candidates
   bonf cert the same on CERT, alpha over the candidates that ours would test
 
-The gate is NVIDIA's `nel gate`: of each benchmark a two-sided 95 % Student interval of the paired
+The gate is NVIDIA's `nel gate`: of each benchmark a two-sided 95% Student interval of the paired
 differences, which passes when its damaged end is within `max_drop`, fails when it is wholly beyond,
 and is insufficient evidence between; all benchmarks must pass (NVIDIA-NeMo/Evaluator, commit
 ac66aff, src/nemo_evaluator/engine/gate.py, `_paired_delta_ci` and `_apply_thresholds`; items
@@ -28,7 +28,7 @@ without categories). Its `max_drop` is the budget of the mean.
 Printed are the share of draws in which a model over budget was released, that in which the base
 stayed, and the gain that was kept: the true gain of what was released, over that of the best
 candidate truly inside. A model over budget counts there as no gain. Ours has to release at most
-5 % over budget and keep more gain than Bonferroni.
+5% over budget and keep more gain than Bonferroni.
 """
 
 import argparse
@@ -202,7 +202,7 @@ def best(drawn: Draw, passes: Callable[[int], bool]) -> int | None:
 
 
 def gate(seen: Answers, place: int, benchmarks: Sequence[Array], budgets: Budgets) -> bool:
-    """Whether every benchmark's two-sided 95 % interval is within the budget."""
+    """Whether every benchmark's two-sided 95% interval is within the budget."""
     row = place + 1
     damages = [values[0].astype(float) - values[row] for values in benchmarks]
     if not all(damage_end(damage) <= budgets.general / 100 for damage in damages):
@@ -214,7 +214,7 @@ def gate(seen: Answers, place: int, benchmarks: Sequence[Array], budgets: Budget
 
 
 def damage_end(damages: Array) -> float:
-    """The upper end of the two-sided 95 % Student interval of their mean."""
+    """The upper end of the two-sided 95% Student interval of their mean."""
     half = float(student.ppf(0.975, len(damages) - 1)) * damages.std(ddof=1) / sqrt(len(damages))
     return float(damages.mean() + half)
 
@@ -275,7 +275,7 @@ def compare(
 def print_table(answers: Answers, budgets: Budgets, tallies: dict[str, Tally], draws: int) -> None:
     truly = answers.inside(budgets)
     possible = max(answers.gains()[truly], default=0.0)
-    prose = "" if budgets.text_loss is None else f" and {budgets.text_loss:g} % on prose"
+    prose = "" if budgets.text_loss is None else f" and {budgets.text_loss:g}% on prose"
     print(f"\nbudget {budgets.general:g} points{prose}")
     print(f"{truly.sum()} of {len(truly)} candidates inside, the best gains {possible:.1f} points")
     print(f"{'':10}{'over budget':>13}{'base stays':>13}{'gain kept':>13}")

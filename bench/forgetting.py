@@ -176,7 +176,7 @@ def compared(rows: str, sides: list[str], seed: int, kept: Path) -> dict[str, di
             run = RunDirectory.open(folder)
             known[side]["accuracy"]["1"] = accuracy(run, open_tuned(run), 1.0)
             write_atomic(path, json.dumps(known[side]))
-        print(f"# {rows} {side} seed {seed}: {known[side]['accuracy']['1']:.1f} %", flush=True)
+        print(f"# {rows} {side} seed {seed}: {known[side]['accuracy']['1']:.1f}%", flush=True)
     wanted = min(found["accuracy"]["1"] for found in known.values())
     table = {}
     for side in sides:

@@ -286,7 +286,7 @@ def measure(given: argparse.Namespace, folder: Path) -> list[Line]:
 
 def _head() -> None:
     names = "work: side, other side | clients | tokens/s | other's | ratio (lowest to highest)"
-    rest = "aim | first token, s: median / 95 % | other's | same answers"
+    rest = "aim | first token, s: median / 95% | other's | same answers"
     print(f"| {names} | {rest} |\n|---" + "|---:" * 8 + "|", flush=True)
 
 

@@ -5,7 +5,7 @@
 A real `burnish serve` answers with a tiny model, so that the server and not the model is under
 load. Of each status is counted how often it came; a status that is not the right one for its
 request is an error and is named. The server's memory (resident set) is read as requests end: after
-a fifth of them it must not grow by more than 5 %. At the end the first question is asked again and
+a fifth of them it must not grow by more than 5%. At the end the first question is asked again and
 must have its first answer.
 """
 

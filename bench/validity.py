@@ -225,7 +225,7 @@ def print_line(label: str, values: dict[str, float]) -> None:
 def correlations(found: dict[str, dict[str, float]]) -> dict[str, tuple[float, float, float]]:
     """Spearman's, of the suite's changes with those of the public sets, and their intervals.
 
-    The interval is the percentile bootstrap's over adapters, 95 %.
+    The interval is the percentile bootstrap's over adapters, 95%.
     """
     draws = np.random.default_rng(0).integers(len(found), size=(2000, len(found)))
     told = {}

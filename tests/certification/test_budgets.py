@@ -67,7 +67,7 @@ def test_the_suite_mean_is_that_of_mover_and_a_section_that_of_tango() -> None:
 
 
 def test_text_rise_by_hand() -> None:
-    # Mean 0.1, standard deviation 0.1, no skewness; Student's t at 2 degrees, 95 %: 2.91999.
+    # Mean 0.1, standard deviation 0.1, no skewness; Student's t at 2 degrees, 95%: 2.91999.
     rise, bound = text_rise({"prose": losses(0.0, 0.1, 0.2)}, 0.95)
     assert rise == pytest.approx(100 * (exp(0.1) - 1))
     assert bound == pytest.approx(100 * (exp(0.1 + 2.91999 * 0.1 / 3**0.5) - 1), rel=1e-5)
@@ -105,7 +105,7 @@ def test_the_text_bound_holds_its_level(skewed: bool, students: float) -> None:
 
 
 def test_a_model_that_breaks_one_budget_passes_at_most_at_its_level() -> None:
-    """Intersection-union: three tests at the full 5 % together err no more than 5 %."""
+    """Intersection-union: three tests at the full 5% together err no more than 5%."""
     rng, runs, errors = np.random.default_rng(0), 600, 0
     budgets = Budgets(2.0, bias=5.0, refusal=5.0)
     for _ in range(runs):

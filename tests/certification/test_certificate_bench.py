@@ -65,7 +65,7 @@ def test_a_draw_keeps_pairs_and_shares(bench: Any, answers: Any) -> None:
 
 def test_the_gate_is_students_interval(bench: Any) -> None:
     damages = np.array([0.0, 1.0, 1.0, 0.0])
-    # Mean 0.5, standard error 0.5774 / 2, Student's t at 3 degrees, 97.5 %: 3.18245.
+    # Mean 0.5, standard error 0.5774 / 2, Student's t at 3 degrees, 97.5%: 3.18245.
     assert bench.damage_end(damages) == pytest.approx(0.5 + 3.18245 * 0.57735 / 2, rel=1e-5)
 
 

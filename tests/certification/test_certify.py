@@ -28,7 +28,7 @@ CHOICES = (" red", " green", " yes", " no")
 
 @pytest.fixture(scope="module")
 def suite(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Questions whose answer is what the base says, but for every tenth: it scores 90 %."""
+    """Questions whose answer is what the base says, but for every tenth: it scores 90%."""
     model = load_model(str(tiny_folder), "cpu")
     questions = [" ".join(words) for words in itertools.permutations(WORDS, 3)]
     found = model.score([Choice(question, CHOICES) for question in questions])

@@ -83,7 +83,7 @@ def released_over_budget(runs: int) -> tuple[float, float]:
 
     def outcomes(_: Candidate) -> Evidence:
         drawn = rng.random(400)
-        base, after = drawn < 0.7, (drawn < 0.62) | (drawn > 0.94)  # 8 % lost, 6 % gained
+        base, after = drawn < 0.7, (drawn < 0.62) | (drawn > 0.94)  # 8% lost, 6% gained
         return Evidence({"a": (base, after)})
 
     for _ in range(runs):
@@ -96,7 +96,7 @@ def released_over_budget(runs: int) -> tuple[float, float]:
 
 def test_the_error_of_the_whole_sequence_is_that_of_one_test() -> None:
     ours, any_of_them = released_over_budget(800)
-    assert 0.01 < ours < 0.055  # 4 % at the first look
+    assert 0.01 < ours < 0.055  # 4% at the first look
     assert any_of_them > 0.09  # what stopping at the first failure is for
 
 

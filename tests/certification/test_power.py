@@ -25,7 +25,7 @@ SECTIONS = {"a": 80, "b": 120, "c": 160}
 
 
 def test_one_section_by_hand() -> None:
-    # 1.6449 + 0.8416 standard errors of 12 % flips over 2000 items is 1.93 points; the null
+    # 1.6449 + 0.8416 standard errors of 12% flips over 2000 items is 1.93 points; the null
     # variance at that margin is a little more.
     found = section_budget(2000, 0.12)
     assert found == pytest.approx(1.93, abs=0.03)
@@ -41,7 +41,7 @@ def test_the_mean_of_equal_sections_is_about_one_long_section() -> None:
 
 
 def test_a_suite_of_equal_models_passes_in_80_of_100_cases() -> None:
-    """The promise itself: 6 % lost and 6 % gained, MOVER on Tango as it decides."""
+    """The promise itself: 6% lost and 6% gained, MOVER on Tango as it decides."""
     budget = suite_budget(SECTIONS, 0.12)
     assert budget is not None
     rng, runs, passed = np.random.default_rng(2), 400, 0

@@ -103,7 +103,7 @@ def test_inconclusive_names_the_items_missing() -> None:
     rows = ledger(GAIN, [(60, 3, 3, 34)] * 3)
     verdict = decide(rows, 2.0)
     assert verdict.decision == "inconclusive"
-    # Discordance 6 %, no change, margin 2 points, one-sided 5 %, power 80 %: about 930 items.
+    # Discordance 6%, no change, margin 2 points, one-sided 5%, power 80%: about 930 items.
     assert verdict.items_missing == pytest.approx(930 - 300, abs=120)
 
 
@@ -172,7 +172,7 @@ def test_what_a_budget_names_is_not_said_to_be_outside() -> None:
 
 @pytest.mark.parametrize(("allowed", "told"), [(50.0, False), (25.0, True), (None, True)])
 def test_prose_is_held_to_its_own_budget(allowed: float | None, told: bool) -> None:
-    """By 0.278 nats a token perplexity rises by 32 %."""
+    """By 0.278 nats a token perplexity rises by 32%."""
     base, tuned = pair(30, 0, 0, 0)
     harder = (base, [dataclasses.replace(r, score=1.278 + i / 9e9) for i, r in enumerate(tuned)])
     prose = [text_loss_row(f"core.{name}", harder, 0) for name in ("prose", "letters")]
@@ -302,16 +302,16 @@ def test_kl_row_is_the_mean_over_openings() -> None:
 
 
 def test_sections_near_chance_are_named() -> None:
-    weak = section_row("core.weak", pair(50, 0, 0, 50), "base 50.0 % is not above chance, 50.0 %")
+    weak = section_row("core.weak", pair(50, 0, 0, 50), "base 50.0% is not above chance, 50.0%")
     verdict = decide([*ledger(GAIN, KEPT), weak], 2.0)
     assert verdict.decision == "release"
     assert verdict.reasons[2] == (
-        "Excluded from the suite mean: core.weak (base 50.0 % is not above chance, 50.0 %)."
+        "Excluded from the suite mean: core.weak (base 50.0% is not above chance, 50.0%)."
     )
 
 
 def test_a_suite_at_chance_releases_nothing() -> None:
-    weak = section_row("core.weak", pair(50, 0, 0, 50), "base 50.0 % is not above chance, 50.0 %")
+    weak = section_row("core.weak", pair(50, 0, 0, 50), "base 50.0% is not above chance, 50.0%")
     verdict = decide([*target_rows(pair(*GAIN), ["accuracy"], seed=0), weak], 2.0)
     assert verdict.decision == "inconclusive"
     assert "every section of the general suite was excluded" in verdict.reasons[1]

@@ -62,7 +62,7 @@ def score_statistic(lost: int, gained: int, n: int, delta: float) -> float:
 
 class TestTango:
     def test_soft_contact_lenses(self) -> None:
-        """Tango 1998, section 6.1: 1 loss of 44, lower 90 % limit -0.096."""
+        """Tango 1998, section 6.1: 1 loss of 44, lower 90% limit -0.096."""
         assert tango(1, 0, 44, 0.90).low == pytest.approx(-0.096, abs=5e-4)
 
     def test_airway_reactivity(self) -> None:
@@ -113,7 +113,7 @@ class TestTango:
 
     @pytest.mark.parametrize(("p_lost", "p_gained"), [(0.05, 0.05), (0.02, 0.15), (0.3, 0.1)])
     def test_coverage(self, p_lost: float, p_gained: float) -> None:
-        """Coverage summed over every table of 30 pairs stays near 95 %."""
+        """Coverage summed over every table of 30 pairs stays near 95%."""
         n, delta, covered = 30, p_gained - p_lost, 0.0
         for lost, gained in product(range(n + 1), range(n + 1)):
             if lost + gained > n:
@@ -208,7 +208,7 @@ class TestPairedBootstrap:
         assert (interval.low, interval.high) == pytest.approx((0.1, 0.1))
 
     def test_coverage(self) -> None:
-        """Of 300 samples of 40 uniform differences, about 95 % of intervals hold the mean."""
+        """Of 300 samples of 40 uniform differences, about 95% of intervals hold the mean."""
         rng = np.random.default_rng(11)
         samples = rng.random((300, 40)) - 0.5
         intervals = [

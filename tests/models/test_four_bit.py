@@ -60,7 +60,7 @@ def test_a_lora_learns_on_four_bit_weights(folder: Path, tmp_path: Path) -> None
     weight = exact.module.model.layers[0].mlp.up_proj.weight
     functional = importlib.import_module("bitsandbytes.functional")
     rounded = functional.dequantize_4bit(projection.weight.data, projection.weight.quant_state)
-    # Rounding a normal variable to 16 levels, scaled by blocks of 64, errs by about 9 %.
+    # Rounding a normal variable to 16 levels, scaled by blocks of 64, errs by about 9%.
     assert 0.05 < (rounded - weight).norm() / weight.norm() < 0.15
     assert four.fingerprint != exact.fingerprint
     module = METHODS["qlora"](four.module, seed=0, rank=4, alpha=8)

@@ -311,5 +311,5 @@ def test_plan_counts_the_screen(recipe: Path) -> None:
     assert auto is not None
     assert rule is not None
     assert "learning rate" not in rule
-    # 8 of 80 steps, and 2 x 3 held-out rows forwards: 12 % of the training at most.
+    # 8 of 80 steps, and 2 x 3 held-out rows forwards: 12% of the training at most.
     assert 0.05 < auto["learning rate"] / auto["training"] < 0.15

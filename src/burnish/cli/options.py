@@ -280,7 +280,7 @@ def decision_exit(run: RunDirectory) -> None:
 
 
 def _ledger_table(run: RunDirectory) -> Table:
-    table = Table(title=f"{run.manifest().name}: base and tuned model, with 95 % intervals")
+    table = Table(title=f"{run.manifest().name}: base and tuned model, with 95% intervals")
     for column in ("task", "metric", "n", "base", "tuned", "change", "interval", "lost", "gained"):
         table.add_column(
             column, justify="left" if column in ("task", "metric") else "right", no_wrap=True
@@ -308,7 +308,7 @@ def print_matrix(run: RunDirectory, *, as_json: bool) -> None:
         print(json.dumps(shown | {"seconds": run.manifest().times}))
         return
     stages = list(results)
-    title = f"{run.manifest().name}: each test set after each stage (95 % interval of the change)"
+    title = f"{run.manifest().name}: each test set after each stage (95% interval of the change)"
     table = Table(title=title)
     for column in ("test set", "metric", "base", *(f"after {stage}" for stage in stages)):
         table.add_column(column, justify="left" if column in ("test set", "metric") else "right")

@@ -93,7 +93,7 @@ def _table(result: "SweepResult") -> Table:
     if result.budget is not None:
         title += f" with a drop of at most {quantity(result.budget, 'point')}"
     keys = list(dict.fromkeys(key for trial in result.trials for key in trial.settings))
-    table = Table("trial", *keys, "validation loss", "drop (95 % interval)", "state", title=title)
+    table = Table("trial", *keys, "validation loss", "drop (95% interval)", "state", title=title)
     for trial in result.trials:
         best = trial is result.best
         table.add_row(

@@ -2,7 +2,7 @@
 
 Every attempt is a run of its own in the run's folder `heal/`. It is measured on PROBE and on the
 validation rows, as the run's own checkpoints are. Remedies that cost little or help most come
-first. Healing stops when a candidate is expected to stay within every budget with 90 % of the
+first. Healing stops when a candidate is expected to stay within every budget with 90% of the
 target gain, or when the time is up. CERT is not used in between: all attempts are one search.
 """
 
@@ -48,13 +48,13 @@ _UNKNOWN, _RATE = 300.0, 2e-4
 
 
 def is_healed(search: ScaleSearch) -> bool:
-    """Whether a candidate expected within budget has 90 % of the largest measured gain."""
+    """Whether a candidate expected within budget has 90% of the largest measured gain."""
     best = search.best_within_budget()
     return best is not None and _keeps_most_gain(best, search.candidates.values())
 
 
 def is_release_healed(run: RunDirectory) -> bool:
-    """Whether the run released a certified candidate with 90 % of the largest measured gain."""
+    """Whether the run released a certified candidate with 90% of the largest measured gain."""
     if run.manifest().state != "certified" or not (run.path / "frontier.json").exists():
         return False
     frontier = run.frontier()

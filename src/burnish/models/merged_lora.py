@@ -2,7 +2,7 @@
 
 The merged weights are a copy, so that nothing has to be undone: subtracting an adapter again would
 leave its rounding behind. They lie by columns, from which oneDNN computes the same numbers in 5 to
-15 % less time than from rows.
+15% less time than from rows.
 
 Only LoRA on a plain linear layer in float32 on a CPU is merged. In bfloat16 the merged weights
 would be rounded, and a GPU has less memory to spare. Files and the PEFT model itself are unchanged.

@@ -145,7 +145,7 @@ def heal(
         check_no_adapter_options(directory, {"data": data, "name": name, **overrides})
     check_can_heal(directory)
     if is_release_healed(directory):
-        bars.say(f"{directory.path} needs no healing: it was released with 90 % of the best gain")
+        bars.say(f"{directory.path} needs no healing: it was released with 90% of the best gain")
         return directory
     with alone_in(directory):
         manifest = directory.manifest()

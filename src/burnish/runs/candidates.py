@@ -19,10 +19,10 @@ class Candidate:
         slope: how much the scale falls from the last layer to the first (LiNeS); 0 if all layers
             have the same scale.
         gain: target score on the validation rows minus the base's; None without such rows.
-        gain_range: its 95 % interval.
+        gain_range: its 95% interval.
         drop: points by which the suite mean fell on PROBE; of several suites the one that uses
             most of its budget, in points of the general budget.
-        drop_range: its 95 % interval.
+        drop_range: its 95% interval.
         text_loss: rise of perplexity on PROBE's prose, in percent.
         kl: divergence from the base in nats per token on PROBE's openings.
         attempt: the healing attempt of the checkpoint; empty for the run itself.

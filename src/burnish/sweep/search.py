@@ -229,7 +229,7 @@ class _Sweep:
             if turn not in reported:  # a resumed trial repeats some of its evaluations
                 trial.report(values["loss"], turn)
             if turn < recipe.training.evaluations and _is_behind(self.study, trial.number):
-                share = f"{100 * values['step'] / steps:.0f} % of its steps"
+                share = f"{100 * values['step'] / steps:.0f}% of its steps"
                 trial.set_user_attr("reason", f"validation loss above the median after {share}")
                 raise optuna.TrialPruned
 
@@ -300,7 +300,7 @@ class _Sweep:
 
 
 def format_drop(row: LedgerRow) -> str:
-    """Returns the drop of the PROBE mean in points with its 95 % interval; a gain is negative."""
+    """Returns the drop of the PROBE mean in points with its 95% interval; a gain is negative."""
     low, drop, high = _drop(row)
     return f"{drop:+z.1f} points ({low:+z.1f} to {high:+z.1f})"
 
