@@ -91,7 +91,7 @@ def test_kept_in_parts_they_learn_the_same(
 ) -> None:
     """One is killed and the run goes on. The last step has one row, the second process none."""
     layers: list[tuple[int, int]] = []
-    going_along = Sharded.go_along
+    going_along = Sharded.sync_passes
 
     def look(team: Sharded, network: Network, passes: int) -> None:
         """Numbers in the layers and their gradients: those in this process, and all."""
@@ -100,7 +100,7 @@ def test_kept_in_parts_they_learn_the_same(
         layers.append((sum(p.to_local().numel() for p in kept), sum(p.numel() for p in kept)))
         going_along(team, network, passes)
 
-    monkeypatch.setattr(Sharded, "go_along", look)
+    monkeypatch.setattr(Sharded, "sync_passes", look)
     # Each step of Adam moves a weight by the rate, however small its gradient and its rounding.
     rate = {"training.learning_rate": 2e-4} if method == "full" else RATE
     given = {"objective": objective, "method": method, "last_n.layers": 1, **rate}

@@ -11,7 +11,7 @@ from burnish.preflight.checkpoints import check_reloaded_and_merged, check_saved
 from burnish.preflight.gradients import check_accumulation, check_trunk
 from burnish.preflight.rows import check_every_row_trains, check_stop_token_trained
 from burnish.progress import counts_to
-from burnish.training.snapshot import undone
+from burnish.training.snapshot import restored_afterwards
 
 # Longer rows reveal nothing that shorter ones do not, and take minutes on a CPU.
 _TOKENS = 512
@@ -24,7 +24,7 @@ def run_checks(subject: Subject) -> list[Check]:
     items = pick_items(subject.items)
     with (
         tempfile.TemporaryDirectory(prefix="burnish-preflight-") as name,
-        undone(subject.loop.model, subject.objective.carried, Path(name)),
+        restored_afterwards(subject.loop.model, subject.objective.carried, Path(name)),
     ):
         folder = Path(name)
         collected = subject.objective.collect(subject.network, items, 0)

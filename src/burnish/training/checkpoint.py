@@ -1,7 +1,4 @@
-"""Checkpoints: one folder per step, which is complete or absent.
-
-A run can be resumed after a kill at any time, because the newest two checkpoints are resumable.
-"""
+"""Checkpoints: one folder per step, complete or absent; the newest two can be resumed."""
 
 import json
 import re
@@ -27,10 +24,7 @@ _RESUMABLE = 2
 
 @dataclass
 class Progress:
-    """The progress of a run; resuming needs it, the weights and the optimizer's state.
-
-    `carried` is the state of the objective, see `Objective.carried`.
-    """
+    """What resuming needs besides weights and optimizer; `carried` is the objective's state."""
 
     step: int = 0
     tokens: int = 0

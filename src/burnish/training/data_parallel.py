@@ -57,7 +57,7 @@ class Team:
         """Return the context in which all steps are taken."""
         return nullcontext()
 
-    def go_along(self, network: Network, passes: int) -> None:
+    def sync_passes(self, network: Network, passes: int) -> None:
         """Called after this process's `passes` of a step; processes may take different numbers."""
 
     def seed(self, batches: Batches, step: int) -> None:
@@ -116,7 +116,7 @@ class Team:
 
     def add_gradients(self, optimizer: Optimizer) -> None:
         """Sum every gradient over the processes; one that no process has stays None."""
-        parameters = self.alike(optimizer)
+        parameters = self.replicated(optimizer)
         if self.size == 1 or not parameters:
             return
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
@@ -135,9 +135,9 @@ class Team:
             optimizer.state[parameter] = {
                 key: value.to(parameter.device, copy=True) for key, value in states.items()
             }
-        self.begin_alike(parameters_of(optimizer))
+        self.broadcast_weights(parameters_of(optimizer))
 
-    def begin_alike(self, parameters: Sequence[nn.Parameter]) -> None:
+    def broadcast_weights(self, parameters: Sequence[nn.Parameter]) -> None:
         if self.size > 1:
             with _collective():
                 for parameter in parameters:
@@ -147,7 +147,7 @@ class Team:
         """Scale all gradients down to the norm `limit`, and return their norm before."""
         return float(nn.utils.clip_grad_norm_(parameters_of(optimizer), limit))
 
-    def alike(self, optimizer: Optimizer) -> list[nn.Parameter]:
+    def replicated(self, optimizer: Optimizer) -> list[nn.Parameter]:
         """Return the trained parameters that every process has in full."""
         return parameters_of(optimizer)
 

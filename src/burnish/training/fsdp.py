@@ -43,9 +43,9 @@ class Sharded(Team):
 
     def align(self, network: Network, optimizer: Optimizer) -> None:
         """Shard every layer; this cannot be undone for the model."""
-        self.begin_alike(parameters_of(optimizer))
+        self.broadcast_weights(parameters_of(optimizer))
         network.may_share = False
-        packs(network.model)  # found out together, before a layer needs all of them
+        packs(network.model)  # computed by all processes together, before a layer needs all of them
         mesh = DeviceMesh(network.device.type, torch.arange(self.size))
         trained, shards = set(parameters_of(optimizer)), dict[Tensor, DTensor]()
         for layer in layer_stack(network.model)[1]:
@@ -61,12 +61,12 @@ class Sharded(Team):
             shards |= {whole: shard for whole, shard in now if isinstance(shard, DTensor)}
         _replace_parameters(optimizer, shards)
 
-    def alike(self, optimizer: Optimizer) -> list[nn.Parameter]:
+    def replicated(self, optimizer: Optimizer) -> list[nn.Parameter]:
         return [p for p in parameters_of(optimizer) if not isinstance(p, DTensor)]
 
     def clip(self, optimizer: Optimizer, limit: float) -> float:
         """Scale this process's gradients by the norm of the gradients of all processes."""
-        whole = [p.grad for p in self.alike(optimizer) if p.grad is not None]
+        whole = [p.grad for p in self.replicated(optimizer) if p.grad is not None]
         own = [
             p.grad.to_local()
             for p in parameters_of(optimizer)
@@ -115,7 +115,7 @@ class Sharded(Team):
                 raise lost(error) from error
             raise
 
-    def go_along(self, network: Network, passes: int) -> None:
+    def sync_passes(self, network: Network, passes: int) -> None:
         """Add empty passes until this process has taken as many as any other."""
         for _ in range(self.most(passes) - passes):
             _, hidden_1_1_H = network.extend(network.start(), [[0]], [0], left=False)

@@ -170,7 +170,7 @@ class Loop:
             loss = self.objective.loss(self.network, piece)
             (loss.total / units).backward()  # type: ignore[no-untyped-call]
             sums.add(loss, units)
-        self.team.go_along(self.network, len(pieces))
+        self.team.sync_passes(self.network, len(pieces))
         means = self.team.merged(sums).values()
         if not math.isfinite(means["loss"]):
             raise DivergedError(

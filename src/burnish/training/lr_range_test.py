@@ -20,7 +20,7 @@ from burnish.errors import DivergedError, InterruptedRunError
 from burnish.training.batches import Chosen
 from burnish.training.loop import Loop
 from burnish.training.objectives.base import Objective
-from burnish.training.snapshot import undone
+from burnish.training.snapshot import restored_afterwards
 
 # The test takes at most a tenth of the run's steps. A trial of fewer than 4 steps shows little more
 # than the first step, and more than 16 steps show little that 16 do not.
@@ -184,7 +184,7 @@ def _trial(loop: Loop, rate: float, plan: Design, folder: Path) -> Trial:
     """Take the trial's steps at another rate, with the run's schedule, and measure the loss."""
     settings = replace(loop.settings, learning_rate=rate, evaluations=0)
     batches = Chosen(loop.batches, plan.numbers)
-    with undone(loop.model, loop.objective.carried, folder):
+    with restored_afterwards(loop.model, loop.objective.carried, folder):
         short = _Miniature(
             loop.model, batches, loop.objective, settings, {}, folder, lambda *_: None
         )

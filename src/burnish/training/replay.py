@@ -42,7 +42,7 @@ _AT_ONCE = 32
 _RENDERED = 256
 # Temperature of the questions: at 1 those of a small model are incoherent. The answers are sampled
 # at 1, which makes them unbiased.
-_QUESTION_TEMPERATURE = 0.7
+_TEMPERATURE = 0.7
 # Fewest characters in a question.
 _SHORTEST = 8
 # Placeholder for the user's text, at which the chat template is cut.
@@ -185,37 +185,33 @@ def _sampled(
     seed: int,
 ) -> list[str]:
     """Sample `count` different questions that begin with one of `starts`, the tokens of `words`."""
-    questions: dict[str, None] = {}
+    texts: dict[str, None] = {}
     each = max(1, _AT_ONCE // len(starts))
-    batches = 0
-    while len(questions) < count and batches < _DRAWS * (
-        1 + len(questions) // (each * len(starts))
-    ):
+    tries = 0
+    while len(texts) < count and tries < _DRAWS * (1 + len(texts) // (each * len(starts))):
         sampling = Sampling(
-            max_new_tokens=_QUESTION,
-            temperature=_QUESTION_TEMPERATURE,
-            seed=(seed << 16) + batches,
+            max_new_tokens=_QUESTION, temperature=_TEMPERATURE, seed=(seed << 16) + tries
         )
         decoder = Decoder(Network(model.module), model.tokenizer, sampling)
         answers = decoder.answers(starts, each=each)
-        batches += 1
+        tries += 1
         for turn in range(each):  # by turns, so that all beginnings occur
             for before, generations in zip(words, answers, strict=True):
                 text = " ".join((before + generations[turn].text).split())
                 # Other languages need more tokens, so their questions may be cut off.
                 complete = bool(before) or generations[turn].finished
                 if complete and len(text) >= _SHORTEST and re.search(r"\w{2,}", text):
-                    questions[text] = None
-    if len(questions) < count:
+                    texts[text] = None
+    if len(texts) < count:
         raise ModelError(
-            f"{model.name} generated only {len(questions)} of {count} questions for replay",
+            f"{model.name} generated only {len(texts)} of {count} questions for replay",
             "set replay.rows to fewer, or set replay.data to a file of general rows",
             code="too_few_questions",
             model=model.name,
-            count=len(questions),
+            count=len(texts),
             expected=count,
         )
-    return list(questions)[:count]
+    return list(texts)[:count]
 
 
 def _answered(model: LanguageModel, questions: list[str], seed: int) -> list[Replayed]:
@@ -293,11 +289,7 @@ def replay_rows(directory: RunDirectory, recipe: Recipe, model: Opened) -> Seque
 
 
 def _generated(recipe: Recipe, model: LanguageModel) -> Sequence[Replayed]:
-    """Generate rows with the base model.
-
-    With `auto`, runs of all seeds share the rows, and a base model that cannot generate them is
-    not an error.
-    """
+    """Generate rows. With `auto` they do not depend on the seed, and failing is not an error."""
     replay, cache = recipe.replay, cache_folder() / "replay"
     if replay.rows != "auto":
         return replayed(model, replay.rows, recipe.seed, cache)

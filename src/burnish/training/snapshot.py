@@ -13,7 +13,7 @@ from burnish.training.checkpoint import save_tensors
 
 
 @contextmanager
-def undone(model: Any, carried: dict[str, float], folder: Path) -> Iterator[None]:
+def restored_afterwards(model: Any, carried: dict[str, float], folder: Path) -> Iterator[None]:
     """Restore trained weights, mode, random states and the objective's state after a `with` block.
 
     Gradients are cleared. The weights are stored on disk, so that full fine-tuning does not need
