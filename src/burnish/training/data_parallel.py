@@ -144,7 +144,7 @@ class Team:
                     distributed.broadcast(parameter.data, src=0)
 
     def clip(self, optimizer: Optimizer, limit: float) -> float:
-        """Scale all gradients down to the norm `limit`, and return their norm before."""
+        """Clip all gradients to the norm `limit`, and return their norm before clipping."""
         return float(nn.utils.clip_grad_norm_(parameters_of(optimizer), limit))
 
     def replicated(self, optimizer: Optimizer) -> list[nn.Parameter]:
