@@ -119,7 +119,7 @@ def rows_in(item: Any) -> list[Row]:
 
 @contextmanager
 def without_dropout(model: Any) -> Iterator[None]:
-    """Turn on training mode without randomness, so that two passes are comparable.
+    """Turns on training mode without randomness, so that two passes are comparable.
 
     Models drop values, attention weights and whole layers at rates that have different names in
     their modules and configurations; all of these rates are set to 0.
@@ -138,7 +138,7 @@ def without_dropout(model: Any) -> Iterator[None]:
 
 
 def _rate_owners(model: Any) -> list[Any]:
-    """Return all modules, and the configurations that they read at each pass, each once."""
+    """Returns all modules, and the configurations that they read at each pass, each once."""
     modules = list(model.modules())
     configs = [c for m in modules if isinstance(c := vars(m).get("config"), PreTrainedConfig)]
     nested = [c for config in configs for c in vars(config).values()]
@@ -147,7 +147,7 @@ def _rate_owners(model: Any) -> list[Any]:
 
 
 def _rates(owner: Any) -> list[tuple[str, float]]:
-    """Return the rates at which a module or a configuration drops or disturbs values."""
+    """Returns the rates at which a module or a configuration drops or disturbs values."""
     own = isinstance(owner, nn.modules.dropout._DropoutNd)
     return [
         (name, value)
@@ -157,6 +157,6 @@ def _rates(owner: Any) -> list[tuple[str, float]]:
 
 
 def relative_difference(actual: Tensor, expected: Tensor) -> Tensor:
-    """Return the absolute differences divided by the largest absolute expected value."""
+    """Returns the absolute differences divided by the largest absolute expected value."""
     scale = expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
     return (actual - expected).abs() / scale
