@@ -16,9 +16,9 @@ import burnish
 from burnish.errors import InterruptedRunError
 from burnish.models.adapt import add_lora
 from burnish.models.branches import Row
+from burnish.pipeline import train as pipeline
 from burnish.pipeline import verbs
 from burnish.runs.directory import RunDirectory
-from burnish.training import build
 from burnish.training import lr_range_test as screening
 from burnish.training.anchor import Anchored, anchors
 from burnish.training.batches import Batches
@@ -103,7 +103,7 @@ def test_objectives_without_a_steady_loss_take_the_rule(llama: Any, tmp_path: Pa
         made.objective = object.__new__(objective)
         assert "samples new answers" in str(design(made).reason)
     made.objective = Kto()
-    assert "depends on the rows" in str(design(made).reason)
+    assert "depends on the other rows" in str(design(made).reason)
 
 
 def test_without_validation_rows_that_no_trial_reads_judge(llama: Any, tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_a_run_is_that_with_the_chosen_rate_and_a_killed_one_keeps_it(
         with pytest.raises(KilledError):
             burnish.train(recipe, quiet=True, name=name, on_event=kill)
         with monkeypatch.context() as patch:
-            patch.setattr(build, "screen", lambda _: pytest.fail("screened twice"))
+            patch.setattr(pipeline, "screen", lambda _: pytest.fail("screened twice"))
             killed = burnish.train(recipe, quiet=True, name=name, resume=True)
         assert killed.manifest().training == kept
         assert same_weights(straight, killed)
