@@ -313,7 +313,7 @@ def test_a_suite_that_was_learnt_is_left_out_of_the_mean(
     general = [str(suite), str(tmp_path / "told.jsonl")]
     run = burnish.run(path, quiet=True, name="told", evaluate={"general": general})
     assert [row.task for row in run.ledger() if row.kind == "general"] == ["known-cert"]
-    assert "told-cert.told (1 of its items were in the training data)" in " ".join(
+    assert "told-cert.told (1 of its items was in the training data)" in " ".join(
         run.verdict().reasons
     )
     (finding,) = [found for found in run.findings() if found.kind == "leakage"]
