@@ -45,7 +45,7 @@ class Sharded(Team):
         """Shard every layer; this cannot be undone for the model."""
         self.broadcast_weights(parameters_of(optimizer))
         network.may_share = False
-        packs(network.model)  # computed by all processes together, before a layer needs all of them
+        packs(network.model)  # measured now: passes through sharded layers need all processes
         mesh = DeviceMesh(network.device.type, torch.arange(self.size))
         trained, shards = set(parameters_of(optimizer)), dict[Tensor, DTensor]()
         for layer in layer_stack(network.model)[1]:
