@@ -317,7 +317,7 @@ def test_a_suite_that_was_learnt_is_left_out_of_the_mean(
         run.verdict().reasons
     )
     (finding,) = [found for found in run.findings() if found.kind == "leakage"]
-    assert "of told-probe.told are in the training data" in finding.message
+    assert "of told-probe.told is in the training data" in finding.message
 
 
 def test_every_general_suite_has_a_row_and_must_pass(
