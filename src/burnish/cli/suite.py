@@ -69,16 +69,16 @@ def command(
 
 def _print_curve(curve: Any) -> None:
     table = Table(title=f"{curve.section}, {curve.kind}", title_justify="left")
-    for column in ("level", "items ask for", "n", "right", "95 % interval", "chance"):
+    for column in ("level", "items ask for", "n", "right", "95% interval", "chance"):
         table.add_column(column, justify="left" if column == "items ask for" else "right")
     for point in curve.points:
         table.add_row(
             str(point.level),
             point.description,
             str(point.n),
-            f"{100 * point.share:.0f} %",
+            f"{100 * point.share:.0f}%",
             f"{100 * point.low:.0f} to {100 * point.high:.0f}",
-            f"{100 * point.chance:.0f} %",
+            f"{100 * point.chance:.0f}%",
         )
     for level in curve.too_long:
         table.add_row(str(level), "longer than the context", "–", "–", "–", "–")

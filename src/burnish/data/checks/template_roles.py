@@ -6,6 +6,7 @@ from dataclasses import replace
 from burnish.conversation import Example
 from burnish.data.template_form import TemplateForm
 from burnish.data.template_text import with_thought_apart
+from burnish.errors import quantity
 from burnish.runs.directory import Finding
 
 
@@ -44,9 +45,10 @@ def answers_think(
     thinks = 2 * count > len(turns)
     if count in (0, len(turns)):
         each = "each" if count else "none"
-        seen = f"{each} of the {len(turns)} answers has a thought before it"
+        seen = f"{each} of {quantity(len(turns), 'answer')} has a thought before it"
     else:
-        seen = f"{count} of {len(turns)} answers have a thought before them"
+        have = quantity(count, f"of {len(turns)} answers has", f"of {len(turns)} answers have")
+        seen = f"{have} a thought before {'it' if count == 1 else 'them'}"
     prompts = "with a thought" if thinks else "without a thought"
     message = f"{seen}, so evaluation, chat and serving ask for answers {prompts}"
     return thinks, [Finding("thinking", "info", message, count)]
@@ -58,7 +60,7 @@ def moved_system_text(examples: Sequence[Example], form: TemplateForm) -> list[F
         return []
     count = sum(1 for one in examples if any(turn.role == "system" for turn in one.messages))
     message = (
-        f"the model has no system role, so the system text of {count} rows goes before the first "
-        "user turn, in training and serving alike"
+        f"the model has no system role, so the system text of {quantity(count, 'row')} goes before "
+        "the first user turn, in training and serving alike"
     )
     return [Finding("system text", "info", message, count)] if count else []
