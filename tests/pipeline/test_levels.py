@@ -90,6 +90,9 @@ def test_a_run_has_the_levels_that_its_base_can_lose(
     for page in ("report.html", "card.md"):
         text = (run.path / page).read_text()
         assert all(sentence in text for sentence in sentences), page
+    curve = (run.path / "report.html").read_text().partition("Levels of the suite levels")[2]
+    assert f"kept, {kept[2]} items" in curve
+    assert "mastered, 10 items" in curve
     with pytest.raises(SystemExit):
         main(["evaluate", str(run.path), "--json"])
     shown = json.loads(capsys.readouterr().out)

@@ -8,7 +8,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from burnish.runs.directory import (
     Verdict,
 )
 from burnish.runs.json_lines import read_lines
+from burnish.runs.levels import LevelChoice
 from burnish.runs.overlaps import Leakage
 
 MISSING = "–"
@@ -70,6 +71,7 @@ class Contents:
     pairs: dict[str, Pairs]
     frontier: Frontier | None = None
     parity: str | None = None  # the parity certificate in one sentence
+    levels: list[LevelChoice] = field(default_factory=list)
 
     @property
     def budget(self) -> float | None:
@@ -153,6 +155,7 @@ def read_contents(run: RunDirectory) -> Contents:
             pairs={task: _pairs(run, task) for task in _item_tasks(ledger)},
             frontier=run.frontier() if (run.path / "frontier.json").exists() else None,
             parity=parity.sentence if parity is not None and parity.comparisons else None,
+            levels=run.levels(),
         )
 
 
