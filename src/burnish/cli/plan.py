@@ -61,7 +61,8 @@ def _table(plan: Any) -> Table:
     if plan.workers > 1:
         parts += f"; for each of {plan.workers} workers"
     table.add_row("computed memory", gib(plan.memory.total), parts)
-    table.add_row("", gib(plan.checkpointed), "with gradient checkpointing")
+    used = ", as the run trains" if plan.checkpointing else ""
+    table.add_row("", gib(plan.checkpointed), f"with activation checkpointing{used}")
     checkpoints = f"{plan.disk.checkpoints} checkpoints of {gib(plan.disk.checkpoint)}"
     optimizers = f"2 optimizer states of {gib(plan.disk.optimizer)}"
     parts = f"{checkpoints}, {optimizers}, released weights, results"

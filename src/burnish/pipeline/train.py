@@ -19,6 +19,7 @@ from burnish.evaluation.load_suite import load_suites
 from burnish.evaluation.measure import check_scorers, check_suites
 from burnish.evaluation.run_suites import run_suites, untrained_base
 from burnish.evaluation.suite import Suite, split_suite
+from burnish.models.checkpointing import checkpoint_activations
 from burnish.models.from_run import Opened, open_tuned
 from burnish.models.language_model import LanguageModel
 from burnish.models.lineage import check_method, with_recorded_thinking
@@ -27,6 +28,7 @@ from burnish.models.lora_targets import recipe_targets
 from burnish.parity.compare import record_reference, save_reference
 from burnish.pipeline.prepare import create_run
 from burnish.pipeline.resume import continue_run, warnings_about_changed_files
+from burnish.plan import checkpoints_by_need
 from burnish.preflight import MARKS, Subject, raise_on_failure, run_checks
 from burnish.progress import Bars, counts_to, on_timeline, phase
 from burnish.recipe.schema import Recipe, changed_recipe, resolve_recipe
@@ -128,6 +130,7 @@ def _train_run(
     """
     bars.say(f"{escape(recipe.model)} on {pick_device(recipe.device)}")
     model, loop = open_training(directory, recipe)
+    _checkpoint_by_need(directory, recipe, loop, bars)
     if not saved_steps(directory.checkpoints):
         say_targets(directory, recipe, loop, bars)
         if recipe.replay.rows:
@@ -154,6 +157,17 @@ def _train_run(
         "device": str(pick_device(recipe.device)),
     }
     manifest.state = "trained"
+    directory.write_manifest(manifest)
+
+
+def _checkpoint_by_need(directory: RunDirectory, recipe: Recipe, loop: Loop, bars: Bars) -> None:
+    """Switches activation checkpointing on where the run needs it; its other workers read that."""
+    if not checkpoints_by_need(recipe, loop):
+        return
+    checkpoint_activations(loop.network)
+    bars.say("[dim]activations are recomputed in the backward pass, which saves memory[/]")
+    manifest = directory.manifest()
+    manifest.training["activation_checkpointing"] = True
     directory.write_manifest(manifest)
 
 

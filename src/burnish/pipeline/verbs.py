@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from burnish.certification.compare import compare as compare  # a verb of notebooks
+from burnish.data.load import load
 from burnish.evaluation.measure import (
     check_tested,
 )
@@ -23,8 +24,8 @@ from burnish.models.from_run import open_classifier as open_classifier  # a verb
 from burnish.models.from_run import open_run as open_run
 from burnish.models.from_run import open_tuned as open_tuned  # a verb of notebooks
 from burnish.models.lineage import recipe_of
-from burnish.models.load import load_tokenizer
-from burnish.models.registry import resolve
+from burnish.models.load import context_length, load_tokenizer
+from burnish.models.registry import Source, resolve
 from burnish.pipeline.adopt_adapter import adopt, is_foreign
 from burnish.pipeline.evaluate import evaluate as evaluate
 from burnish.pipeline.prepare import CheckedData, create_run, prepare
@@ -35,6 +36,7 @@ from burnish.pipeline.resume import (
 from burnish.pipeline.train import check_subject, say_targets
 from burnish.pipeline.train import train as train
 from burnish.plan import Plan, make_plan
+from burnish.plan.from_config import configuration_of, has_tokenizer, plan_configuration
 from burnish.preflight import Check, run_checks
 from burnish.progress import Bars, on_timeline, phase
 from burnish.recipe.schema import (
@@ -50,6 +52,7 @@ from burnish.runs.directory import RunDirectory
 from burnish.runs.lock import alone_in
 from burnish.runs.times import timed_run
 from burnish.training.build import open_training
+from burnish.training.objectives import OBJECTIVES
 
 
 @on_timeline
@@ -185,10 +188,27 @@ def plan(
 ) -> Plan:
     """Estimates the time, memory and disk space of a run from a few steps; nothing is saved."""
     chosen = resolve_recipe(recipe, overrides)
+    if device == "cuda" and (source := configuration_of(chosen.model)):
+        return _plan_configuration(chosen, source)
     with _temporary_run(chosen, quiet=quiet) as directory:
         if device is None or torch.cuda.is_available():  # the levels depend on the base's answers
             run_suites(directory, chosen, lambda: untrained_base(chosen), Bars(quiet=quiet))
         return make_plan(directory, chosen, device=device)
+
+
+def _plan_configuration(recipe: Recipe, source: Source) -> Plan:
+    """Plans a run of a model without weights; its rows are tokenized where there is a tokenizer."""
+    if not has_tokenizer(source):
+        dataset = load(recipe.data, recipe.seed, recipe.objective_settings.rows)
+        rows = {name: len(getattr(dataset, name)) for name in ("train", "validation", "test")}
+        return plan_configuration(recipe, source, rows, None)
+    checked = prepare(recipe, source)
+    rows = {name: len(checked.kept(name)) for name in checked.rendered}
+    tokenizer = load_tokenizer(source, recipe.model_settings.stop_tokens)
+    objective = OBJECTIVES[recipe.objective].from_recipe(recipe, tokenizer)
+    longest = recipe.training.max_length or context_length(source)
+    items = objective.items(checked.kept("train"), tokenizer, longest)
+    return plan_configuration(recipe, source, rows, items)
 
 
 @contextmanager

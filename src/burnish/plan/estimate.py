@@ -18,11 +18,20 @@ from burnish.evaluation.load_suite import load_suites
 from burnish.evaluation.measure import results_cache, target_task
 from burnish.evaluation.suite import Suite, split_suite
 from burnish.evaluation.tasks import Task
+from burnish.models.checkpointing import can_checkpoint, checkpoint_activations
 from burnish.models.from_run import Opened
 from burnish.models.load import pick_device
 from burnish.models.lora_targets import recipe_targets
-from burnish.plan.fit import GIB, Disk, FreeSpace, check_disk, check_memory, nearest_folder
-from burnish.plan.memory import Batch, Memory, Shapes, memory
+from burnish.plan.fit import (
+    GIB,
+    Disk,
+    FreeSpace,
+    check_disk,
+    check_memory,
+    nearest_folder,
+    needs_checkpointing,
+)
+from burnish.plan.memory import CUDA_CONTEXT, Batch, Memory, Shapes, memory
 from burnish.plan.timing import (
     Clock,
     Steps,
@@ -44,8 +53,6 @@ from burnish.training.loop import Loop
 from burnish.training.lr_range_test import design
 from burnish.training.schedule import is_due
 
-# Memory of a CUDA context and its libraries before the first tensor.
-_CUDA_CONTEXT = 600 * 2**20
 # A line of results: question, expected, answer, score.
 _RESULT = 600
 
@@ -62,7 +69,8 @@ class Plan:
         device: the device of the plan and its number format.
         workers: number of data-parallel processes.
         memory: peak memory of one training process by purpose, computed from shapes.
-        checkpointed: bytes of that peak with gradient checkpointing.
+        checkpointing: whether that is with activation checkpointing, as the run will train.
+        checkpointed: bytes of the peak with activation checkpointing.
         peak: peak of the measured steps and items in bytes; None if nothing was measured, or if
             several processes will train.
         total_memory: bytes of that, or of the computed peak of all processes on this machine; on
@@ -80,6 +88,7 @@ class Plan:
     device: str
     workers: int
     memory: Memory
+    checkpointing: bool
     checkpointed: int
     peak: int | None
     total_memory: int
@@ -119,28 +128,26 @@ def make_plan(
     """
     started = clock()
     model, loop = open_training(directory, recipe)
-    model.module = loop.model
-    load = clock() - started
+    model.module, load = loop.model, clock() - started
     here, workers = pick_device(recipe.device), recipe.training.workers
     elsewhere = device == "cuda" and not torch.cuda.is_available()
-    dtype = torch.bfloat16 if elsewhere else here.dtype
-    shapes = Shapes.of(loop.model, model.network.config, dtype)
+    shapes = _shapes(recipe, loop, torch.bfloat16 if elsewhere else here.dtype)
     steps = count_steps(loop.batches, shapes, workers)
     weights = shapes.parameters * shapes.number
     on_cpu = not elsewhere and here.device == "cpu"
-    program = _program(weights) if on_cpu else _CUDA_CONTEXT
+    program = _program(weights) if on_cpu else CUDA_CONTEXT
     tasks = _tasks(directory, recipe, model)
     disk = _disk(loop, steps, shapes, sum(len(task) for task in tasks))
     processes = workers if on_cpu else 1  # they share its memory
     free = FreeSpace((_free_memory(loop) + program + weights) // processes, _free_disk(recipe))
+    if needed := checkpoints_by_need(recipe, loop):
+        checkpoint_activations(loop.network)
     if not elsewhere:
-        check_memory(recipe, shapes, steps.heaviest, program, free)
+        check_memory(recipe, shapes, steps.heaviest, program, free, checkpointing=needed)
     check_disk(recipe, disk, free)
-    seconds = None if elsewhere else _seconds(recipe, (model, loop), tasks, shapes, clock)
-    if seconds is not None:
-        seconds = {"loading the model twice": 2 * load} | seconds
+    seconds = {} if elsewhere else _seconds(recipe, (model, loop), tasks, shapes, clock)
     read, learnt = _tokens(loop)
-    computed = memory(shapes, steps.heaviest, program=program)
+    computed = memory(shapes, steps.heaviest, program=program, checkpointing=needed)
     peak = None if elsewhere or workers > 1 else round(peak_memory_mb() * 2**20)
     return Plan(
         rows={name: len(directory.split(name)) for name in ("train", "validation", "test")},
@@ -150,14 +157,34 @@ def make_plan(
         device="cuda, bfloat16, not measured" if elsewhere else str(here),
         workers=workers,
         memory=computed,
+        checkpointing=needed,
         checkpointed=memory(shapes, steps.heaviest, program=program, checkpointing=True).total,
         peak=peak,
         total_memory=peak or processes * computed.total,
         disk=disk,
-        seconds=seconds,
+        seconds={"loading the model twice": 2 * load} | seconds if seconds else None,
         power=_power(directory, recipe),
         targets=_targets(recipe, loop),
     )
+
+
+def checkpoints_by_need(recipe: Recipe, loop: Loop) -> bool:
+    """Whether the run recomputes activations, because its GPU has too little memory for them.
+
+    To be asked before the first step, while the model's weights are all that takes memory.
+    """
+    if loop.network.device.type != "cuda" or not can_checkpoint(loop.network):
+        return False
+    shapes = _shapes(recipe, loop, pick_device(recipe.device).dtype)
+    heaviest = count_steps(loop.batches, shapes, recipe.training.workers).heaviest
+    free = _free_memory(loop) + shapes.parameters * shapes.number
+    return needs_checkpointing(shapes, heaviest, free)
+
+
+def _shapes(recipe: Recipe, loop: Loop, dtype: torch.dtype) -> Shapes:
+    """The shapes of the run's model; the weights of an adapter are trained in float32."""
+    trained = torch.float32 if recipe.method_traits.is_adapter else dtype
+    return Shapes.of(loop.model, loop.network.config, dtype, trained=trained)
 
 
 def _targets(recipe: Recipe, loop: Loop) -> str | None:

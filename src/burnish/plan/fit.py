@@ -35,8 +35,22 @@ class Disk:
         return self.checkpoint * (self.checkpoints + 1) + 3 * self.optimizer + self.results
 
 
+def needs_checkpointing(shapes: Shapes, batch: Batch, free: int) -> bool:
+    """Whether a step fits into the `free` bytes of a GPU only if activations are recomputed.
+
+    A tenth is left for what the allocator cannot use.
+    """
+    return memory(shapes, batch).total > 0.9 * free
+
+
 def check_memory(
-    recipe: Recipe, shapes: Shapes, batch: Batch, program: int, free: FreeSpace
+    recipe: Recipe,
+    shapes: Shapes,
+    batch: Batch,
+    program: int,
+    free: FreeSpace,
+    *,
+    checkpointing: bool = False,
 ) -> None:
     """Checks that the largest training step fits into memory.
 
@@ -44,7 +58,7 @@ def check_memory(
         UserError: it does not fit; suggests a smaller batch with more gradient accumulation, LoRA
             instead of full fine-tuning, or shorter rows.
     """
-    needed = memory(shapes, batch, program=program).total
+    needed = memory(shapes, batch, program=program, checkpointing=checkpointing).total
     if needed <= free.memory:
         return
     workers = recipe.training.workers

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from burnish.errors import DivergedError, InterruptedRunError, WorkerLostError
+from burnish.models.checkpointing import checkpoint_activations
 from burnish.models.lineage import recipe_of
 from burnish.processes import die_with
 from burnish.runs.directory import RunDirectory
@@ -58,6 +59,8 @@ def _train_along(directory: RunDirectory, team: Team) -> None:
     if "screen" in manifest.training:
         rate = manifest.training["screen"]["chosen"]
         loop.settings = replace(loop.settings, learning_rate=rate)
+    if manifest.training.get("activation_checkpointing"):
+        checkpoint_activations(loop.network)
     loop.team = Sharded(team.rank, team.size) if recipe.training.fsdp else team
     loop.run(resume=True)
 
