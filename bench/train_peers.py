@@ -54,7 +54,7 @@ def every_trainer(work: Work, folder: str, steps: int) -> dict[str, Any]:
         "logging_steps": 1,
         "save_strategy": "no",
         "report_to": "none",
-        "bf16": False,
+        "bf16": torch.cuda.is_available(),
         "use_cpu": not torch.cuda.is_available(),
         "gradient_checkpointing": False,
         "disable_tqdm": True,
