@@ -356,7 +356,7 @@ def test_rows_as_long_as_the_model_reads_are_tested_and_longer_ones_told(
         recipe, quiet=True, name="short", training={"epochs": 1, "max_length": 450}
     )
     told = next(found for found in short.findings() if found.kind == "too long")
-    assert told.message.endswith("left out; shorten them, or raise training.max_length")
+    assert told.message.endswith("; shorten them, or raise training.max_length")
 
 
 def test_a_model_that_is_away_for_a_while_loses_no_run(recipe: Path, tiny_folder: Path) -> None:
