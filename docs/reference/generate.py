@@ -21,6 +21,7 @@ import click
 import burnish
 from burnish.certification.alpha_ledger import CertUse
 from burnish.cli import VERBS, app
+from burnish.evaluation.levels.registry import SECTIONS
 from burnish.parity.record import Comparison, Difference, Reference, ReferenceAnswer
 from burnish.recipe.keys import RecipeKey
 from burnish.recipe.keys import recipe_keys as keys_of_recipe
@@ -297,7 +298,20 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     )
 
 
+def level_sections() -> str:
+    """The sections of the suite `levels`, with what each level asks."""
+    rows = [
+        (
+            section.name.replace("_", " "),
+            section.kind,
+            "<br>".join(f"{n}. {level.description}" for n, level in enumerate(section.levels, 1)),
+        )
+        for section in SECTIONS
+    ]
+    return _table(("section", "kind", "levels"), rows)
+
+
 _TABLES = {
     table.__name__: table
-    for table in (recipe_keys, verbs, python_verbs, routes, error_codes, run_files)
+    for table in (recipe_keys, verbs, python_verbs, routes, error_codes, run_files, level_sections)
 }

@@ -52,8 +52,8 @@ def test_a_served_model_is_measured_at_every_level(capsys: pytest.CaptureFixture
     with answering(served) as url:
         main(["suite", "levels", "--model", url, "--served-name", "ours", "--items", "5"])
     said = capsys.readouterr().out
-    assert "| model | doubles | picks |" in said
-    assert "| ours | 100 100 0 0 | 100 100 100 100 |" in said
+    assert "| ours | doubles | generated | 100 | 100 | 0 | 0 |" in said
+    assert "| ours | picks | scored | 100 | 100 | 100 | 100 |" in said
     assert "57 to 100" in said  # Wilson's interval of 5 of 5
 
 

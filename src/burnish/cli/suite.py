@@ -1,7 +1,7 @@
 """Measure any model on a general suite: a loaded model, or one behind an OpenAI-compatible server.
 
 For the suite `levels`, the share of right answers is shown for every level of each section, with
-95% intervals, and as a row for a table in Markdown.
+95% intervals, and at the end as a table in Markdown.
 
 Example: burnish suite levels --model smollm2-135m
 Example: burnish suite levels --model http://127.0.0.1:8000/v1 --served-name qwen3-8b

@@ -89,9 +89,10 @@ def test_the_row_for_the_docs_has_the_percent_of_each_level() -> None:
     (curve,) = level_curves([PICK], answer, Limits(20, 400))  # type: ignore[arg-type]
     empty = Curve("long_context", "scored", (), (1, 2))
     assert markdown("tiny", [curve, empty]).splitlines() == [
-        "| model | pick | long context |",
-        "| --- | --- | --- |",
-        "| tiny | 100 80 50 25 | – |",
+        "| model | section | kind | 1 | 2 | 3 | 4 |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: |",
+        "| tiny | pick | scored | 100 | 80 | 50 | 25 |",
+        "| tiny | long context | scored | – | – | – | – |",
     ]
 
 

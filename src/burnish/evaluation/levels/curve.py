@@ -104,12 +104,14 @@ def suite_curves(
 
 
 def markdown(model: str, curves: Sequence[Curve]) -> str:
-    """A Markdown table with one row for the model: the percent of each level, by section."""
-    names = [curve.section.replace("_", " ") for curve in curves]
-    shares = [
-        " ".join(f"{100 * point.share:.0f}" for point in curve.points) or "–" for curve in curves
-    ]
-    lines = [["model", *names], ["---", *("---" for _ in names)], [model, *shares]]
+    """A Markdown table with a row for each section: the percent of right items at each level."""
+    most = max((point.level for curve in curves for point in curve.points), default=1)
+    lines = [["model", "section", "kind", *(str(level) for level in range(1, most + 1))]]
+    lines.append(["---", "---", "---", *("---:" for _ in range(most))])
+    for curve in curves:
+        shares = {point.level: f"{100 * point.share:.0f}" for point in curve.points}
+        cells = [shares.get(level, "–") for level in range(1, most + 1)]
+        lines.append([model, curve.section.replace("_", " "), curve.kind, *cells])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
