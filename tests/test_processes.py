@@ -113,7 +113,9 @@ SPINS = "import os, burnish; print(os.environ.get('GOMP_SPINCOUNT'))"
 )
 def test_waiting_threads_sleep_soon_unless_the_user_chose(own: dict[str, str], count: str) -> None:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("GOMP", "OMP"))}
-    shown = subprocess.check_output([sys.executable, "-c", SPINS], env=kept | own, text=True)
+    # With a flag of its own, Python starts anew; a fork would have imported Burnish already.
+    command = [sys.executable, "-s", "-c", SPINS]
+    shown = subprocess.check_output(command, env=kept | own, text=True)
     assert shown.strip() == count
 
 
