@@ -48,7 +48,8 @@ HARD = LevelSection("hard", "generated", _levels(4), _never)
 @pytest.fixture
 def recipe(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(registry, "SECTIONS", (PICK, TALK, HARD))
-    monkeypatch.setattr(choose, "CERT_ITEMS", 120)
+    monkeypatch.setattr(choose, "CERT_ITEMS", 140)
+    monkeypatch.setattr(choose, "_LIGHT_ROW", 12)
     monkeypatch.setenv("BURNISH_CACHE", str(tmp_path / "cache"))
     write_rows(tmp_path / "rows.jsonl", labelled(20))
     path = tmp_path / "recipe.yaml"
@@ -92,7 +93,7 @@ def test_a_run_has_the_levels_that_its_base_can_lose(
         assert all(sentence in text for sentence in sentences), page
     curve = (run.path / "report.html").read_text().partition("Levels of the suite levels")[2]
     assert f"kept, {kept[2]} items" in curve
-    assert "mastered, 10 items" in curve
+    assert "mastered, 12 items" in curve
     with pytest.raises(SystemExit):
         main(["evaluate", str(run.path), "--json"])
     shown = json.loads(capsys.readouterr().out)

@@ -143,10 +143,20 @@ def test_what_can_be_lost_gets_more_items_and_what_is_mastered_few() -> None:
     chosen = choice({"sums": (1.0, 0.9, 0.5, 0.0), "larger": (1.0, 1.0, 1.0, 1.0)})
     sums, larger = chosen.sections
     counts = {kept.level: kept.cert for kept in sums.kept}
-    assert counts[1] == 10 < counts[2] < counts[3]
-    assert counts[2] + counts[3] == CERT_ITEMS
-    assert [(kept.level, kept.cert) for kept in larger.kept] == [(4, 10)]
+    assert counts[1] == 60 < counts[2] < counts[3]  # one mastered section of its kind
+    assert [(kept.level, kept.cert) for kept in larger.kept] == [(4, 60)]
+    assert sum(counts.values()) + 60 == CERT_ITEMS
     assert all(abs(kept.probe / kept.cert - 3 / 7) < 0.05 for kept in sums.kept)
+
+
+def test_no_level_has_much_less_than_an_equal_share() -> None:
+    long = LevelSection("larger", "scored", _levels(tokens=2000), _larger)
+    ability = {"sums": (0.94, 0.5, 0.5, 0.5), "larger": (0.9, 0.9, 0.0, 0.0)}
+    chosen = choose_levels([SUMS, long], base(ability, []), 10_000)
+    counts = [kept.cert for one in chosen for kept in one.kept]
+    assert sum(counts) == CERT_ITEMS
+    assert min(counts) == pytest.approx(0.8 * CERT_ITEMS / 4)
+    assert max(counts) == counts[1] > CERT_ITEMS / 4  # level 4 of sums: nearest to one half
 
 
 def test_the_same_base_gives_the_same_choice() -> None:
@@ -172,7 +182,7 @@ def test_the_suite_has_a_section_for_each_level_and_splits_into_its_parts() -> N
     kinds = [type(task) for task in probe.sections]
     assert kinds == [CheckedTask, CheckedTask, CheckedTask, ChooseTask]
     sizes = {kept.level: kept.cert for kept in chosen.sections[0].kept}
-    assert [len(task) for task in cert.sections] == [sizes[2], sizes[3], 10, 10]
+    assert [len(task) for task in cert.sections] == [sizes[2], sizes[3], 60, 60]
     assert chance(cert.sections[3]) == 0.25
     contents = [
         {content_hash(i) for task in part.sections for i in task.items} for part in (probe, cert)

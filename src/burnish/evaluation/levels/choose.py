@@ -2,13 +2,14 @@
 
 Only PROBE is looked at. A section is measured from its easiest level upwards until the base model
 is at chance. The easiest and the hardest level above chance by two standard errors and below 95%
-are kept. Items are divided among the kept levels so that the mean has the smallest variance for its
+are kept. Items are divided among the kept levels so that the mean has a small variance for its
 time: in proportion to the root of p (1 - p) over the cost of an item (Neyman 1934, Journal of the
 Royal Statistical Society 97:558-625; with costs: Cochran 1977, Sampling Techniques, section 5.5).
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from burnish.errors import DataError
@@ -22,11 +23,16 @@ from burnish.runs.levels import KeptLevel, LevelChoice, MeasuredLevel, Reason, S
 # Results of the base model on a task.
 Answers = Callable[[Section], Sequence[ItemResult]]
 
+_Key = tuple[str, int]  # the name of a section and the number of a level
+
 PERFECT = 0.95
 # Items of a level that decide whether it is kept, and of one with long prompts.
 _TRIED, _TRIED_LONG, _LONG = 32, 16, 1000
-# Items of all kept levels in CERT, as `core` has; the least of a level, and of a mastered one.
-CERT_ITEMS, _LEAST, _LIGHT = 1800, 40, 10
+# Items in CERT, about as many as `core` has there; the least of a kept level as a part of an equal
+# share: the bound of the mean is that of equal sections if none is small.
+CERT_ITEMS, _LEAST = 1800, 0.8
+# Items in CERT of a mastered level, and of all mastered levels of one kind together.
+_LIGHT, _LIGHT_ROW = 10, 60
 # Generating a token takes about as long as reading so many.
 _GENERATED = 3
 
@@ -60,8 +66,14 @@ def choose_levels(
         DataError: no section has a level that the base model can lose.
     """
     measured = [_measure(section, answers, context, suite, seed) for section in sections]
-    kept = [(one, number) for one in measured for number in _window(one)]
-    if not kept and not any(_mastered(one) for one in measured):
+    by_name = {section.name: section for section in sections}
+    weights = {
+        (one.section, number): _weight(one, number, by_name[one.section])
+        for one in measured
+        for number in _window(one)
+    }
+    light = _light_items(measured)
+    if not weights and not light:
         raise DataError(
             "the base model is at chance at every level of the suite levels, so nothing can be "
             "lost",
@@ -69,10 +81,15 @@ def choose_levels(
             code="no_level_suits",
             context=context,
         )
-    counts = _divide(kept, {section.name: section for section in sections})
-    return [
-        _with_items(one, section, counts) for one, section in zip(measured, sections, strict=True)
-    ]
+    counts = _divide(weights, CERT_ITEMS - sum(light.values()))
+    chosen = []
+    for one in measured:
+        section = by_name[one.section]
+        kept = [_level(section, n, counts[one.section, n]) for n in _window(one)]
+        if (number := _mastered(one)) is not None:
+            kept.append(replace(_level(section, number, light[one.section]), mastered=True))
+        chosen.append(replace(one, kept=tuple(sorted(kept, key=lambda level: level.level))))
+    return chosen
 
 
 def choice_of(
@@ -141,38 +158,33 @@ def _mastered(one: SectionLevels) -> int | None:
     return max((level.level for level in one.curve if level.share >= PERFECT), default=None)
 
 
-def _divide(
-    kept: Sequence[tuple[SectionLevels, int]], sections: dict[str, LevelSection]
-) -> dict[tuple[str, int], int]:
-    """CERT items of each kept level, which together are CERT_ITEMS or, of many levels, more."""
-
-    def weight(one: SectionLevels, number: int) -> float:
-        measured = next(level for level in one.curve if level.level == number)
-        share = (measured.right + 1) / (measured.n + 2)
-        level = sections[one.section].levels[number - 1]
-        return math.sqrt(share * (1 - share) / (level.tokens + _GENERATED * level.answer_tokens))
-
-    weights = {(one.section, number): weight(one, number) for one, number in kept}
-    total = sum(weights.values())
-    return {key: max(_LEAST, round(CERT_ITEMS * value / total)) for key, value in weights.items()}
+def _divide(weights: Mapping[_Key, float], total: int) -> dict[_Key, int]:
+    """Items of each level in proportion to its weight, and for none less than _LEAST of a share."""
+    least, fixed = _LEAST * total / max(1, len(weights)), set[_Key]()
+    while True:
+        rest = sum(weight for key, weight in weights.items() if key not in fixed)
+        room = total - least * len(fixed)
+        free = {key: room * w / rest for key, w in weights.items() if key not in fixed}
+        if not (low := {key for key, share in free.items() if share < least}):
+            return {key: round(free.get(key, least)) for key in weights}
+        fixed |= low
 
 
-def _with_items(
-    one: SectionLevels, section: LevelSection, counts: dict[tuple[str, int], int]
-) -> SectionLevels:
-    return replace(one, kept=tuple(sorted(_kept(one, section, counts), key=lambda k: k.level)))
+def _weight(one: SectionLevels, number: int, section: LevelSection) -> float:
+    """The root of p (1 - p) over the cost of an item of a measured level."""
+    measured = next(level for level in one.curve if level.level == number)
+    share = (measured.right + 1) / (measured.n + 2)
+    level = section.levels[number - 1]
+    return math.sqrt(share * (1 - share) / (level.tokens + _GENERATED * level.answer_tokens))
 
 
-def _kept(
-    one: SectionLevels, section: LevelSection, counts: dict[tuple[str, int], int]
-) -> Iterator[KeptLevel]:
-    for number in _window(one):
-        cert = counts[one.section, number]
-        yield _level(section, number, cert, mastered=False)
-    if (mastered := _mastered(one)) is not None:
-        yield _level(section, mastered, _LIGHT, mastered=True)
+def _light_items(measured: Sequence[SectionLevels]) -> dict[str, int]:
+    """CERT items of the mastered level of each section that has one, by its name."""
+    mastered = [one for one in measured if _mastered(one) is not None]
+    rows = Counter(one.kind for one in mastered)
+    return {one.section: max(_LIGHT, math.ceil(_LIGHT_ROW / rows[one.kind])) for one in mastered}
 
 
-def _level(section: LevelSection, number: int, cert: int, *, mastered: bool) -> KeptLevel:
+def _level(section: LevelSection, number: int, cert: int) -> KeptLevel:
     probe = max(2, round(cert * PROBE / (1 - PROBE)))
-    return KeptLevel(number, section.levels[number - 1].description, probe, cert, mastered)
+    return KeptLevel(number, section.levels[number - 1].description, probe, cert)
