@@ -17,5 +17,5 @@ def chosen(section: LevelSection, level: int, count: int = 50) -> list[ChoiceIte
 
 
 def right(item: ChoiceItem) -> str:
-    """The right choice."""
-    return item.choices[item.answer]
+    """The right choice, without the space that a continuation starts with."""
+    return item.choices[item.answer].strip()

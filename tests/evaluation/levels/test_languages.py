@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
@@ -61,7 +62,15 @@ def answer(question: str, language: Language) -> str:
     return str(left + sum(more))
 
 
-@pytest.mark.parametrize("level", range(1, 6))
+def test_rows_of_weekdays_go_on() -> None:
+    for item in chosen(LANGUAGE_SECTION, 1):
+        shown = re.findall(r"[\w-]+", item.question)
+        (days,) = [one.weekdays for one in LANGUAGES.values() if set(shown) <= set(one.weekdays)]
+        places = [days.index(day) for day in [*shown, right(item)]]
+        assert all((late - early) % 7 == 1 for early, late in pairwise(places))
+
+
+@pytest.mark.parametrize("level", range(2, 7))
 def test_answers_follow_from_the_numbers(level: int) -> None:
     seen = Counter[str]()
     for item in chosen(LANGUAGE_SECTION, level, 200):

@@ -32,20 +32,20 @@ def test_a_cell(level: int) -> None:
 
 def test_the_highest_and_the_lowest() -> None:
     for item in chosen(TABLES, 3):
-        word, header = re.search(r"the (\w+) value of (\w+)", item.question).groups()  # type: ignore[union-attr]
+        word, header = re.search(r"The (\w+) value of (\w+)", item.question).groups()  # type: ignore[union-attr]
         best = max if word == "highest" else min
         assert right(item) == best(read(item.question)[0], key=lambda row: int(row[header]))["Name"]
 
 
 def test_sums() -> None:
     for item in chosen(TABLES, 4):
-        header, team = re.search(r"sum of (\w+) of the (\w+) team", item.question).groups()  # type: ignore[union-attr]
+        header, team = re.search(r"The sum of (\w+) of the (\w+) team", item.question).groups()  # type: ignore[union-attr]
         rows = [row for row in read(item.question)[0] if row["Team"] == team]
         assert int(right(item)) == sum(int(row[header]) for row in rows)
     counts = []
     for item in chosen(TABLES, 5):
         header, team, other, bound = re.search(
-            r"values of (\w+) of all rows of the (\w+) team in which (\w+) is above (\d+)",
+            r"The sum of (\w+) over all rows of the (\w+) team in which (\w+) is above (\d+)",
             item.question,
         ).groups()  # type: ignore[union-attr]
         rows = read(item.question)[0]
@@ -60,7 +60,7 @@ def test_products_of_two_tables() -> None:
     for item in chosen(TABLES, 6):
         prices, orders = read(item.question)
         price = {row["Thing"]: int(row["Price"]) for row in prices}
-        buyer, bound = re.search(r"orders of (\w+) cost .* price of (\d+)", item.question).groups()  # type: ignore[union-attr]
+        buyer, bound = re.search(r"orders of (\w+) that .* price of (\d+)", item.question).groups()  # type: ignore[union-attr]
         total = 0
         for row in orders:
             if row["Buyer"] == buyer and price[row["Thing"]] >= int(bound):

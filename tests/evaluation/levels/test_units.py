@@ -21,18 +21,26 @@ _IN_BASE = {
 _AMOUNT = rf"([\d.]+) ({'|'.join(sorted(_IN_BASE, key=len, reverse=True))})"
 
 
-@pytest.mark.parametrize("level", range(1, 6))
+@pytest.mark.parametrize("level", range(2, 7))
 def test_both_sides_are_equal_in_base_units(level: int) -> None:
     for item in chosen(UNITS, level):
         number, unit = right(item).split(" ", 1)
-        base = _IN_BASE | ({"litres": 10**6} if "cubic metres" in item.question else {})
+        base = _IN_BASE | (
+            {"litres": 10**6} if "cubic metres" in item.question + right(item) else {}
+        )
         asked = sum(Fraction(a) * base[u] for a, u in re.findall(_AMOUNT, item.question))
         assert Fraction(number) * base[unit] == asked
         assert sum(choice.endswith(f" {unit}") for choice in item.choices) == 4
 
 
+def test_a_few_of_the_large_unit() -> None:
+    for item in chosen(UNITS, 1):
+        small, amount, large = re.findall(r"number of (\w+) in (\d) (\w+) is$", item.question)[0]
+        assert int(right(item)) * _IN_BASE[small] == int(amount) * _IN_BASE[large]
+
+
 def test_volumes_of_flows() -> None:
-    for item in chosen(UNITS, 6):
+    for item in chosen(UNITS, 7):
         flow, hours, minutes = map(int, re.findall(r"\d+", item.question))
         litres = Fraction(flow * (hours * 60 + minutes) * 60, 1000)
         assert Fraction(right(item).split()[0]) == litres

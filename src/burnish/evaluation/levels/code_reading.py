@@ -3,11 +3,11 @@
 The wrong answers are what the same program prints with another number in it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
-from burnish.evaluation.levels.section import Item, Level, LevelSection, choice_item
+from burnish.evaluation.levels.section import Item, Level, LevelSection, continuation_item
 
 # The programs of a level have a number that is not fixed yet.
 Program = Callable[[int], str]
@@ -17,18 +17,33 @@ _ALLOWED = {"range": range, "len": len, "sum": sum, "sorted": sorted, "abs": abs
 
 
 def make(level: int, rng: Random) -> Item:
-    """Write a program of this level and ask what it prints."""
+    """Write a program of this level and end with what it prints."""
+    if level == 1:
+        return _one_of_four(rng)
     while True:
-        program = rng.choice(_PROGRAMS[level - 1])(rng)
+        program = rng.choice(_PROGRAMS[level - 2])(rng)
         first = rng.randint(2, 9)
         sources = [program(first + offset) for offset in range(4)]
         printed = [run(source) for source in sources]
         if len(set(printed)) == len(printed) and all(printed):
             break
     index = rng.randrange(4)
-    question = f"What does this Python program print?\n\n```python\n{sources[index]}\n```"
     wrong = [text for place, text in enumerate(printed) if place != index]
-    return choice_item(question, printed[index], wrong, rng)
+    return _item(sources[index], printed[index], wrong, rng)
+
+
+def _one_of_four(rng: Random) -> Item:
+    """Four variables, of which one is printed."""
+    names = rng.sample("abcdefghkmnpqrstuvwxyz", 4)
+    values = [str(value) for value in rng.sample(range(11, 100), 4)]
+    lines = [f"{name} = {value}" for name, value in zip(names, values, strict=True)]
+    source = "\n".join([*rng.sample(lines, 4), f"print({names[0]})"])
+    return _item(source, run(source), values[1:], rng)
+
+
+def _item(source: str, printed: str, wrong: Sequence[str], rng: Random) -> Item:
+    text = f"```python\n{source}\n```\n\nThis Python program prints:\n\n```\n"
+    return continuation_item(text, printed, wrong, rng)
 
 
 def run(source: str) -> str:
@@ -153,6 +168,7 @@ CODE_READING = LevelSection(
     "code_reading",
     "scored",
     (
+        Level("the value of one of four variables", 90),
         Level("two or three assignments", 90),
         Level("a loop over numbers", 110),
         Level("slices of texts and lists", 130),

@@ -48,27 +48,39 @@ def task_of(level: int, rng: Random) -> Task:
 
 
 def _drawn(level: int, rng: Random) -> Task:
-    if level == 1:
-        return _formula(rng)
-    if level <= 4:
-        return _pipeline((1, 3, 6)[level - 2], rng)
-    return _windows(rng) if level == 5 else _machine(rng)
+    if level <= 2:
+        return _one_operation(rng) if level == 1 else _formula(rng)
+    if level <= 5:
+        return _pipeline((1, 3, 6)[level - 3], rng)
+    return _windows(rng) if level == 6 else _machine(rng)
 
 
 def _copied(given: Sequence[Any]) -> list[Any]:
     return [[*value] if isinstance(value, list) else value for value in given]
 
 
+def _one_operation(rng: Random) -> Task:
+    word, sign = rng.choice([("plus", "+"), ("minus", "-"), ("times", "*")])
+    first, second = rng.sample("abcdghkmnpqrstuvwxyz", 2)
+    number = str(rng.randint(2, 99)) if rng.random() < 0.5 else second
+    parameters = f"{first}, {second}" if number == second else first
+    description = f"{_ASK} `f({parameters})` that returns {first} {word} {number}."
+    source = f"def f({parameters}):\n    return {first} {sign} {number}\n"
+    arguments = [[rng.randint(-50, 50) for _ in range(parameters.count(",") + 1)] for _ in range(6)]
+    return Task("f", description, source, tuple(arguments))
+
+
 def _formula(rng: Random) -> Task:
-    name = rng.choice(["compute", "combine", "calculate", "value"])
-    times, more = rng.randint(2, 30), rng.randint(1, 60)
-    word, sign = rng.choice([("plus", "+"), ("minus", "-")])
+    times = rng.randint(2, 99)
+    first, second = rng.sample("abcdghkmnpqrstuvwxyz", 2)
+    word, sign = rng.choice([("adds", "+"), ("subtracts", "-")])
     description = (
-        f"{_ASK} `{name}(a, b)` that returns {times} times a {word} b, and then adds {more} to it."
+        f"{_ASK} `f({first}, {second})` that multiplies {first} by {times}, then {word} {second}, "
+        "and returns the result."
     )
-    source = f"def {name}(a, b):\n    return {times} * a {sign} b + {more}\n"
+    source = f"def f({first}, {second}):\n    return {times} * {first} {sign} {second}\n"
     arguments = [[rng.randint(-50, 50), rng.randint(-50, 50)] for _ in range(6)]
-    return Task(name, description, source, tuple(arguments))
+    return Task("f", description, source, tuple(arguments))
 
 
 # What a step does with the numbers xs, in words and in code; N is a number from 2 to 5.
@@ -217,7 +229,8 @@ CODE_WRITING = LevelSection(
     "code_writing",
     "generated",
     (
-        Level("a formula of two numbers", 180, 100),
+        Level("one operation on numbers", 140, 64),
+        Level("two operations on numbers", 180, 100),
         Level("one operation on a list", 220, 120),
         Level("three operations on a list", 300, 160),
         Level("six operations on a list", 420, 220),

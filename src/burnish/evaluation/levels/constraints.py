@@ -45,7 +45,7 @@ def _chosen(level: int, rng: Random) -> list[Constraint]:
 
 def _short(rng: Random) -> Constraint:
     most = rng.randint(12, 30)
-    return f"Use at most {most} words", {"max_words": most}
+    return f"Use at least 6 and at most {most} words", {"min_words": 6, "max_words": most}
 
 
 def _contains(rng: Random) -> Constraint:

@@ -4,8 +4,13 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from burnish.conversation import Conversation, Message
-from burnish.evaluation.levels.section import Item, Level, LevelSection, checked_item
+from burnish.evaluation.levels.section import (
+    Item,
+    Level,
+    LevelSection,
+    checked_item,
+    conversation,
+)
 from burnish.evaluation.levels.words import COLOURS, PEOPLE, PLACES, THINGS
 
 _MEETING = ("school", "museum", "station", "harbour", "market", "chapel", "bakery", "library")
@@ -45,13 +50,6 @@ def make(level: int, rng: Random) -> Item:
     return _MAKERS[level - 1](rng)
 
 
-def _turns(pairs: list[tuple[str, str]], question: str) -> Conversation:
-    told: list[Message] = []
-    for ask, reply in pairs:
-        told += [Message("user", ask), Message("assistant", reply)]
-    return (*told, Message("user", question))
-
-
 def _facts(count: int, rng: Random) -> list[tuple[str, str, str, tuple[str, ...]]]:
     """Facts as sentence, question, right answer and possible answers; no answer occurs twice."""
     chosen, used = [], set[str]()
@@ -73,7 +71,7 @@ def _earlier(talk: int, facts: int, rng: Random) -> Item:
     _, question, answer, answers = rng.choice(known)
     others = [other for *_, other, same in known if other != answer and same == answers]
     check = {"right": answer, "among": [answer, *others]}
-    return checked_item(_turns(pairs, question), last_of=check)
+    return checked_item(conversation(pairs, question), last_of=check)
 
 
 def _corrected(corrections: int, rng: Random) -> Item:
@@ -86,7 +84,7 @@ def _corrected(corrections: int, rng: Random) -> Item:
         pairs += rng.sample(_TALK, 1)
         pairs.append(_told(rng, f"I was wrong before. {pattern.format(value)}"))
     check = {"right": values[-1], "among": [*values[::-1], answer]}
-    return checked_item(_turns(pairs, question), last_of=check)
+    return checked_item(conversation(pairs, question), last_of=check)
 
 
 def _standing(changes: int, corrections: int, rng: Random) -> Item:
@@ -109,7 +107,7 @@ def _standing(changes: int, corrections: int, rng: Random) -> Item:
             text = f"I was wrong before. {pattern.format(values[-1])}"
             pairs.append((text, follow(rng.choice(_THANKS))))
     check = {"right": values[-1], "among": values[::-1]}
-    return checked_item(_turns(pairs, question), last_of=check, **rules[-1][2])
+    return checked_item(conversation(pairs, question), last_of=check, **rules[-1][2])
 
 
 def _stock(rng: Random) -> Item:
@@ -131,7 +129,9 @@ def _stock(rng: Random) -> Item:
             pairs.append((text, follow("All right.")))
     first, second = rng.sample(things, 2)
     question = f"How many {first} and {second} do I have now in total?"
-    return checked_item(_turns(pairs, question), number=stock[first] + stock[second], **rules[1][2])
+    return checked_item(
+        conversation(pairs, question), number=stock[first] + stock[second], **rules[1][2]
+    )
 
 
 def _change(stock: dict[str, int], thing: str, other: str, rng: Random) -> str:

@@ -3,7 +3,7 @@
 from datetime import date, datetime, timedelta
 from random import Random
 
-from burnish.evaluation.levels.section import Item, Level, LevelSection, choice_item
+from burnish.evaluation.levels.section import Item, Level, LevelSection, completion_item
 from burnish.evaluation.levels.words import MONTHS, PEOPLE, WEEKDAYS, ladder
 
 _EVENTS = (
@@ -35,20 +35,19 @@ def _weekdays(right: int, rng: Random) -> tuple[str, list[str]]:
 
 
 def _next_day(rng: Random) -> Item:
-    day, after = rng.randrange(7), rng.random() < 0.5
+    day = rng.randrange(7)
     person, event = rng.choice(PEOPLE), rng.choice(_EVENTS)
-    right, wrong = _weekdays((day + (1 if after else -1)) % 7, rng)
-    side = "after" if after else "before"
-    text = f"{person} has a {event} on {WEEKDAYS[day]}. Which day comes just {side} that day?"
-    return choice_item(text, right, wrong, rng)
+    right, wrong = _weekdays((day + 1) % 7, rng)
+    text = f"{person} has a {event} on {WEEKDAYS[day]}. The day after {WEEKDAYS[day]} is"
+    return completion_item(text, right, wrong, rng)
 
 
-def _days_later(rng: Random) -> Item:
-    day, days = rng.randrange(7), rng.randint(8, 60)
+def _days_later(low: int, high: int, rng: Random) -> Item:
+    day, days = rng.randrange(7), rng.randint(low, high)
     person, event = rng.choice(PEOPLE), rng.choice(_EVENTS)
     right, wrong = _weekdays((day + days) % 7, rng)
-    text = f"Today is {WEEKDAYS[day]}. {person} has a {event} in {days} days. On which weekday?"
-    return choice_item(text, right, wrong, rng)
+    text = f"Today is {WEEKDAYS[day]}. {person} has a {event} in {days} days, which is a"
+    return completion_item(text, right, wrong, rng)
 
 
 def _date_later(rng: Random) -> Item:
@@ -56,25 +55,25 @@ def _date_later(rng: Random) -> Item:
     offsets = ladder(days, 1, rng)
     right, *wrong = (written(day + timedelta(days=offset)) for offset in offsets)
     person, event = rng.choice(PEOPLE), rng.choice(_EVENTS)
-    text = f"Today is {written(day)}. {person} has a {event} in {days} days. On which date?"
-    return choice_item(text, right, wrong, rng)
+    text = f"Today is {written(day)}. {person} has a {event} in {days} days, which is on"
+    return completion_item(text, right, wrong, rng)
 
 
 def _days_between(rng: Random) -> Item:
     first = _random_day(rng)
     days = rng.randint(60, 900)
     last = first + timedelta(days=days)
-    right, *wrong = (f"{value} days" for value in ladder(days, rng.choice([1, 1, 2, 10]), rng))
-    text = f"How many days are there from {written(first)} to {written(last)}?"
-    return choice_item(text, right, wrong, rng)
+    right, *wrong = (str(value) for value in ladder(days, rng.choice([1, 1, 2, 10]), rng))
+    text = f"The number of days from {written(first)} to {written(last)} is"
+    return completion_item(text, right, wrong, rng)
 
 
 def _weekday_from_known(rng: Random) -> Item:
     known = _random_day(rng)
     other = known + timedelta(days=rng.randint(40, 330))
     right, wrong = _weekdays(other.weekday(), rng)
-    text = f"{written(known)} is a {WEEKDAYS[known.weekday()]}. Which weekday is {written(other)}?"
-    return choice_item(text, right, wrong, rng)
+    text = f"{written(known)} is a {WEEKDAYS[known.weekday()]}, so {written(other)} is a"
+    return completion_item(text, right, wrong, rng)
 
 
 def _nth_weekday(rng: Random) -> Item:
@@ -86,8 +85,8 @@ def _nth_weekday(rng: Random) -> Item:
     days = [date(year, month, number) for number in range(1 + 7 * nth, 8 + 7 * nth) if number > 0]
     others = rng.sample([other for other in days if other != day], 3)
     order = ("first", "second", "third", "fourth")[nth]
-    text = f"Which date is the {order} {WEEKDAYS[weekday]} of {MONTHS[month - 1]} {year}?"
-    return choice_item(text, written(day), [written(other) for other in others], rng)
+    text = f"The date of the {order} {WEEKDAYS[weekday]} of {MONTHS[month - 1]} {year} is"
+    return completion_item(text, written(day), [written(other) for other in others], rng)
 
 
 def _time_zones(rng: Random) -> Item:
@@ -104,9 +103,9 @@ def _time_zones(rng: Random) -> Item:
     text = (
         f"A ship leaves a harbour in the time zone UTC{here:+d} on {_moment(start)} local time. "
         f"It arrives {hours} hours and {minutes} minutes later in the time zone UTC{there:+d}. "
-        "What are the local date and time on arrival?"
+        "On arrival the local time is"
     )
-    return choice_item(text, right, wrong, rng)
+    return completion_item(text, right, wrong, rng)
 
 
 def _moment(moment: datetime) -> str:
@@ -115,7 +114,8 @@ def _moment(moment: datetime) -> str:
 
 _MAKERS = (
     _next_day,
-    _days_later,
+    lambda rng: _days_later(2, 6, rng),
+    lambda rng: _days_later(8, 60, rng),
     _date_later,
     _days_between,
     _weekday_from_known,
@@ -126,8 +126,9 @@ DATES = LevelSection(
     "dates",
     "scored",
     (
-        Level("the weekday before or after a weekday", 80),
-        Level("the weekday up to 60 days after a weekday", 80),
+        Level("the weekday after a weekday", 60),
+        Level("the weekday two to six days after a weekday", 60),
+        Level("the weekday 8 to 60 days after a weekday", 60),
         Level("the date up to 45 days after a date", 90),
         Level("the days between two dates of up to three years", 90),
         Level("a weekday from a known one of the same year", 90),

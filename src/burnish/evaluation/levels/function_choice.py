@@ -1,11 +1,11 @@
 """Choosing a function with its arguments: one of 2 to 24, which look alike at high levels."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
-from burnish.evaluation.levels.section import Item, Level, LevelSection, checked_item
+from burnish.evaluation.levels.section import Item, Level, LevelSection, checked_item, conversation
 from burnish.evaluation.levels.words import COLOURS, MONTHS, PEOPLE, PLACES, WEEKDAYS
 
 # A value of an argument: its JSON schema, a random value, and the value in words.
@@ -48,7 +48,8 @@ _TIME: Value = ({"type": "string", "description": "HH:MM, 24 hours"}, _clock)
 _MINUTES, _DEGREES = _number(5, 90), _number(14, 28)
 
 # Function name, description, arguments, and a request with the arguments in words.
-_FUNCTIONS: tuple[tuple[str, str, dict[str, Value], str], ...] = (
+Function = tuple[str, str, dict[str, Value], str]
+_FUNCTIONS: tuple[Function, ...] = (
     ("set_timer", "Starts a countdown.", {"minutes": _MINUTES}, "Wake me in {minutes} minutes."),
     ("set_alarm", "Rings at a time of day.", {"time": _TIME}, "Ring at {time}, please."),
     ("cancel_alarm", "Removes the alarm set for a time.", {"time": _TIME},
@@ -101,26 +102,42 @@ _FUNCTIONS: tuple[tuple[str, str, dict[str, Value], str], ...] = (
      {"room": _PLACE, "percent": _number(5, 95)},
      "The music in the {room} should be at {percent} percent."),
 )  # fmt: skip
-_OFFERED = (2, 4, 8, 16, 24)
+_OFFERED = (2, 2, 4, 8, 16, 24)
+_CALL = '{"name": ..., "arguments": {...}}'
+_ONE = f"Reply only with {_CALL} for the function to call."
+_THREE = f"Reply only with a JSON list of {_CALL}, one for each wish, in the order of the wishes."
 
 
 def make(level: int, rng: Random) -> Item:
     """Write a request and functions of which one, or at the last level each of three, fits."""
     offered = rng.sample(_FUNCTIONS, _OFFERED[level - 1])
-    chosen = rng.sample(offered, 3 if level == 5 else 1)
-    calls, requests = [], []
-    for name, _, arguments, request in chosen:
-        drawn = {key: draw(rng) for key, (_, draw) in arguments.items()}
-        calls.append({"name": name, "arguments": {key: value for key, (value, _) in drawn.items()}})
-        requests.append(request.format(**{key: words for key, (_, words) in drawn.items()}))
     listing = "\n".join(json.dumps(_described(*function[:3])) for function in offered)
-    call = '{"name": ..., "arguments": {...}}'
-    form = f"Reply only with {call} for the function to call."
-    if level == 5:
-        order = "one for each wish, in the order of the wishes."
-        form = f"Reply only with a JSON list of {call}, {order}"
+    if level == 1:
+        return _after_examples(f"You can call these functions:\n{listing}\n\n{_ONE}", offered, rng)
+    drawn = [_drawn(one, rng) for one in rng.sample(offered, 3 if level == 6 else 1)]
+    requests, calls = [request for request, _ in drawn], [call for _, call in drawn]
+    form = _THREE if level == 6 else _ONE
     question = f"You can call these functions:\n{listing}\n\nUser: {' '.join(requests)}\n\n{form}"
-    return checked_item(question, json=calls if level == 5 else calls[0])
+    return checked_item(question, json=calls if level == 6 else calls[0])
+
+
+def _after_examples(start: str, offered: Sequence[Function], rng: Random) -> Item:
+    """A request after one for each of two functions, in random order."""
+    first, second = (_drawn(one, rng) for one in rng.sample(offered, 2))
+    request, call = _drawn(rng.choice(offered), rng)
+    turns = [
+        (f"{start}\n\nUser: {first[0]}", json.dumps(first[1])),
+        (f"User: {second[0]}", json.dumps(second[1])),
+    ]
+    return checked_item(conversation(turns, f"User: {request}"), json=call)
+
+
+def _drawn(function: Function, rng: Random) -> tuple[str, dict[str, Any]]:
+    """A request for a function with random arguments, and the call."""
+    name, _, arguments, request = function
+    values = {key: draw(rng) for key, (_, draw) in arguments.items()}
+    call = {"name": name, "arguments": {key: value for key, (value, _) in values.items()}}
+    return request.format(**{key: words for key, (_, words) in values.items()}), call
 
 
 def _described(name: str, description: str, arguments: dict[str, Value]) -> dict[str, Any]:
@@ -132,6 +149,7 @@ FUNCTION_CHOICE = LevelSection(
     "function_choice",
     "generated",
     (
+        Level("one of two functions, after a call of each", 460, 48),
         Level("one of two functions", 310, 60),
         Level("one of four functions", 460, 60),
         Level("one of eight functions", 660, 60),

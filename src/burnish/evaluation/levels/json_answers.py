@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from burnish.evaluation.levels.section import Item, Level, LevelSection, checked_item
+from burnish.evaluation.levels.section import Item, Level, LevelSection, checked_item, conversation
 from burnish.evaluation.levels.words import COLOURS, MONTHS, PEOPLE, PLACES, THINGS
 
 _TEXT, _NUMBER = {"type": "string"}, {"type": "integer"}
@@ -23,7 +23,9 @@ class Record:
 
 
 def make(level: int, rng: Random) -> Item:
-    """Write a text to turn into JSON."""
+    """Write a text to turn into JSON; at levels 1 and 2 with two examples before it."""
+    if level <= 2:
+        return _after_examples(_two_fields if level == 1 else _flat, rng)
     record = record_of(level, rng)
     question = (
         f"Turn the text into JSON that follows the schema.\n\nText: {record.text}\n\n"
@@ -33,8 +35,18 @@ def make(level: int, rng: Random) -> Item:
 
 
 def record_of(level: int, rng: Random) -> Record:
-    """The text of an item with its schema and value."""
-    return _MAKERS[level - 1](rng)
+    """The text of an item of level 3 or higher, with its schema and value."""
+    return _MAKERS[level - 3](rng)
+
+
+def _after_examples(make_record: Callable[[Random, int], Record], rng: Random) -> Item:
+    """A text after two others of the same kind with their JSON; the keys are named."""
+    kind = rng.randrange(10**6)
+    records = [make_record(rng, kind) for _ in range(3)]
+    keys = ", ".join(f'"{key}"' for key in records[0].value)
+    asked = [f"Write this as JSON with the keys {keys}: {record.text}" for record in records]
+    turns = [(asked[index], json.dumps(records[index].value)) for index in (0, 1)]
+    return checked_item(conversation(turns, asked[2]), json=records[2].value)
 
 
 def _schema(properties: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,13 +54,13 @@ def _schema(properties: Mapping[str, Any]) -> dict[str, Any]:
             "additionalProperties": False}  # fmt: skip
 
 
-def _two_fields(rng: Random) -> Record:
+def _two_fields(rng: Random, kind: int) -> Record:
     person, number = rng.choice(PEOPLE), rng.randint(18, 90)
-    field, text = rng.choice([
+    field, text = (
         ("age", f"{person} is {number} years old."),
         ("points", f"{person} has {number} points."),
         ("room", f"{person} sits in room {number}."),
-    ])  # fmt: skip
+    )[kind % 3]  # fmt: skip
     return Record(text, _schema({"name": _TEXT, field: _NUMBER}), {"name": person, field: number})
 
 
@@ -67,9 +79,9 @@ def _order(rng: Random) -> tuple[str, dict[str, Any], dict[str, Any]]:
     return text, schema, value
 
 
-def _flat(rng: Random) -> Record:
+def _flat(rng: Random, kind: int) -> Record:
     text, schema, value = _order(rng)
-    fields = rng.sample(sorted(schema), 4)
+    fields = Random(kind).sample(sorted(schema), 4)
     return Record(text, _schema({f: schema[f] for f in fields}), {f: value[f] for f in fields})
 
 
@@ -158,13 +170,21 @@ def _report(rng: Random) -> Record:
     return Record(text, {"type": "array", "items": group}, value, rules)
 
 
-_MAKERS: tuple[Callable[[Random], Record], ...] = (_two_fields, _flat, _nested, _derived, _report)
+_MAKERS: tuple[Callable[[Random], Record], ...] = (
+    lambda rng: _two_fields(rng, rng.randrange(3)),
+    lambda rng: _flat(rng, rng.randrange(10**6)),
+    _nested,
+    _derived,
+    _report,
+)
 JSON_ANSWERS = LevelSection(
     "json_answers",
     "generated",
     (
-        Level("two fields", 170, 40),
-        Level("four fields of three types", 240, 80),
+        Level("two fields, after two examples", 190, 24),
+        Level("four fields of three types, after two examples", 260, 40),
+        Level("two fields by a schema", 170, 40),
+        Level("four fields of three types by a schema", 240, 80),
         Level("a nested object and a list", 390, 140),
         Level("ISO dates, fixed choices, missing values and a total", 600, 240),
         Level("ten bookings filtered, sorted and grouped", 1000, 480),

@@ -113,9 +113,9 @@ def _discovery(rng: Random) -> Item:
 _SCIENCE: tuple[Callable[[Random], Item], ...] = (
     lambda rng: _symbol(_COMMON, rng),
     lambda rng: _symbol(_RARE, rng),
-    _quantity,
     _number,
     _discovery,
+    _quantity,
     _density,
 )
 COUNTRIES = LevelSection(
@@ -148,9 +148,9 @@ ELEMENTS_AND_UNITS = LevelSection(
     (
         Level("symbols of common elements", 40),
         Level("symbols of rare elements", 40),
-        Level("the quantity that a unit measures", 40),
         Level("atomic numbers of rare elements", 40),
         Level("the year in which an element was discovered", 40),
+        Level("the quantity that a unit measures", 40),
         Level("the densest of four elements", 70),
     ),
     make_science,

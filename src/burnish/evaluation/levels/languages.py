@@ -8,7 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from burnish.evaluation.levels.section import Item, Level, LevelSection, choice_item
+from burnish.evaluation.levels.section import (
+    Item,
+    Level,
+    LevelSection,
+    choice_item,
+    continuation_item,
+)
 from burnish.evaluation.levels.tables import Row, written
 from burnish.evaluation.levels.words import ladder
 
@@ -38,6 +44,7 @@ class Language:
     names: tuple[str, ...]
     goods: tuple[str, ...] = ()
     gap: str = " "
+    comma: str = ","
 
 
 LANGUAGES = {
@@ -115,7 +122,7 @@ LANGUAGES = {
         "“{g}”这一行的价格是多少？", "哪种商品的价格最高？", "所有行的价格乘以库存的总和是多少？",
         ("商品", "价格", "库存"),
         ("星期一", "星期二", "星期三", "星期四", "星期五", "星期六", "星期日"),
-        ("大米", "白糖", "面粉", "食盐", "咖啡", "奶酪", "面包", "蜂蜜"), gap="",
+        ("大米", "白糖", "面粉", "食盐", "咖啡", "奶酪", "面包", "蜂蜜"), gap="", comma="、",
     ),
     "ja": Language(
         "ある店に{g}が{a}キロあります。", "{b}キロ売れました。", "その後、{c}キロ仕入れました。",
@@ -126,7 +133,7 @@ LANGUAGES = {
         "価格が一番高い商品はどれですか。", "すべての行の「価格×在庫」の合計はいくらですか。",
         ("商品", "価格", "在庫"),
         ("月曜日", "火曜日", "水曜日", "木曜日", "金曜日", "土曜日", "日曜日"),
-        ("米", "砂糖", "小麦粉", "塩", "コーヒー", "チーズ", "パン", "蜂蜜"), gap="",
+        ("米", "砂糖", "小麦粉", "塩", "コーヒー", "チーズ", "パン", "蜂蜜"), gap="", comma="、",
     ),
     "ar": Language(
         "في متجر {a} كغ من {g}.", "باع المتجر {b} كغ.", "ثم اشترى {c} كغ أخرى.",
@@ -138,14 +145,19 @@ LANGUAGES = {
         "ما مجموع حاصل ضرب السعر في المخزون لجميع الأسطر؟",
         ("المنتج", "السعر", "المخزون"),
         ("الاثنين", "الثلاثاء", "الأربعاء", "الخميس", "الجمعة", "السبت", "الأحد"),
-        ("الأرز", "السكر", "الدقيق", "الملح", "القهوة", "الجبن", "الخبز", "العسل"),
+        ("الأرز", "السكر", "الدقيق", "الملح", "القهوة", "الجبن", "الخبز", "العسل"), comma="،",
     ),
 }  # fmt: skip
 
 
+# The languages of level 1, which small models have read most.
+_LATIN = ("es", "fr", "de", "pt")
+
+
 def make(level: int, rng: Random) -> Item:
     """Write a question of this level in one of the languages."""
-    language = LANGUAGES[rng.choice(list(LANGUAGES))]
+    names = _LATIN if level == 1 else list(LANGUAGES)
+    language = LANGUAGES[rng.choice(names)]
     return rng.choice(_MAKERS[level - 1])(language, rng)
 
 
@@ -196,6 +208,18 @@ def _weekday(pattern: str, days: int, language: Language, rng: Random) -> Item:
     return choice_item(question, right, wrong, rng)
 
 
+def _row(language: Language, rng: Random) -> Item:
+    """The next weekday after some in a row, as a plain text."""
+    first, count = rng.randrange(7), rng.randint(3, 6)
+    right, *others = (language.weekdays[(first + count + place) % 7] for place in range(7))
+    shown = [language.weekdays[(first + place) % 7] for place in range(count)]
+    between = f"{language.comma}{language.gap}"
+    wrong = rng.sample(others, 3)
+    gap = language.gap
+    text = between.join([*shown, ""]).rstrip()
+    return continuation_item(text, f"{gap}{right}", [f"{gap}{day}" for day in wrong], rng)
+
+
 def _tomorrow(language: Language, rng: Random) -> Item:
     return _weekday(language.tomorrow, 1, language, rng)
 
@@ -227,6 +251,7 @@ def _story(steps: int, language: Language, rng: Random) -> Item:
 
 
 _MAKERS: tuple[tuple[Callable[[Language, Random], Item], ...], ...] = (
+    (_row,),
     (_tomorrow, _cell),
     (lambda language, rng: _story(1, language, rng), _highest),
     (lambda language, rng: _story(2, language, rng), _days),
@@ -237,6 +262,7 @@ LANGUAGE_SECTION = LevelSection(
     "languages",
     "scored",
     (
+        Level("in four languages: the next weekday of a row", 90),
         Level("in eight languages: tomorrow's weekday, a cell of a table", 190),
         Level("in eight languages: one step, the highest value of a table", 220),
         Level("in eight languages: two steps, the weekday in up to ten days", 170),

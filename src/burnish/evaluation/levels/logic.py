@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise, permutations, product
 from random import Random
 
-from burnish.evaluation.levels.section import Item, Level, LevelSection, choice_item
+from burnish.evaluation.levels.section import Item, Level, LevelSection, completion_item
 from burnish.evaluation.levels.words import COLOURS, PEOPLE, THINGS, listed
 
 # People, and whether clues are only about neighbours in the order, negative, or about distances.
@@ -26,7 +26,7 @@ def make_ordering(level: int, rng: Random) -> Item:
     shuffled = rng.sample(people, count)
     clues = [(text, holds) for text, holds in _clues(order, word, kind, rng)]
     needed = _enough(clues, shuffled)
-    if kind != "plain":
+    if kind in ("shuffled", "mixed"):
         rng.shuffle(needed)
     place = rng.choice([0, count - 1]) if level == 1 else rng.randrange(1, count - 1)
     top, bottom = _MOST[word]
@@ -37,8 +37,8 @@ def make_ordering(level: int, rng: Random) -> Item:
         different = {"older": "ages", "taller": "heights"}[word]
         text = f"{listed(sorted(people))} are of different {different}. {text}"
     wrong = [person for person in shuffled if person != order[place]]
-    question = f"{text} Who is the {asked.strip()} of the {count}?"
-    return choice_item(question, order[place], rng.sample(wrong, 3), rng)
+    question = f"{text} Of the {count}, the {asked.strip()} is"
+    return completion_item(question, order[place], rng.sample(wrong, 3), rng)
 
 
 def solve_order(people: Sequence[str], clues: Sequence[Clue]) -> list[Order]:
@@ -93,12 +93,14 @@ def _enough(clues: Sequence[Clue], people: Sequence[str]) -> list[Clue]:
 
 # A statement: its text, and whether it is true when `knights` are those who tell the truth.
 Statement = tuple[str, Callable[[Sequence[bool]], bool]]
-_KNIGHTS = (2, 3, 4, 5, 7)
+_KNIGHTS = (2, 2, 3, 4, 5, 7)
 
 
 def make_knights(level: int, rng: Random) -> Item:
     """Write a puzzle of knights, who tell the truth, and knaves, who lie."""
     count = _KNIGHTS[level - 1]
+    if level == 1:
+        return _one_known(rng)
     while True:
         people = rng.sample(PEOPLE, count)
         world = [rng.random() < 0.5 for _ in people]
@@ -110,9 +112,23 @@ def make_knights(level: int, rng: Random) -> Item:
     right, *wrong = (_world(people, world) for world in _around(worlds[0], rng))
     question = (
         "Knights always tell the truth, and knaves always lie. Each of "
-        f"{listed(people)} is a knight or a knave. {text} Who is what?"
+        f"{listed(people)} is a knight or a knave. {text} So"
     )
-    return choice_item(question, right, wrong, rng)
+    return completion_item(question, right, wrong, rng)
+
+
+def _one_known(rng: Random) -> Item:
+    """A speaker whose kind is known, and what the speaker says about another person."""
+    speaker, other = rng.sample(PEOPLE, 2)
+    known, said = rng.random() < 0.5, rng.random() < 0.5
+    worlds = [(known, said if known else not said)]
+    right, *wrong = (_world((speaker, other), world) for world in _around(worlds[0], rng))
+    text = (
+        "Knights always tell the truth, and knaves always lie. Each of "
+        f"{speaker} and {other} is a knight or a knave. {speaker} is a {_kind(known)}. {speaker} "
+        f'says: "{other} is a {_kind(said)}." So'
+    )
+    return completion_item(text, right, wrong, rng)
 
 
 def solve_knights(said: Sequence[Statement]) -> list[tuple[bool, ...]]:
@@ -138,7 +154,7 @@ def _said(
 def _statement(speaker: int, people: Sequence[str], level: int, rng: Random) -> Statement:
     others = [index for index in range(len(people)) if index != speaker]
     one = rng.choice(others)
-    kinds = ["is", "same"] if level <= 2 else ["same", "count", "if", "or"]
+    kinds = ["is", "same"] if level <= 3 else ["same", "count", "if", "or"]
     kind = rng.choice(kinds)
     if kind == "is":
         knight = rng.random() < 0.5
@@ -165,7 +181,8 @@ def _kind(knight: bool) -> str:
 
 
 def _world(people: Sequence[str], world: Sequence[bool]) -> str:
-    return ", ".join(f"{p} {_kind(knight)}" for p, knight in zip(people, world, strict=True))
+    kinds = [f"{p} is a {_kind(knight)}" for p, knight in zip(people, world, strict=True)]
+    return f"{listed(kinds)}."
 
 
 def _around(world: tuple[bool, ...], rng: Random) -> list[tuple[bool, ...]]:
@@ -200,8 +217,8 @@ def make_sets(level: int, rng: Random) -> Item:
     listing = " ".join(
         f"The {colour} list: {', '.join(box)}." for colour, box in zip(colours, boxes, strict=True)
     )
-    return choice_item(
-        f"{listing} Which of these names is {condition}?",
+    return completion_item(
+        f"{listing} The name that is {condition} is",
         rng.choice(right),
         rng.sample(wrong, 3),
         rng,
@@ -244,6 +261,7 @@ KNIGHTS_AND_KNAVES = LevelSection(
     "knights_and_knaves",
     "scored",
     (
+        Level("a knight or knave who speaks of another person", 120),
         Level("two people who speak of each other", 120),
         Level("three people who speak of each other", 150),
         Level("four people, with counts, conditions and alternatives", 200),

@@ -7,7 +7,7 @@ and RULER (Hsieh et al. 2024, arXiv 2404.06654).
 from collections.abc import Sequence
 from random import Random
 
-from burnish.evaluation.levels.section import Item, Level, LevelSection, choice_item
+from burnish.evaluation.levels.section import Item, Level, LevelSection, completion_item
 from burnish.evaluation.levels.words import COLOURS, PEOPLE, PLACES, THINGS, WEEKDAYS
 
 # Sentences of a text of about 0.5k, 2k, 8k and 32k tokens, and the bound of its tokens.
@@ -28,12 +28,12 @@ def make_needles(level: int, rng: Random) -> Item:
     codes = [str(code) for code in rng.sample(range(1000, 10000), 4)]
     owners = rng.sample(PEOPLE, 4)
     facts = [f"The code of the {key} is {code}." for key, code in zip(keys, codes, strict=True)]
-    question = f"What is the code of the {keys[0]}?"
+    question = f"The code of the {keys[0]} is"
     if hops == 2:
         facts += [f"The {key} belongs to {who}." for key, who in zip(keys, owners, strict=True)]
-        question = f"What is the code of the thing that belongs to {owners[0]}?"
+        question = f"The code of the thing that belongs to {owners[0]} is"
     text = _hidden(facts, _LENGTHS[length], owners, rng)
-    return choice_item(f"{text}\n\n{question}", codes[0], codes[1:], rng)
+    return completion_item(f"{text}\n\n{question}", codes[0], codes[1:], rng)
 
 
 def make_chains(level: int, rng: Random) -> Item:
@@ -51,8 +51,8 @@ def make_chains(level: int, rng: Random) -> Item:
         facts.append(f"{chain[step]} has {value}.")
         told[index] += 1
     text = _hidden(facts, _LENGTHS[length], [], rng, ordered=True)
-    question = f"Which value does {chains[0][-1]} have?"
-    return choice_item(f"{text}\n\n{question}", values[0], values[1:], rng)
+    question = f"So {chains[0][-1]} has the value"
+    return completion_item(f"{text}\n\n{question}", values[0], values[1:], rng)
 
 
 def _hidden(

@@ -79,9 +79,22 @@ def continuation_item(text: str, right: str, wrong: Sequence[str], rng: Random) 
     return replace(item, context=text)
 
 
+def completion_item(text: str, right: str, wrong: Sequence[str], rng: Random) -> ChoiceItem:
+    """A plain text whose choices are words or numbers that follow it after a space."""
+    return continuation_item(text, f" {right}", [f" {choice}" for choice in wrong], rng)
+
+
 def checked_item(question: Conversation | str, **check: Any) -> CheckedItem:
     """An item whose reply has to pass all the checks; see `evaluation.reply_checks`."""
     return CheckedItem("", _turns(question), check)
+
+
+def conversation(turns: Sequence[tuple[str, str]], question: str) -> Conversation:
+    """Return turns of a user and the replies to them, and a last question without a reply."""
+    messages: list[Message] = []
+    for asked, reply in turns:
+        messages += [Message("user", asked), Message("assistant", reply)]
+    return (*messages, Message("user", question))
 
 
 def _turns(question: Conversation | str) -> Conversation:

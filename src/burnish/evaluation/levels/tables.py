@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from random import Random
 
-from burnish.evaluation.levels.section import Item, Level, LevelSection, choice_item
+from burnish.evaluation.levels.section import Item, Level, LevelSection, completion_item
 from burnish.evaluation.levels.words import COLOURS, PEOPLE, THINGS, ladder
 
 _HEADERS = ("Price", "Weight", "Stock", "Sold", "Age", "Points", "Rooms", "Visits")
@@ -45,9 +45,9 @@ def _cell(rows: int, columns: int, rng: Random) -> Item:
     table = _rows(rows, columns, rng)
     header = list(table[0])[rng.randint(1, columns)]
     four = rng.sample(table, 4)
-    text = f"{written(table)}\n\nWhat is the value of {header} for {four[0]['Name']}?"
+    text = f"{written(table)}\n\nThe value of {header} for {four[0]['Name']} is"
     right, *wrong = (str(row[header]) for row in four)
-    return choice_item(text, right, wrong, rng)
+    return completion_item(text, right, wrong, rng)
 
 
 def _extreme(rng: Random) -> Item:
@@ -57,8 +57,8 @@ def _extreme(rng: Random) -> Item:
     word = rng.choice(["highest", "lowest"])
     best = ordered[0] if word == "highest" else ordered[-1]
     others = rng.sample([row for row in table if row is not best], 3)
-    text = f"{written(table)}\n\nWho has the {word} value of {header}?"
-    return choice_item(text, str(best["Name"]), [str(row["Name"]) for row in others], rng)
+    text = f"{written(table)}\n\nThe {word} value of {header} is that of"
+    return completion_item(text, str(best["Name"]), [str(row["Name"]) for row in others], rng)
 
 
 def _group_sum(rng: Random) -> Item:
@@ -66,9 +66,9 @@ def _group_sum(rng: Random) -> Item:
     table = _rows(8, 2, rng, groups=3)
     team, header = rng.choice(table)["Team"], list(table[0])[rng.randint(2, 3)]
     right = sum(int(row[header]) for row in table if row["Team"] == team)
-    text = f"{written(table)}\n\nWhat is the sum of {header} of the {team} team?"
+    text = f"{written(table)}\n\nThe sum of {header} of the {team} team is"
     values = ladder(right, rng.choice([1, 5, 10]), rng)
-    return choice_item(text, str(values[0]), [str(value) for value in values[1:]], rng)
+    return completion_item(text, str(values[0]), [str(value) for value in values[1:]], rng)
 
 
 def _two_conditions(rng: Random) -> Item:
@@ -79,11 +79,11 @@ def _two_conditions(rng: Random) -> Item:
     rows = [row for row in table if row["Team"] == team and int(row[first]) > bound]
     right = sum(int(row[second]) for row in rows)
     text = (
-        f"{written(table)}\n\nAdd up the values of {second} of all rows of the {team} team in "
-        f"which {first} is above {bound}. What is the sum?"
+        f"{written(table)}\n\nThe sum of {second} over all rows of the {team} team in "
+        f"which {first} is above {bound} is"
     )
     values = ladder(right, rng.choice([1, 7, 10]), rng)
-    return choice_item(text, str(values[0]), [str(value) for value in values[1:]], rng)
+    return completion_item(text, str(values[0]), [str(value) for value in values[1:]], rng)
 
 
 def _joined(rng: Random) -> Item:
@@ -103,11 +103,11 @@ def _joined(rng: Random) -> Item:
         if row["Buyer"] == buyer and price[str(row["Thing"])] >= bound
     )
     text = (
-        f"{written(prices)}\n\n{written(orders)}\n\nHow much do all orders of {buyer} cost "
-        f"together that are for things with a price of {bound} or more?"
+        f"{written(prices)}\n\n{written(orders)}\n\nAll orders of {buyer} that are for things "
+        f"with a price of {bound} or more together cost"
     )
     values = ladder(right, rng.choice([1, 10, bound]), rng)
-    return choice_item(text, str(values[0]), [str(value) for value in values[1:]], rng)
+    return completion_item(text, str(values[0]), [str(value) for value in values[1:]], rng)
 
 
 _MAKERS = (

@@ -3,7 +3,7 @@
 from fractions import Fraction
 from random import Random
 
-from burnish.evaluation.levels.section import Item, Level, LevelSection, choice_item
+from burnish.evaluation.levels.section import Item, Level, LevelSection, completion_item
 from burnish.evaluation.levels.words import PEOPLE, ladder
 
 # Large unit, small unit, and how many small ones make a large one.
@@ -46,6 +46,21 @@ def _plain(number: Fraction) -> str:
     return f"{text[:-12]}.{text[-12:]}".rstrip("0").rstrip(".")
 
 
+def _few(rng: Random) -> Item:
+    """A few metres in centimetres, and the like; wrong are those of other units."""
+    by_size: dict[int, tuple[str, str]] = {}
+    while len(by_size) < 4:
+        large, little, size = rng.choice([*_METRIC, *_TIME])
+        by_size.setdefault(size, (large, little))
+    amount, sizes = rng.randint(2, 9), rng.sample(list(by_size), 4)
+    size, (large, little) = sizes[0], by_size[sizes[0]]
+    right, *wrong = (str(amount * one) for one in sizes)
+    person, verb = rng.choice(PEOPLE), rng.choice(["says that", "knows that", "writes that"])
+    unit = f"1 {large[:-1]} is {size} {little}"
+    text = f"{person} {verb} {unit}, so the number of {little} in {amount} {large} is"
+    return completion_item(text, right, wrong, rng)
+
+
 def _metric(rng: Random, small: bool) -> Item:
     large, little, size = rng.choice(_METRIC)
     if small:
@@ -59,9 +74,9 @@ def _metric(rng: Random, small: bool) -> Item:
         right = amount / size
     values = _powers(right, rng)
     person = rng.choice(PEOPLE)
-    text = f"{person} measures {_plain(amount)} {question[0]}. How many {question[1]} is that?"
+    text = f"{person} measures {_plain(amount)} {question[0]}, which is the same as"
     unit = question[1]
-    return choice_item(
+    return completion_item(
         text, f"{values[0]} {unit}", [f"{value} {unit}" for value in values[1:]], rng
     )
 
@@ -72,10 +87,9 @@ def _parts(rng: Random) -> Item:
     whole, rest = rng.randint(2, 30), rng.randint(1, size - 1)
     step = rng.choice([1, size, 10])
     values = ladder(whole * size + rest, step, rng)
-    text = f"{rng.choice(PEOPLE)} waits {whole} {large} and {rest} {little}. "
-    text += f"How many {little} is that?"
+    text = f"{rng.choice(PEOPLE)} waits {whole} {large} and {rest} {little}, which is the same as"
     right, *wrong = (f"{value} {little}" for value in values)
-    return choice_item(text, right, wrong, rng)
+    return completion_item(text, right, wrong, rng)
 
 
 def _squares(rng: Random) -> Item:
@@ -84,18 +98,18 @@ def _squares(rng: Random) -> Item:
     amount = Fraction(rng.randint(11, 999), rng.choice([1, 10]))
     first, second = (large, little) if down else (little, large)
     values = _powers(amount * size if down else amount / size, rng)
-    text = f"How many {second} are {_plain(amount)} {first}?"
+    text = f"{_plain(amount)} {first} are the same as"
     right, *wrong = (f"{value} {second}" for value in values)
-    return choice_item(text, right, wrong, rng)
+    return completion_item(text, right, wrong, rng)
 
 
 def _imperial(rng: Random) -> Item:
     large, little, size = rng.choice(_IMPERIAL)
     amount, rest = rng.randint(11, 99), rng.randint(1, size - 1)
     values = ladder(amount * size + rest, rng.choice([1, size, amount]), rng)
-    text = f"How many {little} are {amount} {large} and {rest} {little}?"
+    text = f"{amount} {large} and {rest} {little} are the same as"
     right, *wrong = (f"{value} {little}" for value in values)
-    return choice_item(text, right, wrong, rng)
+    return completion_item(text, right, wrong, rng)
 
 
 def _rate(rng: Random) -> Item:
@@ -108,12 +122,13 @@ def _rate(rng: Random) -> Item:
         f"{_plain(Fraction(value, 1000))} litres" for value in ladder(right, step, rng)
     )
     text = f"Water flows at {flow} millilitres per second for {hours} hours and {minutes} minutes. "
-    return choice_item(text + "How many litres is that?", right_text, wrong, rng)
+    return completion_item(text + "Together that is", right_text, wrong, rng)
 
 
 _MAKERS = (
-    lambda rng: _metric(rng, True),
+    _few,
     lambda rng: _metric(rng, False),
+    lambda rng: _metric(rng, True),
     _parts,
     _squares,
     _imperial,
@@ -123,8 +138,9 @@ UNITS = LevelSection(
     "units",
     "scored",
     (
-        Level("whole metres to centimetres and the like", 80),
+        Level("2 to 9 metres to centimetres and the like", 60),
         Level("decimal numbers of a small unit in a large one", 90),
+        Level("larger whole metres to centimetres and the like", 80),
         Level("hours and minutes in minutes, and the like", 80),
         Level("areas and volumes", 80),
         Level("feet and inches, pounds and ounces, and the like", 80),

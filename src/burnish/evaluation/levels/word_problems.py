@@ -6,25 +6,46 @@ another one, and the sentences are shuffled, some of them of no use.
 
 from random import Random
 
-from burnish.evaluation.levels.section import Item, Level, LevelSection, checked_item
+from burnish.evaluation.levels.section import Item, Level, LevelSection, checked_item, conversation
 from burnish.evaluation.levels.words import PEOPLE, THINGS
 
 _END = "Give the answer as a number."
 _STEPWISE = "Work it out step by step and end with the line `Answer: N`, where N is the number."
-# Steps and the largest number of the stories (levels 1 to 5); steps, numbers and useless sentences
-# of the puzzles (levels 6 to 8).
-_STORIES = ((1, 10), (1, 100), (2, 50), (3, 50), (4, 50))
+# Steps and the largest number of the stories (levels 1 to 6); steps, numbers and useless sentences
+# of the puzzles (levels 7 to 9).
+_STORIES = ((1, 10), (1, 10), (1, 100), (2, 50), (3, 50), (4, 50))
 _PUZZLES = ((6, 40, 0), (8, 60, 3), (8, 900, 6))
 
 
 def make(level: int, rng: Random) -> Item:
     """Write a word problem of this level."""
+    if level == 1:
+        return _after_examples(rng)
     if level <= len(_STORIES):
         text, answer = _story(*_STORIES[level - 1], rng)
     else:
         text, answer = _puzzle(*_PUZZLES[level - 1 - len(_STORIES)], rng)
-    end = _END if level <= 2 else _STEPWISE
+    end = _END if level <= 3 else _STEPWISE
     return checked_item(f"{text} {end}", number=answer)
+
+
+def _after_examples(rng: Random) -> Item:
+    """A sum or a difference up to 10 after three others that were worked out."""
+    turns = []
+    for _ in range(4):
+        first, second = rng.randint(2, 9), rng.randint(2, 9)
+        person, other = rng.sample(PEOPLE, 2)
+        things = rng.choice(THINGS)
+        if rng.random() < 0.5:
+            total, sign, change = first + second, "+", f"gets {second} more from"
+        else:
+            first, total, sign, change = first + second, first, "-", f"gives {second} of them to"
+        text = (
+            f"{person} has {first} {things}. {person} {change} {other}. "
+            f"How many {things} does {person} have now?"
+        )
+        turns.append((text, f"{first} {sign} {second} = {total}"))
+    return checked_item(conversation(turns[:3], turns[3][0]), number=total)
 
 
 def _story(steps: int, largest: int, rng: Random) -> tuple[str, int]:
@@ -107,8 +128,9 @@ WORD_PROBLEMS = LevelSection(
     "word_problems",
     "generated",
     (
-        Level("one step, numbers up to 10", 110, 24),
-        Level("one step, numbers up to 100", 110, 24),
+        Level("one step, numbers up to 18, after three examples", 250, 16),
+        Level("one step, numbers up to 10", 120, 48),
+        Level("one step, numbers up to 100", 120, 48),
         Level("two steps, numbers up to 50", 260, 140),
         Level("three steps, numbers up to 50", 300, 160),
         Level("four steps, numbers up to 50", 340, 200),
