@@ -7,6 +7,7 @@ The Python that asks a server is run by `tests/serving/test_docs.py`, that which
 import json
 import re
 import shlex
+import subprocess
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +76,13 @@ def _is_pip(words: list[str]) -> None:
         assert extra in EXTRAS
 
 
+def _is_script(words: list[str]) -> None:
+    """A shell script of ours, which parses and takes these options, if any."""
+    subprocess.run(["bash", "-n", ROOT / words[1]], check=True)
+    source = (ROOT / words[1]).read_text(encoding="utf-8")
+    assert all(word in source for word in words[2:] if word.startswith("--"))
+
+
 def _is_elsewhere(words: list[str]) -> None:
     """Programs of others, which no test starts."""
 
@@ -85,6 +93,7 @@ PROGRAMS: dict[str, Callable[[list[str]], None]] = {
     "python": _is_python,
     "python3": _is_python,
     "pip": _is_pip,
+    "bash": _is_script,
     "git": _is_elsewhere,
     "cd": _is_elsewhere,
     "vllm": _is_elsewhere,
