@@ -16,6 +16,9 @@ import subprocess
 import sys
 from typing import Any
 
+import burnish  # noqa: F401 - before torch, whose threads then wait as in every run
+
+# isort: split
 from train_works import WORKS, Work
 
 # Losses a step; float32 sums in another order.
