@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from burnish.processes import let_threads_sleep
+
 # The main thread computes for minutes in one call, during which Python runs no handler.
 COMPUTING = """
 import hashlib
@@ -103,20 +105,45 @@ def test_training_says_which_step_it_finishes(tiny_folder: Path, tmp_path: Path)
 SPINS = "import os, burnish; print(os.environ.get('GOMP_SPINCOUNT'))"
 
 
-@pytest.mark.parametrize(
-    ("own", "count"),
-    [
-        ({}, "1000"),
-        ({"GOMP_SPINCOUNT": "7"}, "7"),
-        ({"OMP_WAIT_POLICY": "ACTIVE"}, "None"),
-    ],
-)
-def test_waiting_threads_sleep_soon_unless_the_user_chose(own: dict[str, str], count: str) -> None:
+def spins_of(own: dict[str, str]) -> str:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("GOMP", "OMP"))}
     # With a flag of its own, Python starts anew; a fork would have imported Burnish already.
     command = [sys.executable, "-s", "-c", SPINS]
-    shown = subprocess.check_output(command, env=kept | own, text=True)
-    assert shown.strip() == count
+    return subprocess.check_output(command, env=kept | own, text=True).strip()
+
+
+@pytest.mark.parametrize(
+    ("own", "count"),
+    [({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+)
+def test_how_threads_wait_is_the_choice_of_the_user(own: dict[str, str], count: str) -> None:
+    assert spins_of(own) == count
+
+
+@pytest.mark.parametrize("inherited", [{}, {"GOMP_SPINCOUNT": "20000"}])
+def test_beside_busy_programs_waiting_threads_sleep_at_once(inherited: dict[str, str]) -> None:
+    loop = [sys.executable, "-S", "-c", "while True: pass"]
+    loops = [subprocess.Popen(loop) for _ in range((os.cpu_count() or 1) + 2)]
+    try:
+        assert spins_of(inherited) == "1000"
+    finally:
+        for each in loops:
+            each.kill()
+            each.wait()
+
+
+@pytest.mark.parametrize(
+    ("running", "count"), [(1, "20000"), (2, "20000"), (3, "1000"), (9, "1000"), (None, "20000")]
+)
+def test_the_load_that_is_seen_decides_how_threads_wait(
+    running: int | None, count: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "garbled" if running is None else f"0.10 0.20 0.30 {running}/132 4711"
+    monkeypatch.setattr(Path, "read_text", lambda _: text)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "environ", {})
+    let_threads_sleep()
+    assert os.environ == {"GOMP_SPINCOUNT": count}
 
 
 def test_a_job_has_a_low_priority(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from burnish.progress import timeline
 from burnish.terminal import Terminal, write
@@ -19,19 +20,31 @@ _PR_SET_PDEATHSIG = 1
 SAME_REQUEST = 0.5
 INTERRUPTED = 130
 # Number of times that an OpenMP thread looks for work before it sleeps. By default it looks for
-# milliseconds, which on a busy machine takes time from the thread that it waits for.
-_SPINS = {"GOMP_SPINCOUNT": "1000"}
-_OWN_CHOICE = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+# milliseconds, which on a busy machine takes time from the thread that it waits for. On a quiet
+# machine, a thread that sleeps too soon has to be woken for nearly every product.
+_SPINS_QUIET, _SPINS_BUSY = "20000", "1000"
+_SPINS, _POLICY = "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"
 _YIELDING = 10
 
 
 def let_threads_sleep() -> None:
-    """Make OpenMP threads that wait for others sleep soon; call it before torch is imported.
+    """Make OpenMP threads that wait for others sleep soon, on a busy machine at once.
 
-    OpenMP reads the environment once, when torch loads it. The user's own settings are not changed.
+    Call it before torch is imported: OpenMP reads the environment once, when torch loads it. The
+    user's own settings are not changed; a choice that a parent process made here is made again.
     """
-    if not any(name in os.environ for name in _OWN_CHOICE):
-        os.environ.update(_SPINS)
+    inherited = os.environ.get(_SPINS, _SPINS_QUIET) in (_SPINS_QUIET, _SPINS_BUSY)
+    if inherited and _POLICY not in os.environ:
+        os.environ[_SPINS] = _SPINS_BUSY if is_machine_busy() else _SPINS_QUIET
+
+
+def is_machine_busy() -> bool:
+    """Whether other threads want all of the cores now; False where the system does not say."""
+    try:
+        running = int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
+    except (OSError, ValueError, IndexError):
+        return False
+    return running - 1 >= (os.cpu_count() or 1)  # this thread runs, too
 
 
 def yield_to_others() -> None:
